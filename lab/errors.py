@@ -1,0 +1,19 @@
+"""The one exception for requests that cannot be met, and the nearest-name help that goes with it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LabError(Exception):
+    """Something was asked for that cannot be: one line saying what was given, what is allowed, what to do.
+
+    The command line prints the line and exits with code 2; nothing has been written by then.
+    """
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str]) -> LabError:
+    """The error for a name that does not exist, with the nearest existing one offered."""
+    names = sorted(allowed)
+    near = get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names) or 'none'}"
+    return LabError(f"unknown {kind} '{given}': {hint}")

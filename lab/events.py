@@ -1,0 +1,112 @@
+"""What can happen in a run, as small frozen records. Training yields them; everything else reads them.
+
+`to_json` gives the line that is appended to `events.jsonl`: the fields plus `kind`. Fields marked `bulk` hold arrays
+for the files of the run folder and stay out of the line.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def bulk() -> Any:
+    """A field that is not part of the event's JSON line."""
+    return field(default=None, repr=False, metadata={"bulk": True})
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events; `progress` is the share of the whole run's work that is done, in [0, 1]."""
+
+    def to_json(self) -> dict[str, Any]:
+        values = {f.name: getattr(self, f.name) for f in fields(self) if not f.metadata.get("bulk")}
+        return {"kind": type(self).__name__, **values}
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    tasks: list[str]
+    labels: list[list[str]]
+    layers: list[str]  # adapted layers, in forward order
+    device: str
+    examples: list[int]  # training examples per task
+    progress: float = 0.0
+
+
+@dataclass(frozen=True)
+class TaskStarted(Event):
+    task: int
+    name: str
+    experts: int  # experts in the bank, the new one included
+    trainable_parameters: int
+    reused: bool  # the expert came from the store; nothing is trained
+    progress: float
+
+
+@dataclass(frozen=True)
+class Step(Event):
+    """One optimiser step; `phase` is "train" (stage A, on the task) or "memory" (stage B, on the memory)."""
+
+    task: int
+    phase: str
+    epoch: int
+    epochs: int
+    step: int  # 1-based within the phase
+    steps: int
+    terms: dict[str, Any]  # named loss terms; tensors until somebody writes them down
+    lr: float
+    progress: float
+
+    def to_json(self) -> dict[str, Any]:
+        return super().to_json() | {"terms": {name: float(value) for name, value in self.terms.items()}}
+
+
+@dataclass(frozen=True)
+class Evaluating(Event):
+    """Examples of task `task` evaluated so far; only for progress bars, not written to the run folder."""
+
+    after: int  # -1: before training
+    task: int
+    done: int
+    total: int
+    progress: float
+
+
+@dataclass(frozen=True)
+class Evaluated(Event):
+    """Score on one task after learning task `after` (-1: before training)."""
+
+    after: int
+    task: int
+    score: float
+    examples: int
+    progress: float
+    split: str = "test"
+    predictions: Any = bulk()  # lab.evaluate.Predictions
+    routing: Any = bulk()  # lab.evaluate.RoutingSums or None
+
+
+@dataclass(frozen=True)
+class OracleEvaluated(Event):
+    """Score on one task at the end when the true task picks the expert, same unmasked labels."""
+
+    task: int
+    score: float
+    progress: float
+
+
+@dataclass(frozen=True)
+class TaskEnded(Event):
+    """Task learned, memory filled, row of the matrix complete."""
+
+    task: int
+    name: str
+    stored_examples: int
+    stored_bytes: int
+    progress: float
+
+
+@dataclass(frozen=True)
+class RunEnded(Event):
+    cost: dict[str, Any]
+    uses: dict[str, Any]
+    progress: float = 1.0

@@ -1,0 +1,74 @@
+"""Plug-ins that are found by being there: one file in a folder, one class in the file.
+
+A registry belongs to a folder of the package (`lab/routers`, `lab/experts`, ...). Each file in it defines one
+class that carries the same name as the file in its `name` attribute and declares its options as a nested pydantic
+model `Options`. The options are what `-o`, recipes, forms and the documentation are generated from.
+"""
+
+import importlib
+import pkgutil
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from lab.errors import LabError, unknown
+
+
+class Options(BaseModel):
+    """Options of a plug-in: every field has a default and a description; unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str = ""
+
+
+class Plugin:
+    """What every plug-in class has: a name, a sentence about itself (its docstring), and options."""
+
+    name: ClassVar[str]
+    Options: ClassVar[type[Options]] = Options
+
+    @classmethod
+    def about(cls) -> str:
+        """First paragraph of the docstring as one line."""
+        return " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
+
+
+class Registry:
+    """Named plug-ins of one kind, one per file of `package`; a broken file is reported only when asked for."""
+
+    def __init__(self, kind: str, package: str):
+        self.kind, self.package = kind, package
+
+    def names(self) -> list[str]:
+        """All plug-in names, sorted; no plug-in is imported."""
+        folder = importlib.import_module(self.package)
+        return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_"))
+
+    def get(self, name: str) -> Any:
+        """The plug-in class called `name`; raises LabError for an unknown name or a file that cannot be imported."""
+        if name not in self.names():
+            raise unknown(self.kind, name, self.names())
+        path = f"{self.package}.{name.replace('-', '_')}"
+        try:
+            module = importlib.import_module(path)
+        except Exception as error:
+            raise LabError(f"{self.kind} '{name}' is broken: importing {path} failed: {error!r}") from error
+        for value in vars(module).values():
+            if isinstance(value, type) and vars(value).get("name") == name and value.__module__ == path:
+                return value
+        raise LabError(f"{self.kind} '{name}' is broken: {path} defines no class with name = '{name}'")
+
+    def options(self, given: Any) -> Options:
+        """Validated options from a name, a mapping with a `name`, or options already validated."""
+        if isinstance(given, Options):
+            return given
+        fields = {"name": given} if isinstance(given, str) else dict(given)
+        if "name" not in fields:
+            raise LabError(f"a {self.kind} needs a name: one of {', '.join(self.names())}")
+        return self.get(fields["name"]).Options(**fields)
+
+
+routers = Registry("router", "lab.routers")
+experts = Registry("expert kind", "lab.experts")
+methods = Registry("method", "lab.methods")
+streams = Registry("stream", "lab.streams")

@@ -1,0 +1,123 @@
+"""Tasks and streams: texts and labels only, no tensors. A stream is an ordered list of tasks, checked at load."""
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple
+
+from lab.errors import LabError, unknown
+from lab.registry import Plugin
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+MAX_LABELS = 1000  # of one task; more is a regression or an identifier in the label column
+
+
+class Example(NamedTuple):
+    """One labelled text, or pair of texts; `label` indexes the labels of its task."""
+
+    text: str
+    label: int
+    pair: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A labelled text problem with disjoint train, validation and test examples."""
+
+    name: str
+    labels: tuple[str, ...]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
+    about: str = ""
+
+    def split(self, name: Split) -> Sequence[Example]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+    def digest(self) -> str:
+        """SHA-256 over labels and examples: the identity of the data in content addresses."""
+        content = [self.labels, *([list(example) for example in self.split(s)] for s in SPLITS)]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+
+class Stream(Plugin):
+    """A source of tasks; one file in `lab/streams/` per stream, or a folder on disk.
+
+    `orders` names published task orders by their list. `names` is cheap; `load` reads texts.
+    """
+
+    orders: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    def names(self) -> list[str]:
+        """Names of all tasks, alphabetical."""
+        raise NotImplementedError
+
+    def load(self, name: str) -> Task:
+        """Task `name` with all its examples, unchecked."""
+        raise NotImplementedError
+
+
+def check(task: Task) -> Task:
+    """Return the task if it is usable; raise a LabError that names task, split and row if not."""
+    where = f"task '{task.name}'"
+    if len(task.labels) < 2:
+        raise LabError(f"{where} has {len(task.labels)} label(s): a task needs at least 2")
+    if len(task.labels) > MAX_LABELS:
+        raise LabError(f"{where} has {len(task.labels)} labels: at most {MAX_LABELS} are allowed; is the label column an identifier?")
+    if len(set(task.labels)) < len(task.labels):
+        raise LabError(f"{where} names a label twice: {', '.join(task.labels[:8])}")
+    owner: dict[tuple[str, str | None], str] = {}
+    for split in SPLITS:
+        examples = task.split(split)
+        if len(examples) < 2:
+            raise LabError(f"{where}, {split}: {len(examples)} example(s); at least 2 are needed")
+        for row, example in enumerate(examples):
+            if not example.text.strip():
+                raise LabError(f"{where}, {split}, row {row}: empty text")
+            if not 0 <= example.label < len(task.labels):
+                raise LabError(f"{where}, {split}, row {row}: label {example.label} is outside 0..{len(task.labels) - 1}")
+            seen = owner.setdefault((example.text, example.pair), split)
+            if seen != split:
+                raise LabError(f"{where}: a text of {split} (row {row}) is also in {seen}: splits must be disjoint")
+    if len({example.label for example in task.train}) < 2:
+        raise LabError(f"{where}: the training examples hold one label only")
+    return task
+
+
+def sample(examples: Sequence[Example], limit: int | None, key: str) -> Sequence[Example]:
+    """At most `limit` examples, label-balanced as far as the labels allow, drawn by `key`, in their old order."""
+    if limit is None or limit >= len(examples):
+        return examples
+    draw = random.Random(key)
+    by_label: dict[int, list[int]] = {}
+    for row, example in enumerate(examples):
+        by_label.setdefault(example.label, []).append(row)
+    queues = [draw.sample(rows, len(rows)) for _, rows in sorted(by_label.items())]
+    draw.shuffle(queues)  # which labels get one more when the limit does not divide
+    kept: list[int] = []
+    while len(kept) < limit:
+        kept += [queue.pop() for queue in queues if queue][: limit - len(kept)]
+    return [examples[row] for row in sorted(kept)]
+
+
+def limited(task: Task, seed: int, train: int | None, validation: int | None, test: int | None) -> Task:
+    """The task with its splits sub-sampled; drawn by (seed, task, split), so other tasks and orders change nothing."""
+    limits = {"train": train, "validation": validation, "test": test}
+    return replace(task, **{s: sample(task.split(s), limits[s], f"{seed}/{task.name}/{s}") for s in SPLITS})
+
+
+def order(available: Sequence[str], tasks: Sequence[str] | None) -> list[str]:
+    """The tasks in the given order, or all of them alphabetically; unknown and repeated names are refused."""
+    if tasks is None:
+        return sorted(available)
+    for name in tasks:
+        if name not in available:
+            raise unknown("task", name, available)
+    if len(set(tasks)) < len(tasks):
+        raise LabError(f"stream.tasks names a task twice: {', '.join(tasks)}")
+    if not tasks:
+        raise LabError("stream.tasks is empty: name at least one task")
+    return list(tasks)
