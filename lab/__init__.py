@@ -1,0 +1,30 @@
+"""An interactive lab for continual learning with language-model adapters. Importing it loads neither torch nor streamlit."""
+
+import importlib
+
+__version__ = "0.1.0"
+
+# public name -> module that defines it; loaded on first use
+_PUBLIC = {
+    "run": "lab.api",
+    "train": "lab.api",
+    "resume": "lab.api",
+    "compare": "lab.api",
+    "configure": "lab.config",
+    "Run": "lab.runs",
+    "LabError": "lab.errors",
+    "figures": None,
+    "views": None,
+}
+__all__ = [*_PUBLIC]  # noqa: PLE0604
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'lab' has no attribute '{name}'; it offers {', '.join(sorted(_PUBLIC))}")
+    module = _PUBLIC[name]
+    return importlib.import_module(f"lab.{name}") if module is None else getattr(importlib.import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,53 @@
+"""The one place that writes files: whole, then renamed, so that a reader never meets half a file."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically and durably (temporary file in the same folder, fsync, rename)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    replace_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_yaml(path: Path, content: Any) -> None:
+    replace_bytes(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
+    """numpy arrays as safetensors, with string metadata."""
+    from safetensors.numpy import save
+
+    replace_bytes(path, save(dict(arrays), metadata=dict(metadata or {})))
+
+
+def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Arrays and metadata of a safetensors file; neither torch nor pickle is involved."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as handle:
+        return {name: handle.get_tensor(name) for name in handle.keys()}, handle.metadata() or {}  # noqa: SIM118
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

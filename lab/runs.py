@@ -1,0 +1,306 @@
+"""The run folder: plain files that one process writes and every screen only reads. No torch here.
+
+    config.yaml (resolved)   run.json (status, times, error)   env.json   events.jsonl   matrix.json (scores only)
+    predictions/after_<k>.parquet   routing/after_<k>.safetensors   experts/<task>/   router.safetensors
+    state/after_<k>/   checkpoint/   log.txt
+"""
+
+import json
+import os
+import platform
+import re
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import psutil
+import yaml
+
+from lab import files
+from lab.errors import LabError, unknown
+from lab.metrics import metrics
+
+FORMAT = 1  # of the run folder; raised when an old reader would misread a new folder
+TERMINAL = ("finished", "stopped", "interrupted", "failed")
+ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,79}")
+PACKAGES = ("torch", "transformers", "peft", "datasets", "safetensors", "numpy", "pydantic", "streamlit", "plotly")
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def root(given: str | Path | None = None) -> Path:
+    """The folder of runs: the argument, else $LAB_RUNS, else ./runs."""
+    return Path(given or os.environ.get("LAB_RUNS") or "runs")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, without names of people or places on disk."""
+    from lab import __version__
+
+    versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
+    return {"lab": __version__, "python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count(),
+            "memory_bytes": psutil.virtual_memory().total, "packages": versions}  # fmt: skip
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Routing weights recorded on the test examples of every task seen at one moment of the stream.
+
+    Weights are normalised by the router that gave them. L adapted layers, H routing heads, E experts (as many as
+    there were at that moment), N examples kept whole.
+    """
+
+    tasks: list[str]
+    layers: list[str]
+    experts: list[str]
+    arrays: dict[str, np.ndarray]
+    texts: dict[str, list[str]]
+
+    def mean(self, task: int) -> np.ndarray:
+        """Mean weight over the test examples of a task: (L, H, E)."""
+        return self.arrays[f"{task}/weight_sum"] / self.count(task)
+
+    def top1(self, task: int) -> np.ndarray:
+        """Share of examples whose largest weight is this expert's: (L, H, E)."""
+        return self.arrays[f"{task}/top_count"] / self.count(task)
+
+    def entropy(self, task: int) -> np.ndarray:
+        """Mean entropy in nats of the weights rescaled to sum to one: (L, H)."""
+        return self.arrays[f"{task}/entropy_sum"] / self.count(task)
+
+    def share(self, task: int) -> np.ndarray:
+        """Mean over layers and routing heads of each expert's part in the sum of weights: (E,); sums to one."""
+        return self.arrays[f"{task}/share_sum"] / self.count(task)
+
+    def count(self, task: int) -> int:
+        return int(self.arrays[f"{task}/count"][0])
+
+    def examples(self, task: int) -> np.ndarray:
+        """Whole decisions of the first few test examples: (N, L, H, E)."""
+        return self.arrays[f"{task}/examples"]
+
+
+class Run:
+    """A run folder. Reading never fails on a half-written last line; the status is derived, not trusted."""
+
+    def __init__(self, folder: Path):
+        self.dir = Path(folder)
+        self.id = self.dir.name
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, id: str, runs: str | Path | None = None) -> "Run":
+        """The run called `id`; raises LabError for an unknown id, with the nearest one."""
+        folder = root(runs)
+        if not ID.fullmatch(id) or not (folder / id / "run.json").is_file():
+            raise unknown("run", id, [run.id for run in all_runs(folder)])
+        run = cls(folder / id)
+        if run.info.get("format", 0) > FORMAT:
+            raise LabError(f"run '{id}' was written by a newer version (format {run.info['format']}, this one reads {FORMAT})")
+        return run
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.dir / name
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            return {}
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise LabError(f"run '{self.id}' is damaged: {name} cannot be read ({error})") from error
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """run.json: status, times, process, error."""
+        return self._json("run.json")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration as plain values."""
+        try:
+            return yaml.safe_load((self.dir / "config.yaml").read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise LabError(f"run '{self.id}' is damaged: config.yaml cannot be read ({error})") from error
+
+    @property
+    def status(self) -> str:
+        """queued, running, finished, stopped, interrupted, failed, or lost: called running, but its process is gone."""
+        info = self.info
+        if info.get("status") == "running" and not process_alive(info.get("pid"), info.get("process_started")):
+            return "lost"
+        return info.get("status", "lost")
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """matrix.json: tasks, labels, matrix, zero_shot, oracle, validation."""
+        return self._json("matrix.json")
+
+    @property
+    def tasks(self) -> list[str]:
+        return self.scores.get("tasks") or list(self.config["stream"].get("tasks") or [])
+
+    @property
+    def matrix(self) -> list[list[float | None]]:
+        """R[i][j]: score on task j after learning task i; None where not yet seen; complete rows only."""
+        return self.scores.get("matrix", [])
+
+    def metrics(self) -> dict[str, Any]:
+        """Average accuracy, forgetting, ...; None with a reason under `why` where undefined."""
+        return metrics(self.matrix)
+
+    def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
+        """Events in order, optionally of one kind; a half-written or damaged line is skipped."""
+        path = self.dir / "events.jsonl"
+        if not path.exists():
+            return
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                try:
+                    event = json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+                if isinstance(event, dict) and (kind is None or event.get("kind") == kind):
+                    yield event
+
+    def recorded(self) -> list[int]:
+        """Moments (indices of the last learned task) at which routing was recorded."""
+        names = (path.stem for path in (self.dir / "routing").glob("after_*.safetensors"))
+        return sorted(int(name.removeprefix("after_")) for name in names)
+
+    def routing(self, after: int | None = None) -> Routing:
+        """Routing recorded after learning task `after` (default: the last); LabError if there is none."""
+        moments = self.recorded()
+        after = moments[-1] if after is None and moments else after
+        if after not in moments:
+            raise LabError(f"run '{self.id}' has no routing recorded after task {after}; recorded: {moments or 'nothing'}")
+        arrays, header = files.read_arrays(self.dir / "routing" / f"after_{after}.safetensors")
+        about = json.loads(header["about"])
+        return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"])
+
+    def predictions(self, after: int | None = None):
+        """Test predictions after learning task `after` (default: the last) as a pandas DataFrame."""
+        import pandas
+
+        after = len(self.matrix) - 1 if after is None else after
+        return pandas.read_parquet(self.dir / "predictions" / f"after_{after}.parquet")
+
+    def result(self) -> dict[str, Any]:
+        """The run as `lab run --json` prints it."""
+        config, scores, info = self.config, self.scores, self.info
+        found = metrics(self.matrix)
+        why = found.pop("why")
+        routing = info.get("routing") or {"own_expert_share": None, "oracle_average_accuracy": None}
+        why |= info.get("why", {})
+        if info.get("error"):
+            why["status"] = info["error"]
+        for name in ("own_expert_share", "oracle_average_accuracy"):
+            if routing.get(name) is None:
+                why.setdefault(f"routing.{name}", "measured when the run is finished")
+        return {
+            "run": self.id, "dir": str(self.dir), "status": self.status, "recipe": config["recipe"], "scenario": config["scenario"],
+            "stream": config["stream"]["name"], "backbone": config["backbone"]["name"], "seed": config["seed"],
+            "tasks": self.tasks, "matrix": self.matrix, "zero_shot": scores.get("zero_shot"), **found, "routing": routing,
+            "uses": info.get("uses"), "cost": info.get("cost"), "why": why,
+        }  # fmt: skip
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, config: dict[str, Any], runs: str | Path | None = None, id: str | None = None, status: str = "queued") -> "Run":
+        """A new folder with config.yaml, run.json and env.json; LabError if the id is taken or nothing can be written."""
+        folder = root(runs)
+        stream = re.sub(r"[^a-z0-9_-]+", "-", Path(config["stream"]["name"]).name.lower()).strip("-")
+        stem = id or f"{datetime.now():%Y%m%d-%H%M%S}-{config['recipe']}-{stream}-s{config['seed']}"[:72]
+        if not ID.fullmatch(stem):
+            raise LabError(f"'{stem}' cannot be a run id: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
+        name, copy = stem, 1
+        while True:
+            try:
+                (folder / name).mkdir(parents=True)
+                break
+            except FileExistsError:
+                if id or not folder.is_dir():
+                    raise LabError(f"a run called '{name}' exists in {folder}: choose another id or resume it") from None
+                name, copy = f"{stem}-{copy + 1}", copy + 1
+            except OSError as error:
+                raise LabError(f"the runs folder {folder} cannot be written: {error.strerror}; name another with --runs DIR") from error
+        run = cls(folder / name)
+        try:
+            files.write_yaml(run.dir / "config.yaml", config)
+            files.write_json(run.dir / "env.json", environment())
+            run.update(format=FORMAT, status=status, created=now())
+        except OSError as error:
+            remove(run.dir)
+            raise LabError(f"the runs folder {folder} cannot be written: {error.strerror}; name another with --runs DIR") from error
+        return run
+
+    def update(self, **fields: Any) -> None:
+        """Change fields of run.json."""
+        files.write_json(self.dir / "run.json", self.info | fields)
+
+    def start(self) -> filelock.FileLock:
+        """Claim the folder for this process and call it running; LabError if another process has it."""
+        lock = filelock.FileLock(self.dir / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise LabError(f"run '{self.id}' is already being worked on by another process") from None
+        process = psutil.Process()
+        self.update(status="running", started=now(), ended=None, error=None, pid=process.pid,
+                    process_started=process.create_time(), host=socket.gethostname())  # fmt: skip
+        (self.dir / "stop").unlink(missing_ok=True)
+        return lock
+
+    def append(self, event: dict[str, Any]) -> None:
+        """Add one line to events.jsonl, in one write."""
+        line = json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False) + "\n"
+        with open(self.dir / "events.jsonl", "ab") as handle:
+            handle.write(line.encode())
+
+    def request_stop(self) -> None:
+        """Ask the run to stop after its current task."""
+        (self.dir / "stop").touch()
+
+    @property
+    def stop_requested(self) -> bool:
+        return (self.dir / "stop").exists()
+
+
+def process_alive(pid: int | None, started: float | None) -> bool:
+    """Whether that very process still runs: same id, same start time, not a zombie."""
+    try:
+        process = psutil.Process(pid or -1)
+        return abs(process.create_time() - (started or 0)) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, ValueError):
+        return False
+
+
+def all_runs(runs: str | Path | None = None) -> list[Run]:
+    """All run folders, oldest first; folders without run.json are no runs."""
+    folder = root(runs)
+    found = [Run(path.parent) for path in folder.glob("*/run.json")] if folder.is_dir() else []
+    return sorted(found, key=lambda run: (run.dir.stat().st_ctime, run.id))
+
+
+def remove(folder: Path) -> None:
+    """Delete a run folder."""
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
