@@ -117,8 +117,9 @@ class Recorder:
         if isinstance(event, events.Learned) and self.session.learner.per_task:
             self.export(len(self.session.learner.bank) - 1)
         if isinstance(event, events.Evaluated):
-            self.row[event.task] = event
             self.write_scores()
+        if isinstance(event, events.Evaluated) and event.after >= 0:
+            self.row[event.task] = event
         if isinstance(event, events.TaskEnded):
             self.write_row(event.task)
         if isinstance(event, events.Learned | events.TaskEnded):
