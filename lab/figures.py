@@ -261,6 +261,18 @@ def routing_by_layer(run: Run, after: int | None, task: int, expert: int, title:
     return grid(drawn, [layer_name(name) for name in table.index], heads, "layer", "routing head")
 
 
+def example_by_layer(run: Run, after: int | None, task: int, example: int, title: str = "") -> go.Figure:
+    """Weights of one recorded example in every layer, mean over routing heads."""
+    table = views.example_by_layer(run, after, task, example)
+    values = table.to_numpy()
+    hover = np.empty(values.shape, dtype=object)
+    for i, j in np.ndindex(values.shape):
+        hover[i, j] = f"{literal(table.index[i])}<br>expert <b>{literal(table.columns[j])}</b><br>weight {values[i, j]:.3f}"
+    drawn = figure(title, max(240, 110 + 20 * len(table)))
+    drawn.add_trace(heatmap(values, hover, zmax=max(1.0, float(np.nanmax(values, initial=0.0))), xgap=1, ygap=1))
+    return grid(drawn, [layer_name(name) for name in table.index], unique(table.columns), "layer", "expert")
+
+
 def layer_name(path: str) -> str:
     """The telling parts of a module path: 'encoder.layer.3.attention.self.query' is '3 · query'."""
     parts = path.split(".")

@@ -43,8 +43,8 @@ def resume(run: Run, together: bool = False) -> Run:
         if run.status == "running" or (run.status == "queued" and run.launch):
             raise LabError(f"run '{run.id}' is {run.status} already")
         _refuse_second(run.dir.parent, together, but=run.id)
-        if run.status != "queued":
-            run.update(status="queued", error=None, ended=None)
+        (run.dir / "launch.json").unlink(missing_ok=True)  # of the process before
+        run.update(status="queued", error=None, ended=None)
         _launch(run)
     return run
 

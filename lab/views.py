@@ -529,6 +529,13 @@ def own_expert(run: Run, after: int, task: int) -> int:
     return list(shares.columns).index(name) if name in shares.columns else int(np.nanargmax(shares.iloc[task].to_numpy()))
 
 
+def own_share(run: Run, after: int) -> float:
+    """Mean over the tasks seen of the share of the expert named like the task; NaN where there are no such experts."""
+    shares = routing_by_task(run, after)
+    own = [shares.at[name, name] for name in shares.index if name in shares.columns]
+    return float(np.mean(own)) if own else math.nan
+
+
 def routed_examples(run: Run, after: int | None, task: int) -> pd.DataFrame:
     """Recorded test examples of a task: text, label, prediction, correct, probability, and the share of each expert.
 
@@ -547,6 +554,13 @@ def routed_examples(run: Run, after: int | None, task: int) -> pd.DataFrame:
     for number, name in enumerate(routing.experts):
         table[f"share: {name}"] = shares[:, number]
     return table
+
+
+def example_by_layer(run: Run, after: int | None, task: int, example: int) -> pd.DataFrame:
+    """Weights of one recorded example, mean over routing heads: (L, E)."""
+    routing = run.routing(after)
+    layers, experts = pd.Index(routing.layers, name="layer"), pd.Index(routing.experts, name="expert")
+    return pd.DataFrame(routing.examples(task)[example].mean(axis=1), index=layers, columns=experts)
 
 
 def _predictions(run: Run, after: int, name: str, number: int) -> pd.DataFrame:

@@ -1,0 +1,1 @@
+"""The dashboard: `main.py` is the entry, one file per page, `shell.py` what they share. Pages only read run folders."""
