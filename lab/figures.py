@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import plotly.colors
 import plotly.graph_objects as go
 import plotly.io as pio
 
@@ -102,18 +103,38 @@ def figure(title: str = "", height: int = 360) -> go.Figure:
 # -- heatmaps --------------------------------------------------------------------------------------------------------------
 
 
-def heatmap(values: np.ndarray, hover: np.ndarray, **options: Any) -> go.Heatmap:
-    """Cells at whole coordinates with their number inside; values and hover texts (rows, columns), NaN stays blank."""
-    text = "%{z:.2f}" if values.shape[1] <= CELLS_WITH_TEXT else ""
-    fixed = {"zmin": 0, "zmax": 1, "colorscale": SCALE, "texttemplate": text, "hoverongaps": True, "xgap": 2, "ygap": 2}
+def cells(drawn: go.Figure, values: np.ndarray, hover: np.ndarray, form: str = "{:.2f}", **options: Any) -> None:
+    """Add cells at whole coordinates with their number inside; values and hover texts (rows, columns), NaN stays blank."""
     bar = {"thickness": 10, "outlinewidth": 0, "len": 0.9}
-    return go.Heatmap(
+    look = {"zmin": 0, "zmax": 1, "colorscale": SCALE, "hoverongaps": True, "xgap": 2, "ygap": 2, "colorbar": bar} | options
+    drawn.add_heatmap(
         z=values.astype(np.float32),
         x=np.arange(values.shape[1]),
         y=np.arange(values.shape[0]),
         customdata=hover,
         hovertemplate="%{customdata}<extra></extra>",
-        **({"colorbar": bar} | fixed | options),
+        **look,
+    )
+    if values.shape[1] <= CELLS_WITH_TEXT:
+        drawn.add_trace(_numbers(values, form, look))
+
+
+def _numbers(values: np.ndarray, form: str, look: dict[str, Any]) -> go.Scatter:
+    """The numbers of the cells, black on light ones and white on dark ones."""
+    known = ~np.isnan(values)
+    y, x = np.nonzero(known)
+    shares = ((values[known] - look["zmin"]) / (look["zmax"] - look["zmin"])).clip(0, 1)
+    colours = plotly.colors.sample_colorscale(look["colorscale"], list(shares), colortype="tuple") if len(shares) else []
+    light = [0.2126 * r**2.2 + 0.7152 * g**2.2 + 0.0722 * b**2.2 > 0.18 for r, g, b in colours]  # where black has more contrast
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="text",
+        text=[form.format(value) for value in values[known]],
+        textfont={"color": ["#000000" if one else "#FFFFFF" for one in light], "size": 12},
+        hoverinfo="skip",
+        showlegend=False,
+        name="numbers",
     )
 
 
@@ -125,6 +146,7 @@ def grid(figure: go.Figure, rows: Sequence[str], columns: Sequence[str], row_tit
         range=[-0.5, len(columns) - 0.5],
         title=column_title,
         side="top",
+        ticklabeloverflow="allow",
         showgrid=False,
         zeroline=False,
         fixedrange=True,
@@ -159,7 +181,7 @@ def clickable(figure: go.Figure, rows: int, columns: int, hover: np.ndarray) -> 
         text=hover.reshape(-1),
         hovertemplate="%{text}<extra></extra>",
         showlegend=False,
-        name="cells",
+        name="targets",
     )
     figure.data[-1].selected = figure.data[-1].unselected = {"marker": {"opacity": 0}}
     return figure.update_layout(hoverdistance=-1, clickmode="event+select", dragmode=False)
@@ -181,7 +203,7 @@ def accuracy_matrix(
             [[f"{literal(name)} before any training: {_score(s)}" for name, s in zip(tasks, first, strict=True)], hover]
         )
     drawn = figure(title, cell_height(len(rows)))
-    drawn.add_trace(heatmap(values, hover))
+    cells(drawn, values, hover)
     return grid(drawn, rows, unique(tasks), "after learning task", "score on")
 
 
@@ -209,8 +231,7 @@ def matrix_difference(first: Run, second: Run, title: str = "") -> go.Figure:
     hover = np.vectorize(lambda text: text.replace("score ", "difference "), otypes=[object])(hover)
     drawn = figure(title, cell_height(len(tasks)))
     scale = {"colorscale": DIVERGING, "zmin": -reach, "zmax": reach, "zmid": 0}
-    text = "%{z:+.2f}" if len(tasks) <= CELLS_WITH_TEXT else ""
-    drawn.add_trace(heatmap(values, hover, texttemplate=text, **scale))
+    cells(drawn, values, hover, "{:+.2f}", **scale)
     rows = [f"{i + 1} · {name}" for i, name in enumerate(unique(tasks))]
     return grid(drawn, rows, unique(tasks), "after learning task", "difference on")
 
@@ -220,7 +241,7 @@ def routing_by_task(run: Run, after: int | None = None, title: str = "", click: 
     table = views.routing_by_task(run, after)
     hover = _pair_hover(table, "gets {:.1%} of the weight on")
     drawn = figure(title, cell_height(len(table)))
-    drawn.add_trace(heatmap(table.to_numpy(), hover))
+    cells(drawn, table.to_numpy(), hover)
     if click:
         clickable(drawn, *table.shape, hover)
     return grid(drawn, unique(table.index), unique(table.columns), "examples of task", "expert")
@@ -231,8 +252,7 @@ def routing_drift(run: Run, after: int | None = None, title: str = "") -> go.Fig
     table = views.routing_drift(run, after)
     hover = _pair_hover(table, "changed by {:+.1%} since then on")
     drawn = figure(title, cell_height(len(table)))
-    text = "%{z:+.2f}" if table.shape[1] <= CELLS_WITH_TEXT else ""
-    drawn.add_trace(heatmap(table.to_numpy(), hover, texttemplate=text, colorscale=DIVERGING, zmin=-1, zmax=1, zmid=0))
+    cells(drawn, table.to_numpy(), hover, "{:+.2f}", colorscale=DIVERGING, zmin=-1, zmax=1, zmid=0)
     return grid(drawn, unique(table.index), unique(table.columns), "examples of task", "expert")
 
 
@@ -255,8 +275,7 @@ def routing_by_layer(run: Run, after: int | None, task: int, expert: int, title:
         hover[i, j] = f"{literal(table.index[i])}<br>routing head {j + 1}<br>mean weight {values[i, j]:.3f}"
     top = max(1.0, float(np.nanmax(values, initial=0.0)))  # weights need not sum to one
     drawn = figure(title, max(240, 110 + 20 * len(table)))
-    text = "%{z:.2f}" if values.shape[1] <= CELLS_WITH_TEXT else ""
-    drawn.add_trace(heatmap(values, hover, zmax=top, texttemplate=text, xgap=1, ygap=1))
+    cells(drawn, values, hover, zmax=top, xgap=1, ygap=1)
     heads = [str(h + 1) for h in range(values.shape[1])]
     return grid(drawn, [layer_name(name) for name in table.index], heads, "layer", "routing head")
 
@@ -269,7 +288,7 @@ def example_by_layer(run: Run, after: int | None, task: int, example: int, title
     for i, j in np.ndindex(values.shape):
         hover[i, j] = f"{literal(table.index[i])}<br>expert <b>{literal(table.columns[j])}</b><br>weight {values[i, j]:.3f}"
     drawn = figure(title, max(240, 110 + 20 * len(table)))
-    drawn.add_trace(heatmap(values, hover, zmax=max(1.0, float(np.nanmax(values, initial=0.0))), xgap=1, ygap=1))
+    cells(drawn, values, hover, zmax=max(1.0, float(np.nanmax(values, initial=0.0))), xgap=1, ygap=1)
     return grid(drawn, [layer_name(name) for name in table.index], unique(table.columns), "layer", "expert")
 
 

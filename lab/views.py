@@ -407,14 +407,15 @@ def _elapsed(run: Run, now: Callable[[], float]) -> float | None:
 
 
 def _remaining(events: list[dict[str, Any]], now: Callable[[], float]) -> float | None:
-    """Seconds left at the speed since this process began its first task."""
+    """Seconds left at the speed since this process began its first task; None if unknown or overdue."""
     begin = max((i for i, event in enumerate(events) if event["kind"] == "RunStarted"), default=0)
     first = next((event for event in events[begin:] if event["kind"] == "TaskStarted"), None)
     last = events[-1]
     if first is None or last.get("progress", 0.0) <= first.get("progress", 0.0):
         return None
     rate = (last["progress"] - first["progress"]) / max(last["time"] - first["time"], 1e-3)
-    return max(0.0, (1 - last["progress"]) / rate - (now() - last["time"]))
+    left = (1 - last["progress"]) / rate - (now() - last["time"])
+    return left if left > 0 else None
 
 
 def clock(seconds: float) -> str:

@@ -10,15 +10,28 @@ COLUMNS = 3  # matrices in a row
 
 
 def pick() -> list[Run]:
-    """The chosen runs; at first the two newest, or the recorded pair."""
+    """The chosen runs."""
     found = shell.choices()
     if not found:
         return []
     keys = st.multiselect(
-        "Runs", list(found), default=list(found)[:2], format_func=shell.run_name, key="runs", bind="query-params",
-        placeholder="Choose two or more runs", help="Your own runs, newest first, then the recorded examples.",
-    )  # fmt: skip
+        "Runs",
+        list(found),
+        default=first_pair(found),
+        format_func=shell.run_name,
+        key="runs",
+        bind="query-params",
+        placeholder="Choose two or more runs",
+        help="Your own runs, newest first, then the recorded examples.",
+    )
     return [found[key] for key in keys]
+
+
+def first_pair(found: dict[str, Run]) -> list[str]:
+    """Two runs to begin with: the newest complete one, and the newest complete one of another recipe."""
+    whole = [key for key, run in found.items() if views.complete(run)] or list(found)
+    others = [key for key in whole[1:] if found[key].config["recipe"] != found[whole[0]].config["recipe"]]
+    return [whole[0], *(others or whole[1:])[:1]]
 
 
 def cautions(runs: list[Run]) -> None:
@@ -42,7 +55,10 @@ def numbers(runs: list[Run]) -> None:
     table = views.summary_table(runs)
     counts = {group.label: len(group.runs) for group in views.groups(runs)}
     table = table.rename(columns={name: f"{name} (n = {n})" for name, n in counts.items()})
-    st.dataframe(table, key="numbers", alt="Measures of the chosen runs, one column per recipe", height="content")
+    wide = {"measure": st.column_config.TextColumn("measure", width=170)}
+    st.dataframe(
+        table, column_config=wide, key="numbers", alt="Measures of the chosen runs, one column per recipe", height="content"
+    )
     found = views.summary(runs)
     with st.container(horizontal=True):
         st.download_button(

@@ -1,5 +1,6 @@
 """Jobs: every run of the folder with its derived status, and one of them live."""
 
+import pandas as pd
 import streamlit as st
 import yaml
 
@@ -23,6 +24,8 @@ def overview(runs: list[Run]) -> None:
         ]
         for name in ("progress", "average_accuracy"):
             table[name] = table[name].astype(float)
+        for name in ("recipe", "stream", "seed"):
+            table[name] = ["–" if pd.isna(value) else str(value) for value in table[name]]
         columns = {
             "run": st.column_config.TextColumn("run", pinned=True),
             "progress": st.column_config.ProgressColumn("progress", min_value=0, max_value=1, format="percent"),
@@ -58,7 +61,7 @@ def controls(run: Run, state: str) -> None:
         st.error(shell.plain(error))
     locked = jobs.read_only()
     reason = "This lab is read-only." if locked else None
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         if state in jobs.ACTIVE:
             asked = run.stop_requested
             if state == "running" and st.button(
@@ -115,9 +118,12 @@ def loss(run: Run) -> None:
     if table.empty:
         st.caption("The loss appears with the first steps.")
         return
-    table["task name"] = [f"{task + 1} · {name}" for task, name in zip(table["task"], table["name"], strict=True)]
     alt = f"Loss over {len(table)} recorded steps, at the end {table['loss'].iloc[-1]:.3f}"
-    st.line_chart(table, x="index", y="loss", color="task name", x_label="optimiser steps", y_label="loss", height=280, alt=alt)
+    table["label"] = [f"{task + 1} · {name}" for task, name in zip(table["task"], table["name"], strict=True)]
+    colours = [figures.task_style(task).colour for task in dict.fromkeys(table["task"])]
+    names = list(dict.fromkeys(table["label"]))
+    wide = table.pivot_table(index="index", columns="label", values="loss", sort=False).sort_index()[names].reset_index()
+    st.line_chart(wide, x="index", y=names, color=colours, x_label="optimiser steps", y_label="loss", height=280, alt=alt)
 
 
 def matrix(run: Run) -> None:
@@ -163,7 +169,7 @@ def focused(run: Run) -> None:
         return
     state = run.status
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader(shell.plain(run.id), anchor=False)
+        st.subheader(shell.plain(run.id), anchor=False, width="content")
         shell.status_badge(state)
     if run.info.get("error"):
         st.error(shell.plain(run.info["error"]), title="The run failed")

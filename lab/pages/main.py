@@ -23,6 +23,14 @@ def device() -> tuple[str, str]:
     return f"CPU, {os.cpu_count()} cores", ":material/memory:"
 
 
+def place(folder: Path) -> str:
+    """A folder as people know it: relative to where the server was started, else its last two names."""
+    try:
+        return str(folder.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(Path("…", *folder.resolve().parts[-2:]))
+
+
 def running_job() -> None:
     """The active job with its progress and a link; looks again every two seconds while there is one."""
     busy = jobs.active()
@@ -49,12 +57,14 @@ def sidebar() -> None:
     if jobs.read_only():
         st.badge("read-only", icon=":material/lock:", color="orange", help="Runs can be looked at, not started or stopped.")
     count = len(all_runs())
-    st.caption(f"Runs in **{shell.plain(root())}**: {count}", help="Choose another folder with `lab app --runs DIR` or LAB_RUNS.")
+    st.caption(
+        f"Runs in **{shell.plain(place(root()))}**: {count}", help="Choose another folder with `lab app --runs DIR` or LAB_RUNS."
+    )
     running_job()
 
 
 def main() -> None:
-    st.set_page_config(page_title="Adapter routing lab", page_icon=":material/hub:", layout="wide")
+    st.set_page_config(page_title="Adapter routing lab", page_icon="🧭", layout="wide")
     page = st.navigation(shell.pages())
     with st.sidebar:
         sidebar()
