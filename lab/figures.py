@@ -22,7 +22,7 @@ SCALE = "Cividis"  # scores and shares, 0 to 1
 DIVERGING = "PuOr"  # differences, centred on 0; neither red nor green
 FAINT = "rgba(127,127,127,0.25)"  # grid lines on light and dark
 CELLS_WITH_TEXT = 12  # columns up to which the numbers stand in the cells
-NAME = 18  # characters of a name on an axis; the full one is in the hover text
+NAME = 16  # characters of a name on an axis; the full one is in the hover text
 
 
 class Style(NamedTuple):
@@ -105,17 +105,19 @@ def figure(title: str = "", height: int = 360) -> go.Figure:
 
 def cells(drawn: go.Figure, values: np.ndarray, hover: np.ndarray, form: str = "{:.2f}", **options: Any) -> None:
     """Add cells at whole coordinates with their number inside; values and hover texts (rows, columns), NaN stays blank."""
-    bar = {"thickness": 10, "outlinewidth": 0, "len": 0.9}
-    look = {"zmin": 0, "zmax": 1, "colorscale": SCALE, "hoverongaps": True, "xgap": 2, "ygap": 2, "colorbar": bar} | options
+    numbered = values.shape[1] <= CELLS_WITH_TEXT  # then a colour bar would only take their room
+    look = {"zmin": 0, "zmax": 1, "colorscale": SCALE, "hoverongaps": True, "xgap": 2, "ygap": 2} | options
     drawn.add_heatmap(
         z=values.astype(np.float32),
         x=np.arange(values.shape[1]),
         y=np.arange(values.shape[0]),
         customdata=hover,
         hovertemplate="%{customdata}<extra></extra>",
+        showscale=not numbered,
+        colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9},
         **look,
     )
-    if values.shape[1] <= CELLS_WITH_TEXT:
+    if numbered:
         drawn.add_trace(_numbers(values, form, look))
 
 
@@ -130,12 +132,17 @@ def _numbers(values: np.ndarray, form: str, look: dict[str, Any]) -> go.Scatter:
         x=x,
         y=y,
         mode="text",
-        text=[form.format(value) for value in values[known]],
-        textfont={"color": ["#000000" if one else "#FFFFFF" for one in light], "size": 12},
+        text=[_tight(form.format(value), values.shape[1]) for value in values[known]],
+        textfont={"color": ["#000000" if one else "#FFFFFF" for one in light], "size": 11},
         hoverinfo="skip",
         showlegend=False,
         name="numbers",
     )
+
+
+def _tight(text: str, columns: int) -> str:
+    """The number without its leading zero where cells are narrow."""
+    return text.replace("0.", ".", 1) if columns > 7 else text
 
 
 def grid(figure: go.Figure, rows: Sequence[str], columns: Sequence[str], row_title: str, column_title: str) -> go.Figure:

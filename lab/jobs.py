@@ -101,15 +101,19 @@ def _refuse_second(folder: Path, together: bool, but: str = "") -> None:
         raise LabError(f"run '{busy[0].id}' is {busy[0].status} in this folder: wait for it or stop it first")
 
 
+def command(run: Run) -> list[str]:
+    """What works on a run: starts a queued one, continues an interrupted one."""
+    return [sys.executable, "-m", "lab", "resume", run.id, "--runs", str(run.dir.parent.resolve())]
+
+
 def _launch(run: Run) -> None:
-    """Start `python -m lab resume ID` in a session of its own, writing to log.txt, and note which process it is."""
-    command = [sys.executable, "-m", "lab", "resume", run.id, "--runs", str(run.dir.parent.resolve())]
+    """Start the command in a session of its own, writing to log.txt, and note which process it is."""
     package = str(Path(__file__).resolve().parents[1])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     with open(run.dir / "log.txt", "ab") as log:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
+            command(run), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
         )
     threading.Thread(target=child.wait, daemon=True).start()  # so that no zombie is left
     try:
