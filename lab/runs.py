@@ -206,9 +206,13 @@ class Run:
         after = moments[-1] if after is None and moments else after
         if after not in moments:
             raise LabError(f"run '{self.id}' has no routing recorded after task {after}; recorded: {moments or 'nothing'}")
-        arrays, header = files.read_arrays(self.dir / "routing" / f"after_{after}.safetensors")
-        about = json.loads(header["about"])
-        return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"])
+        name = f"after_{after}.safetensors"
+        try:
+            arrays, header = files.read_arrays(self.dir / "routing" / name)
+            about = json.loads(header["about"])
+            return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"])
+        except (files.UnreadableArrays, OSError, ValueError, KeyError) as error:
+            raise LabError(f"run '{self.id}' is damaged: routing/{name} cannot be read ({error})") from error
 
     def predictions(self, after: int | None = None):
         """Test predictions after learning task `after` (default: the last) as a pandas DataFrame."""
