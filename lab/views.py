@@ -429,13 +429,19 @@ def clock(seconds: float) -> str:
 class Alert:
     """A sentence about a run that somebody should read."""
 
-    kind: str  # "loss", "collapse", "forgotten"
+    kind: str  # "loss", "collapse", "forgotten", "damaged"
     text: str
 
 
 def alerts(run: Run) -> list[Alert]:
     """What deserves attention: a loss that is no number, a router that collapsed, tasks that lost more than 0.2."""
-    return [*_loss_alerts(run), *_collapse_alerts(run), *_forgotten_alerts(run)]
+    found = []
+    for look in (_loss_alerts, _collapse_alerts, _forgotten_alerts):
+        try:
+            found += look(run)
+        except LabError as error:
+            found.append(Alert("damaged", str(error)))
+    return found
 
 
 def _loss_alerts(run: Run) -> list[Alert]:

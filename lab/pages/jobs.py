@@ -104,8 +104,9 @@ def live(run: Run, state: str) -> None:
         left, right = st.columns(2, gap="large")
         with left:
             loss(run)
-            routing(run)
-        with right:
+            with shell.section():
+                routing(run)
+        with right, shell.section():
             matrix(run)
         log(run, state)
 

@@ -145,7 +145,7 @@ def draw() -> None:
         return explain_missing(run)
     after = moment(run)
     for alert in views.alerts(run):
-        if alert.kind == "collapse":
+        if alert.kind in ("collapse", "damaged"):
             st.warning(shell.plain(alert.text), icon=":material/warning:")
     task, expert = focus(run, after)
     left, right = st.columns(2, gap="large")
@@ -153,9 +153,11 @@ def draw() -> None:
         overview(run, after)
     with right:
         inside(run, after, task, expert)
-    example_list(run, after, task)
+    with shell.section():
+        example_list(run, after, task)
     if after > 0:
-        drift(run, after)
+        with shell.section():
+            drift(run, after)
 
 
 draw()

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,15 @@ def after_slider(tasks: list[str], key: str, learned: int) -> int:
     chosen = st.slider("After task", 1, learned, learned, key=key, bind="query-params", help="Moves every chart to this moment.")
     st.caption(f"After learning task {chosen} of {len(tasks)}: **{plain(tasks[chosen - 1])}**")
     return chosen - 1
+
+
+@contextmanager
+def section() -> Iterator[None]:
+    """A part of a page that says why it cannot be shown, and leaves the other parts alone."""
+    try:
+        yield
+    except (LabError, OSError) as error:
+        st.warning(plain(error), icon=":material/broken_image:")
 
 
 def status_badge(state: str) -> None:
