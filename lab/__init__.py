@@ -1,6 +1,11 @@
 """An interactive lab for continual learning with language-model adapters. Importing it loads neither torch nor streamlit."""
 
 import importlib
+import os
+
+# Threads of the numeric libraries that spin while they wait make each other many times slower as soon as anything else runs
+# on the machine (a dashboard, a second job). Read when torch is first imported; the user's own setting wins.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 

@@ -7,10 +7,7 @@ for the files of the run folder and stay out of the line.
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-
-def bulk() -> Any:
-    """A field that is not part of the event's JSON line."""
-    return field(default=None, repr=False, metadata={"bulk": True})
+BULK = {"bulk": True}  # metadata of fields that are not part of the event's JSON line
 
 
 @dataclass(frozen=True)
@@ -61,6 +58,15 @@ class Step(Event):
 
 
 @dataclass(frozen=True)
+class Learned(Event):
+    """Stage A of a task is done: its expert is final where experts are per task."""
+
+    task: int
+    name: str
+    progress: float
+
+
+@dataclass(frozen=True)
 class Evaluating(Event):
     """Examples of task `task` evaluated so far; only for progress bars, not written to the run folder."""
 
@@ -81,8 +87,8 @@ class Evaluated(Event):
     examples: int
     progress: float
     split: str = "test"
-    predictions: Any = bulk()  # lab.evaluate.Predictions
-    routing: Any = bulk()  # lab.evaluate.RoutingSums or None
+    predictions: Any = field(default=None, metadata=BULK)  # lab.evaluate.Predictions
+    routing: Any = field(default=None, metadata=BULK)  # lab.evaluate.RoutingSums or None
 
 
 @dataclass(frozen=True)

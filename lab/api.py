@@ -1,0 +1,77 @@
+"""What notebooks and the command line call: run, train, resume, compare."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lab import events
+from lab.config import RunConfig, configure, validated
+from lab.errors import LabError
+from lab.loop import Session, prepare
+from lab.record import record
+from lab.runs import Run, root
+from lab.sources import load_tasks
+from lab.store import Store
+
+Watch = Callable[[Iterator[events.Event], "Run"], None]
+
+
+def session(config: RunConfig, runs: str | Path | None = None) -> Session:
+    """A session ready to train: data loaded and checked, backbone loaded, everything automatic decided."""
+    stream = config.stream
+    tasks = load_tasks(stream.name, stream.sources, stream.tasks, config.seed, stream.max_train, stream.max_validation, stream.max_test)
+    store = Store(root(runs) / ".experts") if config.reuse and runs is not False else None
+    return Session(prepare(config, tasks), tasks, store)
+
+
+def train(config: RunConfig | str, **settings: Any) -> Iterator[events.Event]:
+    """Events of a run that leaves no folder behind: `for event in lab.train("l2r", stream="builtin")`."""
+    config = configure(config, **settings) if isinstance(config, str) else config
+    yield from session(config, runs=False).train()
+
+
+def run(recipe: str | RunConfig, overrides: list[str] | None = None, *, runs: str | Path | None = None, id: str | None = None,
+        progress: bool = True, **settings: Any) -> Run:  # fmt: skip
+    """Train and evaluate a recipe, and return the finished run.
+
+    `overrides` are `key=value` texts as on the command line, `settings` fields of the configuration
+    (`stream="builtin", backbone="minilm", seed=0`). Everything is checked before the run's folder is made; raises LabError.
+    """
+    config = configure(recipe, overrides or (), **settings) if isinstance(recipe, str) else recipe
+    made = session(config, runs)
+    created = Run.create(made.config.to_dict(), runs, id)
+    return _watch(created, made, progress)
+
+
+def resume(id: str, runs: str | Path | None = None, progress: bool = True) -> Run:
+    """Go on with a run that was stopped, interrupted or killed, or start a queued one; a finished run is left alone."""
+    found = Run.open(id, runs)
+    if found.status == "finished":
+        return found
+    try:
+        made = session(validated(found.config), runs)
+    except LabError as error:
+        if found.status == "queued":
+            found.update(status="failed", error=str(error))
+        raise
+    return _watch(found, made, progress)
+
+
+def _watch(found: Run, made: Session, progress: bool) -> Run:
+    from lab.console import follow
+
+    recorded = record(found, made)
+    if progress:
+        recorded = follow(recorded, made)
+    for _ in recorded:
+        pass
+    return found
+
+
+def compare(*ids: str, runs: str | Path | None = None) -> Any:
+    """Table of runs side by side (pandas): metrics, routing, uses and cost; see lab.views.summary."""
+    from lab.views import summary
+
+    if not ids:
+        raise LabError("name at least one run to compare")
+    return summary([Run.open(id, runs) for id in ids])

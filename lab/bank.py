@@ -1,0 +1,238 @@
+"""All experts of all adapted layers, stacked, behind one slot that holds the current routing decision.
+
+Adapted layers replace linear layers of the frozen backbone. While the slot is empty they compute the base layer exactly.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lab import files
+from lab.chance import generator
+from lab.errors import LabError
+from lab.expert import Expert, LayerInfo
+from lab.router import Decision
+
+
+class RoutedLayer(nn.Module):
+    """A frozen linear layer and, beside it, the parameters of K experts."""
+
+    def __init__(self, base: nn.Module, info: LayerInfo, index: int, bank: "Bank"):
+        super().__init__()
+        self.base, self.info, self.index = base, info, index
+        self.experts = nn.ModuleList()  # of nn.ParameterDict
+        self._bank = (bank,)  # in a tuple: the bank is not a submodule of its layers
+        self._stacks: dict[tuple[int, ...], dict[str, Tensor]] = {}
+
+    def add(self, parameters: dict[str, Tensor]) -> None:
+        device = next(self.base.parameters()).device
+        self.experts.append(nn.ParameterDict({name: nn.Parameter(tensor.to(device)) for name, tensor in parameters.items()}))
+
+    def stack(self, chosen: tuple[int, ...]) -> dict[str, Tensor]:
+        """Parameters of the chosen experts with a leading expert axis; kept while all of them are frozen."""
+        if chosen in self._stacks:
+            return self._stacks[chosen]
+        dicts = [self.experts[k] for k in chosen]
+        if len(dicts) == 1:
+            stacked = {name: parameter.unsqueeze(0) for name, parameter in dicts[0].items()}
+        else:
+            stacked = {name: torch.stack([d[name] for d in dicts]) for name in dicts[0]}
+        if not any(parameter.requires_grad for d in dicts for parameter in d.values()):
+            self._stacks[chosen] = stacked
+        return stacked
+
+    def changed(self) -> None:
+        """Parameters were added, loaded, frozen or thawed."""
+        self._stacks.clear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base(x)
+        bank = self._bank[0]
+        if bank.slot is None:
+            return y
+        chosen = tuple(range(len(self.experts))) if bank.slot.experts is None else bank.slot.experts
+        rows = x if x.dim() == 3 else x.reshape(len(x), -1, x.shape[-1])  # (B, T, I); 2-D inputs have one token a row
+        w = bank.slot.at(self.index, rows)
+        w = w if w.dim() == 4 else w.unsqueeze(1)  # (B|1, T|1, H, E)
+        if w.shape[0] not in (1, rows.shape[0]):  # beam search repeats each row
+            w = w.repeat_interleave(rows.shape[0] // w.shape[0], dim=0)
+        out = bank.kind.output(rows, y.reshape(*rows.shape[:2], -1), self.stack(chosen), w, bank.composition)
+        return out.to(y.dtype).reshape(y.shape)
+
+
+class Bank(nn.Module):
+    """K experts in every adapted layer of `model`: grow, freeze, route, save and load.
+
+    The decision's weights have the axes (batch, layer, routing head, expert). Raises LabError for targets that match nothing.
+    """
+
+    def __init__(self, model: nn.Module, model_type: str, kind: Expert, composition: str = "mix", heads: int = 1):
+        super().__init__()
+        self.kind, self.composition = kind, composition
+        self.slot: Decision | None = None
+        self.names: list[str] = []
+        self.routed_layers: list[RoutedLayer] = []
+        for name in self._targets(model, model_type):
+            base = model.get_submodule(name)
+            info = LayerInfo(name, *_widths(base))
+            kind.check_heads(info, heads)
+            layer = RoutedLayer(base, info, len(self.routed_layers), self)
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, layer)
+            self.routed_layers.append(layer)
+
+    def _targets(self, model: nn.Module, model_type: str) -> list[str]:
+        linears = [name for name, module in model.named_modules() if _is_linear(module)]
+        endings = self.kind.options.targets or self.kind.targets(model_type)
+        if not endings:
+            raise LabError(f"which layers of a '{model_type}' to adapt is not known: name them with experts.targets, from {_endings(linears)}")
+        chosen = [name for name in linears if any(_ends(name, ending) for ending in endings)]
+        if not chosen:
+            raise LabError(f"experts.targets = {list(endings)} matches no linear layer of this backbone; there are {_endings(linears)}")
+        return chosen
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def layers(self) -> list[LayerInfo]:
+        """The adapted layers in forward order."""
+        return [layer.info for layer in self.routed_layers]
+
+    def grow(self, name: str, *key: object) -> int:
+        """A fresh expert in every layer, drawn from generators keyed by `key`; returns its number."""
+        if name in self.names:
+            raise LabError(f"the bank already has an expert called '{name}'")
+        for layer in self.routed_layers:
+            layer.add(self.kind.new(layer.info, generator(*key, layer.info.name)))
+            layer.changed()
+        self.names.append(name)
+        return len(self.names) - 1
+
+    def expert(self, k: int) -> dict[str, nn.Parameter]:
+        """Parameters of expert k, named `<layer>.<parameter>`."""
+        return {f"{layer.info.name}.{name}": p for layer in self.routed_layers for name, p in layer.experts[k].items()}
+
+    def trainable(self, k: int, on: bool) -> None:
+        """Thaw or freeze expert k."""
+        for parameter in self.expert(k).values():
+            parameter.requires_grad_(on)
+            parameter.grad = None
+        for layer in self.routed_layers:
+            layer.changed()
+
+    @torch.no_grad()
+    def load_expert(self, k: int, tensors: dict[str, Tensor]) -> None:
+        """Copy values into expert k; names and shapes must be those of `expert(k)`."""
+        parameters = self.expert(k)
+        if set(tensors) != set(parameters):
+            odd = sorted(set(tensors) ^ set(parameters))[:3]
+            raise LabError(f"these parameters do not belong to an expert of this bank: {', '.join(odd)} do not match")
+        for name, parameter in parameters.items():
+            if tensors[name].shape != parameter.shape:
+                raise LabError(f"{name} has shape {tuple(tensors[name].shape)}, this bank needs {tuple(parameter.shape)}")
+            parameter.copy_(tensors[name])
+        for layer in self.routed_layers:
+            layer.changed()
+
+    @contextmanager
+    def routed(self, decision: Decision | None) -> Iterator[Decision | None]:
+        """Switch experts on as the decision says, inside the block.
+
+        Keep the block open through `backward`: activation checkpointing runs layers again there. Blocks do not nest.
+        """
+        if self.slot is not None:
+            raise LabError("the bank is already routed: close the open block first")
+        self.slot = decision
+        try:
+            yield decision
+        finally:
+            self.slot = None
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def export(self, k: int, folder: Path, base: str = "") -> None:
+        """Save expert k: in peft's format where the kind has one, else as one safetensors file with the same names."""
+        tensors = {name: p.detach().float().cpu().numpy() for name, p in self.expert(k).items()}
+        config = {"expert": self.kind.options.model_dump(), "name": self.names[k]}
+        if self.kind.peft_format:
+            tensors = {f"base_model.model.{name}.weight": tensor for name, tensor in tensors.items()}
+            config = self.kind.peft_config([layer.name for layer in self.layers], base)
+        files.write_arrays(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+        files.write_json(folder / "adapter_config.json", config)
+
+    def bring_in(self, folder: Path, name: str) -> int:
+        """Add the expert saved in `folder` (by `export` or by peft's `save_pretrained`) to the bank; returns its number.
+
+        Raises LabError if it is of another kind, rank, scale or set of layers than this bank's experts.
+        """
+        tensors = self.read(folder)
+        k = self.grow(name, "imported", name)
+        try:
+            self.load_expert(k, tensors)
+        except LabError:
+            self.names.pop()
+            for layer in self.routed_layers:
+                del layer.experts[-1]
+                layer.changed()
+            raise
+        self.trainable(k, False)
+        return k
+
+    def read(self, folder: Path) -> dict[str, Tensor]:
+        """Tensors of a saved expert under this bank's names, after checking that they fit its kind."""
+        config_file, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+        for file in (config_file, weights):
+            if not file.is_file():
+                raise LabError(f"{folder} holds no saved expert: {file.name} is missing")
+        config = json.loads(config_file.read_text())
+        tensors = {name: torch.from_numpy(array) for name, array in files.read_arrays(weights)[0].items()}
+        if not self.kind.peft_format:
+            if config.get("expert", {}).get("name") != self.kind.options.name:
+                raise LabError(f"{folder} holds no expert of kind '{self.kind.options.name}'")
+            return tensors
+        ours = self.kind.peft_config([], "")
+        for field in ("peft_type", "r", "lora_alpha", "use_rslora", "bias", "fan_in_fan_out"):
+            if field in ours and config.get(field, ours[field]) != ours[field] and field != "fan_in_fan_out":
+                raise LabError(f"{folder}: {field} is {config[field]}, the experts of this bank have {ours[field]}")
+        if config.get("use_dora") or config.get("rank_pattern") or config.get("alpha_pattern"):
+            raise LabError(f"{folder}: DoRA and per-layer ranks are not supported")
+        names = {layer.name for layer in self.layers}
+        return {_own_name(name, names): tensor.float() for name, tensor in tensors.items() if "lora_" in name}
+
+
+def _own_name(peft_name: str, layers: set[str]) -> str:
+    """`base_model.model.[prefix.]<layer>.lora_A.weight` -> `<layer>.lora_A`; a task model's prefix (`bert.`) is dropped."""
+    path = peft_name.removeprefix("base_model.model.").removesuffix(".weight")
+    layer, _, parameter = path.rpartition(".")
+    while layer not in layers and "." in layer:
+        layer = layer.partition(".")[2]
+    return f"{layer}.{parameter}" if layer in layers else path
+
+
+def _is_linear(module: nn.Module) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def _widths(module: nn.Module) -> tuple[int, int]:
+    """(inputs, outputs); transformers' Conv1D (GPT-2) stores its weight transposed."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    return tuple(module.weight.shape)
+
+
+def _ends(name: str, ending: str) -> bool:
+    """Whether a layer's dotted name ends with `ending`, whole words only; `[0-9]` in an ending stands for a number."""
+    parts, wanted = name.split("."), ending.split(".")
+    pairs = zip(parts[-len(wanted) :], wanted, strict=False)
+    return len(parts) >= len(wanted) and all(part.isdigit() if want == "[0-9]" else part == want for part, want in pairs)
+
+
+def _endings(linears: Sequence[str]) -> str:
+    return ", ".join(sorted({name.rpartition(".")[2] for name in linears}))

@@ -1,0 +1,46 @@
+"""Encoded examples and batches of them. A batch is made from any list of examples, so it may mix tasks."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Encoded(NamedTuple):
+    """One tokenised example; `key` = (task, split, row) names it for caches and predictions."""
+
+    ids: list[int]
+    types: list[int]
+    label: int  # within its task
+    task: int
+    key: tuple[int, str, int]
+
+
+class Batch(NamedTuple):
+    """Rows of one or several tasks, padded to the longest. B rows, T tokens."""
+
+    ids: Tensor  # (B, T) int64
+    mask: Tensor  # (B, T) int64, 1 where there is a token
+    types: Tensor  # (B, T) int64
+    label: Tensor  # (B,) int64, within the task
+    task: Tensor  # (B,) int64
+    keys: list[tuple[int, str, int]]
+
+
+def collate(rows: Sequence[Encoded], pad: int, device: torch.device | str = "cpu") -> Batch:
+    """Pad rows on the right and stack them."""
+    width = max(len(row.ids) for row in rows)
+    ids = torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows])  # (B, T)
+    mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows])  # (B, T)
+    types = torch.tensor([row.types + [0] * (width - len(row.types)) for row in rows])  # (B, T)
+    label, task = torch.tensor([row.label for row in rows]), torch.tensor([row.task for row in rows])  # (B,)
+    tensors = (tensor.to(device, non_blocking=True) for tensor in (ids, mask, types, label, task))
+    return Batch(*tensors, keys=[row.key for row in rows])
+
+
+def by_length(rows: Sequence[Encoded], size: int) -> Iterator[list[int]]:
+    """Indices of rows in chunks of `size` and similar length, so that little is padded; for evaluation."""
+    ordered = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), i))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]

@@ -1,0 +1,94 @@
+"""Saved state of a session: one safetensors file and a manifest that names it, replaced atomically. No pickle.
+
+Experts whose task is done are not in it: they stand in the run folder under `experts/` and never change.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lab import files
+from lab.errors import LabError
+from lab.loop import Cursor, Scores, Session
+
+FORMAT = 1
+
+
+def save(session: Session, folder: Path, **extra: Any) -> None:
+    """Save everything that `restore` needs; `extra` plain values are kept beside it."""
+    tensors = {name: tensor.detach().cpu().numpy() for name, tensor in _state(session).items()}
+    number = _manifest(folder).get("number", -1) + 1 if (folder / "manifest.json").exists() else 0
+    path = folder / f"{number}.safetensors"
+    files.write_arrays(path, tensors)
+    cursor = {"cursor": asdict(session.cursor), "scores": asdict(session.scores)}
+    files.write_json(folder / "manifest.json", {"format": FORMAT, "number": number, "sha256": {path.name: files.sha256(path)}, **cursor, **extra})
+    for old in folder.glob("*.safetensors"):
+        if old != path:
+            old.unlink()
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    import json
+
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        raise LabError(f"there is no state to go on from in {folder}: {error}; start the run again") from error
+    if manifest["format"] != FORMAT:
+        raise LabError(f"the state in {folder} has format {manifest['format']}, this version reads {FORMAT}")
+    return manifest
+
+
+def restore(session: Session, folder: Path, experts: Path) -> dict[str, Any]:
+    """Bring a fresh session to the saved moment and return the manifest; LabError if a file is missing or was changed."""
+    manifest = _manifest(folder)
+    arrays: dict[str, Any] = {}
+    for name, digest in manifest["sha256"].items():
+        if not (folder / name).is_file() or files.sha256(folder / name) != digest:
+            raise LabError(f"the saved state {folder / name} is missing or damaged (its SHA-256 differs): start the run again")
+        arrays, _ = files.read_arrays(folder / name)
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    session.cursor, session.scores = Cursor(**manifest["cursor"]), Scores(**manifest["scores"])
+    learner, cursor = session.learner, session.cursor
+    learned = cursor.task + (cursor.phase != "train")  # tasks whose stage A is done
+    met = max(learned, cursor.task + 1 if cursor.phase == "train" and cursor.step else learned)
+    for t in range(met):
+        learner.meet(t)
+        if t < learned:
+            session.memory.add(session.tasks[t], session.rows[t, "train"])
+    for k in range(len(learner.bank)):
+        saved = {name: tensors.pop(f"expert{k}.{name}") for name in learner.bank.expert(k) if f"expert{k}.{name}" in tensors}
+        learner.bank.load_expert(k, saved or learner.bank.read(experts / learner.bank.names[k]))
+        learner.bank.trainable(k, False)
+    with torch.no_grad():
+        for name, parameter in _small(session).items():
+            parameter.copy_(tensors.pop(name))
+    for prefix, take in (("isolated/", session.isolated.update), *((f"method.{m.name}/", m.load_state) for m in session.methods)):
+        take({name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)})
+    session.isolated = {name: tensor.to(learner.device) for name, tensor in session.isolated.items()}
+    session.saved_moments = {name: tensor for name, tensor in tensors.items() if name.startswith("optimizer/")}
+    return manifest
+
+
+def _state(session: Session) -> dict[str, Tensor]:
+    """All tensors of a checkpoint by name."""
+    learner, state = session.learner, dict(_small(session))
+    shared = not learner.per_task
+    for k in range(len(learner.bank)):
+        last = k == len(learner.bank) - 1
+        if shared or (last and session.cursor.phase == "train"):
+            state |= {f"expert{k}.{name}": p for name, p in learner.bank.expert(k).items()}
+    state |= {f"isolated/{name}": tensor for name, tensor in session.isolated.items()}
+    for method in session.methods:
+        state |= {f"method.{method.name}/{name}": tensor for name, tensor in method.state().items()}
+    return state | session.moments()
+
+
+def _small(session: Session) -> dict[str, Tensor]:
+    """Router and classifier."""
+    learner = session.learner
+    router = {f"router/{name}": p for name, p in learner.router.named_parameters()}
+    return router | {f"classifier/{name}": p for name, p in learner.classifier.named_parameters()}

@@ -1,0 +1,251 @@
+"""The command line. Results on stdout, progress on stderr; exit codes 0 done, 1 the run failed, 2 the request was wrong."""
+
+import builtins
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lab import runs as run_folder
+from lab.errors import LabError, unknown
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  help="Train language-model adapters on a stream of tasks, route them, and see what was forgotten.")  # fmt: skip
+
+List = builtins.list
+Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
+Runs = Annotated[Path | None, typer.Option("--runs", help="folder of runs (default: $LAB_RUNS, else runs/)")]
+LISTS = ("recipes", "streams", "routers", "methods", "experts", "backbones", "runs")
+
+
+def command(function: Callable) -> Callable:
+    """A command whose LabErrors become one line on stderr and exit code 2."""
+
+    @wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except LabError as error:
+            print(f"lab: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+
+    return app.command(name=function.__name__.strip("_"))(guarded)
+
+
+def show_json(content: Any) -> None:
+    print(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def training(work: Callable[[], run_folder.Run], as_json: bool) -> None:
+    """Run `work`, print its run, and turn the ways it can end into exit codes."""
+    from lab.record import Stopped
+
+    try:
+        finished = work()
+    except LabError:
+        raise
+    except (Stopped, KeyboardInterrupt) as stop:
+        print(f"lab: {getattr(stop, 'status', 'interrupted')}; go on with: lab resume RUN (see lab list runs)", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except Exception as error:
+        print(f"lab: the run failed: {type(error).__name__}: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    show_json(finished.result()) if as_json else print_result(finished)
+
+
+@command
+def run(
+    recipe: Annotated[str, typer.Argument(help="a shipped recipe (lab list recipes) or a YAML file")],
+    option: Annotated[list[str] | None, typer.Option("-o", help="any option, for example -o train.lr=0.001 -o stream.tasks=[agnews,dbpedia]")] = None,
+    stream: Annotated[str | None, typer.Option(help="shipped stream, hub benchmark, or folder of task folders")] = None,
+    backbone: Annotated[str | None, typer.Option(help="minilm, tiny, a hub id, or a folder")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of every use of chance")] = None,
+    runs: Runs = None,
+    id: Annotated[str | None, typer.Option(help="name of the run's folder (default: time, recipe, stream, seed)")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train and evaluate a recipe on a stream: lab run l2r --stream builtin"""
+    from lab import api
+
+    settings = {"stream": stream, "backbone": backbone, "seed": seed}
+    given = {name: value for name, value in settings.items() if value is not None}
+    training(lambda: api.run(recipe, option or [], runs=runs, id=id, **given), as_json)
+
+
+@command
+def resume(run: Annotated[str, typer.Argument(help="id of the run")], runs: Runs = None, as_json: Json = False) -> None:
+    """Go on with a stopped, interrupted or killed run; start a queued one: lab resume RUN"""
+    from lab import api
+
+    if run_folder.Run.open(run, runs).status == "finished":
+        print(f"run '{run}' is finished: nothing to do", file=sys.stderr)
+    training(lambda: api.resume(run, runs), as_json)
+
+
+@command
+def stop(
+    run: Annotated[str, typer.Argument(help="id of the run")],
+    now: Annotated[bool, typer.Option("--now", help="at the next step instead of after the current task")] = False,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a running run to stop; it can be resumed: lab stop RUN"""
+    found = run_folder.Run.open(run, runs)
+    if found.status != "running":
+        raise LabError(f"run '{run}' is {found.status}, not running: there is nothing to stop")
+    if now:
+        os.kill(found.info["pid"], signal.SIGTERM)
+    else:
+        found.request_stop()
+    answer = {"run": run, "stop": "now" if now else "after the current task"}
+    show_json(answer) if as_json else print(f"run '{run}' will stop {answer['stop']}")
+
+
+@command
+def show(run: Annotated[str, typer.Argument(help="id of the run")], runs: Runs = None, as_json: Json = False) -> None:
+    """One run with its metrics and matrix: lab show RUN"""
+    found = run_folder.Run.open(run, runs)
+    show_json(found.result()) if as_json else print_result(found)
+
+
+@command
+def compare(
+    ids: Annotated[list[str], typer.Argument(metavar="RUN...", help="ids of runs")], runs: Runs = None, as_json: Json = False
+) -> None:
+    """Runs side by side: lab compare RUN RUN"""
+    results = [run_folder.Run.open(id, runs).result() for id in ids]
+    if as_json:
+        show_json(results)
+        return
+    columns = ["run", "recipe", "stream", "scenario", "seed", "average_accuracy", "forgetting", "backward_transfer", "learning_accuracy"]
+    rows = [{name: result[name] for name in columns} | {"task id": "yes" if (result["uses"] or {}).get("task_id") else "no",
+            "stored": (result["uses"] or {}).get("stored_examples")} for result in results]  # fmt: skip
+    print_table(rows)
+    if len({(result["stream"], tuple(result["tasks"])) for result in results}) > 1:
+        print("these runs are of different streams or orders: only equal tasks compare", file=sys.stderr)
+
+
+@command
+def validate(file: Annotated[str, typer.Argument(help="a recipe file, or the config.yaml of a run")], as_json: Json = False) -> None:
+    """Check a recipe file without running it: lab validate my-recipe.yaml"""
+    from lab.config import configure
+
+    if not file.endswith((".yaml", ".yml")):
+        raise LabError(f"'{file}' is not a YAML file: validate takes a recipe file")
+    config = configure(file).to_dict()
+    show_json(config) if as_json else print(f"{file} is valid: recipe {config['recipe']}, stream {config['stream']['name']}")
+
+
+@command
+def list(
+    what: Annotated[str, typer.Argument(help=", ".join(LISTS))], runs: Runs = None, as_json: Json = False
+) -> None:  # fmt: skip
+    """What there is: lab list recipes"""
+    if what not in LISTS:
+        raise unknown("list", what, LISTS)
+    rows = listing(what, runs)
+    show_json(rows) if as_json else print_table(rows)
+
+
+def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
+    """Objects with a `name` each, for `lab list`."""
+    from lab import registry
+    from lab.config import recipes
+
+    if what == "recipes":
+        return [{"name": recipe["name"], "about": recipe["about"]} for recipe in recipes()]
+    if what == "backbones":
+        return [{"name": "minilm", "about": "all-MiniLM-L6-v2, 22M parameters, shipped with the package; the default"},
+                {"name": "tiny", "about": "a random two-layer encoder for tests"},
+                {"name": "owner/model or folder", "about": "any encoder or decoder of the hub, or saved by transformers"}]  # fmt: skip
+    if what == "runs":
+        return [run_row(found) for found in run_folder.all_runs(runs)]
+    kind = getattr(registry, what)
+    rows = []
+    for name in kind.names():
+        plugin = kind.get(name)
+        row = {"name": name, "about": plugin.about()}
+        if what == "streams":
+            row["orders"] = {title: [*tasks] for title, tasks in plugin.orders.items()}
+        else:
+            fields = plugin.Options.model_fields
+            row["options"] = {field: info.description or "" for field, info in fields.items() if field != "name"}
+        rows.append(row)
+    return rows
+
+
+def run_row(found: run_folder.Run) -> dict[str, Any]:
+    """One run in the list of runs; a damaged one is listed with the reason."""
+    try:
+        result = found.result()
+        return {"name": found.id} | {name: result[name] for name in ("status", "recipe", "stream", "scenario", "seed", "average_accuracy", "forgetting")}
+    except LabError as error:
+        return {"name": found.id, "status": "damaged", "error": str(error)}
+
+
+@command
+def env(as_json: Json = False) -> None:
+    """Versions and machine: lab env"""
+    import torch
+
+    found = run_folder.environment()
+    found["cuda"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    found["bfloat16_cpu"] = torch.cpu._is_avx512_bf16_supported()
+    show_json(found) if as_json else print_table([{"what": key, "value": value} for key, value in found.items()])
+
+
+@command
+def app_(
+    port: Annotated[int, typer.Option(help="port of the page")] = 8501,
+    read_only: Annotated[bool, typer.Option("--read-only", help="nobody can start, stop or delete runs from the page")] = False,
+    runs: Runs = None,
+) -> None:
+    """Open the dashboard: lab app"""
+    from lab.pages import launch
+
+    launch(port=port, read_only=read_only, runs=runs)
+
+
+# -- text output -------------------------------------------------------------------------------------------------------
+
+
+def cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {' > '.join(inner) if isinstance(inner, List) else inner}" for key, inner in value.items())
+    return str(value)
+
+
+def print_table(rows: List[dict[str, Any]]) -> None:
+    """Rows as a table on stdout, as wide as the terminal."""
+    if not rows:
+        print("none")
+        return
+    table = Table()
+    for name in dict.fromkeys(key for row in rows for key in row):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell(row.get(column.header)) for column in table.columns))
+    Console(markup=False, width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def print_result(found: run_folder.Run) -> None:
+    """Metrics, and the matrix with one row per learned task."""
+    result = found.result()
+    names = ("run", "status", "average_accuracy", "forgetting", "backward_transfer", "learning_accuracy")
+    print_table([{name: result[name] for name in names} | {f"routing: {k}": v for k, v in result["routing"].items() if not isinstance(v, dict)}])
+    rows = [("before training", result["zero_shot"] or [None] * len(result["tasks"])), *zip(result["tasks"], result["matrix"], strict=False)]
+    print_table([{"after": name} | dict(zip(result["tasks"], row, strict=False)) for name, row in rows])
+    for name, reason in result["why"].items():
+        print(f"{name}: {reason}")

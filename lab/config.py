@@ -1,0 +1,241 @@
+"""What a run is made of: configuration models, recipes, overrides. Everything is checked before a model is loaded.
+
+Precedence: defaults < recipe file < `-o key=value`. The command line, the form of the dashboard and the documentation
+are generated from the fields below and from the `Options` of the plug-ins.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
+
+from lab import registry
+from lab.errors import LabError, unknown
+from lab.registry import Options
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class Section(BaseModel):
+    """A group of options; unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StreamConfig(Section):
+    name: str = Field("builtin", description="a shipped stream, a hub benchmark, or a folder of task folders")
+    sources: list[str] = Field([], description="several streams or folders joined into one; `name` is then only a title")
+    tasks: list[str] | str | None = Field(None, description="tasks in order, or the name of a published order; null: all, alphabetical")
+    max_train: int | None = Field(None, ge=2, description="training examples per task, label-balanced and seeded; null: all")
+    max_validation: int | None = Field(None, ge=2, description="validation examples per task; null: all")
+    max_test: int | None = Field(None, ge=2, description="test examples per task; null: all")
+
+
+class BackboneConfig(Section):
+    name: str = Field("minilm", description="minilm, tiny, a hub id, or a folder with weights and tokenizer")
+    pooling: Literal["auto", "mean", "cls", "last"] = Field(
+        "auto", description="sequence representation from the last hidden states; auto: mean for encoders, last token for decoders"
+    )
+    max_length: int = Field(128, ge=4, le=8192, description="tokens per text; longer texts are cut")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="arithmetic of the forward pass; auto: bfloat16 autocast on CUDA and on CPUs with bfloat16 instructions"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    threads: int = Field(0, ge=0, le=512, description="CPU threads; 0: all cores, 1 for tiny")
+
+
+class MemoryConfig(Section):
+    per_task: int = Field(0, ge=0, description="random training examples stored per task; 0: none")
+    per_class: int = Field(0, ge=0, description="random training examples stored per class, in place of per_task; 0: off")
+
+
+class TrainConfig(Section):
+    lr: float = Field(2e-3, gt=0, le=10, description="learning rate of experts and classifier (AdamW)")
+    epochs: int = Field(2, ge=1, le=1000, description="passes over the training examples of a task")
+    batch_size: int = Field(16, ge=1, le=4096, description="examples of the task in one step")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW weight decay")
+    warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps with linearly rising rate; then it falls linearly to 0")
+    clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: not clipped")
+    classes: Literal["task", "seen"] = Field(
+        "task", description="classes that compete in the training loss: those of the current task, or all seen so far"
+    )
+
+
+class MemoryTrainingConfig(Section):
+    steps: int = Field(0, ge=0, le=100_000, description="optimiser steps on the memory before each evaluation (stage B); 0: none")
+    lr: float = Field(1e-2, gt=0, le=10, description="learning rate of the routers")
+    batch_size: int = Field(32, ge=1, le=4096, description="stored examples in one step")
+    classifier: Literal["frozen", "tuned"] = Field("tuned", description="whether the classifier is tuned on the memory too")
+    classifier_lr: float = Field(1e-3, gt=0, le=10, description="learning rate of the classifier on the memory")
+    warm_start: bool = Field(False, description="go on from the previous stage instead of training anew from the isolated classifier")
+
+
+class CheckpointConfig(Section):
+    every: int = Field(100, ge=1, description="optimiser steps between saved states, beside one at every task boundary")
+
+
+def plugin(kind: registry.Registry) -> Any:
+    """Type of a field that holds the options of one plug-in: a name, or a mapping with `name` and options."""
+    return Annotated[SerializeAsAny[Options], BeforeValidator(kind.options)]
+
+
+def plugins(kind: registry.Registry) -> Any:
+    """Type of a field that holds several plug-ins: a mapping from name to options."""
+
+    def read(given: Any) -> dict[str, Options]:
+        return {name: kind.options(value if isinstance(value, Options) else {"name": name, **(value or {})}) for name, value in given.items()}
+
+    return Annotated[dict[str, SerializeAsAny[Options]], BeforeValidator(read)]
+
+
+class RunConfig(Section):
+    """Everything that decides what a run computes."""
+
+    recipe: str = Field("custom", description="name of the recipe")
+    about: str = Field("", description="what the recipe is, for people")
+    scenario: Literal["task", "domain", "class"] = Field(
+        "class",
+        description="task: identity given at test, prediction among the task's labels; class: no identity, union of all (task, label) "
+        "pairs seen; domain: no identity, all tasks share one label list",
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="every use of chance draws from its own generator keyed by this seed")
+    stream: StreamConfig = StreamConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    experts: plugin(registry.experts) = Field({"name": "lora"}, validate_default=True, description="kind of expert and its options")
+    router: plugin(registry.routers) = Field({"name": "uniform"}, validate_default=True, description="what chooses among the experts")
+    composition: Literal["mix", "merge"] = Field(
+        "mix", description="mix: weighted sum of expert outputs; merge: weighted sum of expert parameters, then one expert"
+    )
+    methods: plugins(registry.methods) = Field({}, description="what acts on training beyond routing: replay, ...")
+    memory: MemoryConfig = MemoryConfig()
+    train: TrainConfig = TrainConfig()
+    memory_training: MemoryTrainingConfig = MemoryTrainingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    reuse: bool = Field(True, description="take isolated experts that were trained before, with equal data and settings, from the store")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in config.yaml."""
+        return self.model_dump(mode="json")
+
+
+# -- recipes ---------------------------------------------------------------------------------------------------------------
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def recipes() -> list[dict[str, Any]]:
+    """Name, description and settings of every shipped recipe."""
+    return [{"name": name, "about": (content := read_recipe(name)).get("about", ""), "settings": content} for name in recipe_names()]
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Settings of a shipped recipe or of a YAML file; a recipe may start from another one named by `base`."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        raise unknown("recipe", name, recipe_names()) if path.parent == RECIPES else LabError(f"there is no recipe file {name}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise LabError(f"recipe {path.name}{f', line {mark.line + 1}' if mark else ''}: not valid YAML ({error})".split("\n")[0]) from error
+    if not isinstance(content, dict):
+        raise LabError(f"recipe {path.name} must be a mapping of options to values, not {type(content).__name__}")
+    base = read_recipe(content.pop("base")) if "base" in content else {}
+    return merged(base, content) | {"recipe": content.get("recipe", path.stem)}
+
+
+def merged(base: Any, change: Any) -> Any:
+    """`change` over `base`, section by section; naming another plug-in drops the options of the old one."""
+    if not isinstance(base, dict) or not isinstance(change, dict):
+        return change
+    if change.get("name", base.get("name")) != base.get("name"):
+        base = {}
+    return base | {key: merged(base.get(key), value) for key, value in change.items()}
+
+
+# -- overrides -------------------------------------------------------------------------------------------------------------
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """`a.b=value` as a nested mapping; the value is read as YAML (numbers, true, null, [lists])."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise LabError(f"'{text}' is not an option: write key=value, for example train.lr=0.001")
+    try:
+        parsed = yaml.safe_load(value)
+        if isinstance(parsed, str):  # YAML reads 1e-3 as text
+            parsed = float(parsed)
+    except ValueError:
+        pass
+    except yaml.YAMLError as error:
+        raise LabError(f"the value of '{key.strip()}' cannot be read: {value}") from error
+    path = key.strip().split(".")
+    if path in (["router"], ["experts"]) and isinstance(parsed, str):
+        path = [*path, "name"]
+    for part in reversed(path):
+        parsed = {part: parsed}
+    return parsed
+
+
+def configure(recipe: str = "custom", overrides: Sequence[str] = (), **settings: Any) -> RunConfig:
+    """A validated configuration: defaults < recipe < overrides (`key=value`) < settings.
+
+    `settings` are top-level fields, or `stream`, `backbone`, `router` given by name. Raises LabError with the nearest
+    valid name for a misspelt one.
+    """
+    content = read_recipe(recipe) if recipe != "custom" else {"recipe": "custom"}
+    for text in overrides:
+        content = merged(content, parse_override(text))
+    for name, value in settings.items():
+        named = name in ("stream", "backbone", "router", "experts") and isinstance(value, str)
+        content = merged(content, {name: {"name": value} if named else value})
+    return validated(content)
+
+
+def validated(content: dict[str, Any]) -> RunConfig:
+    """RunConfig from plain values; every mistake is one line that names the field and what is allowed."""
+    try:
+        config = RunConfig(**content)
+    except ValidationError as error:
+        raise LabError("; ".join(_explain(content, problem) for problem in error.errors())) from error
+    return _consistent(config)
+
+
+def _explain(content: dict[str, Any], problem: Any) -> str:
+    path = [str(part) for part in problem["loc"]]
+    where = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        section = content
+        model: Any = RunConfig
+        for part in path[:-1]:
+            section = section.get(part, {}) if isinstance(section, dict) else {}
+            field = getattr(model, "model_fields", {}).get(part)
+            model = field.annotation if field else None
+        allowed = getattr(model, "model_fields", None) or _plugin_fields(path, section)
+        return str(unknown(f"option of {'.'.join(path[:-1])}" if path[:-1] else "option", path[-1], allowed))
+    return f"{where} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ').lower()}"
+
+
+def _plugin_fields(path: list[str], section: Any) -> list[str]:
+    kind = {"router": registry.routers, "experts": registry.experts, "methods": registry.methods}.get(path[0])
+    name = path[1] if path[0] == "methods" and len(path) > 2 else section.get("name") if isinstance(section, dict) else None
+    return [field for field in kind.get(name).Options.model_fields if field != "name"] if kind and name in kind.names() else []
+
+
+def _consistent(config: RunConfig) -> RunConfig:
+    """Refuse combinations that cannot work, before anything is loaded."""
+    if config.memory.per_task and config.memory.per_class:
+        raise LabError("memory.per_task and memory.per_class exclude each other: set one of them to 0")
+    stored = config.memory.per_task or config.memory.per_class
+    if config.memory_training.steps and not stored:
+        raise LabError("memory_training.steps needs stored examples: set memory.per_task or memory.per_class above 0")
+    isolated = config.experts.allocation == "per_task" and config.experts.isolated
+    if isolated and config.train.classes == "seen":
+        raise LabError("train.classes = seen trains classifier rows of earlier tasks, isolated experts must not: use train.classes=task or experts.isolated=false")
+    if "replay" in config.methods and not stored:
+        raise LabError("methods.replay needs stored examples: set memory.per_task or memory.per_class above 0")
+    return config

@@ -1,0 +1,32 @@
+"""Progress of a session in the terminal, on stderr."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lab import events
+from lab.loop import Session
+
+
+def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[events.Event]:
+    """Pass events on and draw them: one bar for the whole run with its ETA, one for the current phase."""
+    names, count = [task.name for task in session.tasks], len(session.tasks)
+    columns = [TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    bars = Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True), transient=False)
+    with bars:
+        whole = bars.add_task("whole run", total=1000, completed=int(1000 * session.progress()))
+        phase = bars.add_task("starting", total=None)
+        for event in happenings:
+            bars.update(whole, completed=int(1000 * getattr(event, "progress", 0)))
+            if isinstance(event, events.Step):
+                what = "learning" if event.phase == "train" else "routing"
+                title = f"{what} {names[event.task]} ({event.task + 1}/{count}), epoch {event.epoch + 1}/{event.epochs}"
+                bars.update(phase, description=title, completed=event.step, total=event.steps)
+            elif isinstance(event, events.Evaluating):
+                bars.update(phase, description=f"evaluating {names[event.task]}", completed=event.done, total=event.total)
+            elif isinstance(event, events.TaskEnded):
+                row = [score for score in session.scores.matrix[-1] if score is not None]
+                scores = "  ".join(f"{names[j]} {score:.3f}" for j, score in enumerate(row))
+                bars.console.print(f"after {event.name}: average {sum(row) / len(row):.3f}   {scores}", highlight=False, markup=False)
+            yield event

@@ -1,0 +1,101 @@
+"""Evaluation of one task: score, predictions and sums of the routing weights. Observing changes no bit of the run."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lab.batch import Batch, Encoded, by_length
+from lab.learner import Learner
+from lab.router import Decision, one_hot
+
+WHOLE = 8  # test examples per task whose decisions are kept whole
+
+
+@dataclass
+class Predictions:
+    """Per test example: class and predicted class (indices of the label space), and the predicted class's probability."""
+
+    label: np.ndarray
+    predicted: np.ndarray
+    probability: np.ndarray
+
+
+@dataclass
+class RoutingSums:
+    """Sums of the weights over the test examples of one task; L layers, H routing heads, E experts."""
+
+    count: int = 0
+    weight_sum: np.ndarray | float = 0.0  # (L, H, E)
+    top_count: np.ndarray | float = 0.0  # (L, H, E): how often the largest weight is this expert's
+    entropy_sum: np.ndarray | float = 0.0  # (L, H) in nats, of the weights rescaled to sum to one
+    share_sum: np.ndarray | float = 0.0  # (E,): part in the sum of weights, mean over layers and heads
+    whole: dict[int, np.ndarray] = field(default_factory=dict)  # row -> (L, H, E)
+
+    def add(self, weights: Tensor, rows: Sequence[int], layers: int) -> None:
+        """Weights (B | 1, L | 1, H, E) of the given rows."""
+        w = weights.detach().float().cpu().expand(len(rows), layers, -1, -1).double()
+        share = w / w.sum(-1, keepdim=True).clamp_min(1e-12)
+        top = torch.nn.functional.one_hot(w.argmax(-1), w.shape[-1])
+        self.count += len(rows)
+        self.weight_sum += w.sum(0).numpy()
+        self.top_count += top.sum(0).numpy()
+        self.entropy_sum += -(share * share.clamp_min(1e-12).log()).sum(-1).sum(0).numpy()
+        self.share_sum += share.mean((1, 2)).sum(0).numpy()
+        self.whole |= {row: w[i].float().numpy() for i, row in enumerate(rows) if row < WHOLE}
+
+    def arrays(self, task: int) -> dict[str, np.ndarray]:
+        """The arrays of the run folder's routing file; see lab.runs.Routing."""
+        rows = sorted(self.whole)
+        return {
+            f"{task}/count": np.array([self.count]),
+            f"{task}/weight_sum": np.asarray(self.weight_sum, dtype=np.float32),
+            f"{task}/top_count": np.asarray(self.top_count, dtype=np.float32),
+            f"{task}/entropy_sum": np.asarray(self.entropy_sum, dtype=np.float32),
+            f"{task}/share_sum": np.asarray(self.share_sum, dtype=np.float32),
+            f"{task}/rows": np.array(rows),
+            f"{task}/examples": np.stack([self.whole[row] for row in rows]),
+        }
+
+
+@dataclass
+class Evaluation:
+    score: float
+    predictions: Predictions
+    routing: RoutingSums | None
+
+
+@torch.no_grad()
+def evaluate(learner: Learner, rows: list[Encoded], seen: int, size: int, oracle: bool = False) -> Iterator[int | Evaluation]:
+    """Yields the number of examples done after each batch, and at last the Evaluation.
+
+    The classes that compete are those of the first `seen` tasks, or in scenario task those of the row's own. `oracle`: the
+    true task picks the expert.
+    """
+    space = learner.space
+    how = "task" if space.scenario == "task" else "seen"
+    label, predicted = np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
+    probability, routing, done = np.zeros(len(rows)), RoutingSums(), 0
+    for chunk in by_length(rows, size):
+        batch = learner.collate([rows[i] for i in chunk])
+        decision = true_expert(learner, batch) if oracle else learner.decide(batch)
+        with learner.bank.routed(decision):
+            logits = learner.logits(batch)
+            used = decision.recorded() if decision else None
+        logits = logits.masked_fill(~space.competing(batch.task, seen, how), float("-inf"))
+        best = logits.softmax(-1).max(-1)
+        label[chunk] = space.target(batch.label, batch.task).cpu().numpy()
+        predicted[chunk], probability[chunk] = best.indices.cpu().numpy(), best.values.cpu().numpy()
+        if used is not None:
+            routing.add(used, chunk, len(learner.bank.layers))
+        done += len(chunk)
+        yield done
+    score = float((label == predicted).mean())
+    yield Evaluation(score, Predictions(label, predicted, probability), routing if routing.count else None)
+
+
+def true_expert(learner: Learner, batch: Batch) -> Decision:
+    """Weight 1 for the expert of each row's true task."""
+    return Decision(one_hot(batch.task, len(learner.bank), learner.router.heads))

@@ -1,0 +1,81 @@
+"""Bottleneck adapters (Houlsby et al. 2019; Pfeiffer et al. 2021): y + up(relu(down(y))) behind a sub-layer's projection."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from lab import composition
+from lab.expert import Expert, ExpertOptions, LayerInfo, uniform
+
+# The projection that ends each sub-layer, by type of model: (attention, feed-forward).
+_BERT = ("attention.output.dense", "[0-9].output.dense")
+_LLAMA = ("self_attn.o_proj", "mlp.down_proj")
+SUBLAYERS = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra", "camembert"), _BERT),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"), _LLAMA),
+    "modernbert": ("attn.Wo", "mlp.Wo"),
+    "distilbert": ("attention.out_lin", "ffn.lin2"),
+    "gpt2": ("attn.c_proj", "mlp.c_proj"),
+}
+
+
+class BottleneckOptions(ExpertOptions):
+    name: str = "bottleneck"
+    size: int = Field(24, ge=1, le=4096, description="inner width of an adapter")
+    placement: Literal["houlsby", "pfeiffer"] = Field(
+        "houlsby", description="houlsby: behind the attention and the feed-forward sub-layer; pfeiffer: behind the feed-forward one only"
+    )
+
+
+class Bottleneck(Expert):
+    """Down-projection, ReLU, up-projection, added to the sub-layer's output before the residual sum.
+
+    Saved in the lab's own layout (one safetensors file, `<layer>.<down|down_bias|up|up_bias>`), since peft has no such module.
+    """
+
+    name = "bottleneck"
+    Options = BottleneckOptions
+    options: BottleneckOptions
+
+    def targets(self, model_type: str) -> Sequence[str] | None:
+        sublayers = SUBLAYERS.get(model_type)
+        return sublayers and (sublayers if self.options.placement == "houlsby" else sublayers[1:])
+
+    def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
+        size, width = self.options.size, layer.outputs
+        return {
+            "down": uniform((size, width), 1 / math.sqrt(width), generator),  # (s, O)
+            "down_bias": torch.zeros(size),
+            "up": torch.zeros(width, size),  # (O, s): a fresh adapter adds nothing
+            "up_bias": torch.zeros(width),
+        }
+
+    def output(self, x: Tensor, y: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
+        down, down_bias, up, up_bias = (stack[name] for name in ("down", "down_bias", "up", "up_bias"))
+        if how == "merge" and w.shape[1] == 1:
+            return y + self._merged(y, down, down_bias, up, up_bias, w[:, 0])
+        if how == "merge":  # per token: every token is a row of its own
+            rows, tokens = y.shape[:2]
+            flat = w.expand(rows, tokens, -1, -1).reshape(rows * tokens, *w.shape[2:])  # (B*T, H, E)
+            added = self._merged(y.reshape(rows * tokens, 1, -1), down, down_bias, up, up_bias, flat)
+            return y + added.view(rows, tokens, -1)
+        experts, size, _ = down.shape
+        z = F.relu(F.linear(y, down.reshape(experts * size, -1), down_bias.reshape(-1))).view(*y.shape[:2], experts, size)
+        per_row = w.reshape(-1, *w.shape[2:])  # (B*T | ..., H, E)
+        bias = composition.merged_bias(up_bias, per_row).view(*w.shape[:2], -1)  # (B|1, T|1, O)
+        return y + composition.mix(z, up, w) + bias
+
+    @staticmethod
+    def _merged(y: Tensor, down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor, w: Tensor) -> Tensor:
+        """One adapter from weighted sums; w (b, H, E). The inner bias belongs to no block: it takes the mean over the heads."""
+        inner_bias = (w.mean(1) @ down_bias).unsqueeze(1)  # (b, 1, s)
+        z = F.relu(composition.apply(y, composition.merged_down(down, w)) + inner_bias)
+        return composition.apply(z, composition.merged_up(up, w)) + composition.merged_bias(up_bias, w).unsqueeze(1)
+
+    def check_heads(self, layer: LayerInfo, heads: int) -> None:
+        super().check_heads(LayerInfo(layer.name, layer.outputs, layer.outputs), heads)

@@ -1,0 +1,54 @@
+"""LoRA (Hu et al. 2021): y + scale * x A^T B^T, with A random and B zero at the start."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lab import composition
+from lab.expert import Expert, ExpertOptions, LayerInfo, uniform
+
+# What peft does not know yet.
+MORE_TARGETS = {"modernbert": ["Wqkv"], "distilbert": ["q_lin", "v_lin"], "camembert": ["query", "value"], "mpnet": ["q", "v"]}
+
+
+class LoraOptions(ExpertOptions):
+    name: str = "lora"
+    rank: int = Field(8, ge=1, le=1024, description="inner width r of an expert")
+    alpha: float = Field(16.0, gt=0, description="the update is scaled by alpha / r")
+    rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead (Kalajdzievski 2023)")
+
+
+class Lora(Expert):
+    """Low-rank update of a linear layer, by default of the query and value projections; saved in peft's format."""
+
+    name = "lora"
+    Options = LoraOptions
+    options: LoraOptions
+    peft_format = True
+
+    @property
+    def scale(self) -> float:
+        """Factor of the update: alpha / r, or alpha / sqrt(r) for rsLoRA."""
+        return self.options.alpha / (math.sqrt(self.options.rank) if self.options.rslora else self.options.rank)
+
+    def targets(self, model_type: str) -> Sequence[str] | None:
+        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as known
+
+        return known.get(model_type) or MORE_TARGETS.get(model_type)
+
+    def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
+        a = uniform((self.options.rank, layer.inputs), 1 / math.sqrt(layer.inputs), generator)  # (r, I), as peft draws it
+        return {"lora_A": a, "lora_B": torch.zeros(layer.outputs, self.options.rank)}
+
+    def output(self, x: Tensor, y: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
+        return y + self.scale * composition.lora(x, stack["lora_A"], stack["lora_B"], w, how)
+
+    def peft_config(self, names: Sequence[str], base: str) -> dict:
+        return {
+            "peft_type": "LORA", "task_type": "FEATURE_EXTRACTION", "base_model_name_or_path": base, "r": self.options.rank,
+            "lora_alpha": self.options.alpha, "use_rslora": self.options.rslora, "target_modules": list(names), "lora_dropout": 0.0,
+            "bias": "none", "inference_mode": True, "fan_in_fan_out": False,
+        }  # fmt: skip

@@ -1,0 +1,155 @@
+"""Backbone, bank, router and classifier put together: batch in, logits and the routing decision out."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lab import registry
+from lab.backbone import Backbone
+from lab.bank import Bank
+from lab.batch import Batch, Encoded, collate
+from lab.chance import generator
+from lab.config import RunConfig
+from lab.errors import LabError
+from lab.labels import LabelSpace
+from lab.router import Decision, Request
+from lab.stream import Task
+
+
+class Output(NamedTuple):
+    logits: Tensor  # (B, C)
+    decision: Decision | None
+
+
+class Classifier(nn.Module):
+    """Linear rows for every class, in one block per task; blocks are added as tasks come.
+
+    With `shared_rows` (scenario domain) every block covers all classes and the logits are the mean over blocks.
+    """
+
+    def __init__(self, space: LabelSpace, width: int, device: torch.device, one_block: bool = False):
+        """`one_block`: all tasks of scenario domain train the same rows (a shared expert does)."""
+        super().__init__()
+        self.space, self.width, self.device = space, width, device
+        self.shared_rows = space.scenario == "domain"
+        self.one_block = one_block and self.shared_rows
+        self.weight, self.bias = nn.ParameterList(), nn.ParameterList()
+
+    def grow(self, *key: object) -> None:
+        """A block for the next task, drawn from the generator of `key`."""
+        if self.one_block and len(self.weight):
+            return
+        rows = len(self.space.own[len(self.weight)])
+        weight = torch.randn(rows, self.width, generator=generator(*key)) * 0.02
+        self.weight.append(nn.Parameter(weight.to(self.device)))
+        self.bias.append(nn.Parameter(torch.zeros(rows, device=self.device)))
+
+    def block(self, t: int) -> dict[str, nn.Parameter]:
+        """Parameters of task t's rows."""
+        t = 0 if self.one_block else t
+        return {"classifier.weight": self.weight[t], "classifier.bias": self.bias[t]}
+
+    def forward(self, pooled: Tensor, only: int | None = None) -> Tensor:
+        """(B, D) -> (B, C) for all C classes of the stream, -inf for those of tasks not met; `only` one task's block."""
+        blocks = [only] if only is not None and not self.one_block else range(len(self.weight))
+        parts = {t: nn.functional.linear(pooled, self.weight[t], self.bias[t]) for t in blocks}
+        if self.shared_rows:
+            return torch.stack(list(parts.values())).mean(0)
+        logits = pooled.new_full((len(pooled), len(self.space)), float("-inf"))
+        for t, part in parts.items():
+            own = self.space.own[t]
+            logits = torch.cat([logits[:, : own.start], part, logits[:, own.stop :]], dim=1)
+        return logits
+
+
+class Learner(nn.Module):
+    """What is trained and evaluated. The backbone is frozen; `query` asks it alone and remembers the answer."""
+
+    def __init__(self, config: RunConfig, tasks: Sequence[Task]):
+        super().__init__()
+        self.config = config
+        self.space = LabelSpace(config.scenario, tasks)
+        self.backbone = Backbone(config.backbone)
+        kind = registry.experts.get(config.experts.name)(config.experts)
+        self.bank = Bank(self.backbone.model, self.backbone.type, kind, config.composition, config.router.heads)
+        router = registry.routers.get(config.router.name)
+        self.router = router(config.router, self.bank.layers, self.backbone.width).to(self.device)
+        self.classifier = self.new_classifier()
+        self.queries: dict[tuple[int, str, int], Tensor] = {}
+        self.task_names = [task.name for task in tasks]
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.device
+
+    def new_classifier(self) -> Classifier:
+        return Classifier(self.space, self.backbone.width, self.device, one_block=not self.per_task)
+
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        """Inside the block the classifier is a fresh one over all classes of the stream."""
+        kept, self.classifier = self.classifier, self.new_classifier()
+        for name in self.task_names:
+            self.classifier.grow(self.config.seed, "classifier", name)
+        yield
+        self.classifier = kept
+
+    @property
+    def per_task(self) -> bool:
+        return self.config.experts.allocation == "per_task"
+
+    def meet(self, t: int) -> None:
+        """Room for task t: classifier rows and, where experts are per task, an expert; earlier experts are frozen."""
+        seed, name = self.config.seed, self.task_names[t]
+        self.classifier.grow(seed, "classifier", name)
+        if self.per_task or not len(self.bank):
+            for k in range(len(self.bank)):
+                self.bank.trainable(k, False)
+            self.bank.grow(name if self.per_task else "shared", seed, "expert", name if self.per_task else "shared")
+            self.router.grow(len(self.bank))
+
+    def collate(self, rows: Sequence[Encoded]) -> Batch:
+        return collate(rows, self.backbone.tokenizer.pad_token_id, self.device)
+
+    @torch.no_grad()
+    def query(self, batch: Batch) -> Tensor:
+        """Frozen backbone's sequence representations (B, D), computed once per example."""
+        if self.bank.slot is not None:
+            raise LabError("queries come from the frozen backbone: ask for them before the bank is routed")
+        missing = [i for i, key in enumerate(batch.keys) if key not in self.queries]
+        if missing:
+            rows = torch.tensor(missing, device=batch.ids.device)
+            width = int(batch.mask[rows].sum(1).max())
+            part = Batch(batch.ids[rows, :width], batch.mask[rows, :width], batch.types[rows, :width], batch.label[rows], batch.task[rows], [])
+            for i, vector in zip(missing, self.backbone.embed(part), strict=True):
+                self.queries[batch.keys[i]] = vector
+        return torch.stack([self.queries[key] for key in batch.keys])
+
+    def request(self, batch: Batch, noise: torch.Generator | None = None, task_known: bool = False) -> Request:
+        """What the router may see; the task only where it is known and the router declares that it uses it."""
+        query = self.query(batch) if self.router.uses_query else None
+        return Request(batch.mask, query, batch.task if task_known or self.router.uses_task_id else None, noise)
+
+    def decide(self, batch: Batch, noise: torch.Generator | None = None) -> Decision | None:
+        """The router's decision; None while the bank is empty."""
+        return self.router(self.request(batch, noise)) if len(self.bank) else None
+
+    def alone(self, k: int) -> Decision:
+        """The decision that only expert k acts, with weight 1."""
+        return Decision(torch.ones(1, 1, 1, 1, device=self.device), experts=(k,))
+
+    def logits(self, batch: Batch, only: int | None = None) -> Tensor:
+        """(B, C) under the decision the bank is routed by."""
+        return self.classifier(self.backbone.embed(batch), only)
+
+    def forward(self, batch: Batch) -> Output:
+        decision = self.decide(batch)
+        with self.bank.routed(decision):
+            return Output(self.logits(batch), decision)
+
+    def parameters_of(self, tasks: Iterable[int]) -> dict[str, nn.Parameter]:
+        """Classifier blocks of some tasks, by name."""
+        return {f"task{t}.{name}": p for t in tasks for name, p in self.classifier.block(t).items()}

@@ -1,0 +1,232 @@
+"""Writing a session into its run folder, event by event; going on from a folder; stopping on request."""
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lab import checkpoint, events, files
+from lab.errors import LabError
+from lab.loop import Session
+from lab.runs import Run, now
+
+LOG_EVERY = 1.0  # seconds between two Step lines of one phase
+
+
+class Stopped(Exception):
+    """The run was asked to end here; its state is saved. `status` is "stopped" or "interrupted"."""
+
+    def __init__(self, status: str):
+        super().__init__(status)
+        self.status = status
+
+
+def record(run: Run, session: Session) -> Iterator[events.Event]:
+    """Pass the session's events on, with everything they mean written into the folder of `run`.
+
+    A folder with a saved state is gone on with from there. However it ends, run.json says how; an interrupted or stopped
+    run can be resumed.
+    """
+    lock = run.start()
+    recorder = Recorder(run, session)
+    try:
+        with interruptible() as interrupted:
+            recorder.begin()
+            for event in session.train():
+                recorder.write(event)
+                yield event
+                recorder.stop_if_asked(event, interrupted)
+        recorder.finish()
+    except Stopped as stop:
+        run.update(status=stop.status, ended=now())
+        raise
+    except (KeyboardInterrupt, GeneratorExit):
+        run.update(status="interrupted", ended=now())
+        raise
+    except BaseException as error:
+        reason = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
+        run.update(status="failed", ended=now(), error=reason)
+        with open(run.dir / "log.txt", "a", encoding="utf-8") as log:
+            log.write(traceback.format_exc())
+        raise
+    finally:
+        lock.release()
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Inside the block the first Ctrl-C or SIGTERM only sets the event; a second one acts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Recorder:
+    """Turns events into the files of a run folder."""
+
+    def __init__(self, run: Run, session: Session):
+        self.run, self.session, self.last_step = run, session, 0.0
+        self.row: dict[int, events.Evaluated] = {}  # the evaluated tasks of the row in progress
+
+    def begin(self) -> None:
+        """Start an empty folder, or bring the session to the saved state of a used one."""
+        run, session = self.run, self.session
+        files.write_yaml(run.dir / "config.yaml", session.config.to_dict())
+        fingerprint = json.loads(json.dumps(session.fingerprint()))
+        if not (run.dir / "checkpoint" / "manifest.json").exists():
+            for name in ("events.jsonl", "matrix.json"):
+                (run.dir / name).unlink(missing_ok=True)
+            run.update(fingerprint=fingerprint)
+            return
+        if run.info.get("fingerprint") != fingerprint:
+            raise LabError(f"run '{run.id}' cannot go on: its data or backbone have changed since it began")
+        manifest = checkpoint.restore(session, run.dir / "checkpoint", run.dir / "experts")
+        os.truncate(run.dir / "events.jsonl", manifest["events_bytes"])  # what came after the saved state happens again
+
+    def write(self, event: events.Event) -> None:
+        """Everything one event means for the folder."""
+        if isinstance(event, events.Evaluating):
+            return
+        if isinstance(event, events.Step):
+            self.write_step(event)
+            return
+        self.run.append(event.to_json())
+        if isinstance(event, events.Learned) and self.session.learner.per_task:
+            self.export(len(self.session.learner.bank) - 1)
+        if isinstance(event, events.Evaluated):
+            self.write_scores()
+        if isinstance(event, events.Evaluated) and event.after >= 0:
+            self.row[event.task] = event
+        if isinstance(event, events.TaskEnded):
+            self.write_row(event.task)
+        if isinstance(event, events.Learned | events.TaskEnded):
+            self.save()
+
+    def write_step(self, event: events.Step) -> None:
+        """About one line a second, and the first and last step of a phase."""
+        if event.step % self.session.config.checkpoint.every == 0:
+            self.save()
+        if event.step not in (1, event.steps) and time.monotonic() - self.last_step < LOG_EVERY:
+            return
+        self.last_step = time.monotonic()
+        line = event.to_json()
+        if not all(math.isfinite(value) for value in line["terms"].values()):
+            line["terms"] = {name: None for name in line["terms"]}
+            self.run.append(line)
+            rate = "memory_training.lr" if event.phase == "memory" else "train.lr"
+            raise LabError(f"the loss is not finite at step {event.step} of task '{self.session.tasks[event.task].name}': lower {rate}")
+        self.run.append(line)
+
+    def stop_if_asked(self, event: events.Event, interrupted: threading.Event) -> None:
+        """Save the state and stop: now after a signal, or at the end of a task if the folder says so."""
+        if interrupted.is_set():
+            self.save()
+            raise Stopped("interrupted")
+        if isinstance(event, events.TaskEnded) and self.run.stop_requested:
+            raise Stopped("stopped")
+
+    def finish(self) -> None:
+        """The last files, and run.json with cost, uses and routing."""
+        session, run = self.session, self.run
+        self.write_scores()
+        self.write_router(run.dir / "router.safetensors")
+        routing, why = self.routing_summary()
+        run.update(status="finished", ended=now(), cost=session.cost(), uses=session.uses(), routing=routing, why=why)
+
+    # -- pieces ----------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        path = self.run.dir / "events.jsonl"
+        checkpoint.save(self.session, self.run.dir / "checkpoint", events_bytes=path.stat().st_size if path.exists() else 0)
+
+    def export(self, k: int) -> None:
+        bank = self.session.learner.bank
+        bank.export(k, self.run.dir / "experts" / bank.names[k], base=self.session.config.backbone.name)
+
+    def write_scores(self) -> None:
+        files.write_json(self.run.dir / "matrix.json", asdict(self.session.scores))
+
+    def write_row(self, after: int) -> None:
+        """Predictions, routing and state as they were after learning a task."""
+        learner = self.session.learner
+        self.write_scores()
+        files.replace_bytes(self.run.dir / "predictions" / f"after_{after}.parquet", self.predictions())
+        evaluated = {j: event.routing for j, event in self.row.items() if event.routing is not None}
+        if evaluated:
+            arrays = {name: array for j, sums in evaluated.items() for name, array in sums.arrays(j).items()}
+            texts = {str(j): [self.text(j, row) for row in sorted(sums.whole)] for j, sums in evaluated.items()}
+            about = {"tasks": learner.task_names, "layers": [layer.name for layer in learner.bank.layers], "experts": learner.bank.names, "texts": texts}
+            files.write_arrays(self.run.dir / "routing" / f"after_{after}.safetensors", arrays, {"about": json.dumps(about, ensure_ascii=False)})
+        folder = self.run.dir / "state" / f"after_{after}"
+        self.write_router(folder / "router.safetensors")
+        rows = {name: p.detach().cpu().numpy() for name, p in learner.classifier.named_parameters()}
+        files.write_arrays(folder / "classifier.safetensors", rows)
+        if not learner.per_task:
+            self.export(0)
+            learner.bank.export(0, folder / "experts" / learner.bank.names[0], base=self.session.config.backbone.name)
+        self.row = {}
+
+    def write_router(self, path: Path) -> None:
+        router = {name: p.detach().cpu().numpy() for name, p in self.session.learner.router.named_parameters()}
+        if router:
+            files.write_arrays(path, router)
+
+    def text(self, task: int, row: int) -> str:
+        example = self.session.tasks[task].test[row]
+        return example.text if example.pair is None else f"{example.text} | {example.pair}"
+
+    def predictions(self) -> bytes:
+        """The row's predictions as one Parquet table."""
+        import io
+
+        import pandas
+
+        names = np.array(self.session.learner.space.names)
+        parts = [
+            pandas.DataFrame({
+                "task": self.session.tasks[j].name, "row": np.arange(len(p.label)), "label": names[p.label],
+                "prediction": names[p.predicted], "correct": p.label == p.predicted, "probability": p.probability,
+            })  # fmt: skip
+            for j, p in ((j, event.predictions) for j, event in sorted(self.row.items()))
+        ]
+        buffer = io.BytesIO()
+        pandas.concat(parts, ignore_index=True).to_parquet(buffer, index=False)
+        return buffer.getvalue()
+
+    def routing_summary(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Share of its own expert per task after the last task, and the oracle's average accuracy; None with a reason."""
+        session = self.session
+        if not session.learner.per_task:
+            reason = "there is one shared expert"
+            summary = {"own_expert_share": None, "own_expert_share_by_task": None, "oracle_average_accuracy": None}
+            return summary, {f"routing.{name}": reason for name in summary}
+        routing = self.run.routing()
+        shares = [float(routing.share(t)[t]) for t in range(len(session.tasks))]
+        return {
+            "own_expert_share": float(np.mean(shares)),
+            "own_expert_share_by_task": dict(zip(session.scores.tasks, shares, strict=True)),
+            "oracle_average_accuracy": float(np.mean(session.scores.oracle)),
+        }, {}

@@ -1,0 +1,107 @@
+"""Routing: what a router is asked, and the decision it returns.
+
+Letters: B rows, T tokens, D width of the query, L adapted layers, H routing heads, E experts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lab.expert import LayerInfo
+from lab.registry import Options, Plugin
+
+
+class RouterOptions(Options):
+    """Options every router has."""
+
+    heads: int = Field(1, ge=1, le=4096, description="routing heads: blocks of a layer's features with weights of their own")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a router may look at: the query, the padding mask, noise while training, and the task only if it declares so."""
+
+    mask: Tensor  # (B, T)
+    query: Tensor | None = None  # (B, D): the frozen backbone's sequence representation
+    task: Tensor | None = None  # (B,)
+    noise: torch.Generator | None = None  # given while the router is trained
+
+
+@dataclass
+class Decision:
+    """Weights of the experts, as a value: `weights` (B | 1, L | 1, H, E), over `experts` (None: all of the bank).
+
+    `losses` are the router's own named loss terms.
+    """
+
+    weights: Tensor | None
+    experts: tuple[int, ...] | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+    def at(self, layer: int, x: Tensor) -> Tensor:
+        """Weights (B | 1, H, E) of one layer with input x; a router that decides per token returns (B | 1, T, H, E)."""
+        return self.weights[:, layer if self.weights.shape[1] > 1 else 0]
+
+    def recorded(self) -> Tensor | None:
+        """Weights (B | 1, L | 1, H, E) that were used, with means over tokens where the decision was per token."""
+        return self.weights
+
+
+class LayerDecision(Decision):
+    """A decision made inside the layers: `decide(layer, x)` gives the weights from the layer's input."""
+
+    def __init__(self, decide: Callable[[int, Tensor], Tensor]):
+        super().__init__(weights=None)
+        self.decide = decide
+        self.made: dict[int, Tensor] = {}
+
+    def at(self, layer: int, x: Tensor) -> Tensor:
+        self.made[layer] = self.decide(layer, x)
+        return self.made[layer]
+
+    def recorded(self) -> Tensor | None:
+        if not self.made:
+            return None
+        per_layer = [w.mean(1) if w.dim() == 4 else w for _, w in sorted(self.made.items())]
+        return torch.stack(per_layer, dim=1)
+
+
+class Router(nn.Module, Plugin):
+    """What chooses among the experts. `uses_task_id` is a declared privilege: evaluation withholds the task otherwise."""
+
+    Options: ClassVar[type[RouterOptions]] = RouterOptions
+    uses_task_id: ClassVar[bool] = False
+    uses_query: bool = False  # needs the frozen backbone's sequence representation
+
+    def __init__(self, options: RouterOptions, layers: Sequence[LayerInfo], width: int):
+        """`layers`: the adapted layers in forward order; `width`: D of the query."""
+        super().__init__()
+        self.options, self.layers, self.width, self.experts = options, layers, width, 0
+
+    @property
+    def heads(self) -> int:
+        return self.options.heads
+
+    def grow(self, experts: int) -> None:
+        """The bank now holds so many experts."""
+        self.experts = experts
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Forget what was learned; default: nothing to forget."""
+
+    def forward(self, request: Request) -> Decision:
+        raise NotImplementedError
+
+
+def one_hot(index: Tensor, experts: int, heads: int) -> Tensor:
+    """Weights (B, 1, H, E) that give each row one expert; index (B,)."""
+    return nn.functional.one_hot(index, experts).float()[:, None, None, :].expand(-1, 1, heads, -1)
+
+
+def normalised(weights: Tensor, eps: float = 1e-12) -> Tensor:
+    """Weights that sum to one over the experts."""
+    return weights / (weights.sum(-1, keepdim=True) + eps)

@@ -1,0 +1,104 @@
+"""L2R's network of routers (Araujo, Moens, Tuytelaars 2024): one small router per adapted layer, independent gates.
+
+Layer l, routing head h, expert e: s = W[l, h, e] q + b[l, h, e], with q the sequence representation.
+gumbel-sigmoid: z = sigmoid((s + log u - log(1 - u)) / temperature), u ~ U(0, 1), in training; z = sigmoid(s / temperature) in
+evaluation (the Polytropon relaxation); sigmoid: the same without noise; softmax: experts compete. Weights are z / sum z.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lab.expert import LayerInfo
+from lab.router import Decision, LayerDecision, Request, Router, RouterOptions, normalised
+
+
+class GatesOptions(RouterOptions):
+    name: str = "gates"
+    gate: Literal["gumbel-sigmoid", "sigmoid", "softmax"] = Field("gumbel-sigmoid", description="how logits become weights")
+    temperature: float = Field(1.0, gt=0, le=100, description="of the gate; lower is harder")
+    normalise: bool = Field(True, description="weights of a layer and head sum to one (softmax always does)")
+    evaluation: Literal["soft", "top1", "threshold"] = Field(
+        "soft", description="soft: the gates as they are; top1: the largest alone; threshold: only gates above 1/2, or the largest if none"
+    )
+    query: Literal["backbone", "layer"] = Field(
+        "backbone", description="backbone: the frozen backbone's sequence representation; layer: mean of the current layer's own input"
+    )
+    hidden: int = Field(0, ge=0, le=4096, description="width of a hidden layer in each router; 0: linear routers")
+
+
+class Gates(Router):
+    """Learned gates per adapted layer and routing head, from the sequence representation; trained on the memory (L2R)."""
+
+    name = "gates"
+    Options = GatesOptions
+    options: GatesOptions
+
+    def __init__(self, options: GatesOptions, layers: Sequence[LayerInfo], width: int):
+        super().__init__(options, layers, width)
+        self.uses_query = options.query == "backbone"
+        widths = [width if self.uses_query else layer.inputs for layer in layers]
+        self.hidden = nn.ParameterList()
+        if options.hidden:
+            self.hidden.extend(torch.zeros(options.hidden, w) for w in widths)
+        self.inner = [options.hidden or w for w in widths]
+        self.weight = nn.ParameterList(torch.zeros(self.heads, 0, w) for w in self.inner)  # per layer (H, E, D)
+        self.bias = nn.ParameterList(torch.zeros(self.heads, 0) for _ in layers)  # per layer (H, E)
+
+    def grow(self, experts: int) -> None:
+        """Rows for the new experts are added; those of old experts keep their values."""
+        added = experts - self.experts
+        for l, inner in enumerate(self.inner):
+            zeros = self.weight[l].new_zeros
+            self.weight[l] = nn.Parameter(torch.cat([self.weight[l].data, zeros(self.heads, added, inner)], dim=1))
+            self.bias[l] = nn.Parameter(torch.cat([self.bias[l].data, zeros(self.heads, added)], dim=1))
+        super().grow(experts)
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        for weight, bias in zip(self.weight, self.bias, strict=True):
+            weight.zero_()
+            bias.zero_()
+        for hidden in self.hidden:
+            hidden.copy_(torch.randn(hidden.shape, generator=generator) / hidden.shape[1] ** 0.5)
+
+    def logits(self, layer: int, query: Tensor) -> Tensor:
+        """(B, D) -> (B, H, E). The query is standardised, so that one learning rate fits every backbone."""
+        query = nn.functional.layer_norm(query.float(), query.shape[-1:]) / query.shape[-1] ** 0.5
+        if self.hidden:
+            query = torch.tanh(query @ self.hidden[layer].T)
+        return torch.einsum("bd,hed->bhe", query, self.weight[layer]) + self.bias[layer]
+
+    def gates(self, logits: Tensor, noise: Tensor | None) -> Tensor:
+        """Logits (..., E) -> weights (..., E); `noise` is uniform in (0, 1), given in training only."""
+        options = self.options
+        if options.gate == "softmax":
+            z = torch.softmax(logits / options.temperature, -1)
+        else:
+            shaken = logits if noise is None or options.gate == "sigmoid" else logits + torch.log(noise) - torch.log1p(-noise)
+            z = torch.sigmoid(shaken / options.temperature)
+        if noise is None and options.evaluation != "soft":
+            top = nn.functional.one_hot(z.argmax(-1), z.shape[-1]).to(z.dtype)
+            z = top if options.evaluation == "top1" else torch.maximum(z * (z > 0.5), z * top)
+        return normalised(z) if options.normalise else z
+
+    def forward(self, request: Request) -> Decision:
+        rows, layers = len(request.mask), len(self.layers)
+        noise = None
+        if request.noise is not None:  # drawn at once, so that recomputation of a layer meets the same noise
+            noise = torch.rand(layers, rows, self.heads, self.experts, generator=request.noise).clamp(1e-6, 1 - 1e-6)
+            noise = noise.to(request.mask.device)
+        if self.uses_query:
+            logits = torch.stack([self.logits(layer, request.query) for layer in range(layers)])  # (L, B, H, E)
+            return Decision(self.gates(logits, noise).transpose(0, 1))  # (B, L, H, E)
+        weight = request.mask.unsqueeze(-1).float() / request.mask.sum(1)[:, None, None]  # (B, T, 1)
+
+        def decide(layer: int, x: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, enabled=False):
+                logits = self.logits(layer, (x.float() * weight).sum(1))
+                return self.gates(logits, None if noise is None else noise[layer])
+
+        return LayerDecision(decide)

@@ -1,0 +1,14 @@
+"""Equal weights: the reference point that shows whether a router's choice matters."""
+
+import torch
+
+from lab.router import Decision, Request, Router
+
+
+class Uniform(Router):
+    """Every expert of the bank has the weight 1 / E; with one shared expert that is the expert itself."""
+
+    name = "uniform"
+
+    def forward(self, request: Request) -> Decision:
+        return Decision(torch.full((1, 1, self.heads, self.experts), 1 / self.experts, device=request.mask.device))
