@@ -304,7 +304,7 @@ def losses(run: Run, limit: int = POINTS) -> pd.DataFrame:
             rows = [row for row in rows if row["task"] < event["task"]]
         elif event.get("kind") == "Step":
             rows.append(event)
-    names = run.tasks
+    names = task_names(run, run.events("RunStarted"))
     offsets: dict[tuple[int, str], int] = {}
     end, found = 0, []
     for row in rows:
@@ -319,6 +319,11 @@ def losses(run: Run, limit: int = POINTS) -> pd.DataFrame:
     if len(table) > limit:
         table = table.iloc[np.linspace(0, len(table) - 1, limit).round().astype(int)]
     return table.reset_index(drop=True)
+
+
+def task_names(run: Run, events: Iterable[dict[str, Any]] = ()) -> list[str]:
+    """Names of the tasks; before the first score is written they are known from the event that begins the run."""
+    return run.tasks or next((event["tasks"] for event in events if event.get("kind") == "RunStarted"), [])
 
 
 def recent_events(run: Run) -> list[dict[str, Any]]:
@@ -380,7 +385,7 @@ PHASES = {"train": "training", "memory": "training on the memory"}
 def progress(run: Run, now: Callable[[], float] = time.time) -> Progress:
     """Where the run stands, from its last events."""
     events = list(run.events())
-    status, tasks = run.status, run.tasks
+    status, tasks = run.status, task_names(run, events)
     elapsed = _elapsed(run, now)
     if not events:
         waiting = {"queued": "waiting for its process", "running": "loading the model"}
@@ -447,7 +452,8 @@ def alerts(run: Run) -> list[Alert]:
 def _loss_alerts(run: Run) -> list[Alert]:
     for event in run.events("Step"):
         if not all(math.isfinite(value) for value in event["terms"].values()):
-            where = f"task {event['task'] + 1} ({run.tasks[event['task']]}), step {event['step']}"
+            name = task_names(run, run.events("RunStarted"))[event["task"]]
+            where = f"task {event['task'] + 1} ({name}), step {event['step']}"
             return [Alert("loss", f"The loss is not a number since {where}: lower train.lr.")]
     return []
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,14 @@ def command(port: int = 8501, **changes: Any) -> list[str]:
     return [sys.executable, "-m", "streamlit", "run", str(HERE / "main.py"), *flags]
 
 
-def serve(port: int = 8501, runs: str | Path | None = None, read_only: bool = False) -> int:
-    """Run the dashboard until it is ended; returns the exit status of the server."""
+def launch(port: int = 8501, runs: str | Path | None = None, read_only: bool = False) -> None:
+    """Run the dashboard until it is ended."""
     environment = (
         os.environ | ({"LAB_RUNS": str(Path(runs).resolve())} if runs else {}) | ({"LAB_READ_ONLY": "1"} if read_only else {})
     )
     paths = [str(HERE.parents[1]), *filter(None, [environment.get("PYTHONPATH")])]
     print(f"lab app: http://127.0.0.1:{port}  (Ctrl-C ends it)", file=sys.stderr)
-    try:
-        return subprocess.run(command(port), env=environment | {"PYTHONPATH": os.pathsep.join(paths)}).returncode
-    except KeyboardInterrupt:
-        return 0
+    with suppress(KeyboardInterrupt):
+        status = subprocess.run(command(port), env=environment | {"PYTHONPATH": os.pathsep.join(paths)}).returncode
+        if status:
+            raise SystemExit(status)
