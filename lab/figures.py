@@ -177,21 +177,20 @@ def cell_height(rows: int, least: int = 220) -> int:
 
 
 def clickable(figure: go.Figure, rows: int, columns: int, hover: np.ndarray) -> go.Figure:
-    """Transparent markers over the cells: a click anywhere in a cell returns customdata = [row, column]."""
+    """Transparent markers over the cells: a click anywhere in a cell returns its row as y and its column as x."""
     y, x = np.mgrid[0:rows, 0:columns].reshape(2, -1)
     figure.add_scatter(
         x=x,
         y=y,
         mode="markers",
         marker={"size": 24, "opacity": 0, "symbol": "square"},
-        customdata=np.stack([y, x], axis=1),
         text=hover.reshape(-1),
         hovertemplate="%{text}<extra></extra>",
         showlegend=False,
         name="targets",
     )
     figure.data[-1].selected = figure.data[-1].unselected = {"marker": {"opacity": 0}}
-    return figure.update_layout(hoverdistance=-1, clickmode="event+select", dragmode=False)
+    return figure.update_layout(hoverdistance=-1, clickmode="event+select")
 
 
 def accuracy_matrix(
@@ -244,7 +243,7 @@ def matrix_difference(first: Run, second: Run, title: str = "") -> go.Figure:
 
 
 def routing_by_task(run: Run, after: int | None = None, title: str = "", click: bool = False) -> go.Figure:
-    """Mean share of each expert in the routing of each task; with `click`, cells answer clicks with [task, expert]."""
+    """Mean share of each expert in the routing of each task; with `click`, cells answer clicks with x = expert, y = task."""
     table = views.routing_by_task(run, after)
     hover = _pair_hover(table, "gets {:.1%} of the weight on")
     drawn = figure(title, cell_height(len(table)))

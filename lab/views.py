@@ -311,7 +311,7 @@ def losses(run: Run, limit: int = POINTS) -> pd.DataFrame:
         segment = (row["task"], row["phase"])
         if segment not in offsets:
             offsets[segment], end = end, end + row["steps"]
-        terms = {f"term: {name}": float(value) for name, value in row["terms"].items()}
+        terms = {f"term: {name}": _number(value) for name, value in row["terms"].items()}
         place = {"index": offsets[segment] + row["step"], "name": names[row["task"]]}
         place |= {field: row[field] for field in ("task", "phase", "epoch", "step")}
         found.append(place | {"loss": sum(terms.values())} | terms)
@@ -319,6 +319,11 @@ def losses(run: Run, limit: int = POINTS) -> pd.DataFrame:
     if len(table) > limit:
         table = table.iloc[np.linspace(0, len(table) - 1, limit).round().astype(int)]
     return table.reset_index(drop=True)
+
+
+def _number(value: float | None) -> float:
+    """A recorded loss term; what was no number is written as null."""
+    return math.nan if value is None else float(value)
 
 
 def task_names(run: Run, events: Iterable[dict[str, Any]] = ()) -> list[str]:
@@ -451,7 +456,7 @@ def alerts(run: Run) -> list[Alert]:
 
 def _loss_alerts(run: Run) -> list[Alert]:
     for event in run.events("Step"):
-        if not all(math.isfinite(value) for value in event["terms"].values()):
+        if not all(math.isfinite(_number(value)) for value in event["terms"].values()):
             name = task_names(run, run.events("RunStarted"))[event["task"]]
             where = f"task {event['task'] + 1} ({name}), step {event['step']}"
             return [Alert("loss", f"The loss is not a number since {where}: lower train.lr.")]

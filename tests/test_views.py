@@ -115,7 +115,7 @@ def test_progress_from_events(runs, monkeypatch):
 def test_alerts(runs):
     assert views.alerts(write_run(runs, "calm")) == []
     run = write_run(runs, "loud", "sequential", FORGETS)
-    run.append({"kind": "Step", "task": 2, "phase": "train", "step": 21, "steps": 20, "terms": {"task": float("nan")}})
+    run.append({"kind": "Step", "task": 2, "phase": "train", "step": 21, "steps": 20, "terms": {"task": None}})
     found = {alert.kind: alert.text for alert in views.alerts(run)}
     assert "task 3 (cooking), step 21" in found["loss"] and "weather lost 0.32" in found["forgotten"]
 

@@ -7,6 +7,7 @@ from lab.pages import shell
 from lab.runs import Run
 
 FOCUS = ("rt_task", "rt_expert")  # keys of the select boxes, and names in the URL
+OWN = "(own of the task)"
 
 
 def explain_missing(run: Run) -> None:
@@ -37,9 +38,9 @@ def take_click() -> None:
     """A click on a cell moves the focus; an empty selection is no news."""
     points = st.session_state["rt_map"].selection.points
     if points:
-        task, expert = points[0]["customdata"][:2]
-        names = st.session_state["rt_names"]
-        st.session_state["rt_task"], st.session_state["rt_expert"] = names[0][int(task)], names[1][int(expert)]
+        tasks, experts = st.session_state["rt_names"]
+        st.session_state["rt_task"] = tasks[int(points[0]["y"])]
+        st.session_state["rt_expert"] = experts[int(points[0]["x"])]
 
 
 def focus(run: Run, after: int) -> tuple[int, int]:
@@ -47,16 +48,14 @@ def focus(run: Run, after: int) -> tuple[int, int]:
     shares = views.routing_by_task(run, after)
     tasks, experts = list(shares.index), list(shares.columns)
     st.session_state["rt_names"] = (tasks, experts)
-    for key, options in zip(FOCUS, (tasks, experts), strict=True):
+    offered = [OWN, *experts]
+    for key, options in zip(FOCUS, (tasks, offered), strict=True):
         if st.session_state.get(key) not in options:
             st.session_state.pop(key, None)
     left, right = st.columns(2)
     task = tasks.index(left.selectbox("Task", tasks, key="rt_task", bind="query-params"))
-    own = views.own_expert(run, after, task)
-    expert = right.selectbox(
-        "Expert", experts, index=own if "rt_expert" not in st.session_state else 0, key="rt_expert", bind="query-params"
-    )
-    return task, experts.index(expert)
+    chosen = right.selectbox("Expert", offered, key="rt_expert", bind="query-params")
+    return task, views.own_expert(run, after, task) if chosen == OWN else experts.index(chosen)
 
 
 def overview(run: Run, after: int) -> None:
