@@ -14,10 +14,10 @@ def pick() -> list[Run]:
     found = shell.choices()
     if not found:
         return []
+    shell.begin_with("runs", list(found), first_pair(found))
     keys = st.multiselect(
         "Runs",
         list(found),
-        default=first_pair(found),
         format_func=shell.run_name,
         key="runs",
         bind="query-params",

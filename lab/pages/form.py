@@ -33,8 +33,8 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """The last part of the path in words."""
-        return self.path.rpartition(".")[2].replace("_", " ")
+        """The last part of the path as a label."""
+        return self.path.rpartition(".")[2].replace("_", " ").capitalize()
 
     @property
     def step(self) -> float:

@@ -120,11 +120,13 @@ def loss(run: Run) -> None:
         st.caption("The loss appears with the first steps.")
         return
     alt = f"Loss over {len(table)} recorded steps, at the end {table['loss'].iloc[-1]:.3f}"
-    table["label"] = [f"{task + 1} · {name}" for task, name in zip(table["task"], table["name"], strict=True)]
-    colours = [figures.task_style(task).colour for task in dict.fromkeys(table["task"])]
-    names = list(dict.fromkeys(table["label"]))
-    wide = table.pivot_table(index="index", columns="label", values="loss", sort=False).sort_index()[names].reset_index()
+    tasks = list(dict.fromkeys(table["task"]))
+    colours = [figures.task_style(task).colour for task in tasks]
+    names = [f"task {task + 1}" for task in tasks]
+    wide = table.pivot_table(index="index", columns="task", values="loss")[tasks].set_axis(names, axis=1).reset_index()
     st.line_chart(wide, x="index", y=names, color=colours, x_label="optimiser steps", y_label="loss", height=280, alt=alt)
+    memory = " A jump marks where training on the memory begins." if (table["phase"] == "memory").any() else ""
+    shell.how_to_read(f"The whole run, one colour per task.{memory}")
 
 
 def matrix(run: Run) -> None:
@@ -191,8 +193,7 @@ def draw() -> None:
     overview(runs)
     ids = [run.id for run in runs]
     busy = next((run.id for run in runs if shell.status(run) in jobs.ACTIVE), ids[0])
-    chosen = st.selectbox("Run to watch", ids, index=ids.index(busy), key="job", bind="query-params")
-    focused(runs[ids.index(chosen)])
+    focused(shell.pick_run("Run to watch", "job", {run.id: run for run in runs}, busy))
 
 
 draw()

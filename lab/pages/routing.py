@@ -138,8 +138,7 @@ def draw() -> None:
     if not found:
         return shell.nothing_yet("There are no runs to look into yet.")
     routed = [key for key, run in found.items() if run.recorded()]
-    start = list(found).index(routed[0]) if routed else 0
-    run = shell.pick_run("Run", "rt_run", found, index=start)
+    run = shell.pick_run("Run", "rt_run", found, (routed or list(found))[0])
     if not run.recorded():
         return explain_missing(run)
     after = moment(run)

@@ -119,10 +119,21 @@ def run_name(key: str) -> str:
     return f"{key.removeprefix(RECORDED)} (recorded example)" if key.startswith(RECORDED) else key
 
 
-def pick_run(label: str, key: str, found: dict[str, Run], **options: Any) -> Run:
-    """A select box over runs, bound to the URL."""
-    chosen = st.selectbox(label, list(found), format_func=run_name, key=key, bind="query-params", **options)
-    return found[chosen]
+def pick_run(label: str, key: str, found: dict[str, Run], first: str) -> Run:
+    """A select box over runs, bound to the URL; begins with the run called `first`."""
+    begin_with(key, list(found), first)
+    chosen = st.selectbox(label, list(found), index=None, format_func=run_name, key=key, bind="query-params")
+    return found[chosen or first]
+
+
+def begin_with(key: str, options: list[str], first: Any) -> None:
+    """Fill a bound widget that has no valid choice, so that its choice stands in the URL from the first look on."""
+    many = isinstance(first, list)
+    known = {*options, *(run_name(option) for option in options)}
+    given = st.query_params.get_all(key) if key not in st.session_state else st.session_state[key]
+    given = given if isinstance(given, list) else [given]
+    if not known.issuperset(given) or not (given or (many and key in st.session_state)):
+        st.session_state[key] = first
 
 
 def nothing_yet(what: str) -> None:

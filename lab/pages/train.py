@@ -136,7 +136,7 @@ def fill(recipe: str, found: list[Entry]) -> dict[str, Any]:
             rest = [one for one in found if one.section == section and one.path not in MAIN]
             if not rest:
                 continue
-            st.markdown(f"**{shell.plain(SECTIONS.get(section, section.replace('_', ' ').replace('.', ' · ')))}**")
+            st.markdown(f"**{shell.plain(SECTIONS.get(section, section.replace('_', ' ').replace('.', ' · ')).capitalize())}**")
             columns = st.columns(2)
             for place, one in enumerate(rest):
                 with columns[place % 2]:
