@@ -51,10 +51,10 @@ class Gates(Router):
     def grow(self, experts: int) -> None:
         """Rows for the new experts are added; those of old experts keep their values."""
         added = experts - self.experts
-        for l, inner in enumerate(self.inner):
-            zeros = self.weight[l].new_zeros
-            self.weight[l] = nn.Parameter(torch.cat([self.weight[l].data, zeros(self.heads, added, inner)], dim=1))
-            self.bias[l] = nn.Parameter(torch.cat([self.bias[l].data, zeros(self.heads, added)], dim=1))
+        for i, inner in enumerate(self.inner):
+            zeros = self.weight[i].new_zeros
+            self.weight[i] = nn.Parameter(torch.cat([self.weight[i].data, zeros(self.heads, added, inner)], dim=1))
+            self.bias[i] = nn.Parameter(torch.cat([self.bias[i].data, zeros(self.heads, added)], dim=1))
         super().grow(experts)
 
     @torch.no_grad()
@@ -98,7 +98,8 @@ class Gates(Router):
 
         def decide(layer: int, x: Tensor) -> Tensor:
             with torch.autocast(x.device.type, enabled=False):
-                logits = self.logits(layer, (x.float() * weight).sum(1))
+                share = weight.repeat_interleave(len(x) // len(weight), 0)  # beam search repeats each row
+                logits = self.logits(layer, (x.float() * share).sum(1))
                 return self.gates(logits, None if noise is None else noise[layer])
 
         return LayerDecision(decide)
