@@ -94,8 +94,10 @@ class Learner(nn.Module):
         kept, self.classifier = self.classifier, self.new_classifier()
         for name in self.task_names:
             self.classifier.grow(self.config.seed, "classifier", name)
-        yield
-        self.classifier = kept
+        try:
+            yield
+        finally:
+            self.classifier = kept
 
     @property
     def per_task(self) -> bool:
@@ -112,7 +114,7 @@ class Learner(nn.Module):
             self.router.grow(len(self.bank))
 
     def collate(self, rows: Sequence[Encoded]) -> Batch:
-        return collate(rows, self.backbone.tokenizer.pad_token_id, self.device)
+        return collate(rows, self.backbone.pad, self.device)
 
     @torch.no_grad()
     def query(self, batch: Batch) -> Tensor:
