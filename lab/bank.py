@@ -71,7 +71,7 @@ class RoutedLayer(nn.Module):
             w = w.repeat_interleave(len(rows) // w.shape[0], dim=0)
         if w.shape[-1] != len(chosen):
             raise LabError(f"the routing decision has {w.shape[-1]} weights for {len(chosen)} experts")
-        out = bank.kind.output(rows, y.reshape(*rows.shape[:2], -1), self.stack(chosen), w, bank.composition)
+        out = bank.kind.output(rows, y.reshape(*rows.shape[:2], -1), self.stack(chosen), w, bank.slot.composition or bank.composition)
         return out.to(y.dtype).reshape(y.shape)
 
 

@@ -140,8 +140,11 @@ class Learner(nn.Module):
         return self.router(self.request(batch, noise)) if len(self.bank) else None
 
     def alone(self, k: int) -> Decision:
-        """The decision that only expert k acts, with weight 1."""
-        return Decision(torch.ones(1, 1, 1, 1, device=self.device), experts=(k,))
+        """The decision that only expert k acts, with weight 1.
+
+        Mix and merge are the same function then, but not the same bits: always mix, so that recipes share the expert.
+        """
+        return Decision(torch.ones(1, 1, 1, 1, device=self.device), experts=(k,), composition="mix")
 
     def logits(self, batch: Batch, only: int | None = None) -> Tensor:
         """(B, C) under the decision the bank is routed by."""
