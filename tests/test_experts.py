@@ -5,11 +5,15 @@ import tiny
 import torch
 from tiny import hidden, rel
 
+from lab.backbone import resolve
 from lab.chance import generator
+from lab.config import BackboneConfig, RunConfig
 from lab.errors import LabError
 from lab.expert import Expert, LayerInfo
+from lab.learner import Learner
 from lab.registry import experts
 from lab.router import Decision, one_hot
+from lab.stream import Example, Task
 
 KINDS = experts.names()
 LAYER = LayerInfo("some.layer", 12, 16)
@@ -92,6 +96,23 @@ def test_one_hot_weights_are_the_expert_itself_in_mix_and_in_merge(name, heads):
             with torch.no_grad(), made.routed(Decision(torch.ones(1, 1, 1, 1), experts=(k,))):
                 assert rel(found[how][row], hidden(host, inputs)[row]) < 1e-5
     assert rel(found["mix"], found["merge"]) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", KINDS)
+def test_an_isolated_expert_is_trained_to_the_same_bits_for_every_composition_and_router(name, dtype):
+    """Recipes share isolated experts, so none of what comes after may decide their bits."""
+    task = Task("a", ("no", "yes"), [Example(f"a text of {i} words", i % 2) for i in range(4)], (), ())
+    settings, found = resolve(BackboneConfig(name="tiny", device="cpu", dtype=dtype, threads=1)), []
+    for how, router in (("mix", {"name": "uniform"}), ("merge", {"name": "uniform"}), ("merge", {"name": "gates", "heads": 4})):
+        learner = Learner(RunConfig(backbone=settings, experts={"name": name}, composition=how, router=router), [task])
+        learner.meet(0)
+        tiny.randomise(learner.bank)
+        batch = learner.collate(learner.backbone.encode(task.train, 0, "train"))
+        with learner.bank.routed(learner.alone(0)):
+            torch.nn.functional.cross_entropy(learner.logits(batch), batch.label).backward()
+        found.append([p.grad for p in (*learner.bank.expert(0).values(), *learner.classifier.parameters())])
+    assert all(torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True))
 
 
 @pytest.mark.parametrize("name", KINDS)
