@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ def resolve_device(device: str) -> torch.device:
     except RuntimeError:
         raise LabError(f"backbone.device = '{device}' is unknown: use auto, cpu, cuda or cuda:N") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise LabError(f"backbone.device = '{device}': this machine has {torch.cuda.device_count()} CUDA device(s); use auto or cpu")
+        raise LabError(
+            f"backbone.device = '{device}': this machine has {torch.cuda.device_count()} CUDA device(s); use auto or cpu"
+        )
     return chosen
 
 
@@ -51,8 +54,10 @@ def resolve_dtype(dtype: str, device: torch.device, name: str) -> str:
 def resolve(config: BackboneConfig) -> BackboneConfig:
     """The configuration with everything automatic decided, so that it can be frozen into config.yaml."""
     device = resolve_device(config.device)
-    threads = config.threads or (1 if config.name == "tiny" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    return config.model_copy(update={"device": str(device), "dtype": resolve_dtype(config.dtype, device, config.name), "threads": threads})
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = config.threads or (1 if config.name == "tiny" else cores)
+    dtype = resolve_dtype(config.dtype, device, config.name)
+    return config.model_copy(update={"device": str(device), "dtype": dtype, "threads": threads})
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,9 @@ def locate(name: str) -> Source:
     folder = Path(name)
     if not folder.exists():
         if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
-            raise LabError(f"unknown backbone '{name}': use {', '.join(BUILT_IN)}, a hub id like owner/model, or an existing folder")
+            near = get_close_matches(name, BUILT_IN, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'? Or " if near else f"use {', '.join(BUILT_IN)}, "
+            raise LabError(f"unknown backbone '{name}': {hint}a hub id like owner/model, or an existing folder")
         return Source(name, local=False)
     if not (folder / "config.json").is_file():
         raise LabError(f"backbone folder {name} has no config.json: it must hold a model saved by transformers")
@@ -106,7 +113,10 @@ class HashTokenizer:
     pad_token_id, first, size = 0, 3, 4096
 
     def encode(self, text: str) -> list[int]:
-        return [self.first + zlib.crc32(word.strip(".,;:!?\"'()").encode()) % (self.size - self.first) for word in text.lower().split()]
+        return [
+            self.first + zlib.crc32(word.strip(".,;:!?\"'()").encode()) % (self.size - self.first)
+            for word in text.lower().split()
+        ]
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> dict[str, list[list[int]]]:
         first = [[1, *self.encode(text)] for text in texts]
@@ -252,5 +262,5 @@ def _identity(model: nn.Module, tokenizer: Any) -> str:
         digest.update((fast.to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else str(tensor.item()).encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

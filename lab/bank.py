@@ -71,7 +71,9 @@ class RoutedLayer(nn.Module):
             w = w.repeat_interleave(len(rows) // w.shape[0], dim=0)
         if w.shape[-1] != len(chosen):
             raise LabError(f"the routing decision has {w.shape[-1]} weights for {len(chosen)} experts")
-        out = bank.kind.output(rows, y.reshape(*rows.shape[:2], -1), self.stack(chosen), w, bank.slot.composition or bank.composition)
+        out = bank.kind.output(
+            rows, y.reshape(*rows.shape[:2], -1), self.stack(chosen), w, bank.slot.composition or bank.composition
+        )
         return out.to(y.dtype).reshape(y.shape)
 
 
@@ -99,10 +101,15 @@ class Bank(nn.Module):
         linears = [name for name, module in model.named_modules() if _is_linear(module)]
         endings = self.kind.options.targets or self.kind.targets(model_type)
         if not endings:
-            raise LabError(f"which layers of a '{model_type}' to adapt is not known: name them with experts.targets, from {_endings(linears)}")
+            raise LabError(
+                f"which layers of a '{model_type}' to adapt is not known: "
+                f"name them with experts.targets, from {_endings(linears)}"
+            )
         chosen = [name for name in linears if any(_ends(name, ending) for ending in endings)]
         if not chosen:
-            raise LabError(f"experts.targets = {list(endings)} matches no linear layer of this backbone; there are {_endings(linears)}")
+            raise LabError(
+                f"experts.targets = {list(endings)} matches no linear layer of this backbone; there are {_endings(linears)}"
+            )
         return chosen
 
     def __len__(self) -> int:

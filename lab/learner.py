@@ -125,7 +125,8 @@ class Learner(nn.Module):
         if missing:
             rows = torch.tensor(missing, device=batch.ids.device)
             width = int(batch.mask[rows].sum(1).max())
-            part = Batch(batch.ids[rows, :width], batch.mask[rows, :width], batch.types[rows, :width], batch.label[rows], batch.task[rows], [])
+            ids, mask, types = (tensor[rows, :width] for tensor in (batch.ids, batch.mask, batch.types))
+            part = Batch(ids, mask, types, batch.label[rows], batch.task[rows], [])
             for i, vector in zip(missing, self.backbone.embed(part), strict=True):
                 self.queries[batch.keys[i]] = vector
         return torch.stack([self.queries[key] for key in batch.keys])
@@ -142,7 +143,8 @@ class Learner(nn.Module):
     def alone(self, k: int) -> Decision:
         """The decision that only expert k acts, with weight 1.
 
-        Mix and merge are the same function then, but not the same bits: always mix, so that recipes share the expert.
+        Both compositions are then the same function; it is always computed in the same form, so that an isolated expert
+        has the same bytes in every recipe.
         """
         return Decision(torch.ones(1, 1, 1, 1, device=self.device), experts=(k,), composition="mix")
 

@@ -35,7 +35,7 @@ class Request:
 class Decision:
     """Weights of the experts, as a value: `weights` (B | 1, L | 1, H, E), over `experts` (None: all of the bank).
 
-    `losses` are the router's own named loss terms. `composition` takes the place of the bank's.
+    `losses` are the router's own named loss terms. `composition` replaces the bank's.
     """
 
     weights: Tensor | None

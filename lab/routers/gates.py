@@ -22,10 +22,12 @@ class GatesOptions(RouterOptions):
     temperature: float = Field(1.0, gt=0, le=100, description="of the gate; lower is harder")
     normalise: bool = Field(True, description="weights of a layer and head sum to one (softmax always does)")
     evaluation: Literal["soft", "top1", "threshold"] = Field(
-        "soft", description="soft: the gates as they are; top1: the largest alone; threshold: only gates above 1/2, or the largest if none"
+        "soft",
+        description="soft: gates as they are; top1: the largest alone; threshold: only gates above 1/2, or the largest if none",
     )
     query: Literal["backbone", "layer"] = Field(
-        "backbone", description="backbone: the frozen backbone's sequence representation; layer: mean of the current layer's own input"
+        "backbone",
+        description="backbone: the frozen backbone's sequence representation; layer: mean of the current layer's own input",
     )
     hidden: int = Field(0, ge=0, le=4096, description="width of a hidden layer in each router; 0: linear routers")
 
