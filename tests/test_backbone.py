@@ -165,9 +165,10 @@ def test_folders_that_miss_something_are_refused(tmp_path):
     assert refused(folder) == f"backbone folder {folder} has no tokenizer: tokenizer.json or tokenizer_config.json is missing"
     tokenizer(special=True).save_pretrained(folder)
     assert locate(str(folder)).path == str(folder)
-    unknown = "unknown backbone '{}': use minilm, tiny, a hub id like owner/model, or an existing folder"
-    for name in ("minlm", "./nowhere", str(tmp_path / "nowhere"), "a/b/c"):
-        assert refused(name) == unknown.format(name)
+    unknown = "unknown backbone '{}': {}a hub id like owner/model, or an existing folder"
+    assert refused("minlm") == unknown.format("minlm", "did you mean 'minilm'? Or ")
+    for name in ("./nowhere", str(tmp_path / "nowhere"), "a/b/c"):
+        assert refused(name) == unknown.format(name, "use minilm, tiny, ")
     assert locate("owner/model").local is False
 
 
@@ -188,7 +189,7 @@ def test_what_cannot_be_loaded_is_one_clear_line(tmp_path):
 def test_device_and_arithmetic():
     cpu = torch.device("cpu")
     assert resolve_device("cpu") == cpu
-    with pytest.raises(LabError, match="^backbone.device = 'gpu' is unknown: use auto, cpu, cuda or cuda:N$"):
+    with pytest.raises(LabError, match=r"^backbone\.device = 'gpu' is unknown: use auto, cpu, cuda or cuda:N$"):
         resolve_device("gpu")
     with pytest.raises(LabError, match="CUDA device"):
         resolve_device("cuda:99")

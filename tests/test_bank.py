@@ -60,7 +60,7 @@ def test_one_expert_per_row_is_peft_with_that_adapter_and_so_are_the_gradients(n
         tiny.readout(ours, inputs["attention_mask"]).backward()
     base = hidden(tiny.model(name), inputs)
     for k in range(len(made)):
-        rows = (ROWS == k).nonzero().flatten()
+        rows = ROWS.eq(k).nonzero().flatten()
         part = {key: value[rows] for key, value in inputs.items()}
         peft.set_adapter(f"e{k}")
         theirs = hidden(peft, part)
@@ -195,7 +195,9 @@ def test_a_lora_of_a_task_model_comes_in_without_its_prefix_and_head(tmp_path, d
     """Names are `bert.encoder...` there, and the classifier is saved beside the LoRA; many are saved in bfloat16."""
     from peft import LoraConfig, get_peft_model
 
-    settings = LoraConfig(task_type="SEQ_CLS", r=tiny.RANK, lora_alpha=tiny.ALPHA, target_modules=["query", "value"], init_lora_weights=False)
+    settings = LoraConfig(
+        task_type="SEQ_CLS", r=tiny.RANK, lora_alpha=tiny.ALPHA, target_modules=["query", "value"], init_lora_weights=False
+    )
     peft = get_peft_model(tiny.model("bert", "AutoModelForSequenceClassification"), settings).eval()
     peft.save_pretrained(tmp_path)
     file = tmp_path / "adapter_model.safetensors"
@@ -346,9 +348,9 @@ def test_weights_for_another_number_of_experts_are_refused():
 
 def test_blocks_do_not_nest_and_an_error_inside_closes_the_block():
     _, made = tiny.bank("bert")
-    with made.routed(chosen()), pytest.raises(LabError, match="^the bank is already routed: close the open block first$"):
-        with made.routed(chosen()):
-            pass
+    again, text = made.routed(chosen()), "^the bank is already routed: close the open block first$"
+    with made.routed(chosen()), pytest.raises(LabError, match=text), again:
+        pass
     with pytest.raises(ZeroDivisionError), made.routed(chosen()):
         raise ZeroDivisionError
     assert made.slot is None
@@ -394,7 +396,10 @@ def test_rows_repeated_as_in_beam_search(how):
 def test_beam_search_is_peft_s_row_by_row():
     host, made = tiny.bank("llama", inside=tiny.model("llama", "AutoModelForCausalLM"))
     peft = tiny.in_peft(made, "llama", inside=tiny.model("llama", "AutoModelForCausalLM"))
-    ids, how = tiny.tokens()["input_ids"], {"num_beams": 2, "max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    ids, how = (
+        tiny.tokens()["input_ids"],
+        {"num_beams": 2, "max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0},
+    )
     with torch.no_grad(), made.routed(chosen()):
         ours = host.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **how)
     for row, k in enumerate(ROWS.tolist()):
@@ -437,7 +442,9 @@ def test_bfloat16_autocast(kind, how, heads):
 
 
 def gates(made: Bank, **options):
-    router = registry.routers.get("gates")(registry.routers.options({"name": "gates", "query": "layer", **options}), made.layers, 32)
+    router = registry.routers.get("gates")(
+        registry.routers.options({"name": "gates", "query": "layer", **options}), made.layers, 32
+    )
     router.grow(len(made))
     draw = torch.Generator().manual_seed(6)
     for parameter in router.parameters():
@@ -497,14 +504,16 @@ def test_requests_that_cannot_be_met():
         "from down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
     )
     assert refusal("bert", "bert", heads=5) == (
-        "router.heads = 5 does not divide the width 32 of layer encoder.layer.0.attention.self.query: choose one of 1, 2, 4, 8, 16, 32"
+        "router.heads = 5 does not divide the width 32 of layer encoder.layer.0.attention.self.query: "
+        "choose one of 1, 2, 4, 8, 16, 32"
     )
-    # the key projection of the Llama has 16 outputs, the value projection too
+    # keys and values of this Llama have 16 features
     assert refusal("llama", "llama", heads=32, targets=["q_proj", "v_proj"]) == (
         "router.heads = 32 does not divide the width 16 of layer layers.0.self_attn.v_proj: choose one of 1, 2, 4, 8, 16"
     )
     assert refusal("bert", "bert", heads=3, kind="bottleneck") == (
-        "router.heads = 3 does not divide the width 32 of layer encoder.layer.0.attention.output.dense: choose one of 1, 2, 4, 8, 16, 32"
+        "router.heads = 3 does not divide the width 32 of layer encoder.layer.0.attention.output.dense: "
+        "choose one of 1, 2, 4, 8, 16, 32"
     )
 
 

@@ -77,7 +77,12 @@ def bottleneck_merge(y, stack, w, heads):
 
 
 def bottleneck_stack() -> dict[str, torch.Tensor]:
-    return {"down": numbers(E, R, O, seed=1), "down_bias": numbers(E, R, seed=2), "up": numbers(E, O, R, seed=3), "up_bias": numbers(E, O, seed=4)}
+    return {
+        "down": numbers(E, R, O, seed=1),
+        "down_bias": numbers(E, R, seed=2),
+        "up": numbers(E, O, R, seed=3),
+        "up_bias": numbers(E, O, seed=4),
+    }
 
 
 def bottleneck(y, stack, w, how):

@@ -141,7 +141,9 @@ def test_saved_and_brought_in_again_to_the_bit(name, tmp_path):
         with other.routed(Decision(torch.ones(1, 1, 1, 1))):
             assert torch.equal(ours, hidden(other_host, inputs))
     made.export(1, tmp_path / "twice")
-    assert (tmp_path / "twice" / "adapter_model.safetensors").read_bytes() == (tmp_path / "adapter_model.safetensors").read_bytes()
+    assert (tmp_path / "twice" / "adapter_model.safetensors").read_bytes() == (
+        tmp_path / "adapter_model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -149,7 +151,9 @@ def test_heads_must_divide(name):
     kind = kind_of(name)
     for heads in (1, 2, 4):
         kind.check_heads(LAYER, heads)
-    with pytest.raises(LabError, match=r"^router.heads = 7 does not divide the width \d+ of layer some.layer: choose one of 1, 2, 4"):
+    with pytest.raises(
+        LabError, match=r"^router.heads = 7 does not divide the width \d+ of layer some.layer: choose one of 1, 2, 4"
+    ):
         kind.check_heads(LAYER, 7)
 
 

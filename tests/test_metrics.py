@@ -35,11 +35,8 @@ def test_a_run_that_was_stopped():
 
 
 def test_what_is_undefined_is_none_and_says_why():
-    assert metrics.metrics([]) == {
-        "average_accuracy": None, "forgetting": None, "backward_transfer": None, "forward_transfer": None, "learning_accuracy": None,
-        "why": dict.fromkeys(("average_accuracy", "forgetting", "backward_transfer", "forward_transfer", "learning_accuracy"),
-                             "no task is learned yet"),
-    }  # fmt: skip
+    names = ("average_accuracy", "forgetting", "backward_transfer", "forward_transfer", "learning_accuracy")
+    assert metrics.metrics([]) == dict.fromkeys(names) | {"why": dict.fromkeys(names, "no task is learned yet")}
     one = metrics.metrics([[0.5, None]], single_task=[0.5, 0.5])
     assert (one["average_accuracy"], one["learning_accuracy"]) == (0.5, 0.5)
     needs = "needs at least two learned tasks"

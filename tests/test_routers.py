@@ -22,7 +22,9 @@ GATES = {
         ("gumbel-sigmoid", "sigmoid", "softmax"), ("soft", "top1", "threshold"), ("backbone", "layer"), (0, 5)
     )
 }
-CASES = {name: {"name": name} for name in routers.names()} | {f"gates/{case}": {"name": "gates", **given} for case, given in GATES.items()}
+CASES = {name: {"name": name} for name in routers.names()} | {
+    f"gates/{case}": {"name": "gates", **given} for case, given in GATES.items()
+}
 CASES["gates/raw"] = {"name": "gates", "normalise": False, "temperature": 0.5}
 CASES["gates/raw/layer"] = {"name": "gates", "normalise": False, "query": "layer"}
 HEADS = [1, 2]
@@ -54,7 +56,9 @@ def randomise(router: Router, seed: int = 1) -> None:
 def asked(router: Router, task: torch.Tensor | None = TASK, chance: torch.Generator | None = None, order=None) -> Request:
     order = torch.arange(ROWS) if order is None else order
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]])[order]
-    return Request(mask, numbers(ROWS, WIDTH)[order] if router.uses_query else None, None if task is None else task[order], chance)
+    return Request(
+        mask, numbers(ROWS, WIDTH)[order] if router.uses_query else None, None if task is None else task[order], chance
+    )
 
 
 def inputs(order=None) -> list[torch.Tensor]:
@@ -250,7 +254,9 @@ def test_rules_of_evaluation():
     z = torch.sigmoid(s)
     assert torch.equal(rule["soft"].gates(s, None), z)
     assert torch.equal(rule["top1"].gates(s, None), torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]))
-    kept = torch.stack([torch.stack([z[0, 0], torch.tensor(0.0), z[0, 2]]), torch.stack([torch.tensor(0.0), z[1, 1], torch.tensor(0.0)])])
+    kept = torch.stack(
+        [torch.stack([z[0, 0], torch.tensor(0.0), z[0, 2]]), torch.stack([torch.tensor(0.0), z[1, 1], torch.tensor(0.0)])]
+    )
     assert torch.equal(rule["threshold"].gates(s, None), kept)  # the largest where none is above 1/2
     assert torch.allclose(shared.gates(s, None), kept / kept.sum(-1, keepdim=True))
     for router in rule.values():  # training sees the gates themselves, so that all of them have a gradient

@@ -12,8 +12,17 @@ from lab.router import LayerDecision
 RANK, ALPHA, EXPERTS = 3, 5.0, 3
 MODELS = ("bert", "roberta", "modernbert", "llama", "gpt2")
 VOCABULARY = 60
-SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-         "initializer_range": 0.2, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "pad_token_id": 0}  # fmt: skip
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "initializer_range": 0.2,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "pad_token_id": 0,
+}
 
 
 def rel(found: torch.Tensor, expected: torch.Tensor) -> float:
