@@ -94,8 +94,10 @@ class Learner(nn.Module):
         kept, self.classifier = self.classifier, self.new_classifier()
         for name in self.task_names:
             self.classifier.grow(self.config.seed, "classifier", name)
-        yield
-        self.classifier = kept
+        try:
+            yield
+        finally:
+            self.classifier = kept
 
     @property
     def per_task(self) -> bool:
@@ -112,7 +114,7 @@ class Learner(nn.Module):
             self.router.grow(len(self.bank))
 
     def collate(self, rows: Sequence[Encoded]) -> Batch:
-        return collate(rows, self.backbone.tokenizer.pad_token_id, self.device)
+        return collate(rows, self.backbone.pad, self.device)
 
     @torch.no_grad()
     def query(self, batch: Batch) -> Tensor:
@@ -123,7 +125,8 @@ class Learner(nn.Module):
         if missing:
             rows = torch.tensor(missing, device=batch.ids.device)
             width = int(batch.mask[rows].sum(1).max())
-            part = Batch(batch.ids[rows, :width], batch.mask[rows, :width], batch.types[rows, :width], batch.label[rows], batch.task[rows], [])
+            ids, mask, types = (tensor[rows, :width] for tensor in (batch.ids, batch.mask, batch.types))
+            part = Batch(ids, mask, types, batch.label[rows], batch.task[rows], [])
             for i, vector in zip(missing, self.backbone.embed(part), strict=True):
                 self.queries[batch.keys[i]] = vector
         return torch.stack([self.queries[key] for key in batch.keys])
@@ -155,8 +158,12 @@ class Learner(nn.Module):
         return self.router(self.request(batch, noise)) if len(self.bank) else None
 
     def alone(self, k: int) -> Decision:
-        """The decision that only expert k acts, with weight 1."""
-        return Decision(torch.ones(1, 1, 1, 1, device=self.device), experts=(k,))
+        """The decision that only expert k acts, with weight 1.
+
+        Both compositions are then the same function; it is always computed in the same form, so that an isolated expert
+        has the same bytes in every recipe.
+        """
+        return Decision(torch.ones(1, 1, 1, 1, device=self.device), experts=(k,), composition="mix")
 
     def logits(self, batch: Batch, only: int | None = None) -> Tensor:
         """(B, C) under the decision the bank is routed by."""

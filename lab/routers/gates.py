@@ -22,10 +22,12 @@ class GatesOptions(RouterOptions):
     temperature: float = Field(1.0, gt=0, le=100, description="of the gate; lower is harder")
     normalise: bool = Field(True, description="weights of a layer and head sum to one (softmax always does)")
     evaluation: Literal["soft", "top1", "threshold"] = Field(
-        "soft", description="soft: the gates as they are; top1: the largest alone; threshold: only gates above 1/2, or the largest if none"
+        "soft",
+        description="soft: gates as they are; top1: the largest alone; threshold: only gates above 1/2, or the largest if none",
     )
     query: Literal["backbone", "layer"] = Field(
-        "layer", description="layer: mean over tokens of the current layer's own input; backbone: the frozen backbone's sequence representation"
+        "layer",
+        description="layer: mean over tokens of the current layer's own input; backbone: the frozen backbone's representation",
     )
     hidden: int = Field(0, ge=0, le=4096, description="width of a hidden layer in each router; 0: linear routers")
 
@@ -54,10 +56,10 @@ class Gates(Router):
     def grow(self, experts: int) -> None:
         """Rows for the new experts are added; those of old experts keep their values."""
         added = experts - self.experts
-        for l, inner in enumerate(self.inner):
-            zeros = self.weight[l].new_zeros
-            self.weight[l] = nn.Parameter(torch.cat([self.weight[l].data, zeros(self.heads, added, inner)], dim=1))
-            self.bias[l] = nn.Parameter(torch.cat([self.bias[l].data, zeros(self.heads, added)], dim=1))
+        for i, inner in enumerate(self.inner):
+            zeros = self.weight[i].new_zeros
+            self.weight[i] = nn.Parameter(torch.cat([self.weight[i].data, zeros(self.heads, added, inner)], dim=1))
+            self.bias[i] = nn.Parameter(torch.cat([self.bias[i].data, zeros(self.heads, added)], dim=1))
         super().grow(experts)
 
     @torch.no_grad()
@@ -107,7 +109,8 @@ class Gates(Router):
 
         def decide(layer: int, x: Tensor) -> Tensor:
             with torch.autocast(x.device.type, enabled=False):
-                logits = self.logits(layer, (x.float() * weight).sum(1))
+                share = weight.repeat_interleave(len(x) // len(weight), 0)  # beam search repeats each row
+                logits = self.logits(layer, (x.float() * share).sum(1))
                 return self.gates(logits, None if noise is None else noise[layer])
 
         return LayerDecision(decide)
