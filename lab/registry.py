@@ -17,7 +17,7 @@ from lab.errors import LabError, unknown
 class Options(BaseModel):
     """Options of a plug-in: every field has a default and a description; unknown fields are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     name: str = ""
 
 
@@ -62,9 +62,9 @@ class Registry:
         """Validated options from a name, a mapping with a `name`, or options already validated."""
         if isinstance(given, Options):
             return given
-        fields = {"name": given} if isinstance(given, str) else dict(given)
-        if "name" not in fields:
-            raise LabError(f"a {self.kind} needs a name: one of {', '.join(self.names())}")
+        fields = {"name": given} if isinstance(given, str) else given
+        if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
+            raise LabError(f"{self.kind} = {given!r}: needs a name, one of {', '.join(self.names())}")
         return self.get(fields["name"]).Options(**fields)
 
 
