@@ -60,7 +60,7 @@ class RoutedLayer(nn.Module):
         w = w if w.dim() == 4 else w.unsqueeze(1)  # (B|1, T|1, H, E)
         if w.shape[0] not in (1, rows.shape[0]):  # beam search repeats each row
             w = w.repeat_interleave(rows.shape[0] // w.shape[0], dim=0)
-        out = bank.kind.output(rows, y.reshape(*rows.shape[:2], -1), self.stack(chosen), w, bank.composition)
+        out = bank.kind.output(rows, y.reshape(*rows.shape[:2], -1), self.stack(chosen), w, bank.slot.composition or bank.composition)
         return out.to(y.dtype).reshape(y.shape)
 
 

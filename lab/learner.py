@@ -94,8 +94,10 @@ class Learner(nn.Module):
         kept, self.classifier = self.classifier, self.new_classifier()
         for name in self.task_names:
             self.classifier.grow(self.config.seed, "classifier", name)
-        yield
-        self.classifier = kept
+        try:
+            yield
+        finally:
+            self.classifier = kept
 
     @property
     def per_task(self) -> bool:
@@ -138,8 +140,12 @@ class Learner(nn.Module):
         return self.router(self.request(batch, noise)) if len(self.bank) else None
 
     def alone(self, k: int) -> Decision:
-        """The decision that only expert k acts, with weight 1."""
-        return Decision(torch.ones(1, 1, 1, 1, device=self.device), experts=(k,))
+        """The decision that only expert k acts, with weight 1.
+
+        Both compositions are then the same function; it is always computed in the same form, so that an isolated expert
+        has the same bytes in every recipe.
+        """
+        return Decision(torch.ones(1, 1, 1, 1, device=self.device), experts=(k,), composition="mix")
 
     def logits(self, batch: Batch, only: int | None = None) -> Tensor:
         """(B, C) under the decision the bank is routed by."""
@@ -151,5 +157,6 @@ class Learner(nn.Module):
             return Output(self.logits(batch), decision)
 
     def parameters_of(self, tasks: Iterable[int]) -> dict[str, nn.Parameter]:
-        """Classifier blocks of some tasks, by name."""
-        return {f"task{t}.{name}": p for t in tasks for name, p in self.classifier.block(t).items()}
+        """Classifier blocks of some tasks, by name; each parameter once."""
+        blocks = [0] if self.classifier.one_block else tasks
+        return {f"task{t}.{name}": p for t in blocks for name, p in self.classifier.block(t).items()}

@@ -35,12 +35,13 @@ class Request:
 class Decision:
     """Weights of the experts, as a value: `weights` (B | 1, L | 1, H, E), over `experts` (None: all of the bank).
 
-    `losses` are the router's own named loss terms.
+    `losses` are the router's own named loss terms. `composition` replaces the bank's.
     """
 
     weights: Tensor | None
     experts: tuple[int, ...] | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
+    composition: str | None = None
 
     def at(self, layer: int, x: Tensor) -> Tensor:
         """Weights (B | 1, H, E) of one layer with input x; a router that decides per token returns (B | 1, T, H, E)."""
