@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,9 @@ def locate(name: str) -> Source:
     folder = Path(name)
     if not folder.exists():
         if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
-            raise LabError(f"unknown backbone '{name}': use {', '.join(BUILT_IN)}, a hub id like owner/model, or an existing folder")
+            near = get_close_matches(name, BUILT_IN, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'? Or " if near else f"use {', '.join(BUILT_IN)}, "
+            raise LabError(f"unknown backbone '{name}': {hint}a hub id like owner/model, or an existing folder")
         return Source(name, local=False)
     if not (folder / "config.json").is_file():
         raise LabError(f"backbone folder {name} has no config.json: it must hold a model saved by transformers")

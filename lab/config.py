@@ -5,6 +5,7 @@ are generated from the fields below and from the `Options` of the plug-ins.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -77,22 +78,22 @@ class CheckpointConfig(Section):
     every: int = Field(100, ge=1, description="optimiser steps between saved states, beside one at every task boundary")
 
 
-def plugin(kind: registry.Registry) -> Any:
+def plugin(kind: registry.Registry, section: str) -> Any:
     """Type of a field that holds the options of one plug-in: a name, or a mapping with `name` and options."""
-    return Annotated[SerializeAsAny[Options], BeforeValidator(kind.options)]
+    return Annotated[SerializeAsAny[Options], BeforeValidator(partial(kind.options, section=section))]
 
 
-def plugins(kind: registry.Registry) -> Any:
+def plugins(kind: registry.Registry, section: str) -> Any:
     """Type of a field that holds several plug-ins: a mapping from name to options."""
 
     def read(given: Any) -> dict[str, Options]:
         if not isinstance(given, dict):
-            raise LabError(f"{given!r} is no mapping of {kind.kind}s to their options: write for example {{{kind.names()[0]}: {{}}}}")
+            raise LabError(f"{section} = {given!r}: write a mapping of names to options, for example {{{kind.names()[0]}: {{}}}}")
         found = {}
         for name, value in given.items():
             if not isinstance(value, dict | Options | None):
-                raise LabError(f"options of {kind.kind} '{name}' = {value!r}: write option: value below it, or {{}} for the defaults")
-            found[name] = kind.options(value if isinstance(value, Options) else (value or {}) | {"name": name})
+                raise LabError(f"{section}.{name} = {value!r}: write option: value below it, or {{}} for the defaults")
+            found[name] = kind.options(value if isinstance(value, Options) else (value or {}) | {"name": name}, f"{section}.{name}")
         return found
 
     return Annotated[dict[str, SerializeAsAny[Options]], BeforeValidator(read)]
@@ -111,12 +112,16 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0, le=2**31 - 1, description="every use of chance draws from its own generator keyed by this seed")
     stream: StreamConfig = StreamConfig()
     backbone: BackboneConfig = BackboneConfig()
-    experts: plugin(registry.experts) = Field({"name": "lora"}, validate_default=True, description="kind of expert and its options")
-    router: plugin(registry.routers) = Field({"name": "uniform"}, validate_default=True, description="what chooses among the experts")
+    experts: plugin(registry.experts, "experts") = Field(
+        {"name": "lora"}, validate_default=True, description="kind of expert and its options"
+    )
+    router: plugin(registry.routers, "router") = Field(
+        {"name": "uniform"}, validate_default=True, description="what chooses among the experts"
+    )
     composition: Literal["mix", "merge"] = Field(
         "mix", description="mix: weighted sum of expert outputs; merge: weighted sum of expert parameters, then one expert"
     )
-    methods: plugins(registry.methods) = Field({}, description="what acts on training beyond routing: replay, ...")
+    methods: plugins(registry.methods, "methods") = Field({}, description="what acts on training beyond routing: replay, ...")
     memory: MemoryConfig = MemoryConfig()
     train: TrainConfig = TrainConfig()
     memory_training: MemoryTrainingConfig = MemoryTrainingConfig()
@@ -222,29 +227,8 @@ def validated(content: dict[str, Any]) -> RunConfig:
     try:
         config = RunConfig(**content)
     except ValidationError as error:
-        raise LabError("; ".join(_explain(content, problem) for problem in error.errors())) from error
+        raise LabError(registry.explain(error, RunConfig)) from error
     return _consistent(config)
-
-
-def _explain(content: dict[str, Any], problem: Any) -> str:
-    path = [str(part) for part in problem["loc"]]
-    where = ".".join(path)
-    if problem["type"] == "extra_forbidden":
-        section = content
-        model: Any = RunConfig
-        for part in path[:-1]:
-            section = section.get(part, {}) if isinstance(section, dict) else {}
-            field = getattr(model, "model_fields", {}).get(part)
-            model = field.annotation if field else None
-        allowed = getattr(model, "model_fields", None) or _plugin_fields(path, section)
-        return str(unknown(f"option of {'.'.join(path[:-1])}" if path[:-1] else "option", path[-1], allowed))
-    return f"{where} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ').lower()}"
-
-
-def _plugin_fields(path: list[str], section: Any) -> list[str]:
-    kind = {"router": registry.routers, "experts": registry.experts, "methods": registry.methods}.get(path[0])
-    name = path[1] if path[0] == "methods" and len(path) > 2 else section.get("name") if isinstance(section, dict) else None
-    return [field for field in kind.get(name).Options.model_fields if field != "name"] if kind and name in kind.names() else []
 
 
 def _consistent(config: RunConfig) -> RunConfig:
