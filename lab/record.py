@@ -107,7 +107,10 @@ class Recorder:
         if run.info.get("fingerprint") != fingerprint:
             raise LabError(f"run '{run.id}' cannot go on: its data or backbone have changed since it began")
         manifest = checkpoint.restore(session, run.dir / "checkpoint", run.dir / "experts")
-        os.truncate(run.dir / "events.jsonl", manifest["events_bytes"])  # what came after the saved state happens again
+        log, size = run.dir / "events.jsonl", manifest["events_bytes"]
+        if (log.stat().st_size if log.exists() else 0) < size:
+            raise LabError(f"run '{run.id}' cannot go on: its events.jsonl has lost lines; start the run again")
+        os.truncate(log, size)  # what came after the saved state happens again
 
     def write(self, event: events.Event) -> None:
         """Everything one event means for the folder."""
