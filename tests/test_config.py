@@ -5,7 +5,7 @@ import pytest
 
 import lab
 from lab import registry
-from lab.config import RunConfig, configure, merged, parse_override, read_recipe, recipe_names, recipes, validated
+from lab.config import RunConfig, configure, merged, parse_override, recipe_names, recipes, validated
 from lab.errors import LabError
 from lab.sources import load_tasks
 
@@ -128,14 +128,22 @@ def test_misspelt_options(override, message):
 def near_misses():
     """Every option of every section and plug-in with its last letter doubled."""
     for section, kind in SECTIONS.items():
-        yield from ((f"{section}.{name}{name[-1]}=1", f"{section} '{name}{name[-1]}': did you mean '{name}'?") for name in kind.model_fields)
+        yield from (
+            (f"{section}.{name}{name[-1]}=1", f"{section} '{name}{name[-1]}': did you mean '{name}'?")
+            for name in kind.model_fields
+        )
     for kind, section in zip(PLUGINS, ("router", "experts", "methods"), strict=True):
         for plugin in kind.names():
             for name in kind.get(plugin).Options.model_fields:
                 if name != "name":
                     place = section if section != "methods" else f"methods.{plugin}"
-                    yield (f"{place}={{name: {plugin}, {name}{name[-1]}: 1}}", f"{place} '{name}{name[-1]}': did you mean '{name}'?")
-    yield from ((f"{name}{name[-1]}=1", f"unknown option '{name}{name[-1]}': did you mean '{name}'?") for name in RunConfig.model_fields)
+                    yield (
+                        f"{place}={{name: {plugin}, {name}{name[-1]}: 1}}",
+                        f"{place} '{name}{name[-1]}': did you mean '{name}'?",
+                    )
+    yield from (
+        (f"{name}{name[-1]}=1", f"unknown option '{name}{name[-1]}': did you mean '{name}'?") for name in RunConfig.model_fields
+    )
 
 
 @pytest.mark.parametrize(("override", "message"), [*near_misses()])
@@ -152,7 +160,10 @@ def test_other_misspelt_names():
         (lambda: configure("mine.yaml"), "there is no recipe file mine.yaml"),
         (lambda: load_tasks("bultin"), "unknown stream 'bultin': did you mean 'builtin'?"),
         (lambda: load_tasks("builtin", tasks=["news_topics"]), "unknown task 'news_topics': did you mean 'news_topic'?"),
-        (lambda: lab.run("l2r", stream="builtin", backbone="tny"), "unknown backbone 'tny': did you mean 'tiny'? Or a hub id like owner/model, or an existing folder"),
+        (
+            lambda: lab.run("l2r", stream="builtin", backbone="tny"),
+            "unknown backbone 'tny': did you mean 'tiny'? Or a hub id like owner/model, or an existing folder",
+        ),
     ]:
         with pytest.raises(LabError) as error:
             call()
@@ -222,7 +233,9 @@ def test_precedence(recipe):
 
 
 def test_an_option_is_not_lost_when_its_section_is_named_too():
-    config = configure("l2r", ["stream.max_train=100", "backbone.threads=2", "router.heads=2", "router=oracle"], stream="mtl5", backbone="tiny")
+    config = configure(
+        "l2r", ["stream.max_train=100", "backbone.threads=2", "router.heads=2", "router=oracle"], stream="mtl5", backbone="tiny"
+    )
     assert (config.stream.name, config.stream.max_train) == ("mtl5", 100)
     assert (config.backbone.name, config.backbone.threads) == ("tiny", 2)
     assert (config.router.name, config.router.heads) == ("oracle", 2)
@@ -266,7 +279,11 @@ def test_another_plugin_drops_the_options_of_the_old_one(recipe):
         ("replay", "methods.replay.per_step=0", "methods.replay.per_step = 0: input should be greater than or equal to 1"),
         ("l2r", "scenario=clas", "scenario = 'clas': input should be 'task', 'domain' or 'class'"),
         ("l2r", "memory.per_class=5", "memory.per_task and memory.per_class exclude each other: set one of them to 0"),
-        ("l2r", "memory.per_task=0", "memory_training.steps needs stored examples: set memory.per_task or memory.per_class above 0"),
+        (
+            "l2r",
+            "memory.per_task=0",
+            "memory_training.steps needs stored examples: set memory.per_task or memory.per_class above 0",
+        ),
         ("replay", "memory.per_task=0", "methods.replay needs stored examples: set memory.per_task or memory.per_class above 0"),
         (
             "l2r",

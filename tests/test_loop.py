@@ -148,7 +148,9 @@ def test_frozen_experts_are_bit_identical_after_later_tasks():
             kept[event.name] = toy.expert(made, event.name)
     backbone = toy.session("l2r").learner.backbone.model.state_dict()
     assert all(toy.equal(toy.expert(made, name), values) for name, values in kept.items()) and len(kept) == 3
-    after = {name.replace(".base.", "."): p for name, p in made.learner.backbone.model.state_dict().items() if ".experts." not in name}
+    after = {
+        name.replace(".base.", "."): p for name, p in made.learner.backbone.model.state_dict().items() if ".experts." not in name
+    }
     assert toy.equal(after, {name.replace(".base.", "."): p for name, p in backbone.items()})
 
 
@@ -170,7 +172,9 @@ def test_sequential_forgets_replay_forgets_less_and_the_oracle_does_not(scenario
 
 
 def test_the_oracle_in_scenario_task_keeps_its_predictions():
-    made = toy.trained("oracle", "memory_training.steps=0", "memory.per_task=0", scenario="task", of=toy.tasks("sea", "city", "farm"))
+    made = toy.trained(
+        "oracle", "memory_training.steps=0", "memory.per_task=0", scenario="task", of=toy.tasks("sea", "city", "farm")
+    )
     first, second, third = matrix(made)
     assert first[0] == second[0] == third[0] and second[1] == third[1]
 
@@ -479,8 +483,15 @@ def test_what_shares_an_expert_and_what_does_not(tmp_path):
     assert same == address("oracle") == address("l2r-merge", "memory.per_task=5", scenario="domain")
     assert same == address("l2r", of=toy.tasks("farm", "sea"))
     shorter = [toy.task("sea", train=46), toy.task("city")]
-    others = [address("l2r", *more) for more in (["train.lr=0.01"], ["train.epochs=2"], ["experts.rank=4"], ["backbone.max_length=8"])]
-    others += [address("l2r", seed=1), address("l2r", of=shorter), address("l2r", "experts=bottleneck"), address("l2r", "train.clip=0")]
+    others = [
+        address("l2r", *more) for more in (["train.lr=0.01"], ["train.epochs=2"], ["experts.rank=4"], ["backbone.max_length=8"])
+    ]
+    others += [
+        address("l2r", seed=1),
+        address("l2r", of=shorter),
+        address("l2r", "experts=bottleneck"),
+        address("l2r", "train.clip=0"),
+    ]
     assert len({same, *others}) == len(others) + 1
 
 

@@ -50,7 +50,9 @@ def overrides(recipe: str, *more: str) -> list[str]:
     return [*TRAIN, *(() if shared else MEMORY), *more]
 
 
-def session(recipe: str = "l2r", *more: str, of: Sequence[Task] | None = None, store: Path | None = None, **settings: Any) -> Session:
+def session(
+    recipe: str = "l2r", *more: str, of: Sequence[Task] | None = None, store: Path | None = None, **settings: Any
+) -> Session:
     """A session on the toy stream, ready to train."""
     of = tasks() if of is None else of
     config = configure(recipe, overrides(recipe, *more), backbone="tiny", **settings)
