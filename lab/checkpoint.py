@@ -1,6 +1,7 @@
 """Saved state of a session: one safetensors file and a manifest that names it, replaced atomically. No pickle.
 
-Experts whose task is done are not in it: they stand in the run folder under `experts/` and never change.
+Experts whose task is done are not in it: they stand in the run folder under `experts/` and never change; the manifest holds
+their SHA-256 too.
 """
 
 from dataclasses import asdict
@@ -15,16 +16,21 @@ from lab.errors import LabError
 from lab.loop import Cursor, Scores, Session
 
 FORMAT = 1
+WEIGHTS = "adapter_model.safetensors"  # of an expert in its folder
 
 
-def save(session: Session, folder: Path, **extra: Any) -> None:
+def save(session: Session, folder: Path, experts: Path, **extra: Any) -> None:
     """Save everything that `restore` needs; `extra` plain values are kept beside it."""
     tensors = {name: tensor.detach().cpu().numpy() for name, tensor in _state(session).items()}
-    number = _manifest(folder).get("number", -1) + 1 if (folder / "manifest.json").exists() else 0
-    path = folder / f"{number}.safetensors"
+    before = _manifest(folder) if (folder / "manifest.json").exists() else {"number": -1, "experts": {}}
+    path = folder / f"{before['number'] + 1}.safetensors"
     files.write_arrays(path, tensors)
-    cursor = {"cursor": asdict(session.cursor), "scores": asdict(session.scores)}
-    files.write_json(folder / "manifest.json", {"format": FORMAT, "number": number, "sha256": {path.name: files.sha256(path)}, **cursor, **extra})
+    done = [name for k, name in enumerate(session.learner.bank.names) if not _held(session, k)]
+    files.write_json(folder / "manifest.json", {
+        "format": FORMAT, "number": before["number"] + 1, "sha256": {path.name: files.sha256(path)},
+        "experts": {name: before["experts"].get(name) or files.sha256(experts / name / WEIGHTS) for name in done},
+        "cursor": asdict(session.cursor), "scores": asdict(session.scores), **extra,
+    })  # fmt: skip
     for old in folder.glob("*.safetensors"):
         if old != path:
             old.unlink()
@@ -46,10 +52,12 @@ def restore(session: Session, folder: Path, experts: Path) -> dict[str, Any]:
     """Bring a fresh session to the saved moment and return the manifest; LabError if a file is missing or was changed."""
     manifest = _manifest(folder)
     arrays: dict[str, Any] = {}
-    for name, digest in manifest["sha256"].items():
-        if not (folder / name).is_file() or files.sha256(folder / name) != digest:
-            raise LabError(f"the saved state {folder / name} is missing or damaged (its SHA-256 differs): start the run again")
-        arrays, _ = files.read_arrays(folder / name)
+    saved = {folder / name: digest for name, digest in manifest["sha256"].items()}
+    for path, digest in (saved | {experts / name / WEIGHTS: digest for name, digest in manifest["experts"].items()}).items():
+        if not path.is_file() or files.sha256(path) != digest:
+            raise LabError(f"the saved state {path} is missing or damaged (its SHA-256 differs): start the run again")
+    for path in saved:
+        arrays, _ = files.read_arrays(path)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     session.cursor, session.scores = Cursor(**manifest["cursor"]), Scores(**manifest["scores"])
     learner, cursor = session.learner, session.cursor
@@ -76,15 +84,18 @@ def restore(session: Session, folder: Path, experts: Path) -> dict[str, Any]:
 def _state(session: Session) -> dict[str, Tensor]:
     """All tensors of a checkpoint by name."""
     learner, state = session.learner, dict(_small(session))
-    shared = not learner.per_task
     for k in range(len(learner.bank)):
-        last = k == len(learner.bank) - 1
-        if shared or (last and session.cursor.phase == "train"):
+        if _held(session, k):
             state |= {f"expert{k}.{name}": p for name, p in learner.bank.expert(k).items()}
     state |= {f"isolated/{name}": tensor for name, tensor in session.isolated.items()}
     for method in session.methods:
         state |= {f"method.{method.name}/{name}": tensor for name, tensor in method.state().items()}
     return state | session.moments()
+
+
+def _held(session: Session, k: int) -> bool:
+    """Whether expert k still changes, so that its parameters belong to the saved state: it is shared, or its task is being learned."""
+    return not session.learner.per_task or (k == session.cursor.task and session.cursor.phase == "train")
 
 
 def _small(session: Session) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lab import runs as run_folder
-from lab.errors import LabError, unknown
+from lab.errors import LabError, RunFailed, unknown
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Train language-model adapters on a stream of tasks, route them, and see what was forgotten.")  # fmt: skip
@@ -56,7 +56,8 @@ def training(work: Callable[[], run_folder.Run], as_json: bool) -> None:
         print(f"lab: {getattr(stop, 'status', 'interrupted')}; go on with: lab resume RUN (see lab list runs)", file=sys.stderr)
         raise typer.Exit(1) from None
     except Exception as error:
-        print(f"lab: the run failed: {type(error).__name__}: {error}", file=sys.stderr)
+        kind = "" if isinstance(error, RunFailed) else f"{type(error).__name__}: "
+        print(f"lab: the run failed: {kind}{str(error).strip().splitlines()[0] if str(error).strip() else ''}", file=sys.stderr)
         raise typer.Exit(1) from error
     show_json(finished.result()) if as_json else print_result(finished)
 

@@ -5,6 +5,7 @@ are generated from the fields below and from the `Options` of the plug-ins.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,12 +17,13 @@ from lab.errors import LabError, unknown
 from lab.registry import Options
 
 RECIPES = Path(__file__).parent / "recipes"
+NAMED = ("stream", "backbone", "experts", "router")  # sections that may be given by their name alone
 
 
 class Section(BaseModel):
     """A group of options; unknown fields are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class StreamConfig(Section):
@@ -76,16 +78,23 @@ class CheckpointConfig(Section):
     every: int = Field(100, ge=1, description="optimiser steps between saved states, beside one at every task boundary")
 
 
-def plugin(kind: registry.Registry) -> Any:
+def plugin(kind: registry.Registry, section: str) -> Any:
     """Type of a field that holds the options of one plug-in: a name, or a mapping with `name` and options."""
-    return Annotated[SerializeAsAny[Options], BeforeValidator(kind.options)]
+    return Annotated[SerializeAsAny[Options], BeforeValidator(partial(kind.options, section=section))]
 
 
-def plugins(kind: registry.Registry) -> Any:
+def plugins(kind: registry.Registry, section: str) -> Any:
     """Type of a field that holds several plug-ins: a mapping from name to options."""
 
     def read(given: Any) -> dict[str, Options]:
-        return {name: kind.options(value if isinstance(value, Options) else {"name": name, **(value or {})}) for name, value in given.items()}
+        if not isinstance(given, dict):
+            raise LabError(f"{section} = {given!r}: write a mapping of names to options, for example {{{kind.names()[0]}: {{}}}}")
+        found = {}
+        for name, value in given.items():
+            if not isinstance(value, dict | Options | None):
+                raise LabError(f"{section}.{name} = {value!r}: write option: value below it, or {{}} for the defaults")
+            found[name] = kind.options(value if isinstance(value, Options) else (value or {}) | {"name": name}, f"{section}.{name}")
+        return found
 
     return Annotated[dict[str, SerializeAsAny[Options]], BeforeValidator(read)]
 
@@ -103,12 +112,16 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0, le=2**31 - 1, description="every use of chance draws from its own generator keyed by this seed")
     stream: StreamConfig = StreamConfig()
     backbone: BackboneConfig = BackboneConfig()
-    experts: plugin(registry.experts) = Field({"name": "lora"}, validate_default=True, description="kind of expert and its options")
-    router: plugin(registry.routers) = Field({"name": "uniform"}, validate_default=True, description="what chooses among the experts")
+    experts: plugin(registry.experts, "experts") = Field(
+        {"name": "lora"}, validate_default=True, description="kind of expert and its options"
+    )
+    router: plugin(registry.routers, "router") = Field(
+        {"name": "uniform"}, validate_default=True, description="what chooses among the experts"
+    )
     composition: Literal["mix", "merge"] = Field(
         "mix", description="mix: weighted sum of expert outputs; merge: weighted sum of expert parameters, then one expert"
     )
-    methods: plugins(registry.methods) = Field({}, description="what acts on training beyond routing: replay, ...")
+    methods: plugins(registry.methods, "methods") = Field({}, description="what acts on training beyond routing: replay, ...")
     memory: MemoryConfig = MemoryConfig()
     train: TrainConfig = TrainConfig()
     memory_training: MemoryTrainingConfig = MemoryTrainingConfig()
@@ -134,25 +147,36 @@ def recipes() -> list[dict[str, Any]]:
 
 def read_recipe(name: str) -> dict[str, Any]:
     """Settings of a shipped recipe or of a YAML file; a recipe may start from another one named by `base`."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    return _read(name, Path(), ())
+
+
+def _read(name: str, beside: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """A recipe over its bases; files are found relative to the folder `beside`; `above` are the recipes that lead here."""
+    path = beside / name if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if path in above:
+        raise LabError(f"recipe {path.name} is its own base: {' > '.join(p.name for p in (*above, path))}")
     if not path.is_file():
-        raise unknown("recipe", name, recipe_names()) if path.parent == RECIPES else LabError(f"there is no recipe file {name}")
+        raise unknown("recipe", name, recipe_names()) if path.parent == RECIPES else LabError(f"there is no recipe file {path}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
-        raise LabError(f"recipe {path.name}{f', line {mark.line + 1}' if mark else ''}: not valid YAML ({error})".split("\n")[0]) from error
+        reason = getattr(error, "problem", None) or str(error).split("\n")[0]
+        raise LabError(f"recipe {path.name}{f', line {mark.line + 1}' if mark else ''}: not valid YAML ({reason})") from error
     if not isinstance(content, dict):
         raise LabError(f"recipe {path.name} must be a mapping of options to values, not {type(content).__name__}")
-    base = read_recipe(content.pop("base")) if "base" in content else {}
-    return merged(base, content) | {"recipe": content.get("recipe", path.stem)}
+    base = content.pop("base", None)
+    if base is not None and not isinstance(base, str):
+        raise LabError(f"recipe {path.name}: base = {base!r} must be the name of a recipe or a YAML file")
+    start = _read(base, path.parent, (*above, path)) if base else {}
+    return merged(start, content) | {"recipe": content.get("recipe", path.stem)}
 
 
 def merged(base: Any, change: Any) -> Any:
     """`change` over `base`, section by section; naming another plug-in drops the options of the old one."""
     if not isinstance(base, dict) or not isinstance(change, dict):
         return change
-    if change.get("name", base.get("name")) != base.get("name"):
+    if "name" in base and change.get("name", base["name"]) != base["name"]:
         base = {}
     return base | {key: merged(base.get(key), value) for key, value in change.items()}
 
@@ -174,7 +198,7 @@ def parse_override(text: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise LabError(f"the value of '{key.strip()}' cannot be read: {value}") from error
     path = key.strip().split(".")
-    if path in (["router"], ["experts"]) and isinstance(parsed, str):
+    if path[0] in NAMED and len(path) == 1 and isinstance(parsed, str):
         path = [*path, "name"]
     for part in reversed(path):
         parsed = {part: parsed}
@@ -188,42 +212,23 @@ def configure(recipe: str = "custom", overrides: Sequence[str] = (), **settings:
     valid name for a misspelt one.
     """
     content = read_recipe(recipe) if recipe != "custom" else {"recipe": "custom"}
+    change: dict[str, Any] = {}  # first on their own: `-o router.heads=2 -o router=oracle` keeps the heads
     for text in overrides:
-        content = merged(content, parse_override(text))
+        change = merged(change, parse_override(text))
     for name, value in settings.items():
-        named = name in ("stream", "backbone", "router", "experts") and isinstance(value, str)
-        content = merged(content, {name: {"name": value} if named else value})
-    return validated(content)
+        change = merged(change, {name: {"name": value} if name in NAMED and isinstance(value, str) else value})
+    return validated(merged(content, change))
 
 
 def validated(content: dict[str, Any]) -> RunConfig:
     """RunConfig from plain values; every mistake is one line that names the field and what is allowed."""
+    content = {name: {"name": value} if name in NAMED and isinstance(value, str) else value for name, value in content.items()}
+    content = merged({"experts": {"name": "lora"}, "router": {"name": "uniform"}}, content)
     try:
         config = RunConfig(**content)
     except ValidationError as error:
-        raise LabError("; ".join(_explain(content, problem) for problem in error.errors())) from error
+        raise LabError(registry.explain(error, RunConfig)) from error
     return _consistent(config)
-
-
-def _explain(content: dict[str, Any], problem: Any) -> str:
-    path = [str(part) for part in problem["loc"]]
-    where = ".".join(path)
-    if problem["type"] == "extra_forbidden":
-        section = content
-        model: Any = RunConfig
-        for part in path[:-1]:
-            section = section.get(part, {}) if isinstance(section, dict) else {}
-            field = getattr(model, "model_fields", {}).get(part)
-            model = field.annotation if field else None
-        allowed = getattr(model, "model_fields", None) or _plugin_fields(path, section)
-        return str(unknown(f"option of {'.'.join(path[:-1])}" if path[:-1] else "option", path[-1], allowed))
-    return f"{where} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ').lower()}"
-
-
-def _plugin_fields(path: list[str], section: Any) -> list[str]:
-    kind = {"router": registry.routers, "experts": registry.experts, "methods": registry.methods}.get(path[0])
-    name = path[1] if path[0] == "methods" and len(path) > 2 else section.get("name") if isinstance(section, dict) else None
-    return [field for field in kind.get(name).Options.model_fields if field != "name"] if kind and name in kind.names() else []
 
 
 def _consistent(config: RunConfig) -> RunConfig:
@@ -238,4 +243,8 @@ def _consistent(config: RunConfig) -> RunConfig:
         raise LabError("train.classes = seen trains classifier rows of earlier tasks, isolated experts must not: use train.classes=task or experts.isolated=false")
     if "replay" in config.methods and not stored:
         raise LabError("methods.replay needs stored examples: set memory.per_task or memory.per_class above 0")
+    if "replay" in config.methods and isolated:
+        raise LabError("methods.replay trains on examples of earlier tasks, isolated experts must not: use experts.isolated=false or experts.allocation=shared")
+    if config.router.name == "oracle" and config.experts.allocation != "per_task":
+        raise LabError("router oracle picks the expert of the true task: use experts.allocation=per_task")
     return config

@@ -1,4 +1,4 @@
-"""The one exception for requests that cannot be met, and the nearest-name help that goes with it."""
+"""The exception for requests that cannot be met, with its nearest-name help, and the one for runs that break."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -9,6 +9,10 @@ class LabError(Exception):
 
     The command line prints the line and exits with code 2; nothing has been written by then.
     """
+
+
+class RunFailed(Exception):
+    """Training cannot go on although the request was right, for example because the loss is not finite. Exit code 1."""
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> LabError:

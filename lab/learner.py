@@ -175,5 +175,6 @@ class Learner(nn.Module):
             return Output(self.logits(batch), decision)
 
     def parameters_of(self, tasks: Iterable[int]) -> dict[str, nn.Parameter]:
-        """Classifier blocks of some tasks, by name."""
-        return {f"task{t}.{name}": p for t in tasks for name, p in self.classifier.block(t).items()}
+        """Classifier blocks of some tasks, by name; each parameter once."""
+        blocks = [0] if self.classifier.one_block else tasks
+        return {f"task{t}.{name}": p for t in blocks for name, p in self.classifier.block(t).items()}

@@ -7,6 +7,7 @@ parameters and the optimiser are all the state there is.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from lab.backbone import resolve
 from lab.batch import Batch, Encoded
 from lab.chance import generator
 from lab.config import RunConfig
-from lab.errors import LabError
+from lab.errors import LabError, RunFailed
 from lab.evaluate import Evaluation, evaluate
 from lab.learner import Learner, Output
 from lab.memory import Memory
@@ -27,6 +28,7 @@ from lab.stream import Task
 
 EVALUATION_BATCH = 64
 PHASES = ("train", "memory", "evaluate")
+RATE = {"train": "train.lr", "memory": "memory_training.lr"}  # the learning rate of a phase
 
 
 @dataclass
@@ -58,7 +60,8 @@ class Scores:
 
 def prepare(config: RunConfig, tasks: Sequence[Task]) -> RunConfig:
     """The configuration with everything that was chosen automatically written down."""
-    stream = config.stream.model_copy(update={"tasks": [task.name for task in tasks]})
+    name = "+".join(Path(source).name for source in config.stream.sources) or config.stream.name
+    stream = config.stream.model_copy(update={"name": name, "tasks": [task.name for task in tasks]})
     return config.model_copy(update={"stream": stream, "backbone": resolve(config.backbone)})
 
 
@@ -86,10 +89,10 @@ class Session:
 
     def train(self) -> Iterator[events.Event]:
         """Everything from the cursor on."""
-        layers = [layer.name for layer in self.learner.bank.layers]
-        sizes = [len(self.rows[t, "train"]) for t in range(len(self.tasks))]
-        yield events.RunStarted(self.scores.tasks, self.scores.labels, layers, str(self.learner.device), sizes, self.progress())
         if self.cursor.task < 0:
+            layers = [layer.name for layer in self.learner.bank.layers]
+            sizes = [len(self.rows[t, "train"]) for t in range(len(self.tasks))]
+            yield events.RunStarted(self.scores.tasks, self.scores.labels, layers, str(self.learner.device), sizes, self.progress())
             yield from self.zero_shot()
             self.advance(0, "train")
         for t in range(self.cursor.task, len(self.tasks)):
@@ -119,8 +122,9 @@ class Session:
         trained = learner.bank.expert(expert) | learner.parameters_of(blocks)
         store = self.store if isolated and not self.methods else None
         saved_s = store.fetch(self, t, trained) if store and self.cursor.step == 0 else None
-        count = sum(parameter.numel() for parameter in trained.values())
-        yield events.TaskStarted(t, self.tasks[t].name, len(learner.bank), count, saved_s is not None, self.progress())
+        if self.cursor.step == 0:
+            count = sum(parameter.numel() for parameter in trained.values())
+            yield events.TaskStarted(t, self.tasks[t].name, len(learner.bank), count, saved_s is not None, self.progress())
         if saved_s is not None:
             self.cursor.reused_s += saved_s
         else:
@@ -162,7 +166,7 @@ class Session:
         tuned = classifier if config.classifier == "tuned" else {}
         if t == 0 or not config.steps or not (router or tuned):
             return  # with one task there is nothing to choose between and nothing to calibrate
-        if self.cursor.step == 0 and not config.warm_start:
+        if self.cursor.step == 0 and (t == 1 or not config.warm_start):
             learner.router.reset(self.chance("router", t))
             with torch.no_grad():
                 learner.router.standardise(learner.layer_queries(self.memory.rows))
@@ -213,6 +217,8 @@ class Session:
             parameter.requires_grad_(False)
             parameter.grad = None
         self.optimizer = None
+        if not all(parameter.isfinite().all() for parameter in parameters):
+            raise RunFailed(f"training on task '{self.tasks[t].name}' left parameters that are not finite: lower {RATE[self.cursor.phase]}")
 
     def fingerprint(self) -> dict[str, Any]:
         """What the results rest on: backbone weights and data. A run is gone on with only where they are the same."""

@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from lab import checkpoint, events, files
-from lab.errors import LabError
-from lab.loop import Session
+from lab.errors import LabError, RunFailed
+from lab.loop import RATE, Session
 from lab.runs import Run, now
 
 LOG_EVERY = 1.0  # seconds between two Step lines of one phase
@@ -54,10 +54,11 @@ def record(run: Run, session: Session) -> Iterator[events.Event]:
         run.update(status="interrupted", ended=now())
         raise
     except BaseException as error:
-        reason = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
-        run.update(status="failed", ended=now(), error=reason)
-        with open(run.dir / "log.txt", "a", encoding="utf-8") as log:
-            log.write(traceback.format_exc())
+        reason = str(error) if isinstance(error, LabError | RunFailed) else f"{type(error).__name__}: {error}"
+        with suppress(OSError):  # a full disk is the reason already
+            run.update(status="failed", ended=now(), error=reason)
+            with open(run.dir / "log.txt", "a", encoding="utf-8") as log:
+                log.write(traceback.format_exc())
         raise
     finally:
         lock.release()
@@ -94,6 +95,8 @@ class Recorder:
     def begin(self) -> None:
         """Start an empty folder, or bring the session to the saved state of a used one."""
         run, session = self.run, self.session
+        for litter in run.dir.rglob(".*.tmp"):  # of a process that was killed while it wrote
+            litter.unlink()
         files.write_yaml(run.dir / "config.yaml", session.config.to_dict())
         fingerprint = json.loads(json.dumps(session.fingerprint()))
         if not (run.dir / "checkpoint" / "manifest.json").exists():
@@ -104,7 +107,10 @@ class Recorder:
         if run.info.get("fingerprint") != fingerprint:
             raise LabError(f"run '{run.id}' cannot go on: its data or backbone have changed since it began")
         manifest = checkpoint.restore(session, run.dir / "checkpoint", run.dir / "experts")
-        os.truncate(run.dir / "events.jsonl", manifest["events_bytes"])  # what came after the saved state happens again
+        log, size = run.dir / "events.jsonl", manifest["events_bytes"]
+        if (log.stat().st_size if log.exists() else 0) < size:
+            raise LabError(f"run '{run.id}' cannot go on: its events.jsonl has lost lines; start the run again")
+        os.truncate(log, size)  # what came after the saved state happens again
 
     def write(self, event: events.Event) -> None:
         """Everything one event means for the folder."""
@@ -126,24 +132,27 @@ class Recorder:
             self.save()
 
     def write_step(self, event: events.Step) -> None:
-        """About one line a second, and the first and last step of a phase."""
-        if event.step % self.session.config.checkpoint.every == 0:
-            self.save()
-        if event.step not in (1, event.steps) and time.monotonic() - self.last_step < LOG_EVERY:
+        """About one line a second, and the first and last step of a phase; the state every N steps, and before an evaluation."""
+        saved = event.step % self.session.config.checkpoint.every == 0 or (event.phase == "memory" and event.step == event.steps)
+        shown = event.step in (1, event.steps) or time.monotonic() - self.last_step >= LOG_EVERY
+        if not (saved or shown):
             return
-        self.last_step = time.monotonic()
         line = event.to_json()
         if not all(math.isfinite(value) for value in line["terms"].values()):
-            line["terms"] = {name: None for name in line["terms"]}
+            self.run.append(line | {"terms": {name: None for name in line["terms"]}})
+            name = self.session.tasks[event.task].name
+            raise RunFailed(f"the loss is not finite at step {event.step} of task '{name}': lower {RATE[event.phase]}")
+        if shown:
+            self.last_step = time.monotonic()
             self.run.append(line)
-            rate = "memory_training.lr" if event.phase == "memory" else "train.lr"
-            raise LabError(f"the loss is not finite at step {event.step} of task '{self.session.tasks[event.task].name}': lower {rate}")
-        self.run.append(line)
+        if saved:
+            self.save()
 
     def stop_if_asked(self, event: events.Event, interrupted: threading.Event) -> None:
         """Save the state and stop: now after a signal, or at the end of a task if the folder says so."""
         if interrupted.is_set():
-            self.save()
+            if self.session.cursor.step:  # else the state that was saved last is as new: evaluation starts again
+                self.save()
             raise Stopped("interrupted")
         if isinstance(event, events.TaskEnded) and self.run.stop_requested:
             raise Stopped("stopped")
@@ -160,7 +169,8 @@ class Recorder:
 
     def save(self) -> None:
         path = self.run.dir / "events.jsonl"
-        checkpoint.save(self.session, self.run.dir / "checkpoint", events_bytes=path.stat().st_size if path.exists() else 0)
+        folder, experts = self.run.dir / "checkpoint", self.run.dir / "experts"
+        checkpoint.save(self.session, folder, experts, events_bytes=path.stat().st_size if path.exists() else 0)
 
     def export(self, k: int) -> None:
         bank = self.session.learner.bank

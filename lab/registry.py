@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lab.errors import LabError, unknown
 
@@ -17,7 +17,7 @@ from lab.errors import LabError, unknown
 class Options(BaseModel):
     """Options of a plug-in: every field has a default and a description; unknown fields are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     name: str = ""
 
 
@@ -58,14 +58,34 @@ class Registry:
                 return value
         raise LabError(f"{self.kind} '{name}' is broken: {path} defines no class with name = '{name}'")
 
-    def options(self, given: Any) -> Options:
-        """Validated options from a name, a mapping with a `name`, or options already validated."""
+    def options(self, given: Any, section: str = "") -> Options:
+        """Validated options from a name, a mapping with a `name`, or options already validated; `section` is named in errors."""
         if isinstance(given, Options):
             return given
-        fields = {"name": given} if isinstance(given, str) else dict(given)
-        if "name" not in fields:
-            raise LabError(f"a {self.kind} needs a name: one of {', '.join(self.names())}")
-        return self.get(fields["name"]).Options(**fields)
+        fields = {"name": given} if isinstance(given, str) else given
+        if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
+            raise LabError(f"{section or self.kind} = {given!r}: needs a name, one of {', '.join(self.names())}")
+        model = self.get(fields["name"]).Options
+        try:
+            return model(**fields)
+        except ValidationError as error:
+            raise LabError(explain(error, model, section or f"{self.kind} {fields['name']}")) from error
+
+
+def explain(error: ValidationError, model: type[BaseModel], section: str = "") -> str:
+    """One line for what is wrong with the values of `model`: the field, the value and what is allowed, or the nearest name."""
+    return "; ".join(dict.fromkeys(_explain(problem, model, section) for problem in error.errors()))
+
+
+def _explain(problem: Any, model: Any, section: str) -> str:
+    path = [str(part) for part in problem["loc"] if part not in ("str", "list[str]")]  # members of a union
+    if problem["type"] == "extra_forbidden":
+        for part in path[:-1]:
+            model = model.model_fields[part].annotation
+        place = ".".join(filter(None, [section, *path[:-1]]))
+        return str(unknown(f"option of {place}" if place else "option", path[-1], model.model_fields))
+    where, message = ".".join(filter(None, [section, *path])), problem["msg"].removeprefix("Value error, ")
+    return f"{where} = {problem['input']!r}: {message[:1].lower()}{message[1:]}"
 
 
 routers = Registry("router", "lab.routers")

@@ -120,11 +120,14 @@ class Run:
     def _json(self, name: str) -> dict[str, Any]:
         path = self.dir / name
         try:
-            return json.loads(path.read_text())
+            content = json.loads(path.read_text())
         except FileNotFoundError:
             return {}
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise LabError(f"run '{self.id}' is damaged: {name} cannot be read ({error})") from error
+        if not isinstance(content, dict):
+            raise LabError(f"run '{self.id}' is damaged: {name} holds no JSON object")
+        return content
 
     @property
     def info(self) -> dict[str, Any]:
@@ -135,9 +138,13 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The resolved configuration as plain values."""
         try:
-            return yaml.safe_load((self.dir / "config.yaml").read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise LabError(f"run '{self.id}' is damaged: config.yaml cannot be read ({error})") from error
+            content = yaml.safe_load((self.dir / "config.yaml").read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = str(error).split("\n")[0]
+            raise LabError(f"run '{self.id}' is damaged: config.yaml cannot be read ({reason})") from error
+        if not isinstance(content, dict):
+            raise LabError(f"run '{self.id}' is damaged: config.yaml holds no mapping")
+        return content
 
     @property
     def status(self) -> str:
@@ -233,6 +240,9 @@ class Run:
         for name in ("own_expert_share", "oracle_average_accuracy"):
             if routing.get(name) is None:
                 why.setdefault(f"routing.{name}", "measured when the run is finished")
+        why |= {name: "measured when the run is finished" for name in ("uses", "cost") if not info.get(name)}
+        if scores.get("zero_shot") is None:
+            why["zero_shot"] = "not evaluated yet"
         return {
             "run": self.id, "dir": str(self.dir), "status": self.status, "recipe": config["recipe"], "scenario": config["scenario"],
             "stream": config["stream"]["name"], "backbone": config["backbone"]["name"], "seed": config["seed"],
@@ -246,8 +256,8 @@ class Run:
     def create(cls, config: dict[str, Any], runs: str | Path | None = None, id: str | None = None, status: str = "queued") -> "Run":
         """A new folder with config.yaml, run.json and env.json; LabError if the id is taken or nothing can be written."""
         folder = root(runs)
-        stream = re.sub(r"[^a-z0-9_-]+", "-", Path(config["stream"]["name"]).name.lower()).strip("-")
-        stem = id or f"{datetime.now():%Y%m%d-%H%M%S}-{config['recipe']}-{stream}-s{config['seed']}"[:72]
+        recipe, stream = (re.sub(r"[^a-z0-9_-]+", "-", Path(name).name.lower()).strip("-") for name in (config["recipe"], config["stream"]["name"]))
+        stem = id or f"{datetime.now():%Y%m%d-%H%M%S}-{recipe}-{stream}-s{config['seed']}"[:72]
         if not ID.fullmatch(stem):
             raise LabError(f"'{stem}' cannot be a run id: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
         name, copy = stem, 1

@@ -1,0 +1,333 @@
+"""Recipes, overrides, precedence, and the one line that every mistake is answered with."""
+
+import pydantic
+import pytest
+
+import lab
+from lab import registry
+from lab.config import RunConfig, configure, merged, parse_override, recipe_names, recipes, validated
+from lab.errors import LabError
+from lab.sources import load_tasks
+
+SECTIONS = {name: field.annotation for name, field in RunConfig.model_fields.items() if isinstance(field.annotation, type)}
+SECTIONS = {name: kind for name, kind in SECTIONS.items() if issubclass(kind, pydantic.BaseModel)}
+PLUGINS = [registry.routers, registry.experts, registry.methods]
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """Writes a recipe file in the current folder and returns its name."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str, name: str = "mine.yaml") -> str:
+        (tmp_path / name).write_text(text)
+        return name
+
+    return write
+
+
+# recipes ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_shipped_recipe_resolves():
+    assert recipe_names() == ["l2r", "l2r-merge", "oracle", "replay", "sequential", "uniform"]
+    for name in recipe_names():
+        config = configure(name)
+        assert config.recipe == name and config.about
+    assert {row["name"]: row["about"] for row in recipes()} == {name: configure(name).about for name in recipe_names()}
+
+
+def test_what_the_reference_recipes_share():
+    l2r, merge, oracle, uniform = (configure(name).to_dict() for name in ("l2r", "l2r-merge", "oracle", "uniform"))
+    for other, differs in ((merge, {"composition"}), (oracle, {"router"}), (uniform, {"router"})):
+        assert {key for key in l2r if l2r[key] != other[key]} == {"recipe", "about"} | differs
+    assert configure("replay").memory == configure("l2r").memory
+    assert configure("replay").train == configure("sequential").train
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_round_trip(name):
+    config = configure(name, ["router.heads=2", "train.lr=1e-3", "stream.tasks=[a, b]"], seed=3)
+    assert validated(config.to_dict()) == config
+    assert validated(config.to_dict()).to_dict() == config.to_dict()
+
+
+def test_base(recipe):
+    recipe("base: l2r\nseed: 5\nrouter: {gate: softmax}\n", "first.yaml")
+    config = configure(recipe("base: first.yaml\nabout: mine\nmemory_training: {steps: 7}\n"))
+    assert (config.recipe, config.about, config.seed, config.router.gate) == ("mine", "mine", 5, "softmax")
+    assert (config.memory.per_task, config.memory_training.steps) == (50, 7)
+
+
+def test_base_is_found_beside_the_recipe(recipe, tmp_path):
+    (tmp_path / "sub").mkdir()
+    recipe("seed: 5\n", "sub/first.yaml")
+    assert configure(recipe("base: first.yaml\n", "sub/second.yaml")).seed == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "recipe mine.yaml, line 1: not valid YAML (expected the node content, but found '<stream end>')"),
+        ("- l2r\n", "recipe mine.yaml must be a mapping of options to values, not list"),
+        ("base: l2rr\n", "unknown recipe 'l2rr': did you mean 'l2r'?"),
+        ("base: 5\n", "recipe mine.yaml: base = 5 must be the name of a recipe or a YAML file"),
+        ("base: mine.yaml\n", "recipe mine.yaml is its own base: mine.yaml > mine.yaml"),
+        ("base: other.yaml\n", "there is no recipe file other.yaml"),
+        ("router:\n", "router = None: needs a name, one of gates, oracle, uniform"),
+        ("router: {name: 5}\n", "router = {'name': 5}: needs a name, one of gates, oracle, uniform"),
+        ("experts: 5\n", "experts = 5: needs a name, one of bottleneck, lora"),
+        ("methods: [replay]\n", "methods = ['replay']: write a mapping of names to options, for example {replay: {}}"),
+        ("methods: {replay: 5}\n", "methods.replay = 5: write option: value below it, or {} for the defaults"),
+        ("train: 5\n", "train = 5: input should be a valid dictionary or instance of TrainConfig"),
+    ],
+)
+def test_broken_recipes(recipe, text, message):
+    with pytest.raises(LabError) as error:
+        configure(recipe(text))
+    assert str(error.value) == message
+
+
+def test_recipe_file_that_is_not_utf8(recipe, tmp_path):
+    name = recipe("")
+    (tmp_path / name).write_bytes(b"about: \xff\n")
+    with pytest.raises(LabError, match=r"^recipe mine.yaml: not valid YAML \('utf-8' codec can't decode byte 0xff in position 7"):
+        configure(name)
+
+
+# nearest names ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sed=1", "unknown option 'sed': did you mean 'seed'?"),
+        ("trian.lr=1", "unknown option 'trian': did you mean 'train'?"),
+        ("stream.max_trian=5", "unknown option of stream 'max_trian': did you mean 'max_train'?"),
+        ("backbone.thread=5", "unknown option of backbone 'thread': did you mean 'threads'?"),
+        ("memory.per_tsk=5", "unknown option of memory 'per_tsk': did you mean 'per_task'?"),
+        ("train.epoch=5", "unknown option of train 'epoch': did you mean 'epochs'?"),
+        ("memory_training.step=5", "unknown option of memory_training 'step': did you mean 'steps'?"),
+        ("checkpoint.evry=5", "unknown option of checkpoint 'evry': did you mean 'every'?"),
+        ("router.temprature=1", "unknown option of router 'temprature': did you mean 'temperature'?"),
+        ("router.name=gate", "unknown router 'gate': did you mean 'gates'?"),
+        ("router=orakel", "unknown router 'orakel': did you mean 'oracle'?"),
+        ("experts.rnak=4", "unknown option of experts 'rnak': did you mean 'rank'?"),
+        ("experts=lorra", "unknown expert kind 'lorra': did you mean 'lora'?"),
+        ("methods.repaly={}", "unknown method 'repaly': did you mean 'replay'?"),
+        ("methods.replay.per_stp=4", "unknown option of methods.replay 'per_stp': did you mean 'per_step'?"),
+        ("train.xyz=1", "unknown option of train 'xyz': there are: batch_size, classes, clip, epochs, lr, warmup, weight_decay"),
+    ],
+)
+def test_misspelt_options(override, message):
+    with pytest.raises(LabError) as error:
+        configure("l2r", [override])
+    assert str(error.value) == message
+
+
+def near_misses():
+    """Every option of every section and plug-in with its last letter doubled."""
+    for section, kind in SECTIONS.items():
+        yield from (
+            (f"{section}.{name}{name[-1]}=1", f"{section} '{name}{name[-1]}': did you mean '{name}'?")
+            for name in kind.model_fields
+        )
+    for kind, section in zip(PLUGINS, ("router", "experts", "methods"), strict=True):
+        for plugin in kind.names():
+            for name in kind.get(plugin).Options.model_fields:
+                if name != "name":
+                    place = section if section != "methods" else f"methods.{plugin}"
+                    yield (
+                        f"{place}={{name: {plugin}, {name}{name[-1]}: 1}}",
+                        f"{place} '{name}{name[-1]}': did you mean '{name}'?",
+                    )
+    yield from (
+        (f"{name}{name[-1]}=1", f"unknown option '{name}{name[-1]}': did you mean '{name}'?") for name in RunConfig.model_fields
+    )
+
+
+@pytest.mark.parametrize(("override", "message"), [*near_misses()])
+def test_every_option_offers_itself(override, message):
+    with pytest.raises(LabError) as error:
+        configure("replay", [override])
+    assert str(error.value).endswith(message)
+
+
+def test_other_misspelt_names():
+    for call, message in [
+        (lambda: configure("l2"), "unknown recipe 'l2': did you mean 'l2r'?"),
+        (lambda: configure("zzz"), "unknown recipe 'zzz': there are: l2r, l2r-merge, oracle, replay, sequential, uniform"),
+        (lambda: configure("mine.yaml"), "there is no recipe file mine.yaml"),
+        (lambda: load_tasks("bultin"), "unknown stream 'bultin': did you mean 'builtin'?"),
+        (lambda: load_tasks("builtin", tasks=["news_topics"]), "unknown task 'news_topics': did you mean 'news_topic'?"),
+        (
+            lambda: lab.run("l2r", stream="builtin", backbone="tny"),
+            "unknown backbone 'tny': did you mean 'tiny'? Or a hub id like owner/model, or an existing folder",
+        ),
+    ]:
+        with pytest.raises(LabError) as error:
+            call()
+        assert str(error.value) == message
+
+
+# overrides --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a=1", 1),
+        ("a=1e-3", 0.001),
+        ("a=-2.5E2", -250.0),
+        ("a=true", True),
+        ("a=null", None),
+        ("a=", None),
+        ("a=[x, y]", ["x", "y"]),
+        ("a=[x,1]", ["x", 1]),
+        ("a={b: 2}", {"b": 2}),
+        ("a=some words", "some words"),
+        ("a=x=y", "x=y"),
+        ("a='5'", 5.0),
+        ("a.b.c=1", {"b": {"c": 1}}),
+        (" a . b = 2", None),
+    ],
+)
+def test_parse_override(text, value):
+    if value is None and "null" not in text and text != "a=":
+        assert parse_override(text) == {"a ": {" b": 2}}
+    else:
+        assert parse_override(text) == {"a": value}
+
+
+@pytest.mark.parametrize("section", ["stream", "backbone", "router", "experts"])
+def test_a_section_by_its_name(section):
+    name = {"stream": "mtl5", "backbone": "tiny", "router": "gates", "experts": "bottleneck"}[section]
+    assert parse_override(f"{section}={name}") == {section: {"name": name}}
+    assert getattr(configure("l2r", [f"{section}={name}"]), section).name == name
+    assert getattr(configure("l2r", **{section: name}), section).name == name
+
+
+@pytest.mark.parametrize("text", ["", "train.lr", "=1", " =1"])
+def test_overrides_that_are_none(text):
+    with pytest.raises(LabError, match=r"is not an option: write key=value, for example train.lr=0.001$"):
+        parse_override(text)
+
+
+def test_override_that_is_no_yaml():
+    with pytest.raises(LabError) as error:
+        parse_override("stream.tasks=[a")
+    assert str(error.value) == "the value of 'stream.tasks' cannot be read: [a"
+
+
+# precedence -------------------------------------------------------------------------------------------------------------------
+
+
+def test_precedence(recipe):
+    name = recipe("seed: 2\ntrain: {lr: 0.5, epochs: 3}\n")
+    assert configure().train.lr == 2e-3
+    assert configure(name).train.lr == 0.5
+    config = configure(name, ["train.lr=0.25", "seed=4"])
+    assert (config.train.lr, config.train.epochs, config.seed) == (0.25, 3, 4)
+    assert configure(name, ["train.lr=0.25", "seed=4", "train.lr=0.125"], seed=6).seed == 6
+    assert configure(name, ["train.lr=0.25", "train.lr=0.125"]).train.lr == 0.125
+
+
+def test_an_option_is_not_lost_when_its_section_is_named_too():
+    config = configure(
+        "l2r", ["stream.max_train=100", "backbone.threads=2", "router.heads=2", "router=oracle"], stream="mtl5", backbone="tiny"
+    )
+    assert (config.stream.name, config.stream.max_train) == ("mtl5", 100)
+    assert (config.backbone.name, config.backbone.threads) == ("tiny", 2)
+    assert (config.router.name, config.router.heads) == ("oracle", 2)
+
+
+def test_default_plugins_take_options():
+    config = configure(overrides=["router.heads=2", "experts.rank=4"])
+    assert (config.router.name, config.router.heads, config.experts.name, config.experts.rank) == ("uniform", 2, "lora", 4)
+
+
+def test_another_plugin_drops_the_options_of_the_old_one(recipe):
+    name = recipe("base: l2r\nrouter: {gate: softmax, temperature: 3}\nexperts: {rank: 4}\nstream: {name: mtl5, tasks: mtl5-i}\n")
+    assert configure(name).router.temperature == 3
+    assert configure(name, ["router=uniform"]).router.model_dump() == {"name": "uniform", "heads": 1}
+    assert configure(name, ["experts=bottleneck"]).experts == configure("l2r", ["experts=bottleneck"]).experts
+    assert configure(name, ["router=gates"]).router.temperature == 3
+    assert configure(name, stream="builtin").stream.tasks is None
+    assert merged({"name": "a", "x": 1}, {"x": 2}) == {"name": "a", "x": 2}
+
+
+# values that cannot be ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "message"),
+    [
+        ("l2r", "train.lr=0", "train.lr = 0: input should be greater than 0"),
+        ("l2r", "train.lr=nan", "train.lr = nan: input should be a finite number"),
+        ("l2r", "train.lr=1e9", "train.lr = 1000000000.0: input should be less than or equal to 10"),
+        ("l2r", "train.lr=fast", "train.lr = 'fast': input should be a valid number, unable to parse string as a number"),
+        ("l2r", "train.lr=null", "train.lr = None: input should be a valid number"),
+        ("l2r", "train.clip=inf", "train.clip = inf: input should be a finite number"),
+        ("l2r", "experts.alpha=inf", "experts.alpha = inf: input should be a finite number"),
+        ("l2r", "train.epochs=0", "train.epochs = 0: input should be greater than or equal to 1"),
+        ("l2r", "train.epochs=1.5", "train.epochs = 1.5: input should be a valid integer, got a number with a fractional part"),
+        ("l2r", "train.epochs=1e12", "train.epochs = 1000000000000.0: input should be less than or equal to 1000"),
+        ("l2r", "seed=-1", "seed = -1: input should be greater than or equal to 0"),
+        ("l2r", "seed=1e12", "seed = 1000000000000.0: input should be less than or equal to 2147483647"),
+        ("l2r", "experts.rank=0", "experts.rank = 0: input should be greater than or equal to 1"),
+        ("l2r", "router.gate=hard", "router.gate = 'hard': input should be 'gumbel-sigmoid', 'sigmoid' or 'softmax'"),
+        ("replay", "methods.replay.per_step=0", "methods.replay.per_step = 0: input should be greater than or equal to 1"),
+        ("l2r", "scenario=clas", "scenario = 'clas': input should be 'task', 'domain' or 'class'"),
+        ("l2r", "memory.per_class=5", "memory.per_task and memory.per_class exclude each other: set one of them to 0"),
+        (
+            "l2r",
+            "memory.per_task=0",
+            "memory_training.steps needs stored examples: set memory.per_task or memory.per_class above 0",
+        ),
+        ("replay", "memory.per_task=0", "methods.replay needs stored examples: set memory.per_task or memory.per_class above 0"),
+        (
+            "l2r",
+            "train.classes=seen",
+            "train.classes = seen trains classifier rows of earlier tasks, isolated experts must not: "
+            "use train.classes=task or experts.isolated=false",
+        ),
+        (
+            "l2r",
+            "methods.replay={}",
+            "methods.replay trains on examples of earlier tasks, isolated experts must not: "
+            "use experts.isolated=false or experts.allocation=shared",
+        ),
+        ("sequential", "router=oracle", "router oracle picks the expert of the true task: use experts.allocation=per_task"),
+    ],
+)
+def test_refused(recipe, override, message):
+    with pytest.raises(LabError) as error:
+        configure(recipe, [override])
+    assert str(error.value) == message
+
+
+def test_several_mistakes_are_one_line():
+    with pytest.raises(LabError) as error:
+        configure("l2r", ["train.lr=0", "sed=1"])
+    assert str(error.value) == "train.lr = 0: input should be greater than 0; unknown option 'sed': did you mean 'seed'?"
+
+
+# descriptions ---------------------------------------------------------------------------------------------------------------
+
+
+def test_every_option_has_a_description():
+    models = {"RunConfig": RunConfig, **SECTIONS}
+    models |= {f"{kind.kind} {name}": kind.get(name).Options for kind in PLUGINS for name in kind.names()}
+    bare = [f"{title}.{name}" for title, model in models.items() for name, field in model.model_fields.items()
+            if not field.description and name != "name" and name not in SECTIONS]  # fmt: skip
+    assert bare == []
+    for kind in (*PLUGINS, registry.streams):
+        for name in kind.names():
+            assert kind.get(name).about().endswith("."), f"{kind.kind} {name} has no sentence about itself"
+
+
+def test_defaults_of_plugins_are_valid():
+    for kind in PLUGINS:
+        for name in kind.names():
+            options = kind.options(name)
+            assert options.name == name and kind.options(options.model_dump()) == options

@@ -1,0 +1,99 @@
+"""A stream for tests: a keyword decides the label, and what it means flips from task to task, so that interference is certain.
+
+Every task has topic words of its own, so that a router can tell the tasks apart.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lab import events
+from lab.config import configure
+from lab.loop import Session, prepare
+from lab.record import record
+from lab.runs import Run
+from lab.store import Store
+from lab.stream import SPLITS, Example, Task
+
+TOPICS = {"sea": "wave tide reef coral", "city": "tram street tower plaza", "farm": "barn hay goat field"}
+FLIPPED = {"sea": False, "city": True, "farm": False}
+LABELS = ("no", "yes")
+TRAIN = ("train.lr=0.02", "train.epochs=3", "memory.per_task=24")
+MEMORY = ("memory_training.steps=20", "memory_training.lr=0.1")
+
+
+def task(name: str, train: int = 48, test: int = 20, labels: Sequence[str] = LABELS) -> Task:
+    """`red` means yes and `blue` no in sea and farm; in city it is the other way round."""
+    draw = random.Random(name)
+    topic, texts, rows = TOPICS[name].split(), set(), []
+    while len(rows) < train + 8 + test:
+        label = len(rows) % 2
+        colour = ("blue", "red")[label ^ FLIPPED[name]]
+        text = " ".join([colour, *draw.choices(topic, k=4), colour])
+        if text not in texts:
+            texts.add(text)
+            rows.append(Example(text, label))
+    return Task(name, tuple(labels), rows[:train], rows[train : train + 8], rows[train + 8 :])
+
+
+def tasks(*names: str, **options: Any) -> list[Task]:
+    return [task(name, **options) for name in names or ("sea", "city")]
+
+
+def overrides(recipe: str, *more: str) -> list[str]:
+    """Options that make a recipe learn the toy stream in well under a second."""
+    shared = recipe in ("sequential", "replay")
+    return [*TRAIN, *(() if shared else MEMORY), *more]
+
+
+def session(
+    recipe: str = "l2r", *more: str, of: Sequence[Task] | None = None, store: Path | None = None, **settings: Any
+) -> Session:
+    """A session on the toy stream, ready to train."""
+    of = tasks() if of is None else of
+    config = configure(recipe, overrides(recipe, *more), backbone="tiny", **settings)
+    return Session(prepare(config, of), of, Store(store) if store else None)
+
+
+def trained(*args: Any, **settings: Any) -> Session:
+    """A session at its end."""
+    made = session(*args, **settings)
+    list(made.train())
+    return made
+
+
+def recorded(made: Session, root: Path, id: str = "r") -> Run:
+    """The run folder of a session that was trained to its end."""
+    run = Run.create(made.config.to_dict(), root, id)
+    list(record(run, made))
+    return run
+
+
+def expert(made: Session, name: str) -> dict[str, torch.Tensor]:
+    """Copies of the parameters of an expert by its name."""
+    return {key: p.detach().clone() for key, p in made.learner.bank.expert(made.learner.bank.names.index(name)).items()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Bit for bit the same names and values."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def kinds(happenings: Sequence[events.Event]) -> list[str]:
+    """Kinds of events in order, repeated ones once."""
+    names = [type(event).__name__ for event in happenings]
+    return [name for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
+
+
+def folder(path: Path, of: Sequence[Task] | None = None) -> Path:
+    """A stream folder that holds the toy stream."""
+    for made in tasks() if of is None else of:
+        (path / made.name).mkdir(parents=True)
+        for split in SPLITS:
+            rows = [{"text": text, "label": made.labels[label]} for text, label, _ in made.split(split)]
+            (path / made.name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
