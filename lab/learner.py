@@ -66,7 +66,7 @@ class Classifier(nn.Module):
 
 
 class Learner(nn.Module):
-    """What is trained and evaluated. The backbone is frozen; `query` asks it alone and remembers the answer."""
+    """What is trained and evaluated. The backbone is frozen; `query` asks it alone."""
 
     def __init__(self, config: RunConfig, tasks: Sequence[Task]):
         super().__init__()
@@ -78,7 +78,6 @@ class Learner(nn.Module):
         router = registry.routers.get(config.router.name)
         self.router = router(config.router, self.bank.layers, self.backbone.width).to(self.device)
         self.classifier = self.new_classifier()
-        self.queries: dict[tuple[int, str, int], Tensor] = {}
         self.task_names = [task.name for task in tasks]
 
     @property
@@ -118,18 +117,10 @@ class Learner(nn.Module):
 
     @torch.no_grad()
     def query(self, batch: Batch) -> Tensor:
-        """Frozen backbone's sequence representations (B, D), computed once per example."""
+        """Frozen backbone's sequence representations (B, D)."""
         if self.bank.slot is not None:
             raise LabError("queries come from the frozen backbone: ask for them before the bank is routed")
-        missing = [i for i, key in enumerate(batch.keys) if key not in self.queries]
-        if missing:
-            rows = torch.tensor(missing, device=batch.ids.device)
-            width = int(batch.mask[rows].sum(1).max())
-            ids, mask, types = (tensor[rows, :width] for tensor in (batch.ids, batch.mask, batch.types))
-            part = Batch(ids, mask, types, batch.label[rows], batch.task[rows], [])
-            for i, vector in zip(missing, self.backbone.embed(part), strict=True):
-                self.queries[batch.keys[i]] = vector
-        return torch.stack([self.queries[key] for key in batch.keys])
+        return self.backbone.embed(batch)
 
     @torch.no_grad()
     def layer_queries(self, rows: Sequence[Encoded], size: int = 64) -> list[Tensor]:

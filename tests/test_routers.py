@@ -51,6 +51,9 @@ def build(case: str, heads: int = 1, experts: int = EXPERTS, values: bool = True
 def randomise(router: Router, seed: int = 1) -> None:
     for i, parameter in enumerate(router.parameters()):
         parameter.copy_(numbers(*parameter.shape, seed=100 * seed + i) * 2)
+    for name, buffer in router.named_buffers():
+        shift = numbers(*buffer.shape, seed=seed + 7) * 0.3
+        buffer.copy_(shift.exp() if name.startswith("spread") else shift)
 
 
 def asked(router: Router, task: torch.Tensor | None = TASK, chance: torch.Generator | None = None, order=None) -> Request:
@@ -195,11 +198,10 @@ def test_uniform_and_oracle():
 
 
 def logits_by_hand(router: Router, query: torch.Tensor, layer: int) -> torch.Tensor:
-    """W q + b with q standardised to unit length, in plain loops; (B, H, E)."""
+    """W q + b with q standardised by the mean and spread of its features, in plain loops; (B, H, E)."""
     out = torch.zeros(len(query), router.heads, EXPERTS)
     for row in range(len(query)):
-        q = query[row] - query[row].mean()
-        q = q / (q.pow(2).mean() + 1e-5).sqrt() / len(q) ** 0.5
+        q = (query[row] - getattr(router, f"mean{layer}")) / getattr(router, f"spread{layer}") / len(query[row]) ** 0.5
         if router.hidden:
             q = torch.tanh(router.hidden[layer] @ q)
         for h in range(router.heads):
@@ -264,6 +266,18 @@ def test_rules_of_evaluation():
     hot = build("gates", temperature=0.01, gate="softmax")
     assert torch.allclose(hot.gates(s, None), torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]), atol=1e-6)
     assert torch.allclose(normalised(torch.tensor([2.0, 6.0])), torch.tensor([0.25, 0.75]))
+
+
+def test_the_query_is_standardised_with_what_was_stored():
+    """Per layer: mean and spread of the stored queries, feature by feature; a feature that never varies does no harm."""
+    router = build("gates/softmax/soft/layer/0", values=False)
+    queries = [numbers(40, layer.inputs, seed=layer_number) * 3 + 5 for layer_number, layer in enumerate(LAYERS)]
+    queries[0][:, 0] = 1.0
+    router.standardise(queries)
+    for layer, query in enumerate(queries):
+        assert torch.allclose(getattr(router, f"mean{layer}"), query.mean(0))
+        assert torch.allclose(getattr(router, f"spread{layer}"), query.std(0).clamp_min(1e-6))
+        assert router.logits(layer, query).isfinite().all()
 
 
 def test_fresh_gates_are_undecided():

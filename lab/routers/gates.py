@@ -68,7 +68,7 @@ class Gates(Router):
             weight.zero_()
             bias.zero_()
         for hidden in self.hidden:
-            hidden.copy_(torch.randn(hidden.shape, generator=generator) / hidden.shape[1] ** 0.5)
+            hidden.copy_(torch.randn(hidden.shape, generator=generator))  # the query has about unit length
 
     def standardise(self, queries: Sequence[Tensor]) -> None:
         for l, query in enumerate(queries):
