@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from lab import registry
-from lab.backbone import Backbone
+from lab.backbone import Backbone, pool
 from lab.bank import Bank
 from lab.batch import Batch, Encoded, collate
 from lab.chance import generator
 from lab.config import RunConfig
 from lab.errors import LabError
 from lab.labels import LabelSpace
-from lab.router import Decision, Request
+from lab.router import Decision, LayerDecision, Request
 from lab.stream import Task
 
 
@@ -127,6 +127,23 @@ class Learner(nn.Module):
             for i, vector in zip(missing, self.backbone.embed(part), strict=True):
                 self.queries[batch.keys[i]] = vector
         return torch.stack([self.queries[key] for key in batch.keys])
+
+    @torch.no_grad()
+    def layer_queries(self, rows: Sequence[Encoded], size: int = 64) -> list[Tensor]:
+        """Per adapted layer, what a router may be fed with on these rows while no expert acts: (N, D) each."""
+        batches = [self.collate(rows[i : i + size]) for i in range(0, len(rows), size)]
+        if self.router.uses_query:
+            return [torch.cat([self.query(batch) for batch in batches])] * len(self.bank.layers)
+        seen: list[list[Tensor]] = [[] for _ in self.bank.layers]
+        for batch in batches:
+
+            def silent(layer: int, x: Tensor, mask: Tensor = batch.mask) -> Tensor:
+                seen[layer].append(pool(x.float(), mask, "mean"))
+                return x.new_zeros(1, self.router.heads, len(self.bank))
+
+            with self.bank.routed(LayerDecision(silent)):
+                self.backbone.embed(batch)
+        return [torch.cat(parts) for parts in seen]
 
     def request(self, batch: Batch, noise: torch.Generator | None = None, task_known: bool = False) -> Request:
         """What the router may see; the task only where it is known and the router declares that it uses it."""

@@ -165,6 +165,7 @@ class Session:
         if self.cursor.step == 0 and not config.warm_start:
             learner.router.reset(self.chance("router", t))
             with torch.no_grad():
+                learner.router.standardise(learner.layer_queries(self.memory.rows))
                 for name, parameter in classifier.items():
                     parameter.copy_(self.isolated[name])
         how = "task" if self.config.scenario == "task" else "seen"
