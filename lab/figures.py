@@ -22,6 +22,7 @@ SCALE = "Cividis"  # scores and shares, 0 to 1
 DIVERGING = "PuOr"  # differences, centred on 0; neither red nor green
 FAINT = "rgba(127,127,127,0.25)"  # grid lines on light and dark
 CELLS_WITH_TEXT = 12  # columns up to which the numbers stand in the cells
+NAMED_COLUMNS = 6  # columns up to which names stand above them
 NAME = 16  # characters of a name on an axis; the full one is in the hover text
 
 
@@ -79,15 +80,27 @@ def literal(text: Any) -> str:
     return escape(str(text), quote=False)
 
 
-def short(name: Any) -> str:
+def short(name: Any, length: int = NAME) -> str:
     """A name for an axis: cut in the middle if it is long."""
     text = str(name)
-    return literal(text if len(text) <= NAME else f"{text[: NAME - 7]}…{text[-6:]}")
+    return literal(text if len(text) <= length else f"{text[: length - 5]}…{text[-4:]}")
 
 
-def unique(names: Sequence[Any]) -> list[str]:
+def numbered(names: Sequence[Any]) -> list[str]:
+    """Names of rows that are tasks, with their place in the stream."""
+    return [f"{i + 1} · {name}" for i, name in enumerate(unique(names))]
+
+
+def heads(names: Sequence[Any], rows: Sequence[Any]) -> list[str]:
+    """Names above columns: as numbers where there are many and the rows, which say the names, are the same."""
+    if len(names) > NAMED_COLUMNS and list(names) == list(rows):
+        return [str(i + 1) for i in range(len(names))]
+    return unique(names, NAME - 5)
+
+
+def unique(names: Sequence[Any], length: int = NAME) -> list[str]:
     """Names cut for an axis that stay different from each other."""
-    cut = [short(name) for name in names]
+    cut = [short(name, length) for name in names]
     return [f"{name} ({i + 1})" if cut.count(name) > 1 else name for i, name in enumerate(cut)]
 
 
@@ -105,7 +118,7 @@ def figure(title: str = "", height: int = 360) -> go.Figure:
 
 def cells(drawn: go.Figure, values: np.ndarray, hover: np.ndarray, form: str = "{:.2f}", **options: Any) -> None:
     """Add cells at whole coordinates with their number inside; values and hover texts (rows, columns), NaN stays blank."""
-    numbered = values.shape[1] <= CELLS_WITH_TEXT  # then a colour bar would only take their room
+    texts = values.shape[1] <= CELLS_WITH_TEXT  # then a colour bar would only take their room
     look = {"zmin": 0, "zmax": 1, "colorscale": SCALE, "hoverongaps": True, "xgap": 2, "ygap": 2} | options
     drawn.add_heatmap(
         z=values.astype(np.float32),
@@ -113,11 +126,11 @@ def cells(drawn: go.Figure, values: np.ndarray, hover: np.ndarray, form: str = "
         y=np.arange(values.shape[0]),
         customdata=hover,
         hovertemplate="%{customdata}<extra></extra>",
-        showscale=not numbered,
+        showscale=not texts,
         colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9},
         **look,
     )
-    if numbered:
+    if texts:
         drawn.add_trace(_numbers(values, form, look))
 
 
@@ -140,6 +153,13 @@ def _numbers(values: np.ndarray, form: str, look: dict[str, Any]) -> go.Scatter:
     )
 
 
+def _tilt(columns: Sequence[str]) -> int:
+    """Angle of the names above columns: level where they fit, upright where they are many."""
+    if all(len(name) <= 3 for name in columns) or len(columns) <= 3:
+        return 0
+    return -30 if len(columns) <= 8 else -90
+
+
 def _tight(text: str, columns: int) -> str:
     """The number without its leading zero where cells are narrow."""
     return text.replace("0.", ".", 1) if columns > 7 else text
@@ -157,7 +177,7 @@ def grid(figure: go.Figure, rows: Sequence[str], columns: Sequence[str], row_tit
         showgrid=False,
         zeroline=False,
         fixedrange=True,
-        tickangle=-30 if len(columns) > 3 else 0,
+        tickangle=_tilt(columns),
     )
     figure.update_yaxes(
         tickvals=list(range(len(rows))),
@@ -199,7 +219,7 @@ def accuracy_matrix(
     """R as a heatmap: time runs down, one column per task, scores before any training on top; rows later than `after` blank."""
     table = views.accuracy_matrix(run, after, partial)
     values, tasks = table.to_numpy(), list(table.columns)
-    rows = [f"{i + 1} · {name}" for i, name in enumerate(unique(tasks))]
+    rows = numbered(tasks)
     hover = _matrix_hover(values, tasks)
     first = views.zero_shot(run) if zero_shot else None
     if first is not None and len(first) == len(tasks):
@@ -210,7 +230,7 @@ def accuracy_matrix(
         )
     drawn = figure(title, cell_height(len(rows)))
     cells(drawn, values, hover)
-    return grid(drawn, rows, unique(tasks), "after learning task", "score on")
+    return grid(drawn, rows, heads(tasks, tasks), "after learning task", "score on task")
 
 
 def _score(value: float) -> str:
@@ -238,8 +258,7 @@ def matrix_difference(first: Run, second: Run, title: str = "") -> go.Figure:
     drawn = figure(title, cell_height(len(tasks)))
     scale = {"colorscale": DIVERGING, "zmin": -reach, "zmax": reach, "zmid": 0}
     cells(drawn, values, hover, "{:+.2f}", **scale)
-    rows = [f"{i + 1} · {name}" for i, name in enumerate(unique(tasks))]
-    return grid(drawn, rows, unique(tasks), "after learning task", "difference on")
+    return grid(drawn, numbered(tasks), heads(tasks, tasks), "after learning task", "difference on task")
 
 
 def routing_by_task(run: Run, after: int | None = None, title: str = "", click: bool = False) -> go.Figure:
@@ -250,7 +269,7 @@ def routing_by_task(run: Run, after: int | None = None, title: str = "", click: 
     cells(drawn, table.to_numpy(), hover)
     if click:
         clickable(drawn, *table.shape, hover)
-    return grid(drawn, unique(table.index), unique(table.columns), "examples of task", "expert")
+    return grid(drawn, numbered(table.index), heads(table.columns, table.index), "examples of task", "expert")
 
 
 def routing_drift(run: Run, after: int | None = None, title: str = "") -> go.Figure:
@@ -259,7 +278,7 @@ def routing_drift(run: Run, after: int | None = None, title: str = "") -> go.Fig
     hover = _pair_hover(table, "changed by {:+.1%} since then on")
     drawn = figure(title, cell_height(len(table)))
     cells(drawn, table.to_numpy(), hover, "{:+.2f}", colorscale=DIVERGING, zmin=-1, zmax=1, zmid=0)
-    return grid(drawn, unique(table.index), unique(table.columns), "examples of task", "expert")
+    return grid(drawn, numbered(table.index), heads(table.columns, table.index), "examples of task", "expert")
 
 
 def _pair_hover(table: pd.DataFrame, form: str) -> np.ndarray:
@@ -282,8 +301,8 @@ def routing_by_layer(run: Run, after: int | None, task: int, expert: int, title:
     top = max(1.0, float(np.nanmax(values, initial=0.0)))  # weights need not sum to one
     drawn = figure(title, max(240, 110 + 20 * len(table)))
     cells(drawn, values, hover, zmax=top, xgap=1, ygap=1)
-    heads = [str(h + 1) for h in range(values.shape[1])]
-    return grid(drawn, [layer_name(name) for name in table.index], heads, "layer", "routing head")
+    columns = [str(h + 1) for h in range(values.shape[1])]
+    return grid(drawn, [layer_name(name) for name in table.index], columns, "layer", "routing head")
 
 
 def example_by_layer(run: Run, after: int | None, task: int, example: int, title: str = "") -> go.Figure:

@@ -59,7 +59,7 @@ def heatmap(app: AppTest, number: int) -> np.ndarray:
 def test_every_page_in_every_situation(runs, page, case):
     if case == "many":
         for seed in range(40):
-            write_run(runs, f"run-{seed}", seed=seed, events=seed < 2)
+            write_run(runs, f"run-{seed}", seed=seed, events=seed < 2, routed=seed < 2)
     elif case == "damaged":
         for name in ("run.json", "config.yaml", "matrix.json"):
             (write_run(runs, f"bad-{name[:3]}").dir / name).write_text("{")

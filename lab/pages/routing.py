@@ -7,6 +7,7 @@ from lab.pages import shell
 from lab.runs import Run
 
 FOCUS = ("rt_task", "rt_expert")  # keys of the select boxes, and names in the URL
+SHOWN = 4  # experts with columns of their own in the list of examples
 OWN = "(own of the task)"
 
 
@@ -102,14 +103,18 @@ def example_list(run: Run, after: int, task: int) -> None:
     if table.empty:
         st.info("No single examples are recorded for this task.")
         return
-    shares = {name: st.column_config.ProgressColumn(name.removeprefix("share: "), min_value=0, max_value=1, format="percent")
-              for name in table.columns if name.startswith("share: ")}  # fmt: skip
+    means = table[[name for name in table.columns if name.startswith("share: ")]].mean().sort_values(ascending=False)
+    kept = list(means.index[:SHOWN])
+    shares = {
+        name: st.column_config.ProgressColumn(name.removeprefix("share: "), min_value=0, max_value=1, format="percent")
+        for name in kept
+    }
     columns = {
         "text": st.column_config.TextColumn("text", width="large"),
-        "row": None,
         "probability": st.column_config.NumberColumn(format="%.2f"),
     }
-    shown = table.drop(columns=["label", "prediction", "correct", "probability"]) if table["label"].isna().all() else table
+    told = ["text"] if table["label"].isna().all() else ["text", "label", "prediction", "correct", "probability"]
+    shown = table[[*told, *kept]]
     st.dataframe(
         shown,
         hide_index=True,

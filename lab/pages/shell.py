@@ -3,13 +3,14 @@
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
+from streamlit.errors import StreamlitAPIException
 
 from lab import views
 from lab.errors import LabError
@@ -134,6 +135,8 @@ def begin_with(key: str, options: list[str], first: Any) -> None:
     given = given if isinstance(given, list) else [given]
     if not known.issuperset(given) or not (given or (many and key in st.session_state)):
         st.session_state[key] = first
+        with suppress(StreamlitAPIException):  # the link follows by itself once the widget was drawn
+            st.query_params[key] = [run_name(one) for one in first] if many else run_name(first)
 
 
 def nothing_yet(what: str) -> None:
