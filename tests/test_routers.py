@@ -213,7 +213,7 @@ def logits_by_hand(router: Router, query: torch.Tensor, layer: int) -> torch.Ten
 @pytest.mark.parametrize("hidden_width", [0, 5])
 @pytest.mark.parametrize("gate", ["gumbel-sigmoid", "sigmoid", "softmax"])
 def test_gates_in_evaluation_are_their_formula(gate, hidden_width):
-    router = build("gates", 2, gate=gate, temperature=0.7, hidden=hidden_width)
+    router = build("gates", 2, gate=gate, temperature=0.7, hidden=hidden_width, query="backbone")
     request = asked(router)
     w = weights(router, request)
     for layer in range(len(LAYERS)):
@@ -224,7 +224,7 @@ def test_gates_in_evaluation_are_their_formula(gate, hidden_width):
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
 def test_gumbel_sigmoid_is_torch_s_relaxed_bernoulli(temperature):
-    router = build("gates", 2, temperature=temperature, normalise=False)
+    router = build("gates", 2, temperature=temperature, normalise=False, query="backbone")
     s = numbers(len(LAYERS), ROWS, 2, EXPERTS, seed=30)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
