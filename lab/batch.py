@@ -39,6 +39,18 @@ def collate(rows: Sequence[Encoded], pad: int, device: torch.device | str = "cpu
     return Batch(*tensors, keys=[row.key for row in rows])
 
 
+def shuffled(rows: Sequence[Encoded], size: int, generator: torch.Generator) -> list[list[int]]:
+    """Indices of all rows in random batches; rows of a batch are of similar length, so that little is padded.
+
+    The rows are shuffled, sorted by length within stretches of eight batches, cut, and the batches shuffled.
+    """
+    order = torch.randperm(len(rows), generator=generator).tolist()
+    stretches = (order[i : i + 8 * size] for i in range(0, len(order), 8 * size))
+    ordered = [i for stretch in stretches for i in sorted(stretch, key=lambda i: len(rows[i].ids))]
+    batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
 def by_length(rows: Sequence[Encoded], size: int) -> Iterator[list[int]]:
     """Indices of rows in chunks of `size` and similar length, so that little is padded; for evaluation."""
     ordered = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), i))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lab import events, registry
 from lab.backbone import resolve
-from lab.batch import Batch, Encoded
+from lab.batch import Batch, Encoded, shuffled
 from lab.chance import generator
 from lab.config import RunConfig
 from lab.errors import LabError, RunFailed
@@ -132,8 +132,8 @@ class Session:
 
             def rows_of(step: int) -> list[Encoded]:
                 epoch, place = divmod(step, steps_per_epoch)
-                order = torch.randperm(len(rows), generator=self.chance("order", t, epoch)).tolist()
-                chosen = [rows[i] for i in order[place * config.batch_size : (place + 1) * config.batch_size]]
+                batches = shuffled(rows, config.batch_size, self.chance("order", t, epoch))
+                chosen = [rows[i] for i in batches[place]]
                 for method in self.methods:
                     chosen = method.rows(chosen, self.chance(method.name, t, step))
                 return chosen

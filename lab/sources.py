@@ -49,7 +49,7 @@ def open_stream(name: str, sources: Sequence[str] = ()) -> Stream:
             raise LabError(f"stream.sources names '{repeated[0]}' twice")
         return JoinedStream({source: open_stream(source) for source in sources}) if len(sources) > 1 else open_stream(sources[0])
     path = Path(name).expanduser()
-    if os.sep in name or "/" in name or (name and path.is_dir()):
+    if os.sep in name or "/" in name or (name and path.is_dir() and name not in streams.names()):
         return _folder(path)
     shelf = _lab_data()
     if shelf is not None and name and (shelf / name).is_dir():

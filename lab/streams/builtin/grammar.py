@@ -1,7 +1,7 @@
 """The built-in text tasks: short English sentences made from hand-written templates.
 
 One YAML file per task holds `about` (one sentence), `labels` (label -> list of templates) and
-`slots` (slot -> list of values). A text is made in three steps:
+`slots` (slot -> list of values). A text is made in four steps:
 
 1. The templates of each label are shuffled with a key and cut into train, validation and test
    templates, so no template serves two splits: a learner is tested on sentences it never saw.
@@ -9,6 +9,9 @@ One YAML file per task holds `about` (one sentence), `labels` (label -> list of 
 3. Every `{slot}` of a template is replaced by a random value. All labels share the same slots, so
    slot words say nothing about the label. `{city}` written twice repeats its value; `{city2}` is
    another value of `city`. A value may hold slots itself; no value occurs twice in one text that way.
+4. Where the file has `openings`, four texts in five begin with one of them, whatever their label: they
+   say what kind of text it is (a letter to support, a note for whoever sorts the inbox), not its label, and
+   so make near tasks as easy to tell apart as they would be where such texts come from.
 
 Every random choice comes from a `random.Random` with a text key, so the texts are the same on every
 machine and in every run. No text occurs twice in a task.
@@ -24,9 +27,10 @@ import yaml
 
 FOLDER = Path(__file__).parent
 SHARES = {"train": 0.60, "validation": 0.15, "test": 0.25}  # of each label's templates
-SIZES = {"train": 600, "validation": 120, "test": 240}  # texts, over all labels
+SIZES = {"train": 600, "validation": 100, "test": 200}  # texts, over all labels
 MIN_TEMPLATES = 8  # per label: enough for every split to get at least one
 MAX_REDRAWS = 200
+OPENED = 0.8  # share of texts that get an opening
 
 SLOT = re.compile(r"\{([a-z_]+)\d?\}")
 SENTENCE_START = re.compile(r"(^|[.?!] )[\"'(]?$")
@@ -51,7 +55,7 @@ def load(name: str, sizes: dict[str, int] | None = None, folder: Path = FOLDER) 
             count = _share(sizes[split], index, len(task["labels"]))
             chosen = split_templates(name, label, templates)[split]
             rng = random.Random(f"builtin/{name}/{split}/{label}")
-            examples += [(text, index) for text in _texts(chosen, spec["slots"], count, rng, seen)]
+            examples += [(text, index) for text in _texts(chosen, spec, count, rng, seen)]
         random.Random(f"builtin/{name}/{split}/order").shuffle(examples)
         task[split] = examples
     return task
@@ -60,8 +64,8 @@ def load(name: str, sizes: dict[str, int] | None = None, folder: Path = FOLDER) 
 def read(path: Path) -> dict:
     """A task file as a dict, checked; ValueError names the file and what is wrong in it."""
     spec = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(spec, dict) or set(spec) != {"about", "labels", "slots"}:
-        raise ValueError(f"{path}: needs exactly the keys about, labels, slots")
+    if not isinstance(spec, dict) or set(spec) - {"openings"} != {"about", "labels", "slots"}:
+        raise ValueError(f"{path}: needs the keys about, labels, slots, and may have openings")
     slots, used = spec["slots"], set()
     for label, templates in spec["labels"].items():
         if len(templates) < MIN_TEMPLATES:
@@ -108,13 +112,17 @@ def fill(template: str, slots: dict[str, list[str]], rng: random.Random) -> str:
     return _capital(expand(template))
 
 
-def _texts(templates: list[str], slots: dict[str, list[str]], count: int, rng: random.Random,
-           seen: set[str]) -> list[str]:
+def _texts(templates: list[str], spec: dict, count: int, rng: random.Random, seen: set[str]) -> list[str]:
     """`count` new texts, taking the templates in turn; `seen` gains them."""
-    texts = []
+    texts, openings = [], spec.get("openings")
+
+    def draw(template: str) -> str:
+        text = fill(template, spec["slots"], rng)
+        return f"{rng.choice(openings)} {text}" if openings and rng.random() < OPENED else text
+
     for number in range(count):
         template = templates[number % len(templates)]
-        draws = (fill(template, slots, rng) for _ in range(MAX_REDRAWS))
+        draws = (draw(template) for _ in range(MAX_REDRAWS))
         text = next((draw for draw in draws if draw.lower() not in seen), None)
         if text is None:
             raise ValueError(f"no new text after {MAX_REDRAWS} draws from template {template!r}")
