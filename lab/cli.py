@@ -168,7 +168,7 @@ def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
                 {"name": "tiny", "about": "a random two-layer encoder for tests"},
                 {"name": "owner/model or folder", "about": "any encoder or decoder of the hub, or saved by transformers"}]  # fmt: skip
     if what == "runs":
-        return [run_row(found) for found in run_folder.all_runs(runs)]
+        return [run_row(found.id, runs) for found in run_folder.all_runs(runs)]
     kind = getattr(registry, what)
     rows = []
     for name in kind.names():
@@ -183,13 +183,14 @@ def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
     return rows
 
 
-def run_row(found: run_folder.Run) -> dict[str, Any]:
-    """One run in the list of runs; a damaged one is listed with the reason."""
+def run_row(id: str, runs: Path | None) -> dict[str, Any]:
+    """One run in the list of runs; one that cannot be read is listed with the reason."""
+    names = ("status", "recipe", "stream", "scenario", "seed", "average_accuracy", "forgetting")
     try:
-        result = found.result()
-        return {"name": found.id} | {name: result[name] for name in ("status", "recipe", "stream", "scenario", "seed", "average_accuracy", "forgetting")}
+        result = run_folder.Run.open(id, runs).result()
     except LabError as error:
-        return {"name": found.id, "status": "damaged", "error": str(error)}
+        return {"name": id, "status": "damaged", "error": str(error)}
+    return {"name": id} | {name: result[name] for name in names}
 
 
 @command
