@@ -344,9 +344,8 @@ def test_label_spaces():
     assert by["domain"].competing(task, 1, "seen").tolist() == [[True, True]] * 3
     with pytest.raises(LabError) as error:
         LabelSpace("domain", [toy.task("sea"), toy.task("city", labels=("off", "on"))])
-    assert str(error.value) == (
-        "scenario domain needs tasks with identical label lists: 'sea' has no, yes, 'city' has off, on; use scenario class or task"
-    )
+    need = "scenario domain needs tasks with identical label lists"
+    assert str(error.value) == f"{need}: 'sea' has no, yes, 'city' has off, on; use scenario class or task"
 
 
 @pytest.mark.parametrize(
