@@ -51,8 +51,8 @@ def finished(tmp_path_factory):
 class Full:
     """A file that fails after some bytes, as on a full disk."""
 
-    def __init__(self, handle, room: int):
-        self.handle, self.room = handle, room
+    def __init__(self, path: Path, room: int):
+        self.handle, self.room = path.open("wb"), room
 
     def __enter__(self):
         return self
@@ -71,7 +71,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, room):
     path = tmp_path / "a.json"
     files.write_json(path, {"old": 1})
     with monkeypatch.context() as patch:
-        patch.setattr(files, "open", lambda *args: Full(Path(args[0]).open(args[1]), room), raising=False)
+        patch.setattr(files, "open", lambda *args: Full(args[0], room), raising=False)
         with pytest.raises(OSError, match="No space left"):
             files.write_json(path, {"new": [1] * 99})
     assert json.loads(path.read_text()) == {"old": 1} and [p.name for p in tmp_path.iterdir()] == ["a.json"]
