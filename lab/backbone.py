@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lab.batch import Batch, Encoded
@@ -34,7 +35,9 @@ def resolve_device(device: str) -> torch.device:
     except RuntimeError:
         raise LabError(f"backbone.device = '{device}' is unknown: use auto, cpu, cuda or cuda:N") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise LabError(f"backbone.device = '{device}': this machine has {torch.cuda.device_count()} CUDA device(s); use auto or cpu")
+        raise LabError(
+            f"backbone.device = '{device}': this machine has {torch.cuda.device_count()} CUDA device(s); use auto or cpu"
+        )
     return chosen
 
 
@@ -51,8 +54,10 @@ def resolve_dtype(dtype: str, device: torch.device, name: str) -> str:
 def resolve(config: BackboneConfig) -> BackboneConfig:
     """The configuration with everything automatic decided, so that it can be frozen into config.yaml."""
     device = resolve_device(config.device)
-    threads = config.threads or (1 if config.name == "tiny" else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    return config.model_copy(update={"device": str(device), "dtype": resolve_dtype(config.dtype, device, config.name), "threads": threads})
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = config.threads or (1 if config.name == "tiny" else cores)
+    dtype = resolve_dtype(config.dtype, device, config.name)
+    return config.model_copy(update={"device": str(device), "dtype": dtype, "threads": threads})
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,10 @@ class HashTokenizer:
     pad_token_id, first, size = 0, 3, 4096
 
     def encode(self, text: str) -> list[int]:
-        return [self.first + zlib.crc32(word.strip(".,;:!?\"'()").encode()) % (self.size - self.first) for word in text.lower().split()]
+        return [
+            self.first + zlib.crc32(word.strip(".,;:!?\"'()").encode()) % (self.size - self.first)
+            for word in text.lower().split()
+        ]
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> dict[str, list[list[int]]]:
         first = [[1, *self.encode(text)] for text in texts]
@@ -146,7 +154,7 @@ def _pretrained(source: Source, device: torch.device) -> tuple[nn.Module, Any]:
         model = transformers.AutoModel.from_pretrained(
             source.path, dtype=torch.float32, attn_implementation=attention, use_safetensors=True, **options
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         help = "" if source.local else "; without network, name a local folder or use minilm"
         raise LabError(f"backbone '{source.path}' cannot be loaded: {reason}{help}") from error
@@ -162,7 +170,7 @@ def _pretrained(source: Source, device: torch.device) -> tuple[nn.Module, Any]:
 class Backbone(nn.Module):
     """A frozen language model in evaluation mode (no dropout) with its tokenizer and pooling.
 
-    width D of the sequence representation; `identity` is a hash of the weights for content addresses.
+    width D of the sequence representation; `identity` is a hash of weights, configuration and tokenizer for content addresses.
     """
 
     def __init__(self, config: BackboneConfig):
@@ -173,13 +181,13 @@ class Backbone(nn.Module):
         torch.set_num_threads(config.threads)
         source = locate(config.name)
         model, self.tokenizer = _tiny() if source.path is None else _pretrained(source, self.device)
-        self.identity = _identity(model)
+        self.identity = _identity(model, self.tokenizer)
+        self.pad: int = self.tokenizer.pad_token_id or 0  # padding is masked: any token does where there is none for it
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.width: int = model.config.get_text_config().hidden_size
         self.type: str = model.config.model_type
         self.pooling = config.pooling if config.pooling != "auto" else ("last" if _is_decoder(model) else "mean")
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", config.max_length)
-        self.max_length = min(config.max_length, limit - 2 if "roberta" in self.type else limit)
+        self.max_length = min(config.max_length, _positions(model) or config.max_length)
         accepted = inspect.signature(model.forward).parameters
         self.takes_types = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
 
@@ -199,7 +207,10 @@ class Backbone(nn.Module):
             tokens = self.tokenizer(texts, pairs, truncation=True, max_length=self.max_length, padding=False)
         types = tokens.get("token_type_ids") or [[0] * len(ids) for ids in tokens["input_ids"]]
         rows = zip(tokens["input_ids"], types, examples, strict=True)
-        return [Encoded(list(ids), list(kinds), ex.label, task, (task, split, row)) for row, (ids, kinds, ex) in enumerate(rows)]
+        return [  # a text that no token is left of stands as one for padding
+            Encoded(list(ids) or [self.pad], list(kinds) or [0], ex.label, task, (task, split, row))
+            for row, (ids, kinds, ex) in enumerate(rows)
+        ]
 
     def arithmetic(self) -> Any:
         """The autocast context of the forward pass."""
@@ -233,11 +244,23 @@ def _is_decoder(model: nn.Module) -> bool:
     return model.config.model_type in causal and model.config.model_type not in masked
 
 
-def _identity(model: nn.Module) -> str:
-    """SHA-256 over configuration and weights."""
+def _positions(model: nn.Module) -> int | None:
+    """Tokens that a text may have. Where the embedding of positions has a padding index, as RoBERTa's, it starts behind it."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return module.num_embeddings - module.padding_idx - 1
+    return limit
+
+
+def _identity(model: nn.Module, tokenizer: Any) -> str:
+    """SHA-256 over configuration, tokenizer and weights."""
     text = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version", "dtype")}
     digest = hashlib.sha256(json.dumps(text, sort_keys=True, default=str).encode())
+    if not isinstance(tokenizer, HashTokenizer):
+        fast = getattr(tokenizer, "backend_tokenizer", None)
+        digest.update((fast.to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else str(tensor.item()).encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lab import files
@@ -27,6 +29,11 @@ class RoutedLayer(nn.Module):
         self.experts = nn.ModuleList()  # of nn.ParameterDict
         self._bank = (bank,)  # in a tuple: the bank is not a submodule of its layers
         self._stacks: dict[tuple[int, ...], dict[str, Tensor]] = {}
+
+    @property
+    def weight(self) -> Tensor:
+        """The base layer's; some models look at its type before they call the layer."""
+        return self.base.weight
 
     def add(self, parameters: dict[str, Tensor]) -> None:
         device = next(self.base.parameters()).device
@@ -58,9 +65,15 @@ class RoutedLayer(nn.Module):
         rows = x if x.dim() == 3 else x.reshape(len(x), -1, x.shape[-1])  # (B, T, I); 2-D inputs have one token a row
         w = bank.slot.at(self.index, rows)
         w = w if w.dim() == 4 else w.unsqueeze(1)  # (B|1, T|1, H, E)
-        if w.shape[0] not in (1, rows.shape[0]):  # beam search repeats each row
-            w = w.repeat_interleave(rows.shape[0] // w.shape[0], dim=0)
-        out = bank.kind.output(rows, y.reshape(*rows.shape[:2], -1), self.stack(chosen), w, bank.slot.composition or bank.composition)
+        if w.shape[0] not in (1, len(rows)):  # beam search repeats each row, some layers see (B * T, I)
+            if len(rows) % w.shape[0]:
+                raise LabError(f"the routing decision is for {w.shape[0]} rows, layer {self.info.name} was given {len(rows)}")
+            w = w.repeat_interleave(len(rows) // w.shape[0], dim=0)
+        if w.shape[-1] != len(chosen):
+            raise LabError(f"the routing decision has {w.shape[-1]} weights for {len(chosen)} experts")
+        out = bank.kind.output(
+            rows, y.reshape(*rows.shape[:2], -1), self.stack(chosen), w, bank.slot.composition or bank.composition
+        )
         return out.to(y.dtype).reshape(y.shape)
 
 
@@ -76,23 +89,27 @@ class Bank(nn.Module):
         self.slot: Decision | None = None
         self.names: list[str] = []
         self.routed_layers: list[RoutedLayer] = []
-        for name in self._targets(model, model_type):
-            base = model.get_submodule(name)
-            info = LayerInfo(name, *_widths(base))
+        infos = [LayerInfo(name, *_widths(model.get_submodule(name))) for name in self._targets(model, model_type)]
+        for info in infos:  # before any layer is replaced
             kind.check_heads(info, heads)
-            layer = RoutedLayer(base, info, len(self.routed_layers), self)
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, layer)
+        for index, info in enumerate(infos):
+            layer = RoutedLayer(model.get_submodule(info.name), info, index, self)
+            model.set_submodule(info.name, layer)
             self.routed_layers.append(layer)
 
     def _targets(self, model: nn.Module, model_type: str) -> list[str]:
         linears = [name for name, module in model.named_modules() if _is_linear(module)]
         endings = self.kind.options.targets or self.kind.targets(model_type)
         if not endings:
-            raise LabError(f"which layers of a '{model_type}' to adapt is not known: name them with experts.targets, from {_endings(linears)}")
+            raise LabError(
+                f"which layers of a '{model_type}' to adapt is not known: "
+                f"name them with experts.targets, from {_endings(linears)}"
+            )
         chosen = [name for name in linears if any(_ends(name, ending) for ending in endings)]
         if not chosen:
-            raise LabError(f"experts.targets = {list(endings)} matches no linear layer of this backbone; there are {_endings(linears)}")
+            raise LabError(
+                f"experts.targets = {list(endings)} matches no linear layer of this backbone; there are {_endings(linears)}"
+            )
         return chosen
 
     def __len__(self) -> int:
@@ -189,15 +206,20 @@ class Bank(nn.Module):
         for file in (config_file, weights):
             if not file.is_file():
                 raise LabError(f"{folder} holds no saved expert: {file.name} is missing")
-        config = json.loads(config_file.read_text())
-        tensors = {name: torch.from_numpy(array) for name, array in files.read_arrays(weights)[0].items()}
+        try:
+            config, tensors = json.loads(config_file.read_text()), load_file(weights)  # bfloat16 is unknown to numpy
+        except (ValueError, SafetensorError) as error:
+            raise LabError(f"the expert saved in {folder} cannot be read: {error}") from error
+        kind = self.kind.options.name
         if not self.kind.peft_format:
-            if config.get("expert", {}).get("name") != self.kind.options.name:
-                raise LabError(f"{folder} holds no expert of kind '{self.kind.options.name}'")
+            if config.get("expert", {}).get("name") != kind:
+                raise LabError(f"{folder} holds no expert of kind '{kind}'")
             return tensors
         ours = self.kind.peft_config([], "")
-        for field in ("peft_type", "r", "lora_alpha", "use_rslora", "bias", "fan_in_fan_out"):
-            if field in ours and config.get(field, ours[field]) != ours[field] and field != "fan_in_fan_out":
+        if config.get("peft_type") != ours["peft_type"]:
+            raise LabError(f"{folder} holds no expert of kind '{kind}'")
+        for field in ("r", "lora_alpha", "use_rslora", "bias"):
+            if field in ours and config.get(field, ours[field]) != ours[field]:
                 raise LabError(f"{folder}: {field} is {config[field]}, the experts of this bank have {ours[field]}")
         if config.get("use_dora") or config.get("rank_pattern") or config.get("alpha_pattern"):
             raise LabError(f"{folder}: DoRA and per-layer ranks are not supported")

@@ -101,5 +101,5 @@ def _held(session: Session, k: int) -> bool:
 def _small(session: Session) -> dict[str, Tensor]:
     """Router and classifier."""
     learner = session.learner
-    router = {f"router/{name}": p for name, p in learner.router.named_parameters()}
+    router = {f"router/{name}": tensor for name, tensor in learner.router.state_dict().items()}
     return router | {f"classifier/{name}": p for name, p in learner.classifier.named_parameters()}

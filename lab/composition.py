@@ -14,11 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def blocks(features: int, heads: int) -> int:
-    """Width of one routing head's block; the caller has checked that it divides."""
-    return features // heads
-
-
 def mix(z: Tensor, up: Tensor, w: Tensor) -> Tensor:
     """Weighted sum of expert outputs from the experts' inner activations.
 
@@ -30,30 +25,34 @@ def mix(z: Tensor, up: Tensor, w: Tensor) -> Tensor:
     if heads == 1:
         return (z * w[:, :, 0, :, None]).reshape(rows, tokens, experts * rank) @ flat
     scaled = (z.unsqueeze(2) * w.unsqueeze(-1)).reshape(rows, tokens, heads, experts * rank)  # (B, T, H, E*r)
-    return torch.einsum("bthk,kho->btho", scaled, flat.view(-1, heads, blocks(out, heads))).reshape(rows, tokens, out)
+    return torch.einsum("bthk,kho->btho", scaled, flat.view(experts * rank, heads, -1)).reshape(rows, tokens, out)
+
+
+def _weighted(equation: str, w: Tensor, parameters: Tensor) -> Tensor:
+    """Weighted sums of parameters, in full precision also where autocast is on."""
+    precise = torch.promote_types(parameters.dtype, torch.float32)
+    with torch.autocast(parameters.device.type, enabled=False):
+        return torch.einsum(equation, w.to(precise), parameters.to(precise)).to(parameters.dtype)
 
 
 def merged_down(down: Tensor, w: Tensor) -> Tensor:
     """Down projections summed per input block: down (E, r, I), w (b, H, E) -> (b, r, I)."""
     experts, rank, width = down.shape
-    heads = w.shape[1]
-    split = down.view(experts, rank, heads, blocks(width, heads))
-    return torch.einsum("bhe,erhi->brhi", w, split).reshape(len(w), rank, width)
+    split = down.view(experts, rank, w.shape[1], -1)  # (E, r, H, I/H)
+    return _weighted("bhe,erhi->brhi", w, split).reshape(len(w), rank, width)
 
 
 def merged_up(up: Tensor, w: Tensor) -> Tensor:
     """Up projections summed per output block: up (E, O, r), w (b, H, E) -> (b, O, r)."""
     experts, out, rank = up.shape
-    heads = w.shape[1]
-    split = up.view(experts, heads, blocks(out, heads), rank)
-    return torch.einsum("bhe,ehor->bhor", w, split).reshape(len(w), out, rank)
+    split = up.view(experts, w.shape[1], -1, rank)  # (E, H, O/H, r)
+    return _weighted("bhe,ehor->bhor", w, split).reshape(len(w), out, rank)
 
 
 def merged_bias(bias: Tensor, w: Tensor) -> Tensor:
     """Output-side biases summed per output block: bias (E, O), w (b, H, E) -> (b, O)."""
     experts, out = bias.shape
-    heads = w.shape[1]
-    return torch.einsum("bhe,eho->bho", w, bias.view(experts, heads, blocks(out, heads))).reshape(len(w), out)
+    return _weighted("bhe,eho->bho", w, bias.view(experts, w.shape[1], -1)).reshape(len(w), out)
 
 
 def apply(x: Tensor, weight: Tensor) -> Tensor:
@@ -68,10 +67,7 @@ def lora(x: Tensor, a: Tensor, b: Tensor, w: Tensor, how: str) -> Tensor:
         z = F.linear(x, a.reshape(experts * rank, -1)).view(*x.shape[:2], experts, rank)  # (B, T, E, r)
         return mix(z, b, w)
     if w.shape[1] == 1:
-        with torch.autocast(x.device.type, enabled=False):  # sums of parameters stay in full precision
-            down, up = merged_down(a.float(), w[:, 0].float()), merged_up(b.float(), w[:, 0].float())
-            down, up = down.to(a.dtype), up.to(b.dtype)
-        return apply(apply(x, down), up)
+        return apply(apply(x, merged_down(a, w[:, 0])), merged_up(b, w[:, 0]))
     # Per token, merged factors would need (B, T, r, I) numbers; the same sums in their low-rank order need (B, T, H, E, r).
     heads = w.shape[2]
     split = x.view(*x.shape[:2], heads, -1)  # (B, T, H, I/H)

@@ -67,8 +67,8 @@ class TrainConfig(Section):
 
 class MemoryTrainingConfig(Section):
     steps: int = Field(0, ge=0, le=100_000, description="optimiser steps on the memory before each evaluation (stage B); 0: none")
-    lr: float = Field(1e-2, gt=0, le=10, description="learning rate of the routers")
-    batch_size: int = Field(32, ge=1, le=4096, description="stored examples in one step")
+    lr: float = Field(0.1, gt=0, le=10, description="learning rate of the routers")
+    batch_size: int = Field(16, ge=1, le=4096, description="stored examples in one step")
     classifier: Literal["frozen", "tuned"] = Field("tuned", description="whether the classifier is tuned on the memory too")
     classifier_lr: float = Field(1e-3, gt=0, le=10, description="learning rate of the classifier on the memory")
     warm_start: bool = Field(False, description="go on from the previous stage instead of training anew from the isolated classifier")

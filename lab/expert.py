@@ -17,9 +17,13 @@ class ExpertOptions(Options):
     """Options every kind of expert has."""
 
     name: str = "lora"
-    allocation: Literal["per_task", "shared"] = Field("per_task", description="one expert per task, frozen after it, or one shared by all")
+    allocation: Literal["per_task", "shared"] = Field(
+        "per_task", description="one expert per task, frozen after it, or one shared by all"
+    )
     isolated: bool = Field(True, description="earlier experts are switched off while a new one is trained")
-    targets: list[str] | None = Field(None, description="names (or endings of names) of the layers to adapt; null: by kind of model")
+    targets: list[str] | None = Field(
+        None, description="names (or endings of names) of the layers to adapt; null: by kind of model"
+    )
 
 
 class LayerInfo(NamedTuple):
@@ -61,7 +65,8 @@ class Expert(Plugin):
             if width % heads:
                 near = [h for h in range(1, width + 1) if math.gcd(layer.inputs, layer.outputs) % h == 0]
                 raise LabError(
-                    f"router.heads = {heads} does not divide the width {width} of layer {layer.name}: choose one of {', '.join(map(str, near[:12]))}"
+                    f"router.heads = {heads} does not divide the width {width} of layer {layer.name}: "
+                    f"choose one of {', '.join(map(str, near[:12]))}"
                 )
 
     def peft_config(self, names: Sequence[str], base: str) -> dict:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError as UnreadableArrays
 
 
 def replace_bytes(path: Path, content: bytes) -> None:

@@ -22,7 +22,8 @@ class LabelSpace:
             for task in tasks[1:]:
                 if task.labels != tasks[0].labels:
                     raise LabError(
-                        f"scenario domain needs tasks with identical label lists: '{tasks[0].name}' has {', '.join(tasks[0].labels[:6])}, "
+                        "scenario domain needs tasks with identical label lists: "
+                        f"'{tasks[0].name}' has {', '.join(tasks[0].labels[:6])}, "
                         f"'{task.name}' has {', '.join(task.labels[:6])}; use scenario class or task"
                     )
             self.names = list(tasks[0].labels)
@@ -41,7 +42,7 @@ class LabelSpace:
         return label + self.start.to(label.device)[task]
 
     def competing(self, task: Tensor, seen: int, how: str) -> Tensor:
-        """Mask (B, C) of the classes that compete: those of the row's own task ("task"), or of the first `seen` tasks ("seen")."""
+        """Mask (B, C) of the classes that compete: of the row's own task ("task"), or of the first `seen` tasks ("seen")."""
         if how == "task":
             table = torch.zeros(len(self.own), len(self), dtype=torch.bool)
             for t, own in enumerate(self.own):

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from lab import registry
-from lab.backbone import Backbone
+from lab.backbone import Backbone, pool
 from lab.bank import Bank
 from lab.batch import Batch, Encoded, collate
 from lab.chance import generator
 from lab.config import RunConfig
 from lab.errors import LabError
 from lab.labels import LabelSpace
-from lab.router import Decision, Request
+from lab.router import Decision, LayerDecision, Request
 from lab.stream import Task
 
 
@@ -66,7 +66,7 @@ class Classifier(nn.Module):
 
 
 class Learner(nn.Module):
-    """What is trained and evaluated. The backbone is frozen; `query` asks it alone and remembers the answer."""
+    """What is trained and evaluated. The backbone is frozen; `query` asks it alone."""
 
     def __init__(self, config: RunConfig, tasks: Sequence[Task]):
         super().__init__()
@@ -78,7 +78,6 @@ class Learner(nn.Module):
         router = registry.routers.get(config.router.name)
         self.router = router(config.router, self.bank.layers, self.backbone.width).to(self.device)
         self.classifier = self.new_classifier()
-        self.queries: dict[tuple[int, str, int], Tensor] = {}
         self.task_names = [task.name for task in tasks]
 
     @property
@@ -114,21 +113,31 @@ class Learner(nn.Module):
             self.router.grow(len(self.bank))
 
     def collate(self, rows: Sequence[Encoded]) -> Batch:
-        return collate(rows, self.backbone.tokenizer.pad_token_id, self.device)
+        return collate(rows, self.backbone.pad, self.device)
 
     @torch.no_grad()
     def query(self, batch: Batch) -> Tensor:
-        """Frozen backbone's sequence representations (B, D), computed once per example."""
+        """Frozen backbone's sequence representations (B, D)."""
         if self.bank.slot is not None:
             raise LabError("queries come from the frozen backbone: ask for them before the bank is routed")
-        missing = [i for i, key in enumerate(batch.keys) if key not in self.queries]
-        if missing:
-            rows = torch.tensor(missing, device=batch.ids.device)
-            width = int(batch.mask[rows].sum(1).max())
-            part = Batch(batch.ids[rows, :width], batch.mask[rows, :width], batch.types[rows, :width], batch.label[rows], batch.task[rows], [])
-            for i, vector in zip(missing, self.backbone.embed(part), strict=True):
-                self.queries[batch.keys[i]] = vector
-        return torch.stack([self.queries[key] for key in batch.keys])
+        return self.backbone.embed(batch)
+
+    @torch.no_grad()
+    def layer_queries(self, rows: Sequence[Encoded], size: int = 64) -> list[Tensor]:
+        """Per adapted layer, what a router may be fed with on these rows while no expert acts: (N, D) each."""
+        batches = [self.collate(rows[i : i + size]) for i in range(0, len(rows), size)]
+        if self.router.uses_query:
+            return [torch.cat([self.query(batch) for batch in batches])] * len(self.bank.layers)
+        seen: list[list[Tensor]] = [[] for _ in self.bank.layers]
+        for batch in batches:
+
+            def silent(layer: int, x: Tensor, mask: Tensor = batch.mask) -> Tensor:
+                seen[layer].append(pool(x.float(), mask, "mean"))
+                return x.new_zeros(1, self.router.heads, len(self.bank))
+
+            with self.bank.routed(LayerDecision(silent)):
+                self.backbone.embed(batch)
+        return [torch.cat(parts) for parts in seen]
 
     def request(self, batch: Batch, noise: torch.Generator | None = None, task_known: bool = False) -> Request:
         """What the router may see; the task only where it is known and the router declares that it uses it."""

@@ -164,11 +164,12 @@ class Session:
         router = {f"router.{name}": parameter for name, parameter in learner.router.named_parameters()}
         classifier = learner.parameters_of(range(t + 1))
         tuned = classifier if config.classifier == "tuned" else {}
-        if not config.steps or not (router or tuned):
-            return
-        if self.cursor.step == 0 and (t == 0 or not config.warm_start):
+        if t == 0 or not config.steps or not (router or tuned):
+            return  # with one task there is nothing to choose between and nothing to calibrate
+        if self.cursor.step == 0 and (t == 1 or not config.warm_start):
             learner.router.reset(self.chance("router", t))
             with torch.no_grad():
+                learner.router.standardise(learner.layer_queries(self.memory.rows))
                 for name, parameter in classifier.items():
                     parameter.copy_(self.isolated[name])
         how = "task" if self.config.scenario == "task" else "seen"

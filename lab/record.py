@@ -200,7 +200,7 @@ class Recorder:
         self.row = {}
 
     def write_router(self, path: Path) -> None:
-        router = {name: p.detach().cpu().numpy() for name, p in self.session.learner.router.named_parameters()}
+        router = {name: tensor.cpu().numpy() for name, tensor in self.session.learner.router.state_dict().items()}
         if router:
             files.write_arrays(path, router)
 

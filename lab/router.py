@@ -94,6 +94,9 @@ class Router(nn.Module, Plugin):
     def reset(self, generator: torch.Generator) -> None:
         """Forget what was learned; default: nothing to forget."""
 
+    def standardise(self, queries: Sequence[Tensor]) -> None:
+        """Per adapted layer, the queries (N, D) of the stored examples in the frozen backbone; default: nothing to learn from them."""
+
     def forward(self, request: Request) -> Decision:
         raise NotImplementedError
 

@@ -148,11 +148,26 @@ class Run:
 
     @property
     def status(self) -> str:
-        """queued, running, finished, stopped, interrupted, failed, or lost: called running, but its process is gone."""
-        info = self.info
-        if info.get("status") == "running" and not process_alive(info.get("pid"), info.get("process_started")):
-            return "lost"
-        return info.get("status", "lost")
+        """queued, running, finished, stopped, interrupted, failed, or lost: not ended, but its process is gone."""
+        for _ in range(2):  # twice, since a process may write its end and go between the two looks
+            info = self.info
+            if info.get("status") in TERMINAL or self._attended(info):
+                return info["status"]
+        return "lost"
+
+    def _attended(self, info: dict[str, Any]) -> bool:
+        """Whether the process that a run without an end waits for, or runs in, is there."""
+        if info.get("status") == "running":
+            return process_alive(info.get("pid"), info.get("process_started"))
+        if info.get("status") != "queued":
+            return False
+        launch = self.launch
+        return process_alive(launch["pid"], launch["process_started"]) if launch else True
+
+    @property
+    def launch(self) -> dict[str, Any]:
+        """launch.json: the process that was started to work on this run; empty if it was not started by another one."""
+        return self._json("launch.json")
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -161,7 +176,8 @@ class Run:
 
     @property
     def tasks(self) -> list[str]:
-        return self.scores.get("tasks") or list(self.config["stream"].get("tasks") or [])
+        named = self.config["stream"].get("tasks")
+        return self.scores.get("tasks") or (list(named) if isinstance(named, list) else [])
 
     @property
     def matrix(self) -> list[list[float | None]]:
@@ -197,9 +213,13 @@ class Run:
         after = moments[-1] if after is None and moments else after
         if after not in moments:
             raise LabError(f"run '{self.id}' has no routing recorded after task {after}; recorded: {moments or 'nothing'}")
-        arrays, header = files.read_arrays(self.dir / "routing" / f"after_{after}.safetensors")
-        about = json.loads(header["about"])
-        return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"])
+        name = f"after_{after}.safetensors"
+        try:
+            arrays, header = files.read_arrays(self.dir / "routing" / name)
+            about = json.loads(header["about"])
+            return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"])
+        except (files.UnreadableArrays, OSError, ValueError, KeyError) as error:
+            raise LabError(f"run '{self.id}' is damaged: routing/{name} cannot be read ({error})") from error
 
     def predictions(self, after: int | None = None):
         """Test predictions after learning task `after` (default: the last) as a pandas DataFrame."""

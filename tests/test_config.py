@@ -56,7 +56,7 @@ def test_base(recipe):
     recipe("base: l2r\nseed: 5\nrouter: {gate: softmax}\n", "first.yaml")
     config = configure(recipe("base: first.yaml\nabout: mine\nmemory_training: {steps: 7}\n"))
     assert (config.recipe, config.about, config.seed, config.router.gate) == ("mine", "mine", 5, "softmax")
-    assert (config.memory.per_task, config.memory_training.steps) == (50, 7)
+    assert (config.memory.per_task, config.memory_training.steps) == (100, 7)
 
 
 def test_base_is_found_beside_the_recipe(recipe, tmp_path):

@@ -28,7 +28,8 @@ class BottleneckOptions(ExpertOptions):
     name: str = "bottleneck"
     size: int = Field(24, ge=1, le=4096, description="inner width of an adapter")
     placement: Literal["houlsby", "pfeiffer"] = Field(
-        "houlsby", description="houlsby: behind the attention and the feed-forward sub-layer; pfeiffer: behind the feed-forward one only"
+        "houlsby",
+        description="houlsby: behind the attention and the feed-forward sub-layer; pfeiffer: behind the feed-forward one only",
     )
 
 

@@ -49,6 +49,6 @@ class Lora(Expert):
     def peft_config(self, names: Sequence[str], base: str) -> dict:
         return {
             "peft_type": "LORA", "task_type": "FEATURE_EXTRACTION", "base_model_name_or_path": base, "r": self.options.rank,
-            "lora_alpha": self.options.alpha, "use_rslora": self.options.rslora, "target_modules": list(names), "lora_dropout": 0.0,
-            "bias": "none", "inference_mode": True, "fan_in_fan_out": False,
+            "lora_alpha": self.options.alpha, "use_rslora": self.options.rslora, "target_modules": list(names),
+            "lora_dropout": 0.0, "bias": "none", "inference_mode": True, "fan_in_fan_out": False,
         }  # fmt: skip

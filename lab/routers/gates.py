@@ -22,10 +22,12 @@ class GatesOptions(RouterOptions):
     temperature: float = Field(1.0, gt=0, le=100, description="of the gate; lower is harder")
     normalise: bool = Field(True, description="weights of a layer and head sum to one (softmax always does)")
     evaluation: Literal["soft", "top1", "threshold"] = Field(
-        "soft", description="soft: the gates as they are; top1: the largest alone; threshold: only gates above 1/2, or the largest if none"
+        "soft",
+        description="soft: gates as they are; top1: the largest alone; threshold: only gates above 1/2, or the largest if none",
     )
     query: Literal["backbone", "layer"] = Field(
-        "backbone", description="backbone: the frozen backbone's sequence representation; layer: mean of the current layer's own input"
+        "layer",
+        description="layer: mean over tokens of the current layer's own input; backbone: the frozen backbone's representation",
     )
     hidden: int = Field(0, ge=0, le=4096, description="width of a hidden layer in each router; 0: linear routers")
 
@@ -47,14 +49,17 @@ class Gates(Router):
         self.inner = [options.hidden or w for w in widths]
         self.weight = nn.ParameterList(torch.zeros(self.heads, 0, w) for w in self.inner)  # per layer (H, E, D)
         self.bias = nn.ParameterList(torch.zeros(self.heads, 0) for _ in layers)  # per layer (H, E)
+        for l, w in enumerate(widths):
+            self.register_buffer(f"mean{l}", torch.zeros(w))
+            self.register_buffer(f"spread{l}", torch.ones(w))
 
     def grow(self, experts: int) -> None:
         """Rows for the new experts are added; those of old experts keep their values."""
         added = experts - self.experts
-        for l, inner in enumerate(self.inner):
-            zeros = self.weight[l].new_zeros
-            self.weight[l] = nn.Parameter(torch.cat([self.weight[l].data, zeros(self.heads, added, inner)], dim=1))
-            self.bias[l] = nn.Parameter(torch.cat([self.bias[l].data, zeros(self.heads, added)], dim=1))
+        for i, inner in enumerate(self.inner):
+            zeros = self.weight[i].new_zeros
+            self.weight[i] = nn.Parameter(torch.cat([self.weight[i].data, zeros(self.heads, added, inner)], dim=1))
+            self.bias[i] = nn.Parameter(torch.cat([self.bias[i].data, zeros(self.heads, added)], dim=1))
         super().grow(experts)
 
     @torch.no_grad()
@@ -63,11 +68,17 @@ class Gates(Router):
             weight.zero_()
             bias.zero_()
         for hidden in self.hidden:
-            hidden.copy_(torch.randn(hidden.shape, generator=generator) / hidden.shape[1] ** 0.5)
+            hidden.copy_(torch.randn(hidden.shape, generator=generator))  # the query has about unit length
+
+    def standardise(self, queries: Sequence[Tensor]) -> None:
+        for l, query in enumerate(queries):
+            getattr(self, f"mean{l}").copy_(query.mean(0))
+            getattr(self, f"spread{l}").copy_(query.std(0).clamp_min(1e-6))
 
     def logits(self, layer: int, query: Tensor) -> Tensor:
-        """(B, D) -> (B, H, E). The query is standardised, so that one learning rate fits every backbone."""
-        query = nn.functional.layer_norm(query.float(), query.shape[-1:]) / query.shape[-1] ** 0.5
+        """(B, D) -> (B, H, E). Each feature of the query is standardised with its mean and spread on the memory, since hidden
+        states share a large common part; divided by the root of the width, one learning rate fits every backbone."""
+        query = (query.float() - getattr(self, f"mean{layer}")) / getattr(self, f"spread{layer}") / query.shape[-1] ** 0.5
         if self.hidden:
             query = torch.tanh(query @ self.hidden[layer].T)
         return torch.einsum("bd,hed->bhe", query, self.weight[layer]) + self.bias[layer]
@@ -98,7 +109,8 @@ class Gates(Router):
 
         def decide(layer: int, x: Tensor) -> Tensor:
             with torch.autocast(x.device.type, enabled=False):
-                logits = self.logits(layer, (x.float() * weight).sum(1))
+                share = weight.repeat_interleave(len(x) // len(weight), 0)  # beam search repeats each row
+                logits = self.logits(layer, (x.float() * share).sum(1))
                 return self.gates(logits, None if noise is None else noise[layer])
 
         return LayerDecision(decide)

@@ -1,0 +1,446 @@
+"""Plotly figures of runs: pure functions, the same for dashboard and notebooks.
+
+Backgrounds are transparent, so a figure fits a light and a dark page. Scores and shares are always drawn on one fixed
+colour range from 0 to 1; differences on a range that is symmetric around 0. Names and texts are shown literally.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import plotly.colors
+import plotly.graph_objects as go
+import plotly.io as pio
+
+from lab import views
+from lab.runs import Run
+
+SCALE = "Cividis"  # scores and shares, 0 to 1
+DIVERGING = "PuOr"  # differences, centred on 0; neither red nor green
+FAINT = "rgba(127,127,127,0.25)"  # grid lines on light and dark
+CELLS_WITH_TEXT = 12  # columns up to which the numbers stand in the cells
+NAMED_COLUMNS = 6  # columns up to which names stand above them
+NAME = 16  # characters of a name on an axis; the full one is in the hover text
+
+
+class Style(NamedTuple):
+    """How a recipe is drawn on every chart; dash and marker repeat what the colour says."""
+
+    colour: str
+    dash: str
+    marker: str
+
+
+METHOD_STYLE = {
+    "sequential": Style("#D55E00", "dash", "x"),
+    "replay": Style("#C98A00", "dashdot", "diamond"),
+    "uniform": Style("#8A8A8A", "dot", "square"),
+    "oracle": Style("#C06498", "longdash", "star"),
+    "l2r": Style("#2B7FC4", "solid", "circle"),
+    "l2r-merge": Style("#009E73", "longdashdot", "triangle-up"),
+}
+OTHER_COLOURS = ["#7A5FD0", "#B2566B", "#4E8F2F", "#3A98A8", "#A8662A", "#8C7BA1"]
+DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"]
+MARKERS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star", "pentagon", "hexagon"]
+TASK_COLOURS = ["#2B7FC4", "#D55E00", "#009E73", "#C06498", "#C98A00", "#7A5FD0", "#3A98A8", "#8A8A8A", "#B2566B", "#4E8F2F"]
+
+TEMPLATE = go.layout.Template(
+    layout=go.Layout(
+        font={"family": "Source Sans Pro, Segoe UI, Helvetica, Arial, sans-serif", "size": 13},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        colorway=TASK_COLOURS,
+        xaxis={"gridcolor": FAINT, "zerolinecolor": FAINT, "automargin": True},
+        yaxis={"gridcolor": FAINT, "zerolinecolor": FAINT, "automargin": True},
+        hoverlabel={"align": "left"},
+    )
+)
+pio.templates["lab"] = TEMPLATE
+
+
+def style(recipe: str) -> Style:
+    """The fixed style of a recipe; recipes without one get theirs from a hash of the name, the same everywhere."""
+    if recipe in METHOD_STYLE:
+        return METHOD_STYLE[recipe]
+    digest = hashlib.sha256(recipe.encode()).digest()
+    parts = [(OTHER_COLOURS, digest[0]), (DASHES, digest[1]), (MARKERS, digest[2])]
+    return Style(*(choices[byte % len(choices)] for choices, byte in parts))
+
+
+def task_style(task: int) -> Style:
+    """The style of the task with this number in the stream."""
+    return Style(TASK_COLOURS[task % len(TASK_COLOURS)], DASHES[task % len(DASHES)], MARKERS[task % len(MARKERS)])
+
+
+def literal(text: Any) -> str:
+    """Text that Plotly shows as it is, tags included."""
+    return escape(str(text), quote=False)
+
+
+def short(name: Any, length: int = NAME) -> str:
+    """A name for an axis: cut in the middle if it is long."""
+    text = str(name)
+    return literal(text if len(text) <= length else f"{text[: length - 5]}…{text[-4:]}")
+
+
+def numbered(names: Sequence[Any]) -> list[str]:
+    """Names of rows that are tasks, with their place in the stream."""
+    return [f"{i + 1} · {name}" for i, name in enumerate(unique(names))]
+
+
+def heads(names: Sequence[Any], rows: Sequence[Any]) -> list[str]:
+    """Names above columns: as numbers where there are many and the rows, which say the names, are the same."""
+    if len(names) > NAMED_COLUMNS and list(names) == list(rows):
+        return [str(i + 1) for i in range(len(names))]
+    return unique(names, NAME - 5)
+
+
+def unique(names: Sequence[Any], length: int = NAME) -> list[str]:
+    """Names cut for an axis that stay different from each other."""
+    cut = [short(name, length) for name in names]
+    return [f"{name} ({i + 1})" if cut.count(name) > 1 else name for i, name in enumerate(cut)]
+
+
+def figure(title: str = "", height: int = 360) -> go.Figure:
+    """An empty figure in the style of the lab."""
+    top = 44 if title else 12
+    layout = {"template": "lab", "height": height, "margin": {"l": 8, "r": 8, "t": top, "b": 8}, "hovermode": "closest"}
+    if title:
+        layout["title"] = {"text": literal(title), "font": {"size": 15}, "x": 0, "xref": "container", "xanchor": "left"}
+    return go.Figure(layout=layout)
+
+
+# -- heatmaps --------------------------------------------------------------------------------------------------------------
+
+
+def cells(drawn: go.Figure, values: np.ndarray, hover: np.ndarray, form: str = "{:.2f}", **options: Any) -> None:
+    """Add cells at whole coordinates with their number inside; values and hover texts (rows, columns), NaN stays blank."""
+    texts = values.shape[1] <= CELLS_WITH_TEXT  # then a colour bar would only take their room
+    look = {"zmin": 0, "zmax": 1, "colorscale": SCALE, "hoverongaps": True, "xgap": 2, "ygap": 2} | options
+    drawn.add_heatmap(
+        z=values.astype(np.float32),
+        x=np.arange(values.shape[1]),
+        y=np.arange(values.shape[0]),
+        customdata=hover,
+        hovertemplate="%{customdata}<extra></extra>",
+        showscale=not texts,
+        colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9},
+        **look,
+    )
+    if texts:
+        drawn.add_trace(_numbers(values, form, look))
+
+
+def _numbers(values: np.ndarray, form: str, look: dict[str, Any]) -> go.Scatter:
+    """The numbers of the cells, black on light ones and white on dark ones."""
+    known = ~np.isnan(values)
+    y, x = np.nonzero(known)
+    shares = ((values[known] - look["zmin"]) / (look["zmax"] - look["zmin"])).clip(0, 1)
+    colours = plotly.colors.sample_colorscale(look["colorscale"], list(shares), colortype="tuple") if len(shares) else []
+    light = [0.2126 * r**2.2 + 0.7152 * g**2.2 + 0.0722 * b**2.2 > 0.18 for r, g, b in colours]  # where black has more contrast
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="text",
+        text=[_tight(form.format(value), values.shape[1]) for value in values[known]],
+        textfont={"color": ["#000000" if one else "#FFFFFF" for one in light], "size": 11},
+        hoverinfo="skip",
+        showlegend=False,
+        name="numbers",
+    )
+
+
+def _tilt(columns: Sequence[str]) -> int:
+    """Angle of the names above columns: level where they fit, upright where they are many."""
+    if all(len(name) <= 3 for name in columns) or len(columns) <= 3:
+        return 0
+    return -30 if len(columns) <= 8 else -90
+
+
+def _tight(text: str, columns: int) -> str:
+    """The number without its leading zero where cells are narrow."""
+    return text.replace("0.", ".", 1) if columns > 7 else text
+
+
+def grid(figure: go.Figure, rows: Sequence[str], columns: Sequence[str], row_title: str, column_title: str) -> go.Figure:
+    """Name the cells of a heatmap: first row on top, column names above."""
+    figure.update_xaxes(
+        tickvals=list(range(len(columns))),
+        ticktext=list(columns),
+        range=[-0.5, len(columns) - 0.5],
+        title=column_title,
+        side="top",
+        ticklabeloverflow="allow",
+        showgrid=False,
+        zeroline=False,
+        fixedrange=True,
+        tickangle=_tilt(columns),
+    )
+    figure.update_yaxes(
+        tickvals=list(range(len(rows))),
+        ticktext=list(rows),
+        range=[len(rows) - 0.5, -0.5],
+        title=row_title,
+        showgrid=False,
+        zeroline=False,
+        fixedrange=True,
+    )
+    return figure
+
+
+def cell_height(rows: int, least: int = 220) -> int:
+    """Height of a heatmap with this many rows."""
+    return max(least, 110 + (34 if rows <= 12 else 22) * rows)
+
+
+def clickable(figure: go.Figure, rows: int, columns: int, hover: np.ndarray) -> go.Figure:
+    """Transparent markers over the cells: a click anywhere in a cell returns its row as y and its column as x."""
+    y, x = np.mgrid[0:rows, 0:columns].reshape(2, -1)
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="markers",
+        marker={"size": 24, "opacity": 0, "symbol": "square"},
+        text=hover.reshape(-1),
+        hovertemplate="%{text}<extra></extra>",
+        showlegend=False,
+        name="targets",
+    )
+    figure.data[-1].selected = figure.data[-1].unselected = {"marker": {"opacity": 0}}
+    return figure.update_layout(hoverdistance=-1, clickmode="event+select")
+
+
+def accuracy_matrix(
+    run: Run, after: int | None = None, title: str = "", partial: bool = False, zero_shot: bool = True
+) -> go.Figure:
+    """R as a heatmap: time runs down, one column per task, scores before any training on top; rows later than `after` blank."""
+    table = views.accuracy_matrix(run, after, partial)
+    values, tasks = table.to_numpy(), list(table.columns)
+    rows = numbered(tasks)
+    hover = _matrix_hover(values, tasks)
+    first = views.zero_shot(run) if zero_shot else None
+    if first is not None and len(first) == len(tasks):
+        values = np.vstack([first, values])
+        rows = ["before training", *rows]
+        hover = np.vstack(
+            [[f"{literal(name)} before any training: {_score(s)}" for name, s in zip(tasks, first, strict=True)], hover]
+        )
+    drawn = figure(title, cell_height(len(rows)))
+    cells(drawn, values, hover)
+    return grid(drawn, rows, heads(tasks, tasks), "after learning task", "score on task")
+
+
+def _score(value: float) -> str:
+    return "not measured" if np.isnan(value) else f"{value:.3f}"
+
+
+def _matrix_hover(values: np.ndarray, tasks: Sequence[str]) -> np.ndarray:
+    """Hover texts of R, (T, T)."""
+    hover = np.empty(values.shape, dtype=object)
+    for i, j in np.ndindex(values.shape):
+        known = not np.isnan(values[i, j])
+        missing = "not learned yet" if j > i else "not measured yet"
+        score = f"score {values[i, j]:.3f}" if known else missing
+        hover[i, j] = f"<b>{literal(tasks[j])}</b><br>after learning {i + 1} · {literal(tasks[i])}<br>{score}"
+    return hover
+
+
+def matrix_difference(first: Run, second: Run, title: str = "") -> go.Figure:
+    """R of the first run minus R of the second, centred on 0."""
+    table = views.matrix_difference(first, second)
+    values, tasks = table.to_numpy(), list(table.columns)
+    reach = max(0.05, float(np.nanmax(np.abs(values), initial=0.0))) if np.isfinite(values).any() else 0.05
+    hover = _matrix_hover(values, tasks)
+    hover = np.vectorize(lambda text: text.replace("score ", "difference "), otypes=[object])(hover)
+    drawn = figure(title, cell_height(len(tasks)))
+    scale = {"colorscale": DIVERGING, "zmin": -reach, "zmax": reach, "zmid": 0}
+    cells(drawn, values, hover, "{:+.2f}", **scale)
+    return grid(drawn, numbered(tasks), heads(tasks, tasks), "after learning task", "difference on task")
+
+
+def routing_by_task(run: Run, after: int | None = None, title: str = "", click: bool = False) -> go.Figure:
+    """Mean share of each expert in the routing of each task; with `click`, cells answer clicks with x = expert, y = task."""
+    table = views.routing_by_task(run, after)
+    hover = _pair_hover(table, "gets {:.1%} of the weight on")
+    drawn = figure(title, cell_height(len(table)))
+    cells(drawn, table.to_numpy(), hover)
+    if click:
+        clickable(drawn, *table.shape, hover)
+    return grid(drawn, numbered(table.index), heads(table.columns, table.index), "examples of task", "expert")
+
+
+def routing_drift(run: Run, after: int | None = None, title: str = "") -> go.Figure:
+    """Change of the shares since each task was learned, on the fixed range -1 to 1."""
+    table = views.routing_drift(run, after)
+    hover = _pair_hover(table, "changed by {:+.1%} since then on")
+    drawn = figure(title, cell_height(len(table)))
+    cells(drawn, table.to_numpy(), hover, "{:+.2f}", colorscale=DIVERGING, zmin=-1, zmax=1, zmid=0)
+    return grid(drawn, numbered(table.index), heads(table.columns, table.index), "examples of task", "expert")
+
+
+def _pair_hover(table: pd.DataFrame, form: str) -> np.ndarray:
+    """Hover texts of a task x expert table."""
+    hover = np.empty(table.shape, dtype=object)
+    for i, j in np.ndindex(table.shape):
+        value = table.iat[i, j]
+        middle = "was not recorded on" if np.isnan(value) else form.format(value)
+        hover[i, j] = f"expert <b>{literal(table.columns[j])}</b><br>{middle}<br>task <b>{literal(table.index[i])}</b>"
+    return hover
+
+
+def routing_by_layer(run: Run, after: int | None, task: int, expert: int, title: str = "") -> go.Figure:
+    """Mean weight of one expert on one task in every layer and routing head."""
+    table = views.routing_by_layer(run, after, task, expert)
+    values = table.to_numpy()
+    hover = np.empty(values.shape, dtype=object)
+    for i, j in np.ndindex(values.shape):
+        hover[i, j] = f"{literal(table.index[i])}<br>routing head {j + 1}<br>mean weight {values[i, j]:.3f}"
+    top = max(1.0, float(np.nanmax(values, initial=0.0)))  # weights need not sum to one
+    drawn = figure(title, max(240, 110 + 20 * len(table)))
+    cells(drawn, values, hover, zmax=top, xgap=1, ygap=1)
+    columns = [str(h + 1) for h in range(values.shape[1])]
+    return grid(drawn, [layer_name(name) for name in table.index], columns, "layer", "routing head")
+
+
+def example_by_layer(run: Run, after: int | None, task: int, example: int, title: str = "") -> go.Figure:
+    """Weights of one recorded example in every layer, mean over routing heads."""
+    table = views.example_by_layer(run, after, task, example)
+    values = table.to_numpy()
+    hover = np.empty(values.shape, dtype=object)
+    for i, j in np.ndindex(values.shape):
+        hover[i, j] = f"{literal(table.index[i])}<br>expert <b>{literal(table.columns[j])}</b><br>weight {values[i, j]:.3f}"
+    drawn = figure(title, max(240, 110 + 20 * len(table)))
+    cells(drawn, values, hover, zmax=max(1.0, float(np.nanmax(values, initial=0.0))), xgap=1, ygap=1)
+    return grid(drawn, [layer_name(name) for name in table.index], unique(table.columns), "layer", "expert")
+
+
+def layer_name(path: str) -> str:
+    """The telling parts of a module path: 'encoder.layer.3.attention.self.query' is '3 · query'."""
+    parts = path.split(".")
+    number = next((part for part in parts if part.isdigit()), "")
+    return literal(f"{number} · {parts[-1]}" if number and parts[-1] != number else path)
+
+
+# -- lines -----------------------------------------------------------------------------------------------------------------
+
+
+def forgetting_curves(run: Run, after: int | None = None, title: str = "") -> go.Figure:
+    """Score of every task from the moment it was learned; dotted lines mark where the next task begins."""
+    curves = views.forgetting_curves(run, after)
+    drawn = figure(title, 380)
+    for task, rows in curves.groupby("task"):
+        colour, dash, marker = task_style(int(task))
+        texts = [f"<b>{literal(row.name)}</b> after {literal(row.after_name)}" for row in rows.itertuples(index=False)]
+        drawn.add_scatter(
+            x=rows["after"] + 1,
+            y=rows["score"],
+            name=short(run.tasks[task]),
+            mode="lines+markers",
+            line={"color": colour, "dash": dash},
+            marker={"symbol": marker, "size": 8},
+            text=texts,
+            hovertemplate="%{text}<br>score %{y:.3f}<extra></extra>",
+        )
+    return _over_tasks(drawn, len(run.tasks), "score on the task")
+
+
+def average_curves(runs: Sequence[Run], title: str = "") -> go.Figure:
+    """Mean score over the tasks seen, one line per recipe; several seeds: mean as a thick line, the runs as thin ones."""
+    drawn = figure(title, 380)
+    curves = views.average_curves(runs)
+    drawn_recipes: list[str] = []
+    for label in dict.fromkeys(curves["label"]):
+        rows = curves[curves["label"] == label]
+        _average_curve(drawn, rows, label, drawn_recipes.count(rows["recipe"].iloc[0]))
+        drawn_recipes.append(rows["recipe"].iloc[0])
+    return _over_tasks(drawn, max((len(run.tasks) for run in runs), default=0), "average accuracy so far")
+
+
+def _average_curve(drawn: go.Figure, rows: pd.DataFrame, label: str, repeat: int) -> None:
+    """Add the curve of one group of seeds; the `repeat`-th group of a recipe keeps its colour and changes dash and marker."""
+    colour, dash, marker = style(rows["recipe"].iloc[0])
+    if repeat:
+        dash, marker = (
+            DASHES[(DASHES.index(dash) + repeat) % len(DASHES)],
+            MARKERS[(MARKERS.index(marker) + repeat) % len(MARKERS)],
+        )
+    seeds = rows["run"].nunique()
+    if seeds > 1:
+        for name, one in rows.groupby("run"):
+            drawn.add_scatter(
+                x=one["after"] + 1,
+                y=one["score"],
+                mode="lines",
+                line={"color": colour, "width": 1},
+                opacity=0.4,
+                showlegend=False,
+                name=literal(name),
+                hoverinfo="skip",
+            )
+    mean = rows.groupby("after")["score"].mean()
+    drawn.add_scatter(
+        x=mean.index + 1,
+        y=mean.to_numpy(),
+        mode="lines+markers",
+        line={"color": colour, "dash": dash, "width": 3},
+        marker={"symbol": marker, "size": 9},
+        name=literal(label) + (f" (mean of {seeds})" if seeds > 1 else ""),
+        hovertemplate="%{fullData.name}<br>after %{x} tasks: %{y:.3f}<extra></extra>",
+    )
+
+
+def _over_tasks(drawn: go.Figure, tasks: int, what: str) -> go.Figure:
+    """Axes of a chart over learned tasks."""
+    for border in range(1, tasks):
+        drawn.add_vline(x=border + 0.5, line={"color": FAINT, "width": 1, "dash": "dot"})
+    drawn.update_xaxes(title="tasks learned", range=[0.6, max(tasks, 1) + 0.4], dtick=1, showgrid=False, zeroline=False)
+    drawn.update_yaxes(title=what, range=[-0.02, 1.04], tickformat=".1f")
+    return drawn.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0})
+
+
+def loss_curve(run: Run, title: str = "") -> go.Figure:
+    """Loss over the whole run, one colour per task; training on the memory is dotted."""
+    table = views.losses(run)
+    drawn = figure(title, 320)
+    for (task, phase), rows in table.groupby(["task", "phase"], sort=False):
+        name = short(rows["name"].iloc[0]) + (" (memory)" if phase == "memory" else "")
+        line = {"color": task_style(int(task)).colour, "dash": "dot" if phase == "memory" else "solid", "width": 1.5}
+        drawn.add_scatter(
+            x=rows["index"],
+            y=rows["loss"],
+            mode="lines",
+            line=line,
+            name=name,
+            hovertemplate="%{fullData.name}<br>step %{x}: loss %{y:.3f}<extra></extra>",
+        )
+    drawn.update_xaxes(title="optimiser steps", showgrid=False)
+    drawn.update_yaxes(title="loss", rangemode="tozero")
+    return drawn.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0})
+
+
+# -- bars ------------------------------------------------------------------------------------------------------------------
+
+
+def comparison(runs: Sequence[Run], measure: str = "average_accuracy", title: str = "") -> go.Figure:
+    """One measure of several groups of runs as bars in the colours of their recipes; missing values have no bar."""
+    found = views.summary(runs)
+    found = found[found["measure"] == measure].iloc[::-1]
+    drawn = figure(title, 90 + 44 * len(found))
+    colours = [style(name).colour for name in found["recipe"]]
+    texts = [views.cell(row.value, row.spread, row.why, True) for row in found.itertuples()]
+    drawn.add_bar(
+        x=found["value"].fillna(0.0),
+        y=np.arange(len(found)),
+        orientation="h",
+        marker={"color": colours},
+        error_x={"type": "data", "array": found["spread"], "thickness": 1},
+        text=[literal(text) for text in texts],
+        textposition="auto",
+        hovertemplate="%{text}<extra></extra>",
+        showlegend=False,
+    )
+    drawn.update_yaxes(tickvals=list(range(len(found))), ticktext=[literal(name) for name in found["label"]], showgrid=False)
+    return drawn.update_xaxes(zeroline=True)

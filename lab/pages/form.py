@@ -1,0 +1,145 @@
+"""A form from a pydantic model: one entry per option, and the overrides that say what was changed. No streamlit here.
+
+The walk follows a configured object, not only its class, so that the options of the chosen plug-ins appear too.
+"""
+
+import math
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One option: where it stands, what it means, its value in the recipe, and what it may be."""
+
+    path: str
+    about: str
+    default: Any
+    kind: str  # "bool", "int", "float", "choice", "text", "names"
+    optional: bool = False
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def section(self) -> str:
+        return self.path.rpartition(".")[0]
+
+    @property
+    def title(self) -> str:
+        """The last part of the path as a label."""
+        return self.path.rpartition(".")[2].replace("_", " ").capitalize()
+
+    @property
+    def step(self) -> float:
+        """A change of a number that makes sense at its size."""
+        if self.kind == "int":
+            return 1
+        return 10.0 ** math.floor(math.log10(abs(self.default))) if self.default else 0.1
+
+
+def entries(
+    model: BaseModel, choices: Mapping[str, Sequence[str]], hidden: Sequence[str] = (), prefix: str = ""
+) -> Iterator[Entry]:
+    """All options of a configured model in their order; `choices` offers names for paths whose type is only text."""
+    for name, field in type(model).model_fields.items():
+        path, value = prefix + name, getattr(model, name)
+        if path in hidden:
+            continue
+        if isinstance(value, BaseModel):
+            yield from entries(value, choices, hidden, f"{path}.")
+        elif isinstance(value, Mapping):
+            for key, inner in value.items():
+                if isinstance(inner, BaseModel):
+                    yield from entries(inner, choices, (*hidden, f"{path}.{key}.name"), f"{path}.{key}.")
+        else:
+            yield entry(path, field, value, choices.get(path, ()))
+
+
+def entry(path: str, field: FieldInfo, value: Any, choices: Sequence[str] = ()) -> Entry:
+    """One option from a field and its value."""
+    options = get_args(field.annotation) if get_origin(field.annotation) in (Union, types.UnionType) else (field.annotation,)
+    kinds = [option for option in options if option is not type(None)]
+    optional = len(kinds) < len(options)
+    low = next(
+        (
+            limit
+            for item in field.metadata
+            for limit in (getattr(item, "ge", None), getattr(item, "gt", None))
+            if limit is not None
+        ),
+        None,
+    )
+    high = next(
+        (
+            limit
+            for item in field.metadata
+            for limit in (getattr(item, "le", None), getattr(item, "lt", None))
+            if limit is not None
+        ),
+        None,
+    )
+    about = field.description or ""
+    if any(get_origin(kind) is list for kind in kinds):
+        return Entry(path, about, value, "names", optional, choices=tuple(choices))
+    if get_origin(kinds[0]) is Literal:
+        return Entry(path, about, value, "choice", optional, choices=tuple(str(choice) for choice in get_args(kinds[0])))
+    if choices:
+        return Entry(path, about, value, "choice", optional, choices=tuple(dict.fromkeys([*choices, str(value)])))
+    kind = {bool: "bool", int: "int", float: "float"}.get(kinds[0], "text")
+    return Entry(path, about, value, kind, optional, low, high)
+
+
+def overrides(found: Sequence[Entry], values: Mapping[str, Any]) -> list[str]:
+    """`key=value` for every option whose value is not the recipe's."""
+    changed = [(one, values[one.path]) for one in found if one.path in values and not same(values[one.path], one.default)]
+    return [f"{one.path}={written(value)}" for one, value in changed]
+
+
+def same(first: Any, second: Any) -> bool:
+    """Equality in which an empty list, an empty text and nothing are one."""
+    if isinstance(first, float) and isinstance(second, float | int):
+        return math.isclose(first, second, rel_tol=1e-9)
+    return (first or None) == (second or None) if not isinstance(first, bool | int | float) else first == second
+
+
+def written(value: Any) -> str:
+    """A value as YAML on one line, as `-o` reads it."""
+    if isinstance(value, float):
+        return f"{value:g}" if math.isclose(float(f"{value:g}"), value, rel_tol=1e-12) else repr(value)
+    if isinstance(value, str) and value and yaml.safe_load(value) == value:
+        return value
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+        .removesuffix("\n")
+        .removesuffix("\n...")
+        .strip()
+    )
+
+
+def nested(changes: Sequence[str]) -> dict[str, Any]:
+    """Overrides as a nested mapping, for a recipe file."""
+    found: dict[str, Any] = {}
+    for text in changes:
+        path, _, value = text.partition("=")
+        *sections, last = path.split(".")
+        place = found
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = yaml.safe_load(value) if not _number(value) else float(value)
+    return found
+
+
+def _number(text: str) -> bool:
+    """Whether text is a number that YAML would read as text, such as 1e-05."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return isinstance(yaml.safe_load(text), str)

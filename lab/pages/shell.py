@@ -1,0 +1,180 @@
+"""What all pages share: their list, the runs they can show, cached tables, charts with a text equivalent."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+from streamlit.errors import StreamlitAPIException
+
+from lab import views
+from lab.errors import LabError
+from lab.runs import Run, all_runs
+
+HERE = Path(__file__).parent
+SECTIONS = {
+    "Learn": [("start", "Start", ":material/school:")],
+    "Experiment": [("train", "Train", ":material/model_training:"), ("jobs", "Jobs", ":material/monitoring:")],
+    "Understand": [("compare", "Compare", ":material/compare_arrows:"), ("routing", "Routing", ":material/alt_route:")],
+}
+RECORDED = "~"  # begins the key of a recorded example; no run id has it
+STATUS_ICON = {
+    "queued": ":material/schedule:", "running": ":material/play_circle:", "finished": ":material/check_circle:",
+    "stopped": ":material/stop_circle:", "interrupted": ":material/pause_circle:", "failed": ":material/error:",
+    "lost": ":material/link_off:", "damaged": ":material/broken_image:",
+}  # fmt: skip
+STATUS_COLOUR = {"finished": "green", "running": "blue", "queued": "blue", "failed": "red", "damaged": "red", "lost": "orange"}
+CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+
+
+# -- pages -----------------------------------------------------------------------------------------------------------------
+
+
+def pages() -> dict[str, list[Any]]:
+    """Sections of the navigation with their pages."""
+    return {section: [page(name) for name, _, _ in entries] for section, entries in SECTIONS.items()}
+
+
+def page(name: str) -> Any:
+    """The page called `name`, for links."""
+    title, icon = next((title, icon) for entries in SECTIONS.values() for key, title, icon in entries if key == name)
+    return st.Page(str(HERE / f"{name}.py"), title=title, icon=icon, url_path=name, default=name == "start")
+
+
+def heading(title: str, about: str) -> None:
+    st.title(title, anchor=False)
+    st.caption(about)
+
+
+def plain(text: Any) -> str:
+    """Text for markdown that is shown as it is: no formatting, no tags, no icons."""
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~$:<>&])", r"\\\1", str(text)).replace("\n", " ")
+
+
+def how_to_read(text: str) -> None:
+    st.caption(f":material/info: {text}")
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------------
+
+
+def examples() -> list[Run]:
+    """Recorded example runs: those of the package, or of the folder in LAB_EXAMPLES."""
+    folder = Path(os.environ.get("LAB_EXAMPLES") or Path(views.__file__).parent / "examples")
+    return views.readable(all_runs(folder))
+
+
+def table(runs: list[Run]) -> pd.DataFrame:
+    """`views.runs_table`, read again only for runs whose files or status changed."""
+    return pd.concat([_row(str(run.dir), stamp(run), status(run)) for run in runs]) if runs else views.runs_table([])
+
+
+def status(run: Run) -> str:
+    """The derived status, or "damaged"."""
+    try:
+        return run.status
+    except LabError:
+        return "damaged"
+
+
+def stamp(run: Run, *names: str) -> tuple[tuple[str, int, int], ...]:
+    """Name, time and size of the files a table depends on: the key under which it is kept."""
+    found = []
+    for name in names or ("run.json", "config.yaml", "matrix.json", "events.jsonl"):
+        try:
+            stat = (run.dir / name).stat()
+            found.append((name, stat.st_mtime_ns, stat.st_size))
+        except OSError:
+            continue
+    return tuple(found)
+
+
+@st.cache_data(max_entries=500, show_spinner=False)
+def _row(folder: str, stamped: tuple, derived: str) -> pd.DataFrame:
+    return views.runs_table([Run(Path(folder))]).astype(object)
+
+
+def choices(needs: Callable[[Run], bool] | None = None) -> dict[str, Run]:
+    """Runs to pick from, newest first, recorded examples last: {key: run}; damaged ones are left out."""
+    own = {run.id: run for run in reversed(all_runs())}
+    known = table(list(own.values()))
+    own = {key: run for key, run in own.items() if known.set_index("run").loc[key, "status"] != "damaged"}
+    found = own | {RECORDED + run.id: run for run in examples()}
+    return {key: run for key, run in found.items() if needs is None or needs(run)}
+
+
+def damaged_note() -> None:
+    """Name the runs that cannot be read."""
+    known = table(all_runs())
+    for _, row in known[known["status"] == "damaged"].iterrows():
+        st.warning(plain(row["reason"]), icon=":material/broken_image:")
+
+
+def run_name(key: str) -> str:
+    """How a picker shows a run."""
+    return f"{key.removeprefix(RECORDED)} (recorded example)" if key.startswith(RECORDED) else key
+
+
+def pick_run(label: str, key: str, found: dict[str, Run], first: str) -> Run:
+    """A select box over runs, bound to the URL; begins with the run called `first`."""
+    begin_with(key, list(found), first)
+    chosen = st.selectbox(label, list(found), index=None, format_func=run_name, key=key, bind="query-params")
+    return found[chosen or first]
+
+
+def begin_with(key: str, options: list[str], first: Any) -> None:
+    """Fill a bound widget that has no valid choice, so that its choice stands in the URL from the first look on."""
+    many = isinstance(first, list)
+    known = {*options, *(run_name(option) for option in options)}
+    given = st.query_params.get_all(key) if key not in st.session_state else st.session_state[key]
+    given = given if isinstance(given, list) else [given]
+    if not known.issuperset(given) or not (given or (many and key in st.session_state)):
+        st.session_state[key] = first
+        with suppress(StreamlitAPIException):  # the link follows by itself once the widget was drawn
+            st.query_params[key] = [run_name(one) for one in first] if many else run_name(first)
+
+
+def nothing_yet(what: str) -> None:
+    """The empty state: what is missing and how to make it."""
+    st.info(f"{what} Train one from the page below, or on the command line; this page shows it as soon as its folder exists.")
+    st.code("lab run l2r --stream builtin", language="bash")
+    st.page_link(page("train"), label="Go to Train", icon=":material/model_training:")
+
+
+# -- charts ----------------------------------------------------------------------------------------------------------------
+
+
+def chart(figure: go.Figure, key: str, alt: str, **options: Any) -> Any:
+    """A Plotly chart in the theme of the page, with its text equivalent."""
+    return st.plotly_chart(figure, key=key, theme="streamlit", config=CHART, alt=alt, **options)
+
+
+def number(value: float | None, form: str = "{:.3f}") -> str:
+    return "–" if value is None or value != value else form.format(value)
+
+
+def after_slider(tasks: list[str], key: str, learned: int) -> int:
+    """ "After task k", bound to the URL; returns the index of the last learned task."""
+    if learned < 2:
+        return learned - 1
+    chosen = st.slider("After task", 1, learned, learned, key=key, bind="query-params", help="Moves every chart to this moment.")
+    st.caption(f"After learning task {chosen} of {len(tasks)}: **{plain(tasks[chosen - 1])}**")
+    return chosen - 1
+
+
+@contextmanager
+def section() -> Iterator[None]:
+    """A part of a page that says why it cannot be shown, and leaves the other parts alone."""
+    try:
+        yield
+    except (LabError, OSError) as error:
+        st.warning(plain(error), icon=":material/broken_image:")
+
+
+def status_badge(state: str) -> None:
+    st.badge(state, icon=STATUS_ICON.get(state), color=STATUS_COLOUR.get(state, "gray"))

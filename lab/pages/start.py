@@ -1,0 +1,119 @@
+"""Start: a finished story from recorded runs, told at the first look."""
+
+import streamlit as st
+
+from lab import figures, views
+from lab.pages import shell
+from lab.runs import Run
+
+TITLES = {
+    "sequential": "One adapter for all tasks, trained in sequence",
+    "l2r": "One adapter per task, with a learned router",
+}
+
+
+def story(runs: list[Run]) -> tuple[Run, Run] | None:
+    """The sequential and the routed example, if both are there and learned the same tasks."""
+    by_recipe = {run.config["recipe"]: run for run in runs}
+    pair = by_recipe.get("sequential"), by_recipe.get("l2r")
+    return pair if pair[0] and pair[1] and pair[0].tasks == pair[1].tasks and len(pair[1].tasks) > 1 else None
+
+
+def own_share(run: Run, after: int) -> float | None:
+    """Own-expert share at a moment: the one of the result at the end, else from the routing recorded then."""
+    measured = run.result()["routing"].get("own_expert_share")
+    if after == len(run.tasks) - 1 and measured is not None:
+        return measured
+    return views.own_share(run, after) if after in run.recorded() else None
+
+
+def metrics(sequential: Run, routed: Run, after: int) -> None:
+    """Three numbers of the routed run, with the difference to the sequential one."""
+    here, there = views.metrics_after(routed, after), views.metrics_after(sequential, after)
+    columns = st.columns(3)
+    for column, name in zip(columns, ("average_accuracy", "forgetting"), strict=False):
+        measure = next(m for m in views.MEASURES if m.path == name)
+        known = here[name] is not None and there[name] is not None
+        column.metric(
+            measure.title,
+            shell.number(here[name]),
+            f"{here[name] - there[name]:+.3f} against sequential" if known else here["why"].get(name),
+            delta_color=("inverse" if name == "forgetting" else "normal") if known else "off",
+            help=measure.about,
+            border=True,
+        )
+    columns[2].metric(
+        "Own-expert share",
+        shell.number(own_share(routed, after)),
+        "of the weight goes to the task's own adapter",
+        delta_color="off",
+        delta_arrow="off",
+        help="1 would be a perfect router; one over the number of tasks is chance.",
+        border=True,
+    )
+
+
+def conclusion(sequential: Run, routed: Run, after: int) -> str:
+    """One sentence computed from the numbers."""
+    here, there = views.metrics_after(routed, after), views.metrics_after(sequential, after)
+    if after == 0:
+        return "After the first task there is nothing to forget yet: move on to the second."
+    ahead = here["average_accuracy"] - there["average_accuracy"]
+    better = "more" if ahead >= 0 else "less"
+    return (
+        f"After {after + 1} tasks, one adapter trained in sequence has lost {there['forgetting']:.2f} per old task; routing "
+        f"among one adapter per task has lost {here['forgetting']:.2f}, and scores {abs(ahead):.2f} {better} over all tasks."
+    )
+
+
+def side_by_side(runs: tuple[Run, Run], after: int) -> None:
+    """Matrices and curves of both runs on one scale."""
+    for column, run in zip(st.columns(2, gap="large"), runs, strict=True):
+        recipe = run.config["recipe"]
+        accuracy = views.metrics_after(run, after)["average_accuracy"]
+        with column:
+            st.subheader(TITLES[recipe], anchor=False)
+            alt = f"Score matrix of {recipe} after task {after + 1}: average accuracy {accuracy:.3f}"
+            shell.chart(figures.accuracy_matrix(run, after), f"matrix_{recipe}", alt)
+            alt = f"Score of each task over the stream for {recipe}, up to task {after + 1}"
+            shell.chart(figures.forgetting_curves(run, after), f"curves_{recipe}", alt)
+
+
+def doors() -> None:
+    """Where to go from here."""
+    ways = [
+        ("train", "Train a run", "Choose a recipe and a stream, and start it on this machine."),
+        ("compare", "Compare runs", "Numbers, matrices and differences of two or more runs."),
+        ("routing", "Look into the routing", "Which adapter answers, per task, layer and routing head."),
+    ]
+    for column, (name, title, about) in zip(st.columns(3), ways, strict=True):
+        with column.container(border=True, height="stretch"):
+            st.page_link(shell.page(name), label=f"**{title}**")
+            st.caption(about)
+
+
+def draw() -> None:
+    shell.heading(
+        "What does a model forget?",
+        "A language model learns one task after another. With one adapter for all of them it forgets; "
+        "with one adapter per task, something has to choose among them.",
+    )
+    pair = story(shell.examples())
+    if pair is None:
+        st.info("No pair of recorded examples is installed here. Train your own run to see its story.")
+        return doors()
+    sequential, routed = pair
+    st.badge("recorded example", icon=":material/movie:", color="violet", help="Trained before and shipped with the lab.")
+    learned = min(len(sequential.matrix), len(routed.matrix))
+    after = shell.after_slider(routed.tasks, "after", learned)
+    metrics(sequential, routed, after)
+    st.markdown(f"#### {conclusion(sequential, routed, after)}")
+    side_by_side(pair, after)
+    shell.how_to_read(
+        "Each row of a matrix is a moment: the scores on all tasks learned so far. Look down a column to see what happens to a "
+        "task while others are learned. Blank cells are tasks not learned yet."
+    )
+    doors()
+
+
+draw()

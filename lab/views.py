@@ -1,0 +1,592 @@
+"""Run folders as tables: pure functions from Run objects to pandas and numpy, shared by screens and notebooks.
+
+No torch, no streamlit. T tasks, L adapted layers, H routing heads, E experts. `after` is the index of the last learned
+task, from 0. Missing values are NaN or None, never 0.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lab.errors import LabError
+from lab.metrics import array
+from lab.runs import Run
+
+UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)  # what a damaged folder can cause
+POINTS = 2000  # of a loss curve
+TAIL = 1 << 16  # bytes of events.jsonl read for the newest events
+COLLAPSE, LOSS = 0.9, 0.2  # share of one expert on all tasks; score points a task may lose
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of a result: where it stands, what to call it, what it means."""
+
+    path: str
+    title: str
+    about: str
+    score: bool = True  # between 0 and 1, or a difference of such; else a count or an amount
+
+
+MEASURES = [
+    Measure("average_accuracy", "Average accuracy", "mean score over all tasks after the last one"),
+    Measure("forgetting", "Forgetting", "mean drop of old tasks from their best score to their last one; lower is better"),
+    Measure("backward_transfer", "Backward transfer", "mean change of old tasks since they were learned; negative: forgetting"),
+    Measure("forward_transfer", "Forward transfer", "score right after learning, minus the score of training on the task alone"),
+    Measure("learning_accuracy", "Learning accuracy", "mean score of each task right after it was learned"),
+    Measure("routing.own_expert_share", "Own-expert share", "part of the routing weight that the expert of the true task gets"),
+    Measure("routing.oracle_average_accuracy", "Oracle routing", "average accuracy when the true task picks the expert"),
+    Measure("uses.task_id", "Uses task identity", "whether the true task is given at test", score=False),
+    Measure("uses.stored_examples", "Stored examples", "training examples of old tasks kept at the end", score=False),
+    Measure("uses.generated_examples", "Generated examples", "pseudo-examples made in place of stored ones", score=False),
+    Measure("cost.trainable_parameters", "Trainable parameters", "parameters trained over the whole stream", score=False),
+    Measure("cost.stored_bytes", "Stored bytes", "bytes kept from one task to the next", score=False),
+    Measure("cost.train_s", "Training seconds", "time spent in training", score=False),
+]
+
+
+# -- many runs -------------------------------------------------------------------------------------------------------------
+
+
+def problem(run: Run) -> str:
+    """Why a run folder cannot be read, in one line; empty if it can."""
+    try:
+        run.result()
+    except LabError as error:
+        return str(error)
+    except UNREADABLE as error:
+        return f"run '{run.id}' is damaged: {type(error).__name__}: {error}"
+    return ""
+
+
+def readable(runs: Iterable[Run]) -> list[Run]:
+    return [run for run in runs if not problem(run)]
+
+
+def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
+    """One row per run, damaged ones included with the reason."""
+    columns = ["run", "status", "recipe", "stream", "backbone", "scenario", "seed", "learned", "tasks", "progress",
+               "average_accuracy", "forgetting", "created", "reason"]  # fmt: skip
+    return pd.DataFrame([_row(run) for run in runs], columns=columns)
+
+
+def _row(run: Run) -> dict[str, Any]:
+    reason = problem(run)
+    if reason:
+        return {"run": run.id, "status": "damaged", "reason": reason}
+    result = run.result()
+    row = {name: result[name] for name in ("run", "status", "recipe", "stream", "backbone", "scenario", "seed")}
+    row |= {name: result[name] for name in ("average_accuracy", "forgetting")} | {"reason": run.info.get("error") or ""}
+    row |= {"learned": len(result["matrix"]), "tasks": len(result["tasks"]), "created": _moment(run.info.get("created"))}
+    return row | {"progress": 1.0 if result["status"] == "finished" else _share(run)}
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _share(run: Run) -> float:
+    """Share of the work that is done, from the newest event."""
+    newest = recent_events(run)
+    return float(newest[-1].get("progress", 0.0)) if newest else 0.0
+
+
+def labels(runs: Sequence[Run], seeds: bool = True) -> list[str]:
+    """Short unique names: the recipe, and what else is needed to tell the runs apart; without `seeds` these may share one."""
+    facts = [run.result() for run in runs]
+    names = [fact["recipe"] for fact in facts]
+    fields = {"stream": "{}", "scenario": "{}", "backbone": "{}", **({"seed": "seed {}"} if seeds else {})}
+    for field, form in fields.items():
+        values: dict[str, set[Any]] = {}
+        for name, fact in zip(names, facts, strict=True):
+            values.setdefault(name, set()).add(fact[field])
+        names = [f"{n}, {form.format(f[field])}" if len(values[n]) > 1 else n for n, f in zip(names, facts, strict=True)]
+    if not seeds:
+        return names
+    return [f"{name}, {run.id}" if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but the seed."""
+
+    label: str
+    recipe: str
+    runs: list[Run]
+
+
+def groups(runs: Sequence[Run]) -> list[Group]:
+    """Runs put together that differ in nothing but the seed; a run without a complete matrix stays alone."""
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        same = {key: value for key, value in run.config.items() if key not in ("seed", "about")}
+        own = "" if complete(run) else run.id
+        members.setdefault(json.dumps([same, own], sort_keys=True, default=str), []).append(run)
+    firsts = [group[0] for group in members.values()]
+    names = labels(firsts, seeds=False)
+    names = [f"{name}, {run.id}" if names.count(name) > 1 else name for name, run in zip(names, firsts, strict=True)]
+    return [Group(name, g[0].config["recipe"], g) for name, g in zip(names, members.values(), strict=True)]
+
+
+def complete(run: Run) -> bool:
+    """Whether every task of the run is learned and scored."""
+    return bool(run.tasks) and len(run.matrix) == len(run.tasks)
+
+
+def summary(runs: Sequence[Run]) -> pd.DataFrame:
+    """Long form, one row per group of runs and measure: label, recipe, n, learned, tasks, measure, value, spread, why.
+
+    `value` is the mean over the n runs of the group, `spread` their sample standard deviation (NaN below two), `why` the
+    reason of a missing value.
+    """
+    columns = ["label", "recipe", "n", "learned", "tasks", "measure", "value", "spread", "why"]
+    rows = [_summary_row(group, [run.result() for run in group.runs], measure) for group in groups(runs) for measure in MEASURES]
+    return pd.DataFrame(rows, columns=columns).astype({"value": float, "spread": float})
+
+
+def _summary_row(group: Group, results: list[dict[str, Any]], measure: Measure) -> dict[str, Any]:
+    values = [pick(result, measure.path) for result in results]
+    first = results[0]
+    row = {"label": group.label, "recipe": group.recipe, "n": len(results), "measure": measure.path}
+    row |= {"learned": len(first["matrix"]), "tasks": len(first["tasks"])}
+    if any(value is None for value in values):
+        reasons = [reason(result, measure.path) for result, value in zip(results, values, strict=True) if value is None]
+        return row | {"value": np.nan, "spread": np.nan, "why": reasons[0]}
+    numbers = np.array(values, dtype=float)
+    spread = numbers.std(ddof=1) if len(numbers) > 1 else np.nan
+    return row | {"value": numbers.mean(), "spread": spread, "why": ""}
+
+
+def pick(result: dict[str, Any], path: str) -> Any:
+    """A value of a result by its dotted path; None where it is missing."""
+    value: Any = result
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def reason(result: dict[str, Any], path: str) -> str:
+    """Why a value of a result is missing."""
+    return result["why"].get(path) or result["why"].get(path.split(".")[-1]) or "measured when the run is finished"
+
+
+def summary_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """`summary` as people read it: one row per measure, one column per group, each cell a value or a dash with the reason."""
+    found = summary(runs)
+    score = {measure.path: measure.score for measure in MEASURES}
+    found["cell"] = [cell(row.value, row.spread, row.why, score[row.measure], row.measure) for row in found.itertuples()]
+    table = found.pivot(index="measure", columns="label", values="cell")
+    table = table.loc[[m.path for m in MEASURES], list(dict.fromkeys(found["label"]))] if len(found) else table
+    table.index = pd.Index([measure.title for measure in MEASURES][: len(table)], name="measure")
+    return table
+
+
+def cell(value: float, spread: float, why: str, score: bool, name: str = "") -> str:
+    """A number as text, or a dash with the reason."""
+    if math.isnan(value):
+        return f"– ({why})"
+    if name == "uses.task_id":
+        return "yes" if value else "no"
+    form = "{:.3f}" if score else "{:,.0f}" if value >= 100 or value == int(value) else "{:.1f}"
+    return form.format(value) + (f" ± {form.format(spread)}" if not math.isnan(spread) else "")
+
+
+def config_difference(runs: Sequence[Run]) -> pd.DataFrame:
+    """Options in which the runs differ: one row per option, one column per run, values as text."""
+    flat = [_flat(run.config) for run in runs]
+    names = list(dict.fromkeys(name for config in flat for name in config))
+    rows = {name: [config.get(name, "–") for config in flat] for name in names if name != "about"}
+    differing = {name: row for name, row in rows.items() if len(set(row)) > 1}
+    table = pd.DataFrame.from_dict(differing, orient="index", columns=labels(runs), dtype=object)
+    return table.rename_axis("option")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """{'a': {'b': 1}} as {'a.b': '1'}."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return flat
+
+
+# -- scores ----------------------------------------------------------------------------------------------------------------
+
+
+def accuracy_matrix(run: Run, after: int | None = None, partial: bool = False) -> pd.DataFrame:
+    """R as a table (T, T): rows "learned so far", columns tasks; rows later than `after` are NaN.
+
+    With `partial` the row that is being measured is filled as far as it is known.
+    """
+    tasks, scores = run.tasks, run.scores
+    rows = [list(row) for row in scores.get("matrix", [])]
+    if partial and len(rows) < len(tasks) and scores.get("partial"):
+        rows.append(list(scores["partial"]))
+    values = np.full((len(tasks), len(tasks)), np.nan)
+    for i, row in enumerate(rows if after is None else rows[: after + 1]):
+        values[i, : len(row)] = [np.nan if score is None else score for score in row]
+    return pd.DataFrame(values, index=pd.Index(tasks, name="after"), columns=pd.Index(tasks, name="task"))
+
+
+def zero_shot(run: Run) -> list[float] | None:
+    """Scores before any training, one per task, or None."""
+    found = run.scores.get("zero_shot")
+    return None if found is None else [np.nan if score is None else float(score) for score in found]
+
+
+def matrix_difference(first: Run, second: Run) -> pd.DataFrame:
+    """R of the first run minus R of the second; LabError if they learned different tasks or orders."""
+    if first.tasks != second.tasks:
+        raise LabError(f"{first.id} and {second.id} learned different tasks or another order: there is no difference to show")
+    return accuracy_matrix(first) - accuracy_matrix(second)
+
+
+def forgetting_curves(run: Run, after: int | None = None) -> pd.DataFrame:
+    """Score of each task after each task from its own on, long form: after, after_name, task, name, score."""
+    table = accuracy_matrix(run, after).to_numpy()
+    tasks = run.tasks
+    rows = [
+        {"after": i, "after_name": tasks[i], "task": j, "name": tasks[j], "score": table[i, j]}
+        for j in range(len(tasks))
+        for i in range(j, len(tasks))
+        if not np.isnan(table[i, j])
+    ]
+    return pd.DataFrame(rows, columns=["after", "after_name", "task", "name", "score"])
+
+
+def average_curve(run: Run, after: int | None = None) -> np.ndarray:
+    """Mean score over the tasks seen, after each learned task: (rows learned,)."""
+    rows = run.matrix if after is None else run.matrix[: after + 1]
+    if not rows:
+        return np.zeros(0)
+    r = array(rows)
+    return np.array([np.mean(r[i, : i + 1]) for i in range(len(r))])
+
+
+def average_curves(runs: Sequence[Run]) -> pd.DataFrame:
+    """Average curves of several runs, long form: label, recipe, run, after, score; `label` names the group of seeds."""
+    rows = [
+        {"label": group.label, "recipe": group.recipe, "run": run.id, "after": i, "score": score}
+        for group in groups(runs)
+        for run in group.runs
+        for i, score in enumerate(average_curve(run))
+    ]
+    return pd.DataFrame(rows, columns=["label", "recipe", "run", "after", "score"])
+
+
+def metrics_after(run: Run, after: int) -> dict[str, Any]:
+    """The metrics of the run as they stood after learning task `after`."""
+    from lab.metrics import metrics
+
+    return metrics(run.matrix[: after + 1])
+
+
+# -- training --------------------------------------------------------------------------------------------------------------
+
+
+def losses(run: Run, limit: int = POINTS) -> pd.DataFrame:
+    """Loss over the whole run: index (steps since the start), name, task, phase, epoch, step, loss, one column per term.
+
+    Of work that was done twice after an interruption only the later time counts. At most `limit` rows, evenly taken.
+    """
+    rows: list[dict[str, Any]] = []
+    for event in run.events():
+        if event.get("kind") == "TaskStarted":
+            rows = [row for row in rows if row["task"] < event["task"]]
+        elif event.get("kind") == "Step":
+            rows.append(event)
+    names = task_names(run, run.events("RunStarted"))
+    offsets: dict[tuple[int, str], int] = {}
+    end, found = 0, []
+    for row in rows:
+        segment = (row["task"], row["phase"])
+        if segment not in offsets:
+            offsets[segment], end = end, end + row["steps"]
+        terms = {f"term: {name}": _number(value) for name, value in row["terms"].items()}
+        place = {"index": offsets[segment] + row["step"], "name": names[row["task"]]}
+        place |= {field: row[field] for field in ("task", "phase", "epoch", "step")}
+        found.append(place | {"loss": sum(terms.values())} | terms)
+    table = pd.DataFrame(found, columns=None if found else ["index", "name", "task", "phase", "epoch", "step", "loss"])
+    if len(table) > limit:
+        table = table.iloc[np.linspace(0, len(table) - 1, limit).round().astype(int)]
+    return table.reset_index(drop=True)
+
+
+def _number(value: float | None) -> float:
+    """A recorded loss term; what was no number is written as null."""
+    return math.nan if value is None else float(value)
+
+
+def task_names(run: Run, events: Iterable[dict[str, Any]] = ()) -> list[str]:
+    """Names of the tasks; before the first score is written they are known from the event that begins the run."""
+    return run.tasks or next((event["tasks"] for event in events if event.get("kind") == "RunStarted"), [])
+
+
+def recent_events(run: Run) -> list[dict[str, Any]]:
+    """The newest events, oldest first, from the end of the file only; damaged lines are skipped."""
+    path = run.dir / "events.jsonl"
+    if not path.exists():
+        return []
+    with open(path, "rb") as handle:
+        handle.seek(max(0, path.stat().st_size - TAIL))
+        lines = handle.read().decode("utf-8", errors="replace").splitlines()
+    found = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(event, dict):
+            found.append(event)
+    return found
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands; counts are from 1, None where unknown."""
+
+    stage: str
+    share: float = 0.0
+    task: int | None = None
+    tasks: int = 0
+    name: str = ""
+    epoch: int | None = None
+    epochs: int | None = None
+    step: int | None = None
+    steps: int | None = None
+    elapsed_s: float | None = None
+    remaining_s: float | None = None
+
+    def text(self) -> str:
+        """One line for people: task 2/5 (name) · training · epoch 1/2 · step 40/120 · about 00:41 left."""
+        parts = [f"task {self.task}/{self.tasks} ({self.name})"] if self.task else []
+        parts.append(self.stage)
+        parts += [f"epoch {self.epoch}/{self.epochs}"] if self.epoch else []
+        parts += [f"step {self.step}/{self.steps}"] if self.step else []
+        parts += [f"about {clock(self.remaining_s)} left"] if self.remaining_s is not None else []
+        return " · ".join(parts)
+
+
+STAGES = {
+    "RunStarted": "starting",
+    "TaskStarted": "training",
+    "Evaluated": "evaluating",
+    "OracleEvaluated": "evaluating with oracle routing",
+    "TaskEnded": "task learned",
+    "RunEnded": "done",
+}
+PHASES = {"train": "training", "memory": "training on the memory"}
+
+
+def progress(run: Run, now: Callable[[], float] = time.time) -> Progress:
+    """Where the run stands, from its last events."""
+    events = list(run.events())
+    status, tasks = run.status, task_names(run, events)
+    elapsed = _elapsed(run, now)
+    if not events:
+        waiting = {"queued": "waiting for its process", "running": "loading the model"}
+        return Progress(waiting.get(status, status), tasks=len(tasks), elapsed_s=elapsed)
+    last = events[-1]
+    share = float(last.get("progress", 0.0))
+    place = next((event for event in reversed(events) if event.get("kind") in ("Step", "TaskStarted", "TaskEnded")), {})
+    number = place.get("task")
+    stage = PHASES.get(last["phase"], last["phase"]) if last["kind"] == "Step" else STAGES.get(last["kind"], last["kind"])
+    step = last if last["kind"] == "Step" else {}
+    ended = last["kind"] == "RunEnded" or status != "running"
+    return Progress(
+        stage if status == "running" else status, share, None if number is None else number + 1, len(tasks),
+        tasks[number] if number is not None else "", step.get("epoch"), step.get("epochs"), step.get("step"), step.get("steps"),
+        elapsed, None if ended else _remaining(events, now),
+    )  # fmt: skip
+
+
+def _elapsed(run: Run, now: Callable[[], float]) -> float | None:
+    start, end = _moment(run.info.get("started")), _moment(run.info.get("ended"))
+    if start is None:
+        return None
+    return max(0.0, (end or datetime.fromtimestamp(now(), UTC)).timestamp() - start.timestamp())
+
+
+def _remaining(events: list[dict[str, Any]], now: Callable[[], float]) -> float | None:
+    """Seconds left at the speed since this process began its first task; None if unknown or overdue."""
+    begin = max((i for i, event in enumerate(events) if event["kind"] == "RunStarted"), default=0)
+    first = next((event for event in events[begin:] if event["kind"] == "TaskStarted"), None)
+    last = events[-1]
+    if first is None or last.get("progress", 0.0) <= first.get("progress", 0.0):
+        return None
+    rate = (last["progress"] - first["progress"]) / max(last["time"] - first["time"], 1e-3)
+    left = (1 - last["progress"]) / rate - (now() - last["time"])
+    return left if left > 0 else None
+
+
+def clock(seconds: float) -> str:
+    """Seconds as mm:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+@dataclass(frozen=True)
+class Alert:
+    """A sentence about a run that somebody should read."""
+
+    kind: str  # "loss", "collapse", "forgotten", "damaged"
+    text: str
+
+
+def alerts(run: Run) -> list[Alert]:
+    """What deserves attention: a loss that is no number, a router that collapsed, tasks that lost more than 0.2."""
+    found = []
+    for look in (_loss_alerts, _collapse_alerts, _forgotten_alerts):
+        try:
+            found += look(run)
+        except LabError as error:
+            found.append(Alert("damaged", str(error)))
+    return found
+
+
+def _loss_alerts(run: Run) -> list[Alert]:
+    for event in run.events("Step"):
+        if not all(math.isfinite(_number(value)) for value in event["terms"].values()):
+            name = task_names(run, run.events("RunStarted"))[event["task"]]
+            where = f"task {event['task'] + 1} ({name}), step {event['step']}"
+            return [Alert("loss", f"The loss is not a number since {where}: lower train.lr.")]
+    return []
+
+
+def _collapse_alerts(run: Run) -> list[Alert]:
+    moments = run.recorded()
+    if not moments:
+        return []
+    shares = routing_by_task(run, moments[-1]).dropna(how="all")
+    if shares.shape[0] < 2 or shares.shape[1] < 2:
+        return []
+    lowest = shares.min()  # of each expert over the tasks
+    if lowest.max() <= COLLAPSE:
+        return []
+    text = f"The router has collapsed: expert {lowest.idxmax()} gets at least {lowest.max():.0%} on every task."
+    return [Alert("collapse", text)]
+
+
+def _forgotten_alerts(run: Run) -> list[Alert]:
+    table = accuracy_matrix(run, partial=True).to_numpy()
+    found = []
+    for j, name in enumerate(run.tasks):
+        seen = table[j:, j][~np.isnan(table[j:, j])]
+        best = seen[:-1].max(initial=-np.inf)
+        if best - seen[-1:].sum() > LOSS:
+            found.append(Alert("forgotten", f"Task {name} lost {best - seen[-1]:.2f}: from {best:.2f} to {seen[-1]:.2f}."))
+    return found
+
+
+def log_tail(run: Run, lines: int = 200) -> str:
+    """The last lines of log.txt; progress bars that rewrote their line are kept in their last state."""
+    path = run.dir / "log.txt"
+    if not path.exists():
+        return ""
+    with open(path, "rb") as handle:
+        handle.seek(max(0, path.stat().st_size - TAIL))
+        text = handle.read().decode("utf-8", errors="replace")
+    kept = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n")]
+    return "\n".join(kept[-lines:]).strip("\n")
+
+
+# -- routing ---------------------------------------------------------------------------------------------------------------
+
+
+def routing_by_task(run: Run, after: int | None = None) -> pd.DataFrame:
+    """Mean share of each expert in the routing of each task seen: (tasks seen, E); rows sum to one."""
+    routing = run.routing(after)
+    shares = np.full((len(routing.tasks), len(routing.experts)), np.nan)
+    for task in range(len(routing.tasks)):
+        if f"{task}/share_sum" in routing.arrays:
+            shares[task] = routing.share(task)
+    return pd.DataFrame(shares, index=pd.Index(routing.tasks, name="task"), columns=pd.Index(routing.experts, name="expert"))
+
+
+def routing_by_layer(run: Run, after: int | None, task: int, expert: int) -> pd.DataFrame:
+    """Mean weight of one expert on one task in every layer and routing head: (L, H)."""
+    routing = run.routing(after)
+    if not (0 <= task < len(routing.tasks) and 0 <= expert < len(routing.experts)):
+        raise LabError(f"run '{run.id}' has no task {task} or expert {expert} recorded after task {after}")
+    weights = routing.mean(task)[:, :, expert]
+    heads = pd.Index([f"head {h + 1}" for h in range(weights.shape[1])], name="routing head")
+    return pd.DataFrame(weights, index=pd.Index(routing.layers, name="layer"), columns=heads)
+
+
+def routing_drift(run: Run, after: int | None = None) -> pd.DataFrame:
+    """Change of the shares since each task was learned: (tasks seen, E); a row is NaN if that moment was not recorded.
+
+    An expert that did not exist then had a share of 0, so the share that later experts took is their gain.
+    """
+    now = routing_by_task(run, after)
+    moments = set(run.recorded())
+    rows = []
+    for task, name in enumerate(now.index):
+        if task in moments:
+            then = routing_by_task(run, task)
+            rows.append((now.iloc[task] - then.iloc[task].reindex(now.columns, fill_value=0.0)).rename(name))
+        else:
+            rows.append(pd.Series(np.nan, index=now.columns, name=name))
+    return pd.DataFrame(rows).rename_axis("task")
+
+
+def own_expert(run: Run, after: int, task: int) -> int:
+    """The expert named like the task, else the one with the largest share."""
+    shares = routing_by_task(run, after)
+    name = shares.index[task]
+    return list(shares.columns).index(name) if name in shares.columns else int(np.nanargmax(shares.iloc[task].to_numpy()))
+
+
+def own_share(run: Run, after: int) -> float:
+    """Mean over the tasks seen of the share of the expert named like the task; NaN where there are no such experts."""
+    shares = routing_by_task(run, after)
+    own = [shares.at[name, name] for name in shares.index if name in shares.columns]
+    return float(np.mean(own)) if own else math.nan
+
+
+def routed_examples(run: Run, after: int | None, task: int) -> pd.DataFrame:
+    """Recorded test examples of a task: text, label, prediction, correct, probability, and the share of each expert.
+
+    Columns of experts are prefixed with "share: ". Labels and predictions are missing where no predictions are stored.
+    """
+    moments = run.recorded()
+    after = moments[-1] if after is None and moments else after
+    routing = run.routing(after)
+    weights = routing.examples(task)  # (N, L, H, E)
+    total = weights.sum(axis=-1, keepdims=True)
+    shares = np.divide(weights, total, out=np.zeros_like(weights, dtype=float), where=total != 0).mean(axis=(1, 2))  # (N, E)
+    rows = routing.arrays[f"{task}/rows"].astype(int)
+    texts = routing.texts.get(str(task), [])
+    table = pd.DataFrame({"row": rows, "text": [*texts, *[""] * len(rows)][: len(rows)]})
+    table = table.merge(_predictions(run, after, routing.tasks[task], task), on="row", how="left")
+    for number, name in enumerate(routing.experts):
+        table[f"share: {name}"] = shares[:, number]
+    return table
+
+
+def example_by_layer(run: Run, after: int | None, task: int, example: int) -> pd.DataFrame:
+    """Weights of one recorded example, mean over routing heads: (L, E)."""
+    routing = run.routing(after)
+    layers, experts = pd.Index(routing.layers, name="layer"), pd.Index(routing.experts, name="expert")
+    return pd.DataFrame(routing.examples(task)[example].mean(axis=1), index=layers, columns=experts)
+
+
+def _predictions(run: Run, after: int, name: str, number: int) -> pd.DataFrame:
+    """Predictions of one task, one line per test row."""
+    columns = ["row", "label", "prediction", "correct", "probability"]
+    try:
+        found = run.predictions(after)
+    except UNREADABLE:
+        return pd.DataFrame({column: pd.Series(dtype=int if column == "row" else object) for column in columns})
+    mine = found[(found["task"] == name) | (found["task"] == number)]
+    return mine[columns].drop_duplicates("row")

@@ -1,0 +1,168 @@
+"""Helpers: run folders written by hand, so that screens are tested without training anything."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lab import files
+from lab.runs import Run
+
+TASKS = ["animals", "weather", "cooking"]
+LAYERS = [f"encoder.layer.{n}.attention.self.{part}" for n in range(4) for part in ("query", "value")]
+FORGETS = [[0.91, None, None], [0.55, 0.93, None], [0.32, 0.61, 0.95]]
+KEEPS = [[0.90, None, None], [0.88, 0.92, None], [0.86, 0.91, 0.94]]
+
+
+def configuration(recipe: str = "l2r", seed: int = 0, tasks: list[str] = TASKS, **changes: Any) -> dict[str, Any]:
+    """A resolved configuration as plain values."""
+    config = {
+        "recipe": recipe, "about": f"what {recipe} is", "scenario": "class", "seed": seed,
+        "stream": {"name": "builtin", "tasks": tasks, "max_train": 100}, "backbone": {"name": "tiny"},
+        "router": {"name": "gates", "temperature": 1.0 if recipe == "l2r" else 0.5}, "train": {"lr": 0.001, "epochs": 2},
+    }  # fmt: skip
+    return config | changes
+
+
+def write_run(
+    runs: Path,
+    id: str,
+    recipe: str = "l2r",
+    matrix: list[list[float | None]] = KEEPS,
+    tasks: list[str] = TASKS,
+    status: str = "finished",
+    seed: int = 0,
+    routed: bool = True,
+    events: bool = True,
+    heads: int = 4,
+    texts: list[str] | None = None,
+    **scores: Any,
+) -> Run:
+    """A run folder as training leaves it: matrix, events, predictions and, with `routed`, routing after every task."""
+    run = Run.create(configuration(recipe, seed, tasks), runs, id, status)
+    labels = [["no", "yes"] for _ in tasks]
+    plain = {
+        "tasks": tasks,
+        "labels": labels,
+        "matrix": matrix,
+        "partial": [],
+        "zero_shot": [0.1] * len(tasks),
+        "validation": None,
+    }
+    files.write_json(run.dir / "matrix.json", plain | {"oracle": None} | scores)
+    if events:
+        write_events(run, tasks, len(matrix), finished=status == "finished")
+    for after in range(len(matrix)):
+        write_predictions(run, tasks, after, texts)
+        if routed:
+            write_routing(run, tasks, after, heads, texts)
+    if status == "finished":
+        routing = {"own_expert_share": 0.71, "oracle_average_accuracy": 0.93} if routed else None
+        uses = {"task_id": False, "stored_examples": 60, "generated_examples": 0}
+        cost = {
+            "trainable_parameters": 12345,
+            "stored_bytes": 2048,
+            "train_s": 12.5,
+            "eval_s": 3.0,
+            "peak_memory_bytes": 1_000_000,
+        }
+        run.update(
+            started="2026-01-31T10:00:00.000+00:00", ended="2026-01-31T10:01:00.000+00:00", routing=routing, uses=uses, cost=cost
+        )
+    return run
+
+
+def write_events(run: Run, tasks: list[str], learned: int, finished: bool, steps: int = 20) -> None:
+    """Events of `learned` tasks, and of half a task more if the run is not finished."""
+
+    def progress(task: int, step: int) -> float:
+        return (task + step / steps) / len(tasks)
+
+    now = 1_700_000_000.0
+    started = {
+        "tasks": tasks,
+        "labels": [["no", "yes"]] * len(tasks),
+        "layers": LAYERS,
+        "device": "cpu",
+        "examples": [100] * len(tasks),
+    }
+    run.append({"kind": "RunStarted", **started, "progress": 0.0, "time": now})
+    for task in range(learned if finished else min(learned + 1, len(tasks))):
+        half = task == learned
+        more = {"experts": task + 1, "trainable_parameters": 100, "reused": False, "progress": progress(task, 0)}
+        run.append({"kind": "TaskStarted", "task": task, "name": tasks[task], **more, "time": now + 10 * task})
+        for step in range(1, (steps // 2 if half else steps) + 1):
+            place = {"task": task, "phase": "train", "epoch": 1 + (step > steps // 2), "epochs": 2, "step": step, "steps": steps}
+            terms = {"terms": {"task": 1.0 / step, "balance": 0.01}, "lr": 0.001, "progress": progress(task, step)}
+            run.append({"kind": "Step", **place, **terms, "time": now + 10 * task + step / 4})
+        if not half:
+            stored = {"stored_examples": 20 * (task + 1), "stored_bytes": 2048, "progress": progress(task + 1, 0)}
+            run.append({"kind": "TaskEnded", "task": task, "name": tasks[task], **stored, "time": now + 10 * task + 9})
+    if finished:
+        run.append({"kind": "RunEnded", "cost": {}, "uses": {}, "progress": 1.0, "time": now + 10 * learned})
+
+
+def example_texts(task: str, texts: list[str] | None) -> list[str]:
+    return texts or [f"A sentence about {task}.", f"Another one about {task}, a little longer."]
+
+
+def write_predictions(run: Run, tasks: list[str], after: int, texts: list[str] | None) -> None:
+    """Test predictions on all tasks seen after task `after`."""
+    rows = []
+    for name in tasks[: after + 1]:
+        for row in range(len(example_texts(name, texts))):
+            rows.append({"task": name, "row": row, "label": f"{name}/yes", "prediction": f"{name}/{'yes' if row == 0 else 'no'}",
+                         "correct": row == 0, "probability": 0.9 - 0.1 * row})  # fmt: skip
+    (run.dir / "predictions").mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_parquet(run.dir / "predictions" / f"after_{after}.parquet")
+
+
+def weights(task: int, experts: int, layers: int, heads: int) -> np.ndarray:
+    """Routing weights of one example: (L, H, E), more to the task's own expert in later layers; sums to one."""
+    own = np.linspace(0.4, 0.95, layers)[:, None] - 0.02 * np.arange(heads)[None]
+    found = np.repeat(((1 - own) / max(experts - 1, 1))[:, :, None], experts, axis=2)
+    found[:, :, task] = own if experts > 1 else 1.0
+    return found.astype(np.float32)
+
+
+def write_routing(run: Run, tasks: list[str], after: int, heads: int, texts: list[str] | None) -> None:
+    """Routing of all tasks seen after task `after`, one expert per task."""
+    arrays: dict[str, np.ndarray] = {}
+    kept = {str(task): example_texts(tasks[task], texts) for task in range(after + 1)}
+    for task in range(after + 1):
+        one = weights(task, after + 1, len(LAYERS), heads)
+        count = 10
+        arrays |= {
+            f"{task}/weight_sum": one * count, f"{task}/top_count": (one == one.max(-1, keepdims=True)) * float(count),
+            f"{task}/entropy_sum": -(one * np.log(one.clip(1e-9))).sum(-1) * count, f"{task}/share_sum": one.mean((0, 1)) * count,
+            f"{task}/count": np.array([count]), f"{task}/examples": np.repeat(one[None], len(kept[str(task)]), axis=0),
+            f"{task}/rows": np.arange(len(kept[str(task)])),
+        }  # fmt: skip
+    about = {"tasks": tasks[: after + 1], "layers": LAYERS, "experts": tasks[: after + 1], "texts": kept}
+    files.write_arrays(run.dir / "routing" / f"after_{after}.safetensors", arrays, {"about": files.json.dumps(about)})
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of runs that screens and commands use, and no recorded examples."""
+    folder, examples = tmp_path / "runs", tmp_path / "examples"
+    folder.mkdir(), examples.mkdir()
+    monkeypatch.setenv("LAB_RUNS", str(folder))
+    monkeypatch.setenv("LAB_EXAMPLES", str(examples))
+    monkeypatch.delenv("LAB_READ_ONLY", raising=False)
+    return folder
+
+
+@pytest.fixture
+def recorded(runs: Path) -> Path:
+    """The folder of recorded examples, holding a sequential run and a routed one."""
+    folder = runs.parent / "examples"
+    write_run(folder, "builtin-sequential", "sequential", FORGETS, routed=False)
+    write_run(folder, "builtin-l2r", "l2r", KEEPS)
+    return folder

@@ -1,0 +1,205 @@
+"""What only a browser can show: links, clicks on cells, widths, literal names. Skipped without Chromium."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import FORGETS, KEEPS, write_run
+
+from lab.pages import server
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+TASKS = ["animals", "<b>weather</b>", "cooking"]
+PAGES = {"": "What does a model forget?", "train": "Train", "jobs": "Jobs", "compare": "Compare", "routing": "Routing"}
+PROBING = re.compile(r"/_stcore/(health|host-config)$")  # a page below the root looks for its server; the first try fails
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A dashboard with two recorded examples and two runs."""
+    base = tmp_path_factory.mktemp("lab")
+    for folder, names in ((base / "examples", ("seq", "l2r")), (base / "runs", ("own-seq", "own-l2r"))):
+        write_run(folder, names[0], "sequential", FORGETS, TASKS, routed=False)
+        write_run(folder, names[1], "l2r", KEEPS, TASKS, texts=["A <i>tagged</i> text", "second"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    package = str(Path(server.HERE).parents[1])
+    environment = os.environ | {"LAB_RUNS": str(base / "runs"), "LAB_EXAMPLES": str(base / "examples"), "PYTHONPATH": package}
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(server.command(port), env=environment, start_new_session=True, **quiet)
+    try:
+        yield wait_for(f"http://127.0.0.1:{port}")
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(10)
+
+
+def wait_for(address: str) -> str:
+    """The address, as soon as the server answers there."""
+    for _ in range(100):
+        try:
+            urllib.request.urlopen(f"{address}/_stcore/health", timeout=1)
+            return address
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError("the dashboard did not start")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A fresh browser without memory; errors it meets are collected in `page.problems`."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    opened = context.new_page()
+    opened.problems = []
+    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
+    opened.on("requestfailed", lambda request: opened.problems.append(f"failed: {request.url}"))
+    opened.on(
+        "response",
+        lambda answer: opened.problems.append(answer.url) if answer.status >= 400 and not PROBING.search(answer.url) else None,
+    )
+    opened.on(
+        "console", lambda line: opened.problems.append(line.text) if line.type == "error" and "404" not in line.text else None
+    )
+    yield opened
+    context.close()
+
+
+def open_page(page, address: str, name: str) -> None:
+    """Open a page by its link and wait until it is drawn."""
+    page.goto(f"{address}/{name}")
+    title = PAGES[name.partition("?")[0]]
+    page.get_by_role("heading", name=title, exact=True, level=1).wait_for(timeout=30_000)
+    settled(page)
+
+
+def settled(page) -> None:
+    """Wait until the server has nothing more to draw."""
+    page.wait_for_timeout(300)
+    page.wait_for_function(
+        "!document.querySelector('[data-testid=stStatusWidget]') && !document.querySelector('[data-stale=true]')", timeout=30_000
+    )
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_opens_by_its_link_without_errors(page, address, name):
+    open_page(page, address, name)
+    assert page.locator("[data-testid=stException]").count() == 0
+    assert page.problems == []
+
+
+@pytest.mark.parametrize("width", [375, 768, 1440])
+def test_no_page_scrolls_sideways(page, address, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    for name in PAGES:
+        open_page(page, address, name)
+        inner, outer = page.evaluate("(m => [m.scrollWidth, m.clientWidth])(document.querySelector('[data-testid=stMain]'))")
+        assert inner <= outer, f"{name or 'start'} is {inner} wide in {outer}"
+
+
+def test_names_with_tags_are_shown_as_they_are(page, address):
+    for name in ("", "routing", "compare"):
+        open_page(page, address, name)
+        page.locator(".js-plotly-plot").first.wait_for()
+        page.get_by_text("<b>weather</b>").first.wait_for()
+        assert page.locator("main b, [data-testid=stMain] b").count() == 0
+    open_page(page, address, "routing")
+    assert page.get_by_text("A <i>tagged</i> text").count() and page.locator("[data-testid=stMain] i").count() == 0
+
+
+def test_a_blank_cell_says_that_the_task_is_not_learned_yet(page, address):
+    open_page(page, address, "")
+    hover(page, page.locator(".js-plotly-plot").first, 2, 1)
+    page.get_by_text("not learned yet", exact=True).wait_for(timeout=5_000)
+
+
+def spot(page, chart, x: float, y: float) -> tuple[float, float]:
+    """Where in the window a point of a chart lies."""
+    chart.scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    return chart.evaluate(
+        """(div, [x, y]) => { const l = div._fullLayout, b = div.getBoundingClientRect();
+        return [b.left + l.xaxis._offset + l.xaxis.c2p(x), b.top + l.yaxis._offset + l.yaxis.c2p(y)] }""",
+        [x, y],
+    )
+
+
+def hover(page, chart, x: float, y: float) -> None:
+    page.mouse.move(*spot(page, chart, x, y), steps=4)
+
+
+def test_a_link_restores_the_view_in_another_browser(page, browser, address):
+    open_page(page, address, "routing")
+    page.get_by_role("combobox", name=re.compile("Task")).click()
+    page.get_by_role("option", name="cooking").click()
+    settled(page)
+    assert "rt_task=cooking" in page.url
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    other.get_by_text(re.compile("on task cooking")).wait_for(timeout=30_000)
+    other.context.close()
+
+
+def test_the_slider_is_in_the_link(page, address):
+    open_page(page, address, "?after=2")
+    page.get_by_text("After learning task 2 of 3").wait_for()
+
+
+def test_a_click_on_a_cell_moves_the_focus(page, address):
+    open_page(page, address, "routing")
+    chart = page.locator(".st-key-rt_map .js-plotly-plot")
+    chart.wait_for()
+    x, y = spot(page, chart, 0.3, 2.3)  # off the middle of task cooking, expert animals
+    page.mouse.move(x, y, steps=4)
+    page.mouse.click(x, y)
+    page.get_by_text(re.compile("Expert animals on task cooking")).wait_for(timeout=10_000)
+    assert "rt_task=cooking" in page.url and "rt_expert=animals" in page.url
+    assert page.problems == []
+
+
+def test_keyboard_reaches_the_same_place(page, address):
+    open_page(page, address, "routing?rt_task=cooking")
+    page.get_by_role("combobox", name=re.compile("Expert")).focus()
+    page.keyboard.press("ArrowDown")
+    page.get_by_role("option", name="animals").wait_for()
+    page.keyboard.type("animals")
+    page.keyboard.press("Enter")
+    page.get_by_text(re.compile("Expert animals on task cooking")).wait_for(timeout=10_000)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_theme_follows_the_system(browser, address, scheme):
+    context = browser.new_context(color_scheme=scheme)
+    page = context.new_page()
+    open_page(page, address, "")
+    colour = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+    assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 22, 28)"}[scheme]
+    context.close()

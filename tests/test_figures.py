@@ -1,0 +1,108 @@
+"""Figures: their numbers are those of the views, their colours and ranges are the same on every chart."""
+
+import numpy as np
+import pytest
+from conftest import FORGETS, KEEPS, write_run
+
+from lab import figures, views
+from lab.figures import METHOD_STYLE
+
+
+def cells(figure):
+    return np.array(figure.data[0].z, dtype=float)
+
+
+@pytest.fixture
+def pair(runs):
+    return write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS, routed=False)
+
+
+def test_matrix_has_the_numbers_of_the_view_under_the_row_before_training(pair):
+    drawn = figures.accuracy_matrix(pair[0])
+    assert cells(drawn)[0].tolist() == pytest.approx([0.1] * 3)
+    np.testing.assert_allclose(cells(drawn)[1:], views.accuracy_matrix(pair[0]), rtol=1e-6)
+    assert drawn.layout.yaxis.ticktext[0] == "before training" and drawn.layout.yaxis.range == (3.5, -0.5)
+    assert "not learned yet" in drawn.data[0].customdata[1][2]
+    assert sorted(drawn.data[1].text) == sorted(f"{v:.2f}" for v in cells(drawn).ravel() if not np.isnan(v))
+
+
+def test_every_matrix_has_the_same_colours_and_range(pair):
+    looks = {
+        (d.data[0].zmin, d.data[0].zmax, d.data[0].colorscale)
+        for run in pair
+        for d in (figures.accuracy_matrix(run, k) for k in range(3))
+    }
+    assert len(looks) == 1 and next(iter(looks))[:2] == (0, 1)
+    assert figures.routing_by_task(pair[0]).data[0].zmax == 1
+
+
+def test_after_blanks_later_rows_and_keeps_the_shape(pair):
+    early = cells(figures.accuracy_matrix(pair[0], after=0))
+    assert early.shape == (4, 3) and np.isnan(early[2:]).all()
+
+
+def test_difference_is_centred_on_zero(pair):
+    heat = figures.matrix_difference(*pair).data[0]
+    assert heat.zmid == 0 and heat.zmin == -heat.zmax == pytest.approx(-(0.86 - 0.32))
+    np.testing.assert_allclose(np.array(heat.z, dtype=float), views.matrix_difference(*pair), rtol=1e-5)
+
+
+def test_curves_show_the_views(pair):
+    drawn = figures.forgetting_curves(pair[1])
+    assert list(drawn.data[0].y) == [0.91, 0.55, 0.32] and list(drawn.data[0].x) == [1, 2, 3]
+    lines = figures.average_curves(pair).data
+    assert [line.name for line in lines] == ["l2r", "sequential"]
+    assert list(lines[1].y) == pytest.approx(views.average_curve(pair[1]))
+    assert (lines[0].line.color, lines[0].line.dash, lines[0].marker.symbol) == METHOD_STYLE["l2r"]
+
+
+def test_seeds_are_joined_into_one_line(runs):
+    made = [write_run(runs, f"s{seed}", seed=seed) for seed in range(3)]
+    lines = [line for line in figures.average_curves(made).data if line.showlegend is not False]
+    assert [line.name for line in lines] == ["l2r (mean of 3)"]
+
+
+def test_loss_and_comparison(pair):
+    assert sum(len(line.x) for line in figures.loss_curve(pair[0]).data) == 60
+    bars = figures.comparison(pair).data[0]
+    assert list(bars.x) == pytest.approx([pair[1].result()["average_accuracy"], pair[0].result()["average_accuracy"]])
+
+
+def test_routing_figures(pair):
+    drawn = figures.routing_by_task(pair[0], click=True)
+    np.testing.assert_allclose(cells(drawn), views.routing_by_task(pair[0]), rtol=1e-6)
+    targets = drawn.data[-1]
+    assert drawn.layout.hoverdistance == -1 and (targets.x[5], targets.y[5]) == (2, 1)
+    layers = figures.routing_by_layer(pair[0], 2, 1, 1)
+    np.testing.assert_allclose(cells(layers), views.routing_by_layer(pair[0], 2, 1, 1), rtol=1e-6)
+    assert figures.routing_drift(pair[0]).data[0].zmin == -1
+    assert cells(figures.example_by_layer(pair[0], 2, 0, 1)).shape == (8, 3)
+
+
+def test_names_are_literal_everywhere(runs):
+    tasks = ["<b>bold</b>", "a&b", "plain"]
+    run = write_run(runs, "a", tasks=tasks)
+    for drawn in (
+        figures.accuracy_matrix(run),
+        figures.forgetting_curves(run),
+        figures.loss_curve(run),
+        figures.routing_by_task(run, click=True),
+        figures.routing_drift(run),
+        figures.example_by_layer(run, 2, 0, 0),
+    ):
+        text = drawn.to_json().replace("\\u003c", "<")
+        assert "<b>bold" not in text.replace("<b>&lt;b&gt;bold", "") and "&lt;b&gt;bold" in text
+
+
+def test_styles_are_fixed_distinct_and_stable():
+    assert len(set(METHOD_STYLE.values())) == len(METHOD_STYLE) == len({style.colour for style in METHOD_STYLE.values()})
+    assert figures.style("my-own") == figures.style("my-own") != figures.style("my-other")
+    assert figures.style("my-own").colour not in {style.colour for style in METHOD_STYLE.values()}
+
+
+def test_an_unfinished_run_can_be_drawn(runs):
+    run = write_run(runs, "a", matrix=[], status="running", events=False, routed=False)
+    assert np.isnan(cells(figures.accuracy_matrix(run))[1:]).all()
+    assert not figures.forgetting_curves(run).data and not figures.loss_curve(run).data
+    partial = write_run(runs, "b", matrix=KEEPS[:1], status="running", partial=[0.8, 0.9, None])
+    assert cells(figures.accuracy_matrix(partial, partial=True))[2][:2].tolist() == pytest.approx([0.8, 0.9])

@@ -1,0 +1,90 @@
+"""Metrics against a published matrix, against independent loops, and where they are undefined."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab import metrics
+
+NONE = None
+# O-LoRA, order 1 of the standard benchmark, from the logs of its authors
+O_LORA = [
+    [98.71, NONE, NONE, NONE],
+    [98.55, 57.76, NONE, NONE],
+    [97.41, 57.41, 71.91, NONE],
+    [97.74, 56.07, 71.04, 88.62],
+]
+
+
+def test_the_published_matrix():
+    found = metrics.metrics(O_LORA)
+    assert found["average_accuracy"] == pytest.approx(78.3675, abs=1e-9)
+    assert found["backward_transfer"] == pytest.approx(-1.1767, abs=5e-5)
+    assert found["forgetting"] == pytest.approx(1.1767, abs=5e-5)
+    assert found["learning_accuracy"] == pytest.approx(79.25, abs=1e-9)
+    assert found["backward_transfer"] * 3 / 4 == pytest.approx(-0.8825, abs=5e-5)  # divided by T, as SAPT's code does
+    assert (found["forward_transfer"], found["why"]) == (None, {"forward_transfer": "needs single-task scores"})
+
+
+def test_a_run_that_was_stopped():
+    found = metrics.metrics(O_LORA[:2])
+    assert found["average_accuracy"] == pytest.approx((98.55 + 57.76) / 2)
+    assert found["backward_transfer"] == pytest.approx(98.55 - 98.71)
+    assert found["learning_accuracy"] == pytest.approx((98.71 + 57.76) / 2)
+
+
+def test_what_is_undefined_is_none_and_says_why():
+    names = ("average_accuracy", "forgetting", "backward_transfer", "forward_transfer", "learning_accuracy")
+    assert metrics.metrics([]) == dict.fromkeys(names) | {"why": dict.fromkeys(names, "no task is learned yet")}
+    one = metrics.metrics([[0.5, None]], single_task=[0.5, 0.5])
+    assert (one["average_accuracy"], one["learning_accuracy"]) == (0.5, 0.5)
+    needs = "needs at least two learned tasks"
+    assert one["why"] == {"forgetting": needs, "backward_transfer": needs, "forward_transfer": needs}
+    assert all(one[name] is None for name in one["why"])
+
+
+def test_forward_transfer_is_measured_from_single_task_scores():
+    found = metrics.metrics(O_LORA, single_task=[98.0, 58.0, 70.0, 90.0])
+    assert found["forward_transfer"] == pytest.approx(((57.76 - 58) + (71.91 - 70) + (88.62 - 90)) / 3)
+    assert found["why"] == {}
+
+
+def test_forward_transfer_of_gem_reads_the_upper_diagonal():
+    full = np.array([[0.9, 0.4, 0.1], [0.8, 0.9, 0.3], [0.7, 0.8, 0.9]])
+    assert metrics.zero_shot_transfer(full, [0.5, 0.2, 0.2]) == pytest.approx(((0.4 - 0.2) + (0.3 - 0.2)) / 2)
+
+
+def test_forgetting_can_be_negative_and_takes_the_best_row_before_the_last():
+    rising = [[0.5, None, None], [0.6, 0.5, None], [0.8, 0.9, 0.7]]
+    assert metrics.metrics(rising)["forgetting"] == pytest.approx(((0.6 - 0.8) + (0.5 - 0.9)) / 2)
+
+
+scores = st.floats(0, 1, allow_nan=False, width=32)
+
+
+@st.composite
+def matrices(draw):
+    tasks = draw(st.integers(2, 6))
+    rows = draw(st.integers(2, tasks))
+    return [[draw(scores) if j <= i else None for j in range(tasks)] for i in range(rows)]
+
+
+@given(matrices())
+def test_metrics_are_their_loops(matrix):
+    rows = len(matrix)
+    found, last = metrics.metrics(matrix), matrix[-1]
+    assert found["average_accuracy"] == pytest.approx(sum(last[:rows]) / rows)
+    assert found["learning_accuracy"] == pytest.approx(sum(matrix[j][j] for j in range(rows)) / rows)
+    moved, lost = 0.0, 0.0
+    for j in range(rows - 1):
+        best = matrix[j][j]
+        for i in range(j + 1, rows - 1):
+            best = max(best, matrix[i][j])
+        moved += last[j] - matrix[j][j]
+        lost += best - last[j]
+    assert found["backward_transfer"] == pytest.approx(moved / (rows - 1), abs=1e-12)
+    assert found["forgetting"] == pytest.approx(lost / (rows - 1), abs=1e-12)
+    assert found["forgetting"] >= -found["backward_transfer"] - 1e-12
+    if all(matrix[i][j] <= matrix[j][j] for i in range(rows) for j in range(i)):  # never better than when learned
+        assert found["forgetting"] == pytest.approx(-found["backward_transfer"])

@@ -1,0 +1,245 @@
+"""Pages: every one with no run, one, many, damaged ones; numbers on screen are those of the run."""
+
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import FORGETS, KEEPS, TASKS, write_run
+from streamlit.testing.v1 import AppTest
+
+import lab
+from lab import jobs, views
+
+MAIN = Path(lab.__file__).parent / "pages" / "main.py"
+PAGES = ["start", "train", "jobs", "compare", "routing"]
+
+
+@pytest.fixture(autouse=True)
+def stream(monkeypatch):
+    """A stream that needs no data."""
+    sources = pytest.importorskip("lab.sources")
+    monkeypatch.setattr(sources, "open_stream", lambda name, parts=(): SimpleNamespace(names=lambda: list(TASKS), orders={}))
+
+
+def open_page(name: str, **parameters: str) -> AppTest:
+    """A page as it looks when opened by its link."""
+    app = AppTest.from_file(str(MAIN), default_timeout=60)
+    if name != "start":
+        app.run()  # the list of pages is known after this
+        app.switch_page(f"{name}.py")
+    for key, value in parameters.items():
+        app.query_params[key] = value
+    app.run()
+    assert not app.exception, app.exception[0].message
+    return app
+
+
+def texts(app: AppTest) -> str:
+    """All text of a page."""
+    kinds = ("title", "subheader", "markdown", "caption", "info", "warning", "error", "success", "text")
+    return "\n".join(element.value for kind in kinds for element in getattr(app, kind)).replace("\\", "")
+
+
+def heatmap(app: AppTest, number: int) -> np.ndarray:
+    """The cells of a chart of the page."""
+    z = json.loads(app.get("plotly_chart")[number].proto.spec)["data"][0]["z"]
+    if isinstance(z, list):
+        return np.array(z, dtype=float)
+    values = np.frombuffer(base64.b64decode(z["bdata"]), dtype=z["dtype"])
+    return values.reshape([int(size) for size in z["shape"].split(",")])
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("case", ["none", "one", "many", "damaged", "unrouted", "begun"])
+def test_every_page_in_every_situation(runs, page, case):
+    if case == "many":
+        for seed in range(40):
+            write_run(runs, f"run-{seed}", seed=seed, events=seed < 2, routed=seed < 2)
+    elif case == "damaged":
+        for name in ("run.json", "config.yaml", "matrix.json"):
+            (write_run(runs, f"bad-{name[:3]}").dir / name).write_text("{")
+        (write_run(runs, "bad-routing").dir / "routing" / "after_2.safetensors").write_bytes(b"xx")
+    elif case == "begun":
+        write_run(runs, "a", matrix=[], status="queued", events=False)
+    elif case != "none":
+        write_run(runs, "a", routed=case != "unrouted")
+    app = open_page(page)
+    assert len(app.title) == 1
+    if case == "damaged" and page == "compare":
+        assert "config.yaml cannot be read" in texts(app)
+    if page != "train":  # which loads the plug-ins
+        assert not app.error or case == "damaged"
+
+
+def test_start_tells_the_recorded_story(recorded):
+    app = open_page("start")
+    routed = write_run(recorded, "other").result()  # the same numbers as the recorded one
+    assert [metric.value for metric in app.metric][:2] == [f"{routed[name]:.3f}" for name in ("average_accuracy", "forgetting")]
+    assert app.metric[2].value == "0.710" and "recorded example" in texts(app)
+    assert "lost 0.46 per old task" in texts(app) and "0.28 more" in texts(app)
+    np.testing.assert_allclose(heatmap(app, 0)[1:], np.array(FORGETS, dtype=float), rtol=1e-6)
+    np.testing.assert_allclose(heatmap(app, 2)[1:], np.array(KEEPS, dtype=float), rtol=1e-6)
+
+
+def test_start_slider_moves_every_chart(recorded):
+    app = open_page("start")
+    app.slider(key="after").set_value(2).run()
+    assert app.metric[0].value == "0.900" and np.isnan(heatmap(app, 0)[3]).all() and "weather" in texts(app)
+    assert open_page("start", after="1").metric[1].value == "–"
+
+
+def test_jobs_show_state_reason_and_actions(runs, monkeypatch):
+    failed = write_run(runs, "failed", matrix=KEEPS[:1], status="failed")
+    failed.update(error="task weather: <b>no</b> memory")
+    (failed.dir / "log.txt").write_text("the last line")
+    app = open_page("jobs", job="failed")
+    assert "<b>no</b> memory" in texts(app) and "the last line" in app.code[0].value
+    assert [button.label for button in app.button] == ["Resume"]
+    table = app.dataframe[0].value.set_index("run")
+    assert (
+        table.loc["failed", "status"] == "failed"
+        and table.loc["failed", "average_accuracy"] == failed.result()["average_accuracy"]
+    )
+    np.testing.assert_allclose(heatmap(app, 1)[1, 0], 0.9, rtol=1e-6)
+    resumed = []
+    monkeypatch.setattr(jobs, "resume", resumed.append)
+    app.button(key="resume").click().run()
+    assert [run.id for run in resumed] == ["failed"]
+
+
+def test_jobs_show_a_running_run(runs, monkeypatch):
+    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    run = write_run(runs, "live", matrix=KEEPS[:1], status="running", partial=[0.7, None, None])
+    app = open_page("jobs")
+    assert [button.label for button in app.button] == ["Stop after this task", "Stop now"]
+    assert heatmap(app, 1)[2, 0] == pytest.approx(0.7)
+    app.button(key="stop_after").click().run()
+    assert run.stop_requested and app.button(key="stop_after").disabled
+
+
+def test_compare_shows_the_numbers_of_the_runs(runs):
+    made = [write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS, routed=False)]
+    app = open_page("compare")
+    table = app.dataframe[0].value
+    assert list(table.columns) == ["sequential (n = 1)", "l2r (n = 1)"]
+    for run, column in zip(made, ("l2r (n = 1)", "sequential (n = 1)"), strict=True):
+        assert table.loc["Average accuracy", column] == f"{run.result()['average_accuracy']:.3f}"
+        assert table.loc["Forgetting", column] == f"{run.result()['forgetting']:.3f}"
+    assert table.loc["Forward transfer", "l2r (n = 1)"] == "– (needs single-task scores)"
+    assert "router.temperature" in app.dataframe[1].value.index
+    difference = heatmap(app, 3)
+    np.testing.assert_allclose(difference, views.matrix_difference(*made), rtol=1e-5)
+
+
+def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recorded):
+    write_run(runs, "a"), write_run(runs, "b", seed=1), write_run(runs, "c", seed=2)
+    app = open_page("compare")
+    app.multiselect(key="runs").set_value(["a", "~builtin-sequential"]).run()
+    assert not app.exception and list(app.dataframe[0].value.columns) == ["l2r (n = 1)", "sequential (n = 1)"]
+    app.multiselect(key="runs").set_value(["a", "b", "c"]).run()
+    assert list(app.dataframe[0].value.columns) == ["l2r (n = 3)"]
+    app.multiselect(key="runs").set_value([]).run()
+    assert "Choose at least one" in texts(app)
+
+
+def test_compare_warns_of_unequal_runs(runs):
+    write_run(runs, "a"), write_run(runs, "b", "sequential", [[0.5, None], [0.4, 0.6]], ["x", "y"], routed=False)
+    app = open_page("compare")
+    assert "different tasks" in texts(app)
+
+
+def test_routing_focus_and_examples(runs):
+    run = write_run(runs, "a", texts=["A <b>tagged</b> text", "second"])
+    app = open_page("routing")
+    np.testing.assert_allclose(heatmap(app, 0), views.routing_by_task(run), rtol=1e-6)
+    app.selectbox(key="rt_task").set_value("cooking").run()
+    app.selectbox(key="rt_expert").set_value("weather").run()
+    np.testing.assert_allclose(heatmap(app, 1), views.routing_by_layer(run, 2, 2, 1), rtol=1e-6)
+    assert app.text[0].value == "A <b>tagged</b> text"
+    app.select_slider(key="rt_after").set_value(2).run()
+    assert not app.exception and app.selectbox(key="rt_task").value == "animals"
+    np.testing.assert_allclose(heatmap(app, 0), views.routing_by_task(run, 1), rtol=1e-6)
+
+
+def test_routing_explains_what_is_missing(runs):
+    write_run(runs, "a", "sequential", routed=False)
+    assert "No routing is recorded" in texts(open_page("routing"))
+
+
+# -- train -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Configurations that were started, instead of processes."""
+    found = []
+
+    def start(config, runs=None, together=False, id=None):
+        found.append(config)
+        return SimpleNamespace(id="new-run")
+
+    monkeypatch.setattr(jobs, "start", start)
+    return found
+
+
+def test_train_shows_the_equivalent_command_of_a_change(runs):
+    app = open_page("train", recipe="sequential")
+    app.number_input(key="train/sequential/train.lr").set_value(0.01).run()
+    app.multiselect(key="train/sequential/stream.tasks").set_value(["weather", "animals"]).run()
+    command, recipe, python = (code.value for code in app.code)
+    assert command == "lab run sequential -o 'stream.tasks=[weather, animals]' -o train.lr=0.01"
+    assert recipe.startswith("base: sequential") and "lr: 0.01" in recipe and "overrides=" in python
+    assert not app.button(key="train_start").disabled
+
+
+def test_train_says_what_is_wrong_at_once(runs, started):
+    app = open_page("train", recipe="l2r")
+    app.number_input(key="train/l2r/memory.per_task").set_value(0).run()
+    assert "needs stored examples" in texts(app) and app.button(key="train_start").disabled
+
+
+def test_train_offers_the_options_of_the_chosen_plugins(runs):
+    app = open_page("train", recipe="l2r")
+    app.selectbox(key="train/l2r/router.name").set_value("uniform").run()
+    assert "router.name=uniform" in app.code[0].value
+    with pytest.raises(KeyError):
+        app.number_input(key="train/l2r/router.temperature")
+    app.multiselect(key="train/l2r/methods").set_value(["replay"]).run()
+    app.number_input(key="train/l2r/methods.replay.per_step").set_value(4).run()
+    assert "-o 'methods.replay={}'" in app.code[0].value and "methods.replay.per_step=4" in app.code[0].value
+
+
+def test_train_starts_once(runs, started):
+    app = open_page("train", recipe="sequential")
+    app.number_input(key="train/sequential/seed").set_value(3).run()
+    app.button(key="train_start").click().run()
+    assert [config["seed"] for config in started] == [3]
+    app.switch_page("train.py").run()
+    app.button(key="train_start").click().run()
+    assert len(started) == 1
+
+
+def test_train_is_refused_in_a_read_only_lab(runs, started, monkeypatch):
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    app = open_page("train")
+    assert "read-only" in texts(app) and not app.button
+
+
+def test_pages_that_read_load_no_torch(runs):
+    write_run(runs, "a")
+    code = f"""
+import sys
+from streamlit.testing.v1 import AppTest
+app = AppTest.from_file({str(MAIN)!r}, default_timeout=60).run()
+for page in ("jobs", "compare", "routing"):
+    app.switch_page(page + ".py").run()
+    assert not app.exception and app.title
+assert "torch" not in sys.modules, "torch"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=MAIN.parents[2])
+    assert done.returncode == 0, done.stderr[-600:]

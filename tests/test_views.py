@@ -1,0 +1,158 @@
+"""Views: tables that agree with the run folder, and damaged folders that break nothing."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import FORGETS, KEEPS, TASKS, configuration, weights, write_run
+
+from lab import views
+from lab.errors import LabError
+from lab.runs import Run
+
+
+def test_matrix_and_curves(runs):
+    run = write_run(runs, "a")
+    table = views.accuracy_matrix(run)
+    assert table.shape == (3, 3) and list(table.columns) == TASKS
+    assert table.iloc[2].tolist() == KEEPS[2] and np.isnan(table.iat[0, 1])
+    assert np.isnan(views.accuracy_matrix(run, after=1).iloc[2]).all()
+    curves = views.forgetting_curves(run)
+    assert curves[curves["task"] == 0]["score"].tolist() == [0.90, 0.88, 0.86]
+    assert views.average_curve(run) == pytest.approx([0.90, 0.90, (0.86 + 0.91 + 0.94) / 3])
+    assert views.metrics_after(run, 2)["average_accuracy"] == run.result()["average_accuracy"]
+
+
+def test_partial_row_is_shown_only_when_asked_for(runs):
+    run = write_run(runs, "a", matrix=KEEPS[:1], status="running", partial=[0.8, None, None])
+    assert np.isnan(views.accuracy_matrix(run).to_numpy()[1]).all()
+    assert views.accuracy_matrix(run, partial=True).iat[1, 0] == 0.8
+
+
+def test_matrix_difference(runs):
+    first, second = write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS)
+    assert views.matrix_difference(first, second).iat[2, 0] == pytest.approx(0.86 - 0.32)
+    other = write_run(runs, "c", tasks=TASKS[::-1])
+    with pytest.raises(LabError, match="another order"):
+        views.matrix_difference(first, other)
+
+
+def test_damaged_runs_are_listed_with_their_reason(runs):
+    write_run(runs, "good")
+    for name in ("config.yaml", "run.json", "matrix.json"):
+        bad = write_run(runs, f"bad-{name[:3]}")
+        (bad.dir / name).write_text("{ not", encoding="utf-8")
+    empty = write_run(runs, "bad-empty")
+    (empty.dir / "config.yaml").write_text("just a text")
+    table = views.runs_table(views.readable([]) + [Run(path) for path in sorted(runs.iterdir())]).set_index("run")
+    assert len(table) == 5 and table.loc["good", "status"] == "finished"
+    damaged = table.drop("good")
+    assert set(damaged["status"]) == {"damaged"} and all("damaged" in reason for reason in damaged["reason"])
+    assert [run.id for run in views.readable([Run(path) for path in runs.iterdir()])] == ["good"]
+
+
+def test_summary_has_values_or_reasons_and_joins_seeds(runs):
+    made = [write_run(runs, f"l2r-{seed}", seed=seed) for seed in range(2)] + [write_run(runs, "one", "replay", [[0.9]], ["a"])]
+    table = views.summary(made).set_index(["label", "measure"])
+    row = table.loc[("l2r", "average_accuracy")]
+    assert (
+        row["n"] == 2
+        and row["value"] == pytest.approx(made[0].result()["average_accuracy"])
+        and row["spread"] == pytest.approx(0)
+    )
+    missing = table.loc[("replay", "forgetting")]
+    assert np.isnan(missing["value"]) and missing["why"] == "needs at least two learned tasks"
+    shown = views.summary_table(made)
+    assert shown.loc["Forgetting", "replay"] == "– (needs at least two learned tasks)"
+    assert shown.loc["Uses task identity", "replay"] == "no"
+
+
+def test_incomplete_runs_stay_out_of_means(runs):
+    whole, part = write_run(runs, "a"), write_run(runs, "b", matrix=KEEPS[:2], status="stopped", seed=1)
+    assert [len(group.runs) for group in views.groups([whole, part])] == [1, 1]
+    assert not views.complete(part)
+
+
+def test_labels_are_unique_and_short(runs):
+    made = [write_run(runs, "a"), write_run(runs, "b", seed=1), write_run(runs, "c", "replay"), write_run(runs, "d", "replay")]
+    assert views.labels(made) == ["l2r, seed 0", "l2r, seed 1", "replay, c", "replay, d"]
+
+
+def test_config_difference_hides_equal_options(runs):
+    table = views.config_difference([write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS)])
+    assert set(table.index) == {"recipe", "router.temperature"}
+    assert table.loc["router.temperature"].tolist() == ["1.0", "0.5"]
+
+
+def test_losses_cover_the_whole_run_once(runs):
+    run = write_run(runs, "a")
+    table = views.losses(run)
+    assert table["index"].tolist() == list(range(1, 61)) and table["loss"].iloc[0] == pytest.approx(1.01)
+    assert table["term: task"].iloc[1] == 0.5 and table["task"].nunique() == 3
+    run.append({"kind": "TaskStarted", "task": 2, "name": TASKS[2], "progress": 0.7})  # the last task begins anew
+    assert views.losses(run)["index"].max() == 40
+    assert len(views.losses(run, limit=10)) == 10
+
+
+def test_a_half_written_line_is_skipped(runs):
+    run = write_run(runs, "a")
+    with open(run.dir / "events.jsonl", "a") as handle:
+        handle.write('{"kind": "Step", "ta')
+    assert views.recent_events(run)[-1]["kind"] == "RunEnded" and len(views.losses(run)) == 60
+
+
+def test_progress_from_events(runs, monkeypatch):
+    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    run = write_run(runs, "a", matrix=KEEPS[:1], status="running")
+    last = views.recent_events(run)[-1]
+    found = views.progress(run, now=lambda: last["time"])
+    assert (found.task, found.tasks, found.name, found.epoch, found.step, found.steps) == (2, 3, "weather", 1, 10, 20)
+    assert found.share == pytest.approx(0.5) and found.remaining_s == pytest.approx(12.5)  # half done in 12.5 s
+    assert found.text() == "task 2/3 (weather) · training · epoch 1/2 · step 10/20 · about 00:12 left"
+    assert views.progress(write_run(runs, "b", matrix=[], status="running", events=False)).stage == "loading the model"
+
+
+def test_alerts(runs):
+    assert views.alerts(write_run(runs, "calm")) == []
+    run = write_run(runs, "loud", "sequential", FORGETS)
+    run.append({"kind": "Step", "task": 2, "phase": "train", "step": 21, "steps": 20, "terms": {"task": None}})
+    found = {alert.kind: alert.text for alert in views.alerts(run)}
+    assert "task 3 (cooking), step 21" in found["loss"] and "weather lost 0.32" in found["forgotten"]
+
+
+def test_collapse_alert(runs, monkeypatch):
+    monkeypatch.setattr(
+        "conftest.weights", lambda task, experts, layers, heads: weights(0, experts, layers, heads) * 0 + np.eye(experts)[0]
+    )
+    found = views.alerts(write_run(runs, "a"))
+    assert [alert.kind for alert in found] == ["collapse"] and "expert animals" in found[0].text
+
+
+def test_routing_tables(runs):
+    run = write_run(runs, "a")
+    shares = views.routing_by_task(run)
+    assert shares.shape == (3, 3) and shares.sum(axis=1).to_numpy() == pytest.approx(1)
+    layers = views.routing_by_layer(run, 2, task=1, expert=1)
+    assert layers.shape == (8, 4) and layers.iat[0, 0] == pytest.approx(0.4) and layers.iat[7, 3] == pytest.approx(0.89)
+    drift = views.routing_drift(run)
+    assert drift.to_numpy().sum(axis=1) == pytest.approx(0, abs=1e-6) and drift.iat[0, 0] < 0 < drift.iat[0, 2]
+    assert views.own_expert(run, 2, 1) == 1
+    assert views.own_share(run, 2) == pytest.approx(np.diag(shares).mean())
+    with pytest.raises(LabError, match="no routing recorded"):
+        views.routing_by_task(write_run(runs, "b", routed=False))
+
+
+def test_examples_join_predictions_and_shares(runs):
+    table = views.routed_examples(write_run(runs, "a"), 2, 1)
+    assert table["correct"].tolist() == [True, False] and table["prediction"].iloc[1] == "weather/no"
+    assert table[[f"share: {name}" for name in TASKS]].sum(axis=1).to_numpy() == pytest.approx(1)
+
+
+def test_log_tail_keeps_the_last_state_of_progress_bars(runs):
+    run = write_run(runs, "a")
+    (run.dir / "log.txt").write_bytes(b"first\n10%\r50%\r100%\nlast\n")
+    assert views.log_tail(run) == "first\n100%\nlast"
+
+
+def test_configuration_helper_is_plain_json():
+    assert json.loads(json.dumps(configuration())) == configuration()
