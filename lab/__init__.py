@@ -21,7 +21,7 @@ _PUBLIC = {
     "figures": None,
     "views": None,
 }
-__all__ = [*_PUBLIC]  # noqa: PLE0604
+__all__ = [*_PUBLIC]
 
 
 def __getattr__(name: str):

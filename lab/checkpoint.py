@@ -94,7 +94,7 @@ def _state(session: Session) -> dict[str, Tensor]:
 
 
 def _held(session: Session, k: int) -> bool:
-    """Whether expert k still changes, so that its parameters belong to the saved state: it is shared, or its task is being learned."""
+    """Whether expert k still changes and belongs to the saved state: it is shared, or its task is being learned."""
     return not session.learner.per_task or (k == session.cursor.task and session.cursor.phase == "train")
 
 

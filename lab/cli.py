@@ -23,6 +23,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 List = builtins.list
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 Runs = Annotated[Path | None, typer.Option("--runs", help="folder of runs (default: $LAB_RUNS, else runs/)")]
+METRICS = ("average_accuracy", "forgetting", "backward_transfer", "learning_accuracy")
 LISTS = ("recipes", "streams", "routers", "methods", "experts", "backbones", "runs")
 
 
@@ -65,7 +66,9 @@ def training(work: Callable[[], run_folder.Run], as_json: bool) -> None:
 @command
 def run(
     recipe: Annotated[str, typer.Argument(help="a shipped recipe (lab list recipes) or a YAML file")],
-    option: Annotated[list[str] | None, typer.Option("-o", help="any option, for example -o train.lr=0.001 -o stream.tasks=[agnews,dbpedia]")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("-o", help="any option, for example -o train.lr=0.001 -o stream.tasks=[agnews,dbpedia]")
+    ] = None,
     stream: Annotated[str | None, typer.Option(help="shipped stream, hub benchmark, or folder of task folders")] = None,
     backbone: Annotated[str | None, typer.Option(help="minilm, tiny, a hub id, or a folder")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of every use of chance")] = None,
@@ -126,7 +129,7 @@ def compare(
     if as_json:
         show_json(results)
         return
-    columns = ["run", "recipe", "stream", "scenario", "seed", "average_accuracy", "forgetting", "backward_transfer", "learning_accuracy"]
+    columns = ["run", "recipe", "stream", "scenario", "seed", *METRICS]
     rows = [{name: result[name] for name in columns} | {"task id": "yes" if (result["uses"] or {}).get("task_id") else "no",
             "stored": (result["uses"] or {}).get("stored_examples")} for result in results]  # fmt: skip
     print_table(rows)
@@ -135,7 +138,9 @@ def compare(
 
 
 @command
-def validate(file: Annotated[str, typer.Argument(help="a recipe file, or the config.yaml of a run")], as_json: Json = False) -> None:
+def validate(
+    file: Annotated[str, typer.Argument(help="a recipe file, or the config.yaml of a run")], as_json: Json = False
+) -> None:
     """Check a recipe file without running it: lab validate my-recipe.yaml"""
     from lab.config import configure
 
@@ -166,9 +171,9 @@ def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
     if what == "backbones":
         return [{"name": "minilm", "about": "all-MiniLM-L6-v2, 22M parameters, shipped with the package; the default"},
                 {"name": "tiny", "about": "a random two-layer encoder for tests"},
-                {"name": "owner/model or folder", "about": "any encoder or decoder of the hub, or saved by transformers"}]  # fmt: skip
+                {"name": "owner/model or folder", "about": "any encoder or decoder, of the hub or a folder"}]  # fmt: skip
     if what == "runs":
-        return [run_row(found) for found in run_folder.all_runs(runs)]
+        return [run_row(found.id, runs) for found in run_folder.all_runs(runs)]
     kind = getattr(registry, what)
     rows = []
     for name in kind.names():
@@ -183,13 +188,14 @@ def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
     return rows
 
 
-def run_row(found: run_folder.Run) -> dict[str, Any]:
-    """One run in the list of runs; a damaged one is listed with the reason."""
+def run_row(id: str, runs: Path | None) -> dict[str, Any]:
+    """One run in the list of runs; one that cannot be read is listed with the reason."""
+    names = ("status", "recipe", "stream", "scenario", "seed", "average_accuracy", "forgetting")
     try:
-        result = found.result()
-        return {"name": found.id} | {name: result[name] for name in ("status", "recipe", "stream", "scenario", "seed", "average_accuracy", "forgetting")}
+        result = run_folder.Run.open(id, runs).result()
     except LabError as error:
-        return {"name": found.id, "status": "damaged", "error": str(error)}
+        return {"name": id, "status": "damaged", "error": str(error)}
+    return {"name": id} | {name: result[name] for name in names}
 
 
 @command
@@ -244,9 +250,10 @@ def print_table(rows: List[dict[str, Any]]) -> None:
 def print_result(found: run_folder.Run) -> None:
     """Metrics, and the matrix with one row per learned task."""
     result = found.result()
-    names = ("run", "status", "average_accuracy", "forgetting", "backward_transfer", "learning_accuracy")
-    print_table([{name: result[name] for name in names} | {f"routing: {k}": v for k, v in result["routing"].items() if not isinstance(v, dict)}])
-    rows = [("before training", result["zero_shot"] or [None] * len(result["tasks"])), *zip(result["tasks"], result["matrix"], strict=False)]
-    print_table([{"after": name} | dict(zip(result["tasks"], row, strict=False)) for name, row in rows])
+    routing = {f"routing: {name}": value for name, value in result["routing"].items() if not isinstance(value, dict)}
+    print_table([{name: result[name] for name in ("run", "status", *METRICS)} | routing])
+    tasks, zero_shot = result["tasks"], result["zero_shot"] or [None] * len(result["tasks"])
+    rows = [("before training", zero_shot), *zip(tasks, result["matrix"], strict=False)]
+    print_table([{"after": name} | dict(zip(tasks, row, strict=False)) for name, row in rows])
     for name, reason in result["why"].items():
         print(f"{name}: {reason}")

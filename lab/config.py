@@ -29,7 +29,7 @@ class Section(BaseModel):
 class StreamConfig(Section):
     name: str = Field("builtin", description="a shipped stream, a hub benchmark, or a folder of task folders")
     sources: list[str] = Field([], description="several streams or folders joined into one; `name` is then only a title")
-    tasks: list[str] | str | None = Field(None, description="tasks in order, or the name of a published order; null: all, alphabetical")
+    tasks: list[str] | str | None = Field(None, description="tasks in order, or a published order; null: all, alphabetical")
     max_train: int | None = Field(None, ge=2, description="training examples per task, label-balanced and seeded; null: all")
     max_validation: int | None = Field(None, ge=2, description="validation examples per task; null: all")
     max_test: int | None = Field(None, ge=2, description="test examples per task; null: all")
@@ -38,11 +38,11 @@ class StreamConfig(Section):
 class BackboneConfig(Section):
     name: str = Field("minilm", description="minilm, tiny, a hub id, or a folder with weights and tokenizer")
     pooling: Literal["auto", "mean", "cls", "last"] = Field(
-        "auto", description="sequence representation from the last hidden states; auto: mean for encoders, last token for decoders"
+        "auto", description="sequence representation from the last hidden states; auto: mean in encoders, last token in decoders"
     )
     max_length: int = Field(128, ge=4, le=8192, description="tokens per text; longer texts are cut")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="arithmetic of the forward pass; auto: bfloat16 autocast on CUDA and on CPUs with bfloat16 instructions"
+        "auto", description="arithmetic of the forward pass; auto: bfloat16 autocast on CUDA and on CPUs that compute in it"
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, le=512, description="CPU threads; 0: all cores, 1 for tiny")
@@ -58,7 +58,7 @@ class TrainConfig(Section):
     epochs: int = Field(2, ge=1, le=1000, description="passes over the training examples of a task")
     batch_size: int = Field(16, ge=1, le=4096, description="examples of the task in one step")
     weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW weight decay")
-    warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps with linearly rising rate; then it falls linearly to 0")
+    warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps with a rising rate; then it falls linearly to 0")
     clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: not clipped")
     classes: Literal["task", "seen"] = Field(
         "task", description="classes that compete in the training loss: those of the current task, or all seen so far"
@@ -71,7 +71,7 @@ class MemoryTrainingConfig(Section):
     batch_size: int = Field(16, ge=1, le=4096, description="stored examples in one step")
     classifier: Literal["frozen", "tuned"] = Field("tuned", description="whether the classifier is tuned on the memory too")
     classifier_lr: float = Field(1e-3, gt=0, le=10, description="learning rate of the classifier on the memory")
-    warm_start: bool = Field(False, description="go on from the previous stage instead of training anew from the isolated classifier")
+    warm_start: bool = Field(False, description="go on from the previous stage, not anew from the isolated classifier")
 
 
 class CheckpointConfig(Section):
@@ -93,7 +93,8 @@ def plugins(kind: registry.Registry, section: str) -> Any:
         for name, value in given.items():
             if not isinstance(value, dict | Options | None):
                 raise LabError(f"{section}.{name} = {value!r}: write option: value below it, or {{}} for the defaults")
-            found[name] = kind.options(value if isinstance(value, Options) else (value or {}) | {"name": name}, f"{section}.{name}")
+            value = value if isinstance(value, Options) else (value or {}) | {"name": name}
+            found[name] = kind.options(value, f"{section}.{name}")
         return found
 
     return Annotated[dict[str, SerializeAsAny[Options]], BeforeValidator(read)]
@@ -106,8 +107,8 @@ class RunConfig(Section):
     about: str = Field("", description="what the recipe is, for people")
     scenario: Literal["task", "domain", "class"] = Field(
         "class",
-        description="task: identity given at test, prediction among the task's labels; class: no identity, union of all (task, label) "
-        "pairs seen; domain: no identity, all tasks share one label list",
+        description="task: identity given at test, prediction among the task's labels; class: no identity, union of all "
+        "(task, label) pairs seen; domain: no identity, all tasks share one label list",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="every use of chance draws from its own generator keyed by this seed")
     stream: StreamConfig = StreamConfig()
@@ -126,7 +127,7 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     memory_training: MemoryTrainingConfig = MemoryTrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-    reuse: bool = Field(True, description="take isolated experts that were trained before, with equal data and settings, from the store")
+    reuse: bool = Field(True, description="take isolated experts from the store if data and settings are equal")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in config.yaml."""
@@ -142,7 +143,8 @@ def recipe_names() -> list[str]:
 
 def recipes() -> list[dict[str, Any]]:
     """Name, description and settings of every shipped recipe."""
-    return [{"name": name, "about": (content := read_recipe(name)).get("about", ""), "settings": content} for name in recipe_names()]
+    contents = {name: read_recipe(name) for name in recipe_names()}
+    return [{"name": name, "about": content.get("about", ""), "settings": content} for name, content in contents.items()]
 
 
 def read_recipe(name: str) -> dict[str, Any]:
@@ -240,11 +242,17 @@ def _consistent(config: RunConfig) -> RunConfig:
         raise LabError("memory_training.steps needs stored examples: set memory.per_task or memory.per_class above 0")
     isolated = config.experts.allocation == "per_task" and config.experts.isolated
     if isolated and config.train.classes == "seen":
-        raise LabError("train.classes = seen trains classifier rows of earlier tasks, isolated experts must not: use train.classes=task or experts.isolated=false")
+        raise LabError(
+            "train.classes = seen trains classifier rows of earlier tasks, isolated experts must not: "
+            "use train.classes=task or experts.isolated=false"
+        )
     if "replay" in config.methods and not stored:
         raise LabError("methods.replay needs stored examples: set memory.per_task or memory.per_class above 0")
     if "replay" in config.methods and isolated:
-        raise LabError("methods.replay trains on examples of earlier tasks, isolated experts must not: use experts.isolated=false or experts.allocation=shared")
+        raise LabError(
+            "methods.replay trains on examples of earlier tasks, isolated experts must not: "
+            "use experts.isolated=false or experts.allocation=shared"
+        )
     if config.router.name == "oracle" and config.experts.allocation != "per_task":
         raise LabError("router oracle picks the expert of the true task: use experts.allocation=per_task")
     return config

@@ -3,7 +3,15 @@
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from lab import events
 from lab.loop import Session
@@ -12,8 +20,9 @@ from lab.loop import Session
 def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[events.Event]:
     """Pass events on and draw them: one bar for the whole run with its ETA, one for the current phase."""
     names, count = [task.name for task in session.tasks], len(session.tasks)
-    columns = [TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    bars = Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True), transient=False)
+    shares = [TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), MofNCompleteColumn()]
+    times = [TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()]
+    bars = Progress(*shares, *times, console=Console(stderr=True), transient=False)
     with bars:
         whole = bars.add_task("whole run", total=1000, completed=int(1000 * session.progress()))
         phase = bars.add_task("starting", total=None)
@@ -28,5 +37,6 @@ def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[eve
             elif isinstance(event, events.TaskEnded):
                 row = [score for score in session.scores.matrix[-1] if score is not None]
                 scores = "  ".join(f"{names[j]} {score:.3f}" for j, score in enumerate(row))
-                bars.console.print(f"after {event.name}: average {sum(row) / len(row):.3f}   {scores}", highlight=False, markup=False)
+                line = f"after {event.name}: average {sum(row) / len(row):.3f}   {scores}"
+                bars.console.print(line, highlight=False, markup=False)
             yield event

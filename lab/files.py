@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import SafetensorError as UnreadableArrays
+from safetensors import SafetensorError
+
+UnreadableArrays = SafetensorError  # what `read_arrays` raises for a damaged file
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
@@ -21,7 +23,7 @@ def replace_bytes(path: Path, content: bytes) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:  # Ctrl-C too
         temporary.unlink(missing_ok=True)
         raise
 

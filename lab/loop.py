@@ -92,7 +92,8 @@ class Session:
         if self.cursor.task < 0:
             layers = [layer.name for layer in self.learner.bank.layers]
             sizes = [len(self.rows[t, "train"]) for t in range(len(self.tasks))]
-            yield events.RunStarted(self.scores.tasks, self.scores.labels, layers, str(self.learner.device), sizes, self.progress())
+            tasks, labels, device = self.scores.tasks, self.scores.labels, str(self.learner.device)
+            yield events.RunStarted(tasks, labels, layers, device, sizes, self.progress())
             yield from self.zero_shot()
             self.advance(0, "train")
         for t in range(self.cursor.task, len(self.tasks)):
@@ -149,7 +150,8 @@ class Session:
                 return named
 
             learner.bank.trainable(expert, True)
-            yield from self.fit(t, Phase([trained], [config.lr], config.epochs * steps_per_epoch, config.epochs, rows_of, decide, terms))
+            steps = config.epochs * steps_per_epoch
+            yield from self.fit(t, Phase([trained], [config.lr], steps, config.epochs, rows_of, decide, terms))
             if store:
                 store.keep(self, t, trained, self.cursor.phase_s)
         learner.bank.trainable(expert, False)
@@ -218,7 +220,8 @@ class Session:
             parameter.grad = None
         self.optimizer = None
         if not all(parameter.isfinite().all() for parameter in parameters):
-            raise RunFailed(f"training on task '{self.tasks[t].name}' left parameters that are not finite: lower {RATE[self.cursor.phase]}")
+            name, rate = self.tasks[t].name, RATE[self.cursor.phase]
+            raise RunFailed(f"training on task '{name}' left parameters that are not finite: lower {rate}")
 
     def fingerprint(self) -> dict[str, Any]:
         """What the results rest on: backbone weights and data. A run is gone on with only where they are the same."""
@@ -238,7 +241,8 @@ class Session:
             parameters = [parameter for group in phase.groups for parameter in group.values()]
             for i, parameter in enumerate(parameters):
                 state = {name: self.saved_moments[f"optimizer/{i}/{name}"] for name in ("step", "exp_avg", "exp_avg_sq")}
-                optimizer.state[parameter] = {name: t.clone() if name == "step" else t.to(parameter.device) for name, t in state.items()}
+                place = {name: "cpu" if name == "step" else parameter.device for name in state}
+                optimizer.state[parameter] = {name: tensor.to(place[name], copy=True) for name, tensor in state.items()}
         self.saved_moments = {}
         return optimizer
 
@@ -309,7 +313,8 @@ class Session:
         """The current phase is done; the next one begins."""
         done = self.cursor
         spent = done.phase_s if done.phase != "evaluate" else 0.0
-        self.cursor = Cursor(task, phase, 0, 0.0, done.work + self.units(done.task, done.phase), done.train_s + spent, done.eval_s, done.reused_s)
+        work, train_s = done.work + self.units(done.task, done.phase), done.train_s + spent
+        self.cursor = Cursor(task, phase, 0, 0.0, work, train_s, done.eval_s, done.reused_s)
         self.partial_work = 0.0
 
     def units(self, task: int, phase: str) -> float:
@@ -331,8 +336,8 @@ class Session:
     def uses(self) -> dict[str, Any]:
         """What the run was given beyond its training examples."""
         task_id = self.config.scenario == "task" or self.learner.router.uses_task_id
-        return {"task_id": task_id, "stored_examples": len(self.memory) if self.config.methods or self.config.memory_training.steps else 0,
-                "generated_examples": 0}  # fmt: skip
+        stored = len(self.memory) if self.config.methods or self.config.memory_training.steps else 0
+        return {"task_id": task_id, "stored_examples": stored, "generated_examples": 0}
 
     def cost(self) -> dict[str, Any]:
         """Parameters, bytes, seconds. Times include what was saved by reuse; `reused_s` says how much of train_s that is."""
@@ -352,7 +357,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Phase:
-    """What the optimiser does in one phase of a task: groups of named parameters with their rates, and three functions of the step."""
+    """What the optimiser does in one phase: groups of named parameters with their rates, and three functions of the step."""
 
     groups: list[dict[str, nn.Parameter]]
     rates: list[float]
@@ -374,8 +379,8 @@ def check_memory(config: RunConfig, tasks: Sequence[Task]) -> None:
     for task in tasks:
         if 0 < config.memory.per_task < len(task.labels):
             raise LabError(
-                f"memory.per_task = {config.memory.per_task} is smaller than the {len(task.labels)} classes of task '{task.name}': "
-                f"store at least {len(task.labels)}"
+                f"memory.per_task = {config.memory.per_task} is smaller than the {len(task.labels)} classes "
+                f"of task '{task.name}': store at least {len(task.labels)}"
             )
 
 

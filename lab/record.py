@@ -188,8 +188,10 @@ class Recorder:
         if evaluated:
             arrays = {name: array for j, sums in evaluated.items() for name, array in sums.arrays(j).items()}
             texts = {str(j): [self.text(j, row) for row in sorted(sums.whole)] for j, sums in evaluated.items()}
-            about = {"tasks": learner.task_names, "layers": [layer.name for layer in learner.bank.layers], "experts": learner.bank.names, "texts": texts}
-            files.write_arrays(self.run.dir / "routing" / f"after_{after}.safetensors", arrays, {"about": json.dumps(about, ensure_ascii=False)})
+            layers = [layer.name for layer in learner.bank.layers]
+            about = {"tasks": learner.task_names, "layers": layers, "experts": learner.bank.names, "texts": texts}
+            header = {"about": json.dumps(about, ensure_ascii=False)}
+            files.write_arrays(self.run.dir / "routing" / f"after_{after}.safetensors", arrays, header)
         folder = self.run.dir / "state" / f"after_{after}"
         self.write_router(folder / "router.safetensors")
         rows = {name: p.detach().cpu().numpy() for name, p in learner.classifier.named_parameters()}
@@ -215,13 +217,12 @@ class Recorder:
         import pandas
 
         names = np.array(self.session.learner.space.names)
-        parts = [
-            pandas.DataFrame({
-                "task": self.session.tasks[j].name, "row": np.arange(len(p.label)), "label": names[p.label],
-                "prediction": names[p.predicted], "correct": p.label == p.predicted, "probability": p.probability,
-            })  # fmt: skip
-            for j, p in ((j, event.predictions) for j, event in sorted(self.row.items()))
-        ]
+        parts = []
+        for j, event in sorted(self.row.items()):
+            p = event.predictions
+            columns = {"task": self.session.tasks[j].name, "row": np.arange(len(p.label)), "label": names[p.label]}
+            columns |= {"prediction": names[p.predicted], "correct": p.label == p.predicted, "probability": p.probability}
+            parts.append(pandas.DataFrame(columns))
         buffer = io.BytesIO()
         pandas.concat(parts, ignore_index=True).to_parquet(buffer, index=False)
         return buffer.getvalue()

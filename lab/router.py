@@ -95,7 +95,7 @@ class Router(nn.Module, Plugin):
         """Forget what was learned; default: nothing to forget."""
 
     def standardise(self, queries: Sequence[Tensor]) -> None:
-        """Per adapted layer, the queries (N, D) of the stored examples in the frozen backbone; default: nothing to learn from them."""
+        """Per adapted layer, the queries (N, D) of the stored examples in the frozen backbone; default: nothing is learned."""
 
     def forward(self, request: Request) -> Decision:
         raise NotImplementedError

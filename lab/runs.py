@@ -244,8 +244,9 @@ class Run:
         if scores.get("zero_shot") is None:
             why["zero_shot"] = "not evaluated yet"
         return {
-            "run": self.id, "dir": str(self.dir), "status": self.status, "recipe": config["recipe"], "scenario": config["scenario"],
-            "stream": config["stream"]["name"], "backbone": config["backbone"]["name"], "seed": config["seed"],
+            "run": self.id, "dir": str(self.dir), "status": self.status, "recipe": config["recipe"],
+            "scenario": config["scenario"], "stream": config["stream"]["name"],
+            "backbone": config["backbone"]["name"], "seed": config["seed"],
             "tasks": self.tasks, "matrix": self.matrix, "zero_shot": scores.get("zero_shot"), **found, "routing": routing,
             "uses": info.get("uses"), "cost": info.get("cost"), "why": why,
         }  # fmt: skip
@@ -253,10 +254,13 @@ class Run:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, config: dict[str, Any], runs: str | Path | None = None, id: str | None = None, status: str = "queued") -> "Run":
+    def create(
+        cls, config: dict[str, Any], runs: str | Path | None = None, id: str | None = None, status: str = "queued"
+    ) -> "Run":
         """A new folder with config.yaml, run.json and env.json; LabError if the id is taken or nothing can be written."""
         folder = root(runs)
-        recipe, stream = (re.sub(r"[^a-z0-9_-]+", "-", Path(name).name.lower()).strip("-") for name in (config["recipe"], config["stream"]["name"]))
+        named = (config["recipe"], config["stream"]["name"])
+        recipe, stream = (re.sub(r"[^a-z0-9_-]+", "-", Path(name).name.lower()).strip("-") for name in named)
         stem = id or f"{datetime.now():%Y%m%d-%H%M%S}-{recipe}-{stream}-s{config['seed']}"[:72]
         if not ID.fullmatch(stem):
             raise LabError(f"'{stem}' cannot be a run id: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
@@ -270,7 +274,7 @@ class Run:
                     raise LabError(f"a run called '{name}' exists in {folder}: choose another id or resume it") from None
                 name, copy = f"{stem}-{copy + 1}", copy + 1
             except OSError as error:
-                raise LabError(f"the runs folder {folder} cannot be written: {error.strerror}; name another with --runs DIR") from error
+                raise unwritable(folder, error) from error
         run = cls(folder / name)
         try:
             files.write_yaml(run.dir / "config.yaml", config)
@@ -278,7 +282,7 @@ class Run:
             run.update(format=FORMAT, status=status, created=now())
         except OSError as error:
             remove(run.dir)
-            raise LabError(f"the runs folder {folder} cannot be written: {error.strerror}; name another with --runs DIR") from error
+            raise unwritable(folder, error) from error
         return run
 
     def update(self, **fields: Any) -> None:
@@ -311,6 +315,10 @@ class Run:
     @property
     def stop_requested(self) -> bool:
         return (self.dir / "stop").exists()
+
+
+def unwritable(folder: Path, error: OSError) -> LabError:
+    return LabError(f"the runs folder {folder} cannot be written: {error.strerror}; name another with --runs DIR")
 
 
 def process_alive(pid: int | None, started: float | None) -> bool:

@@ -66,7 +66,8 @@ def check(task: Task) -> Task:
     if len(task.labels) < 2:
         raise LabError(f"{where} has {len(task.labels)} label(s): a task needs at least 2")
     if len(task.labels) > MAX_LABELS:
-        raise LabError(f"{where} has {len(task.labels)} labels: at most {MAX_LABELS} are allowed; is the label column an identifier?")
+        given = f"{where} has {len(task.labels)} labels"
+        raise LabError(f"{given}: at most {MAX_LABELS} are allowed; is the label column an identifier?")
     if len(set(task.labels)) < len(task.labels):
         raise LabError(f"{where} names a label twice: {', '.join(task.labels[:8])}")
     owner: dict[tuple[str, str | None], str] = {}

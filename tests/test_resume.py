@@ -75,8 +75,8 @@ def go_on(run: Run, recipe: str, monkeypatch) -> None:
             made.learner.router,
             *(layer.experts for layer in made.learner.bank.routed_layers),
         ):
-            for parameter in module.parameters():
-                parameter.data.fill_(float("nan"))
+            for tensor in (*module.parameters(), *module.buffers()):
+                tensor.data.fill_(float("nan"))
 
     def restore(session, *args):
         session.learner.meet = poisoned

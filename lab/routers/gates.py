@@ -49,9 +49,9 @@ class Gates(Router):
         self.inner = [options.hidden or w for w in widths]
         self.weight = nn.ParameterList(torch.zeros(self.heads, 0, w) for w in self.inner)  # per layer (H, E, D)
         self.bias = nn.ParameterList(torch.zeros(self.heads, 0) for _ in layers)  # per layer (H, E)
-        for l, w in enumerate(widths):
-            self.register_buffer(f"mean{l}", torch.zeros(w))
-            self.register_buffer(f"spread{l}", torch.ones(w))
+        for i, w in enumerate(widths):
+            self.register_buffer(f"mean{i}", torch.zeros(w))
+            self.register_buffer(f"spread{i}", torch.ones(w))
 
     def grow(self, experts: int) -> None:
         """Rows for the new experts are added; those of old experts keep their values."""
@@ -71,9 +71,9 @@ class Gates(Router):
             hidden.copy_(torch.randn(hidden.shape, generator=generator))  # the query has about unit length
 
     def standardise(self, queries: Sequence[Tensor]) -> None:
-        for l, query in enumerate(queries):
-            getattr(self, f"mean{l}").copy_(query.mean(0))
-            getattr(self, f"spread{l}").copy_(query.std(0).clamp_min(1e-6))
+        for i, query in enumerate(queries):
+            getattr(self, f"mean{i}").copy_(query.mean(0))
+            getattr(self, f"spread{i}").copy_(query.std(0).clamp_min(1e-6))
 
     def logits(self, layer: int, query: Tensor) -> Tensor:
         """(B, D) -> (B, H, E). Each feature of the query is standardised with its mean and spread on the memory, since hidden
