@@ -184,6 +184,10 @@ class Backbone(nn.Module):
         self.identity = _identity(model, self.tokenizer)
         self.pad: int = self.tokenizer.pad_token_id or 0  # padding is masked: any token does where there is none for it
         self.model = model.to(self.device).eval().requires_grad_(False)
+        if config.dtype == "bfloat16":  # autocast would round these weights at every use: the same numbers, rounded once
+            for module in self.model.modules():
+                if isinstance(module, nn.Linear):
+                    module.to(torch.bfloat16)
         self.width: int = model.config.get_text_config().hidden_size
         self.type: str = model.config.model_type
         self.pooling = config.pooling if config.pooling != "auto" else ("last" if _is_decoder(model) else "mean")

@@ -168,16 +168,19 @@ class Session:
         tuned = classifier if config.classifier == "tuned" else {}
         if t == 0 or not config.steps or not (router or tuned):
             return  # with one task there is nothing to choose between and nothing to calibrate
-        if self.cursor.step == 0 and (t == 1 or not config.warm_start):
-            learner.router.reset(self.chance("router", t))
-            with torch.no_grad():
-                learner.router.standardise(learner.layer_queries(self.memory.rows))
-                for name, parameter in classifier.items():
-                    parameter.copy_(self.isolated[name])
+        if self.cursor.step == 0:
+            learner.router.standardise(learner.layer_queries(self.memory.rows))
+            if t == 1 or not config.warm_start:
+                learner.router.reset(self.chance("router", t))
+                with torch.no_grad():
+                    for name, parameter in classifier.items():
+                        parameter.copy_(self.isolated[name])
         how = "task" if self.config.scenario == "task" else "seen"
 
         def rows_of(step: int) -> list[Encoded]:
-            return self.memory.sample(config.batch_size, self.chance("memory rows", t, step))
+            rows = self.memory.rows
+            epoch, place = divmod(step, -(-len(rows) // config.batch_size))
+            return [rows[i] for i in shuffled(rows, config.batch_size, self.chance("memory order", t, epoch))[place]]
 
         def decide(batch: Batch, step: int) -> Decision:
             return learner.decide(batch, noise=self.chance("gate noise", t, step))
