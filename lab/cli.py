@@ -102,10 +102,14 @@ def stop(
     as_json: Json = False,
 ) -> None:
     """Ask a running run to stop; it can be resumed: lab stop RUN"""
+    from lab import jobs
+
     found = run_folder.Run.open(run, runs)
-    if found.status != "running":
-        raise LabError(f"run '{run}' is {found.status}, not running: there is nothing to stop")
-    if now:
+    if found.status not in ("queued", "running"):
+        raise LabError(f"run '{run}' is {found.status}: there is nothing to stop")
+    if found.status == "queued":
+        jobs.stop(found, now)  # it has no process that could end itself
+    elif now:
         os.kill(found.info["pid"], signal.SIGTERM)
     else:
         found.request_stop()

@@ -80,6 +80,7 @@ class Session:
         self.methods = [build(name)(options, self.learner, self.memory) for name, options in config.methods.items()]
         self.cursor = Cursor()
         self.scores = Scores([task.name for task in tasks], [list(task.labels) for task in tasks])
+        self.stored_queries: dict[int, list[Tensor]] = {}  # per task and adapted layer, (N, D)
         self.partial_work = 0.0  # units done in the current phase
         self.optimizer: torch.optim.Optimizer | None = None
         self.saved_moments: dict[str, Tensor] = {}  # of a phase that is gone on with, see lab.checkpoint
@@ -169,7 +170,7 @@ class Session:
         if t == 0 or not config.steps or not (router or tuned):
             return  # with one task there is nothing to choose between and nothing to calibrate
         if self.cursor.step == 0:
-            learner.router.standardise(learner.layer_queries(self.memory.rows))
+            self.standardise(t)
             if t == 1 or not config.warm_start:
                 learner.router.reset(self.chance("router", t))
                 with torch.no_grad():
@@ -189,6 +190,14 @@ class Session:
             return {"memory": self.cross_entropy(learner.logits(batch), batch, t + 1, how)} | decision.losses
 
         yield from self.fit(t, Phase([router, tuned], [config.lr, config.classifier_lr], config.steps, 1, rows_of, decide, terms))
+
+    def standardise(self, t: int) -> None:
+        """Show the router what it will be fed with; what the frozen backbone makes of a stored example is computed once."""
+        for task in range(t + 1):
+            if task not in self.stored_queries:
+                rows = [row for row in self.memory.rows if row.task == task]
+                self.stored_queries[task] = self.learner.layer_queries(rows)
+        self.learner.router.standardise([torch.cat(layer) for layer in zip(*self.stored_queries.values(), strict=True)])
 
     def fit(self, t: int, phase: "Phase") -> Iterator[events.Step]:
         """Optimiser steps of a phase, from the cursor on."""

@@ -198,7 +198,7 @@ def test_env():
 def test_stop_and_resume(stream, tmp_path):
     config = configure("l2r", toy.overrides("l2r"), stream=str(stream), backbone="tiny")
     run = Run.create(api.session(config).config.to_dict(), tmp_path, "a")
-    refused(lab("stop", "a", runs=tmp_path), "run 'a' is queued, not running: there is nothing to stop")
+    assert lab("stop", "a", runs=tmp_path).exit_code == 0 and run.status == "stopped", "a queued run is taken out of the queue"
     for words, status, answer in (["--now", "--json"], "interrupted", "now"), (["--json"], "stopped", "after the current task"):
         happenings = record.record(run, api.session(config, tmp_path))
         next(happenings)
@@ -207,7 +207,7 @@ def test_stop_and_resume(stream, tmp_path):
             list(happenings)
         assert run.status == status
     assert len(run.matrix) == 1
-    refused(lab("stop", "a", runs=tmp_path), "run 'a' is stopped, not running: there is nothing to stop")
+    refused(lab("stop", "a", runs=tmp_path), "run 'a' is stopped: there is nothing to stop")
     done = lab("resume", "a", "--json", runs=tmp_path)
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["status"] == "finished"

@@ -296,7 +296,7 @@ def test_a_frozen_classifier_is_bit_identical(recipe):
 
 
 def test_a_tuned_classifier_changes_and_starts_from_the_isolated_one():
-    made, learned = toy.session("l2r", of=toy.tasks("sea", "city", "farm")), {}
+    made, learned = toy.session("l2r", "memory_training.warm_start=false", of=toy.tasks("sea", "city", "farm")), {}
     for event in made.train():
         if type(event).__name__ == "Learned":
             now = classifier(made)
