@@ -189,7 +189,7 @@ class Recorder:
             arrays = {name: array for j, sums in evaluated.items() for name, array in sums.arrays(j).items()}
             texts = {str(j): [self.text(j, row) for row in sorted(sums.whole)] for j, sums in evaluated.items()}
             layers = [layer.name for layer in learner.bank.layers]
-            about = {"tasks": learner.task_names, "layers": layers, "experts": learner.bank.names, "texts": texts}
+            about = {"tasks": learner.task_names[: after + 1], "layers": layers, "experts": learner.bank.names, "texts": texts}
             header = {"about": json.dumps(about, ensure_ascii=False)}
             files.write_arrays(self.run.dir / "routing" / f"after_{after}.safetensors", arrays, header)
         folder = self.run.dir / "state" / f"after_{after}"

@@ -583,3 +583,11 @@ def test_replay_adds_stored_rows():
     made.memory.add(made.tasks[0], made.rows[0, "train"])
     mixed = method.rows(rows, torch.Generator().manual_seed(0))
     assert mixed[:3] == rows and len(mixed) == 8 and all(row in made.memory.rows for row in mixed[3:])
+
+
+def test_recorded_routing_names_the_tasks_seen(tmp_path):
+    run = toy.recorded(toy.session("l2r"), tmp_path)
+    for after in run.recorded():
+        routing = run.routing(after)
+        assert routing.tasks == ["sea", "city"][: after + 1] == routing.experts
+        assert all(routing.share(task).sum() == pytest.approx(1) for task in range(len(routing.tasks)))
