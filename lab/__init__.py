@@ -2,12 +2,16 @@
 
 import importlib
 import os
+import warnings
 
 # Threads of the numeric library spin while they wait. With its default, half a second of another process's work (a dashboard, a
 # second job) makes them up to twenty times slower; a short spin costs nothing on an idle machine. Read when torch is first
 # imported; the user's own setting wins.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+# Said by the progress bars of a library in notebooks without ipywidgets; the lab draws its own.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 __version__ = "0.1.0"
 

@@ -139,10 +139,10 @@ class Learner(nn.Module):
                 self.backbone.embed(batch)
         return [torch.cat(parts) for parts in seen]
 
-    def request(self, batch: Batch, noise: torch.Generator | None = None, task_known: bool = False) -> Request:
-        """What the router may see; the task only where it is known and the router declares that it uses it."""
+    def request(self, batch: Batch, noise: torch.Generator | None = None) -> Request:
+        """What the router may see; the task only if the router declares that it uses it."""
         query = self.query(batch) if self.router.uses_query else None
-        return Request(batch.mask, query, batch.task if task_known or self.router.uses_task_id else None, noise)
+        return Request(batch.mask, query, batch.task if self.router.uses_task_id else None, noise)
 
     def decide(self, batch: Batch, noise: torch.Generator | None = None) -> Decision | None:
         """The router's decision; None while the bank is empty."""

@@ -170,7 +170,8 @@ class Session:
         if t == 0 or not config.steps or not (router or tuned):
             return  # with one task there is nothing to choose between and nothing to calibrate
         if self.cursor.step == 0:
-            self.standardise(t)
+            if router:
+                self.standardise(t)
             if t == 1 or not config.warm_start:
                 learner.router.reset(self.chance("router", t))
                 with torch.no_grad():
