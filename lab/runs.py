@@ -48,7 +48,8 @@ def environment() -> dict[str, Any]:
     from lab import __version__
 
     versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
-    return {"lab": __version__, "python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count(),
+    system = f"{platform.system()} {platform.machine()}"
+    return {"lab": __version__, "python": platform.python_version(), "system": system, "cores": os.cpu_count(),
             "memory_bytes": psutil.virtual_memory().total, "packages": versions}  # fmt: skip
 
 
