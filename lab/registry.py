@@ -7,6 +7,7 @@ model `Options`. The options are what `-o`, recipes, forms and the documentation
 
 import importlib
 import pkgutil
+from abc import ABC
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,7 +22,7 @@ class Options(BaseModel):
     name: str = ""
 
 
-class Plugin:
+class Plugin(ABC):
     """What every plug-in class has: a name, a sentence about itself (its docstring), and options."""
 
     name: ClassVar[str]

@@ -3,6 +3,7 @@
 Letters: B rows, T tokens, D width of the query, L adapted layers, H routing heads, E experts.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -97,8 +98,9 @@ class Router(nn.Module, Plugin):
     def standardise(self, queries: Sequence[Tensor]) -> None:
         """Per adapted layer, the queries (N, D) of the stored examples in the frozen backbone; default: nothing is learned."""
 
+    @abstractmethod
     def forward(self, request: Request) -> Decision:
-        raise NotImplementedError
+        """The weights of the experts for every row of the request."""
 
 
 def one_hot(index: Tensor, experts: int, heads: int) -> Tensor:

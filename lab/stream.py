@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
@@ -51,13 +52,13 @@ class Stream(Plugin):
 
     orders: ClassVar[dict[str, tuple[str, ...]]] = {}
 
+    @abstractmethod
     def names(self) -> list[str]:
         """Names of all tasks, alphabetical."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, name: str) -> Task:
         """Task `name` with all its examples, unchecked."""
-        raise NotImplementedError
 
 
 def check(task: Task) -> Task:
