@@ -54,7 +54,7 @@ def training(work: Callable[[], run_folder.Run], as_json: bool) -> None:
     except LabError:
         raise
     except (Stopped, KeyboardInterrupt) as stop:
-        print(f"lab: {getattr(stop, 'status', 'interrupted')}; go on with: lab resume RUN (see lab list runs)", file=sys.stderr)
+        print(f"lab: {str(stop) or 'interrupted; lab list runs shows what can be resumed'}", file=sys.stderr)
         raise typer.Exit(1) from None
     except Exception as error:
         kind = "" if isinstance(error, RunFailed) else f"{type(error).__name__}: "

@@ -26,8 +26,8 @@ LOG_EVERY = 1.0  # seconds between two Step lines of one phase
 class Stopped(Exception):
     """The run was asked to end here; its state is saved. `status` is "stopped" or "interrupted"."""
 
-    def __init__(self, status: str):
-        super().__init__(status)
+    def __init__(self, status: str, run: Run):
+        super().__init__(f"{status}; go on with: lab resume {run.id} --runs {run.dir.parent}")
         self.status = status
 
 
@@ -153,9 +153,9 @@ class Recorder:
         if interrupted.is_set():
             if self.session.cursor.step:  # else the state that was saved last is as new: evaluation starts again
                 self.save()
-            raise Stopped("interrupted")
+            raise Stopped("interrupted", self.run)
         if isinstance(event, events.TaskEnded) and self.run.stop_requested:
-            raise Stopped("stopped")
+            raise Stopped("stopped", self.run)
 
     def finish(self) -> None:
         """The last files, and run.json with cost, uses and routing."""

@@ -226,7 +226,7 @@ def test_ctrl_c(stream, tmp_path, monkeypatch):
         patch.setattr(record.Recorder, "write_step", interrupt)
         result = lab("run", "l2r", *TOY, "--stream", str(stream), "--backbone", "tiny", "--id", "a", runs=tmp_path)
     assert result.exit_code == 1 and result.stdout == ""
-    assert result.stderr.endswith("lab: interrupted; go on with: lab resume RUN (see lab list runs)\n")
+    assert result.stderr.endswith(f"lab: interrupted; go on with: lab resume a --runs {tmp_path}\n")
     assert Run.open("a", tmp_path).status == "interrupted"
     assert lab("resume", "a", runs=tmp_path).exit_code == 0 and Run.open("a", tmp_path).status == "finished"
 
