@@ -294,27 +294,27 @@ def _pair_hover(table: pd.DataFrame, form: str) -> np.ndarray:
 def routing_by_layer(run: Run, after: int | None, task: int, expert: int, title: str = "") -> go.Figure:
     """Mean weight of one expert on one task in every layer and routing head."""
     table = views.routing_by_layer(run, after, task, expert)
-    values = table.to_numpy()
-    hover = np.empty(values.shape, dtype=object)
-    for i, j in np.ndindex(values.shape):
-        hover[i, j] = f"{literal(table.index[i])}<br>routing head {j + 1}<br>mean weight {values[i, j]:.3f}"
-    top = max(1.0, float(np.nanmax(values, initial=0.0)))  # weights need not sum to one
-    drawn = figure(title, max(240, 110 + 20 * len(table)))
-    cells(drawn, values, hover, zmax=top, xgap=1, ygap=1)
-    columns = [str(h + 1) for h in range(values.shape[1])]
-    return grid(drawn, [layer_name(name) for name in table.index], columns, "layer", "routing head")
+    heads = [str(h + 1) for h in range(table.shape[1])]
+    return _weights_by_layer(table, title, heads, "routing head", [f"routing head {head}<br>mean weight" for head in heads])
 
 
 def example_by_layer(run: Run, after: int | None, task: int, example: int, title: str = "") -> go.Figure:
     """Weights of one recorded example in every layer, mean over routing heads."""
     table = views.example_by_layer(run, after, task, example)
+    about = [f"expert <b>{literal(name)}</b><br>weight" for name in table.columns]
+    return _weights_by_layer(table, title, unique(table.columns), "expert", about)
+
+
+def _weights_by_layer(table: pd.DataFrame, title: str, columns: Sequence[str], what: str, about: Sequence[str]) -> go.Figure:
+    """A table of weights with one row per layer; `about` says of each column what its numbers are."""
     values = table.to_numpy()
     hover = np.empty(values.shape, dtype=object)
     for i, j in np.ndindex(values.shape):
-        hover[i, j] = f"{literal(table.index[i])}<br>expert <b>{literal(table.columns[j])}</b><br>weight {values[i, j]:.3f}"
+        hover[i, j] = f"{literal(table.index[i])}<br>{about[j]} {values[i, j]:.3f}"
     drawn = figure(title, max(240, 110 + 20 * len(table)))
-    cells(drawn, values, hover, zmax=max(1.0, float(np.nanmax(values, initial=0.0))), xgap=1, ygap=1)
-    return grid(drawn, [layer_name(name) for name in table.index], unique(table.columns), "layer", "expert")
+    top = max(1.0, float(np.nanmax(values, initial=0.0)))  # weights need not sum to one
+    cells(drawn, values, hover, zmax=top, xgap=1, ygap=1)
+    return grid(drawn, [layer_name(name) for name in table.index], columns, "layer", what)
 
 
 def layer_name(path: str) -> str:

@@ -62,29 +62,18 @@ def entries(
             yield entry(path, field, value, choices.get(path, ()))
 
 
+def limit(field: FieldInfo, *names: str) -> float | None:
+    """The first bound of the field that has one of these names; None where there is none."""
+    found = (getattr(item, name, None) for item in field.metadata for name in names)
+    return next((bound for bound in found if bound is not None), None)
+
+
 def entry(path: str, field: FieldInfo, value: Any, choices: Sequence[str] = ()) -> Entry:
     """One option from a field and its value."""
     options = get_args(field.annotation) if get_origin(field.annotation) in (Union, types.UnionType) else (field.annotation,)
     kinds = [option for option in options if option is not type(None)]
     optional = len(kinds) < len(options)
-    low = next(
-        (
-            limit
-            for item in field.metadata
-            for limit in (getattr(item, "ge", None), getattr(item, "gt", None))
-            if limit is not None
-        ),
-        None,
-    )
-    high = next(
-        (
-            limit
-            for item in field.metadata
-            for limit in (getattr(item, "le", None), getattr(item, "lt", None))
-            if limit is not None
-        ),
-        None,
-    )
+    low, high = limit(field, "ge", "gt"), limit(field, "le", "lt")
     about = field.description or ""
     if any(get_origin(kind) is list for kind in kinds):
         return Entry(path, about, value, "names", optional, choices=tuple(choices))
