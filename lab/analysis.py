@@ -47,7 +47,7 @@ def decompose(run: Run, watch: Callable[[str], None] = lambda task: None) -> dic
     "mean": {"loss", <terms>}, "why": {<term that does not exist>: reason}}. `watch` is told each old task before its turn.
     Raises LabError for a run that is not finished or keeps no state, and where its scores cannot be reproduced here.
     """
-    found = run._json(FILE)
+    found = run.decomposition
     if not found:
         found = _measure(run, watch)
         files.write_json(run.dir / FILE, found)
