@@ -1,15 +1,16 @@
 """Where did it go? What each old task has lost since it was learned, split by re-evaluation with the modules as they were.
 
-R is the matrix of a finished run of T tasks, O_i[j] the score on task j after task i when the true task picks the expert. For j < T
+R is the matrix of a finished run of T tasks, O_i[j] the score on task j after task i when the true task picks the expert, j < T:
 
     R[j][j] - R[T][j] = router + experts + classifier + new_classes
     router            = (O_T[j] - R[T][j]) - (O_j[j] - R[j][j])     how much the error of the router has grown since then
     O_j[j] - O_T[j]   = experts + classifier + new_classes          what is lost even if routing is perfect
 
-The second line is split over what changed since task j was learned: the experts, the classifier's rows of the classes known then,
-and (scenario class only) the classes that compete since. s(S) is the score with the parts S as they are now and the others as they
-were, so s(none) = O_j[j] and s(all) = O_T[j]; the share of a part is its mean cost over all orders of changing them (Shapley), since
-no order is the right one and the sum must not depend on it. Parts that are equal bit for bit have the share 0 without evaluation.
+The second line is split over what changed since task j was learned: the experts, the classifier's rows of the classes known
+then, and (scenario class only) the classes that compete since. s(S) is the score with the parts S as they are now and the others
+as they were, so s(none) = O_j[j] and s(all) = O_T[j]. The share of a part is its mean cost over all orders of changing them
+(Shapley), since no order is the right one and the terms must not depend on it. Parts that are equal bit for bit have the share 0
+without evaluation.
 
 Where no single expert is the model of a task (one shared expert, or experts trained while the earlier ones act), there is no
 perfect routing: `router` is None, s is measured with the run's own routing, and `experts` means experts and router together.
@@ -78,7 +79,9 @@ def _measure(run: Run, watch: Callable[[str], None]) -> dict[str, Any]:
 def _session(run: Run) -> Session:
     """The session of the run before training; LabError where data or backbone are not those of the run."""
     if not (run.dir / "state" / "after_0" / "classifier.safetensors").is_file():
-        raise LabError(f"run '{run.id}' was recorded without the state of its moments (state/): run it again to ask where losses went")
+        raise LabError(
+            f"run '{run.id}' has no files of its moments (state/after_0): only a run that kept them can be looked back at"
+        )
     session = api.session(validated(run.config), runs=False)
     if run.info.get("fingerprint") != session.fingerprint():
         raise LabError(f"the data or the backbone of run '{run.id}' have changed since it was made: it cannot be evaluated again")
@@ -142,8 +145,10 @@ def _row(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
     expected |= {} if oracle else {"when it was learned": (before, learned)}
     for moment, (here, recorded) in expected.items():
         if here != recorded:
-            raise LabError(f"the scores of run '{run.id}' are not reproduced here: task '{run.tasks[j]}' {moment} had {recorded:.4f}, "
-                           f"now {here:.4f}; decompose it with the machine and the versions that made it (env.json)")  # fmt: skip
+            raise LabError(
+                f"the scores of run '{run.id}' are not reproduced here: task '{run.tasks[j]}' {moment} had {recorded:.4f}, "
+                f"now {here:.4f}; use the machine and the versions that made it (env.json)"
+            )
     row = {"task": run.tasks[j], "learned": learned, "last": kept, "loss": learned - kept}
     row["router"] = (after - kept) - (before - learned) if oracle else None
     row |= dict.fromkeys(TERMS[1:], 0.0) | shares(score, parts)
@@ -155,7 +160,8 @@ def _modules(learner: Learner, j: int, oracle: bool) -> dict[str, Tensor]:
     """What `experts` stands for: with perfect routing the expert of task j, else all experts and the router."""
     if oracle:
         return dict(learner.bank.expert(j))
-    return dict(learner.router.state_dict()) | {f"{k}.{n}": p for k in range(len(learner.bank)) for n, p in learner.bank.expert(k).items()}
+    experts = {f"{k}.{name}": p for k in range(len(learner.bank)) for name, p in learner.bank.expert(k).items()}
+    return experts | {f"router.{name}": tensor for name, tensor in learner.router.state_dict().items()}
 
 
 def _equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:

@@ -56,7 +56,10 @@ def zero_shot_transfer(r: np.ndarray, zero_shot: Sequence[float]) -> float:
 
 
 def interference(r: np.ndarray) -> np.ndarray:
-    """I[i][j] = R[i-1][j] - R[i][j] for i > j: what learning task i cost task j; NaN elsewhere. Column j sums to R[j][j] - R[T][j]."""
+    """I[i][j] = R[i-1][j] - R[i][j] for i > j: what learning task i cost task j; NaN elsewhere.
+
+    Column j sums to R[j][j] - R[T][j].
+    """
     cost = np.full(r.shape, np.nan)
     cost[1:] = r[:-1] - r[1:]
     cost[np.triu_indices(*r.shape)] = np.nan  # k = 0: a task is no cost to itself
@@ -64,7 +67,7 @@ def interference(r: np.ndarray) -> np.ndarray:
 
 
 def shares(score: Callable[[frozenset[str]], float], parts: Sequence[str]) -> dict[str, float]:
-    """Split score(none) - score(all) among parts that changed; `score(S)` is measured with the parts S as they are now, others as then.
+    """Split score(none) - score(all) among parts that changed; `score(S)` is that with the parts S new and the others old.
 
     The share of a part is its mean cost over all orders in which the parts can be changed one after the other (Shapley 1953):
     no order is preferred, the shares add up, and a part whose change never matters has the share 0. 2^n scores for n parts.

@@ -176,6 +176,11 @@ class Run:
         return self._json("matrix.json")
 
     @property
+    def environment(self) -> dict[str, Any]:
+        """env.json: versions and machine that made the run."""
+        return self._json("env.json")
+
+    @property
     def decomposition(self) -> dict[str, Any]:
         """decomposition.json: where the losses of old tasks went, see lab.analysis; empty if it was not measured."""
         return self._json("decomposition.json")

@@ -58,8 +58,8 @@ def comparison(runs: Sequence[Run]) -> Comparison:
 def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = "average_accuracy") -> pd.DataFrame:
     """Groups of runs by a score against a cost: label, recipe, n, cost, score, task_id, dominated_by, why.
 
-    `cost` and `score` are paths of `views.MEASURES`. A group is dominated by another one that is at least as good in both and better
-    in one; a group that is given the true task dominates only such groups, since the task is a privilege and no merit.
+    `cost` and `score` are paths of `views.MEASURES`. A group is dominated by another one that is at least as good in both and
+    better in one; a group that is given the true task dominates only such groups, since the task is a privilege and no merit.
     `dominated_by` is empty for the others, `why` the reason where cost or score is unknown; such a group takes no part.
     """
     known = [measure.path for measure in views.MEASURES]

@@ -54,7 +54,7 @@ MEASURES = [
     Measure("cost.statistics_bytes", "Statistics bytes", "what routers and methods keep beside their parameters", score=False),
     Measure("cost.train_s", "Training seconds", "time spent in training, or saved by taking experts from the store", score=False),
     Measure("cost.eval_s", "Evaluation seconds", "time spent in evaluation", score=False),
-    Measure("cost.peak_memory_bytes", "Peak memory bytes", "most memory the process held: on the GPU if it computed there", score=False),
+    Measure("cost.peak_memory_bytes", "Peak memory bytes", "most memory held: on the GPU if it computed there", score=False),
 ]
 
 
