@@ -4,7 +4,9 @@ Precedence: defaults < recipe file < `-o key=value`. The command line, the form 
 are generated from the fields below and from the `Options` of the plug-ins.
 """
 
-from collections.abc import Sequence
+import math
+import shlex
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -210,6 +212,49 @@ def parse_override(text: str) -> dict[str, Any]:
     for part in reversed(path):
         parsed = {part: parsed}
     return parsed
+
+
+def written(value: Any) -> str:
+    """A value as YAML on one line, as `-o` reads it."""
+    if isinstance(value, float):
+        return f"{value:g}" if math.isclose(float(f"{value:g}"), value, rel_tol=1e-12) else repr(value)
+    if isinstance(value, str) and value and yaml.safe_load(value) == value:
+        return value
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...").strip()
+
+
+def command_line(content: dict[str, Any]) -> str:
+    """The shortest `lab run` that computes what the resolved configuration `content` says.
+
+    Raises LabError for a configuration that options over the recipes of this version cannot express.
+    """
+    for recipe in dict.fromkeys([content["recipe"] if content["recipe"] in recipe_names() else "custom", "custom"]):
+        changes = [f"{path}={written(value)}" for path, value in _differences(configure(recipe).to_dict(), content)]
+        for change in list(changes):  # naming a plug-in brings its defaults, so some say nothing
+            rest = [other for other in changes if other != change]
+            changes = rest if _gives(recipe, rest, content) else changes
+        if _gives(recipe, changes, content):
+            return shlex.join(["lab", "run", recipe, *(word for change in changes for word in ("-o", change))])
+    raise LabError("this configuration cannot be written as options over a recipe of this version")
+
+
+def _differences(base: Any, wanted: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Options of `wanted` that are not those of `base`, by dotted path; another plug-in comes with all of its options."""
+    base = base if isinstance(base, dict) and base.get("name") == wanted.get("name") else {}
+    for name, value in wanted.items():
+        if isinstance(value, dict) and value:
+            yield from _differences(base.get(name), value, f"{prefix}{name}.")
+        elif prefix + name != "about" and base.get(name, ...) != value:
+            yield prefix + name, value
+
+
+def _gives(recipe: str, changes: Sequence[str], content: dict[str, Any]) -> bool:
+    """Whether these options over a recipe are this configuration; what it is about does not count."""
+    try:
+        return configure(recipe, changes).to_dict() | {"about": ""} == content | {"about": ""}
+    except LabError:
+        return False
 
 
 def configure(recipe: str = "custom", overrides: Sequence[str] = (), **settings: Any) -> RunConfig:

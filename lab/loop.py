@@ -373,16 +373,23 @@ class Session:
         return {"task_id": task_id, "stored_examples": stored, "generated_examples": 0}
 
     def cost(self) -> dict[str, Any]:
-        """Parameters, bytes, seconds. Times include what was saved by reuse; `reused_s` says how much of train_s that is."""
+        """Parameters, bytes, seconds; what is kept from one task to the next, adapters, memory and statistics apart.
+
+        Adapters: experts, classifier and router. Statistics: what routers and methods keep beside them. Memory: stored texts.
+        Times include what was saved by reuse; `reused_s` says how much of train_s that is.
+        """
         learner = self.learner
-        kept = [p for k in range(len(learner.bank)) for p in learner.bank.expert(k).values()]
-        kept += [*learner.classifier.parameters(), *learner.router.parameters()]
-        count, methods = sum(p.numel() for p in kept), sum(method.bytes for method in self.methods)
+        adapters = [p for k in range(len(learner.bank)) for p in learner.bank.expert(k).values()]
+        adapters += [*learner.classifier.parameters(), *learner.router.parameters()]
+        statistics = [*learner.router.buffers(), *(tensor for method in self.methods for tensor in method.state().values())]
+        adapter_bytes, statistics_bytes = (sum(t.numel() * t.element_size() for t in kept) for kept in (adapters, statistics))
         return {
-            "trainable_parameters": count,
-            "stored_bytes": sum(p.numel() * p.element_size() for p in kept) + self.memory.bytes + methods,
+            "trainable_parameters": sum(p.numel() for p in adapters),
+            "stored_parameters": sum(t.numel() for t in [*adapters, *statistics]),
+            "stored_bytes": adapter_bytes + self.memory.bytes + statistics_bytes,
+            "adapter_bytes": adapter_bytes,
             "memory_bytes": self.memory.bytes,
-            "method_bytes": methods,
+            "statistics_bytes": statistics_bytes,
             "train_s": round(self.cursor.train_s + self.cursor.reused_s, 3),
             "reused_s": round(self.cursor.reused_s, 3),
             "eval_s": round(self.cursor.eval_s, 3),

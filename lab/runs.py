@@ -2,7 +2,7 @@
 
     config.yaml (resolved)   run.json (status, times, error)   env.json   events.jsonl   matrix.json (scores only)
     predictions/after_<k>.parquet   routing/after_<k>.safetensors   experts/<task>/   router.safetensors
-    state/after_<k>/   checkpoint/   log.txt
+    state/after_<k>/   checkpoint/   log.txt   decomposition.json (once it was asked for)
 """
 
 import json
@@ -179,6 +179,16 @@ class Run:
     def scores(self) -> dict[str, Any]:
         """matrix.json: tasks, labels, matrix, zero_shot, oracle, validation."""
         return self._json("matrix.json")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """env.json: versions and machine that made the run."""
+        return self._json("env.json")
+
+    @property
+    def decomposition(self) -> dict[str, Any]:
+        """decomposition.json: where the losses of old tasks went, see lab.analysis; empty if it was not measured."""
+        return self._json("decomposition.json")
 
     @property
     def tasks(self) -> list[str]:
