@@ -1,6 +1,7 @@
 """Progress of a session, or of the cells of a grid, in the terminal, on stderr."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from rich.console import Console
@@ -46,11 +47,14 @@ def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[eve
 
 def follow_cells(steps: Iterator[Any]) -> None:
     """Draw the work on a grid (lab.grid.Progress): one bar over all cells with its ETA, one for each cell that runs now."""
+    first = next(steps, None)
+    if first is None:
+        return  # nothing to do is nothing to draw
     shares = [TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn()]
     times = [TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()]
     with Progress(*shares, *times, console=Console(stderr=True), speed_estimate_period=600) as bars:
         whole, running = bars.add_task("cells"), dict[str, TaskID]()
-        for step in steps:
+        for step in chain([first], steps):
             done = step.done + sum(step.active.values())
             bars.update(whole, total=step.total, completed=done, description=f"cells {step.done}/{step.total}")
             for id in [id for id in running if id not in step.active]:

@@ -1,8 +1,8 @@
 """Grids: recipes x streams x scenarios x swept values x orders x seeds, one run per cell, and what can be said of them.
 
-A cell is named by the content of its resolved configuration and is an ordinary run in the folder of runs, so nothing else has to be
-remembered: a finished cell is not run again, by this grid or by another one that holds it too, and one that was left in its middle
-is gone on with. Values are chosen by validation, at one seed and in one order, and then hold for all seeds and orders.
+A cell is named by the content of its resolved configuration and is an ordinary run in the folder of runs, so nothing else has
+to be remembered: a finished cell is not run again, by this grid or by another one that holds it too, and one that was left in
+its middle is gone on with. Values are chosen by validation, at one seed and in one order, and then hold for all seeds and orders.
 """
 
 import hashlib
@@ -116,7 +116,7 @@ def _refuse(path: Path, grid: GridFile) -> None:
             raise LabError(f"{where}: '{name}' is an axis of its own: write {AXES[name]}: ... beside set and sweep")
         if name in grid.set and name in grid.sweep:
             raise LabError(f"{where}: '{name}' stands in set and in sweep: choose one")
-        if name == "stream.tasks" and (isinstance(grid.orders, list) and grid.orders or name in grid.sweep):
+        if name == "stream.tasks" and (name in grid.sweep or (isinstance(grid.orders, list) and grid.orders)):
             raise LabError(f"{where}: '{name}' and orders both say which tasks are learned: write orders alone")
     for name, values in grid.sweep.items():
         if not values:

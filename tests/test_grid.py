@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,8 @@ def test_the_hash_is_that_of_the_resolved_configuration(stream, tmp_path):
     assert (resolved.backbone.device, resolved.backbone.dtype, resolved.backbone.threads) == ("cpu", "float32", 1)
     assert resolved.stream.tasks == ["sea", "city"]
     (tmp_path / "other.yaml").write_text("base: sequential\nrecipe: sequential\nabout: other words\n")
-    other = Grid(write(tmp_path, stream, recipes=["other.yaml"], seeds=[0], sweep=None, set=CONTENT["set"] | {"train.lr": 0.02}), "x")
+    fixed = {"recipes": ["other.yaml"], "seeds": [0], "sweep": None, "set": CONTENT["set"] | {"train.lr": 0.02}}
+    other = Grid(write(tmp_path, stream, **fixed), "x")
     assert [c.hash for c in other.possible.values()] == [cell.hash], "the same run in another grid, found beside the file"
     assert cell.hash not in Grid(write(tmp_path, stream, set={}), tmp_path).possible
     assert runs.ID.fullmatch(cell.id) and cell.id.endswith(cell.hash)
@@ -174,7 +176,7 @@ def lab(*words: str):
 def test_progress_counts_cells(whole):
     steps = whole[2]
     assert steps[-1].done == steps[-1].total == 6 and not steps[-1].active
-    assert all(later.done >= step.done for step, later in zip(steps, steps[1:], strict=False))
+    assert all(later.done >= step.done for step, later in pairwise(steps))
     assert len([line for step in steps for line in step.ended]) == 6
 
 
@@ -194,7 +196,7 @@ def test_the_second_time_nothing_happens(whole):
 
 
 def test_a_wider_grid_runs_only_what_is_new(whole, stream, tmp_path):
-    path, root, _ = whole
+    root = whole[1]
     made = Grid(write(tmp_path, stream, recipes=["sequential"], seeds=[0, 1, 2]), root)
     before = {folder.name for folder in root.glob("*/")}
     steps = done(made)
@@ -415,7 +417,7 @@ def test_all_problems_are_listed(stream, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("a: [", "grid g.yaml, line 1: not valid YAML"), ("- a", "grid g.yaml must be a mapping with recipes"), ("", "must be a mapping")],
+    [("a: [", "grid g.yaml, line 1: not valid YAML"), ("- a", "grid g.yaml must be a mapping"), ("", "must be a mapping")],
 )
 def test_files_that_are_no_grids(content, message, tmp_path):
     (tmp_path / "g.yaml").write_text(content)
