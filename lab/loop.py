@@ -62,8 +62,13 @@ class Scores:
 
 def prepare(config: RunConfig, tasks: Sequence[Task]) -> RunConfig:
     """The configuration with everything that was chosen automatically written down."""
+    return resolved(config, [task.name for task in tasks])
+
+
+def resolved(config: RunConfig, tasks: list[str]) -> RunConfig:
+    """The same from the names of the tasks in their order."""
     name = "+".join(Path(source).name for source in config.stream.sources) or config.stream.name
-    stream = config.stream.model_copy(update={"name": name, "tasks": [task.name for task in tasks]})
+    stream = config.stream.model_copy(update={"name": name, "tasks": tasks})
     return config.model_copy(update={"stream": stream, "backbone": resolve(config.backbone)})
 
 

@@ -275,8 +275,7 @@ class Run:
     ) -> "Run":
         """A new folder with config.yaml, run.json and env.json; LabError if the id is taken or nothing can be written."""
         folder = root(runs)
-        named = (config["recipe"], config["stream"]["name"])
-        recipe, stream = (re.sub(r"[^a-z0-9_-]+", "-", Path(name).name.lower()).strip("-") for name in named)
+        recipe, stream = slug(config["recipe"]), slug(config["stream"]["name"])
         stem = id or f"{datetime.now():%Y%m%d-%H%M%S}-{recipe}-{stream}-s{config['seed']}"[:72]
         if not ID.fullmatch(stem):
             raise LabError(f"'{stem}' cannot be a run id: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
@@ -331,6 +330,11 @@ class Run:
     @property
     def stop_requested(self) -> bool:
         return (self.dir / "stop").exists()
+
+
+def slug(name: str) -> str:
+    """A name, or the last part of a path, as it may stand in a run id."""
+    return re.sub(r"[^a-z0-9_-]+", "-", Path(name).name.lower()).strip("-")
 
 
 def unwritable(folder: Path, error: OSError) -> LabError:
