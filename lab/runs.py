@@ -105,6 +105,12 @@ class Run:
         self.dir = Path(folder)
         self.id = self.dir.name
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self.dir == other.dir
+
+    def __hash__(self) -> int:
+        return hash(self.dir)
+
     # -- reading ---------------------------------------------------------------------------------------------------
 
     @classmethod
