@@ -196,9 +196,10 @@ def cell_height(rows: int, least: int = 220) -> int:
     return max(least, 110 + (34 if rows <= 12 else 22) * rows)
 
 
-def clickable(figure: go.Figure, rows: int, columns: int, hover: np.ndarray) -> go.Figure:
-    """Transparent markers over the cells: a click anywhere in a cell returns its row as y and its column as x."""
-    y, x = np.mgrid[0:rows, 0:columns].reshape(2, -1)
+def clickable(figure: go.Figure) -> go.Figure:
+    """Transparent markers over the cells of a heatmap: a click anywhere in a cell returns its row as y and its column as x."""
+    hover = np.asarray(figure.data[0].customdata)  # (rows, columns)
+    y, x = np.mgrid[0 : hover.shape[0], 0 : hover.shape[1]].reshape(2, -1)
     figure.add_scatter(
         x=x,
         y=y,
@@ -261,14 +262,12 @@ def matrix_difference(first: Run, second: Run, title: str = "") -> go.Figure:
     return grid(drawn, numbered(tasks), heads(tasks, tasks), "after learning task", "difference on task")
 
 
-def routing_by_task(run: Run, after: int | None = None, title: str = "", click: bool = False) -> go.Figure:
-    """Mean share of each expert in the routing of each task; with `click`, cells answer clicks with x = expert, y = task."""
+def routing_by_task(run: Run, after: int | None = None, title: str = "") -> go.Figure:
+    """Mean share of each expert in the routing of each task."""
     table = views.routing_by_task(run, after)
     hover = _pair_hover(table, "gets {:.1%} of the weight on")
     drawn = figure(title, cell_height(len(table)))
     cells(drawn, table.to_numpy(), hover)
-    if click:
-        clickable(drawn, *table.shape, hover)
     return grid(drawn, numbered(table.index), heads(table.columns, table.index), "examples of task", "expert")
 
 
