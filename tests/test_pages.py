@@ -13,8 +13,10 @@ from conftest import FORGETS, KEEPS, TASKS, write_run
 from streamlit.testing.v1 import AppTest
 
 import lab
-from lab import figures, jobs, views
+from lab import figures, jobs, preflight, sources, views
+from lab.errors import LabError
 from lab.pages import shell
+from lab.stream import Example, Task
 
 MAIN = Path(lab.__file__).parent / "pages" / "main.py"
 PAGES = ["start", "train", "jobs", "compare", "routing"]
@@ -22,9 +24,18 @@ PAGES = ["start", "train", "jobs", "compare", "routing"]
 
 @pytest.fixture(autouse=True)
 def stream(monkeypatch):
-    """A stream that needs no data."""
-    sources = pytest.importorskip("lab.sources")
-    monkeypatch.setattr(sources, "open_stream", lambda name, parts=(): SimpleNamespace(names=lambda: list(TASKS), orders={}))
+    """A stream that needs no data; the benchmark mtl5 would have to be downloaded first."""
+
+    def opened(name, parts=()):
+        return SimpleNamespace(names=lambda: list(TASKS), orders={}, load=task, downloads=name == "mtl5")
+
+    monkeypatch.setattr(sources, "open_stream", opened)
+
+
+def task(name: str) -> Task:
+    """Twelve texts in three splits."""
+    texts = [Example(f"text {i} about {name}", i % 2) for i in range(12)]
+    return Task(name, ("no", "yes"), texts[:6], texts[6:8], texts[8:])
 
 
 def open_page(name: str, **parameters: str) -> AppTest:
@@ -254,7 +265,10 @@ def test_train_starts_once(runs, started):
 def test_train_is_refused_in_a_read_only_lab(runs, started, monkeypatch):
     monkeypatch.setenv("LAB_READ_ONLY", "1")
     app = open_page("train")
-    assert "read-only" in texts(app) and not app.button
+    assert "read-only" in texts(app)
+    assert [button.label for button in app.button] == ["Use these settings"] * 3
+    with pytest.raises(LabError, match="read-only"):
+        preflight.ask({})
 
 
 def test_pages_that_read_load_no_torch(runs):
@@ -270,3 +284,64 @@ assert "torch" not in sys.modules, "torch"
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=MAIN.parents[2])
     assert done.returncode == 0, done.stderr[-600:]
+
+
+def test_train_tells_what_is_to_be_expected(runs, monkeypatch):
+    app = open_page("train", recipe="sequential")
+    work = 4 * 3 + (3 * 2 * 6) * 3 + (4 + 8 + 12) + 2 * 3  # untrained, training, rows, validation
+    seconds = work / preflight.DEFAULT["minilm"][0]
+    assert app.metric[0].value == f"≈ {views.clock(seconds)}" and app.metric[2].value == "–"
+    assert "no run with minilm was measured here yet" in texts(app)
+    report = {"trainable_parameters": 4321, "layers": 2, "limit": 5, "device": "cpu", "dtype": "float32"}
+    tokens = ["[CLS]", "a`b", "<b>", "##c", "[SEP]"]
+    row = {"train": 6, "validation": 2, "test": 4, "labels": ["no", "yes"], "longest": 5, "at_limit": 0.5}
+    tasks = [row | {"name": name, "examples": [{"label": "yes", "tokens": tokens}]} for name in TASKS]
+    monkeypatch.setattr(preflight, "ask", lambda config: report | {"tasks": tasks})
+    app.button(key="train_look").click().run()
+    assert app.metric[2].value == "4,321" and "`<b>`" in texts(app) and "cut at 5 tokens" in texts(app)
+    assert "50% of the texts reach the limit of 5 tokens" in texts(app) and "3.0 training examples per label" in texts(app)
+    app.number_input(key="train/sequential/seed").set_value(1).run()  # another run: the report is not its
+    assert app.metric[2].value == "–"
+
+
+def test_train_says_when_data_or_model_cannot_be_loaded(runs, monkeypatch):
+    def fail(config):
+        raise LabError("the hub <b>cannot</b> be reached")
+
+    monkeypatch.setattr(preflight, "ask", fail)
+    app = open_page("train", o="stream.name=mtl5")
+    assert app.metric[0].value == "–"
+    app.button(key="train_look").click().run()
+    assert "the hub <b>cannot</b> be reached" in texts(app) and not app.exception
+
+
+def test_train_opens_a_link_and_a_preset(runs):
+    link = ["train.lr=0.01", "methods.replay={}", "memory.per_task=7", "router.temperature=soon", "backbone.name=/etc", "x=1"]
+    app = open_page("train", recipe="replay", o=link)
+    command = app.code[0].value
+    assert "train.lr=0.01" in command and "memory.per_task=7" in command  # what does not fit is left out
+    assert "/etc" not in command and "soon" not in command and not app.button(key="train_start").disabled
+    app.button(key="preset_First look").click().run()
+    assert app.selectbox(key="recipe").value == "l2r" and "stream.max_train=60" in app.code[0].value
+    assert app.query_params["o"] == [word for word in app.code[0].value.split() if "=" in word]
+
+
+def test_train_begins_with_the_settings_of_a_run(runs):
+    write_run(runs, "a", seed=4).dir.joinpath("config.yaml").write_text(
+        "recipe: sequential\nseed: 4\ntrain: {epochs: 5, lr: 0.002}\nstream: {name: builtin, tasks: [weather, animals]}\n"
+    )
+    app = open_page("train", **{"recipe": "sequential", "from": "a"})
+    command = app.code[0].value
+    assert "seed=4" in command and "train.epochs=5" in command and "tasks=[weather, animals]" in command and "lr" not in command
+    assert "from" not in app.query_params
+
+
+def test_train_puts_a_run_into_the_queue_while_another_trains(runs, monkeypatch):
+    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    monkeypatch.setattr(jobs, "_detached", lambda words, log: 0)
+    write_run(runs, "live", matrix=KEEPS[:1], status="running")
+    app = open_page("train", recipe="sequential")
+    assert app.button(key="train_start").disabled and "live is running" in texts(app)
+    app.button(key="train_queue").click().run()
+    queued = jobs.waiting(runs)
+    assert [run.config["recipe"] for run in queued] == ["sequential"] and not app.exception
