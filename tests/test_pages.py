@@ -9,13 +9,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import FORGETS, KEEPS, TASKS, write_run
+from conftest import FORGETS, KEEPS, TASKS, configuration, write_run
 from streamlit.testing.v1 import AppTest
 
 import lab
-from lab import figures, jobs, preflight, sources, views
+from lab import figures, files, jobs, preflight, sources, views
 from lab.errors import LabError
 from lab.pages import shell
+from lab.runs import now
 from lab.stream import Example, Task
 
 MAIN = Path(lab.__file__).parent / "pages" / "main.py"
@@ -55,6 +56,11 @@ def texts(app: AppTest) -> str:
     """All text of a page."""
     kinds = ("title", "subheader", "markdown", "caption", "info", "warning", "error", "success", "text")
     return "\n".join(element.value for kind in kinds for element in getattr(app, kind)).replace("\\", "")
+
+
+def bars(app: AppTest) -> str:
+    """What stands above the progress bars."""
+    return "\n".join(bar.proto.text for bar in app.get("progress")).replace("\\", "")
 
 
 def heatmap(app: AppTest, number: int) -> np.ndarray:
@@ -110,8 +116,8 @@ def test_jobs_show_state_reason_and_actions(runs, monkeypatch):
     failed.update(error="task weather: <b>no</b> memory")
     (failed.dir / "log.txt").write_text("the last line")
     app = open_page("jobs", job="failed")
-    assert "<b>no</b> memory" in texts(app) and "the last line" in app.code[0].value
-    assert [button.label for button in app.button] == ["Resume"]
+    assert "<b>no</b> memory" in texts(app) and any("the last line" in code.value for code in app.code)
+    assert [button.label for button in app.button] == ["Resume", "Delete"]
     table = app.dataframe[0].value.set_index("run")
     assert (
         table.loc["failed", "status"] == "failed"
@@ -132,6 +138,58 @@ def test_jobs_show_a_running_run(runs, monkeypatch):
     assert heatmap(app, 1)[2, 0] == pytest.approx(0.7)
     app.button(key="stop_after").click().run()
     assert run.stop_requested and app.button(key="stop_after").disabled
+
+
+def test_jobs_step_through_the_tasks_and_name_what_is_odd(runs, monkeypatch):
+    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    run = write_run(runs, "live", "sequential", [[0.9, None, None], [0.3, 0.8, None]], status="running")
+    run.update(started=now())
+    app = open_page("jobs")
+    shown = texts(app)
+    assert ":green-badge[:material/check: 1 animals 0.30]" in shown and ":blue-badge[:material/play_arrow: 3 cooking]" in shown
+    assert "Task animals lost 0.60" in shown and "since it started" in bars(app)
+    run.append({"kind": "Step", "task": 2, "phase": "train", "epoch": 1, "epochs": 2, "step": 9, "steps": 20,
+                "terms": {"task": None}, "lr": 0.1, "progress": 0.9})  # fmt: skip
+    with open(run.dir / "events.jsonl", "a") as events:
+        events.write('{"kind": "St')
+    app.run()
+    assert "The loss is not a number since task 3 (cooking), step 9" in texts(app) and not app.exception
+
+
+def test_jobs_name_dead_experts(runs):
+    run = write_run(runs, "a")
+    assert views.alerts(run) == []
+    shares = np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.5, 0.49, 0.01]])
+    path = run.dir / "routing" / "after_2.safetensors"
+    arrays, header = files.read_arrays(path)
+    files.write_arrays(path, arrays | {f"{t}/share_sum": shares[t] * arrays[f"{t}/count"] for t in range(3)}, header)
+    assert [alert.text for alert in views.alerts(run)] == ["Expert cooking is dead: no task gives it more than 1.0%."]
+
+
+def test_jobs_order_and_hold_the_queue(runs, monkeypatch):
+    monkeypatch.setattr(jobs, "_detached", lambda words, log: 0)
+    waiting = [jobs.enqueue(configuration(seed=seed), runs) for seed in range(2)]
+    app = open_page("jobs", job=waiting[1].id)
+    assert "Queue:** 2 waiting" in texts(app) and app.button(key="later").disabled and not app.button(key="earlier").disabled
+    assert "waits in the queue, 2 of 2" in bars(app)
+    assert set(app.dataframe[0].value["state"]) == {"queued, 1.", "queued, 2."}
+    app.button(key="earlier").click().run()
+    assert jobs.waiting(runs) == waiting[::-1]
+    app.button(key="queue_hold").click().run()
+    assert jobs.paused(runs) and "held" in texts(app)
+    app.button(key="unqueue").click().run()
+    assert waiting[1].status == "stopped" and jobs.waiting(runs) == waiting[:1]
+
+
+def test_jobs_delete_asks_first_and_removes_that_run_only(runs, monkeypatch):
+    kept, gone = write_run(runs, "kept"), write_run(runs, "gone")
+    app = open_page("jobs", job="gone")
+    app.button(key="delete").click().run()
+    assert gone.dir.exists()
+    app.button(key="delete_yes").click().run()
+    assert not gone.dir.exists() and kept.status == "finished" and not app.exception
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    assert open_page("jobs").button(key="delete").disabled
 
 
 def test_compare_shows_the_numbers_of_the_runs(runs):

@@ -1,4 +1,4 @@
-"""Before a run: its work is what progress counts, the forecast is work over measured speed, and the look sees what training does."""
+"""Before a run: its work is what progress counts, a forecast is work over measured speed, the look sees what training does."""
 
 import socket
 

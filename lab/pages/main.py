@@ -2,6 +2,7 @@
 
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 import streamlit as st
@@ -32,13 +33,15 @@ def place(folder: Path) -> str:
 
 
 def running_job() -> None:
-    """The active job with its progress and a link; looks again every two seconds while there is one."""
-    busy = jobs.active()
+    """The active job with its progress and a link; looks again every two seconds while there is one, or one waits."""
+    with suppress(LabError):  # a folder that cannot be written has no queue
+        jobs.tend()
+    busy = bool(jobs.active()) or (bool(jobs.waiting()) and not jobs.paused())
 
     @st.fragment(run_every=2 if busy else None)
     def chip() -> None:
         found = jobs.active()
-        if busy and not found:
+        if busy and not found and (jobs.paused() or not jobs.waiting()):
             st.rerun()
         for run in found:
             try:
