@@ -316,6 +316,19 @@ def _weights_by_layer(table: pd.DataFrame, title: str, columns: Sequence[str], w
     return grid(drawn, [layer_name(name) for name in table.index], columns, "layer", what)
 
 
+def subspace_overlap(table: pd.DataFrame, title: str = "") -> go.Figure:
+    """Overlap of the subspaces of LoRA experts, the table of `lab.library.similarity`."""
+    values = table.to_numpy()
+    hover = np.empty(values.shape, dtype=object)
+    for i, j in np.ndindex(values.shape):
+        names = f"<b>{literal(table.index[i])}</b><br><b>{literal(table.columns[j])}</b>"
+        hover[i, j] = f"{names}<br>{'not comparable' if np.isnan(values[i, j]) else f'overlap {values[i, j]:.3f}'}"
+    drawn = figure(title, cell_height(len(table)))
+    cells(drawn, values, hover)
+    names = [key.partition("/")[2] for key in table.index]
+    return grid(drawn, numbered(names), heads(names, names), "expert", "with expert")
+
+
 def layer_name(path: str) -> str:
     """The telling parts of a module path: 'encoder.layer.3.attention.self.query' is '3 · query'."""
     parts = path.split(".")

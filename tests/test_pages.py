@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from conftest import FORGETS, KEEPS, TASKS, configuration, write_run
 from streamlit.testing.v1 import AppTest
+from test_library import save
 
 import lab
-from lab import figures, files, jobs, preflight, sources, views
+from lab import figures, files, jobs, library, preflight, sources, views
 from lab.errors import LabError
-from lab.pages import shell
+from lab.pages import shell, system
 from lab.runs import now
 from lab.stream import Example, Task
 
 MAIN = Path(lab.__file__).parent / "pages" / "main.py"
-PAGES = ["start", "train", "jobs", "compare", "routing"]
+PAGES = ["start", "train", "jobs", "compare", "routing", "library", "about"]
 
 
 @pytest.fixture(autouse=True)
@@ -335,7 +336,7 @@ def test_pages_that_read_load_no_torch(runs):
 import sys
 from streamlit.testing.v1 import AppTest
 app = AppTest.from_file({str(MAIN)!r}, default_timeout=60).run()
-for page in ("jobs", "compare", "routing"):
+for page in ("jobs", "compare", "routing", "library", "about"):
     app.switch_page(page + ".py").run()
     assert not app.exception and app.title
 assert "torch" not in sys.modules, "torch"
@@ -403,3 +404,69 @@ def test_train_puts_a_run_into_the_queue_while_another_trains(runs, monkeypatch)
     app.button(key="train_queue").click().run()
     queued = jobs.waiting(runs)
     assert [run.config["recipe"] for run in queued] == ["sequential"] and not app.exception
+
+
+# -- library and about -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shelf(runs):
+    """A run with two LoRA experts."""
+    run = write_run(runs, "a", texts=["A <b>tagged</b> text"])
+    for seed, name in enumerate(TASKS[:2]):
+        save(run.dir / "experts" / name, seed=seed)
+    return run
+
+
+def test_library_shows_experts_and_how_alike_they_are(shelf):
+    app = open_page("library")
+    table = app.dataframe[0].value.set_index("expert")
+    assert table.loc["animals", "learned"] == 0.9 and table.loc["animals", "now"] == 0.86
+    found = library.experts([shelf])
+    assert table.loc["weather", "norm"] == library.describe(found[1])["norm"]
+    np.testing.assert_allclose(heatmap(app, 0), library.similarity(found), rtol=1e-5)
+    app.segmented_control(key="lib_side").set_value("input").run()
+    np.testing.assert_allclose(heatmap(app, 0), library.similarity(found, "input"), rtol=1e-5)
+    assert any("0.900 when it was learned" in code.value for code in app.code)
+    app.multiselect(key="lib_pick").set_value(["a/animals"]).run()
+    assert "at least two" in texts(app) and not app.exception
+
+
+def test_library_keeps_notes_and_hides_archived_runs_elsewhere(shelf, runs):
+    write_run(runs, "b")
+    app = open_page("library", lib_run="a")
+    app.toggle[0].set_value(True), app.toggle[1].set_value(True)
+    app.text_area[0].set_value("keep <i>this</i>")
+    next(button for button in app.button if button.label == "Save").click().run()
+    assert shelf.notes == {"text": "keep <i>this</i>", "tags": [], "starred": True, "archived": True}
+    assert open_page("library", lib_run="a").text_area[0].value == "keep <i>this</i>"
+    assert open_page("compare").multiselect(key="runs").options == ["b"]
+
+
+def test_library_is_read_only_on_the_server_too(shelf, monkeypatch):
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    app = open_page("library")
+    assert "brought in" not in [button.label for button in app.button] and "not brought in" in texts(app)
+    assert all(button.disabled for button in app.button) and app.text_area[0].disabled
+
+
+def test_about_fills_the_formulas_with_the_numbers_of_the_run(runs, monkeypatch):
+    run = write_run(runs, "a", "sequential", FORGETS, routed=False)
+    app = open_page("about", about_run="a")
+    shown = "\n".join(element.value for element in app.latex)
+    assert rf"{run.result()['forgetting']:.3f}" in shown and "(0.910 - 0.320)" in shown
+    assert "needs single-task scores" in texts(app) and not app.error
+    checks = [system.Check("Disk has room", False, "0.1 GB free"), system.Check("Runs can be written", True, "here")]
+    monkeypatch.setattr(system, "self_check", lambda folder: checks)
+    app.button(key="about_check").click().run()
+    assert "0.1 GB free" in texts(app) and "cannot work here" in app.error[0].value
+
+
+def test_self_check_tries_what_training_needs(runs, monkeypatch):
+    found = {check.name: check for check in system.self_check(runs)}
+    assert all(check.good for check in found.values()) and "torch" in found["A process can train"].seen
+    assert list(runs.iterdir()) == []
+    (runs / "file").touch()
+    monkeypatch.setattr(system, "PROBE", "raise SystemExit('no torch here')")
+    found = {check.name: check for check in system.self_check(runs / "file")}
+    assert not found["Runs can be written"].good and found["A process can train"].seen == "no torch here"

@@ -1,16 +1,12 @@
 """Jobs: every run of the folder with its derived status, and one of them live."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pandas as pd
 import streamlit as st
 import yaml
 
 from lab import figures, jobs, views
 from lab.config import recipe_names
-from lab.errors import LabError
-from lab.pages import shell
+from lab.pages import actions, shell
 from lab.runs import Run, all_runs
 
 PERIOD = 1.5  # seconds between two looks at an active run
@@ -64,26 +60,11 @@ def queue(waiting: list[Run]) -> None:
             disabled=jobs.read_only(), key="queue_hold",
             help="Waiting runs start one after another. Holding the queue leaves the run that trains alone.",
         ):  # fmt: skip
-            attempt(jobs.pause, not held)
-
-
-def attempt(action: Callable[..., Any], *given: Any) -> None:
-    """Do something to a run or the queue and draw the page again; what cannot be done is said there."""
-    do(action, *given)
-    st.rerun()
-
-
-def do(action: Callable[..., Any], *given: Any) -> None:
-    try:
-        action(*given)
-    except LabError as error:
-        st.session_state["job_error"] = str(error)
+            actions.attempt(jobs.pause, not held)
 
 
 def controls(run: Run, state: str) -> None:
     """Buttons for what can be done with the run in this state, most likely first."""
-    if error := st.session_state.pop("job_error", None):
-        st.error(shell.plain(error))
     locked = jobs.read_only()
     reason = "This lab is read-only." if locked else None
 
@@ -95,29 +76,29 @@ def controls(run: Run, state: str) -> None:
         if run in waiting:
             others = [other for other in jobs.active() if other != run]
             if offer("Start now", "play_arrow", "start_now", "Does not wait for the runs before it.", bool(others)):
-                attempt(jobs.resume, run)
+                actions.attempt(jobs.resume, run)
             if offer("Earlier", "arrow_upward", "earlier", "Changes places with the run before it.", run == waiting[0]):
-                attempt(jobs.move, run, -1)
+                actions.attempt(jobs.move, run, -1)
             if offer("Later", "arrow_downward", "later", "Changes places with the run behind it.", run == waiting[-1]):
-                attempt(jobs.move, run, 1)
+                actions.attempt(jobs.move, run, 1)
             if offer("Take out of the queue", "playlist_remove", "unqueue", "The run stays and can be resumed."):
-                attempt(jobs.stop, run)
+                actions.attempt(jobs.stop, run)
         elif state in jobs.ACTIVE:
             asked = run.stop_requested
             label = "Stops after this task" if asked else "Stop after this task"
             about = "Finishes and scores the current task, then ends. Nothing is lost."
             if state == "running" and offer(label, "stop_circle", "stop_after", about, asked):
-                attempt(jobs.stop, run)
+                actions.attempt(jobs.stop, run)
             about = "Ends the process at once. Work since the last saved state is done again on resume."
             if offer("Stop now", "cancel", "stop_now", about):
                 with st.spinner("Ending the process"):
-                    attempt(jobs.stop, run, True)
+                    actions.attempt(jobs.stop, run, True)
         elif state in jobs.RESUMABLE:
             if not jobs.active():
                 if offer("Resume", "resume", "resume", "Goes on from the last saved state."):
-                    attempt(jobs.resume, run)
+                    actions.attempt(jobs.resume, run)
             elif offer("Resume in turn", "playlist_add", "resume_later", "Another run trains: this one goes on after it."):
-                attempt(jobs.enqueue, run)
+                actions.attempt(jobs.enqueue, run)
         if run.matrix:
             st.page_link(shell.page("compare"), label="Compare", icon=":material/compare_arrows:", query_params={"runs": run.id})
         if run.recorded():
@@ -132,21 +113,7 @@ def controls(run: Run, state: str) -> None:
             if st.button(
                 "Delete", icon=":material/delete:", type="tertiary", disabled=locked, help=reason or about, key="delete"
             ):
-                confirm_delete(run)
-
-
-@st.dialog("Delete this run?")
-def confirm_delete(run: Run) -> None:
-    size = sum(path.stat().st_size for path in run.dir.rglob("*") if path.is_file())
-    st.markdown(f"**{shell.plain(run.id)}** and all its files ({size / 1e6:,.1f} MB) are removed. This cannot be undone.")
-    if run.matrix:
-        st.caption(f"{len(run.matrix)} of {len(run.tasks)} tasks are learned and scored.")
-    with st.container(horizontal=True):
-        words = {"type": "primary", "icon": ":material/delete:", "key": "delete_yes"}
-        if st.button("Delete", on_click=do, args=[jobs.delete, run], **words):
-            st.rerun()
-        if st.button("Keep it", key="delete_no"):
-            st.rerun()
+                actions.confirm_delete(run)
 
 
 def live(run: Run, state: str) -> None:
@@ -274,6 +241,7 @@ def focused(run: Run) -> None:
 
 def draw() -> None:
     shell.heading("Jobs", "Every run is a folder and a process of its own: closing this page stops nothing.")
+    actions.said()
     runs = all_runs()[::-1]
     if not runs:
         return shell.nothing_yet("There are no runs in this folder yet.")
