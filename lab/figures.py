@@ -436,6 +436,20 @@ def loss_curve(run: Run, title: str = "") -> go.Figure:
 # -- bars ------------------------------------------------------------------------------------------------------------------
 
 
+def guesses(labels: Sequence[str], guessed: Sequence[float], measured: Sequence[float], title: str = "") -> go.Figure:
+    """Guesses from 0 to 1 beside what was measured, one pair of bars per label."""
+    drawn = figure(title, 260)
+    names = unique(labels, 24)
+    for name, values, colour, pattern in (("your guess", guessed, "#8A8A8A", "/"), ("measured", measured, "#2B7FC4", "")):
+        drawn.add_bar(
+            name=name, x=names, y=list(values), marker={"color": colour, "pattern": {"shape": pattern}},
+            text=[f"{value:.2f}" for value in values], textposition="outside", cliponaxis=False,
+            hovertemplate=f"%{{x}}<br>{name} %{{y:.3f}}<extra></extra>",
+        )  # fmt: skip
+    drawn.update_layout(barmode="group", legend={"orientation": "h", "y": 1.15, "x": 0}, margin={"t": 40})
+    return drawn.update_yaxes(range=[0, 1.08])
+
+
 def comparison(runs: Sequence[Run], measure: str = "average_accuracy", title: str = "") -> go.Figure:
     """One measure of several groups of runs as bars in the colours of their recipes; missing values have no bar."""
     found = views.summary(runs)

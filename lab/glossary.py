@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lab.metrics import array
 from lab.runs import Run
 
-SHOWN = 6  # terms of a sum that are written out; longer sums are cut in their middle
+WIDE = 48  # characters of a sum that are written out; longer sums are cut in their middle
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def glossary(run: Run | None = None) -> list[Formula]:
         if value is None or not terms:
             why = found["why"].get(name) or found["why"].get(f"routing.{name}") or "not recorded for each task"
             return Formula(title, about, latex, value=value, why=why)
-        return Formula(title, about, latex, rf"\frac{{{_sum(terms)}}}{{{len(terms)}}} \approx {value:.3f}", value)
+        return Formula(title, about, latex, rf"\frac{{1}}{{{len(terms)}}} \left( {_sum(terms)} \right) \approx {value:.3f}", value)
 
     def pairs(first: Sequence[float], second: Sequence[float]) -> list[str]:
         return [f"({a:.3f} - {b:.3f})" for a, b in zip(first, second, strict=True)]
@@ -85,5 +85,6 @@ def glossary(run: Run | None = None) -> list[Formula]:
 
 def _sum(terms: Sequence[str]) -> str:
     """Terms with plus signs, the middle of long sums left out."""
-    kept = list(terms) if len(terms) <= SHOWN else [*terms[: SHOWN - 2], r"\dots", terms[-1]]
+    most = max(3, WIDE // (len(terms[0]) + 3))
+    kept = list(terms) if len(terms) <= most else [*terms[: most - 2], r"\dots", terms[-1]]
     return " + ".join(kept)

@@ -32,7 +32,7 @@ FLAGS = [
 ]
 TASKS = ["animals", "<b>weather</b>", "cooking"]
 PAGES = {"": "What does a model forget?", "train": "Train", "jobs": "Jobs", "compare": "Compare", "routing": "Routing",
-         "library": "Library", "about": "About"}  # fmt: skip
+         "library": "Library", "about": "About", "learn": "Lessons"}  # fmt: skip
 PROBING = re.compile(r"/_stcore/(health|host-config)$")  # a page below the root looks for its server; the first try fails
 
 

@@ -18,7 +18,7 @@ FLOORS = [
     ["registry", "files"],
     ["config", "runs", "stream", "batch"],
     ["streams/*", "memory", "labels", "views", "work"],
-    ["sources", "expert", "composition", "figures", "glossary"],
+    ["sources", "expert", "composition", "figures", "glossary", "lesson"],
     ["router", "experts/*"],
     ["routers/*", "backbone", "bank"],
     ["learner"],

@@ -1,6 +1,7 @@
 """The filled formulas are sums that come out at the metrics they stand for."""
 
 import math
+import re
 
 import pytest
 from conftest import FORGETS, write_run
@@ -9,10 +10,9 @@ from lab.glossary import glossary
 
 
 def evaluated(filled: str) -> tuple[float, float]:
-    """Left and right of `\\frac{...}{n} \\approx value`, computed."""
-    fraction, value = filled.split(r"\approx")
-    top, bottom = fraction.strip().removeprefix(r"\frac{").removesuffix("}").split("}{")
-    return eval(top, {"__builtins__": {}}) / int(bottom), float(value)  # numbers, signs and brackets of the test's own making
+    """Left and right of `\\frac{1}{n} \\left( ... \\right) \\approx value`, computed."""
+    found = re.fullmatch(r"\\frac\{1\}\{(\d+)\} \\left\( ([-+(). 0-9]+) \\right\) \\approx (-?[.0-9]+)", filled)
+    return eval(found[2], {"__builtins__": {}}) / int(found[1]), float(found[3])
 
 
 def test_formulas_come_out_at_the_metrics(runs):

@@ -18,7 +18,7 @@ from lab.runs import Run, all_runs, root
 
 HERE = Path(__file__).parent
 SECTIONS = {
-    "Learn": [("start", "Start", ":material/school:")],
+    "Learn": [("start", "Start", ":material/home:"), ("learn", "Lessons", ":material/school:")],
     "Experiment": [("train", "Train", ":material/model_training:"), ("jobs", "Jobs", ":material/monitoring:")],
     "Understand": [("compare", "Compare", ":material/compare_arrows:"), ("routing", "Routing", ":material/alt_route:")],
     "Keep": [("library", "Library", ":material/inventory_2:"), ("about", "About", ":material/info:")],

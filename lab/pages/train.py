@@ -16,7 +16,7 @@ from typing import Any
 import streamlit as st
 import yaml
 
-from lab import config, jobs, preflight, registry, sources, views
+from lab import config, jobs, preflight, registry, sources
 from lab.errors import LabError
 from lab.pages import form, shell
 from lab.pages.form import Entry
@@ -284,8 +284,8 @@ def before_start(made: config.RunConfig) -> None:
     time_, memory, parameters = st.columns(3)
     unknown = "not known before the data is loaded" if forecast is None else forecast.source
     known = forecast and forecast.seconds is not None
-    time_.metric("Time", f"≈ {views.clock(forecast.seconds)}" if known else "–", help=shell.plain(unknown))
-    memory.metric("Memory", f"≈ {forecast.peak_bytes / 1e9:.1f} GB" if known else "–", help=shell.plain(unknown))
+    time_.metric("Time", f"≈ {duration(forecast.seconds)}" if known else "–", help=shell.plain(unknown))
+    memory.metric("Memory", f"{forecast.peak_bytes / 1e9:.1f} GB" if known else "–", help=shell.plain(unknown))
     count = f"{report['trainable_parameters']:,}" if report else "–"
     parameters.metric("Trainable", count, help="Parameters trained over the whole stream; counted when the model is looked at.")
     st.caption(f"Forecast: {shell.plain(unknown)}. Less if another run has trained some of these experts already.")
@@ -304,6 +304,12 @@ def before_start(made: config.RunConfig) -> None:
             return st.error(shell.plain(error), title="Data and model cannot be loaded")
         st.session_state["train/looked"] = {settings: report}
         st.rerun()
+
+
+def duration(seconds: float) -> str:
+    """A rough time in few characters."""
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 1.5 else f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def examples(report: dict[str, Any]) -> None:
