@@ -39,7 +39,8 @@ def glossary(run: Run | None = None) -> list[Formula]:
         if value is None or not terms:
             why = found["why"].get(name) or found["why"].get(f"routing.{name}") or "not recorded for each task"
             return Formula(title, about, latex, value=value, why=why)
-        return Formula(title, about, latex, rf"\frac{{1}}{{{len(terms)}}} \left( {_sum(terms)} \right) \approx {value:.3f}", value)
+        filled = rf"\frac{{1}}{{{len(terms)}}} \left( {_sum(terms)} \right) \approx {value:.3f}"
+        return Formula(title, about, latex, filled, value)
 
     def pairs(first: Sequence[float], second: Sequence[float]) -> list[str]:
         return [f"({a:.3f} - {b:.3f})" for a, b in zip(first, second, strict=True)]

@@ -40,7 +40,8 @@ def overview(runs: list[Run]) -> None:
         order = ["run", "state", "progress", "learned", "average_accuracy", "recipe", "stream", "seed", "created", "reason"]
         height = "content" if len(table) <= 8 else 320
         alt = "All runs with status and progress"
-        st.dataframe(table, hide_index=True, column_order=order, column_config=columns, height=height, key="job_table", alt=alt)
+        st.dataframe(table, hide_index=True, column_order=order, column_config=columns, height=height, key="job_table", alt=alt,
+                     placeholder="–")  # fmt: skip
 
     rows()
     queue(jobs.waiting())

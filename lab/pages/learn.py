@@ -31,7 +31,7 @@ def gallery(files: list[str]) -> None:
             st.caption(shell.plain(one.about))
             st.caption(f":material/schedule: {one.minutes} minutes · {len(one.cards)} cards")
             link = {"lesson": name, "card": "1"}
-            st.page_link(shell.page("learn"), label="Begin", icon=":material/play_arrow:", query_params=link, key=f"learn_{name}")
+            st.page_link(shell.page("learn"), label="Begin", icon=":material/play_arrow:", query_params=link)
 
 
 def turn(to: int) -> None:

@@ -56,7 +56,8 @@ def experts(found: list[SavedExpert]) -> None:
     order = ["expert", "run", "kind", "rank", "parameters", "norm", "learned", "now", "kept", "bytes"]
     order += ["problem"] if "problem" in table else []
     st.dataframe(
-        table, hide_index=True, column_order=order, column_config=columns, key="lib_table", alt="All experts with their measures",
+        table, hide_index=True, column_order=order, column_config=columns, key="lib_table",
+        alt="All experts with their measures", placeholder="–",
         height="content" if len(table) <= 10 else 390,
     )  # fmt: skip
     whole = {expert.key: expert for expert in found if row(expert)["kind"] != "damaged"}
