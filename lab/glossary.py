@@ -69,7 +69,7 @@ def glossary(run: Run | None = None) -> list[Formula]:
             r"\mathrm{LA} = \frac{1}{T} \sum_{j=1}^{T} R_{j,j}", [f"{score:.3f}" for score in own],
         ),
         formula(
-            "forward_transfer", "Forward transfer", "What earlier tasks did for later ones; a_j is training on task j alone.",
+            "forward_transfer", "Forward transfer", "What earlier tasks did for later ones; $a_j$ is training on task $j$ alone.",
             r"\mathrm{FWT} = \frac{1}{T-1} \sum_{j=2}^{T} \left( R_{j,j} - a_j \right)", [],
         ),
         formula(

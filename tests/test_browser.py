@@ -285,3 +285,27 @@ def test_delete_asks_and_removes_that_run_only(page, base, address):
     page.get_by_role("dialog").wait_for(state="detached")
     settled(page)
     assert sorted(path.name for path in (base / "runs").glob("[a-z]*")) == ["own-l2r", "own-seq"] and page.problems == []
+
+
+def test_a_lesson_opens_at_its_card_and_is_gone_through_by_keyboard(page, address):
+    open_page(page, address, "learn?lesson=forgetting&card=3")
+    page.get_by_role("heading", name="Reading the whole life").wait_for()
+    page.get_by_role("button", name="Back").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="What is left of the first task?").wait_for()
+    assert "card=2" in page.url and page.problems == []
+    page.get_by_role("button", name="All lessons").or_(page.get_by_role("link", name="All lessons")).first.click()
+    page.get_by_role("heading", name="Who answers?").wait_for()
+
+
+def test_the_form_is_in_the_link(page, browser, address):
+    open_page(page, address, "train?recipe=sequential")
+    rate = page.get_by_role("spinbutton", name="Learning rate")
+    rate.fill("0.01")
+    rate.press("Enter")
+    page.get_by_text("lab run sequential -o train.lr=0.01").wait_for(timeout=20_000)
+    assert "o=train.lr" in page.url
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    other.get_by_text("lab run sequential -o train.lr=0.01").wait_for(timeout=30_000)
+    other.context.close()

@@ -4,7 +4,7 @@ import json
 
 import streamlit as st
 
-from lab import __version__, glossary, jobs
+from lab import __version__, glossary, jobs, views
 from lab.pages import shell, system
 from lab.runs import environment, root
 
@@ -25,7 +25,8 @@ def metrics() -> None:
     found = shell.choices(lambda run: bool(run.matrix))
     run = None
     if found:
-        run = shell.pick_run("With the numbers of", "about_run", found, next(iter(found)))
+        first = next((key for key, run in found.items() if views.complete(run)), next(iter(found)))
+        run = shell.pick_run("With the numbers of", "about_run", found, first)
     for entry in glossary.glossary(run):
         with st.container(border=True):
             name, formula = st.columns([1, 2], vertical_alignment="center")
@@ -35,7 +36,7 @@ def metrics() -> None:
             if entry.filled:
                 formula.latex(entry.filled)
             else:
-                formula.caption(f"– ({shell.plain(entry.why)})")
+                formula.caption(f"– ({shell.plain(entry.why)})", text_alignment="center")
 
 
 def machine() -> None:
