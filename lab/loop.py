@@ -171,10 +171,10 @@ class Session:
         if t == 0 or not config.steps or not (router or tuned):
             return  # with one task there is nothing to choose between and nothing to calibrate
         if self.cursor.step == 0:
-            if router:
-                self.standardise(t)
+            queries, owners = self.stored(t) if router else ([], torch.zeros(0))
+            learner.router.standardise(queries)
             if t == 1 or not config.warm_start:
-                learner.router.reset(self.chance("router", t))
+                learner.router.reset(self.chance("router", t), queries, owners)
                 with torch.no_grad():
                     for name, parameter in classifier.items():
                         parameter.copy_(self.isolated[name])
@@ -193,13 +193,18 @@ class Session:
 
         yield from self.fit(t, Phase([router, tuned], [config.lr, config.classifier_lr], config.steps, 1, rows_of, decide, terms))
 
-    def standardise(self, t: int) -> None:
-        """Show the router what it will be fed with; what the frozen backbone makes of a stored example is computed once."""
+    def stored(self, t: int) -> tuple[list[Tensor], Tensor]:
+        """Of the stored examples of tasks 0..t: what a router is fed with, per layer (N, D), and the expert of their task (N,).
+
+        What the frozen backbone makes of an example is computed once.
+        """
         for task in range(t + 1):
             if task not in self.stored_queries:
                 rows = [row for row in self.memory.rows if row.task == task]
                 self.stored_queries[task] = self.learner.layer_queries(rows)
-        self.learner.router.standardise([torch.cat(layer) for layer in zip(*self.stored_queries.values(), strict=True)])
+        found = [self.stored_queries[task] for task in range(t + 1)]
+        owners = [queries[0].new_full((len(queries[0]),), task * self.learner.per_task) for task, queries in enumerate(found)]
+        return [torch.cat(layer) for layer in zip(*found, strict=True)], torch.cat(owners).long()
 
     def fit(self, t: int, phase: "Phase") -> Iterator[events.Step]:
         """Optimiser steps of a phase, from the cursor on."""
