@@ -74,6 +74,7 @@ class Routing:
     experts: list[str]
     arrays: dict[str, np.ndarray]
     texts: dict[str, list[str]]
+    step_names: list[str]  # what led to the weights of whole decisions, in order
 
     def mean(self, task: int) -> np.ndarray:
         """Mean weight over the test examples of a task: (L, H, E)."""
@@ -97,6 +98,10 @@ class Routing:
     def examples(self, task: int) -> np.ndarray:
         """Whole decisions of the first few test examples: (N, L, H, E)."""
         return self.arrays[f"{task}/examples"]
+
+    def steps(self, task: int) -> dict[str, np.ndarray]:
+        """Whole decisions step by step, as the router names them ("logits", "gates", ...), "weights" last: (N, L, H, E) each."""
+        return {name: self.arrays[f"{task}/steps/{name}"] for name in self.step_names} | {"weights": self.examples(task)}
 
 
 class Run:
@@ -231,7 +236,7 @@ class Run:
         try:
             arrays, header = files.read_arrays(self.dir / "routing" / name)
             about = json.loads(header["about"])
-            return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"])
+            return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"], about.get("steps", []))
         except (files.UnreadableArrays, OSError, ValueError, KeyError) as error:
             raise LabError(f"run '{self.id}' is damaged: routing/{name} cannot be read ({error})") from error
 
