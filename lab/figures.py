@@ -339,6 +339,19 @@ def _weights_by_layer(table: pd.DataFrame, title: str, columns: Sequence[str], w
     return grid(drawn, [layer_name(name) for name in table.index], columns, "layer", what)
 
 
+def subspace_overlap(table: pd.DataFrame, title: str = "") -> go.Figure:
+    """Overlap of the subspaces of LoRA experts, the table of `lab.library.similarity`."""
+    values = table.to_numpy()
+    hover = np.empty(values.shape, dtype=object)
+    for i, j in np.ndindex(values.shape):
+        names = f"<b>{literal(table.index[i])}</b><br><b>{literal(table.columns[j])}</b>"
+        hover[i, j] = f"{names}<br>{'not comparable' if np.isnan(values[i, j]) else f'overlap {values[i, j]:.3f}'}"
+    drawn = figure(title, cell_height(len(table)))
+    cells(drawn, values, hover)
+    names = [key.partition("/")[2] for key in table.index]
+    return grid(drawn, numbered(names), heads(names, names), "expert", "with expert")
+
+
 def layer_name(path: str) -> str:
     """The telling parts of a module path: 'encoder.layer.3.attention.self.query' is '3 · query'."""
     parts = path.split(".")
@@ -444,6 +457,20 @@ def loss_curve(run: Run, title: str = "") -> go.Figure:
 
 
 # -- bars ------------------------------------------------------------------------------------------------------------------
+
+
+def guesses(labels: Sequence[str], guessed: Sequence[float], measured: Sequence[float], title: str = "") -> go.Figure:
+    """Guesses from 0 to 1 beside what was measured, one pair of bars per label."""
+    drawn = figure(title, 260)
+    names = unique(labels, 24)
+    for name, values, colour, pattern in (("your guess", guessed, "#8A8A8A", "/"), ("measured", measured, "#2B7FC4", "")):
+        drawn.add_bar(
+            name=name, x=names, y=list(values), marker={"color": colour, "pattern": {"shape": pattern}},
+            text=[f"{value:.2f}" for value in values], textposition="outside", cliponaxis=False,
+            hovertemplate=f"%{{x}}<br>{name} %{{y:.3f}}<extra></extra>",
+        )  # fmt: skip
+    drawn.update_layout(barmode="group", legend={"orientation": "h", "y": 1.15, "x": 0}, margin={"t": 40})
+    return drawn.update_yaxes(range=[0, 1.08])
 
 
 def comparison(runs: Sequence[Run], measure: str = "average_accuracy", title: str = "") -> go.Figure:

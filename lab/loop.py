@@ -26,10 +26,10 @@ from lab.memory import Memory
 from lab.method import Method
 from lab.router import Decision
 from lab.store import Store
-from lab.stream import Task
+from lab.stream import SPLITS, Task
+from lab.work import Work
 
 EVALUATION_BATCH = 64
-PHASES = ("train", "memory", "evaluate")
 RATE = {"train": "train.lr", "memory": "memory_training.lr"}  # the learning rate of a phase
 
 
@@ -81,7 +81,8 @@ class Session:
         check_memory(config, tasks)
         self.learner = Learner(config, tasks)
         encode = self.learner.backbone.encode
-        self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(tasks) for s in ("train", "validation", "test")}
+        self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(tasks) for s in SPLITS}
+        self.work = Work(config, [{s: len(task.split(s)) for s in SPLITS} for task in tasks])
         self.memory = Memory(**dict(config.memory), seed=config.seed)
         build = registry.methods.get
         self.methods = [build(name)(options, self.learner, self.memory) for name, options in config.methods.items()]
@@ -355,20 +356,12 @@ class Session:
         self.partial_work = 0.0
 
     def units(self, task: int, phase: str) -> float:
-        """Work of a phase in forward passes of one example; a training example counts three."""
-        config = self.config
-        if phase == "train":
-            return 3.0 * config.train.epochs * len(self.rows[task, "train"])
-        if phase == "memory":
-            return 3.0 * config.memory_training.steps * config.memory_training.batch_size
-        return float(sum(len(self.rows[j, "test"]) for j in range(task + 1 if task >= 0 else len(self.tasks))))
+        """Work of a phase in forward passes of one example, see lab.work."""
+        return self.work.units(task, phase)
 
     def progress(self) -> float:
         """Share of the whole run's work that is done."""
-        tasks = range(len(self.tasks))
-        last = sum(len(self.rows[j, "validation"]) + self.learner.per_task * len(self.rows[j, "test"]) for j in tasks)
-        total = self.units(-1, "evaluate") + sum(self.units(t, phase) for t in tasks for phase in PHASES) + last
-        return min((self.cursor.work + self.partial_work) / total, 1.0)
+        return min((self.cursor.work + self.partial_work) / self.work.total, 1.0)
 
     def uses(self) -> dict[str, Any]:
         """What the run was given beyond its training examples."""

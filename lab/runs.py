@@ -3,6 +3,7 @@
     config.yaml (resolved)   run.json (status, times, error)   env.json   events.jsonl   matrix.json (scores only)
     predictions/after_<k>.parquet   routing/after_<k>.safetensors   experts/<task>/   router.safetensors
     state/after_<k>/   checkpoint/   log.txt   decomposition.json (once it was asked for)
+    notes.json (what people wrote about the run)
 """
 
 import json
@@ -30,6 +31,7 @@ from lab.metrics import metrics
 
 FORMAT = 1  # of the run folder; raised when an old reader would misread a new folder
 TERMINAL = ("finished", "stopped", "interrupted", "failed")
+NOTES = {"text": "", "tags": [], "starred": False, "archived": False}  # notes.json where nobody has written anything
 ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,79}")
 PACKAGES = ("torch", "transformers", "peft", "datasets", "safetensors", "numpy", "pydantic", "streamlit", "plotly")
 
@@ -110,6 +112,12 @@ class Run:
         self.dir = Path(folder)
         self.id = self.dir.name
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self.dir == other.dir
+
+    def __hash__(self) -> int:
+        return hash(self.dir)
+
     # -- reading ---------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -174,6 +182,12 @@ class Run:
     def launch(self) -> dict[str, Any]:
         """launch.json: the process that was started to work on this run; empty if it was not started by another one."""
         return self._json("launch.json")
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """notes.json: text, tags, starred, archived; what is missing or of another type is as nobody had written it."""
+        found = self._json("notes.json")
+        return {name: found[name] if isinstance(found.get(name), type(empty)) else empty for name, empty in NOTES.items()}
 
     @property
     def scores(self) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from lab.runs import Run, all_runs, root
 
 HERE = Path(__file__).parent
 SECTIONS = {
-    "Learn": [("start", "Start", ":material/school:")],
+    "Learn": [("start", "Start", ":material/home:"), ("learn", "Lessons", ":material/school:")],
     "Experiment": [("train", "Train", ":material/model_training:"), ("jobs", "Jobs", ":material/monitoring:")],
     "Understand": [("compare", "Compare", ":material/compare_arrows:"), ("routing", "Routing", ":material/alt_route:")],
+    "Keep": [("library", "Library", ":material/inventory_2:"), ("about", "About", ":material/info:")],
 }
 RECORDED = "~"  # begins the key of a recorded example; no run id has it
 STATUS_ICON = {
@@ -100,10 +101,11 @@ def _row(folder: str, stamped: tuple, derived: str) -> pd.DataFrame:
 
 
 def choices(needs: Callable[[Run], bool] | None = None) -> dict[str, Run]:
-    """Runs to pick from, newest first, recorded examples last: {key: run}; damaged ones are left out."""
+    """Runs to pick from, newest first, recorded examples last: {key: run}; damaged and archived ones are left out."""
     own = {run.id: run for run in reversed(all_runs())}
     known = table(list(own.values()))
-    own = {key: run for key, run in own.items() if known.set_index("run").loc[key, "status"] != "damaged"}
+    damaged = set(known.loc[known["status"] == "damaged", "run"])
+    own = {key: run for key, run in own.items() if key not in damaged and not run.notes["archived"]}
     found = own | {RECORDED + run.id: run for run in examples()}
     return {key: run for key, run in found.items() if needs is None or needs(run)}
 
