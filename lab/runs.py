@@ -2,7 +2,7 @@
 
     config.yaml (resolved)   run.json (status, times, error)   env.json   events.jsonl   matrix.json (scores only)
     predictions/after_<k>.parquet   routing/after_<k>.safetensors   experts/<task>/   router.safetensors
-    state/after_<k>/   checkpoint/   log.txt   notes.json (what people wrote about the run)
+    state/after_<k>/   checkpoint/   log.txt   decomposition.json (once it was asked for)   notes.json (what people wrote)
 """
 
 import json
@@ -194,6 +194,16 @@ class Run:
         return self._json("matrix.json")
 
     @property
+    def environment(self) -> dict[str, Any]:
+        """env.json: versions and machine that made the run."""
+        return self._json("env.json")
+
+    @property
+    def decomposition(self) -> dict[str, Any]:
+        """decomposition.json: where the losses of old tasks went, see lab.analysis; empty if it was not measured."""
+        return self._json("decomposition.json")
+
+    @property
     def tasks(self) -> list[str]:
         named = self.config["stream"].get("tasks")
         return self.scores.get("tasks") or (list(named) if isinstance(named, list) else [])
@@ -278,8 +288,7 @@ class Run:
     ) -> "Run":
         """A new folder with config.yaml, run.json and env.json; LabError if the id is taken or nothing can be written."""
         folder = root(runs)
-        named = (config["recipe"], config["stream"]["name"])
-        recipe, stream = (re.sub(r"[^a-z0-9_-]+", "-", Path(name).name.lower()).strip("-") for name in named)
+        recipe, stream = slug(config["recipe"]), slug(config["stream"]["name"])
         stem = id or f"{datetime.now():%Y%m%d-%H%M%S}-{recipe}-{stream}-s{config['seed']}"[:72]
         if not ID.fullmatch(stem):
             raise LabError(f"'{stem}' cannot be a run id: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
@@ -334,6 +343,11 @@ class Run:
     @property
     def stop_requested(self) -> bool:
         return (self.dir / "stop").exists()
+
+
+def slug(name: str) -> str:
+    """A name, or the last part of a path, as it may stand in a run id."""
+    return re.sub(r"[^a-z0-9_-]+", "-", Path(name).name.lower()).strip("-")
 
 
 def unwritable(folder: Path, error: OSError) -> LabError:

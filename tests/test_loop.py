@@ -494,7 +494,11 @@ def test_reused_experts_are_bit_identical(l2r, tmp_path):
         key: value for key, value in fresh.items() if not key.endswith("_s") and "peak" not in key
     }
     assert fresh["memory_bytes"] == made.memory.bytes > 0 and fresh["peak_memory_bytes"] > 0
-    assert fresh["stored_bytes"] == 4 * fresh["trainable_parameters"] + fresh["memory_bytes"]
+    assert fresh["adapter_bytes"] == 4 * fresh["trainable_parameters"]
+    assert fresh["statistics_bytes"] == 4 * (fresh["stored_parameters"] - fresh["trainable_parameters"])
+    layers = made.learner.bank.layers
+    assert fresh["statistics_bytes"] == sum(2 * 4 * layer.inputs for layer in layers), "mean and spread of each router's query"
+    assert fresh["stored_bytes"] == fresh["adapter_bytes"] + fresh["memory_bytes"] + fresh["statistics_bytes"]
 
 
 def test_what_shares_an_expert_and_what_does_not(tmp_path):
