@@ -2,7 +2,8 @@
 
     config.yaml (resolved)   run.json (status, times, error)   env.json   events.jsonl   matrix.json (scores only)
     predictions/after_<k>.parquet   routing/after_<k>.safetensors   experts/<task>/   router.safetensors
-    state/after_<k>/   checkpoint/   log.txt   decomposition.json (once it was asked for)   notes.json (what people wrote)
+    state/after_<k>/   checkpoint/   log.txt   decomposition.json (once it was asked for)
+    notes.json (what people wrote about the run)
 """
 
 import json
