@@ -66,7 +66,9 @@ def test_one_unfinished_run_makes_a_report(runs, tmp_path):
     assert "No cost is measured yet." in text and "needs at least two learned tasks" in text and "There is one run only." in text
 
 
-@pytest.mark.parametrize("more", [(), ("seed=3", "backbone=tiny", "stream.tasks=[b, a c]", "stream.max_train=9", "train.lr=1e-05")])
+@pytest.mark.parametrize(
+    "more", [(), ("seed=3", "backbone=tiny", "stream.tasks=[b, a c]", "stream.max_train=9", "train.lr=1e-05")]
+)
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_commands_give_the_very_configuration(recipe, more):
     content = configure(recipe, more).to_dict()

@@ -36,7 +36,7 @@ def test_comparison_has_scores_and_costs_apart_and_notes(runs):
              "Stored examples", "Generated examples", "Uses task identity", "Training seconds", "Evaluation seconds",
              "Peak memory bytes"}  # fmt: skip
     assert costs <= set(table.columns)
-    assert table.at["l2r", "Memory bytes"] == "1,024" and table.at["l2r", "Peak memory bytes"] == "1,000,000"
+    assert table.at["sequential", "Memory bytes"] == "1,024" and table.at["sequential", "Peak memory bytes"] == "1,000,000"
     assert "Forward transfer" not in table.columns
     assert "Forward transfer: needs single-task scores" in notes, "missing everywhere: no column, no names"
     assert next(note for note in notes if note.startswith("Own-expert share")).endswith("(sequential)")
