@@ -211,6 +211,30 @@ def unready(run: run_folder.Run) -> str:
 
 
 @command
+def grid(
+    file: Annotated[str, typer.Argument(help="a grid file, or a shipped grid by its name")],
+    processes: Annotated[int, typer.Option(min=1, max=512, help="cells that run at the same time")] = 1,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Recipes x streams x orders x scenarios x seeds x swept options, compared: lab grid FILE"""
+    from lab.console import follow_cells
+    from lab.grid import Grid
+
+    made = Grid(file, runs, processes)
+    try:
+        follow_cells(made.work())
+    except KeyboardInterrupt:
+        print("lab: interrupted; the same command goes on with it", file=sys.stderr)
+        raise typer.Exit(1) from None
+    show_json(made.result()) if as_json else print_grid(made.result())
+    for id, reason in made.unfinished().items():
+        print(f"lab: cell {id} is not finished: {reason}", file=sys.stderr)
+    if made.unfinished():
+        raise typer.Exit(1)
+
+
+@command
 def validate(
     file: Annotated[str, typer.Argument(help="a recipe file, or the config.yaml of a run")], as_json: Json = False
 ) -> None:
@@ -353,3 +377,21 @@ def print_decomposition(went: dict[str, Any]) -> None:
     print_table([{"task": row["task"], "loss": row["loss"]} | {TERMS[term]: row[term] for term in TERMS} for row in rows])
     for term, reason in went["why"].items():
         print(f"{TERMS[term]}: {reason}")
+
+
+def print_grid(result: dict[str, Any]) -> None:
+    """One line per method: means with intervals, what was chosen, what it used; then differences to the best, and times."""
+    rows = []
+    for row in result["table"]:
+        place = {"recipe": row["recipe"], "stream": row["stream"], "scenario": row["scenario"], "n": row["n"]}
+        scores = {name: between(row[name]) for name in ("average_accuracy", "forgetting", "learning_accuracy")}
+        chosen = ", ".join(f"{name}={value}" for name, value in (row["chosen"] or {}).items()) or None
+        rows.append(place | scores | {"chosen": chosen, "task id": row["uses.task_id"], "stored": row["uses.stored_examples"]})
+    print_table(rows)
+
+
+def between(found: dict[str, Any]) -> str:
+    """A mean with its interval, or the reason why there is none."""
+    if found["mean"] is None:
+        return f"- ({found['why']})"
+    return f"{found['mean']:.3f}" + (f" [{found['low']:.3f}, {found['high']:.3f}]" if found["low"] is not None else "")

@@ -19,6 +19,7 @@ from lab.errors import LabError, unknown
 from lab.registry import Options
 
 RECIPES = Path(__file__).parent / "recipes"
+BUDGETS = ("per_task", "per_class", "total")  # of the memory; one of them counts
 NAMED = ("stream", "backbone", "experts", "router")  # sections that may be given by their name alone
 
 
@@ -53,6 +54,10 @@ class BackboneConfig(Section):
 class MemoryConfig(Section):
     per_task: int = Field(0, ge=0, description="random training examples stored per task; 0: none")
     per_class: int = Field(0, ge=0, description="random training examples stored per class, in place of per_task; 0: off")
+    total: int = Field(0, ge=0, description="stored examples in all, in place of per_task and per_class; 0: off")
+    policy: Literal["reservoir", "balanced"] = Field(
+        "reservoir", description="how `total` is shared: all examples seen equally likely to be kept, or equally many of each class"
+    )
 
 
 class TrainConfig(Section):
@@ -280,24 +285,29 @@ def validated(content: dict[str, Any]) -> RunConfig:
 
 def _consistent(config: RunConfig) -> RunConfig:
     """Refuse combinations that cannot work, before anything is loaded."""
-    if config.memory.per_task and config.memory.per_class:
-        raise LabError("memory.per_task and memory.per_class exclude each other: set one of them to 0")
-    stored = config.memory.per_task or config.memory.per_class
-    if config.memory_training.steps and not stored:
-        raise LabError("memory_training.steps needs stored examples: set memory.per_task or memory.per_class above 0")
+    budgets = [name for name in BUDGETS if getattr(config.memory, name)]
+    if len(budgets) > 1:
+        named = " and ".join(f"memory.{name}" for name in budgets)
+        raise LabError(f"{named} exclude each other: set all but one of them to 0")
+    if config.memory.policy != "reservoir" and not config.memory.total:
+        raise LabError("memory.policy says how memory.total is shared: set memory.total above 0 and the other budgets to 0")
+    need = "needs stored examples: set memory.per_task, memory.per_class or memory.total above 0"
+    if config.memory_training.steps and not budgets:
+        raise LabError(f"memory_training.steps {need}")
     isolated = config.experts.allocation == "per_task" and config.experts.isolated
     if isolated and config.train.classes == "seen":
         raise LabError(
             "train.classes = seen trains classifier rows of earlier tasks, isolated experts must not: "
             "use train.classes=task or experts.isolated=false"
         )
-    if "replay" in config.methods and not stored:
-        raise LabError("methods.replay needs stored examples: set memory.per_task or memory.per_class above 0")
-    if "replay" in config.methods and isolated:
-        raise LabError(
-            "methods.replay trains on examples of earlier tasks, isolated experts must not: "
-            "use experts.isolated=false or experts.allocation=shared"
-        )
+    for name in config.methods:
+        if registry.methods.get(name).uses_memory and not budgets:
+            raise LabError(f"methods.{name} {need}")
+        if isolated:
+            raise LabError(
+                f"methods.{name} brings earlier tasks into training, isolated experts must not know of them: "
+                "use experts.isolated=false or experts.allocation=shared"
+            )
     if config.router.name == "oracle" and config.experts.allocation != "per_task":
         raise LabError("router oracle picks the expert of the true task: use experts.allocation=per_task")
     return config

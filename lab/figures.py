@@ -197,9 +197,10 @@ def cell_height(rows: int, least: int = 220) -> int:
     return max(least, 110 + (34 if rows <= 12 else 22) * rows)
 
 
-def clickable(figure: go.Figure, rows: int, columns: int, hover: np.ndarray) -> go.Figure:
-    """Transparent markers over the cells: a click anywhere in a cell returns its row as y and its column as x."""
-    y, x = np.mgrid[0:rows, 0:columns].reshape(2, -1)
+def clickable(figure: go.Figure) -> go.Figure:
+    """Transparent markers over the cells of a heatmap: a click anywhere in a cell returns its row as y and its column as x."""
+    hover = np.asarray(figure.data[0].customdata)  # (rows, columns)
+    y, x = np.mgrid[0 : hover.shape[0], 0 : hover.shape[1]].reshape(2, -1)
     figure.add_scatter(
         x=x,
         y=y,
@@ -262,14 +263,12 @@ def matrix_difference(first: Run, second: Run, title: str = "") -> go.Figure:
     return grid(drawn, numbered(tasks), heads(tasks, tasks), "after learning task", "difference on task")
 
 
-def routing_by_task(run: Run, after: int | None = None, title: str = "", click: bool = False) -> go.Figure:
-    """Mean share of each expert in the routing of each task; with `click`, cells answer clicks with x = expert, y = task."""
+def routing_by_task(run: Run, after: int | None = None, title: str = "") -> go.Figure:
+    """Mean share of each expert in the routing of each task."""
     table = views.routing_by_task(run, after)
     hover = _pair_hover(table, "gets {:.1%} of the weight on")
     drawn = figure(title, cell_height(len(table)))
     cells(drawn, table.to_numpy(), hover)
-    if click:
-        clickable(drawn, *table.shape, hover)
     return grid(drawn, numbered(table.index), heads(table.columns, table.index), "examples of task", "expert")
 
 
@@ -338,6 +337,19 @@ def _weights_by_layer(table: pd.DataFrame, title: str, columns: Sequence[str], w
     top = max(1.0, float(np.nanmax(values, initial=0.0)))  # weights need not sum to one
     cells(drawn, values, hover, zmax=top, xgap=1, ygap=1)
     return grid(drawn, [layer_name(name) for name in table.index], columns, "layer", what)
+
+
+def subspace_overlap(table: pd.DataFrame, title: str = "") -> go.Figure:
+    """Overlap of the subspaces of LoRA experts, the table of `lab.library.similarity`."""
+    values = table.to_numpy()
+    hover = np.empty(values.shape, dtype=object)
+    for i, j in np.ndindex(values.shape):
+        names = f"<b>{literal(table.index[i])}</b><br><b>{literal(table.columns[j])}</b>"
+        hover[i, j] = f"{names}<br>{'not comparable' if np.isnan(values[i, j]) else f'overlap {values[i, j]:.3f}'}"
+    drawn = figure(title, cell_height(len(table)))
+    cells(drawn, values, hover)
+    names = [key.partition("/")[2] for key in table.index]
+    return grid(drawn, numbered(names), heads(names, names), "expert", "with expert")
 
 
 def layer_name(path: str) -> str:
@@ -445,6 +457,20 @@ def loss_curve(run: Run, title: str = "") -> go.Figure:
 
 
 # -- bars ------------------------------------------------------------------------------------------------------------------
+
+
+def guesses(labels: Sequence[str], guessed: Sequence[float], measured: Sequence[float], title: str = "") -> go.Figure:
+    """Guesses from 0 to 1 beside what was measured, one pair of bars per label."""
+    drawn = figure(title, 260)
+    names = unique(labels, 24)
+    for name, values, colour, pattern in (("your guess", guessed, "#8A8A8A", "/"), ("measured", measured, "#2B7FC4", "")):
+        drawn.add_bar(
+            name=name, x=names, y=list(values), marker={"color": colour, "pattern": {"shape": pattern}},
+            text=[f"{value:.2f}" for value in values], textposition="outside", cliponaxis=False,
+            hovertemplate=f"%{{x}}<br>{name} %{{y:.3f}}<extra></extra>",
+        )  # fmt: skip
+    drawn.update_layout(barmode="group", legend={"orientation": "h", "y": 1.15, "x": 0}, margin={"t": 40})
+    return drawn.update_yaxes(range=[0, 1.08])
 
 
 def comparison(runs: Sequence[Run], measure: str = "average_accuracy", title: str = "") -> go.Figure:

@@ -23,6 +23,7 @@ UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, At
 POINTS = 2000  # of a loss curve
 TAIL = 1 << 16  # bytes of events.jsonl read for the newest events
 COLLAPSE, LOSS = 0.9, 0.2  # share of one expert on all tasks; score points a task may lose
+DEAD = 0.1  # times an equal share: an expert that gets less on every task is dead
 
 
 @dataclass(frozen=True)
@@ -395,6 +396,19 @@ STAGES = {
 PHASES = {"train": "training", "memory": "training on the memory"}
 
 
+def task_states(run: Run) -> pd.DataFrame:
+    """Every task of the stream with its state, "learned", "now" or "ahead", and its newest score: name, state, score."""
+    names = task_names(run, run.events("RunStarted"))
+    scores = accuracy_matrix(run, partial=True) if run.tasks else pd.DataFrame(columns=names, dtype=float)
+    learned = len(run.matrix)
+    rows = []
+    for number, name in enumerate(names):
+        known = scores.iloc[:, number].dropna()
+        state = "learned" if number < learned else "now" if number == learned and run.status == "running" else "ahead"
+        rows.append({"name": name, "state": state, "score": known.iloc[-1] if len(known) else math.nan})
+    return pd.DataFrame(rows, columns=["name", "state", "score"])
+
+
 def progress(run: Run, now: Callable[[], float] = time.time) -> Progress:
     """Where the run stands, from its last events."""
     events = list(run.events())
@@ -447,14 +461,14 @@ def clock(seconds: float) -> str:
 class Alert:
     """A sentence about a run that somebody should read."""
 
-    kind: str  # "loss", "collapse", "forgotten", "damaged"
+    kind: str  # "loss", "collapse", "dead", "forgotten", "damaged"
     text: str
 
 
 def alerts(run: Run) -> list[Alert]:
-    """What deserves attention: a loss that is no number, a router that collapsed, tasks that lost more than 0.2."""
+    """What deserves attention: a loss that is no number, a router that collapsed, dead experts, tasks that lost more than 0.2."""
     found = []
-    for look in (_loss_alerts, _collapse_alerts, _forgotten_alerts):
+    for look in (_loss_alerts, _collapse_alerts, _dead_alerts, _forgotten_alerts):
         try:
             found += look(run)
         except LabError as error:
@@ -483,6 +497,18 @@ def _collapse_alerts(run: Run) -> list[Alert]:
         return []
     text = f"The router has collapsed: expert {lowest.idxmax()} gets at least {lowest.max():.0%} on every task."
     return [Alert("collapse", text)]
+
+
+def _dead_alerts(run: Run) -> list[Alert]:
+    moments = run.recorded()
+    shares = routing_by_task(run, moments[-1]).dropna(how="all") if moments else pd.DataFrame()
+    if shares.shape[0] < 2 or shares.shape[1] < 2:
+        return []
+    if shares.min().max() > COLLAPSE:  # which says it already
+        return []
+    most = shares.max()  # of each expert over the tasks
+    dead = most[most < DEAD / len(most)]
+    return [Alert("dead", f"Expert {name} is dead: no task gives it more than {most[name]:.1%}.") for name in dead.index]
 
 
 def _forgotten_alerts(run: Run) -> list[Alert]:

@@ -264,10 +264,10 @@ def test_routing_grows_with_the_experts(finished):
     layers = len(first.layers)
     assert (first.experts, last.experts) == (["sea"], ["sea", "city"])
     assert first.mean(0).shape == (layers, 1, 1) and last.mean(1).shape == (layers, 1, 2)
-    assert last.entropy(0).shape == (layers, 1) and last.examples(1).shape == (8, layers, 1, 2)
+    assert last.entropy(0).shape == (layers, 1) and last.examples(1).shape == (16, layers, 1, 2)
     for task in (0, 1):
         assert last.share(task).sum() == pytest.approx(1) and last.top1(task).sum(-1) == pytest.approx(np.ones((layers, 1)))
-        assert last.count(task) == 20 and len(last.texts[str(task)]) == 8
+        assert last.count(task) == 20 and len(last.texts[str(task)]) == 16
 
 
 # the result ---------------------------------------------------------------------------------------------------------------------
