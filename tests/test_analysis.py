@@ -6,8 +6,8 @@ import math
 from itertools import combinations
 
 import pytest
-import toy
 import torch
+import toy
 from typer.testing import CliRunner
 
 import lab

@@ -167,7 +167,7 @@ def test_unknown_list(two):
     refused(lab("list", "recipe"), "unknown list 'recipe': did you mean 'recipes'?")
 
 
-@pytest.mark.parametrize("words", [["rnu"], ["run"], ["run", "l2r", "--sede", "1"], ["run", "l2r", "--seed", "x"], ["compare"]])
+@pytest.mark.parametrize("words", [["rnu"], ["run"], ["run", "l2r", "--sede", "1"], ["run", "l2r", "--seed", "x"]])
 def test_usage_errors(words):
     result = lab(*words)
     assert result.exit_code == 2 and result.stdout == "" and "Error" in result.stderr
