@@ -118,27 +118,96 @@ def stop(
 
 
 @command
-def show(run: Annotated[str, typer.Argument(help="id of the run")], runs: Runs = None, as_json: Json = False) -> None:
+def show(
+    run: Annotated[str, typer.Argument(help="id of the run")],
+    decompose: Annotated[
+        bool, typer.Option("--decompose", help="where the losses of old tasks went; measured at the first time, then kept")
+    ] = False,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
     """One run with its metrics and matrix: lab show RUN"""
     found = run_folder.Run.open(run, runs)
-    show_json(found.result()) if as_json else print_result(found)
+    went = {"decomposition": decomposed(found)} if decompose else {}
+    if as_json:
+        show_json(found.result() | went)
+        return
+    print_result(found)
+    if went:
+        print_decomposition(went["decomposition"])
+
+
+def decomposed(found: run_folder.Run) -> dict[str, Any]:
+    """The decomposition of a run, with a line on stderr for each task that is evaluated again."""
+    from lab.analysis import decompose
+
+    return decompose(found, lambda task: print(f"looking back at task {task}", file=sys.stderr))
 
 
 @command
 def compare(
-    ids: Annotated[list[str], typer.Argument(metavar="RUN...", help="ids of runs")], runs: Runs = None, as_json: Json = False
+    ids: Annotated[list[str] | None, typer.Argument(metavar="RUN...", help="ids of runs")] = None,
+    report: Annotated[Path | None, typer.Option(help="write everything into one HTML file that opens offline")] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="print the unrounded numbers, with the reason of each missing one")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="print the table for a paper")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print the table for a README")] = False,
+    runs: Runs = None,
+    as_json: Json = False,
 ) -> None:
-    """Runs side by side: lab compare RUN RUN"""
-    results = [run_folder.Run.open(id, runs).result() for id in ids]
+    """Runs side by side with their costs: lab compare RUN RUN --report comparison.html"""
+    forms = {"csv": csv, "latex": latex, "markdown": markdown, "json": as_json}
+    chosen = [name for name, wanted in forms.items() if wanted]
+    if len(chosen) > 1:
+        raise LabError(f"--{chosen[0]} and --{chosen[1]} exclude each other: one table is printed")
+    if report is not None:
+        from lab import report as reports
+
+        reports.check(report)
+    found, excluded = comparable(ids or [], runs)
+    if report is not None:
+        reports.write(found, report, excluded)
+        print(f"the report is in {report}", file=sys.stderr)
     if as_json:
-        show_json(results)
-        return
-    columns = ["run", "recipe", "stream", "scenario", "seed", *METRICS]
-    rows = [{name: result[name] for name in columns} | {"task id": "yes" if (result["uses"] or {}).get("task_id") else "no",
-            "stored": (result["uses"] or {}).get("stored_examples")} for result in results]  # fmt: skip
-    print_table(rows)
-    if len({(result["stream"], tuple(result["tasks"])) for result in results}) > 1:
-        print("these runs are of different streams or orders: only equal tasks compare", file=sys.stderr)
+        show_json([run.result() for run in found])
+    elif chosen:
+        from lab import tables
+
+        print(tables.FORMATS[chosen[0]](found), end="")
+    elif report is None:
+        print_comparison(found)
+
+
+def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run], dict[str, str]]:
+    """The runs that can be compared, and the reasons of those left out, which are said on stderr; LabError if none is left."""
+    from lab.views import problem
+
+    if not ids:
+        raise LabError("name at least one run to compare: lab compare RUN RUN; lab list runs shows them")
+    found, excluded = [], {}
+    for id in dict.fromkeys(ids):
+        try:
+            run = run_folder.Run.open(id, runs)
+            reason = problem(run) or unready(run)
+        except LabError as error:
+            if not (run_folder.root(runs) / id / "run.json").is_file():
+                raise
+            reason = str(error)
+        if reason:
+            excluded[id] = reason
+        else:
+            found.append(run)
+    if not found:
+        raise LabError(f"there is nothing to compare: {'; '.join(excluded.values())}")
+    for reason in excluded.values():
+        print(f"left out: {reason}", file=sys.stderr)
+    return found, excluded
+
+
+def unready(run: run_folder.Run) -> str:
+    """Why a readable run has no numbers to compare yet; empty if it has."""
+    if run.status in ("queued", "running"):
+        return f"run '{run.id}' is {run.status}: its numbers still change"
+    return "" if run.matrix else f"run '{run.id}' is {run.status} and has learned no task"
 
 
 @command
@@ -285,6 +354,29 @@ def print_result(found: run_folder.Run) -> None:
     print_table([{"after": name} | dict(zip(tasks, row, strict=False)) for name, row in rows])
     for name, reason in result["why"].items():
         print(f"{name}: {reason}")
+
+
+def print_comparison(found: List[run_folder.Run]) -> None:
+    """Measures down, methods across, since a terminal is higher than wide; then what is missing and why."""
+    from lab.tables import comparison
+
+    table, notes = comparison(found)
+    print_table([{"measure": title} | dict(table[title]) for title in table.columns])
+    for note in notes:
+        print(note)
+    results = [run.result() for run in found]
+    if len({(result["stream"], tuple(result["tasks"])) for result in results}) > 1:
+        print("these runs are of different streams or orders: only equal tasks compare", file=sys.stderr)
+
+
+def print_decomposition(went: dict[str, Any]) -> None:
+    """What each old task lost, and the terms that make it up."""
+    from lab.tables import TERMS
+
+    rows = [*went["tasks"], {"task": "mean"} | went["mean"]]
+    print_table([{"task": row["task"], "loss": row["loss"]} | {TERMS[term]: row[term] for term in TERMS} for row in rows])
+    for term, reason in went["why"].items():
+        print(f"{TERMS[term]}: {reason}")
 
 
 def print_grid(result: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
     config.yaml (resolved)   run.json (status, times, error)   env.json   events.jsonl   matrix.json (scores only)
     predictions/after_<k>.parquet   routing/after_<k>.safetensors   experts/<task>/   router.safetensors
-    state/after_<k>/   checkpoint/   log.txt
+    state/after_<k>/   checkpoint/   log.txt   decomposition.json (once it was asked for)
 """
 
 import json
@@ -73,6 +73,7 @@ class Routing:
     experts: list[str]
     arrays: dict[str, np.ndarray]
     texts: dict[str, list[str]]
+    step_names: list[str]  # what led to the weights of whole decisions, in order
 
     def mean(self, task: int) -> np.ndarray:
         """Mean weight over the test examples of a task: (L, H, E)."""
@@ -96,6 +97,10 @@ class Routing:
     def examples(self, task: int) -> np.ndarray:
         """Whole decisions of the first few test examples: (N, L, H, E)."""
         return self.arrays[f"{task}/examples"]
+
+    def steps(self, task: int) -> dict[str, np.ndarray]:
+        """Whole decisions step by step, as the router names them ("logits", "gates", ...), "weights" last: (N, L, H, E) each."""
+        return {name: self.arrays[f"{task}/steps/{name}"] for name in self.step_names} | {"weights": self.examples(task)}
 
 
 class Run:
@@ -176,6 +181,16 @@ class Run:
         return self._json("matrix.json")
 
     @property
+    def environment(self) -> dict[str, Any]:
+        """env.json: versions and machine that made the run."""
+        return self._json("env.json")
+
+    @property
+    def decomposition(self) -> dict[str, Any]:
+        """decomposition.json: where the losses of old tasks went, see lab.analysis; empty if it was not measured."""
+        return self._json("decomposition.json")
+
+    @property
     def tasks(self) -> list[str]:
         named = self.config["stream"].get("tasks")
         return self.scores.get("tasks") or (list(named) if isinstance(named, list) else [])
@@ -218,7 +233,7 @@ class Run:
         try:
             arrays, header = files.read_arrays(self.dir / "routing" / name)
             about = json.loads(header["about"])
-            return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"])
+            return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"], about.get("steps", []))
         except (files.UnreadableArrays, OSError, ValueError, KeyError) as error:
             raise LabError(f"run '{self.id}' is damaged: routing/{name} cannot be read ({error})") from error
 

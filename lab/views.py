@@ -47,8 +47,14 @@ MEASURES = [
     Measure("uses.stored_examples", "Stored examples", "training examples of old tasks kept at the end", score=False),
     Measure("uses.generated_examples", "Generated examples", "pseudo-examples made in place of stored ones", score=False),
     Measure("cost.trainable_parameters", "Trainable parameters", "parameters trained over the whole stream", score=False),
-    Measure("cost.stored_bytes", "Stored bytes", "bytes kept from one task to the next", score=False),
-    Measure("cost.train_s", "Training seconds", "time spent in training", score=False),
+    Measure("cost.stored_parameters", "Stored parameters", "numbers kept to the end: adapters and statistics", score=False),
+    Measure("cost.stored_bytes", "Stored bytes", "bytes kept from one task to the next: the three below together", score=False),
+    Measure("cost.adapter_bytes", "Adapter bytes", "experts, classifier and router", score=False),
+    Measure("cost.memory_bytes", "Memory bytes", "texts and labels of the stored examples", score=False),
+    Measure("cost.statistics_bytes", "Statistics bytes", "what routers and methods keep beside their parameters", score=False),
+    Measure("cost.train_s", "Training seconds", "time spent in training, or saved by taking experts from the store", score=False),
+    Measure("cost.eval_s", "Evaluation seconds", "time spent in evaluation", score=False),
+    Measure("cost.peak_memory_bytes", "Peak memory bytes", "most memory held: on the GPU if it computed there", score=False),
 ]
 
 
@@ -174,7 +180,9 @@ def pick(result: dict[str, Any], path: str) -> Any:
 
 def reason(result: dict[str, Any], path: str) -> str:
     """Why a value of a result is missing."""
-    return result["why"].get(path) or result["why"].get(path.split(".")[-1]) or "measured when the run is finished"
+    section, _, name = path.rpartition(".")
+    known = result["why"].get(path) or result["why"].get(name)
+    return known or ("not recorded by the version of this run" if result.get(section) else "measured when the run is finished")
 
 
 def summary_table(runs: Sequence[Run]) -> pd.DataFrame:

@@ -69,7 +69,7 @@ def test_loss_and_comparison(pair):
 
 
 def test_routing_figures(pair):
-    drawn = figures.routing_by_task(pair[0], click=True)
+    drawn = figures.clickable(figures.routing_by_task(pair[0]))
     np.testing.assert_allclose(cells(drawn), views.routing_by_task(pair[0]), rtol=1e-6)
     targets = drawn.data[-1]
     assert drawn.layout.hoverdistance == -1 and (targets.x[5], targets.y[5]) == (2, 1)
@@ -86,7 +86,7 @@ def test_names_are_literal_everywhere(runs):
         figures.accuracy_matrix(run),
         figures.forgetting_curves(run),
         figures.loss_curve(run),
-        figures.routing_by_task(run, click=True),
+        figures.clickable(figures.routing_by_task(run)),
         figures.routing_drift(run),
         figures.example_by_layer(run, 2, 0, 0),
     ):

@@ -15,7 +15,7 @@ from lab import registry
 from lab.batch import collate
 from lab.config import configure
 from lab.errors import LabError, RunFailed
-from lab.evaluate import Evaluation, evaluate
+from lab.evaluate import WHOLE, Evaluation, evaluate
 from lab.labels import LabelSpace
 from lab.memory import Memory
 from lab.method import Method
@@ -449,8 +449,27 @@ def test_routing_sums(l2r):
     np.testing.assert_allclose(sums.top_count.sum(-1), 20)
     np.testing.assert_allclose(sums.entropy_sum, -(weights * np.log(weights)).sum(-1).sum(0), rtol=1e-4)
     np.testing.assert_allclose(sums.share_sum, weights.mean((1, 2)).sum(0), rtol=1e-5)
-    assert sorted(sums.whole) == [*range(8)]
-    np.testing.assert_allclose(np.stack([sums.whole[i] for i in range(8)]), weights[:8], rtol=1e-5)
+    assert sorted(sums.whole) == [*range(WHOLE)]
+    np.testing.assert_allclose(np.stack([sums.whole[i]["weights"] for i in range(WHOLE)]), weights[:WHOLE], rtol=1e-5)
+
+
+@pytest.mark.parametrize("query", ["layer", "backbone"])
+def test_a_recorded_decision_can_be_followed_step_by_step(tmp_path, query):
+    """Each step follows from the one before by the formula of the gate, in the files of a run; the last one is the weights."""
+    made = toy.session("l2r", "router.heads=2", "router.temperature=0.5", f"router.query={query}")
+    routing = toy.recorded(made, tmp_path, query).routing(1)
+    for task in (0, 1):
+        steps = routing.steps(task)
+        assert list(steps) == ["logits", "gates", "weights"]
+        assert {step.shape for step in steps.values()} == {(WHOLE, len(made.learner.bank.layers), 2, 2)}
+        np.testing.assert_allclose(steps["gates"], 1 / (1 + np.exp(-steps["logits"] / 0.5)), rtol=1e-4)
+        np.testing.assert_allclose(steps["weights"], steps["gates"] / steps["gates"].sum(-1, keepdims=True), rtol=1e-4)
+        assert np.ptp(steps["logits"]) > 0.1 and np.array_equal(steps["weights"], routing.examples(task))
+
+
+def test_a_router_without_steps_records_its_weights_alone(tmp_path):
+    routing = toy.recorded(toy.session("uniform"), tmp_path).routing(1)
+    assert list(routing.steps(0)) == ["weights"] and (routing.steps(0)["weights"] == 0.5).all()
 
 
 # the store ------------------------------------------------------------------------------------------------------------------
@@ -475,7 +494,11 @@ def test_reused_experts_are_bit_identical(l2r, tmp_path):
         key: value for key, value in fresh.items() if not key.endswith("_s") and "peak" not in key
     }
     assert fresh["memory_bytes"] == made.memory.bytes > 0 and fresh["peak_memory_bytes"] > 0
-    assert fresh["stored_bytes"] == 4 * fresh["trainable_parameters"] + fresh["memory_bytes"]
+    assert fresh["adapter_bytes"] == 4 * fresh["trainable_parameters"]
+    assert fresh["statistics_bytes"] == 4 * (fresh["stored_parameters"] - fresh["trainable_parameters"])
+    layers = made.learner.bank.layers
+    assert fresh["statistics_bytes"] == sum(2 * 4 * layer.inputs for layer in layers), "mean and spread of each router's query"
+    assert fresh["stored_bytes"] == fresh["adapter_bytes"] + fresh["memory_bytes"] + fresh["statistics_bytes"]
 
 
 def test_what_shares_an_expert_and_what_does_not(tmp_path):

@@ -13,7 +13,8 @@ from conftest import FORGETS, KEEPS, TASKS, write_run
 from streamlit.testing.v1 import AppTest
 
 import lab
-from lab import jobs, views
+from lab import figures, jobs, views
+from lab.pages import shell
 
 MAIN = Path(lab.__file__).parent / "pages" / "main.py"
 PAGES = ["start", "train", "jobs", "compare", "routing"]
@@ -164,6 +165,32 @@ def test_routing_focus_and_examples(runs):
     app.select_slider(key="rt_after").set_value(2).run()
     assert not app.exception and app.selectbox(key="rt_task").value == "animals"
     np.testing.assert_allclose(heatmap(app, 0), views.routing_by_task(run, 1), rtol=1e-6)
+
+
+def test_code_of_a_chart_draws_that_chart(runs, recorded, monkeypatch):
+    """What the popover says is run as it stands: same figure, same numbers; the file holds them too."""
+    monkeypatch.setattr(lab, "__path__", [str(recorded.parent)])
+    for made, open_it in ((write_run(runs, "a"), "lab.Run.open('a')"), (lab.Run.open("builtin-l2r", recorded), "/examples')")):
+        code = shell.python_of(figures.routing_by_task, views.routing_by_task, (made, 1), {"title": "<x>"})
+        assert open_it in code and code.endswith("lab.views.routing_by_task(run1, 1)")
+        *before, drawing, numbers = code.splitlines()
+        names: dict = {}
+        exec("\n".join(before), names)
+        assert eval(drawing, names) == figures.routing_by_task(made, 1, title="<x>")
+        assert eval(numbers, names).equals(views.routing_by_task(made, 1))
+    both = [made, lab.Run.open("a")]
+    assert "lab.figures.average_curves([run1, run2])" in shell.python_of(figures.average_curves, None, (both,), {})
+    assert shell.command_of(both[1:]) == "lab show a --json"
+    assert shell.command_of(both).startswith("lab compare builtin-l2r a --json --runs ")
+
+
+def test_a_chart_card_offers_code_and_numbers(runs):
+    run = write_run(runs, "a")
+    app = open_page("routing")
+    assert any("lab.figures.routing_by_task(run1, 2)" in code.value for code in app.code)
+    assert "lab show a --json" in [code.value for code in app.code]
+    button = next(button for button in app.get("download_button") if button.proto.label == "Numbers as CSV")
+    assert button.proto.id and run.id == "a"
 
 
 def test_routing_explains_what_is_missing(runs):

@@ -243,7 +243,7 @@ def test_gumbel_sigmoid_is_torch_s_relaxed_bernoulli(temperature):
         u = torch.rand(s.shape)
         torch.manual_seed(5)
         expected = RelaxedBernoulli(torch.tensor(temperature), logits=s).rsample()
-    assert rel(router.gates(s, u), expected) < 1e-5
+    assert rel(router.steps(s, u)["weights"], expected) < 1e-5
     request, seen = asked(router, chance=noise(7)), []
     w = weights(router, request)
     u = torch.rand(len(LAYERS), ROWS, 2, EXPERTS, generator=noise(7))  # one draw per layer, row, head and expert
@@ -266,17 +266,17 @@ def test_rules_of_evaluation():
     shared = build("gates", evaluation="threshold", gate="sigmoid")
     s = torch.tensor([[2.0, -1.0, 1.0], [-2.0, -1.0, -3.0]])
     z = torch.sigmoid(s)
-    assert torch.equal(rule["soft"].gates(s, None), z)
-    assert torch.equal(rule["top1"].gates(s, None), torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]))
+    assert torch.equal(rule["soft"].steps(s, None)["weights"], z)
+    assert torch.equal(rule["top1"].steps(s, None)["weights"], torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]))
     kept = torch.stack(
         [torch.stack([z[0, 0], torch.tensor(0.0), z[0, 2]]), torch.stack([torch.tensor(0.0), z[1, 1], torch.tensor(0.0)])]
     )
-    assert torch.equal(rule["threshold"].gates(s, None), kept)  # the largest where none is above 1/2
-    assert torch.allclose(shared.gates(s, None), kept / kept.sum(-1, keepdim=True))
+    assert torch.equal(rule["threshold"].steps(s, None)["weights"], kept)  # the largest where none is above 1/2
+    assert torch.allclose(shared.steps(s, None)["weights"], kept / kept.sum(-1, keepdim=True))
     for router in rule.values():  # training sees the gates themselves, so that all of them have a gradient
-        assert torch.equal(router.gates(s, torch.full_like(s, 0.5)), z)
+        assert torch.equal(router.steps(s, torch.full_like(s, 0.5))["weights"], z)
     hot = build("gates", temperature=0.01, gate="softmax")
-    assert torch.allclose(hot.gates(s, None), torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]), atol=1e-6)
+    assert torch.allclose(hot.steps(s, None)["weights"], torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]), atol=1e-6)
     assert torch.allclose(normalised(torch.tensor([2.0, 6.0])), torch.tensor([0.25, 0.75]))
 
 

@@ -93,18 +93,17 @@ class Gates(Router):
         """(B, D) -> (B, H, E)."""
         return torch.einsum("bd,hed->bhe", self.features(layer, query), self.weight[layer]) + self.bias[layer]
 
-    def gates(self, logits: Tensor, noise: Tensor | None) -> Tensor:
-        """Logits (..., E) -> weights (..., E); `noise` is uniform in (0, 1), given in training only."""
-        options = self.options
-        if options.gate == "softmax":
-            z = torch.softmax(logits / options.temperature, -1)
-        else:
-            shaken = logits if noise is None or options.gate == "sigmoid" else logits + torch.log(noise) - torch.log1p(-noise)
-            z = torch.sigmoid(shaken / options.temperature)
+    def steps(self, logits: Tensor, noise: Tensor | None) -> dict[str, Tensor]:
+        """Logits (..., E) -> weights (..., E) and what leads to them; `noise` is uniform in (0, 1), given in training only."""
+        options, steps = self.options, {"logits": logits}
+        if noise is not None and options.gate == "gumbel-sigmoid":
+            steps["noisy logits"] = logits = logits + torch.log(noise) - torch.log1p(-noise)
+        z = logits / options.temperature
+        steps["gates"] = z = torch.softmax(z, -1) if options.gate == "softmax" else torch.sigmoid(z)
         if noise is None and options.evaluation != "soft":
             top = nn.functional.one_hot(z.argmax(-1), z.shape[-1]).to(z.dtype)
-            z = top if options.evaluation == "top1" else torch.maximum(z * (z > 0.5), z * top)
-        return normalised(z) if options.normalise else z
+            steps["kept gates"] = z = top if options.evaluation == "top1" else torch.maximum(z * (z > 0.5), z * top)
+        return steps | {"weights": normalised(z) if options.normalise else z}
 
     def forward(self, request: Request) -> Decision:
         rows, layers = len(request.mask), len(self.layers)
@@ -114,14 +113,15 @@ class Gates(Router):
             noise = noise.to(request.mask.device)
         if self.uses_query:
             logits = torch.stack([self.logits(layer, request.query) for layer in range(layers)])  # (L, B, H, E)
-            return Decision(self.gates(logits, noise).transpose(0, 1))  # (B, L, H, E)
+            steps = {name: step.transpose(0, 1) for name, step in self.steps(logits, noise).items()}  # (B, L, H, E)
+            return Decision(steps["weights"], steps=steps)
         weight = request.mask.unsqueeze(-1).float() / request.mask.sum(1)[:, None, None]  # (B, T, 1)
 
-        def decide(layer: int, x: Tensor) -> Tensor:
+        def decide(layer: int, x: Tensor) -> dict[str, Tensor]:
             with torch.autocast(x.device.type, enabled=False):
                 share = weight.repeat_interleave(len(x) // len(weight), 0)  # beam search repeats each row
                 logits = self.logits(layer, (x.float() * share).sum(1))
-                return self.gates(logits, None if noise is None else noise[layer])
+                return self.steps(logits, None if noise is None else noise[layer])
 
         return LayerDecision(decide)
 
