@@ -523,6 +523,16 @@ def test_what_shares_an_expert_and_what_does_not(tmp_path):
     assert len({same, *others}) == len(others) + 1
 
 
+@pytest.mark.parametrize("scenario", ["class", "task", "domain"])
+def test_an_expert_has_the_same_bytes_at_every_place_of_a_stream(scenario):
+    """What the store rests on: trained first of two tasks, last of three, alone. Seven classes, so that sums have an order."""
+    labels = tuple("abcdefg")
+    streams = [("sea", "city"), ("farm", "city", "sea"), ("city", "sea")]
+    made = [toy.trained("oracle", of=toy.tasks(*names, labels=labels, train=32), scenario=scenario) for names in streams]
+    first, *others = [toy.expert(session, "sea") | toy.isolated(session, "sea") for session in made]
+    assert "classifier.weight" in first and all(toy.equal(first, other) for other in others)
+
+
 @pytest.mark.parametrize("recipe", ["sequential", "replay"])
 def test_experts_that_depend_on_the_order_are_not_kept(recipe, tmp_path):
     toy.trained(recipe, store=tmp_path)

@@ -78,6 +78,12 @@ def expert(made: Session, name: str) -> dict[str, torch.Tensor]:
     return {key: p.detach().clone() for key, p in made.learner.bank.expert(made.learner.bank.names.index(name)).items()}
 
 
+def isolated(made: Session, name: str) -> dict[str, torch.Tensor]:
+    """The classifier rows of a task as training on it left them."""
+    prefix = f"task{made.learner.task_names.index(name)}."
+    return {key.removeprefix(prefix): tensor for key, tensor in made.isolated.items() if key.startswith(prefix)}
+
+
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     """Bit for bit the same names and values."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
