@@ -59,7 +59,7 @@ class Memory:
 
 
 def reservoir(kept: Sequence[Encoded], offered: Sequence[Encoded], size: int, seen: int, chance: torch.Generator) -> list[Encoded]:
-    """Algorithm R (Vitter 1985): of all rows offered so far, `seen` before these, each stays with probability size / seen."""
+    """Algorithm R (Vitter 1985): of all n rows offered so far, `seen` of them earlier, each stays with probability size / n."""
     kept = list(kept)
     for number, row in enumerate(offered, start=seen):
         if len(kept) < size:
