@@ -23,7 +23,7 @@ LISTED = {
     "recipes": {"l2r", "l2r-merge", "oracle", "replay", "sequential", "uniform"},
     "streams": {"builtin", "mtl5", "wos", "afrisenti", "long15"},
     "routers": {"gates", "oracle", "uniform"},
-    "methods": {"replay"},
+    "methods": {"agem", "derpp", "ewc", "lwf", "replay"},
     "experts": {"lora", "bottleneck"},
     "backbones": {"minilm", "tiny"},
     "runs": {"first", "second"},

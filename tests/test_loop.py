@@ -583,7 +583,8 @@ def test_moments_of_a_method_come_in_order(monkeypatch):
     class Note(Method):
         name = "note"
 
-        def begin_task(self, t):
+        def begin_task(self, t, rows):
+            assert rows == made.rows[t, "train"]
             noted.append(("begin", t))
 
         def rows(self, rows, generator):
@@ -598,7 +599,8 @@ def test_moments_of_a_method_come_in_order(monkeypatch):
             assert all(p.grad is not None for p in self.learner.bank.expert(0).values())
             noted.append("gradients")
 
-        def end_task(self, t):
+        def end_task(self, t, rows):
+            assert rows == made.rows[t, "train"] and len(self.memory) == 24 * (t + 1), "the memory holds the task's share"
             noted.append(("end", t))
 
     made = toy.session("sequential", "train.epochs=1")
