@@ -14,7 +14,7 @@ import pytest
 import toy
 
 import lab
-from lab import checkpoint, files, record, registry
+from lab import checkpoint, files, record
 from lab.errors import LabError
 from lab.record import Stopped
 from lab.runs import Run
@@ -23,7 +23,7 @@ from lab.stream import Example
 SHORT = ("checkpoint.every=3", "train.epochs=2")
 RECIPES = ["l2r", "replay"]
 SHARED = ("memory.per_task=0", "memory.total=20")
-METHODS = {name: ("sequential", f"methods.{name}={{}}") for name in registry.methods.names()}
+METHODS = {name: ("sequential", f"methods.{name}={{}}") for name in toy.methods()}
 CASES = METHODS | {  # recipe and options, where a case is not simply a recipe
     "all methods": ("sequential", *SHARED, *(options for _, options in METHODS.values())),
     "ewc online": ("ewc-online", "methods.ewc.decay=0.5"),
