@@ -170,7 +170,7 @@ def test_sequential_forgets_replay_forgets_less_and_the_oracle_does_not(scenario
     assert learned >= 0.9 and new >= 0.9 and kept <= 0.5
     _, replayed, new = both("replay")
     assert replayed >= kept + 0.2 and new >= 0.7
-    learned, oracle, new = both("oracle")
+    learned, oracle, new = both("oracle", "experts.skip=0")
     assert new >= 0.9 and learned >= 0.9 and oracle >= 0.85, "more classes or more rows to average cost even the oracle a little"
 
 
@@ -306,14 +306,15 @@ def test_a_tuned_classifier_changes_and_starts_from_the_isolated_one():
         if type(event).__name__ == "Step" and (event.task, event.phase, event.step) == (2, "memory", 1):
             now = classifier(made)
             moved = max((now[name] - learned[name]).abs().max().item() for name in learned)
-            assert 0 < moved <= 1.1e-3, "one step of the classifier's rate away from what training on the tasks left"
+            assert 0 < moved <= 1.1 * made.config.memory_training.classifier_lr, "one step of the classifier's rate away from what training on the tasks left"
     assert all(torch.equal(made.isolated[f"task{t}.classifier.weight"], learned[f"weight.{t}"]) for t in range(3))
 
 
 def test_warm_start_goes_on_from_the_last_stage():
     ended, begun = {}, {}
     for warm in ("true", "false"):
-        made = toy.session("l2r", f"memory_training.warm_start={warm}", "train.warmup=0.9", of=toy.tasks("sea", "city", "farm"))
+        given = (f"memory_training.warm_start={warm}", "router.start=zero", "train.warmup=0.9")
+        made = toy.session("l2r", *given, of=toy.tasks("sea", "city", "farm"))
         for event in made.train():
             if type(event).__name__ == "TaskEnded" and event.task == 1:
                 ended[warm] = made.learner.router.weight[0][:, :2].detach().clone()
