@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -225,7 +226,8 @@ def grid(
 
     made = Grid(file, runs, processes)
     try:
-        follow_cells(made.work())
+        with closing(made.work()) as steps:
+            follow_cells(steps)
     except KeyboardInterrupt:
         print("lab: interrupted; the same command goes on with it", file=sys.stderr)
         raise typer.Exit(1) from None

@@ -474,7 +474,7 @@ def guesses(labels: Sequence[str], guessed: Sequence[float], measured: Sequence[
 
 
 def comparison(runs: Sequence[Run], measure: str = "average_accuracy", title: str = "") -> go.Figure:
-    """One measure of several groups of runs as bars with intervals, in the colours of their recipes; missing values have no bar."""
+    """One measure of several groups of runs as bars with intervals, coloured by recipe; missing values have no bar."""
     found = views.summary(runs)
     found = found[found["measure"] == measure].iloc[::-1]
     drawn = figure(title, 90 + 44 * len(found))
