@@ -306,7 +306,8 @@ def test_a_tuned_classifier_changes_and_starts_from_the_isolated_one():
         if type(event).__name__ == "Step" and (event.task, event.phase, event.step) == (2, "memory", 1):
             now = classifier(made)
             moved = max((now[name] - learned[name]).abs().max().item() for name in learned)
-            assert 0 < moved <= 1.1 * made.config.memory_training.classifier_lr, "one step of the classifier's rate away from what training on the tasks left"
+            rate = made.config.memory_training.classifier_lr
+            assert 0 < moved <= 1.1 * rate, "one step of the classifier's rate away from what training on the tasks left"
     assert all(torch.equal(made.isolated[f"task{t}.classifier.weight"], learned[f"weight.{t}"]) for t in range(3))
 
 

@@ -216,7 +216,7 @@ def test_it_opens_with_the_network_off(scheme, width, chromium, three, tmp_path)
     page.goto((tmp_path / "out.html").as_uri())
     page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 2 * 18")
     assert problems == []
-    assert page.locator("b, i").count() == 0 and page.get_by_role("cell", name="0.903", exact=True).count()
+    assert page.locator("b, i").count() == 0 and page.get_by_role("cell", name="0.627", exact=True).count()
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing scrolls sideways but tables"
     ink, ground = {"light": ("rgb(27, 31, 36)", "rgb(255, 255, 255)"), "dark": ("rgb(230, 233, 237)", "rgb(18, 22, 28)")}[scheme]
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
