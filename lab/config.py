@@ -56,7 +56,7 @@ class MemoryConfig(Section):
     per_class: int = Field(0, ge=0, description="random training examples stored per class, in place of per_task; 0: off")
     total: int = Field(0, ge=0, description="stored examples in all, in place of per_task and per_class; 0: off")
     policy: Literal["reservoir", "balanced"] = Field(
-        "reservoir", description="how `total` is shared: all examples seen equally likely to be kept, or equally many of each class"
+        "reservoir", description="how `total` is shared: all examples seen equally likely to stay, or equally many of each class"
     )
 
 

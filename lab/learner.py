@@ -186,6 +186,15 @@ class Learner(nn.Module):
         target = self.space.target(label, task)
         return nn.functional.cross_entropy(self.competing(logits, task, how), target, ignore_index=UNLABELLED)
 
+    def own_cross_entropy(self, logits: Tensor, label: Tensor, task: Tensor) -> Tensor:
+        """Mean cross-entropy among the classes of the one task that all rows are of; arguments as for cross_entropy.
+
+        Only that task's columns are computed with. Masked ones would change nothing but the rounding, which depends on where the
+        task's columns stand among all: an isolated expert is to have the same bytes in every order of the tasks.
+        """
+        own = self.space.own[int(task[0])]
+        return nn.functional.cross_entropy(logits[:, own.start : own.stop], label, ignore_index=UNLABELLED)
+
     def competing(self, logits: Tensor, task: Tensor, how: str | None = None) -> Tensor:
         """Logits (B, C) with -inf where a class does not compete, see cross_entropy."""
         return logits.masked_fill(~self.space.competing(task, self.met, how or self.config.train.classes), float("-inf"))

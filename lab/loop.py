@@ -154,7 +154,8 @@ class Session:
 
             def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
                 out = Output(learner.logits(batch, t if isolated else None), decision)
-                named = {"task": learner.cross_entropy(out.logits, batch.label, batch.task)} | decision.losses
+                loss = learner.own_cross_entropy if isolated else learner.cross_entropy
+                named = {"task": loss(out.logits, batch.label, batch.task)} | decision.losses
                 for method in self.methods:
                     named |= method.terms(batch, out)
                 return named

@@ -58,8 +58,10 @@ class Memory:
         return [self.rows[i] for i in torch.randperm(len(self.rows), generator=generator)[:size].tolist()]
 
 
-def reservoir(kept: Sequence[Encoded], offered: Sequence[Encoded], size: int, seen: int, chance: torch.Generator) -> list[Encoded]:
-    """Algorithm R (Vitter 1985): of all rows offered so far, `seen` before these, each stays with probability size / seen."""
+def reservoir(
+    kept: Sequence[Encoded], offered: Sequence[Encoded], size: int, seen: int, chance: torch.Generator
+) -> list[Encoded]:
+    """Algorithm R (Vitter 1985): of all n rows offered so far, `seen` of them earlier, each stays with probability size / n."""
     kept = list(kept)
     for number, row in enumerate(offered, start=seen):
         if len(kept) < size:

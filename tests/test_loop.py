@@ -170,7 +170,7 @@ def test_sequential_forgets_replay_forgets_less_and_the_oracle_does_not(scenario
     assert learned >= 0.9 and new >= 0.9 and kept <= 0.5
     _, replayed, new = both("replay")
     assert replayed >= kept + 0.2 and new >= 0.7
-    learned, oracle, new = both("oracle")
+    learned, oracle, new = both("oracle", "experts.skip=0")
     assert new >= 0.9 and learned >= 0.9 and oracle >= 0.85, "more classes or more rows to average cost even the oracle a little"
 
 
@@ -306,14 +306,15 @@ def test_a_tuned_classifier_changes_and_starts_from_the_isolated_one():
         if type(event).__name__ == "Step" and (event.task, event.phase, event.step) == (2, "memory", 1):
             now = classifier(made)
             moved = max((now[name] - learned[name]).abs().max().item() for name in learned)
-            assert 0 < moved <= 1.1e-3, "one step of the classifier's rate away from what training on the tasks left"
+            assert 0 < moved <= 1.1 * made.config.memory_training.classifier_lr, "one step of the classifier's rate away from what training on the tasks left"
     assert all(torch.equal(made.isolated[f"task{t}.classifier.weight"], learned[f"weight.{t}"]) for t in range(3))
 
 
 def test_warm_start_goes_on_from_the_last_stage():
     ended, begun = {}, {}
     for warm in ("true", "false"):
-        made = toy.session("l2r", f"memory_training.warm_start={warm}", "train.warmup=0.9", of=toy.tasks("sea", "city", "farm"))
+        given = (f"memory_training.warm_start={warm}", "router.start=zero", "train.warmup=0.9")
+        made = toy.session("l2r", *given, of=toy.tasks("sea", "city", "farm"))
         for event in made.train():
             if type(event).__name__ == "TaskEnded" and event.task == 1:
                 ended[warm] = made.learner.router.weight[0][:, :2].detach().clone()
@@ -523,6 +524,16 @@ def test_what_shares_an_expert_and_what_does_not(tmp_path):
     assert len({same, *others}) == len(others) + 1
 
 
+@pytest.mark.parametrize("scenario", ["class", "task", "domain"])
+def test_an_expert_has_the_same_bytes_at_every_place_of_a_stream(scenario):
+    """What the store rests on: trained first of two tasks, last of three, alone. Seven classes, so that sums have an order."""
+    labels = tuple("abcdefg")
+    streams = [("sea", "city"), ("farm", "city", "sea"), ("city", "sea")]
+    made = [toy.trained("oracle", of=toy.tasks(*names, labels=labels, train=32), scenario=scenario) for names in streams]
+    first, *others = [toy.expert(session, "sea") | toy.isolated(session, "sea") for session in made]
+    assert "classifier.weight" in first and all(toy.equal(first, other) for other in others)
+
+
 @pytest.mark.parametrize("recipe", ["sequential", "replay"])
 def test_experts_that_depend_on_the_order_are_not_kept(recipe, tmp_path):
     toy.trained(recipe, store=tmp_path)
@@ -573,7 +584,8 @@ def test_moments_of_a_method_come_in_order(monkeypatch):
     class Note(Method):
         name = "note"
 
-        def begin_task(self, t):
+        def begin_task(self, t, rows):
+            assert rows == made.rows[t, "train"]
             noted.append(("begin", t))
 
         def rows(self, rows, generator):
@@ -588,7 +600,8 @@ def test_moments_of_a_method_come_in_order(monkeypatch):
             assert all(p.grad is not None for p in self.learner.bank.expert(0).values())
             noted.append("gradients")
 
-        def end_task(self, t):
+        def end_task(self, t, rows):
+            assert rows == made.rows[t, "train"] and len(self.memory) == 24 * (t + 1), "the memory holds the task's share"
             noted.append(("end", t))
 
     made = toy.session("sequential", "train.epochs=1")

@@ -14,7 +14,7 @@ import pytest
 import toy
 
 import lab
-from lab import checkpoint, files, record
+from lab import checkpoint, files, record, registry
 from lab.errors import LabError
 from lab.record import Stopped
 from lab.runs import Run
@@ -22,6 +22,14 @@ from lab.stream import Example
 
 SHORT = ("checkpoint.every=3", "train.epochs=2")
 RECIPES = ["l2r", "replay"]
+SHARED = ("memory.per_task=0", "memory.total=20")
+METHODS = {name: ("sequential", f"methods.{name}={{}}") for name in registry.methods.names()}
+CASES = METHODS | {  # recipe and options, where a case is not simply a recipe
+    "all methods": ("sequential", *SHARED, *(options for _, options in METHODS.values())),
+    "ewc online": ("ewc-online", "methods.ewc.decay=0.5"),
+    "balanced": ("replay-balanced", *SHARED),
+    "reservoir": ("l2r", *SHARED),
+}
 BYTES = ("config.yaml", "matrix.json", "router.safetensors", "experts/**/*", "predictions/*", "routing/*", "state/**/*")
 
 
@@ -30,10 +38,11 @@ def every_step_is_logged(monkeypatch):
     monkeypatch.setattr(record, "LOG_EVERY", 0.0)
 
 
-def session(recipe: str, **settings):
+def session(case: str, **settings):
     """Four steps on each task, and eight on the memory, with a state saved every three."""
+    recipe, *more = CASES.get(case, (case,))
     short = (*SHORT, "memory_training.steps=8") if recipe == "l2r" else SHORT
-    return toy.session(recipe, *short, **{"of": toy.tasks(train=32)} | settings)
+    return toy.session(recipe, *short, *more, **{"of": toy.tasks(train=32)} | settings)
 
 
 def content(run: Run) -> dict[str, bytes]:
@@ -56,7 +65,7 @@ def whole(tmp_path_factory):
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(record, "LOG_EVERY", 0.0)
-        for recipe in RECIPES:
+        for recipe in [*RECIPES, *CASES]:
             made = session(recipe)
             run = Run.create(made.config.to_dict(), tmp_path_factory.mktemp(recipe), "r")
             found[recipe] = (run, [(type(event).__name__, made.cursor.phase) for event in record.record(run, made)])
@@ -135,6 +144,20 @@ def test_killed_and_resumed(recipe, moment, whole, tmp_path, monkeypatch):
     (run.dir / "checkpoint" / ".9.safetensors.1.tmp").write_bytes(b"half")
     go_on(run, recipe, monkeypatch)
     assert_equal(run, whole[recipe][0])
+
+
+@pytest.mark.parametrize("moment", range(1, 10, 2))
+@pytest.mark.parametrize("case", CASES)
+def test_every_method_and_memory_goes_on(case, moment, whole, tmp_path, monkeypatch):
+    """What a method keeps, and what the memory holds, is after a kill what it was."""
+    run, happenings = started(case, tmp_path)
+    for _ in range(moments(case, whole)[moment]):
+        next(happenings)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "update", lambda *args, **fields: None)
+        happenings.close()
+    go_on(run, case, monkeypatch)
+    assert_equal(run, whole[case][0])
 
 
 def test_killed_twice(whole, tmp_path, monkeypatch):

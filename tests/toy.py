@@ -22,7 +22,7 @@ from lab.stream import SPLITS, Example, Task
 TOPICS = {"sea": "wave tide reef coral", "city": "tram street tower plaza", "farm": "barn hay goat field"}
 FLIPPED = {"sea": False, "city": True, "farm": False}
 LABELS = ("no", "yes")
-TRAIN = ("train.lr=0.02", "train.epochs=3", "memory.per_task=24")
+TRAIN = ("train.lr=0.02", "train.epochs=3")
 MEMORY = ("memory_training.steps=20", "memory_training.lr=0.1")
 
 
@@ -46,8 +46,9 @@ def tasks(*names: str, **options: Any) -> list[Task]:
 
 def overrides(recipe: str, *more: str) -> list[str]:
     """Options that make a recipe learn the toy stream in well under a second."""
-    shared = recipe in ("sequential", "replay")
-    return [*TRAIN, *(() if shared else MEMORY), *more]
+    config = configure(recipe)
+    budget = "memory.total=48" if config.memory.total else "memory.per_task=24"
+    return [*TRAIN, budget, *(() if config.experts.allocation == "shared" else MEMORY), *more]
 
 
 def session(
@@ -76,6 +77,12 @@ def recorded(made: Session, root: Path, id: str = "r") -> Run:
 def expert(made: Session, name: str) -> dict[str, torch.Tensor]:
     """Copies of the parameters of an expert by its name."""
     return {key: p.detach().clone() for key, p in made.learner.bank.expert(made.learner.bank.names.index(name)).items()}
+
+
+def isolated(made: Session, name: str) -> dict[str, torch.Tensor]:
+    """The classifier rows of a task as training on it left them."""
+    prefix = f"task{made.learner.task_names.index(name)}."
+    return {key.removeprefix(prefix): tensor for key, tensor in made.isolated.items() if key.startswith(prefix)}
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

@@ -25,8 +25,8 @@ class EWCOptions(Options):
         "per_task", description="a penalty for every past task, or one whose Fisher information is a decaying sum"
     )
     decay: float = Field(1.0, ge=0, le=1, description="gamma of the online form: what is left of the older sum at each task")
-    labels: Literal["sampled", "true"] = Field(
-        "sampled", description="labels of the Fisher information: drawn from the model, as it is defined, or the true ones"
+    labels: Literal["sampled", "given"] = Field(
+        "sampled", description="labels of the Fisher information: drawn from the model, as it is defined, or the true ones given"
     )
     examples: int = Field(200, ge=1, le=1_000_000, description="random training examples of a task to estimate it on, one by one")
 
@@ -75,7 +75,7 @@ class EWC(Method):
             decision = learner.decide(batch)
             with learner.bank.routed(decision):
                 log_p = learner.competing(learner.logits(batch), batch.task).log_softmax(-1)[0]  # (C,)
-                if self.options.labels == "true":
+                if self.options.labels == "given":
                     yield log_p[learner.space.target(batch.label, batch.task)[0]]
                 else:
                     yield log_p[torch.multinomial(log_p.detach().exp().cpu(), 1, generator=chance)[0]]
