@@ -474,18 +474,18 @@ def guesses(labels: Sequence[str], guessed: Sequence[float], measured: Sequence[
 
 
 def comparison(runs: Sequence[Run], measure: str = "average_accuracy", title: str = "") -> go.Figure:
-    """One measure of several groups of runs as bars in the colours of their recipes; missing values have no bar."""
+    """One measure of several groups of runs as bars with intervals, coloured by recipe; missing values have no bar."""
     found = views.summary(runs)
     found = found[found["measure"] == measure].iloc[::-1]
     drawn = figure(title, 90 + 44 * len(found))
     colours = [style(name).colour for name in found["recipe"]]
-    texts = [views.cell(row.value, row.spread, row.why, True) for row in found.itertuples()]
+    texts = [views.cell(row.value, row.high - row.value, row.why, True) for row in found.itertuples()]
     drawn.add_bar(
         x=found["value"].fillna(0.0),
         y=np.arange(len(found)),
         orientation="h",
         marker={"color": colours},
-        error_x={"type": "data", "array": found["spread"], "thickness": 1},
+        error_x={"type": "data", "array": found["high"] - found["value"], "thickness": 1},
         text=[literal(text) for text in texts],
         textposition="auto",
         hovertemplate="%{text}<extra></extra>",

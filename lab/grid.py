@@ -507,22 +507,20 @@ class Grid:
         }
 
     def _table_row(self, row: Row, results: dict[Any, dict[str, Any]]) -> dict[str, Any]:
-        """Mean and interval of every score over seeds and orders; what is counted, not scored, as its mean."""
+        """Mean and interval of every measure over seeds and orders, what was chosen and by which scores, and what is missing."""
         values = list(results.values())
         made: dict[str, Any] = {"recipe": row.recipe, "stream": row.stream, "scenario": row.scenario, "n": len(values)}
         made |= {"seeds": self.spec.seeds, "orders": [list(order) for order in dict.fromkeys(key[1] for key in results)]}
         made |= self.selection(row)
         failed = {cell.id: self.outcome(cell).why for cell in self.finals(row) if cell.key not in results}
         for measure in views.MEASURES:
-            if measure.path.split(".")[-1] not in TIMES:
+            if measure.path.removeprefix("cost.") not in TIMES:
                 known = [views.pick(value, measure.path) for value in values]
                 if not known or None in known:
                     reason = views.reason(values[known.index(None)], measure.path) if known else "no cell is finished"
                     made[measure.path] = {"n": 0, "mean": None, "why": reason}
-                elif measure.score:
-                    made[measure.path] = asdict(interval(known))
                 else:
-                    made[measure.path] = float(np.mean(known)) if not isinstance(known[0], bool) else known[0]
+                    made[measure.path] = known[0] if isinstance(known[0], bool) else asdict(interval(known))
         last = [dict(zip(value["tasks"], value["matrix"][-1], strict=True)) for value in values]
         made["by_position"] = [asdict(entry) for entry in by_position(last)]
         return made | {"failed": failed}

@@ -42,7 +42,7 @@ class Difference(Interval):
 
 def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     """Mean and t-interval: mean ± t(level, n - 1) s / sqrt(n), s the sample standard deviation; no interval below n = 2."""
-    from scipy import stats
+    from scipy.special import stdtrit
 
     x = np.asarray(values, dtype=float)
     if not len(x):
@@ -50,7 +50,7 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     mean = float(x.mean())
     if len(x) == 1:
         return Interval(1, mean, why=ONE)
-    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    half = float(stdtrit(len(x) - 1, (1 + level) / 2) * x.std(ddof=1) / np.sqrt(len(x)))
     return Interval(len(x), mean, mean - half, mean + half)
 
 

@@ -200,7 +200,7 @@ def test_a_wider_grid_runs_only_what_is_new(whole, stream, tmp_path):
     made = Grid(write(tmp_path, stream, recipes=["sequential"], seeds=[0, 1, 2]), root)
     before = {folder.name for folder in root.glob("*/")}
     steps = done(made)
-    assert steps[-1].done == 4 and steps[0].done == 2
+    assert steps[-1].done == 4 and steps[0].done == 3
     new = [Run(root / name) for name in {folder.name for folder in root.glob("*/")} - before]
     assert [run.config["seed"] for run in new] == [2]
 
@@ -233,6 +233,32 @@ def test_threads_are_split_once_and_for_all(stream, tmp_path, monkeypatch):
     assert Grid(path, tmp_path / "other", processes=1).possible.keys() != made.possible.keys()
     fixed = write(tmp_path, stream, backbone="minilm", set={"backbone.threads": 5})
     assert {cell.config.backbone.threads for cell in Grid(fixed, tmp_path, 3).possible.values()} == {5}
+
+
+# reuse ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_that_train_the_same_experts(stream, tmp_path):
+    """Both at once, one after the other, and without reuse: the same numbers; what reuse saved is seen, and only there."""
+    shared = {"seeds": [0], "sweep": None, "set": {"train.epochs": 2, "memory_training.steps": 4, "memory.per_task": 8}}
+    path = write(tmp_path, stream, recipes=["uniform", "oracle"], **shared)
+    both = Grid(path, tmp_path / "both", processes=2)
+    assert any(len(step.active) == 2 for step in done(both)) and not both.unfinished()
+    experts = sorted(file.name for file in (tmp_path / "both" / ".experts").iterdir())
+    assert len(experts) == 2 and all(files.read_arrays(tmp_path / "both" / ".experts" / name)[0] for name in experts)
+    done(single := Grid(path, tmp_path / "single"))
+    (tmp_path / "off").mkdir()
+    settings = shared | {"set": shared["set"] | {"reuse": False}}
+    done(off := Grid(write(tmp_path / "off", stream, recipes=["uniform", "oracle"], **settings), tmp_path / "off"))
+    measured = [[(cell["recipe"], cell["matrix"], cell["zero_shot"], cell["routing"]) for cell in made.result()["cells"]]
+                for made in (both, single, off)]  # fmt: skip
+    assert measured[0] == measured[1] == measured[2] and len(measured[0]) == 2
+    assert not (tmp_path / "off" / ".experts").exists() and off.result()["times"]["reuse"]["share_saved"] == 0
+    found = single.result()["times"]
+    taken = next(cell["cost"] for cell in single.result()["cells"] if cell["recipe"] == "oracle")
+    assert found["reuse_where_taken"]["cells"] == 1 and found["reuse"]["cells"] == 2 and taken["reused_s"] > 0
+    assert found["reuse_where_taken"]["share_saved"] == pytest.approx(taken["reused_s"] / (taken["train_s"] + taken["eval_s"]))
+    assert 0 < found["reuse"]["share_saved"] < found["reuse_where_taken"]["share_saved"] < 1
 
 
 # ended early ------------------------------------------------------------------------------------------------------------------
