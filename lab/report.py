@@ -48,7 +48,7 @@ function draw() {
                                          {displaylogo: false, responsive: true, displayModeBar: false}));
 }
 for (const choice of document.querySelectorAll('select')) {
-  const offered = [...choice.parentElement.querySelectorAll('figure')];
+  const offered = [...choice.closest('div').querySelectorAll('figure')];
   const show = () => offered.forEach((f, i) => {
     f.hidden = i !== choice.selectedIndex;
     if (!f.hidden) Plotly.Plots.resize(f.firstChild);
