@@ -97,7 +97,7 @@ class Grid:
     # -- checks ----------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Set up, with a few examples, one cell of each kind that is not finished; LabError lists all that cannot be.
+        """Set up, with a few examples, one cell of each kind, unless it was begun before; LabError lists all that cannot be.
 
         Data of cells that were begun must still be the same.
         """
@@ -122,9 +122,9 @@ class Grid:
                 for section in ("recipe", "about", "seed", "train", "memory_training", "checkpoint", "reuse"):
                     plain.pop(section)
                 kind = json.dumps(plain | {"stream": [source, sorted(stream.tasks)]}, sort_keys=True)
-                if kind not in tried:
-                    tried.add(kind)
+                if kind not in tried and not begun:  # what was begun could be set up
                     Session(cell.config, [limited(task, 0, TRIED, TRIED, TRIED) for task in tasks])
+                tried.add(kind)
             except LabError as error:
                 problems.note(error, f"{label}, scenario {cell.config.scenario}")
         problems.refuse(self.path.name)
