@@ -240,7 +240,7 @@ class Backbone(nn.Module):
 
 
 class Lower:
-    """The blocks below the first expert. They are frozen: a batch of the same rows in the same order leaves them with the same bits.
+    Kept are the hidden states (B, T, D) that enter the first block with experts, by the names of the rows; `limit` is in bytes.
 
     Kept are the hidden states (B, T, D) that enter the first block with experts, by the names of the rows: `limit` bytes at most.
     """
