@@ -130,6 +130,11 @@ class Bank(nn.Module):
         self.names.append(name)
         return len(self.names) - 1
 
+    def renew(self, k: int, *key: object) -> None:
+        """Expert k as `grow` with this key made it."""
+        fresh = {layer.info.name: self.kind.new(layer.info, generator(*key, layer.info.name)) for layer in self.routed_layers}
+        self.load_expert(k, {f"{layer}.{name}": tensor for layer, new in fresh.items() for name, tensor in new.items()})
+
     def expert(self, k: int) -> dict[str, nn.Parameter]:
         """Parameters of expert k, named `<layer>.<parameter>`."""
         return {f"{layer.info.name}.{name}": p for layer in self.routed_layers for name, p in layer.experts[k].items()}

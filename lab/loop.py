@@ -118,8 +118,10 @@ class Session:
             learner.meet(t)
             for method in self.methods:
                 method.begin_task(t)
+        for method in self.methods:
+            rows = method.examples(rows)
         expert = len(learner.bank) - 1
-        isolated = learner.per_task and self.config.experts.isolated
+        isolated = learner.isolated
         blocks = range(t + 1) if config.classes == "seen" else [t]
         trained = learner.bank.expert(expert) | learner.parameters_of(blocks)
         store = self.store if isolated and not self.methods else None
@@ -158,7 +160,7 @@ class Session:
         learner.bank.trainable(expert, False)
         for method in self.methods:
             method.end_task(t)
-        self.memory.add(self.tasks[t], rows)
+        self.memory.add(self.tasks[t], self.rows[t, "train"])
         self.isolated |= {name: parameter.detach().clone() for name, parameter in learner.parameters_of(blocks).items()}
 
     def train_on_memory(self, t: int) -> Iterator[events.Event]:

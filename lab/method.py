@@ -18,6 +18,10 @@ class Method(Plugin):
     def begin_task(self, t: int) -> None:
         """Task t is about to be learned: snapshot, initialise."""
 
+    def examples(self, rows: list[Encoded]) -> list[Encoded]:
+        """The examples that an epoch of the task passes over; by default the task's own training examples."""
+        return rows
+
     def rows(self, rows: list[Encoded], generator: torch.Generator) -> list[Encoded]:
         """The rows of a step; add replayed ones here."""
         return rows

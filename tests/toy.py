@@ -46,8 +46,7 @@ def tasks(*names: str, **options: Any) -> list[Task]:
 
 def overrides(recipe: str, *more: str) -> list[str]:
     """Options that make a recipe learn the toy stream in well under a second."""
-    shared = recipe in ("sequential", "replay")
-    return [*TRAIN, *(() if shared else MEMORY), *more]
+    return [*TRAIN, *(MEMORY if configure(recipe).memory_training.steps else ()), *more]
 
 
 def session(
