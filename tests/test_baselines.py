@@ -7,6 +7,7 @@ import toy
 
 from lab.config import configure, recipe_names
 from lab.errors import LabError
+from lab.loop import schedule
 from lab.method import Method
 from lab.registry import Options
 
@@ -168,3 +169,77 @@ def test_olora_overlaps_less_than_inclora():
 
     plain, held = toy.trained("inclora"), toy.trained("olora")
     assert overlap(held) < 0.5 * overlap(plain)
+
+
+# full -------------------------------------------------------------------------------------------------------------------------
+
+
+def tuned_by_torch(made, batches, steps):
+    """The tiny backbone, all of its weights trained by a plain loop on these batches."""
+    fresh = toy.session("full", of=made.tasks).learner
+    fresh.classifier.grow(0, "classifier", made.tasks[0].name)
+    model, head = fresh.backbone.model, fresh.classifier
+    for layer in fresh.bank.routed_layers:
+        model.set_submodule(layer.info.name, layer.base)
+    parameters = [*model.requires_grad_(True).parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
+    for step, batch in enumerate(batches):
+        optimizer.param_groups[0]["lr"] = 1e-3 * schedule(step, steps, 0.06)
+        pooled = fresh.backbone.embed(batch)
+        loss = torch.nn.functional.cross_entropy(pooled @ head.weight[0].T + head.bias[0], batch.label)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+    return model
+
+
+def test_full_is_plain_fine_tuning_of_all_weights():
+    made, batches = toy.session("full", "train.lr=1e-3", of=toy.tasks("sea")), []
+    before = {name: p.clone() for name, p in made.learner.backbone.model.named_parameters() if ".experts." not in name}
+    collate, made.learner.collate = made.learner.collate, lambda rows: batches.append(collate(rows)) or batches[-1]
+    for event in steps(made):
+        count, met = event.step, list(batches[-event.step :])
+    made.learner.collate = collate
+    theirs = tuned_by_torch(made, met, count)
+    moved = 0
+    for layer in made.learner.bank.routed_layers:
+        for name, change in layer.experts[0].items():
+            start = before[f"{layer.info.name}.base.{name}"]
+            expected = theirs.get_submodule(layer.info.name).get_parameter(name) - start
+            if not layer.info.name.endswith("key") or name != "bias":  # softmax does not see it: its gradient is rounding
+                assert torch.allclose(change, expected, atol=2e-5), f"{layer.info.name}.{name}"
+            assert torch.equal(start, layer.base.get_parameter(name)), "the backbone itself stays as it was"
+            moved += bool(change.any())
+    assert len(made.learner.bank.routed_layers) == 3 + 1 + 2 * 8  # embeddings and their norm; 6 linear layers and 2 norms each
+    assert moved == sum(len(layer.experts[0]) for layer in made.learner.bank.routed_layers)
+    assert sum(p.numel() for p in made.learner.bank.expert(0).values()) == sum(p.numel() for p in before.values())
+
+
+def test_full_keeps_steps_in_float32_that_bfloat16_would_lose():
+    made = toy.session("full", "train.lr=1e-6", "backbone.dtype=bfloat16", of=toy.tasks("sea"))
+    list(made.train())
+    kept = lost = 0
+    for layer in made.learner.bank.routed_layers:
+        for name, change in layer.experts[0].items():
+            base = layer.base.get_parameter(name)
+            assert change.dtype == torch.float32
+            if base.dtype == torch.bfloat16:
+                kept += change.count_nonzero().item()
+                lost += ((base + change.to(torch.bfloat16)) == base)[change != 0].sum().item()
+    assert kept > 1000 and lost > 0.9 * kept
+
+
+def test_full_embeddings_and_norms_are_not_rounded_in_bfloat16():
+    made = toy.session("full", "backbone.dtype=bfloat16", of=toy.tasks("sea"))
+    made.learner.meet(0)
+    batch, norm = made.learner.collate(made.rows[0, "train"][:4]), made.learner.bank.routed_layers[3]
+    assert isinstance(norm.base, torch.nn.LayerNorm)
+    seen = []
+    norm.register_forward_hook(lambda layer, args, out: seen.append((args[0], out)))
+    norm.experts[0]["weight"].data.fill_(1e-4)
+    with made.learner.bank.routed(made.learner.decide(batch)), torch.no_grad():
+        made.learner.logits(batch)
+    ((x, out),) = seen
+    expected = torch.nn.functional.layer_norm(x, (32,), norm.base.weight + 1e-4, norm.base.bias, norm.base.eps)
+    assert x.dtype == out.dtype == torch.float32 and torch.equal(out, expected)

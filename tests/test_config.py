@@ -32,7 +32,7 @@ def recipe(tmp_path, monkeypatch):
 
 
 def test_every_shipped_recipe_resolves():
-    reference = {"oracle", "sequential", "uniform", "per-task", "multitask"}
+    reference = {"oracle", "sequential", "uniform", "full", "per-task", "multitask"}
     published = {"l2r", "l2r-merge", "replay", "inclora", "olora"}
     assert set(recipe_names()) >= reference | published
     for name in recipe_names():
@@ -313,6 +313,12 @@ def test_another_plugin_drops_the_options_of_the_old_one(recipe):
             "methods.orthogonal={}",
             "methods.orthogonal holds a new LoRA orthogonal to earlier ones: "
             "use experts.name=lora and experts.allocation=per_task",
+        ),
+        (
+            "full",
+            "router=sum",
+            "experts.name = full is one set of weights, trained on task after task: "
+            "use experts.allocation=shared and router=uniform",
         ),
         ("sequential", "router=oracle", "router oracle picks the expert of the true task: use experts.allocation=per_task"),
     ],
