@@ -108,7 +108,14 @@ class Bank(nn.Module):
             raise LabError(
                 f"experts.targets = {list(endings)} matches no linear layer of this backbone; there are {_endings(layers)}"
             )
-        return chosen
+        blocks = 1 + max(map(_block, layers))
+        kept = [name for name in chosen if _block(name) >= round(self.kind.options.skip * blocks) or _block(name) < 0]
+        if not kept:
+            raise LabError(
+                f"experts.skip = {self.kind.options.skip} leaves no layer to adapt: the targets stand in blocks "
+                f"{', '.join(map(str, sorted(set(map(_block, chosen)))))} of {blocks}"
+            )
+        return kept
 
     def __len__(self) -> int:
         return len(self.names)
@@ -258,6 +265,11 @@ def _ends(name: str, ending: str) -> bool:
     parts, wanted = name.split("."), ending.split(".")
     pairs = zip(parts[-len(wanted) :], wanted, strict=False)
     return len(parts) >= len(wanted) and all(part.isdigit() if want == "[0-9]" else part == want for part, want in pairs)
+
+
+def _block(name: str) -> int:
+    """Number of the transformer block that a layer belongs to, -1 outside of them."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), -1)
 
 
 def _endings(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from lab.batch import Batch, Encoded, by_length
 from lab.learner import Learner
 from lab.router import Decision, one_hot
 
-WHOLE = 8  # test examples per task whose decisions are kept whole
+WHOLE = 16  # test examples per task whose decisions are kept whole
 
 
 @dataclass
@@ -32,11 +32,15 @@ class RoutingSums:
     top_count: np.ndarray | float = 0.0  # (L, H, E): how often the largest weight is this expert's
     entropy_sum: np.ndarray | float = 0.0  # (L, H) in nats, of the weights rescaled to sum to one
     share_sum: np.ndarray | float = 0.0  # (E,): part in the sum of weights, mean over layers and heads
-    whole: dict[int, np.ndarray] = field(default_factory=dict)  # row -> (L, H, E)
+    whole: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)  # row -> the steps to its weights, (L, H, E) each
 
-    def add(self, weights: Tensor, rows: Sequence[int], layers: int) -> None:
-        """Weights (B | 1, L | 1, H, E) of the given rows."""
-        w = weights.detach().float().cpu().expand(len(rows), layers, -1, -1).double()
+    def add(self, weights: Tensor, steps: dict[str, Tensor], rows: Sequence[int], layers: int) -> None:
+        """Weights (B | 1, L | 1, H, E) of the given rows, and the steps that led to them."""
+
+        def plain(values: Tensor) -> Tensor:
+            return values.detach().float().cpu().expand(len(rows), layers, -1, -1)
+
+        w = plain(weights).double()
         share = w / w.sum(-1, keepdim=True).clamp_min(1e-12)
         top = torch.nn.functional.one_hot(w.argmax(-1), w.shape[-1])
         self.count += len(rows)
@@ -44,7 +48,8 @@ class RoutingSums:
         self.top_count += top.sum(0).numpy()
         self.entropy_sum += -(share * share.clamp_min(1e-12).log()).sum(-1).sum(0).numpy()
         self.share_sum += share.mean((1, 2)).sum(0).numpy()
-        self.whole |= {row: w[i].float().numpy() for i, row in enumerate(rows) if row < WHOLE}
+        kept = {name: plain(step) for name, step in (steps | {"weights": weights}).items()}
+        self.whole |= {row: {name: kept[name][i].numpy() for name in kept} for i, row in enumerate(rows) if row < WHOLE}
 
     def arrays(self, task: int) -> dict[str, np.ndarray]:
         """The arrays of the run folder's routing file; see lab.runs.Routing."""
@@ -56,8 +61,13 @@ class RoutingSums:
             f"{task}/entropy_sum": np.asarray(self.entropy_sum, dtype=np.float32),
             f"{task}/share_sum": np.asarray(self.share_sum, dtype=np.float32),
             f"{task}/rows": np.array(rows),
-            f"{task}/examples": np.stack([self.whole[row] for row in rows]),
-        }
+            f"{task}/examples": np.stack([self.whole[row]["weights"] for row in rows]),
+        } | {f"{task}/steps/{name}": np.stack([self.whole[row][name] for row in rows]) for name in self.steps}
+
+    @property
+    def steps(self) -> list[str]:
+        """What led to the weights of whole decisions: names in order."""
+        return [name for name in next(iter(self.whole.values()), {}) if name != "weights"]
 
 
 @dataclass
@@ -83,13 +93,13 @@ def evaluate(learner: Learner, rows: list[Encoded], seen: int, size: int, oracle
         decision = true_expert(learner, batch) if oracle else learner.decide(batch)
         with learner.bank.routed(decision):
             logits = learner.logits(batch)
-            used = decision.recorded() if decision else None
+            used, steps = (decision.recorded(), decision.recorded_steps()) if decision else (None, {})
         logits = logits.masked_fill(~space.competing(batch.task, seen, how), float("-inf"))
         best = logits.softmax(-1).max(-1)
         label[chunk] = space.target(batch.label, batch.task).cpu().numpy()
         predicted[chunk], probability[chunk] = best.indices.cpu().numpy(), best.values.cpu().numpy()
         if used is not None:
-            routing.add(used, chunk, len(learner.bank.layers))
+            routing.add(used, steps, chunk, len(learner.bank.layers))
         done += len(chunk)
         yield done
     score = float((label == predicted).mean())

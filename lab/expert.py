@@ -24,6 +24,7 @@ class ExpertOptions(Options):
     targets: list[str] | None = Field(
         None, description="names (or endings of names) of the layers to adapt; null: by kind of model"
     )
+    skip: float = Field(0.0, ge=0, lt=1, description="share of the backbone's blocks, from the lowest on, that get no experts")
 
 
 class LayerInfo(NamedTuple):

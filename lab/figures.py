@@ -15,7 +15,7 @@ import plotly.colors
 import plotly.graph_objects as go
 import plotly.io as pio
 
-from lab import views
+from lab import tables, views
 from lab.runs import Run
 
 SCALE = "Cividis"  # scores and shares, 0 to 1
@@ -45,6 +45,7 @@ METHOD_STYLE = {
 OTHER_COLOURS = ["#7A5FD0", "#B2566B", "#4E8F2F", "#3A98A8", "#A8662A", "#8C7BA1"]
 DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"]
 MARKERS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star", "pentagon", "hexagon"]
+TERM_COLOURS = ["#2B7FC4", "#D55E00", "#009E73", "#C98A00"]  # router, experts, classifier, new classes
 TASK_COLOURS = ["#2B7FC4", "#D55E00", "#009E73", "#C06498", "#C98A00", "#7A5FD0", "#3A98A8", "#8A8A8A", "#B2566B", "#4E8F2F"]
 
 TEMPLATE = go.layout.Template(
@@ -196,9 +197,10 @@ def cell_height(rows: int, least: int = 220) -> int:
     return max(least, 110 + (34 if rows <= 12 else 22) * rows)
 
 
-def clickable(figure: go.Figure, rows: int, columns: int, hover: np.ndarray) -> go.Figure:
-    """Transparent markers over the cells: a click anywhere in a cell returns its row as y and its column as x."""
-    y, x = np.mgrid[0:rows, 0:columns].reshape(2, -1)
+def clickable(figure: go.Figure) -> go.Figure:
+    """Transparent markers over the cells of a heatmap: a click anywhere in a cell returns its row as y and its column as x."""
+    hover = np.asarray(figure.data[0].customdata)  # (rows, columns)
+    y, x = np.mgrid[0 : hover.shape[0], 0 : hover.shape[1]].reshape(2, -1)
     figure.add_scatter(
         x=x,
         y=y,
@@ -261,14 +263,12 @@ def matrix_difference(first: Run, second: Run, title: str = "") -> go.Figure:
     return grid(drawn, numbered(tasks), heads(tasks, tasks), "after learning task", "difference on task")
 
 
-def routing_by_task(run: Run, after: int | None = None, title: str = "", click: bool = False) -> go.Figure:
-    """Mean share of each expert in the routing of each task; with `click`, cells answer clicks with x = expert, y = task."""
+def routing_by_task(run: Run, after: int | None = None, title: str = "") -> go.Figure:
+    """Mean share of each expert in the routing of each task."""
     table = views.routing_by_task(run, after)
     hover = _pair_hover(table, "gets {:.1%} of the weight on")
     drawn = figure(title, cell_height(len(table)))
     cells(drawn, table.to_numpy(), hover)
-    if click:
-        clickable(drawn, *table.shape, hover)
     return grid(drawn, numbered(table.index), heads(table.columns, table.index), "examples of task", "expert")
 
 
@@ -279,6 +279,28 @@ def routing_drift(run: Run, after: int | None = None, title: str = "") -> go.Fig
     drawn = figure(title, cell_height(len(table)))
     cells(drawn, table.to_numpy(), hover, "{:+.2f}", colorscale=DIVERGING, zmin=-1, zmax=1, zmid=0)
     return grid(drawn, numbered(table.index), heads(table.columns, table.index), "examples of task", "expert")
+
+
+def routing_confusion(run: Run, after: int | None = None, title: str = "") -> go.Figure:
+    """How often each expert was the first choice on each task."""
+    table = tables.routing_confusion(run, after)
+    drawn = figure(title, cell_height(len(table)))
+    cells(drawn, table.to_numpy(), _pair_hover(table, "is the first choice in {:.1%} of the decisions on"))
+    return grid(drawn, numbered(table.index), heads(table.columns, table.index), "examples of task", "first choice")
+
+
+def interference(run: Run, title: str = "") -> go.Figure:
+    """What learning each task cost the earlier ones, on the fixed range -1 to 1."""
+    table = tables.interference_matrix(run)
+    values, tasks = table.to_numpy()[1:, :-1], list(table.columns)  # the first task costs nobody, the last one lost nothing yet
+    hover = np.empty(values.shape, dtype=object)
+    for i, j in np.ndindex(values.shape):
+        missing = "not learned yet" if j > i else "not measured yet"
+        cost = missing if np.isnan(values[i, j]) else f"cost {values[i, j]:+.3f}"
+        hover[i, j] = f"learning <b>{literal(tasks[i + 1])}</b><br>{cost}<br>on task <b>{literal(tasks[j])}</b>"
+    drawn = figure(title, cell_height(len(values)))
+    cells(drawn, values, hover, "{:+.2f}", colorscale=DIVERGING, zmin=-1, zmax=1, zmid=0)
+    return grid(drawn, numbered(tasks)[1:], heads(tasks, tasks)[:-1], "learning task", "lost by task")
 
 
 def _pair_hover(table: pd.DataFrame, form: str) -> np.ndarray:
@@ -315,6 +337,19 @@ def _weights_by_layer(table: pd.DataFrame, title: str, columns: Sequence[str], w
     top = max(1.0, float(np.nanmax(values, initial=0.0)))  # weights need not sum to one
     cells(drawn, values, hover, zmax=top, xgap=1, ygap=1)
     return grid(drawn, [layer_name(name) for name in table.index], columns, "layer", what)
+
+
+def subspace_overlap(table: pd.DataFrame, title: str = "") -> go.Figure:
+    """Overlap of the subspaces of LoRA experts, the table of `lab.library.similarity`."""
+    values = table.to_numpy()
+    hover = np.empty(values.shape, dtype=object)
+    for i, j in np.ndindex(values.shape):
+        names = f"<b>{literal(table.index[i])}</b><br><b>{literal(table.columns[j])}</b>"
+        hover[i, j] = f"{names}<br>{'not comparable' if np.isnan(values[i, j]) else f'overlap {values[i, j]:.3f}'}"
+    drawn = figure(title, cell_height(len(table)))
+    cells(drawn, values, hover)
+    names = [key.partition("/")[2] for key in table.index]
+    return grid(drawn, numbered(names), heads(names, names), "expert", "with expert")
 
 
 def layer_name(path: str) -> str:
@@ -424,19 +459,33 @@ def loss_curve(run: Run, title: str = "") -> go.Figure:
 # -- bars ------------------------------------------------------------------------------------------------------------------
 
 
+def guesses(labels: Sequence[str], guessed: Sequence[float], measured: Sequence[float], title: str = "") -> go.Figure:
+    """Guesses from 0 to 1 beside what was measured, one pair of bars per label."""
+    drawn = figure(title, 260)
+    names = unique(labels, 24)
+    for name, values, colour, pattern in (("your guess", guessed, "#8A8A8A", "/"), ("measured", measured, "#2B7FC4", "")):
+        drawn.add_bar(
+            name=name, x=names, y=list(values), marker={"color": colour, "pattern": {"shape": pattern}},
+            text=[f"{value:.2f}" for value in values], textposition="outside", cliponaxis=False,
+            hovertemplate=f"%{{x}}<br>{name} %{{y:.3f}}<extra></extra>",
+        )  # fmt: skip
+    drawn.update_layout(barmode="group", legend={"orientation": "h", "y": 1.15, "x": 0}, margin={"t": 40})
+    return drawn.update_yaxes(range=[0, 1.08])
+
+
 def comparison(runs: Sequence[Run], measure: str = "average_accuracy", title: str = "") -> go.Figure:
-    """One measure of several groups of runs as bars in the colours of their recipes; missing values have no bar."""
+    """One measure of several groups of runs as bars with intervals, coloured by recipe; missing values have no bar."""
     found = views.summary(runs)
     found = found[found["measure"] == measure].iloc[::-1]
     drawn = figure(title, 90 + 44 * len(found))
     colours = [style(name).colour for name in found["recipe"]]
-    texts = [views.cell(row.value, row.spread, row.why, True) for row in found.itertuples()]
+    texts = [views.cell(row.value, row.high - row.value, row.why, True) for row in found.itertuples()]
     drawn.add_bar(
         x=found["value"].fillna(0.0),
         y=np.arange(len(found)),
         orientation="h",
         marker={"color": colours},
-        error_x={"type": "data", "array": found["spread"], "thickness": 1},
+        error_x={"type": "data", "array": found["high"] - found["value"], "thickness": 1},
         text=[literal(text) for text in texts],
         textposition="auto",
         hovertemplate="%{text}<extra></extra>",
@@ -444,3 +493,105 @@ def comparison(runs: Sequence[Run], measure: str = "average_accuracy", title: st
     )
     drawn.update_yaxes(tickvals=list(range(len(found))), ticktext=[literal(name) for name in found["label"]], showgrid=False)
     return drawn.update_xaxes(zeroline=True)
+
+
+def decomposition(run: Run, title: str = "") -> go.Figure:
+    """Where the loss of each old task went: one bar per task, one piece per term; what was gained lies left of zero."""
+    table = tables.decomposition(run)
+    drawn = figure(title, 130 + 34 * len(table))
+    names = [*numbered(table.index[:-1]), "mean"]
+    for colour, (term, name) in zip(TERM_COLOURS, tables.TERMS.items(), strict=True):
+        if table[term].isna().all():
+            continue  # this run has no such term
+        hover = [f"{name}: {piece:+.3f}<br>of a loss of {loss:.3f}" for piece, loss in table[[term, "loss"]].to_numpy()]
+        drawn.add_bar(
+            x=table[term],
+            y=np.arange(len(table)),
+            orientation="h",
+            name=name,
+            marker={"color": colour},
+            customdata=hover,
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    drawn.add_scatter(
+        x=table["loss"],
+        y=np.arange(len(table)),
+        mode="markers",
+        name="Loss",
+        marker={"symbol": "line-ns-open", "size": 20, "color": "#8A8A8A", "line": {"width": 3}},
+        hovertemplate="loss %{x:.3f}<extra></extra>",
+    )
+    drawn.update_xaxes(title="accuracy lost since the task was learned", zeroline=True)
+    drawn.update_yaxes(tickvals=list(range(len(table))), ticktext=names, range=[len(table) - 0.4, -0.6], showgrid=False)
+    legend = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0, "traceorder": "normal"}
+    return drawn.update_layout(barmode="relative", legend=legend)
+
+
+# -- trade-offs ------------------------------------------------------------------------------------------------------------
+
+
+def pareto(
+    runs: Sequence[Run], cost: str | Sequence[str] = "cost.stored_bytes", score: str = "average_accuracy", title: str = ""
+) -> go.Figure:
+    """A score against a cost; dominated groups of runs are faint, those that use the task identity hollow.
+
+    Several costs make a menu from which the reader chooses. See `lab.tables.pareto` for who dominates whom.
+    """
+    costs = [cost] if isinstance(cost, str) else list(cost)
+    titles = {measure.path: measure.title for measure in views.MEASURES}
+    drawn = figure(title, 400)
+    axes = []
+    for place, path in enumerate(costs):
+        table = tables.pareto(runs, path, score)
+        known = table[table["cost"].notna() & table["score"].notna()]
+        _pareto_points(drawn, known, titles[path], place == 0)
+        log = len(known) > 0 and known["cost"].min() > 0 and known["cost"].max() > 10 * known["cost"].min()
+        text = titles[path] + (" (logarithmic)" if log else "")
+        axes.append({"xaxis.title.text": text, "xaxis.type": "log" if log else "linear"})
+    drawn.update_xaxes(title=axes[0]["xaxis.title.text"], type=axes[0]["xaxis.type"])
+    drawn.update_yaxes(title=titles[score])
+    if len(costs) > 1:
+        shown = [{"visible": [mine == place for mine in range(len(costs)) for _ in range(2)]} for place in range(len(costs))]
+        entries = zip(costs, shown, axes, strict=True)
+        buttons = [{"label": titles[path], "method": "update", "args": [visible, axis]} for path, visible, axis in entries]
+        place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"t": 0, "b": 0}}
+        menu = {"buttons": buttons, "bgcolor": FAINT, "bordercolor": FAINT, **place}
+        drawn.update_layout(updatemenus=[menu], margin={"t": 64})
+    return drawn
+
+
+def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str, visible: bool) -> None:
+    """Two traces: the line along the groups that are not dominated and get no task identity, and all groups."""
+    front = table[(table["dominated_by"] == "") & ~table["task_id"]].sort_values("cost")
+    drawn.add_scatter(
+        x=front["cost"],
+        y=front["score"],
+        mode="lines",
+        line={"color": FAINT, "width": 2, "shape": "hv"},
+        hoverinfo="skip",
+        showlegend=False,
+        visible=visible,
+    )
+    hover, symbols = [], []
+    for row in table.itertuples():
+        verdict = f"dominated by {literal(row.dominated_by)}" if row.dominated_by else "not dominated"
+        privilege = "<br>uses the task identity" if row.task_id else ""
+        hover.append(f"<b>{literal(row.label)}</b><br>score {row.score:.3f}<br>{cost} {row.cost:,.0f}<br>{verdict}{privilege}")
+        symbols.append(style(row.recipe).marker + ("-open" if row.task_id else ""))
+    marker = {
+        "color": [style(name).colour for name in table["recipe"]], "symbol": symbols, "size": 13,
+        "opacity": [0.35 if other else 1.0 for other in table["dominated_by"]], "line": {"width": 2},
+    }  # fmt: skip
+    drawn.add_scatter(
+        x=table["cost"],
+        y=table["score"],
+        mode="markers+text",
+        marker=marker,
+        text=[short(label, 28) for label in table["label"]],
+        textposition="top center",
+        customdata=hover,
+        hovertemplate="%{customdata}<extra></extra>",
+        showlegend=False,
+        cliponaxis=False,
+        visible=visible,
+    )

@@ -190,6 +190,7 @@ class Recorder:
             texts = {str(j): [self.text(j, row) for row in sorted(sums.whole)] for j, sums in evaluated.items()}
             layers = [layer.name for layer in learner.bank.layers]
             about = {"tasks": learner.task_names[: after + 1], "layers": layers, "experts": learner.bank.names, "texts": texts}
+            about["steps"] = next(iter(evaluated.values())).steps
             header = {"about": json.dumps(about, ensure_ascii=False)}
             files.write_arrays(self.run.dir / "routing" / f"after_{after}.safetensors", arrays, header)
         folder = self.run.dir / "state" / f"after_{after}"

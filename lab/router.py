@@ -36,13 +36,15 @@ class Request:
 class Decision:
     """Weights of the experts, as a value: `weights` (B | 1, L | 1, H, E), over `experts` (None: all of the bank).
 
-    `losses` are the router's own named loss terms. `composition` replaces the bank's.
+    `losses` are the router's own named loss terms. `composition` replaces the bank's. `steps` are the named values that lead to
+    the weights, each of their shape and in order; they are for people and change nothing.
     """
 
     weights: Tensor | None
     experts: tuple[int, ...] | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     composition: str | None = None
+    steps: dict[str, Tensor] = field(default_factory=dict)
 
     def at(self, layer: int, x: Tensor) -> Tensor:
         """Weights (B | 1, H, E) of one layer with input x; a router that decides per token returns (B | 1, T, H, E)."""
@@ -52,24 +54,42 @@ class Decision:
         """Weights (B | 1, L | 1, H, E) that were used, with means over tokens where the decision was per token."""
         return self.weights
 
+    def recorded_steps(self) -> dict[str, Tensor]:
+        """The steps in the shape of `recorded`; empty where the router names none."""
+        return self.steps
+
 
 class LayerDecision(Decision):
-    """A decision made inside the layers: `decide(layer, x)` gives the weights from the layer's input."""
+    """A decision made inside the layers: `decide(layer, x)` gives the weights from the layer's input.
 
-    def __init__(self, decide: Callable[[int, Tensor], Tensor]):
+    It may give a mapping of named steps in their place, of which the last one is the weights.
+    """
+
+    def __init__(self, decide: Callable[[int, Tensor], Tensor | dict[str, Tensor]]):
         super().__init__(weights=None)
         self.decide = decide
         self.made: dict[int, Tensor] = {}
+        self.made_steps: dict[int, dict[str, Tensor]] = {}
 
     def at(self, layer: int, x: Tensor) -> Tensor:
-        self.made[layer] = self.decide(layer, x)
-        return self.made[layer]
+        found = self.decide(layer, x)
+        if isinstance(found, dict):
+            self.made_steps[layer] = found
+            found = [*found.values()][-1]
+        self.made[layer] = found
+        return found
 
     def recorded(self) -> Tensor | None:
-        if not self.made:
-            return None
-        per_layer = [w.mean(1) if w.dim() == 4 else w for _, w in sorted(self.made.items())]
-        return torch.stack(per_layer, dim=1)
+        return _over_layers(self.made) if self.made else None
+
+    def recorded_steps(self) -> dict[str, Tensor]:
+        names = next(iter(self.made_steps.values()), {})
+        return {name: _over_layers({layer: steps[name] for layer, steps in self.made_steps.items()}) for name in names}
+
+
+def _over_layers(made: dict[int, Tensor]) -> Tensor:
+    """(B | 1, L, H, E) from what each layer made; means over tokens where it is per token."""
+    return torch.stack([w.mean(1) if w.dim() == 4 else w for _, w in sorted(made.items())], dim=1)
 
 
 class Router(nn.Module, Plugin):
@@ -92,8 +112,8 @@ class Router(nn.Module, Plugin):
         """The bank now holds so many experts."""
         self.experts = experts
 
-    def reset(self, generator: torch.Generator) -> None:
-        """Forget what was learned; default: nothing to forget."""
+    def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
+        """Begin anew; stored examples may help: their queries, as in `standardise`, and the experts of their tasks (N,)."""
 
     def standardise(self, queries: Sequence[Tensor]) -> None:
         """Per adapted layer, the queries (N, D) of the stored examples in the frozen backbone; default: nothing is learned."""

@@ -2,7 +2,8 @@
 
     config.yaml (resolved)   run.json (status, times, error)   env.json   events.jsonl   matrix.json (scores only)
     predictions/after_<k>.parquet   routing/after_<k>.safetensors   experts/<task>/   router.safetensors
-    state/after_<k>/   checkpoint/   log.txt
+    state/after_<k>/   checkpoint/   log.txt   decomposition.json (once it was asked for)
+    notes.json (what people wrote about the run)
 """
 
 import json
@@ -30,6 +31,7 @@ from lab.metrics import metrics
 
 FORMAT = 1  # of the run folder; raised when an old reader would misread a new folder
 TERMINAL = ("finished", "stopped", "interrupted", "failed")
+NOTES = {"text": "", "tags": [], "starred": False, "archived": False}  # notes.json where nobody has written anything
 ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,79}")
 PACKAGES = ("torch", "transformers", "peft", "datasets", "safetensors", "numpy", "pydantic", "streamlit", "plotly")
 
@@ -73,6 +75,7 @@ class Routing:
     experts: list[str]
     arrays: dict[str, np.ndarray]
     texts: dict[str, list[str]]
+    step_names: list[str]  # what led to the weights of whole decisions, in order
 
     def mean(self, task: int) -> np.ndarray:
         """Mean weight over the test examples of a task: (L, H, E)."""
@@ -97,6 +100,10 @@ class Routing:
         """Whole decisions of the first few test examples: (N, L, H, E)."""
         return self.arrays[f"{task}/examples"]
 
+    def steps(self, task: int) -> dict[str, np.ndarray]:
+        """Whole decisions step by step, as the router names them ("logits", "gates", ...), "weights" last: (N, L, H, E) each."""
+        return {name: self.arrays[f"{task}/steps/{name}"] for name in self.step_names} | {"weights": self.examples(task)}
+
 
 class Run:
     """A run folder. Reading never fails on a half-written last line; the status is derived, not trusted."""
@@ -104,6 +111,12 @@ class Run:
     def __init__(self, folder: Path):
         self.dir = Path(folder)
         self.id = self.dir.name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self.dir == other.dir
+
+    def __hash__(self) -> int:
+        return hash(self.dir)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -171,9 +184,25 @@ class Run:
         return self._json("launch.json")
 
     @property
+    def notes(self) -> dict[str, Any]:
+        """notes.json: text, tags, starred, archived; what is missing or of another type is as nobody had written it."""
+        found = self._json("notes.json")
+        return {name: found[name] if isinstance(found.get(name), type(empty)) else empty for name, empty in NOTES.items()}
+
+    @property
     def scores(self) -> dict[str, Any]:
         """matrix.json: tasks, labels, matrix, zero_shot, oracle, validation."""
         return self._json("matrix.json")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """env.json: versions and machine that made the run."""
+        return self._json("env.json")
+
+    @property
+    def decomposition(self) -> dict[str, Any]:
+        """decomposition.json: where the losses of old tasks went, see lab.analysis; empty if it was not measured."""
+        return self._json("decomposition.json")
 
     @property
     def tasks(self) -> list[str]:
@@ -218,7 +247,7 @@ class Run:
         try:
             arrays, header = files.read_arrays(self.dir / "routing" / name)
             about = json.loads(header["about"])
-            return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"])
+            return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"], about.get("steps", []))
         except (files.UnreadableArrays, OSError, ValueError, KeyError) as error:
             raise LabError(f"run '{self.id}' is damaged: routing/{name} cannot be read ({error})") from error
 
@@ -260,8 +289,7 @@ class Run:
     ) -> "Run":
         """A new folder with config.yaml, run.json and env.json; LabError if the id is taken or nothing can be written."""
         folder = root(runs)
-        named = (config["recipe"], config["stream"]["name"])
-        recipe, stream = (re.sub(r"[^a-z0-9_-]+", "-", Path(name).name.lower()).strip("-") for name in named)
+        recipe, stream = slug(config["recipe"]), slug(config["stream"]["name"])
         stem = id or f"{datetime.now():%Y%m%d-%H%M%S}-{recipe}-{stream}-s{config['seed']}"[:72]
         if not ID.fullmatch(stem):
             raise LabError(f"'{stem}' cannot be a run id: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
@@ -316,6 +344,11 @@ class Run:
     @property
     def stop_requested(self) -> bool:
         return (self.dir / "stop").exists()
+
+
+def slug(name: str) -> str:
+    """A name, or the last part of a path, as it may stand in a run id."""
+    return re.sub(r"[^a-z0-9_-]+", "-", Path(name).name.lower()).strip("-")
 
 
 def unwritable(folder: Path, error: OSError) -> LabError:

@@ -8,8 +8,9 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ import pandas as pd
 from lab.errors import LabError
 from lab.metrics import array
 from lab.runs import Run
+from lab.statistics import difference, interval
 
 UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)  # what a damaged folder can cause
 POINTS = 2000  # of a loss curve
 TAIL = 1 << 16  # bytes of events.jsonl read for the newest events
 COLLAPSE, LOSS = 0.9, 0.2  # share of one expert on all tasks; score points a task may lose
+DEAD = 0.1  # times an equal share: an expert that gets less on every task is dead
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,16 @@ MEASURES = [
     Measure("uses.stored_examples", "Stored examples", "training examples of old tasks kept at the end", score=False),
     Measure("uses.generated_examples", "Generated examples", "pseudo-examples made in place of stored ones", score=False),
     Measure("cost.trainable_parameters", "Trainable parameters", "parameters trained over the whole stream", score=False),
-    Measure("cost.stored_bytes", "Stored bytes", "bytes kept from one task to the next", score=False),
-    Measure("cost.train_s", "Training seconds", "time spent in training", score=False),
+    Measure("cost.stored_parameters", "Stored parameters", "numbers kept to the end: adapters and statistics", score=False),
+    Measure("cost.stored_bytes", "Stored bytes", "bytes kept from one task to the next: the three below together", score=False),
+    Measure("cost.adapter_bytes", "Adapter bytes", "experts, classifier and router", score=False),
+    Measure("cost.memory_bytes", "Memory bytes", "texts and labels of the stored examples", score=False),
+    Measure("cost.statistics_bytes", "Statistics bytes", "what routers and methods keep beside their parameters", score=False),
+    Measure("cost.train_s", "Training seconds", "time spent in training, or saved by taking experts from the store", score=False),
+    Measure("cost.eval_s", "Evaluation seconds", "time spent in evaluation", score=False),
+    Measure("cost.peak_memory_bytes", "Peak memory bytes", "most memory held: on the GPU if it computed there", score=False),
 ]
+COMMON = Measure("common_average_accuracy", "Average on common tasks", "mean score, after the last one, on tasks of all runs")
 
 
 # -- many runs -------------------------------------------------------------------------------------------------------------
@@ -115,7 +125,7 @@ def labels(runs: Sequence[Run], seeds: bool = True) -> list[str]:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed."""
+    """Runs that differ in nothing but the seed and the order of the tasks."""
 
     label: str
     recipe: str
@@ -123,10 +133,14 @@ class Group:
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
-    """Runs put together that differ in nothing but the seed; a run without a complete matrix stays alone."""
+    """Runs put together that differ in nothing but the seed and the order of the tasks.
+
+    A run without a complete matrix stays alone.
+    """
     members: dict[str, list[Run]] = {}
     for run in runs:
         same = {key: value for key, value in run.config.items() if key not in ("seed", "about")}
+        same["stream"] = run.config["stream"] | {"tasks": sorted(run.tasks)}
         own = "" if complete(run) else run.id
         members.setdefault(json.dumps([same, own], sort_keys=True, default=str), []).append(run)
     firsts = [group[0] for group in members.values()]
@@ -141,14 +155,45 @@ def complete(run: Run) -> bool:
 
 
 def summary(runs: Sequence[Run]) -> pd.DataFrame:
-    """Long form, one row per group of runs and measure: label, recipe, n, learned, tasks, measure, value, spread, why.
+    """Long form, one row per group of runs and measure: label, recipe, n, learned, tasks, measure, value, low, high, spread, why.
 
-    `value` is the mean over the n runs of the group, `spread` their sample standard deviation (NaN below two), `why` the
-    reason of a missing value.
+    `value` is the mean over the n runs of the group, `low` and `high` the bounds of its interval (see lab.statistics), `spread`
+    their sample standard deviation, all three NaN below two runs; `why` is the reason of a missing value. Runs of different
+    tasks have the measure COMMON too.
     """
-    columns = ["label", "recipe", "n", "learned", "tasks", "measure", "value", "spread", "why"]
-    rows = [_summary_row(group, [run.result() for run in group.runs], measure) for group in groups(runs) for measure in MEASURES]
-    return pd.DataFrame(rows, columns=columns).astype({"value": float, "spread": float})
+    columns = ["label", "recipe", "n", "learned", "tasks", "measure", "value", "low", "high", "spread", "why"]
+    common, rows = common_tasks(runs), []
+    differ = any(set(run.tasks) != set(common) for run in runs)
+    for group in groups(runs):
+        results = [run.result() | {COMMON.path: common_average(run, common)} for run in group.runs]
+        rows += [_summary_row(group, results, measure) for measure in ([COMMON, *MEASURES] if differ else MEASURES)]
+    return pd.DataFrame(rows, columns=columns).astype({name: float for name in ("value", "low", "high", "spread")})
+
+
+def common_tasks(runs: Sequence[Run]) -> list[str]:
+    """Tasks of the same name and labels that all runs have learned, in the order of the first run."""
+    learned = [dict(zip(run.tasks[: len(run.matrix)], run.scores.get("labels", []), strict=False)) for run in runs]
+    return [task for task in (learned[0] if runs else {}) if all(other.get(task) == learned[0][task] for other in learned)]
+
+
+def common_average(run: Run, tasks: Sequence[str]) -> float | None:
+    """Mean score on some of its tasks after the last one that it learned; None if there is none."""
+    return float(np.mean([run.matrix[-1][run.tasks.index(task)] for task in tasks])) if tasks else None
+
+
+def differences(runs: Sequence[Run], measure: str = "average_accuracy") -> pd.DataFrame:
+    """Paired differences between groups, long form: first, second, measure, n, mean, low, high, p, claim, why.
+
+    First minus second over the seeds and orders that both have; see lab.statistics.Difference. Groups that learned different
+    tasks have no difference but a reason.
+    """
+    found, rows = groups(runs), []
+    for one, other in combinations(found, 2):
+        values = [{(run.config["seed"], *run.tasks): pick(run.result(), measure) for run in group.runs} for group in (one, other)]
+        first, second = ({key: value for key, value in given.items() if value is not None} for given in values)
+        rows.append({"first": one.label, "second": other.label, "measure": measure, **asdict(difference(first, second))})
+    columns = ["first", "second", "measure", "n", "mean", "low", "high", "p", "claim", "why"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _summary_row(group: Group, results: list[dict[str, Any]], measure: Measure) -> dict[str, Any]:
@@ -158,10 +203,11 @@ def _summary_row(group: Group, results: list[dict[str, Any]], measure: Measure) 
     row |= {"learned": len(first["matrix"]), "tasks": len(first["tasks"])}
     if any(value is None for value in values):
         reasons = [reason(result, measure.path) for result, value in zip(results, values, strict=True) if value is None]
-        return row | {"value": np.nan, "spread": np.nan, "why": reasons[0]}
+        none = dict.fromkeys(("value", "low", "high", "spread"), np.nan)
+        return row | none | {"why": "no task is common to all runs" if measure is COMMON else reasons[0]}
     numbers = np.array(values, dtype=float)
-    spread = numbers.std(ddof=1) if len(numbers) > 1 else np.nan
-    return row | {"value": numbers.mean(), "spread": spread, "why": ""}
+    spread, found = numbers.std(ddof=1) if len(numbers) > 1 else np.nan, interval(numbers)
+    return row | {"value": found.mean, "low": found.low, "high": found.high, "spread": spread, "why": ""}
 
 
 def pick(result: dict[str, Any], path: str) -> Any:
@@ -174,28 +220,31 @@ def pick(result: dict[str, Any], path: str) -> Any:
 
 def reason(result: dict[str, Any], path: str) -> str:
     """Why a value of a result is missing."""
-    return result["why"].get(path) or result["why"].get(path.split(".")[-1]) or "measured when the run is finished"
+    section, _, name = path.rpartition(".")
+    known = result["why"].get(path) or result["why"].get(name)
+    return known or ("not recorded by the version of this run" if result.get(section) else "measured when the run is finished")
 
 
 def summary_table(runs: Sequence[Run]) -> pd.DataFrame:
     """`summary` as people read it: one row per measure, one column per group, each cell a value or a dash with the reason."""
     found = summary(runs)
-    score = {measure.path: measure.score for measure in MEASURES}
-    found["cell"] = [cell(row.value, row.spread, row.why, score[row.measure], row.measure) for row in found.itertuples()]
+    known = {measure.path: measure for measure in (COMMON, *MEASURES)}
+    found["cell"] = [cell(r.value, r.high - r.value, r.why, known[r.measure].score, r.measure) for r in found.itertuples()]
     table = found.pivot(index="measure", columns="label", values="cell")
-    table = table.loc[[m.path for m in MEASURES], list(dict.fromkeys(found["label"]))] if len(found) else table
-    table.index = pd.Index([measure.title for measure in MEASURES][: len(table)], name="measure")
+    shown = list(dict.fromkeys(found["measure"]))
+    table = table.loc[shown, list(dict.fromkeys(found["label"]))]
+    table.index = pd.Index([known[path].title for path in shown], name="measure")
     return table
 
 
-def cell(value: float, spread: float, why: str, score: bool, name: str = "") -> str:
-    """A number as text, or a dash with the reason."""
+def cell(value: float, half: float, why: str, score: bool, name: str = "") -> str:
+    """A number as text, with half the width of its interval if there is one, or a dash with the reason."""
     if math.isnan(value):
         return f"– ({why})"
     if name == "uses.task_id":
         return "yes" if value else "no"
     form = "{:.3f}" if score else "{:,.0f}" if value >= 100 or value == int(value) else "{:.1f}"
-    return form.format(value) + (f" ± {form.format(spread)}" if not math.isnan(spread) else "")
+    return form.format(value) + (f" ± {form.format(half)}" if not math.isnan(half) else "")
 
 
 def config_difference(runs: Sequence[Run]) -> pd.DataFrame:
@@ -387,6 +436,19 @@ STAGES = {
 PHASES = {"train": "training", "memory": "training on the memory"}
 
 
+def task_states(run: Run) -> pd.DataFrame:
+    """Every task of the stream with its state, "learned", "now" or "ahead", and its newest score: name, state, score."""
+    names = task_names(run, run.events("RunStarted"))
+    scores = accuracy_matrix(run, partial=True) if run.tasks else pd.DataFrame(columns=names, dtype=float)
+    learned = len(run.matrix)
+    rows = []
+    for number, name in enumerate(names):
+        known = scores.iloc[:, number].dropna()
+        state = "learned" if number < learned else "now" if number == learned and run.status == "running" else "ahead"
+        rows.append({"name": name, "state": state, "score": known.iloc[-1] if len(known) else math.nan})
+    return pd.DataFrame(rows, columns=["name", "state", "score"])
+
+
 def progress(run: Run, now: Callable[[], float] = time.time) -> Progress:
     """Where the run stands, from its last events."""
     events = list(run.events())
@@ -439,14 +501,14 @@ def clock(seconds: float) -> str:
 class Alert:
     """A sentence about a run that somebody should read."""
 
-    kind: str  # "loss", "collapse", "forgotten", "damaged"
+    kind: str  # "loss", "collapse", "dead", "forgotten", "damaged"
     text: str
 
 
 def alerts(run: Run) -> list[Alert]:
-    """What deserves attention: a loss that is no number, a router that collapsed, tasks that lost more than 0.2."""
+    """What deserves attention: a loss that is no number, a router that collapsed, dead experts, tasks that lost more than 0.2."""
     found = []
-    for look in (_loss_alerts, _collapse_alerts, _forgotten_alerts):
+    for look in (_loss_alerts, _collapse_alerts, _dead_alerts, _forgotten_alerts):
         try:
             found += look(run)
         except LabError as error:
@@ -475,6 +537,18 @@ def _collapse_alerts(run: Run) -> list[Alert]:
         return []
     text = f"The router has collapsed: expert {lowest.idxmax()} gets at least {lowest.max():.0%} on every task."
     return [Alert("collapse", text)]
+
+
+def _dead_alerts(run: Run) -> list[Alert]:
+    moments = run.recorded()
+    shares = routing_by_task(run, moments[-1]).dropna(how="all") if moments else pd.DataFrame()
+    if shares.shape[0] < 2 or shares.shape[1] < 2:
+        return []
+    if shares.min().max() > COLLAPSE:  # which says it already
+        return []
+    most = shares.max()  # of each expert over the tasks
+    dead = most[most < DEAD / len(most)]
+    return [Alert("dead", f"Expert {name} is dead: no task gives it more than {most[name]:.1%}.") for name in dead.index]
 
 
 def _forgotten_alerts(run: Run) -> list[Alert]:

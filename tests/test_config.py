@@ -11,6 +11,7 @@ from lab.sources import load_tasks
 
 SECTIONS = {name: field.annotation for name, field in RunConfig.model_fields.items() if isinstance(field.annotation, type)}
 SECTIONS = {name: kind for name, kind in SECTIONS.items() if issubclass(kind, pydantic.BaseModel)}
+NEEDS_MEMORY = "needs stored examples: set memory.per_task, memory.per_class or memory.total above 0"
 PLUGINS = [registry.routers, registry.experts, registry.methods]
 NAMES = {kind.kind: ", ".join(kind.names()) for kind in PLUGINS}
 METHOD = registry.methods.names()[0]
@@ -282,24 +283,29 @@ def test_another_plugin_drops_the_options_of_the_old_one(recipe):
         ("l2r", "router.gate=hard", "router.gate = 'hard': input should be 'gumbel-sigmoid', 'sigmoid' or 'softmax'"),
         ("replay", "methods.replay.per_step=0", "methods.replay.per_step = 0: input should be greater than or equal to 1"),
         ("l2r", "scenario=clas", "scenario = 'clas': input should be 'task', 'domain' or 'class'"),
-        ("l2r", "memory.per_class=5", "memory.per_task and memory.per_class exclude each other: set one of them to 0"),
+        ("l2r", "memory.per_class=5", "memory.per_task and memory.per_class exclude each other: set all but one of them to 0"),
+        ("replay", "memory.total=50", "memory.per_task and memory.total exclude each other: set all but one of them to 0"),
         (
-            "l2r",
-            "memory.per_task=0",
-            "memory_training.steps needs stored examples: set memory.per_task or memory.per_class above 0",
+            "replay",
+            "memory.policy=balanced",
+            "memory.policy says how memory.total is shared: set memory.total above 0 and the other budgets to 0",
         ),
-        ("replay", "memory.per_task=0", "methods.replay needs stored examples: set memory.per_task or memory.per_class above 0"),
+        ("l2r", "memory.per_task=0", f"memory_training.steps {NEEDS_MEMORY}"),
+        *((name, "memory.per_task=0", f"methods.{name} {NEEDS_MEMORY}") for name in ("agem", "derpp", "replay")),
         (
             "l2r",
             "train.classes=seen",
             "train.classes = seen trains classifier rows of earlier tasks, isolated experts must not: "
             "use train.classes=task or experts.isolated=false",
         ),
-        (
-            "l2r",
-            "methods.replay={}",
-            "methods.replay trains on examples of earlier tasks, isolated experts must not: "
-            "use experts.isolated=false or experts.allocation=shared",
+        *(
+            (
+                "l2r",
+                f"methods.{name}={{}}",
+                f"methods.{name} brings earlier tasks into training, isolated experts must not know of them: "
+                "use experts.isolated=false or experts.allocation=shared",
+            )
+            for name in registry.methods.names()
         ),
         ("per-task", "scenario=class", "recipe per-task makes no sense in scenario class: use scenario task"),
         (
@@ -307,7 +313,6 @@ def test_another_plugin_drops_the_options_of_the_old_one(recipe):
             "train.classes=task",
             "methods.joint trains one model on all tasks: use experts.allocation=shared and train.classes=seen",
         ),
-        ("multitask", "memory.per_task=0", "methods.joint needs stored examples: set memory.per_task or memory.per_class above 0"),
         (
             "sequential",
             "methods.orthogonal={}",
@@ -320,6 +325,7 @@ def test_another_plugin_drops_the_options_of_the_old_one(recipe):
             "experts.name = full is one set of weights, trained on task after task: "
             "use experts.allocation=shared and router=uniform",
         ),
+        ("ewc", "methods.ewc.labels=drawn", "methods.ewc.labels = 'drawn': input should be 'sampled' or 'given'"),
         ("sequential", "router=oracle", "router oracle picks the expert of the true task: use experts.allocation=per_task"),
     ],
 )

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from conftest import FORGETS, KEEPS, write_run
+from test_tables import WENT
 
-from lab import figures, views
+from lab import figures, files, tables, views
 from lab.figures import METHOD_STYLE
 
 
@@ -69,7 +70,7 @@ def test_loss_and_comparison(pair):
 
 
 def test_routing_figures(pair):
-    drawn = figures.routing_by_task(pair[0], click=True)
+    drawn = figures.clickable(figures.routing_by_task(pair[0]))
     np.testing.assert_allclose(cells(drawn), views.routing_by_task(pair[0]), rtol=1e-6)
     targets = drawn.data[-1]
     assert drawn.layout.hoverdistance == -1 and (targets.x[5], targets.y[5]) == (2, 1)
@@ -79,14 +80,39 @@ def test_routing_figures(pair):
     assert cells(figures.example_by_layer(pair[0], 2, 0, 1)).shape == (8, 3)
 
 
+def test_blame_figures(pair):
+    drawn = figures.interference(pair[1]).data[0]
+    assert (drawn.zmin, drawn.zmax) == (-1, 1) and np.array(drawn.z)[1].tolist() == pytest.approx([0.23, 0.32])
+    np.testing.assert_allclose(cells(figures.routing_confusion(pair[0])), tables.routing_confusion(pair[0]), rtol=1e-6)
+
+
+def test_decomposition_draws_the_terms_that_exist(pair):
+    files.write_json(pair[1].dir / "decomposition.json", WENT)
+    drawn = figures.decomposition(pair[1])
+    assert [trace.name for trace in drawn.data] == ["Expert drift", "Classifier drift", "New classes", "Loss"]
+    pieces = np.array([trace.x for trace in drawn.data[:3]], dtype=float)
+    assert pieces.sum(0) == pytest.approx(np.array(drawn.data[3].x, dtype=float)) and drawn.layout.barmode == "relative"
+
+
+def test_pareto_marks_the_dominated(pair):
+    pair[1].update(cost=pair[1].info["cost"] | {"train_s": 20.0})  # dearer and worse
+    line, points = figures.pareto(pair, "cost.train_s").data
+    assert list(line.x) == [12.5] and list(points.x) == [12.5, 20.0] and list(points.marker.opacity) == [1.0, 0.35]
+    assert "dominated by l2r" in points.customdata[1] and figures.pareto(pair, "cost.train_s").layout.updatemenus == ()
+    menu = figures.pareto(pair, ["cost.stored_bytes", "cost.train_s"]).layout.updatemenus[0]
+    assert [button.args[0]["visible"] for button in menu.buttons] == [[True, True, False, False], [False, False, True, True]]
+
+
 def test_names_are_literal_everywhere(runs):
     tasks = ["<b>bold</b>", "a&b", "plain"]
     run = write_run(runs, "a", tasks=tasks)
     for drawn in (
+        figures.interference(run),
+        figures.routing_confusion(run),
         figures.accuracy_matrix(run),
         figures.forgetting_curves(run),
         figures.loss_curve(run),
-        figures.routing_by_task(run, click=True),
+        figures.clickable(figures.routing_by_task(run)),
         figures.routing_drift(run),
         figures.example_by_layer(run, 2, 0, 0),
     ):

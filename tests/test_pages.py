@@ -9,21 +9,35 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import FORGETS, KEEPS, TASKS, write_run
+from conftest import FORGETS, KEEPS, TASKS, configuration, write_run
 from streamlit.testing.v1 import AppTest
+from test_library import save
 
 import lab
-from lab import jobs, views
+from lab import figures, files, jobs, library, preflight, sources, views
+from lab.errors import LabError
+from lab.pages import shell, system
+from lab.runs import now
+from lab.stream import Example, Task
 
 MAIN = Path(lab.__file__).parent / "pages" / "main.py"
-PAGES = ["start", "train", "jobs", "compare", "routing"]
+PAGES = ["start", "train", "jobs", "compare", "routing", "library", "about", "learn"]
 
 
 @pytest.fixture(autouse=True)
 def stream(monkeypatch):
-    """A stream that needs no data."""
-    sources = pytest.importorskip("lab.sources")
-    monkeypatch.setattr(sources, "open_stream", lambda name, parts=(): SimpleNamespace(names=lambda: list(TASKS), orders={}))
+    """A stream that needs no data; the benchmark mtl5 would have to be downloaded first."""
+
+    def opened(name, parts=()):
+        return SimpleNamespace(names=lambda: list(TASKS), orders={}, load=task, downloads=name == "mtl5")
+
+    monkeypatch.setattr(sources, "open_stream", opened)
+
+
+def task(name: str) -> Task:
+    """Twelve texts in three splits."""
+    texts = [Example(f"text {i} about {name}", i % 2) for i in range(12)]
+    return Task(name, ("no", "yes"), texts[:6], texts[6:8], texts[8:])
 
 
 def open_page(name: str, **parameters: str) -> AppTest:
@@ -43,6 +57,11 @@ def texts(app: AppTest) -> str:
     """All text of a page."""
     kinds = ("title", "subheader", "markdown", "caption", "info", "warning", "error", "success", "text")
     return "\n".join(element.value for kind in kinds for element in getattr(app, kind)).replace("\\", "")
+
+
+def bars(app: AppTest) -> str:
+    """What stands above the progress bars."""
+    return "\n".join(bar.proto.text for bar in app.get("progress")).replace("\\", "")
 
 
 def heatmap(app: AppTest, number: int) -> np.ndarray:
@@ -98,8 +117,8 @@ def test_jobs_show_state_reason_and_actions(runs, monkeypatch):
     failed.update(error="task weather: <b>no</b> memory")
     (failed.dir / "log.txt").write_text("the last line")
     app = open_page("jobs", job="failed")
-    assert "<b>no</b> memory" in texts(app) and "the last line" in app.code[0].value
-    assert [button.label for button in app.button] == ["Resume"]
+    assert "<b>no</b> memory" in texts(app) and any("the last line" in code.value for code in app.code)
+    assert [button.label for button in app.button] == ["Resume", "Delete"]
     table = app.dataframe[0].value.set_index("run")
     assert (
         table.loc["failed", "status"] == "failed"
@@ -120,6 +139,58 @@ def test_jobs_show_a_running_run(runs, monkeypatch):
     assert heatmap(app, 1)[2, 0] == pytest.approx(0.7)
     app.button(key="stop_after").click().run()
     assert run.stop_requested and app.button(key="stop_after").disabled
+
+
+def test_jobs_step_through_the_tasks_and_name_what_is_odd(runs, monkeypatch):
+    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    run = write_run(runs, "live", "sequential", [[0.9, None, None], [0.3, 0.8, None]], status="running")
+    run.update(started=now())
+    app = open_page("jobs")
+    shown = texts(app)
+    assert ":green-badge[:material/check: 1 animals 0.30]" in shown and ":blue-badge[:material/play_arrow: 3 cooking]" in shown
+    assert "Task animals lost 0.60" in shown and "since it started" in bars(app)
+    run.append({"kind": "Step", "task": 2, "phase": "train", "epoch": 1, "epochs": 2, "step": 9, "steps": 20,
+                "terms": {"task": None}, "lr": 0.1, "progress": 0.9})  # fmt: skip
+    with open(run.dir / "events.jsonl", "a") as events:
+        events.write('{"kind": "St')
+    app.run()
+    assert "The loss is not a number since task 3 (cooking), step 9" in texts(app) and not app.exception
+
+
+def test_jobs_name_dead_experts(runs):
+    run = write_run(runs, "a")
+    assert views.alerts(run) == []
+    shares = np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.5, 0.49, 0.01]])
+    path = run.dir / "routing" / "after_2.safetensors"
+    arrays, header = files.read_arrays(path)
+    files.write_arrays(path, arrays | {f"{t}/share_sum": shares[t] * arrays[f"{t}/count"] for t in range(3)}, header)
+    assert [alert.text for alert in views.alerts(run)] == ["Expert cooking is dead: no task gives it more than 1.0%."]
+
+
+def test_jobs_order_and_hold_the_queue(runs, monkeypatch):
+    monkeypatch.setattr(jobs, "_detached", lambda words, log: 0)
+    waiting = [jobs.enqueue(configuration(seed=seed), runs) for seed in range(2)]
+    app = open_page("jobs", job=waiting[1].id)
+    assert "Queue:** 2 waiting" in texts(app) and app.button(key="later").disabled and not app.button(key="earlier").disabled
+    assert "waits in the queue, 2 of 2" in bars(app)
+    assert set(app.dataframe[0].value["state"]) == {"queued, 1.", "queued, 2."}
+    app.button(key="earlier").click().run()
+    assert jobs.waiting(runs) == waiting[::-1]
+    app.button(key="queue_hold").click().run()
+    assert jobs.paused(runs) and "held" in texts(app)
+    app.button(key="unqueue").click().run()
+    assert waiting[1].status == "stopped" and jobs.waiting(runs) == waiting[:1]
+
+
+def test_jobs_delete_asks_first_and_removes_that_run_only(runs, monkeypatch):
+    kept, gone = write_run(runs, "kept"), write_run(runs, "gone")
+    app = open_page("jobs", job="gone")
+    app.button(key="delete").click().run()
+    assert gone.dir.exists()
+    app.button(key="delete_yes").click().run()
+    assert not gone.dir.exists() and kept.status == "finished" and not app.exception
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    assert open_page("jobs").button(key="delete").disabled
 
 
 def test_compare_shows_the_numbers_of_the_runs(runs):
@@ -164,6 +235,32 @@ def test_routing_focus_and_examples(runs):
     app.select_slider(key="rt_after").set_value(2).run()
     assert not app.exception and app.selectbox(key="rt_task").value == "animals"
     np.testing.assert_allclose(heatmap(app, 0), views.routing_by_task(run, 1), rtol=1e-6)
+
+
+def test_code_of_a_chart_draws_that_chart(runs, recorded, monkeypatch):
+    """What the popover says is run as it stands: same figure, same numbers; the file holds them too."""
+    monkeypatch.setattr(lab, "__path__", [str(recorded.parent)])
+    for made, open_it in ((write_run(runs, "a"), "lab.Run.open('a')"), (lab.Run.open("builtin-l2r", recorded), "/examples')")):
+        code = shell.python_of(figures.routing_by_task, views.routing_by_task, (made, 1), {"title": "<x>"})
+        assert open_it in code and code.endswith("lab.views.routing_by_task(run1, 1)")
+        *before, drawing, numbers = code.splitlines()
+        names: dict = {}
+        exec("\n".join(before), names)
+        assert eval(drawing, names) == figures.routing_by_task(made, 1, title="<x>")
+        assert eval(numbers, names).equals(views.routing_by_task(made, 1))
+    both = [made, lab.Run.open("a")]
+    assert "lab.figures.average_curves([run1, run2])" in shell.python_of(figures.average_curves, None, (both,), {})
+    assert shell.command_of(both[1:]) == "lab show a --json"
+    assert shell.command_of(both).startswith("lab compare builtin-l2r a --json --runs ")
+
+
+def test_a_chart_card_offers_code_and_numbers(runs):
+    run = write_run(runs, "a")
+    app = open_page("routing")
+    assert any("lab.figures.routing_by_task(run1, 2)" in code.value for code in app.code)
+    assert "lab show a --json" in [code.value for code in app.code]
+    button = next(button for button in app.get("download_button") if button.proto.label == "Numbers as CSV")
+    assert button.proto.id and run.id == "a"
 
 
 def test_routing_explains_what_is_missing(runs):
@@ -227,7 +324,10 @@ def test_train_starts_once(runs, started):
 def test_train_is_refused_in_a_read_only_lab(runs, started, monkeypatch):
     monkeypatch.setenv("LAB_READ_ONLY", "1")
     app = open_page("train")
-    assert "read-only" in texts(app) and not app.button
+    assert "read-only" in texts(app)
+    assert [button.label for button in app.button] == ["Use these settings"] * 3
+    with pytest.raises(LabError, match="read-only"):
+        preflight.ask({})
 
 
 def test_pages_that_read_load_no_torch(runs):
@@ -236,10 +336,201 @@ def test_pages_that_read_load_no_torch(runs):
 import sys
 from streamlit.testing.v1 import AppTest
 app = AppTest.from_file({str(MAIN)!r}, default_timeout=60).run()
-for page in ("jobs", "compare", "routing"):
+for page in ("jobs", "compare", "routing", "library", "about"):
     app.switch_page(page + ".py").run()
     assert not app.exception and app.title
 assert "torch" not in sys.modules, "torch"
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=MAIN.parents[2])
     assert done.returncode == 0, done.stderr[-600:]
+
+
+def test_train_tells_what_is_to_be_expected(runs, monkeypatch):
+    app = open_page("train", recipe="sequential")
+    work = 4 * 3 + (3 * 2 * 6) * 3 + (4 + 8 + 12) + 2 * 3  # untrained, training, rows, validation
+    seconds = work / preflight.DEFAULT["minilm"][0]
+    assert app.metric[0].value == f"{seconds:.0f} s" and app.metric[2].value == "–"
+    assert "no run with minilm was measured here yet" in texts(app)
+    report = {"trainable_parameters": 4321, "layers": 2, "limit": 5, "device": "cpu", "dtype": "float32"}
+    tokens = ["[CLS]", "a`b", "<b>", "##c", "[SEP]"]
+    row = {"train": 6, "validation": 2, "test": 4, "labels": ["no", "yes"], "longest": 5, "at_limit": 0.5}
+    tasks = [row | {"name": name, "examples": [{"label": "yes", "tokens": tokens}]} for name in TASKS]
+    monkeypatch.setattr(preflight, "ask", lambda config: report | {"tasks": tasks})
+    app.button(key="train_look").click().run()
+    assert app.metric[2].value == "4,321" and "`<b>`" in texts(app) and "cut at 5 tokens" in texts(app)
+    assert "50% of the texts reach the limit of 5 tokens" in texts(app) and "3.0 training examples per label" in texts(app)
+    app.number_input(key="train/sequential/seed").set_value(1).run()  # another run: the report is not its
+    assert app.metric[2].value == "–"
+
+
+def test_train_says_when_data_or_model_cannot_be_loaded(runs, monkeypatch):
+    def fail(config):
+        raise LabError("the hub <b>cannot</b> be reached")
+
+    monkeypatch.setattr(preflight, "ask", fail)
+    app = open_page("train", o="stream.name=mtl5")
+    assert app.metric[0].value == "–"
+    app.button(key="train_look").click().run()
+    assert "the hub <b>cannot</b> be reached" in texts(app) and not app.exception
+
+
+def test_train_opens_a_link_and_a_preset(runs):
+    link = ["train.lr=0.01", "methods.replay={}", "memory.per_task=7", "router.temperature=soon", "backbone.name=/etc", "x=1"]
+    app = open_page("train", recipe="replay", o=link)
+    command = app.code[0].value
+    assert "train.lr=0.01" in command and "memory.per_task=7" in command  # what does not fit is left out
+    assert "/etc" not in command and "soon" not in command and not app.button(key="train_start").disabled
+    app.button(key="preset_First look").click().run()
+    assert app.selectbox(key="recipe").value == "l2r" and "stream.max_train=60" in app.code[0].value
+    assert app.query_params["o"] == [word for word in app.code[0].value.split() if "=" in word]
+
+
+def test_train_begins_with_the_settings_of_a_run(runs):
+    write_run(runs, "a", seed=4).dir.joinpath("config.yaml").write_text(
+        "recipe: sequential\nseed: 4\ntrain: {epochs: 5, lr: 0.002}\nstream: {name: builtin, tasks: [weather, animals]}\n"
+    )
+    app = open_page("train", **{"recipe": "sequential", "from": "a"})
+    command = app.code[0].value
+    assert "seed=4" in command and "train.epochs=5" in command and "tasks=[weather, animals]" in command and "lr" not in command
+    assert "from" not in app.query_params
+
+
+def test_train_puts_a_run_into_the_queue_while_another_trains(runs, monkeypatch):
+    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    monkeypatch.setattr(jobs, "_detached", lambda words, log: 0)
+    write_run(runs, "live", matrix=KEEPS[:1], status="running")
+    app = open_page("train", recipe="sequential")
+    assert app.button(key="train_start").disabled and "live is running" in texts(app)
+    app.button(key="train_queue").click().run()
+    queued = jobs.waiting(runs)
+    assert [run.config["recipe"] for run in queued] == ["sequential"] and not app.exception
+
+
+# -- library and about -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shelf(runs):
+    """A run with two LoRA experts."""
+    run = write_run(runs, "a", texts=["A <b>tagged</b> text"])
+    for seed, name in enumerate(TASKS[:2]):
+        save(run.dir / "experts" / name, seed=seed)
+    return run
+
+
+def test_library_shows_experts_and_how_alike_they_are(shelf):
+    app = open_page("library")
+    table = app.dataframe[0].value.set_index("expert")
+    assert table.loc["animals", "learned"] == 0.9 and table.loc["animals", "now"] == 0.86
+    found = library.experts([shelf])
+    assert table.loc["weather", "norm"] == library.describe(found[1])["norm"]
+    np.testing.assert_allclose(heatmap(app, 0), library.similarity(found), rtol=1e-5)
+    app.segmented_control(key="lib_side").set_value("input").run()
+    np.testing.assert_allclose(heatmap(app, 0), library.similarity(found, "input"), rtol=1e-5)
+    assert any("0.900 when it was learned" in code.value for code in app.code)
+    app.multiselect(key="lib_pick").set_value(["a/animals"]).run()
+    assert "at least two" in texts(app) and not app.exception
+
+
+def test_library_keeps_notes_and_hides_archived_runs_elsewhere(shelf, runs):
+    write_run(runs, "b")
+    app = open_page("library", lib_run="a")
+    app.toggle[0].set_value(True), app.toggle[1].set_value(True)
+    app.text_area[0].set_value("keep <i>this</i>")
+    next(button for button in app.button if button.label == "Save").click().run()
+    assert shelf.notes == {"text": "keep <i>this</i>", "tags": [], "starred": True, "archived": True}
+    assert open_page("library", lib_run="a").text_area[0].value == "keep <i>this</i>"
+    assert open_page("compare").multiselect(key="runs").options == ["b"]
+
+
+def test_library_is_read_only_on_the_server_too(shelf, monkeypatch):
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    app = open_page("library")
+    assert "brought in" not in [button.label for button in app.button] and "not brought in" in texts(app)
+    assert all(button.disabled for button in app.button) and app.text_area[0].disabled
+
+
+def test_about_fills_the_formulas_with_the_numbers_of_the_run(runs, monkeypatch):
+    run = write_run(runs, "a", "sequential", FORGETS, routed=False)
+    app = open_page("about", about_run="a")
+    shown = "\n".join(element.value for element in app.latex)
+    assert rf"{run.result()['forgetting']:.3f}" in shown and "(0.910 - 0.320)" in shown
+    assert "needs single-task scores" in texts(app) and not app.error
+    checks = [system.Check("Disk has room", False, "0.1 GB free"), system.Check("Runs can be written", True, "here")]
+    monkeypatch.setattr(system, "self_check", lambda folder: checks)
+    app.button(key="about_check").click().run()
+    assert "0.1 GB free" in texts(app) and "cannot work here" in app.error[0].value
+
+
+def test_self_check_tries_what_training_needs(runs, monkeypatch):
+    found = {check.name: check for check in system.self_check(runs)}
+    assert all(check.good for check in found.values()) and "torch" in found["A process can train"].seen
+    assert list(runs.iterdir()) == []
+    (runs / "file").touch()
+    monkeypatch.setattr(system, "PROBE", "raise SystemExit('no torch here')")
+    found = {check.name: check for check in system.self_check(runs / "file")}
+    assert not found["Runs can be written"].good and found["A process can train"].seen == "no torch here"
+
+
+# -- lessons ---------------------------------------------------------------------------------------------------------------
+
+LESSON = """
+title: What <b>is</b> kept?
+about: A lesson
+hide: [code]
+cards:
+  - {title: First, text: "Some <script>text</script>", show: [{figure: forgetting_curves, runs: [builtin-l2r], read: Look.}]}
+  - title: Second
+    text: Guess
+    predict:
+      ask: "How much?"
+      points: [{label: at the end, run: builtin-sequential, what: score, after: 3, task: 1}]
+      tell: So much.
+    show: [{figure: accuracy_matrix, runs: [builtin-sequential]}]
+    question: {ask: "Which?", options: [this, that], right: 2, why: Because.}
+preset: {recipe: sequential, set: [train.epochs=1]}
+"""
+
+
+@pytest.fixture
+def lessons(recorded, tmp_path, monkeypatch):
+    """A lesson of the test's own, and a broken one, beside the shipped ones."""
+    folder = tmp_path / "lessons"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(LESSON)
+    (folder / "broken.yaml").write_text("title: [\n")
+    monkeypatch.setenv("LAB_LESSONS", str(folder))
+
+
+def test_lessons_are_listed_and_a_broken_one_is_named(lessons):
+    shown = texts(open_page("learn"))
+    assert "What <b>is</b> kept?" in shown and "Why does a model forget?" in shown and "lesson broken, line 2" in shown
+
+
+def test_a_lesson_uncovers_the_answer_only_after_a_prediction(lessons):
+    app = open_page("learn", lesson="mine", card="2")
+    assert app.button(key="learn/mine/2/predict/reveal").disabled and not app.get("plotly_chart") and not app.radio
+    app.slider(key="learn/mine/2/predict/0").set_value(0.8).run()
+    app.button(key="learn/mine/2/predict/reveal").click().run()
+    bars_drawn = json.loads(app.get("plotly_chart")[0].proto.spec)["data"]
+    assert [bar["text"] for bar in bars_drawn] == [["0.80"], ["0.32"]]
+    assert "0.48 off on average" in texts(app) and app.slider(key="learn/mine/2/predict/0").disabled
+    np.testing.assert_allclose(heatmap(app, 1)[1:], np.array(FORGETS, dtype=float), rtol=1e-6)
+    app.radio[0].set_value("this").run()
+    assert "Not quite: that. Because." in texts(app)
+    app.radio[0].set_value("that").run()
+    assert "Yes. Because." in texts(app)
+
+
+def test_a_lesson_keeps_its_place_and_hides_what_it_says(lessons):
+    app = open_page("learn", lesson="mine")
+    assert "<script>text</script>" in texts(app) and not app.get("popover") and app.button(key="learn_back").disabled
+    assert [slider.label for slider in app.slider] == ["After task"]
+    app.button(key="learn_next").click().run()
+    assert "Second" in texts(app) and app.query_params["card"] in ("2", ["2"])
+    assert not open_page("learn", lesson="mine", hide="after").slider
+    assert "nearest" in texts(open_page("learn", lesson="mein")) or "mine" in texts(open_page("learn", lesson="mein"))
+
+
+def test_a_lesson_without_its_run_says_so(runs):
+    assert "'example-sequential' of this lesson is not installed" in texts(open_page("learn", lesson="forgetting"))

@@ -23,6 +23,14 @@ from lab.stream import Example
 
 SHORT = ("checkpoint.every=3", "train.epochs=2")
 RECIPES = ["l2r", "replay"]
+SHARED = ("memory.per_task=0", "memory.total=20")
+METHODS = {name: ("sequential", f"methods.{name}={{}}") for name in toy.methods()}
+CASES = METHODS | {  # recipe and options, where a case is not simply a recipe
+    "all methods": ("sequential", *SHARED, *(options for _, options in METHODS.values())),
+    "ewc online": ("ewc-online", "methods.ewc.decay=0.5"),
+    "balanced": ("replay-balanced", *SHARED),
+    "reservoir": ("l2r", *SHARED),
+}
 BYTES = ("config.yaml", "matrix.json", "router.safetensors", "experts/**/*", "predictions/*", "routing/*", "state/**/*")
 
 
@@ -31,10 +39,11 @@ def every_step_is_logged(monkeypatch):
     monkeypatch.setattr(record, "LOG_EVERY", 0.0)
 
 
-def session(recipe: str, **settings):
+def session(case: str, **settings):
     """Four steps on each task, and eight on the memory, with a state saved every three."""
+    recipe, *more = CASES.get(case, (case,))
     short = (*SHORT, "memory_training.steps=8") if configure(recipe).memory_training.steps else SHORT
-    return toy.session(recipe, *short, **{"of": toy.tasks(train=32)} | settings)
+    return toy.session(recipe, *short, *more, **{"of": toy.tasks(train=32)} | settings)
 
 
 def content(run: Run) -> dict[str, bytes]:
@@ -57,7 +66,7 @@ def whole(tmp_path_factory):
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(record, "LOG_EVERY", 0.0)
-        for recipe in RECIPES:
+        for recipe in [*RECIPES, *CASES]:
             made = session(recipe)
             run = Run.create(made.config.to_dict(), tmp_path_factory.mktemp(recipe), "r")
             found[recipe] = (run, [(type(event).__name__, made.cursor.phase) for event in record.record(run, made)])
@@ -144,7 +153,7 @@ def test_killed_and_resumed(recipe, moment, whole, tmp_path, monkeypatch):
     assert_equal(run, whole[recipe][0])
 
 
-@pytest.mark.parametrize("recipe", [name for name in recipe_names() if name not in RECIPES])
+@pytest.mark.parametrize("recipe", [name for name in recipe_names() if name not in RECIPES and not {*configure(name).methods} & {*METHODS}])
 def test_every_recipe_goes_on_from_the_middle_of_a_task(recipe, tmp_path, monkeypatch):
     """Killed two steps behind a saved state of the second task."""
     made = session(recipe)
@@ -154,6 +163,23 @@ def test_every_recipe_goes_on_from_the_middle_of_a_task(recipe, tmp_path, monkey
     steps = [n for n, event in enumerate(happened) if type(event).__name__ == "Step" and event.task == 1 and event.step > 3]
     go_on(again := killed_after(steps[0] + 1, recipe, tmp_path, monkeypatch), recipe, monkeypatch)
     assert_equal(again, run)
+
+
+@pytest.mark.parametrize("moment", ["first step", "last step on the first task", "learned", "last step", "evaluated"])
+@pytest.mark.parametrize("case", CASES)
+def test_every_method_and_memory_goes_on(case, moment, whole, tmp_path, monkeypatch):
+    """What a method keeps, and what the memory holds, is after a kill what it was; a last step comes after a saved one."""
+    kinds = [kind for kind, _ in whole[case][1]]
+    steps, learned = [i for i, kind in enumerate(kinds) if kind == "Step"], kinds.index("Learned")
+    before = {"first step": steps[0], "last step on the first task": learned - 1, "learned": learned, "last step": steps[-1]}
+    run, happenings = started(case, tmp_path)
+    for _ in range(before.get(moment, len(kinds) - 3) + 1):
+        next(happenings)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "update", lambda *args, **fields: None)
+        happenings.close()
+    go_on(run, case, monkeypatch)
+    assert_equal(run, whole[case][0])
 
 
 def test_killed_twice(whole, tmp_path, monkeypatch):

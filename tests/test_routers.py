@@ -2,9 +2,11 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from sklearn.linear_model import Ridge
 from tiny import hidden, rel
 from torch.distributions import RelaxedBernoulli
 
@@ -27,6 +29,7 @@ CASES = {name: {"name": name} for name in routers.names()} | {
 }
 CASES["gates/raw"] = {"name": "gates", "normalise": False, "temperature": 0.5}
 CASES["gates/raw/layer"] = {"name": "gates", "normalise": False, "query": "layer"}
+CASES["gates/tasks"] = {"name": "gates", "start": "tasks"}
 HEADS = [1, 2]
 
 
@@ -54,6 +57,15 @@ def randomise(router: Router, seed: int = 1) -> None:
     for name, buffer in router.named_buffers():
         shift = numbers(*buffer.shape, seed=seed + 7) * 0.3
         buffer.copy_(shift.exp() if name.startswith("spread") else shift)
+
+
+def begin(router: Router, seed: int = 11) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Standardise and reset with queries of stored examples per layer and the expert of each one's task; returns these."""
+    widths = [WIDTH if router.uses_query else layer.inputs for layer in LAYERS]
+    queries, owners = [numbers(40, width, seed=40 + i) * 3 + 5 for i, width in enumerate(widths)], torch.arange(40) % EXPERTS
+    router.standardise(queries)
+    router.reset(noise(seed), queries, owners)
+    return queries, owners
 
 
 def asked(router: Router, task: torch.Tensor | None = TASK, chance: torch.Generator | None = None, order=None) -> Request:
@@ -147,8 +159,8 @@ def test_state_round_trip(case):
 def test_reset_forgets_and_is_decided_by_its_generator(case):
     router, other = build(case, 2), build(case, 2)
     randomise(other, seed=9)
-    router.reset(noise(1))
-    other.reset(noise(1))
+    begin(router, 1)
+    begin(other, 1)
     assert all(torch.equal(a, b) for a, b in zip(router.parameters(), other.parameters(), strict=True))
     assert torch.equal(weights(router, asked(router)), weights(other, asked(other)))
 
@@ -156,7 +168,7 @@ def test_reset_forgets_and_is_decided_by_its_generator(case):
 @cases
 def test_after_reset_a_router_can_learn(case):
     router = build(case, 2)
-    router.reset(noise(1))
+    begin(router, 1)
     if not list(router.parameters()):
         return
     target = numbers(ROWS, len(LAYERS), 2, EXPERTS, seed=8)
@@ -231,7 +243,7 @@ def test_gumbel_sigmoid_is_torch_s_relaxed_bernoulli(temperature):
         u = torch.rand(s.shape)
         torch.manual_seed(5)
         expected = RelaxedBernoulli(torch.tensor(temperature), logits=s).rsample()
-    assert rel(router.gates(s, u), expected) < 1e-5
+    assert rel(router.steps(s, u)["weights"], expected) < 1e-5
     request, seen = asked(router, chance=noise(7)), []
     w = weights(router, request)
     u = torch.rand(len(LAYERS), ROWS, 2, EXPERTS, generator=noise(7))  # one draw per layer, row, head and expert
@@ -254,17 +266,17 @@ def test_rules_of_evaluation():
     shared = build("gates", evaluation="threshold", gate="sigmoid")
     s = torch.tensor([[2.0, -1.0, 1.0], [-2.0, -1.0, -3.0]])
     z = torch.sigmoid(s)
-    assert torch.equal(rule["soft"].gates(s, None), z)
-    assert torch.equal(rule["top1"].gates(s, None), torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]))
+    assert torch.equal(rule["soft"].steps(s, None)["weights"], z)
+    assert torch.equal(rule["top1"].steps(s, None)["weights"], torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]))
     kept = torch.stack(
         [torch.stack([z[0, 0], torch.tensor(0.0), z[0, 2]]), torch.stack([torch.tensor(0.0), z[1, 1], torch.tensor(0.0)])]
     )
-    assert torch.equal(rule["threshold"].gates(s, None), kept)  # the largest where none is above 1/2
-    assert torch.allclose(shared.gates(s, None), kept / kept.sum(-1, keepdim=True))
+    assert torch.equal(rule["threshold"].steps(s, None)["weights"], kept)  # the largest where none is above 1/2
+    assert torch.allclose(shared.steps(s, None)["weights"], kept / kept.sum(-1, keepdim=True))
     for router in rule.values():  # training sees the gates themselves, so that all of them have a gradient
-        assert torch.equal(router.gates(s, torch.full_like(s, 0.5)), z)
+        assert torch.equal(router.steps(s, torch.full_like(s, 0.5))["weights"], z)
     hot = build("gates", temperature=0.01, gate="softmax")
-    assert torch.allclose(hot.gates(s, None), torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]), atol=1e-6)
+    assert torch.allclose(hot.steps(s, None)["weights"], torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]), atol=1e-6)
     assert torch.allclose(normalised(torch.tensor([2.0, 6.0])), torch.tensor([0.25, 0.75]))
 
 
@@ -280,10 +292,24 @@ def test_the_query_is_standardised_with_what_was_stored():
         assert router.logits(layer, query).isfinite().all()
 
 
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_gates_can_start_from_a_ridge_regression_of_the_tasks(hidden):
+    """Logits of all heads are those of scikit-learn's ridge regression of +4 for the own expert and -4 for the others."""
+    router = build(f"gates/softmax/soft/layer/{hidden}", 2, values=False, start="tasks")
+    queries, owners = begin(router)
+    target = torch.where(torch.arange(EXPERTS) == owners[:, None], 4.0, -4.0)
+    for layer, query in enumerate(queries):
+        x = ((query - query.mean(0)) / query.std(0) / query.shape[1] ** 0.5).double()
+        x = torch.tanh(x @ router.hidden[layer].double().T) if hidden else x
+        expected = Ridge(alpha=1.0).fit(x.detach().numpy(), target.numpy()).predict(x.detach().numpy())
+        for head in range(2):
+            assert np.allclose(router.logits(layer, query)[:, head].detach().numpy(), expected, atol=1e-4)
+
+
 def test_fresh_gates_are_undecided():
     for case in ("gates", "gates/softmax/soft/layer/5"):
         router = build(case, 2, values=False)
-        router.reset(noise())
+        begin(router)
         assert torch.allclose(weights(router, asked(router)), torch.full((), 1 / 3))
 
 

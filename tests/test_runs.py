@@ -264,10 +264,10 @@ def test_routing_grows_with_the_experts(finished):
     layers = len(first.layers)
     assert (first.experts, last.experts) == (["sea"], ["sea", "city"])
     assert first.mean(0).shape == (layers, 1, 1) and last.mean(1).shape == (layers, 1, 2)
-    assert last.entropy(0).shape == (layers, 1) and last.examples(1).shape == (8, layers, 1, 2)
+    assert last.entropy(0).shape == (layers, 1) and last.examples(1).shape == (16, layers, 1, 2)
     for task in (0, 1):
         assert last.share(task).sum() == pytest.approx(1) and last.top1(task).sum(-1) == pytest.approx(np.ones((layers, 1)))
-        assert last.count(task) == 20 and len(last.texts[str(task)]) == 8
+        assert last.count(task) == 20 and len(last.texts[str(task)]) == 16
 
 
 # the result ---------------------------------------------------------------------------------------------------------------------
@@ -288,7 +288,8 @@ def test_result_has_the_promised_fields(finished):
     assert set(result["routing"]) == {"own_expert_share", "oracle_average_accuracy", "own_expert_share_by_task"}
     assert set(result["uses"]) == {"task_id", "stored_examples", "generated_examples"}
     promised = {"trainable_parameters", "stored_bytes", "train_s", "eval_s", "peak_memory_bytes"}
-    assert set(result["cost"]) == promised | {"memory_bytes", "reused_s"}
+    apart = {"stored_parameters", "adapter_bytes", "memory_bytes", "statistics_bytes", "reused_s"}
+    assert set(result["cost"]) == promised | apart
     assert (result["run"], result["dir"], result["status"], result["recipe"]) == ("done", str(finished.dir), "finished", "l2r")
     assert (result["scenario"], result["backbone"], result["seed"], result["tasks"]) == ("class", "tiny", 0, ["sea", "city"])
     assert [[score is None for score in row] for row in result["matrix"]] == [[False, True], [False, False]]

@@ -21,15 +21,14 @@ class Joint(Method):
 
     name = "joint"
     Options = JointOptions
+    uses_memory = True
 
     @classmethod
     def check(cls, config: Any) -> None:
         if config.experts.allocation != "shared" or config.train.classes != "seen":
             raise LabError("methods.joint trains one model on all tasks: use experts.allocation=shared and train.classes=seen")
-        if not (config.memory.per_task or config.memory.per_class):
-            raise LabError("methods.joint needs stored examples: set memory.per_task or memory.per_class above 0")
 
-    def begin_task(self, t: int) -> None:
+    def begin_task(self, t: int, rows: list[Encoded]) -> None:
         self.learner.renew()
 
     def examples(self, rows: list[Encoded]) -> list[Encoded]:

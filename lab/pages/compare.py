@@ -70,8 +70,8 @@ def numbers(runs: list[Run]) -> None:
             on_click="ignore",
         )
     shell.how_to_read(
-        "A dash comes with its reason. Runs that differ only in the seed share a column: mean ± standard deviation over n runs"
-        + (". With fewer than three seeds a small difference may be luck." if max(counts.values()) < 3 else ".")
+        "A dash comes with its reason. Runs that differ only in seed and order share a column: mean ± half of the 95% interval "
+        "over n runs" + (". With fewer than three runs a small difference may be luck." if max(counts.values()) < 3 else ".")
     )
 
 

@@ -35,13 +35,10 @@ def moment(run: Run) -> int:
     return chosen - 1
 
 
-def take_click() -> None:
-    """A click on a cell moves the focus; an empty selection is no news."""
-    points = st.session_state["rt_map"].selection.points
-    if points:
-        tasks, experts = st.session_state["rt_names"]
-        st.session_state["rt_task"] = tasks[int(points[0]["y"])]
-        st.session_state["rt_expert"] = experts[int(points[0]["x"])]
+def take_click(task: int, expert: int) -> None:
+    """A click on a cell moves the focus."""
+    tasks, experts = st.session_state["rt_names"]
+    st.session_state["rt_task"], st.session_state["rt_expert"] = tasks[task], experts[expert]
 
 
 def focus(run: Run, after: int) -> tuple[int, int]:
@@ -63,12 +60,12 @@ def overview(run: Run, after: int) -> None:
     shares = views.routing_by_task(run, after)
     st.subheader("Who answers which task", anchor=False)
     strongest = "; ".join(f"{task}: {row.idxmax()} {row.max():.0%}" for task, row in shares.iterrows())
-    figure = figures.routing_by_task(run, after, click=True)
-    shell.chart(figure, "rt_map", f"Share of each expert per task. {strongest}", on_select=take_click, selection_mode="points")
-    shell.how_to_read(
-        "Each row is a task and sums to 1: the part of the routing weight each expert gets on its test examples. "
-        "Bright on the diagonal means that tasks find their own expert. Click a cell to look inside."
-    )
+    shell.card(
+        figures.routing_by_task, run, after, key="rt_map", alt=f"Share of each expert per task. {strongest}",
+        table=views.routing_by_task, on_click=take_click,
+        read="Each row is a task and sums to 1: the part of the routing weight each expert gets on its test examples. "
+        "Bright on the diagonal means that tasks find their own expert. Click a cell to look inside.",
+    )  # fmt: skip
 
 
 def inside(run: Run, after: int, task: int, expert: int) -> None:

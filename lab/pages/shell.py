@@ -12,15 +12,16 @@ import plotly.graph_objects as go
 import streamlit as st
 from streamlit.errors import StreamlitAPIException
 
-from lab import views
+from lab import figures, views
 from lab.errors import LabError
-from lab.runs import Run, all_runs
+from lab.runs import Run, all_runs, root
 
 HERE = Path(__file__).parent
 SECTIONS = {
-    "Learn": [("start", "Start", ":material/school:")],
+    "Learn": [("start", "Start", ":material/home:"), ("learn", "Lessons", ":material/school:")],
     "Experiment": [("train", "Train", ":material/model_training:"), ("jobs", "Jobs", ":material/monitoring:")],
     "Understand": [("compare", "Compare", ":material/compare_arrows:"), ("routing", "Routing", ":material/alt_route:")],
+    "Keep": [("library", "Library", ":material/inventory_2:"), ("about", "About", ":material/info:")],
 }
 RECORDED = "~"  # begins the key of a recorded example; no run id has it
 STATUS_ICON = {
@@ -100,10 +101,11 @@ def _row(folder: str, stamped: tuple, derived: str) -> pd.DataFrame:
 
 
 def choices(needs: Callable[[Run], bool] | None = None) -> dict[str, Run]:
-    """Runs to pick from, newest first, recorded examples last: {key: run}; damaged ones are left out."""
+    """Runs to pick from, newest first, recorded examples last: {key: run}; damaged and archived ones are left out."""
     own = {run.id: run for run in reversed(all_runs())}
     known = table(list(own.values()))
-    own = {key: run for key, run in own.items() if known.set_index("run").loc[key, "status"] != "damaged"}
+    damaged = set(known.loc[known["status"] == "damaged", "run"])
+    own = {key: run for key, run in own.items() if key not in damaged and not run.notes["archived"]}
     found = own | {RECORDED + run.id: run for run in examples()}
     return {key: run for key, run in found.items() if needs is None or needs(run)}
 
@@ -152,6 +154,86 @@ def nothing_yet(what: str) -> None:
 def chart(figure: go.Figure, key: str, alt: str, **options: Any) -> Any:
     """A Plotly chart in the theme of the page, with its text equivalent."""
     return st.plotly_chart(figure, key=key, theme="streamlit", config=CHART, alt=alt, **options)
+
+
+def card(
+    draw: Callable[..., go.Figure],
+    *given: Any,
+    key: str,
+    alt: str,
+    table: Callable[..., pd.DataFrame] | None = None,
+    read: str = "",
+    python: str = "",
+    on_click: Callable[[int, int], None] | None = None,
+    **named: Any,
+) -> None:
+    """A chart with what belongs to it: how to read it, its text equivalent, and a popover with Python, command and CSV.
+
+    `draw` is a function of lab.figures and `table` the function of lab.views with its numbers; both are called with `given`
+    (`named` go to `draw` only), and the popover writes these very calls down. `python` replaces them where the arguments are
+    not runs and plain values. `on_click(row, column)` is called with the cell of a heatmap that was clicked.
+    """
+    drawn = draw(*given, **named)
+    answers = {}
+    if on_click:
+        figures.clickable(drawn)
+        answers = {"on_select": lambda: _clicked(key, on_click), "selection_mode": "points"}
+    chart(drawn, key, alt, **answers)
+    with st.container(horizontal=True, gap="xxsmall", key=f"{key}_foot"):
+        if read:
+            how_to_read(read)
+        with st.popover("Code", icon=":material/code:", type="tertiary", width="content", key=f"{key}_code"):
+            st.code(python or python_of(draw, table, given, named), language="python")
+            shown = [run for one in given for run in (one if isinstance(one, list) else [one]) if isinstance(run, Run)]
+            if shown:
+                st.code(command_of(shown), language="bash")
+            if table:
+                st.download_button(
+                    "Numbers as CSV", lambda: table(*given).to_csv(), f"{key}.csv", "text/csv", key=f"{key}_csv",
+                    icon=":material/download:", on_click="ignore",
+                )  # fmt: skip
+
+
+def _clicked(key: str, answer: Callable[[int, int], None]) -> None:
+    """Pass a click on a cell on; a selection that became empty is no news."""
+    points = st.session_state[key].selection.points
+    if points:
+        answer(int(points[0]["y"]), int(points[0]["x"]))
+
+
+def python_of(draw: Callable[..., Any], table: Callable[..., Any] | None, given: tuple[Any, ...], named: dict[str, Any]) -> str:
+    """The lines that draw a figure outside of the page, and make its table."""
+    opened: dict[str, str] = {}
+
+    def written(value: Any) -> str:
+        if isinstance(value, Run):
+            return opened.setdefault(_open(value), f"run{len(opened) + 1}")
+        return f"[{', '.join(map(written, value))}]" if isinstance(value, list) else repr(value)
+
+    positional = [written(value) for value in given]
+    call = ", ".join([*positional, *(f"{name}={written(value)}" for name, value in named.items())])
+    lines = ["import lab", "", *(f"{name} = {how}" for how, name in opened.items()), f"lab.figures.{draw.__name__}({call})"]
+    if table and table.__module__ == views.__name__ and table.__name__ != "<lambda>":
+        lines.append(f"lab.views.{table.__name__}({', '.join(positional)})")
+    return "\n".join(lines)
+
+
+def own(run: Run) -> bool:
+    """Whether a run stands in the folder of runs; else it is a recorded example."""
+    return run.dir.parent.resolve() == root().resolve()
+
+
+def _open(run: Run) -> str:
+    """The expression that opens a run."""
+    return f"lab.Run.open({run.id!r})" if own(run) else f"lab.Run.open({run.id!r}, lab.__path__[0] + '/examples')"
+
+
+def command_of(runs: list[Run]) -> str:
+    """The command that prints the results of these runs."""
+    ids = list(dict.fromkeys(run.id for run in runs))
+    examples = "$(python -c 'import lab; print(lab.__path__[0])')/examples"
+    where = "" if all(map(own, runs)) else f' --runs "{examples}"'
+    return f"lab {'show' if len(ids) == 1 else 'compare'} {' '.join(ids)} --json{where}"
 
 
 def number(value: float | None, form: str = "{:.3f}") -> str:

@@ -82,11 +82,12 @@ def side_by_side(runs: tuple[Run, Run], after: int) -> None:
 def doors() -> None:
     """Where to go from here."""
     ways = [
+        ("learn", "Take a lesson", "Say what you expect, then look: forgetting, routing, composition."),
         ("train", "Train a run", "Choose a recipe and a stream, and start it on this machine."),
         ("compare", "Compare runs", "Numbers, matrices and differences of two or more runs."),
         ("routing", "Look into the routing", "Which adapter answers, per task, layer and routing head."),
     ]
-    for column, (name, title, about) in zip(st.columns(3), ways, strict=True):
+    for column, (name, title, about) in zip(st.columns(len(ways)), ways, strict=True):
         with column.container(border=True, height="stretch"):
             st.page_link(shell.page(name), label=f"**{title}**")
             st.caption(about)
