@@ -142,7 +142,7 @@ class Cell:
     @cached_property
     def hash(self) -> str:
         """SHA-256 over the resolved configuration, the first 64 bits."""
-        content = self.config.model_dump(mode="json", exclude={"about"})
+        content = self.config.model_dump(mode="json", exclude={"about", "scenarios"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property

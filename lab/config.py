@@ -117,6 +117,9 @@ class RunConfig(Section):
         description="task: identity given at test, prediction among the task's labels; class: no identity, union of all "
         "(task, label) pairs seen; domain: no identity, all tasks share one label list",
     )
+    scenarios: list[Literal["task", "domain", "class"]] = Field(
+        ["task", "domain", "class"], description="scenarios in which the recipe makes sense; any other is refused"
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="every use of chance draws from its own generator keyed by this seed")
     stream: StreamConfig = StreamConfig()
     backbone: BackboneConfig = BackboneConfig()
@@ -285,6 +288,9 @@ def validated(content: dict[str, Any]) -> RunConfig:
 
 def _consistent(config: RunConfig) -> RunConfig:
     """Refuse combinations that cannot work, before anything is loaded."""
+    if config.scenario not in config.scenarios:
+        allowed = " or ".join(config.scenarios) or "none"
+        raise LabError(f"recipe {config.recipe} makes no sense in scenario {config.scenario}: use scenario {allowed}")
     budgets = [name for name in BUDGETS if getattr(config.memory, name)]
     if len(budgets) > 1:
         named = " and ".join(f"memory.{name}" for name in budgets)
@@ -310,4 +316,8 @@ def _consistent(config: RunConfig) -> RunConfig:
             )
     if config.router.name == "oracle" and config.experts.allocation != "per_task":
         raise LabError("router oracle picks the expert of the true task: use experts.allocation=per_task")
+    parts = ((registry.experts, [config.experts]), (registry.routers, [config.router]), (registry.methods, config.methods.values()))
+    for kind, chosen in parts:
+        for options in chosen:
+            kind.get(options.name).check(config)
     return config

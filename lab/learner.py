@@ -31,7 +31,7 @@ class Classifier(nn.Module):
     """
 
     def __init__(self, space: LabelSpace, width: int, device: torch.device, one_block: bool = False):
-        """`one_block`: all tasks of scenario domain train the same rows (a shared expert does)."""
+        """`one_block`: all tasks of scenario domain train the same rows (all but isolated experts do)."""
         super().__init__()
         self.space, self.width, self.device = space, width, device
         self.shared_rows = space.scenario == "domain"
@@ -88,7 +88,7 @@ class Learner(nn.Module):
         return self.backbone.device
 
     def new_classifier(self) -> Classifier:
-        return Classifier(self.space, self.backbone.width, self.device, one_block=not self.per_task)
+        return Classifier(self.space, self.backbone.width, self.device, one_block=not self.isolated)
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
@@ -105,6 +105,11 @@ class Learner(nn.Module):
     def per_task(self) -> bool:
         return self.config.experts.allocation == "per_task"
 
+    @property
+    def isolated(self) -> bool:
+        """Whether an expert is trained while all others are switched off."""
+        return self.per_task and self.config.experts.isolated
+
     def meet(self, t: int) -> None:
         """Room for task t: classifier rows and, where experts are per task, an expert; earlier experts are frozen."""
         seed, name = self.config.seed, self.task_names[t]
@@ -115,6 +120,15 @@ class Learner(nn.Module):
                 self.bank.trainable(k, False)
             self.bank.grow(name if self.per_task else "shared", seed, "expert", name if self.per_task else "shared")
             self.router.grow(len(self.bank))
+
+    def renew(self) -> None:
+        """Experts and classifier rows of the tasks met so far as they were before any training."""
+        seed, met = self.config.seed, len(self.classifier.weight)
+        self.classifier = self.new_classifier()
+        for name in self.task_names[:met]:
+            self.classifier.grow(seed, "classifier", name)
+        for k, name in enumerate(self.bank.names):
+            self.bank.renew(k, seed, "expert", name)
 
     def collate(self, rows: Sequence[Encoded]) -> Batch:
         return collate(rows, self.backbone.pad, self.device)

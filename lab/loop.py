@@ -128,9 +128,10 @@ class Session:
             with self.timed():
                 for method in self.methods:
                     method.begin_task(t, rows)
-        expert = len(learner.bank) - 1
-        isolated = learner.per_task and self.config.experts.isolated
-        trained = learner.trained()
+        examples = rows
+        for method in self.methods:
+            examples = method.examples(examples)
+        expert, isolated, trained = len(learner.bank) - 1, learner.isolated, learner.trained()
         store = self.store if isolated and not self.methods else None
         saved_s = store.fetch(self, t, trained) if store and self.cursor.step == 0 else None
         if self.cursor.step == 0:
@@ -139,12 +140,12 @@ class Session:
         if saved_s is not None:
             self.cursor.reused_s += saved_s
         else:
-            steps_per_epoch = -(-len(rows) // config.batch_size)
+            steps_per_epoch = -(-len(examples) // config.batch_size)
 
             def rows_of(step: int) -> list[Encoded]:
                 epoch, place = divmod(step, steps_per_epoch)
-                batches = shuffled(rows, config.batch_size, self.chance("order", t, epoch))
-                chosen = [rows[i] for i in batches[place]]
+                batches = shuffled(examples, config.batch_size, self.chance("order", t, epoch))
+                chosen = [examples[i] for i in batches[place]]
                 for method in self.methods:
                     chosen = method.rows(chosen, self.chance(method.name, t, step))
                 return chosen

@@ -25,6 +25,10 @@ class Method(Plugin):
     def begin_task(self, t: int, rows: list[Encoded]) -> None:
         """Task t is about to be learned from these training examples: snapshot, initialise."""
 
+    def examples(self, rows: list[Encoded]) -> list[Encoded]:
+        """The examples that an epoch of the task passes over; by default the task's own training examples."""
+        return rows
+
     def rows(self, rows: list[Encoded], generator: torch.Generator) -> list[Encoded]:
         """The rows of a step; append replayed ones here, UNLABELLED where only the method's own terms are meant to see them."""
         return rows

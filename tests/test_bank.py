@@ -526,7 +526,8 @@ def test_endings_of_names_match_whole_words_only():
     assert [layer.name for layer in made.layers] == ["encoder.layer.0.output.dense", "encoder.layer.1.output.dense"]
     assert refusal("bert", "bert", targets=["uery"]).startswith("experts.targets = ['uery'] matches no linear layer")
     _, made = tiny.bank("gpt2")
-    assert made.layers == [LayerInfo(f"h.{i}.attn.c_attn", 32, 96) for i in range(2)]
+    shapes = (("weight", (32, 96)), ("bias", (96,)))
+    assert made.layers == [LayerInfo(f"h.{i}.attn.c_attn", 32, 96, shapes) for i in range(2)]
 
 
 @pytest.mark.parametrize("name", tiny.MODELS)

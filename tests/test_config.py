@@ -13,6 +13,8 @@ SECTIONS = {name: field.annotation for name, field in RunConfig.model_fields.ite
 SECTIONS = {name: kind for name, kind in SECTIONS.items() if issubclass(kind, pydantic.BaseModel)}
 NEEDS_MEMORY = "needs stored examples: set memory.per_task, memory.per_class or memory.total above 0"
 PLUGINS = [registry.routers, registry.experts, registry.methods]
+NAMES = {kind.kind: ", ".join(kind.names()) for kind in PLUGINS}
+METHOD = registry.methods.names()[0]
 
 
 @pytest.fixture
@@ -31,7 +33,9 @@ def recipe(tmp_path, monkeypatch):
 
 
 def test_every_shipped_recipe_resolves():
-    assert {"l2r", "l2r-merge", "oracle", "replay", "sequential", "uniform"} <= set(recipe_names())
+    reference = {"oracle", "sequential", "uniform", "full", "per-task", "multitask"}
+    published = {"l2r", "l2r-merge", "replay", "inclora", "olora"}
+    assert set(recipe_names()) >= reference | published
     for name in recipe_names():
         config = configure(name)
         assert config.recipe == name and config.about
@@ -75,10 +79,10 @@ def test_base_is_found_beside_the_recipe(recipe, tmp_path):
         ("base: 5\n", "recipe mine.yaml: base = 5 must be the name of a recipe or a YAML file"),
         ("base: mine.yaml\n", "recipe mine.yaml is its own base: mine.yaml > mine.yaml"),
         ("base: other.yaml\n", "there is no recipe file other.yaml"),
-        ("router:\n", "router = None: needs a name, one of gates, oracle, uniform"),
-        ("router: {name: 5}\n", "router = {'name': 5}: needs a name, one of gates, oracle, uniform"),
-        ("experts: 5\n", "experts = 5: needs a name, one of bottleneck, lora"),
-        ("methods: [replay]\n", "methods = ['replay']: write a mapping of names to options, for example {agem: {}}"),
+        ("router:\n", f"router = None: needs a name, one of {NAMES['router']}"),
+        ("router: {name: 5}\n", f"router = {{'name': 5}}: needs a name, one of {NAMES['router']}"),
+        ("experts: 5\n", f"experts = 5: needs a name, one of {NAMES['expert kind']}"),
+        ("methods: [replay]\n", f"methods = ['replay']: write a mapping of names to options, for example {{{METHOD}: {{}}}}"),
         ("methods: {replay: 5}\n", "methods.replay = 5: write option: value below it, or {} for the defaults"),
         ("train: 5\n", "train = 5: input should be a valid dictionary or instance of TrainConfig"),
     ],
@@ -302,6 +306,24 @@ def test_another_plugin_drops_the_options_of_the_old_one(recipe):
                 "use experts.isolated=false or experts.allocation=shared",
             )
             for name in registry.methods.names()
+        ),
+        ("per-task", "scenario=class", "recipe per-task makes no sense in scenario class: use scenario task"),
+        (
+            "multitask",
+            "train.classes=task",
+            "methods.joint trains one model on all tasks: use experts.allocation=shared and train.classes=seen",
+        ),
+        (
+            "sequential",
+            "methods.orthogonal={}",
+            "methods.orthogonal holds a new LoRA orthogonal to earlier ones: "
+            "use experts.name=lora and experts.allocation=per_task",
+        ),
+        (
+            "full",
+            "router=sum",
+            "experts.name = full is one set of weights, trained on task after task: "
+            "use experts.allocation=shared and router=uniform",
         ),
         ("ewc", "methods.ewc.labels=drawn", "methods.ewc.labels = 'drawn': input should be 'sampled' or 'given'"),
         ("sequential", "router=oracle", "router oracle picks the expert of the true task: use experts.allocation=per_task"),

@@ -325,7 +325,7 @@ def test_gates_of_the_layer_s_own_input(name):
         host.get_submodule(layer.name).register_forward_hook(lambda module, args, out: given.append(args[0]))
     decision = router(Request(batch["attention_mask"]))
     assert isinstance(decision, LayerDecision)
-    plain, made.kind.output = made.kind.output, lambda x, y, stack, w, how: used.append(w) or plain(x, y, stack, w, how)
+    plain, made.kind.output = made.kind.output, lambda base, x, stack, w, how: used.append(w) or plain(base, x, stack, w, how)
     with torch.no_grad(), made.routed(decision):
         hidden(host, batch)
     recorded, mask = decision.recorded(), batch["attention_mask"].unsqueeze(-1)

@@ -24,7 +24,7 @@ from lab.runs import Run, all_runs
 
 BACKBONES = ("minilm", "tiny")  # others only from the command line: a page does not take names of models to load
 STRUCTURE = ("experts.name", "router.name")  # what decides which other options there are
-HIDDEN = ("recipe", "about", "stream.sources")
+HIDDEN = ("recipe", "about", "scenarios", "stream.sources")
 MAIN = {
     "stream.name": "Stream",
     "backbone.name": "Backbone",
