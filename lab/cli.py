@@ -179,7 +179,7 @@ def compare(
 
 def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run], dict[str, str]]:
     """The runs that can be compared, and the reasons of those left out, which are said on stderr; LabError if none is left."""
-    from lab.views import problem
+    from lab.views import problem, unready
 
     if not ids:
         raise LabError("name at least one run to compare: lab compare RUN RUN; lab list runs shows them")
@@ -201,13 +201,6 @@ def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run],
     for reason in excluded.values():
         print(f"left out: {reason}", file=sys.stderr)
     return found, excluded
-
-
-def unready(run: run_folder.Run) -> str:
-    """Why a readable run has no numbers to compare yet; empty if it has."""
-    if run.status in ("queued", "running"):
-        return f"run '{run.id}' is {run.status}: its numbers still change"
-    return "" if run.matrix else f"run '{run.id}' is {run.status} and has learned no task"
 
 
 @command

@@ -127,9 +127,14 @@ class Run:
         if not ID.fullmatch(id) or not (folder / id / "run.json").is_file():
             raise unknown("run", id, [run.id for run in all_runs(folder)])
         run = cls(folder / id)
-        if run.info.get("format", 0) > FORMAT:
-            raise LabError(f"run '{id}' was written by a newer version (format {run.info['format']}, this one reads {FORMAT})")
+        run.refuse_newer()
         return run
+
+    def refuse_newer(self) -> None:
+        """LabError for a folder that this version would misread."""
+        found = self.info.get("format", 0)
+        if found > FORMAT:
+            raise LabError(f"run '{self.id}' was written by a newer version (format {found}, this one reads {FORMAT})")
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.dir / name

@@ -18,6 +18,7 @@ import pandas as pd
 from lab.errors import LabError
 from lab.metrics import array
 from lab.runs import Run
+from lab.statistics import interval
 
 UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)  # what a damaged folder can cause
 POINTS = 2000  # of a loss curve
@@ -65,12 +66,20 @@ MEASURES = [
 def problem(run: Run) -> str:
     """Why a run folder cannot be read, in one line; empty if it can."""
     try:
+        run.refuse_newer()
         run.result()
     except LabError as error:
         return str(error)
     except UNREADABLE as error:
         return f"run '{run.id}' is damaged: {type(error).__name__}: {error}"
     return ""
+
+
+def unready(run: Run) -> str:
+    """Why a readable run has no numbers to compare yet; empty if it has."""
+    if run.status in ("queued", "running"):
+        return f"run '{run.id}' is {run.status}: its numbers still change"
+    return "" if run.matrix else f"run '{run.id}' is {run.status} and has learned no task"
 
 
 def readable(runs: Iterable[Run]) -> list[Run]:
@@ -148,14 +157,15 @@ def complete(run: Run) -> bool:
 
 
 def summary(runs: Sequence[Run]) -> pd.DataFrame:
-    """Long form, one row per group of runs and measure: label, recipe, n, learned, tasks, measure, value, spread, why.
+    """Long form, one row per group of runs and measure: label, recipe, n, learned, tasks, measure, value, spread, low, high, why.
 
-    `value` is the mean over the n runs of the group, `spread` their sample standard deviation (NaN below two), `why` the
-    reason of a missing value.
+    `value` is the mean over the n runs of the group, `spread` their sample standard deviation and `low` to `high` the t-interval
+    of the mean, see `lab.statistics` (all three NaN below two); `why` is the reason of a missing value.
     """
-    columns = ["label", "recipe", "n", "learned", "tasks", "measure", "value", "spread", "why"]
-    rows = [_summary_row(group, [run.result() for run in group.runs], measure) for group in groups(runs) for measure in MEASURES]
-    return pd.DataFrame(rows, columns=columns).astype({"value": float, "spread": float})
+    columns = ["label", "recipe", "n", "learned", "tasks", "measure", "value", "spread", "low", "high", "why"]
+    results = [(group, [run.result() for run in group.runs]) for group in groups(runs)]
+    rows = [_summary_row(group, found, measure) for group, found in results for measure in MEASURES]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("value", "spread", "low", "high"), float))
 
 
 def _summary_row(group: Group, results: list[dict[str, Any]], measure: Measure) -> dict[str, Any]:
@@ -165,10 +175,10 @@ def _summary_row(group: Group, results: list[dict[str, Any]], measure: Measure) 
     row |= {"learned": len(first["matrix"]), "tasks": len(first["tasks"])}
     if any(value is None for value in values):
         reasons = [reason(result, measure.path) for result, value in zip(results, values, strict=True) if value is None]
-        return row | {"value": np.nan, "spread": np.nan, "why": reasons[0]}
+        return row | {"why": reasons[0]}
     numbers = np.array(values, dtype=float)
-    spread = numbers.std(ddof=1) if len(numbers) > 1 else np.nan
-    return row | {"value": numbers.mean(), "spread": spread, "why": ""}
+    spread, found = numbers.std(ddof=1) if len(numbers) > 1 else np.nan, interval(numbers)
+    return row | {"value": found.mean, "spread": spread, "low": found.low, "high": found.high, "why": ""}
 
 
 def pick(result: dict[str, Any], path: str) -> Any:
@@ -231,11 +241,28 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 # -- scores ----------------------------------------------------------------------------------------------------------------
 
 
-def accuracy_matrix(run: Run, after: int | None = None, partial: bool = False) -> pd.DataFrame:
-    """R as a table (T, T): rows "learned so far", columns tasks; rows later than `after` are NaN.
+Runs = Run | Sequence[Run]  # one run, or several that learned the same tasks in the same order: then means over them
+
+
+def each(runs: Runs) -> list[Run]:
+    """The runs as a list; LabError if they learned different tasks or orders, so that there is no mean over them."""
+    found = [runs] if isinstance(runs, Run) else list(runs)
+    for run in found[1:]:
+        if run.tasks != found[0].tasks:
+            raise LabError(f"{found[0].id} and {run.id} learned different tasks or another order: they cannot be put together")
+    return found
+
+
+def accuracy_matrix(run: Runs, after: int | None = None, partial: bool = False) -> pd.DataFrame:
+    """R as a table (T, T): rows "learned so far", columns tasks; rows later than `after` are NaN. Of several runs: their mean.
 
     With `partial` the row that is being measured is filled as far as it is known.
     """
+    found = [_accuracy_matrix(one, after, partial) for one in each(run)]
+    return sum(found[1:], found[0]) / len(found)
+
+
+def _accuracy_matrix(run: Run, after: int | None, partial: bool) -> pd.DataFrame:
     tasks, scores = run.tasks, run.scores
     rows = [list(row) for row in scores.get("matrix", [])]
     if partial and len(rows) < len(tasks) and scores.get("partial"):
@@ -246,30 +273,36 @@ def accuracy_matrix(run: Run, after: int | None = None, partial: bool = False) -
     return pd.DataFrame(values, index=pd.Index(tasks, name="after"), columns=pd.Index(tasks, name="task"))
 
 
-def zero_shot(run: Run) -> list[float] | None:
-    """Scores before any training, one per task, or None."""
-    found = run.scores.get("zero_shot")
-    return None if found is None else [np.nan if score is None else float(score) for score in found]
+def zero_shot(run: Runs) -> list[float] | None:
+    """Scores before any training, one per task, or None; of several runs: their mean."""
+    found = [one.scores.get("zero_shot") for one in each(run)]
+    return None if None in found else [float(score) for score in np.array(found, dtype=float).mean(0)]
 
 
-def matrix_difference(first: Run, second: Run) -> pd.DataFrame:
+def matrix_difference(first: Runs, second: Runs) -> pd.DataFrame:
     """R of the first run minus R of the second; LabError if they learned different tasks or orders."""
-    if first.tasks != second.tasks:
-        raise LabError(f"{first.id} and {second.id} learned different tasks or another order: there is no difference to show")
+    one, other = each(first)[0], each(second)[0]
+    if one.tasks != other.tasks:
+        raise LabError(f"{one.id} and {other.id} learned different tasks or another order: there is no difference to show")
     return accuracy_matrix(first) - accuracy_matrix(second)
 
 
-def forgetting_curves(run: Run, after: int | None = None) -> pd.DataFrame:
-    """Score of each task after each task from its own on, long form: after, after_name, task, name, score."""
-    table = accuracy_matrix(run, after).to_numpy()
-    tasks = run.tasks
-    rows = [
-        {"after": i, "after_name": tasks[i], "task": j, "name": tasks[j], "score": table[i, j]}
-        for j in range(len(tasks))
-        for i in range(j, len(tasks))
-        if not np.isnan(table[i, j])
-    ]
-    return pd.DataFrame(rows, columns=["after", "after_name", "task", "name", "score"])
+def forgetting_curves(run: Runs, after: int | None = None) -> pd.DataFrame:
+    """Score of each task after each task from its own on, long form: after, after_name, task, name, score, low, high.
+
+    Of several runs `score` is the mean and `low` to `high` its t-interval, which is NaN for one run.
+    """
+    runs = each(run)
+    scores = np.array([accuracy_matrix(one, after) for one in runs])  # (runs, T, T)
+    tasks = runs[0].tasks
+    rows = []
+    for j, i in ((j, i) for j in range(len(tasks)) for i in range(j, len(tasks))):
+        if not np.isnan(scores[:, i, j]).any():
+            found = interval(scores[:, i, j])
+            place = {"after": i, "after_name": tasks[i], "task": j, "name": tasks[j]}
+            rows.append(place | {"score": found.mean, "low": found.low, "high": found.high})
+    columns = ["after", "after_name", "task", "name", "score", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).astype({"low": float, "high": float})
 
 
 def average_curve(run: Run, after: int | None = None) -> np.ndarray:
