@@ -33,6 +33,7 @@ FORMAT = 1  # of the run folder; raised when an old reader would misread a new f
 TERMINAL = ("finished", "stopped", "interrupted", "failed")
 NOTES = {"text": "", "tags": [], "starred": False, "archived": False}  # notes.json where nobody has written anything
 ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,79}")
+SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one where it is there
 PACKAGES = ("torch", "transformers", "peft", "datasets", "safetensors", "numpy", "pydantic", "streamlit", "plotly")
 
 
@@ -157,7 +158,7 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The resolved configuration as plain values."""
         try:
-            content = yaml.safe_load((self.dir / "config.yaml").read_text())
+            content = yaml.load((self.dir / "config.yaml").read_text(), SAFE)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             reason = str(error).split("\n")[0]
             raise LabError(f"run '{self.id}' is damaged: config.yaml cannot be read ({reason})") from error

@@ -22,6 +22,7 @@ from lab.statistics import interval
 
 UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)  # what a damaged folder can cause
 POINTS = 2000  # of a loss curve
+APART = 40  # characters up to which options stand in a label
 TAIL = 1 << 16  # bytes of events.jsonl read for the newest events
 COLLAPSE, LOSS = 0.9, 0.2  # share of one expert on all tasks; score points a task may lose
 DEAD = 0.1  # times an equal share: an expert that gets less on every task is dead
@@ -131,24 +132,37 @@ def labels(runs: Sequence[Run], seeds: bool = True) -> list[str]:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed."""
+    """Runs that differ in nothing but the seed, or what else `groups` was told."""
 
     label: str
     recipe: str
     runs: list[Run]
 
 
-def groups(runs: Sequence[Run]) -> list[Group]:
-    """Runs put together that differ in nothing but the seed; a run without a complete matrix stays alone."""
+def groups(runs: Sequence[Run], over: Sequence[str] = ("seed",)) -> list[Group]:
+    """Runs put together that differ in nothing but the options `over`; a run without a complete matrix stays alone.
+
+    Runs in one group learned the same tasks, in several orders if "stream.tasks" is one of `over`.
+    """
     members: dict[str, list[Run]] = {}
     for run in runs:
-        same = {key: value for key, value in run.config.items() if key not in ("seed", "about")}
+        same = {name: value for name, value in _flat(run.config).items() if name not in (*over, "about")}
         own = "" if complete(run) else run.id
-        members.setdefault(json.dumps([same, own], sort_keys=True, default=str), []).append(run)
+        members.setdefault(json.dumps([same, sorted(run.tasks), own], sort_keys=True), []).append(run)
     firsts = [group[0] for group in members.values()]
     names = labels(firsts, seeds=False)
+    names = [f"{name}, {_apart(firsts, names, i)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
     names = [f"{name}, {run.id}" if names.count(name) > 1 else name for name, run in zip(names, firsts, strict=True)]
     return [Group(name, g[0].config["recipe"], g) for name, g in zip(names, members.values(), strict=True)]
+
+
+def _apart(runs: Sequence[Run], names: Sequence[str], i: int) -> str:
+    """What tells run i from the others of the same name: the options in which they differ if these are short, else its id."""
+    alike = [_flat(run.config) for run, name in zip(runs, names, strict=True) if name == names[i]]
+    own = _flat(runs[i].config)
+    differing = [name for name in own if name not in ("seed", "about") and any(c.get(name) != own[name] for c in alike)]
+    text = ", ".join(f"{name} {own[name]}" for name in differing)
+    return text if 0 < len(text) <= APART else runs[i].id
 
 
 def complete(run: Run) -> bool:

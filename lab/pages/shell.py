@@ -212,9 +212,9 @@ def python_of(draw: Callable[..., Any], table: Callable[..., Any] | None, given:
 
     positional = [written(value) for value in given]
     call = ", ".join([*positional, *(f"{name}={written(value)}" for name, value in named.items())])
-    lines = ["import lab", "", *(f"{name} = {how}" for how, name in opened.items()), f"lab.figures.{draw.__name__}({call})"]
-    if table and table.__module__ == views.__name__ and table.__name__ != "<lambda>":
-        lines.append(f"lab.views.{table.__name__}({', '.join(positional)})")
+    lines = ["import lab", "", *(f"{name} = {how}" for how, name in opened.items()), f"{draw.__module__}.{draw.__name__}({call})"]
+    if table and table.__name__ != "<lambda>":
+        lines.append(f"{table.__module__}.{table.__name__}({', '.join(positional)})")
     return "\n".join(lines)
 
 
