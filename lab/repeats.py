@@ -23,7 +23,7 @@ APART = "no two of their runs share seed, stream, order, scenario and backbone"
 
 
 def numbers(runs: Sequence[Run]) -> pd.DataFrame:
-    """`views.summary` as people read it: measures in rows, groups in columns; scores with the interval of their mean, or a reason."""
+    """`views.summary` as people read it: measures in rows, groups in columns; scores with the interval of the mean."""
     found = views.summary(runs)
     score = {measure.path: measure.score for measure in views.MEASURES}
     found["cell"] = [_cell(row, score[row.measure]) for row in found.itertuples()]
@@ -52,7 +52,7 @@ def differences(runs: Sequence[Run], baseline: str) -> pd.DataFrame:
             found = _difference(group, base, measure)
             rows.append({"label": group.label, "recipe": group.recipe, "measure": measure, **asdict(found)})
     columns = ["label", "recipe", "measure", "n", "mean", "low", "high", "p", "claim", "why"]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("mean", "low", "high", "p"), float))
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("mean", "low", "high", "p"), float) | {"claim": object})
 
 
 def _difference(group: views.Group, base: views.Group, measure: str) -> Difference:

@@ -80,6 +80,8 @@ def unready(run: Run) -> str:
     """Why a readable run has no numbers to compare yet; empty if it has."""
     if run.status in ("queued", "running"):
         return f"run '{run.id}' is {run.status}: its numbers still change"
+    if run.info.get("replay"):
+        return f"run '{run.id}' is a replay of '{run.info['replay']['run']}', no repetition"
     return "" if run.matrix else f"run '{run.id}' is {run.status} and has learned no task"
 
 
@@ -310,7 +312,7 @@ def forgetting_curves(run: Runs, after: int | None = None) -> pd.DataFrame:
     scores = np.array([accuracy_matrix(one, after) for one in runs])  # (runs, T, T)
     tasks = runs[0].tasks
     rows = []
-    for j, i in ((j, i) for j in range(len(tasks)) for i in range(j, len(tasks))):
+    for j, i in zip(*np.triu_indices(len(tasks)), strict=True):  # j before i
         if not np.isnan(scores[:, i, j]).any():
             found = interval(scores[:, i, j])
             place = {"after": i, "after_name": tasks[i], "task": j, "name": tasks[j]}

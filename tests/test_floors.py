@@ -17,7 +17,7 @@ FLOORS = [
     ["errors", "chance", "events", "metrics", "statistics"],
     ["registry", "files"],
     ["config", "runs", "stream", "batch"],
-    ["streams/*", "memory", "labels", "views", "work"],
+    ["streams/*", "memory", "labels", "views", "work", "replay"],
     ["sources", "expert", "composition", "tables", "repeats", "glossary", "lesson"],
     ["router", "experts/*", "figures"],
     ["routers/*", "backbone", "bank", "report", "versus"],

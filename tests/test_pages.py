@@ -185,6 +185,17 @@ def test_jobs_order_and_hold_the_queue(runs, monkeypatch):
     assert waiting[1].status == "stopped" and jobs.waiting(runs) == waiting[:1]
 
 
+def test_jobs_play_a_recorded_example(runs, recorded, monkeypatch):
+    launched = []
+    monkeypatch.setattr(jobs, "_detached", lambda words, log: launched.append(words) or 0)
+    app = open_page("jobs")
+    app.button(key="replay_play").click().run()
+    made = lab.Run.open("replay-builtin-l2r", runs)
+    assert launched == [[sys.executable, "-m", "lab.replay", str(made.dir)]] and made.info["replay"]["speed"] == 10
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    assert open_page("jobs").button(key="replay_play").disabled
+
+
 def test_jobs_delete_asks_first_and_removes_that_run_only(runs, monkeypatch):
     kept, gone = write_run(runs, "kept"), write_run(runs, "gone")
     app = open_page("jobs", job="gone")
@@ -223,27 +234,33 @@ def test_compare_shows_the_numbers_of_the_runs(runs):
 
 def test_compare_takes_differences_over_pairs_of_seeds(runs):
     """Means, intervals and claims against scipy; the mean matrix of two seeds; another baseline turns the signs."""
-    lower = [[[score and score - by for score in row] for row in KEEPS] for by in (0.1, 0.12, 0.17)]
+    lower, other = ([[[score and score - by for score in row] for row in KEEPS] for by in byes]
+                    for byes in ((0.1, 0.12, 0.17), (0.1, -0.05, 0.02)))  # fmt: skip
     for seed in range(3):
+        write_run(runs, f"u{seed}", "uniform", other[seed], seed=seed, events=False, routed=False)
         write_run(runs, f"a{seed}", seed=seed, events=False, routed=False)
         write_run(runs, f"b{seed}", "replay", lower[seed], seed=seed, events=False, routed=False)
     app = open_page("compare")
     assert len(app.multiselect(key="runs").value) == 2
     app.button(key="cmp_repeat").click().run()
     assert len(app.multiselect(key="runs").value) == 6
+    app.multiselect(key="runs").set_value([f"{name}{seed}" for name in "abu" for seed in range(3)]).run()
     app.selectbox(key="baseline").set_value("l2r").run()
     away = stats.ttest_1samp([-0.1, -0.12, -0.17], 0).confidence_interval()
     assert app.dataframe[1].value.loc["replay", "average_accuracy"] == f"-0.130 [{away.low:+.3f}, {away.high:+.3f}]"
-    assert app.dataframe[1].value.loc["replay", "forgetting"].endswith("includes 0")
+    assert app.dataframe[1].value.loc["uniform", "average_accuracy"].endswith("includes 0")
+    drawn = {line["name"]: line for line in json.loads(app.get("plotly_chart")[0].proto.spec)["data"]}
+    assert drawn["replay"]["opacity"] == 1 and drawn["uniform"]["opacity"] < 0.5
     mean = stats.t.interval(0.95, 2, np.mean([0.8033, 0.7833, 0.7333]), stats.sem([0.8033, 0.7833, 0.7333]))
     assert app.dataframe[0].value.loc["Average accuracy", "replay (n = 3)"] == f"0.773 [{mean[0]:.3f}, {mean[1]:.3f}]"
     app.selectbox(key="baseline").set_value("replay").run()
     assert app.dataframe[1].value.loc["l2r", "average_accuracy"].startswith("+0.130 [")
     app.segmented_control(key="cmp_view").set_value("Matrices").run()
-    shown = [heatmap(app, number)[-1, 0] for number in range(2)]
-    assert sorted(shown) == pytest.approx([0.73, 0.86])
+    shown = [heatmap(app, number)[-1, 0] for number in range(3)]
+    assert shown == pytest.approx([0.86, 0.73, 0.86 - 0.07 / 3])
     ranges = [chart["data"][0] for chart in (json.loads(c.proto.spec) for c in app.get("plotly_chart"))]
-    assert {(one["zmin"], one["zmax"]) for one in ranges[:2]} == {(0, 1)}
+    assert {(one["zmin"], one["zmax"]) for one in ranges[:3]} == {(0, 1)}
+    assert len(ranges) == 5 and len({(one["zmin"], one["zmax"]) for one in ranges[3:]}) == 1
 
 
 VIEWS = ["Summary", "Curves", "Matrices", "Trade-offs", "Interference", "Order", "Learning rates", "Settings"]
@@ -261,8 +278,8 @@ def test_every_view_of_compare_with_seeds_orders_and_what_cannot_be_compared(run
     app.multiselect(key="runs").set_value(["a", "b", "same", "live", "turned", "half", "s"]).run()
     assert not app.exception and not app.error
     shown = texts(app)
-    for reason in ("'same' has the settings and the seed of 'a'", "'live' is running", "newer version (format 99", "matrix.json cannot",
-                   "half has learned 2 of 3 tasks"):  # fmt: skip
+    for reason in ("'same' has the settings and the seed of 'a'", "'live' is running", "newer version (format 99",
+                   "matrix.json cannot be read", "half has learned 2 of 3 tasks"):  # fmt: skip
         assert reason in shown, reason
     assert app.segmented_control(key="cmp_view").value == view
     if view == "Order":

@@ -129,8 +129,8 @@ def differences(runs: list[Run], baseline: str) -> None:
     names["label"] = st.column_config.TextColumn(f"minus {baseline}", pinned=True)
     st.dataframe(greyed, column_config=names, key="differences", height="content", alt=f"Methods minus {baseline}")
     shell.how_to_read(
-        "Each run minus the baseline's run of the same seed and order; in brackets the 95 % interval. Grey: the interval includes "
-        "zero, or there is none, so no sign may be claimed. Nothing is corrected for the number of comparisons."
+        "Each run minus the baseline's run of the same seed and order; in brackets the 95 % interval. Grey: it includes zero, or "
+        "there is none, so no sign may be claimed. Nothing is corrected for the number of comparisons."
     )
     measure = st.selectbox("Measure", columns, format_func=titles.get, key="cmp_measure", bind="query-params")
     known = found[(found["measure"] == measure) & found["mean"].notna()]
@@ -207,9 +207,7 @@ def matrices(groups: list[Group], baseline: Group) -> None:
             alt=f"Score matrix of {group.label} minus that of {baseline.label}", table=views.matrix_difference,
         )  # fmt: skip
     if equal:
-        shell.how_to_read(
-            f"Purple: higher than the baseline. Orange: lower. The range is ±{reach:.2f} in all differences."
-        )
+        shell.how_to_read(f"Purple: higher than the baseline. Orange: lower. The range is ±{reach:.2f} in all differences.")
 
 
 def trade_offs(runs: list[Run]) -> None:
@@ -237,7 +235,8 @@ def trade_offs(runs: list[Run]) -> None:
         beaten = [f"{row.label} is dominated by {row.dominated_by}" for row in found.itertuples() if row.dominated_by]
         verdict = "; ".join(beaten) or "nobody is dominated"
         shell.card(
-            figures.pareto, runs, cost, key="cmp_pareto", table=tables.pareto, alt=f"Average accuracy by {names[cost]}: {verdict}",
+            figures.pareto, runs, cost, key="cmp_pareto", table=tables.pareto,
+            alt=f"Average accuracy by {names[cost]}: {verdict}",
             read="Better is up and to the left. Faint: dominated. Hollow: uses the task identity, and dominates only such.",
         )  # fmt: skip
         st.caption(shell.plain(verdict[0].upper() + verdict[1:]) + ".")
@@ -274,8 +273,8 @@ def interference(runs: list[Run], groups: list[Group]) -> None:
                 st.caption(shell.plain(f"No {tables.TERMS[term].lower()}: {reason}."))
     if measured:
         shell.how_to_read(
-            "What each old task lost, split by looking back: growth of the router's error, expert drift, drift of the classifier's "
-            "old rows, and new classes that compete. The grey mark is the whole loss; left of zero was gained."
+            "What each old task lost, split by looking back: growth of the router's error, expert drift, drift of the "
+            "classifier's old rows, and new classes that compete. The grey mark is the whole loss; left of zero was gained."
         )
     missing = next((run for run in runs if not run.decomposition), None)
     if missing:
@@ -297,7 +296,7 @@ def order(runs: list[Run]) -> None:
     said = "; ".join(f"{row.label} place {row.position} {row.mean:+.3f}" for row in known.itertuples())
     shell.card(
         versus.positions, runs, key="cmp_positions", table=repeats.positions, alt=f"Effect of the place in the stream: {said}",
-        read=f"Above zero: tasks learned at this place end higher than the same tasks elsewhere. Bars: {INTERVAL}, in all orders.",
+        read=f"Above zero: tasks learned at this place end higher than the same tasks elsewhere. Bars: {INTERVAL}.",
     )  # fmt: skip
     table = repeats.orders(runs)
     form = st.column_config.NumberColumn(format="%.3f")
@@ -359,7 +358,7 @@ def in_columns(items: Sequence[Group | Run]) -> Iterator[tuple[int, Group | Run]
 
 
 def draw() -> None:
-    shell.heading("Compare", "The same numbers and pictures for every method, on one scale; runs that differ in the seed are one.")
+    shell.heading("Compare", "The same numbers and pictures for every method, over its seeds and on one scale.")
     shell.damaged_note()
     found = shell.choices()
     if not found:

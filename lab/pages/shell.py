@@ -30,6 +30,7 @@ STATUS_ICON = {
     "lost": ":material/link_off:", "damaged": ":material/broken_image:",
 }  # fmt: skip
 STATUS_COLOUR = {"finished": "green", "running": "blue", "queued": "blue", "failed": "red", "damaged": "red", "lost": "orange"}
+SMALL = {"stream.max_train": 60, "stream.max_validation": 20, "stream.max_test": 40, "memory.per_task": 30, "train.epochs": 3}
 CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
 
