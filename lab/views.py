@@ -91,12 +91,15 @@ def readable(runs: Iterable[Run]) -> list[Run]:
 
 def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
     """One row per run, damaged ones included with the reason."""
-    columns = ["run", "status", "recipe", "stream", "backbone", "scenario", "seed", "learned", "tasks", "progress",
-               "average_accuracy", "forgetting", "created", "reason"]  # fmt: skip
-    return pd.DataFrame([_row(run) for run in runs], columns=columns)
+    return pd.DataFrame([run_row(run) for run in runs], columns=COLUMNS)
 
 
-def _row(run: Run) -> dict[str, Any]:
+COLUMNS = ["run", "status", "recipe", "stream", "backbone", "scenario", "seed", "learned", "tasks", "progress",
+           "average_accuracy", "forgetting", "created", "reason"]  # fmt: skip
+
+
+def run_row(run: Run) -> dict[str, Any]:
+    """One row of `runs_table`."""
     reason = problem(run)
     if reason:
         return {"run": run.id, "status": "damaged", "reason": reason}

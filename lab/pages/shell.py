@@ -73,7 +73,7 @@ def examples() -> list[Run]:
 
 def table(runs: list[Run]) -> pd.DataFrame:
     """`views.runs_table`, read again only for runs whose files or status changed."""
-    return pd.concat([_row(str(run.dir), stamp(run), status(run)) for run in runs]) if runs else views.runs_table([])
+    return _table(tuple((str(run.dir), stamp(run), status(run)) for run in runs))
 
 
 def status(run: Run) -> str:
@@ -96,9 +96,14 @@ def stamp(run: Run, *names: str) -> tuple[tuple[str, int, int], ...]:
     return tuple(found)
 
 
-@st.cache_data(max_entries=500, show_spinner=False)
-def _row(folder: str, stamped: tuple, derived: str) -> pd.DataFrame:
-    return views.runs_table([Run(Path(folder))]).astype(object)
+@st.cache_data(max_entries=20, show_spinner=False)
+def _table(keys: tuple[tuple[str, tuple, str], ...]) -> pd.DataFrame:
+    return pd.DataFrame([_row(*key) for key in keys], columns=views.COLUMNS, dtype=object)
+
+
+@st.cache_data(max_entries=2000, show_spinner=False)
+def _row(folder: str, stamped: tuple, derived: str) -> dict[str, Any]:
+    return views.run_row(Run(Path(folder)))
 
 
 def choices(needs: Callable[[Run], bool] | None = None) -> dict[str, Run]:
