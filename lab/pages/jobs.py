@@ -112,7 +112,7 @@ def controls(run: Run, state: str) -> None:
         if state == "finished" and not run.info.get("replay"):
             st.download_button(
                 "Replay file", lambda: replay.trace(run), f"{run.id}.jsonl", "application/jsonl", icon=":material/movie:",
-                type="tertiary", on_click="ignore", key="job_trace", help="The run without weights: it plays anywhere, like a live job.",
+                type="tertiary", on_click="ignore", key="job_trace", help="The run without weights: it plays anywhere.",
             )  # fmt: skip
         if run in waiting or state not in jobs.ACTIVE:
             about = "Removes the folder of this run for good."
