@@ -38,7 +38,7 @@ def trace(run: Run) -> bytes:
         state = "is a replay" if run.info.get("replay") else f"is {run.status}"
         raise LabError(f"run '{run.id}' {state}: a replay file is made of a finished run")
     head = {"replay": FORMAT, "run": run.id, "lab": __version__, "config": run.config, "environment": run.environment,
-            "scores": run.scores, "end": {name: run.info.get(name) for name in END}}  # fmt: skip
+            "scores": run.scores, "end": {name: run.info[name] for name in END if name in run.info}}  # fmt: skip
     lines = [head]
     for event in run.events():
         path = run.dir / "routing" / f"after_{event.get('task')}.safetensors"
@@ -106,7 +106,7 @@ def play(run: Run, wait: Callable[[float], None] = time.sleep) -> None:
         shutil.rmtree(run.dir / "routing", ignore_errors=True)
         if _happen(run, head, lines, wait):
             files.write_json(run.dir / "matrix.json", head["scores"])
-            run.update(status="finished", ended=now(), **{name: head["end"].get(name) for name in END})
+            run.update(status="finished", ended=now(), **{name: head["end"][name] for name in END if name in head["end"]})
         else:
             run.update(status="stopped", ended=now())
     except KeyboardInterrupt:

@@ -15,9 +15,13 @@ def shifted(by: float) -> list[list[float | None]]:
 
 @pytest.fixture
 def seeds(runs):
-    """Three seeds of l2r, and three of replay that lie 0.1, 0.12 and 0.17 lower."""
-    return [write_run(runs, f"{recipe}{seed}", recipe, shifted(by), seed=seed, events=False, routed=False)
-            for recipe, drops in (("l2r", (0, 0.02, 0.03)), ("replay", (0.1, 0.14, 0.2))) for seed, by in enumerate(drops)]  # fmt: skip
+    """Three seeds of l2r, and three of replay that lie lower."""
+    drops = {"l2r": (0, 0.02, 0.03), "replay": (0.1, 0.14, 0.2)}
+    return [
+        write_run(runs, f"{recipe}{seed}", recipe, shifted(by), seed=seed, events=False, routed=False)
+        for recipe in drops
+        for seed, by in enumerate(drops[recipe])
+    ]
 
 
 def test_matrices_and_curves_of_seeds_are_means_with_intervals(seeds):
