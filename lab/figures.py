@@ -611,7 +611,7 @@ def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str, visible: bo
         mode="markers+text",
         marker=marker,
         text=[short(label, 28) for label in table["label"]],
-        textposition="top center",
+        textposition=np.where(table["score"].rank(method="first") % 2, "top center", "bottom center"),  # neighbours part
         customdata=hover,
         hovertemplate="%{customdata}<extra></extra>",
         showlegend=False,

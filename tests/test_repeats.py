@@ -60,7 +60,7 @@ def test_differences_are_paired_by_seed(seeds, runs):
     assert other["n"] == 0 and np.isnan(other["mean"]) and other["why"] == repeats.APART
     half = write_run(runs, "half", "ewc", KEEPS[:2], status="stopped", routed=False)
     assert "half has learned 2 of 3 tasks" in set(repeats.differences([seeds[0], half], "l2r")["why"])
-    with pytest.raises(LabError, match="there is no method 'l2rr'"):
+    with pytest.raises(LabError, match="unknown method 'l2rr'"):
         repeats.differences(seeds, "l2rr")
 
 

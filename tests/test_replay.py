@@ -121,7 +121,7 @@ def test_command_saves_and_plays(runs, original, tmp_path, monkeypatch):
     head = json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0])
     assert head["run"] == "a" and head["scores"]["tasks"] == TASKS
     assert "replay-a plays" in call(str(tmp_path / "a.jsonl")).stderr and Run.open("replay-a", runs).status == "lost"
-    for words, reason in ((["b"], "there is no run 'b'"), (["x.jsonl"], "there is no replay file x.jsonl")):
+    for words, reason in ((["b"], "unknown run 'b'"), (["x.jsonl"], "there is no replay file x.jsonl")):
         result = call(*words)
         assert result.exit_code == 2 and reason in result.stderr
     refused = CliRunner().invoke(cli.app, ["resume", "replay-a", "--runs", str(runs)])

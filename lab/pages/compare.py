@@ -10,7 +10,7 @@ from lab.pages import shell
 from lab.runs import Run
 from lab.views import Group
 
-COLUMNS = 3  # pictures in a row
+COLUMNS = 2  # pictures in a row; more would leave no room for the names of the tasks
 UNCLAIMED = "color: #808890"  # of a difference whose sign may not be claimed
 INTERVAL = "95 % interval of Student's t over the runs of a method"
 
