@@ -122,4 +122,4 @@ def _lines(drawn: go.Figure, table: pd.DataFrame, x: str, hover: str) -> go.Figu
             marker={"symbol": marker, "size": 9}, error_y=_errors(rows),
             hovertemplate=f"<b>{literal(label)}</b><br>{hover}<extra></extra>",
         )  # fmt: skip
-    return drawn.update_layout(legend=LEGEND)
+    return drawn.update_layout(legend=LEGEND, showlegend=True)

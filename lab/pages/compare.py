@@ -85,7 +85,7 @@ def cautions(runs: list[Run], groups: list[Group]) -> None:
     single = [shell.plain(group.label) for group in groups if len(group.runs) == 1]
     if single:
         st.info(
-            f"One run each, so no interval and no claim: {', '.join(single)}. Repeat with other seeds, e.g. `--seed 1`.",
+            f"One run each, so no interval and no claim: {'; '.join(single)}. Repeat with other seeds, e.g. `--seed 1`.",
             icon=":material/exposure_plus_1:",
         )
 
