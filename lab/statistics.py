@@ -48,9 +48,9 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     mean = float(x.mean())
     if len(x) == 1:
         return Interval(1, mean, why=ONE)
-    from scipy import stats  # slow to load, and most screens show one run
+    from scipy.special import stdtrit  # the quantile of t; scipy.stats is slow to load, and every screen with seeds needs it
 
-    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    half = float(stdtrit(len(x) - 1, (1 + level) / 2) * x.std(ddof=1) / np.sqrt(len(x)))
     return Interval(len(x), mean, mean - half, mean + half)
 
 

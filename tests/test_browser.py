@@ -76,7 +76,7 @@ def address(base):
 
 def wait_for(address: str) -> str:
     """The address, as soon as the server answers there."""
-    for _ in range(100):
+    for _ in range(300):
         try:
             urllib.request.urlopen(f"{address}/_stcore/health", timeout=1)
             return address
