@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lab import runs as run_folder
 from lab.errors import LabError, RunFailed, unknown
@@ -164,6 +166,7 @@ def compare(
 
         reports.check(report)
     found, excluded = comparable(ids or [], runs)
+    say_different(found)
     if report is not None:
         reports.write(found, report, excluded)
         print(f"the report is in {report}", file=sys.stderr)
@@ -247,7 +250,8 @@ def grid(
 
     made = Grid(file, runs, processes)
     try:
-        follow_cells(made.work())
+        with closing(made.work()) as steps:
+            follow_cells(steps)
     except KeyboardInterrupt:
         print("lab: interrupted; the same command goes on with it", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -345,11 +349,13 @@ def app_(
 # -- text output -------------------------------------------------------------------------------------------------------
 
 
-def cell(value: Any) -> str:
+def cell(value: Any) -> str | Text:
     if value is None:
         return "-"
+    if isinstance(value, Text):
+        return value
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, dict):
         return "\n".join(f"{key}: {' > '.join(inner) if isinstance(inner, List) else inner}" for key, inner in value.items())
     return str(value)
@@ -382,15 +388,38 @@ def print_result(found: run_folder.Run) -> None:
 
 def print_comparison(found: List[run_folder.Run]) -> None:
     """Measures down, methods across, since a terminal is higher than wide; then what is missing and why."""
+    from lab import views
     from lab.tables import comparison
 
     table, notes = comparison(found)
     print_table([{"measure": title} | dict(table[title]) for title in table.columns])
     for note in notes:
         print(note)
-    results = [run.result() for run in found]
-    if len({(result["stream"], tuple(result["tasks"])) for result in results}) > 1:
-        print("these runs are of different streams or orders: only equal tasks compare", file=sys.stderr)
+    pairs = views.differences(found)
+    if len(pairs):
+        print("paired differences in average accuracy, over the seeds and orders that both have:")
+        print_differences(pairs.astype(object).where(pairs.notna(), None).to_dict("records"))
+
+
+def print_differences(pairs: List[dict[str, Any]]) -> None:
+    """Differences with their intervals; what is no claim is grey and says so."""
+    rows = []
+    for pair in pairs:
+        said = {None: f"- ({pair['why']})", True: "yes", False: "no: the interval includes zero"}[pair["claim"]]
+        row = {"first": pair["first"], "second": pair["second"], "n": pair["n"], "first - second": between(pair)}
+        row |= {"p": pair["p"], "claim": said}
+        rows.append({name: value if pair["claim"] else Text(cell(value), "dim") for name, value in row.items()})
+    print_table(rows)
+
+
+def say_different(found: List[run_folder.Run]) -> None:
+    """On stderr, what makes runs unequal that are compared."""
+    from lab import views
+
+    common = views.common_tasks(found)
+    if any(set(run.tasks) != set(common) for run in found):
+        shared = f"common to all: {', '.join(common)}" if common else "no task is common to all"
+        print(f"these runs learned different tasks, so their averages mean different things; {shared}", file=sys.stderr)
 
 
 def print_decomposition(went: dict[str, Any]) -> None:
@@ -404,18 +433,50 @@ def print_decomposition(went: dict[str, Any]) -> None:
 
 
 def print_grid(result: dict[str, Any]) -> None:
-    """One line per method: means with intervals, what was chosen, what it used; then differences to the best, and times."""
-    rows = []
+    """Methods with means and intervals; the sweep; differences to the best; effects of the order; seconds."""
+    several = len({(row["stream"], row["scenario"]) for row in result["table"]}) > 1
+    scores, sweeps, places, best = [], [], [], {}
     for row in result["table"]:
-        place = {"recipe": row["recipe"], "stream": row["stream"], "scenario": row["scenario"], "n": row["n"]}
-        scores = {name: between(row[name]) for name in ("average_accuracy", "forgetting", "learning_accuracy")}
-        chosen = ", ".join(f"{name}={value}" for name, value in (row["chosen"] or {}).items()) or None
-        rows.append(place | scores | {"chosen": chosen, "task id": row["uses.task_id"], "stored": row["uses.stored_examples"]})
-    print_table(rows)
+        method = {name: row[name] for name in (("recipe", "stream", "scenario") if several else ("recipe",))}
+        means = {name: between(row[name]) for name in ("average_accuracy", "forgetting", "learning_accuracy")}
+        used = {"task id": row["uses.task_id"], "stored examples": row["uses.stored_examples"], "bytes": row["cost.stored_bytes"]}
+        used = {name: value if isinstance(value, bool) else value["mean"] for name, value in used.items()}
+        scores.append(method | {"n": row["n"]} | means | {"chosen": settings(row["chosen"]) or None} | used)
+        tried = {settings(entry["values"]): entry["why"] or entry["validation"] for entry in row["sweep"]}
+        sweeps.append(method | tried)
+        places.append(method | {str(place + 1): between(found) for place, found in enumerate(row["by_position"])})
+        accuracy, leader = row["average_accuracy"]["mean"], best.get((row["stream"], row["scenario"]), ("", -1.0))
+        if accuracy is not None and accuracy > leader[1] and row["uses.task_id"] is not True:
+            best[row["stream"], row["scenario"]] = row["recipe"], accuracy
+    print_table(scores)
+    if len(result["table"][0]["sweep"]) > 1:
+        print("average accuracy on validation examples, by which the values were chosen:")
+        print_table(sweeps)
+    for measure in dict.fromkeys(pair["measure"] for pair in result["differences"]):
+        pairs = [pair for pair in result["differences"] if pair["measure"] == measure
+                 and best.get((pair["stream"], pair["scenario"]), ("",))[0] in (pair["first"], pair["second"])]  # fmt: skip
+        if pairs:
+            print(f"paired differences in {measure.replace('_', ' ')} to the most accurate method that is not given the task:")
+            print_differences(pairs)
+    if any(found["mean"] is not None for row in result["table"] for found in row["by_position"]):
+        print("last score of the task at each position of the stream, minus the task's mean over all positions:")
+        print_table(places)
+    print("seconds and bytes of a cell, as if nothing had been reused:")
+    print_table(result["times"]["rows"])
+    for name, of in (("reuse", "all cells"), ("reuse_where_taken", "cells that took experts from the store")):
+        found = result["times"][name]
+        if found["factor"]:
+            spent = f"{found['with_reuse_s']:.0f} s in place of {found['without_reuse_s']:.0f} s"
+            print(f"{found['cells']} {of}: {spent}, reuse saved {found['share_saved']:.0%} ({found['factor']:.1f} times as fast)")
+
+
+def settings(values: dict[str, Any] | None) -> str:
+    """Options and their values on one line."""
+    return ", ".join(f"{name}={value}" for name, value in (values or {}).items())
 
 
 def between(found: dict[str, Any]) -> str:
     """A mean with its interval, or the reason why there is none."""
     if found["mean"] is None:
         return f"- ({found['why']})"
-    return f"{found['mean']:.3f}" + (f" [{found['low']:.3f}, {found['high']:.3f}]" if found["low"] is not None else "")
+    return f"{found['mean']:.3f}" + ("" if found["low"] is None else f" [{found['low']:.3f}, {found['high']:.3f}]")

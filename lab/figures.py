@@ -497,18 +497,18 @@ def guesses(labels: Sequence[str], guessed: Sequence[float], measured: Sequence[
 
 
 def comparison(runs: Sequence[Run], measure: str = "average_accuracy", title: str = "") -> go.Figure:
-    """One measure of several groups of runs as bars in the colours of their recipes; missing values have no bar."""
+    """One measure of several groups of runs as bars with intervals, coloured by recipe; missing values have no bar."""
     found = views.summary(runs)
     found = found[found["measure"] == measure].iloc[::-1]
     drawn = figure(title, 90 + 44 * len(found))
     colours = [style(name).colour for name in found["recipe"]]
-    texts = [views.cell(row.value, row.spread, row.why, True) for row in found.itertuples()]
+    texts = [views.cell(row.value, row.high - row.value, row.why, True) for row in found.itertuples()]
     drawn.add_bar(
         x=found["value"].fillna(0.0),
         y=np.arange(len(found)),
         orientation="h",
         marker={"color": colours},
-        error_x={"type": "data", "array": found["spread"], "thickness": 1},
+        error_x={"type": "data", "array": found["high"] - found["value"], "thickness": 1},
         text=[literal(text) for text in texts],
         textposition="auto",
         hovertemplate="%{text}<extra></extra>",
@@ -553,38 +553,23 @@ def decomposition(run: Run, title: str = "") -> go.Figure:
 # -- trade-offs ------------------------------------------------------------------------------------------------------------
 
 
-def pareto(
-    runs: Sequence[Run], cost: str | Sequence[str] = "cost.stored_bytes", score: str = "average_accuracy", title: str = ""
-) -> go.Figure:
+def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = "average_accuracy", title: str = "") -> go.Figure:
     """A score against a cost; dominated groups of runs are faint, those that use the task identity hollow.
 
-    Several costs make a menu from which the reader chooses. See `lab.tables.pareto` for who dominates whom.
+    The line runs along the groups that are not dominated and get no task identity. See `lab.tables.pareto`.
     """
-    costs = [cost] if isinstance(cost, str) else list(cost)
     titles = {measure.path: measure.title for measure in views.MEASURES}
+    table = tables.pareto(runs, cost, score)
+    known = table[table["cost"].notna() & table["score"].notna()]
+    log = len(known) > 0 and known["cost"].min() > 0 and known["cost"].max() > 10 * known["cost"].min()
     drawn = figure(title, 400)
-    axes = []
-    for place, path in enumerate(costs):
-        table = tables.pareto(runs, path, score)
-        known = table[table["cost"].notna() & table["score"].notna()]
-        _pareto_points(drawn, known, titles[path], place == 0)
-        log = len(known) > 0 and known["cost"].min() > 0 and known["cost"].max() > 10 * known["cost"].min()
-        text = titles[path] + (" (logarithmic)" if log else "")
-        axes.append({"xaxis.title.text": text, "xaxis.type": "log" if log else "linear"})
-    drawn.update_xaxes(title=axes[0]["xaxis.title.text"], type=axes[0]["xaxis.type"])
-    drawn.update_yaxes(title=titles[score])
-    if len(costs) > 1:
-        shown = [{"visible": [mine == place for mine in range(len(costs)) for _ in range(2)]} for place in range(len(costs))]
-        entries = zip(costs, shown, axes, strict=True)
-        buttons = [{"label": titles[path], "method": "update", "args": [visible, axis]} for path, visible, axis in entries]
-        place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"t": 0, "b": 0}}
-        menu = {"buttons": buttons, "bgcolor": FAINT, "bordercolor": FAINT, **place}
-        drawn.update_layout(updatemenus=[menu], margin={"t": 64})
-    return drawn
+    _pareto_points(drawn, known, titles[cost])
+    drawn.update_xaxes(title=titles[cost] + (" (logarithmic)" if log else ""), type="log" if log else "linear")
+    return drawn.update_yaxes(title=titles[score])
 
 
-def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str, visible: bool) -> None:
-    """Two traces: the line along the groups that are not dominated and get no task identity, and all groups."""
+def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str) -> None:
+    """The line of the best groups, and all groups."""
     front = table[(table["dominated_by"] == "") & ~table["task_id"]].sort_values("cost")
     drawn.add_scatter(
         x=front["cost"],
@@ -593,7 +578,6 @@ def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str, visible: bo
         line={"color": FAINT, "width": 2, "shape": "hv"},
         hoverinfo="skip",
         showlegend=False,
-        visible=visible,
     )
     hover, symbols = [], []
     for row in table.itertuples():
@@ -616,5 +600,4 @@ def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str, visible: bo
         hovertemplate="%{customdata}<extra></extra>",
         showlegend=False,
         cliponaxis=False,
-        visible=visible,
     )

@@ -75,10 +75,12 @@ class Learner(nn.Module):
         self.backbone = Backbone(config.backbone)
         kind = registry.experts.get(config.experts.name)(config.experts)
         self.bank = Bank(self.backbone.model, self.backbone.type, kind, config.composition, config.router.heads)
+        self.backbone.unchanged_below(self.bank.layers[0].name)
         router = registry.routers.get(config.router.name)
         self.router = router(config.router, self.bank.layers, self.backbone.width).to(self.device)
         self.classifier = self.new_classifier()
         self.task_names = [task.name for task in tasks]
+        self.queries: dict[tuple, Tensor] = {}  # by the keys of the batch
         self.met = 0  # tasks met so far
 
     @property
@@ -119,10 +121,19 @@ class Learner(nn.Module):
 
     @torch.no_grad()
     def query(self, batch: Batch) -> Tensor:
-        """Frozen backbone's sequence representations (B, D)."""
+        """Frozen backbone's sequence representations (B, D).
+
+        Batches of test and validation examples come again after every task, made of the same rows: they are computed once.
+        """
         if self.bank.slot is not None:
             raise LabError("queries come from the frozen backbone: ask for them before the bank is routed")
-        return self.backbone.embed(batch)
+        key = tuple(batch.keys)
+        if key in self.queries:
+            return self.queries[key].to(self.device)
+        found = self.backbone.embed(batch)
+        if all(split != "train" for _, split, _ in key):
+            self.queries[key] = found.cpu()
+        return found
 
     @torch.no_grad()
     def layer_queries(self, rows: Sequence[Encoded], size: int = 64) -> list[Tensor]:

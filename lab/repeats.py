@@ -4,10 +4,8 @@ Repetitions are runs that differ in the seed, in the order of the tasks, or in t
 objects to pandas; what a few repetitions allow to say stands in `lab.statistics`.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,63 +13,31 @@ import pandas as pd
 from lab import views
 from lab.errors import LabError, unknown
 from lab.runs import Run
-from lab.statistics import Difference, by_position, difference, interval
+from lab.statistics import by_position, interval
 
 COMPARED = ("average_accuracy", "forgetting", "backward_transfer", "learning_accuracy")  # measures of which differences are taken
-ORDERED = ("seed", "stream.tasks")
-APART = "no two of their runs share seed, stream, order, scenario and backbone"
-
-
-def numbers(runs: Sequence[Run]) -> pd.DataFrame:
-    """`views.summary` as people read it: measures in rows, groups in columns; scores with the interval of the mean."""
-    found = views.summary(runs)
-    score = {measure.path: measure.score for measure in views.MEASURES}
-    found["cell"] = [_cell(row, score[row.measure]) for row in found.itertuples()]
-    table = found.pivot(index="measure", columns="label", values="cell")
-    table = table.loc[[m.path for m in views.MEASURES], list(dict.fromkeys(found["label"]))] if len(found) else table
-    return table.set_axis([m.title for m in views.MEASURES][: len(table)]).rename_axis("measure")
-
-
-def _cell(row: Any, score: bool) -> str:
-    text = views.cell(row.value, np.nan, row.why, score, row.measure)
-    return f"{text} [{row.low:.3f}, {row.high:.3f}]" if score and not np.isnan(row.low) else text
 
 
 def differences(runs: Sequence[Run], baseline: str) -> pd.DataFrame:
-    """Every group of runs minus the group labelled `baseline`, over pairs of runs in equal circumstances, long form.
+    """Every group of runs minus the group labelled `baseline`, long form; see `views.differences`.
 
-    Columns: label, recipe, measure (of `COMPARED`), n (pairs), mean, low, high, p, claim, why, as in `statistics.Difference`.
-    LabError where no group has that label.
+    Columns: label, recipe, measure (of `COMPARED`), n (pairs), mean, low, high, p, claim, why. LabError where no group has that
+    label.
     """
     groups = {group.label: group for group in views.groups(runs)}
     if baseline not in groups:
         raise unknown("method", baseline, [*groups])
-    base, rows = groups.pop(baseline), []
-    for group in groups.values():
-        for measure in COMPARED:
-            found = _difference(group, base, measure)
-            rows.append({"label": group.label, "recipe": group.recipe, "measure": measure, **asdict(found)})
-    columns = ["label", "recipe", "measure", "n", "mean", "low", "high", "p", "claim", "why"]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("mean", "low", "high", "p"), float) | {"claim": object})
+    base = groups.pop(baseline)
+    ordered = [run for group in (*groups.values(), base) for run in group.runs]  # so that the baseline is always the second
+    found = pd.concat([views.differences(ordered, measure) for measure in COMPARED])
+    found = found[found["second"] == baseline].rename(columns={"first": "label"}).drop(columns="second")
+    found.insert(1, "recipe", [groups[label].recipe for label in found["label"]])
+    return found.reset_index(drop=True).astype(dict.fromkeys(("mean", "low", "high", "p"), float))
 
 
-def _difference(group: views.Group, base: views.Group, measure: str) -> Difference:
-    for run in (*group.runs, *base.runs):
-        if not views.complete(run):
-            return Difference(0, None, why=f"{run.id} has learned {len(run.matrix)} of {len(run.tasks)} tasks")
-        if views.pick(run.result(), measure) is None:
-            return Difference(0, None, why=views.reason(run.result(), measure))
-    first, second = ({circumstances(run): run.result()[measure] for run in one.runs} for one in (group, base))
-    return difference(first, second) if first.keys() & second.keys() else Difference(0, None, why=APART)
-
-
-def circumstances(run: Run) -> str:
-    """What two runs must share for their scores to be a pair: seed, stream with its order and limits, scenario, backbone."""
-    config = run.config
-    return json.dumps([config["seed"], config["stream"], run.tasks, config["scenario"], config["backbone"]["name"]], default=str)
-
-
-def repetitions(runs: Sequence[Run], among: Sequence[Run], over: Sequence[str] = (*ORDERED, "train.lr")) -> list[Run]:
+def repetitions(
+    runs: Sequence[Run], among: Sequence[Run], over: Sequence[str] = ("seed", "stream.tasks", "train.lr")
+) -> list[Run]:
     """The runs of `among` that differ from one of `runs` in nothing but the options `over`."""
     wanted = {run.dir for run in runs}
     return [run for group in views.groups(among, over) if wanted & {run.dir for run in group.runs} for run in group.runs]
@@ -84,7 +50,7 @@ def positions(runs: Sequence[Run]) -> pd.DataFrame:
     orders, see `statistics.by_position`.
     """
     rows = []
-    for group in views.groups(runs, ORDERED):
+    for group in views.groups(runs):
         orders = len({tuple(run.tasks) for run in group.runs})
         last = [dict(zip(run.tasks, run.matrix[-1], strict=True)) for run in group.runs if views.complete(run)]
         for place, found in enumerate(by_position(last), 1):
@@ -96,7 +62,7 @@ def positions(runs: Sequence[Run]) -> pd.DataFrame:
 def orders(runs: Sequence[Run]) -> pd.DataFrame:
     """Average accuracy and forgetting of every order that was run: label, order, n, average_accuracy, low, high, forgetting."""
     rows = []
-    for group in views.groups(runs, ORDERED):
+    for group in views.groups(runs):
         for order in dict.fromkeys(tuple(run.tasks) for run in group.runs if views.complete(run)):
             results = [run.result() for run in group.runs if tuple(run.tasks) == order]
             found = interval([result["average_accuracy"] for result in results])

@@ -48,7 +48,7 @@ def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     mean = float(x.mean())
     if len(x) == 1:
         return Interval(1, mean, why=ONE)
-    from scipy.special import stdtrit  # the quantile of t; scipy.stats is slow to load, and every screen with seeds needs it
+    from scipy.special import stdtrit  # not needed for the one run that most screens show
 
     half = float(stdtrit(len(x) - 1, (1 + level) / 2) * x.std(ddof=1) / np.sqrt(len(x)))
     return Interval(len(x), mean, mean - half, mean + half)

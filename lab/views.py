@@ -8,8 +8,9 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import pandas as pd
 from lab.errors import LabError
 from lab.metrics import array
 from lab.runs import Run
-from lab.statistics import interval
+from lab.statistics import difference, interval
 
 UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)  # what a damaged folder can cause
 POINTS = 2000  # of a loss curve
@@ -59,6 +60,7 @@ MEASURES = [
     Measure("cost.eval_s", "Evaluation seconds", "time spent in evaluation", score=False),
     Measure("cost.peak_memory_bytes", "Peak memory bytes", "most memory held: on the GPU if it computed there", score=False),
 ]
+COMMON = Measure("common_average_accuracy", "Average on common tasks", "mean score, after the last one, on tasks of all runs")
 
 
 # -- many runs -------------------------------------------------------------------------------------------------------------
@@ -137,17 +139,17 @@ def labels(runs: Sequence[Run], seeds: bool = True) -> list[str]:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed, or what else `groups` was told."""
+    """Runs that differ in nothing but some options, by default the seed and the order of the tasks."""
 
     label: str
     recipe: str
     runs: list[Run]
 
 
-def groups(runs: Sequence[Run], over: Sequence[str] = ("seed",)) -> list[Group]:
-    """Runs put together that differ in nothing but the options `over`; a run without a complete matrix stays alone.
+def groups(runs: Sequence[Run], over: Sequence[str] = ("seed", "stream.tasks")) -> list[Group]:
+    """Runs put together that differ in nothing but the options `over`, and learned the same tasks.
 
-    Runs in one group learned the same tasks, in several orders if "stream.tasks" is one of `over`.
+    A run without a complete matrix stays alone.
     """
     members: dict[str, list[Run]] = {}
     for run in runs:
@@ -176,15 +178,66 @@ def complete(run: Run) -> bool:
 
 
 def summary(runs: Sequence[Run]) -> pd.DataFrame:
-    """Long form, one row per group of runs and measure: label, recipe, n, learned, tasks, measure, value, spread, low, high, why.
+    """Long form, one row per group of runs and measure: label, recipe, n, learned, tasks, measure, value, low, high, spread, why.
 
-    `value` is the mean over the n runs of the group, `spread` their sample standard deviation and `low` to `high` the t-interval
-    of the mean, see `lab.statistics` (all three NaN below two); `why` is the reason of a missing value.
+    `value` is the mean over the n runs of the group, `low` and `high` the bounds of its interval (see lab.statistics), `spread`
+    their sample standard deviation, all three NaN below two runs; `why` is the reason of a missing value. Runs of different
+    tasks have the measure COMMON too.
     """
-    columns = ["label", "recipe", "n", "learned", "tasks", "measure", "value", "spread", "low", "high", "why"]
-    results = [(group, [run.result() for run in group.runs]) for group in groups(runs)]
-    rows = [_summary_row(group, found, measure) for group, found in results for measure in MEASURES]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("value", "spread", "low", "high"), float))
+    columns = ["label", "recipe", "n", "learned", "tasks", "measure", "value", "low", "high", "spread", "why"]
+    common, rows = common_tasks(runs), []
+    differ = any(set(run.tasks) != set(common) for run in runs)
+    for group in groups(runs):
+        results = [run.result() | {COMMON.path: common_average(run, common)} for run in group.runs]
+        rows += [_summary_row(group, results, measure) for measure in ([COMMON, *MEASURES] if differ else MEASURES)]
+    return pd.DataFrame(rows, columns=columns).astype({name: float for name in ("value", "low", "high", "spread")})
+
+
+def common_tasks(runs: Sequence[Run]) -> list[str]:
+    """Tasks of the same name and labels that all runs have learned, in the order of the first run."""
+    learned = [dict(zip(run.tasks[: len(run.matrix)], run.scores.get("labels", []), strict=False)) for run in runs]
+    return [task for task in (learned[0] if runs else {}) if all(other.get(task) == learned[0][task] for other in learned)]
+
+
+def common_average(run: Run, tasks: Sequence[str]) -> float | None:
+    """Mean score on some of its tasks after the last one that it learned; None if there is none."""
+    return float(np.mean([run.matrix[-1][run.tasks.index(task)] for task in tasks])) if tasks else None
+
+
+def differences(runs: Sequence[Run], measure: str = "average_accuracy") -> pd.DataFrame:
+    """Paired differences between groups, long form: first, second, measure, n, mean, low, high, p, claim, why.
+
+    First minus second over the seeds and orders that both have in equal circumstances; see lab.statistics.Difference. Groups
+    without such pairs have no difference but a reason.
+    """
+    rows = []
+    for one, other in combinations(groups(runs), 2):
+        first, second = (
+            {
+                circumstances(run): value
+                for run in group.runs
+                if (value := pick(run.result(), measure)) is not None and complete(run)
+            }
+            for group in (one, other)
+        )
+        found = asdict(difference(first, second))
+        missing = [_without(group, measure) for group, values in ((one, first), (other, second)) if not values]
+        rows.append({"first": one.label, "second": other.label, "measure": measure, **found, "why": (*missing, found["why"])[0]})
+    columns = ["first", "second", "measure", "n", "mean", "low", "high", "p", "claim", "why"]
+    return pd.DataFrame(rows, columns=columns).astype({"claim": object})
+
+
+def circumstances(run: Run) -> str:
+    """What two runs must share for their scores to be a pair: seed, stream with its order and limits, scenario, backbone."""
+    config = run.config
+    return json.dumps([config["seed"], config["stream"], run.tasks, config["scenario"], config["backbone"]["name"]], default=str)
+
+
+def _without(group: Group, measure: str) -> str:
+    """Why no run of a group has a value that could be half of a pair."""
+    run = group.runs[0]
+    partial = f"{run.id} has learned {len(run.matrix)} of {len(run.tasks)} tasks"
+    return reason(run.result(), measure) if complete(run) else partial
 
 
 def _summary_row(group: Group, results: list[dict[str, Any]], measure: Measure) -> dict[str, Any]:
@@ -194,10 +247,11 @@ def _summary_row(group: Group, results: list[dict[str, Any]], measure: Measure) 
     row |= {"learned": len(first["matrix"]), "tasks": len(first["tasks"])}
     if any(value is None for value in values):
         reasons = [reason(result, measure.path) for result, value in zip(results, values, strict=True) if value is None]
-        return row | {"why": reasons[0]}
+        none = dict.fromkeys(("value", "low", "high", "spread"), np.nan)
+        return row | none | {"why": "no task is common to all runs" if measure is COMMON else reasons[0]}
     numbers = np.array(values, dtype=float)
     spread, found = numbers.std(ddof=1) if len(numbers) > 1 else np.nan, interval(numbers)
-    return row | {"value": found.mean, "spread": spread, "low": found.low, "high": found.high, "why": ""}
+    return row | {"value": found.mean, "low": found.low, "high": found.high, "spread": spread, "why": ""}
 
 
 def pick(result: dict[str, Any], path: str) -> Any:
@@ -218,22 +272,23 @@ def reason(result: dict[str, Any], path: str) -> str:
 def summary_table(runs: Sequence[Run]) -> pd.DataFrame:
     """`summary` as people read it: one row per measure, one column per group, each cell a value or a dash with the reason."""
     found = summary(runs)
-    score = {measure.path: measure.score for measure in MEASURES}
-    found["cell"] = [cell(row.value, row.spread, row.why, score[row.measure], row.measure) for row in found.itertuples()]
+    known = {measure.path: measure for measure in (COMMON, *MEASURES)}
+    found["cell"] = [cell(r.value, r.high - r.value, r.why, known[r.measure].score, r.measure) for r in found.itertuples()]
     table = found.pivot(index="measure", columns="label", values="cell")
-    table = table.loc[[m.path for m in MEASURES], list(dict.fromkeys(found["label"]))] if len(found) else table
-    table.index = pd.Index([measure.title for measure in MEASURES][: len(table)], name="measure")
+    shown = list(dict.fromkeys(found["measure"]))
+    table = table.loc[shown, list(dict.fromkeys(found["label"]))]
+    table.index = pd.Index([known[path].title for path in shown], name="measure")
     return table
 
 
-def cell(value: float, spread: float, why: str, score: bool, name: str = "") -> str:
-    """A number as text, or a dash with the reason."""
+def cell(value: float, half: float, why: str, score: bool, name: str = "") -> str:
+    """A number as text, with half the width of its interval if there is one, or a dash with the reason."""
     if math.isnan(value):
         return f"– ({why})"
     if name == "uses.task_id":
         return "yes" if value else "no"
     form = "{:.3f}" if score else "{:,.0f}" if value >= 100 or value == int(value) else "{:.1f}"
-    return form.format(value) + (f" ± {form.format(spread)}" if not math.isnan(spread) else "")
+    return form.format(value) + (f" ± {form.format(half)}" if not math.isnan(half) else "")
 
 
 def config_difference(runs: Sequence[Run]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import toy
+from conftest import KEEPS, write_run
 from typer.testing import CliRunner
 
 from lab import api, cli, record
@@ -452,3 +453,21 @@ def test_the_tiny_tokenizer_knows_words_apart():
     """The toy stream stands on this: its words have different numbers."""
     words = [word for topic in toy.TOPICS.values() for word in topic.split()] + ["red", "blue"]
     assert len({tuple(HashTokenizer().encode(word)) for word in words}) == len(words)
+
+
+# runs that differ -------------------------------------------------------------------------------------------------------------
+
+
+def test_compare_of_different_tasks_and_of_several_seeds(runs):
+    for seed in range(3):
+        write_run(runs, f"a{seed}", "l2r", KEEPS, seed=seed)
+        write_run(runs, f"b{seed}", "sequential", [*KEEPS[:2], [0.5, 0.6 + seed / 50, 0.9]], seed=seed)
+    write_run(runs, "c", "replay", [[0.9, None], [0.6, 0.8]], ["cooking", "gardens"])
+    shown = lab("compare", *(f"{name}{seed}" for name in "ab" for seed in range(3)))
+    assert shown.exit_code == 0 and shown.stderr == "" and "common" not in shown.stdout
+    line = next(line for line in shown.stdout.splitlines() if line.startswith("│ l2r ") and "sequential" in line)
+    assert "yes" in line and " 3 " in line and "0.250" in line
+    mixed = lab("compare", "a0", "c")
+    said = "these runs learned different tasks, so their averages mean different things; common to all: cooking"
+    assert mixed.exit_code == 0 and mixed.stderr == f"{said}\n"
+    assert "Average on common tasks" in mixed.stdout and "no seed and order is common to both" in mixed.stdout

@@ -28,6 +28,7 @@ FLOORS = [
     ["checkpoint", "console"],
     ["record"],
     ["api"],
+    ["cells"],
     ["grid", "bench", "compose", "jobs", "analysis"],
     ["preflight", "library"],
     ["pages/*"],

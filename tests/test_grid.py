@@ -16,7 +16,7 @@ import toy
 import yaml
 from typer.testing import CliRunner
 
-from lab import cli, files, grid, runs
+from lab import cells, cli, files, grid, runs
 from lab.config import configure
 from lab.errors import LabError
 from lab.grid import Grid
@@ -37,7 +37,7 @@ def stream(tmp_path_factory):
     return toy.folder(tmp_path_factory.mktemp("stream") / "toy", toy.tasks(train=32))
 
 
-def write(folder: Path, stream: Path, **changes) -> Path:
+def write(folder: Path, stream: Path, /, **changes) -> Path:
     """A grid file over the toy stream; a change to None drops the entry."""
     path = folder / "g.yaml"
     content = {"stream": str(stream), **CONTENT, **changes}
@@ -118,10 +118,10 @@ def test_a_sweep_of_two_options_and_a_seed_of_its_own(stream, tmp_path):
 
 def test_shipped_grids_are_valid(tmp_path):
     """Cells are made of every recipe they name; only the stream of a benchmark may be absent."""
-    names = [path.stem for path in grid.GRIDS.glob("*.yaml")]
+    names = [path.stem for path in cells.GRIDS.glob("*.yaml")]
     assert "builtin-tiny" in names
     for name in names:
-        _, spec = grid.read(name)
+        _, spec = cells.read(name)
         assert spec.about and all(configure(recipe).recipe == recipe for recipe in spec.recipes)
     assert len(Grid("builtin-tiny", tmp_path).possible) == 3 * 2 * 2 * 2
 
@@ -200,7 +200,7 @@ def test_a_wider_grid_runs_only_what_is_new(whole, stream, tmp_path):
     made = Grid(write(tmp_path, stream, recipes=["sequential"], seeds=[0, 1, 2]), root)
     before = {folder.name for folder in root.glob("*/")}
     steps = done(made)
-    assert steps[-1].done == 4 and steps[0].done == 2
+    assert steps[-1].done == 4 and steps[0].done == 3
     new = [Run(root / name) for name in {folder.name for folder in root.glob("*/")} - before]
     assert [run.config["seed"] for run in new] == [2]
 
@@ -233,6 +233,32 @@ def test_threads_are_split_once_and_for_all(stream, tmp_path, monkeypatch):
     assert Grid(path, tmp_path / "other", processes=1).possible.keys() != made.possible.keys()
     fixed = write(tmp_path, stream, backbone="minilm", set={"backbone.threads": 5})
     assert {cell.config.backbone.threads for cell in Grid(fixed, tmp_path, 3).possible.values()} == {5}
+
+
+# reuse ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_that_train_the_same_experts(stream, tmp_path):
+    """Both at once, one after the other, and without reuse: the same numbers; what reuse saved is seen, and only there."""
+    shared = {"seeds": [0], "sweep": None, "set": {"train.epochs": 2, "memory_training.steps": 4, "memory.per_task": 8}}
+    path = write(tmp_path, stream, recipes=["uniform", "oracle"], **shared)
+    both = Grid(path, tmp_path / "both", processes=2)
+    assert any(len(step.active) == 2 for step in done(both)) and not both.unfinished()
+    experts = sorted(file.name for file in (tmp_path / "both" / ".experts").iterdir())
+    assert len(experts) == 2 and all(files.read_arrays(tmp_path / "both" / ".experts" / name)[0] for name in experts)
+    done(single := Grid(path, tmp_path / "single"))
+    (tmp_path / "off").mkdir()
+    settings = shared | {"set": shared["set"] | {"reuse": False}}
+    done(off := Grid(write(tmp_path / "off", stream, recipes=["uniform", "oracle"], **settings), tmp_path / "off"))
+    measured = [[(cell["recipe"], cell["matrix"], cell["zero_shot"], cell["routing"]) for cell in made.result()["cells"]]
+                for made in (both, single, off)]  # fmt: skip
+    assert measured[0] == measured[1] == measured[2] and len(measured[0]) == 2
+    assert not (tmp_path / "off" / ".experts").exists() and off.result()["times"]["reuse"]["share_saved"] == 0
+    found = single.result()["times"]
+    taken = next(cell["cost"] for cell in single.result()["cells"] if cell["recipe"] == "oracle")
+    assert found["reuse_where_taken"]["cells"] == 1 and found["reuse"]["cells"] == 2 and taken["reused_s"] > 0
+    assert found["reuse_where_taken"]["share_saved"] == pytest.approx(taken["reused_s"] / (taken["train_s"] + taken["eval_s"]))
+    assert 0 < found["reuse"]["share_saved"] < found["reuse_where_taken"]["share_saved"] < 1
 
 
 # ended early ------------------------------------------------------------------------------------------------------------------
@@ -373,12 +399,13 @@ WRONG = [
     ({"recipe": ["l2r"]}, "unknown option 'recipe': did you mean 'recipes'?"),
     ({"seeds": [0, 0]}, "seeds = [0, 0]: names 0 twice"),
     ({"seeds": ["a"]}, "seeds.0 = 'a': input should be a valid integer"),
-    ({"seeds": [-1]}, "seed = -1"),
+    ({"seeds": [-1]}, "seeds.0 = -1: input should be greater than or equal to 0"),
     ({"scenarios": ["clas"]}, "scenarios.0 = 'clas': input should be 'task', 'domain' or 'class'"),
     ({"scenarios": ["domain"], "stream": "builtin", "orders": None}, "scenario domain needs tasks with identical label lists"),
     ({"streams": ["builtin"]}, "stream and streams exclude each other"),
     ({"stream": "bultin"}, "unknown stream 'bultin': did you mean 'builtin'?"),
     ({"orders": [["sea", "cty"]]}, "unknown task 'cty': did you mean 'city'?"),
+    ({"orders": [["sea", "city"], ["sea"]]}, "orders are to hold the same tasks: sea > city and sea do not"),
     ({"orders": ["mtl5-i"]}, "unknown order 'mtl5-i'"),
     ({"orders": [["sea", "city"], ["sea", "city"]]}, "twice"),
     ({"set": {"trian.lr": 1}}, "unknown option 'trian': did you mean 'train'?"),
@@ -444,5 +471,8 @@ def test_saved_time():
     assert grid.saved([])["share_saved"] is None
 
 
-def test_files_are_written_whole(whole):
-    assert not [*whole[1].rglob("*.tmp")] and files.sha256(Grid(*whole[:2]).manifest)
+def test_a_damaged_manifest(stream, tmp_path):
+    made = Grid(path := write(tmp_path, stream), tmp_path)
+    files.write_json(made.manifest, {"cells": []})
+    with pytest.raises(LabError, match=r"g-[0-9a-f]{12}.json is damaged \('threads'\): remove it; finished cells stay"):
+        Grid(path, tmp_path)

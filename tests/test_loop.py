@@ -306,7 +306,8 @@ def test_a_tuned_classifier_changes_and_starts_from_the_isolated_one():
         if type(event).__name__ == "Step" and (event.task, event.phase, event.step) == (2, "memory", 1):
             now = classifier(made)
             moved = max((now[name] - learned[name]).abs().max().item() for name in learned)
-            assert 0 < moved <= 1.1 * made.config.memory_training.classifier_lr, "one step of the classifier's rate away from what training on the tasks left"
+            rate = made.config.memory_training.classifier_lr
+            assert 0 < moved <= 1.1 * rate, "one step of the classifier's rate away from what training on the tasks left"
     assert all(torch.equal(made.isolated[f"task{t}.classifier.weight"], learned[f"weight.{t}"]) for t in range(3))
 
 
@@ -532,6 +533,35 @@ def test_an_expert_has_the_same_bytes_at_every_place_of_a_stream(scenario):
     made = [toy.trained("oracle", of=toy.tasks(*names, labels=labels, train=32), scenario=scenario) for names in streams]
     first, *others = [toy.expert(session, "sea") | toy.isolated(session, "sea") for session in made]
     assert "classifier.weight" in first and all(toy.equal(first, other) for other in others)
+
+
+def test_reuse_in_another_order_changes_nothing(tmp_path):
+    """The scores, and the routing they came from, of an order whose experts were trained in another one."""
+    of = {name: toy.task(name, labels=tuple("abcdefg"), train=32, test=8) for name in ("sea", "city", "farm")}
+    toy.trained("l2r", of=[of["sea"], of["city"], of["farm"]], store=tmp_path)
+    turned = [of["farm"], of["sea"], of["city"]]
+    reused, fresh = toy.trained("l2r", of=turned, store=tmp_path), toy.trained("l2r", of=turned)
+    assert reused.cursor.reused_s > 0 == fresh.cursor.reused_s
+    assert reused.scores == fresh.scores
+    assert toy.equal(dict(reused.learner.named_parameters()), dict(fresh.learner.named_parameters()))
+
+
+def test_queries_of_test_examples_are_computed_once(monkeypatch):
+    """Fewer passes through the backbone, and not one bit changed."""
+
+    def passes(keep: bool):
+        made, count = toy.session("l2r", "router.query=backbone", of=toy.tasks("sea", "city", "farm")), []
+        real = made.learner.backbone.embed
+        monkeypatch.setattr(made.learner.backbone, "embed", lambda batch: (count.append(batch.keys), real(batch))[1])
+        for _ in made.train():
+            if not keep:
+                made.learner.queries.clear()
+        return made, [keys for keys in count if all(split == "test" for _, split, _ in keys)]
+
+    (one, few), (other, many) = passes(True), passes(False)
+    assert one.scores == other.scores and toy.equal(one.learner.state_dict(), other.learner.state_dict())
+    # untrained: 3; rows of the matrix: 1 + 2 + 3; with oracle routing: 3; and the queries of the rows: three, or one per cell
+    assert len(few) == 3 + 6 + 3 + 3 and len(many) == 3 + 6 + 3 + 6
 
 
 @pytest.mark.parametrize("recipe", ["sequential", "replay"])

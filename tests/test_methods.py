@@ -9,7 +9,6 @@ import torch
 import toy
 from torch import nn
 
-from lab import registry
 from lab.batch import UNLABELLED
 from lab.config import configure, recipe_names
 from lab.learner import Output
@@ -21,7 +20,7 @@ from lab.methods.lwf import distillation
 from lab.registry import Options
 
 SCENARIOS = ["class", "domain", "task"]
-ALL = tuple(f"methods.{name}={{}}" for name in registry.methods.names())
+METHODS = toy.methods()
 
 
 def after(made, task: int, kind: str = "Learned"):
@@ -125,7 +124,7 @@ def test_ewc_online_is_the_decayed_sum_around_the_last_values():
         assert torch.equal(online["fisher"][name], expected) and torch.equal(online["anchor"][name], second["anchor"][name])
     assert second["fisher"].keys() - first["fisher"].keys() == {"task1.classifier.weight", "task1.classifier.bias"}
     count = {k: sum(t.numel() for t in past["fisher"].values()) for k, past in enumerate(one.methods[0].past)}
-    assert one.cost()["method_bytes"] == 8 * (count[0] + count[1]) and two.cost()["method_bytes"] == 8 * count[1]
+    assert one.cost()["statistics_bytes"] == 8 * (count[0] + count[1]) and two.cost()["statistics_bytes"] == 8 * count[1]
 
 
 def test_ewc_term_by_hand():
@@ -264,7 +263,7 @@ def test_derpp_stores_the_logits_of_the_classes_known_then():
     later = torch.stack([method.logits[row.key] for row in made.memory.rows])
     assert torch.equal(later[:24], kept), "what was stored stays, whatever is learned later"
     assert [row.isfinite().sum().item() for row in later] == [2] * 24 + [4] * 24 + [6] * 24
-    assert made.cost()["method_bytes"] == 72 * 6 * 4
+    assert made.cost()["statistics_bytes"] == 72 * 6 * 4
 
 
 def test_derpp_terms_by_hand():
@@ -307,7 +306,7 @@ def test_derpp_with_a_memory_that_drops_examples():
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_methods_compose(scenario):
     """All at once: every one has its terms, and the numbers stay finite."""
-    made = toy.session("sequential", *ALL, "methods.ewc.strength=10", scenario=scenario)
+    made = toy.session("sequential", *(f"methods.{name}={{}}" for name in METHODS), "methods.ewc.strength=10", scenario=scenario)
     terms = [event.to_json()["terms"] for event in made.train() if type(event).__name__ == "Step"]
     assert all(set(named) == {"task"} for named in terms[:9])
     assert all(set(named) >= {"task", "ewc", "lwf", "derpp_logits", "derpp_labels"} for named in terms[9:])
@@ -315,7 +314,7 @@ def test_methods_compose(scenario):
     assert len(made.scores.matrix) == 2 and made.uses()["stored_examples"] == 48
 
 
-@pytest.mark.parametrize("name", registry.methods.names())
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_forgets_less(name):
     """With the task given at test, training on keeps three quarters of the first task; every remedy nearly all."""
     learned, kept = (

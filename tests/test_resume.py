@@ -14,7 +14,7 @@ import pytest
 import toy
 
 import lab
-from lab import checkpoint, files, record, registry
+from lab import checkpoint, files, record
 from lab.errors import LabError
 from lab.record import Stopped
 from lab.runs import Run
@@ -23,7 +23,7 @@ from lab.stream import Example
 SHORT = ("checkpoint.every=3", "train.epochs=2")
 RECIPES = ["l2r", "replay"]
 SHARED = ("memory.per_task=0", "memory.total=20")
-METHODS = {name: ("sequential", f"methods.{name}={{}}") for name in registry.methods.names()}
+METHODS = {name: ("sequential", f"methods.{name}={{}}") for name in toy.methods()}
 CASES = METHODS | {  # recipe and options, where a case is not simply a recipe
     "all methods": ("sequential", *SHARED, *(options for _, options in METHODS.values())),
     "ewc online": ("ewc-online", "methods.ewc.decay=0.5"),
@@ -146,12 +146,15 @@ def test_killed_and_resumed(recipe, moment, whole, tmp_path, monkeypatch):
     assert_equal(run, whole[recipe][0])
 
 
-@pytest.mark.parametrize("moment", range(1, 10, 2))
+@pytest.mark.parametrize("moment", ["first step", "last step on the first task", "learned", "last step", "evaluated"])
 @pytest.mark.parametrize("case", CASES)
 def test_every_method_and_memory_goes_on(case, moment, whole, tmp_path, monkeypatch):
-    """What a method keeps, and what the memory holds, is after a kill what it was."""
+    """What a method keeps, and what the memory holds, is after a kill what it was; a last step comes after a saved one."""
+    kinds = [kind for kind, _ in whole[case][1]]
+    steps, learned = [i for i, kind in enumerate(kinds) if kind == "Step"], kinds.index("Learned")
+    before = {"first step": steps[0], "last step on the first task": learned - 1, "learned": learned, "last step": steps[-1]}
     run, happenings = started(case, tmp_path)
-    for _ in range(moments(case, whole)[moment]):
+    for _ in range(before.get(moment, len(kinds) - 3) + 1):
         next(happenings)
     with monkeypatch.context() as patch:
         patch.setattr(Run, "update", lambda *args, **fields: None)

@@ -6,13 +6,15 @@ Every task has topic words of its own, so that a router can tell the tasks apart
 import json
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lab import events
+from lab import events, registry
 from lab.config import configure
+from lab.errors import LabError
 from lab.loop import Session, prepare
 from lab.record import record
 from lab.runs import Run
@@ -49,6 +51,15 @@ def overrides(recipe: str, *more: str) -> list[str]:
     config = configure(recipe)
     budget = "memory.total=48" if config.memory.total else "memory.per_task=24"
     return [*TRAIN, budget, *(() if config.experts.allocation == "shared" else MEMORY), *more]
+
+
+def methods() -> list[str]:
+    """Names of the methods that work on one shared expert."""
+    found = []
+    for name in registry.methods.names():
+        with suppress(LabError):
+            found.append(configure("sequential", [f"methods.{name}={{}}", "memory.per_task=2"]) and name)
+    return found
 
 
 def session(

@@ -8,6 +8,7 @@ import streamlit as st
 from lab import figures, repeats, report, tables, versus, views
 from lab.pages import shell
 from lab.runs import Run
+from lab.statistics import interval
 from lab.views import Group
 
 COLUMNS = 2  # pictures in a row; more would leave no room for the names of the tasks
@@ -94,7 +95,7 @@ def cautions(runs: list[Run], groups: list[Group]) -> None:
 
 
 def summary(runs: list[Run], groups: list[Group], baseline: str, excluded: dict[str, str]) -> None:
-    table = repeats.numbers(runs)
+    table = views.summary_table(runs)
     counts = {group.label: len(group.runs) for group in groups}
     table = table.rename(columns={name: f"{name} (n = {n})" for name, n in counts.items()})
     wide = {"measure": st.column_config.TextColumn("measure", width=170, pinned=True)}
@@ -111,7 +112,9 @@ def summary(runs: list[Run], groups: list[Group], baseline: str, excluded: dict[
         )  # fmt: skip
         with st.popover("Command", icon=":material/terminal:", type="tertiary"):
             st.code(shell.command_of(runs), language="bash")
-    shell.how_to_read(f"Means over n runs; in brackets the {INTERVAL}. A dash comes with its reason.")
+    shell.how_to_read(
+        f"Means over n runs, which may differ in seed and order, ± half of the {INTERVAL}. A dash comes with its reason."
+    )
     if len(groups) > 1:
         differences(runs, baseline)
 
@@ -155,7 +158,7 @@ def difference(row: tuple) -> str:
 
 def curves(runs: list[Run], groups: list[Group]) -> None:
     st.subheader("Average over the stream", anchor=False)
-    means = {group.label: repeats.interval([run.result()["average_accuracy"] for run in group.runs]).mean for group in groups}
+    means = {group.label: interval([run.result()["average_accuracy"] for run in group.runs]).mean for group in groups}
     text = "; ".join(f"{name} ends at {shell.number(mean)}" for name, mean in means.items())
     shell.card(
         figures.average_curves, runs, key="cmp_average", table=views.average_curves,
@@ -164,7 +167,7 @@ def curves(runs: list[Run], groups: list[Group]) -> None:
         f"{banded(groups)}",
     )  # fmt: skip
     st.subheader("Each task over time", anchor=False)
-    for place, group in in_columns(groups):
+    for place, group in in_columns(views.groups(runs, ("seed",))):
         with shell.section():
             shell.card(
                 figures.forgetting_curves, of(group), key=f"cmp_curves_{place}", table=views.forgetting_curves,
@@ -180,7 +183,9 @@ def banded(groups: list[Group]) -> str:
     return f" Bands: {INTERVAL}; of two runs it is wide." if any(len(group.runs) > 1 for group in groups) else ""
 
 
-def matrices(groups: list[Group], baseline: Group) -> None:
+def matrices(runs: list[Run], baseline: Group) -> None:
+    groups = views.groups(runs, ("seed",))  # a matrix has the rows of one order
+    baseline = next(group for group in groups if group.runs[0] in baseline.runs)
     for place, group in in_columns(groups):
         alt = f"Score matrix of {group.label}, average accuracy {shell.number(group.runs[0].result()['average_accuracy'])}"
         with shell.section():
@@ -242,9 +247,9 @@ def trade_offs(runs: list[Run]) -> None:
         st.caption(shell.plain(verdict[0].upper() + verdict[1:]) + ".")
 
 
-def interference(runs: list[Run], groups: list[Group]) -> None:
+def interference(runs: list[Run]) -> None:
     st.subheader("Which task cost which", anchor=False)
-    for place, group in in_columns(groups):
+    for place, group in in_columns(views.groups(runs, ("seed",))):
         with shell.section():
             table = tables.interference_matrix(of(group))
             if table.isna().all(axis=None):
@@ -358,7 +363,7 @@ def in_columns(items: Sequence[Group | Run]) -> Iterator[tuple[int, Group | Run]
 
 
 def draw() -> None:
-    shell.heading("Compare", "The same numbers and pictures for every method, over its seeds and on one scale.")
+    shell.heading("Compare", "The same numbers and pictures for every method, over its repetitions and on one scale.")
     shell.damaged_note()
     found = shell.choices()
     if not found:
@@ -380,9 +385,9 @@ def draw() -> None:
     shown = {
         "Summary": lambda: summary(runs, groups, baseline, excluded),
         "Curves": lambda: curves(runs, groups),
-        "Matrices": lambda: matrices(groups, groups[labels.index(baseline)]),
+        "Matrices": lambda: matrices(runs, groups[labels.index(baseline)]),
         "Trade-offs": lambda: trade_offs(runs),
-        "Interference": lambda: interference(runs, groups),
+        "Interference": lambda: interference(runs),
         "Order": lambda: order(runs),
         "Learning rates": lambda: rates(runs),
         "Settings": lambda: settings(groups),
