@@ -35,12 +35,11 @@ def differences(runs: Sequence[Run], baseline: str) -> pd.DataFrame:
     return found.reset_index(drop=True).astype(dict.fromkeys(("mean", "low", "high", "p"), float))
 
 
-def repetitions(
-    runs: Sequence[Run], among: Sequence[Run], over: Sequence[str] = ("seed", "stream.tasks", "train.lr")
-) -> list[Run]:
-    """The runs of `among` that differ from one of `runs` in nothing but the options `over`."""
+def repetitions(runs: Sequence[Run], among: Sequence[Run]) -> list[Run]:
+    """The runs of `among` that differ from one of `runs` in nothing but seed, order of the tasks and learning rate."""
     wanted = {run.dir for run in runs}
-    return [run for group in views.groups(among, over) if wanted & {run.dir for run in group.runs} for run in group.runs]
+    families = views.groups(among, ("seed", "stream.tasks", "train.lr"))
+    return [run for family in families if wanted & {run.dir for run in family.runs} for run in family.runs]
 
 
 def positions(runs: Sequence[Run]) -> pd.DataFrame:

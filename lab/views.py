@@ -212,14 +212,9 @@ def differences(runs: Sequence[Run], measure: str = "average_accuracy") -> pd.Da
     """
     rows = []
     for one, other in combinations(groups(runs), 2):
-        first, second = (
-            {
-                circumstances(run): value
-                for run in group.runs
-                if (value := pick(run.result(), measure)) is not None and complete(run)
-            }
-            for group in (one, other)
-        )
+        whole = ([run for run in group.runs if complete(run)] for group in (one, other))
+        values = ({circumstances(run): pick(run.result(), measure) for run in runs} for runs in whole)
+        first, second = ({key: value for key, value in given.items() if value is not None} for given in values)
         found = asdict(difference(first, second))
         missing = [_without(group, measure) for group, values in ((one, first), (other, second)) if not values]
         rows.append({"first": one.label, "second": other.label, "measure": measure, **found, "why": (*missing, found["why"])[0]})

@@ -252,7 +252,7 @@ def test_compare_takes_differences_over_pairs_of_seeds(runs):
     drawn = {line["name"]: line for line in json.loads(app.get("plotly_chart")[0].proto.spec)["data"]}
     assert drawn["replay"]["opacity"] == 1 and drawn["uniform"]["opacity"] < 0.5
     mean = stats.t.interval(0.95, 2, np.mean([0.8033, 0.7833, 0.7333]), stats.sem([0.8033, 0.7833, 0.7333]))
-    assert app.dataframe[0].value.loc["Average accuracy", "replay (n = 3)"] == f"0.773 [{mean[0]:.3f}, {mean[1]:.3f}]"
+    assert app.dataframe[0].value.loc["Average accuracy", "replay (n = 3)"] == f"0.773 ± {mean[1] - 0.77333:.3f}"
     app.selectbox(key="baseline").set_value("replay").run()
     assert app.dataframe[1].value.loc["l2r", "average_accuracy"].startswith("+0.130 [")
     app.segmented_control(key="cmp_view").set_value("Matrices").run()
@@ -318,7 +318,7 @@ def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recor
 def test_compare_warns_of_unequal_runs(runs):
     write_run(runs, "a"), write_run(runs, "b", "sequential", [[0.5, None], [0.4, 0.6]], ["x", "y"], routed=False)
     app = open_page("compare")
-    assert "no two of their runs share" in app.dataframe[1].value.loc["l2r", "forgetting"]
+    assert "no seed and order is common to both" in app.dataframe[1].value.loc["l2r", "forgetting"]
     app.segmented_control(key="cmp_view").set_value("Matrices").run()
     assert "different tasks" in texts(app) and not app.exception
 
