@@ -190,7 +190,7 @@ def test_jobs_play_a_recorded_example(runs, recorded, monkeypatch):
     monkeypatch.setattr(jobs, "_detached", lambda words, log: launched.append(words) or 0)
     app = open_page("jobs")
     app.button(key="replay_play").click().run()
-    made = lab.Run.open("replay-builtin-l2r", runs)
+    made = lab.Run.open("replay-builtin-sequential", runs)
     assert launched == [[sys.executable, "-m", "lab.replay", str(made.dir)]] and made.info["replay"]["speed"] == 10
     monkeypatch.setenv("LAB_READ_ONLY", "1")
     assert open_page("jobs").button(key="replay_play").disabled
