@@ -1,6 +1,6 @@
 """All experts of all adapted layers, stacked, behind one slot that holds the current routing decision.
 
-Adapted layers replace layers of the frozen backbone, mostly linear ones. While the slot is empty they compute the base layer exactly.
+Adapted layers replace layers of the frozen backbone, mostly linear ones. While the slot is empty they are the base layer exactly.
 """
 
 import json
@@ -65,7 +65,8 @@ class RoutedLayer(nn.Module):
         rows = x if ids or x.dim() == 3 else x.reshape(len(x), -1, x.shape[-1])  # (B, T, I); 2-D inputs have one token a row
         w = bank.slot.at(self.index, rows)
         w = w if w.dim() == 4 else w.unsqueeze(1)  # (B|1, T|1, H, E)
-        if w.shape[0] not in (1, len(rows)) and not (ids and len(rows) == 1):  # beam search repeats each row, some layers see (B * T, I)
+        shared = ids and len(rows) == 1
+        if w.shape[0] not in (1, len(rows)) and not shared:  # beam search repeats each row, some layers see (B * T, I)
             if len(rows) % w.shape[0]:
                 raise LabError(f"the routing decision is for {w.shape[0]} rows, layer {self.info.name} was given {len(rows)}")
             w = w.repeat_interleave(len(rows) // w.shape[0], dim=0)

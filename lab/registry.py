@@ -34,7 +34,7 @@ class Plugin(ABC):
         return " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
 
     @classmethod
-    def check(cls, config: Any) -> None:
+    def check(cls, config: Any) -> None:  # noqa: B027 (nothing to refuse is a good answer)
         """Refuse what cannot work together with the rest of a `RunConfig`; raises LabError. Default: everything works."""
 
 
