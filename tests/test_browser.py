@@ -148,7 +148,8 @@ def test_names_with_tags_are_shown_as_they_are(page, address):
     for name in ("", "routing", "compare"):
         open_page(page, address, name)
         page.locator(".js-plotly-plot").first.wait_for()
-        page.get_by_text("<b>weather</b>").first.wait_for()
+        if name != "compare":  # of one run there is nothing that names a task
+            page.get_by_text("<b>weather</b>").first.wait_for()
         assert page.locator("main b, [data-testid=stMain] b").count() == 0
     open_page(page, address, "routing")
     assert page.get_by_text("A <i>tagged</i> text").count() and page.locator("[data-testid=stMain] i").count() == 0

@@ -121,7 +121,7 @@ def test_jobs_show_state_reason_and_actions(runs, monkeypatch):
     (failed.dir / "log.txt").write_text("the last line")
     app = open_page("jobs", job="failed")
     assert "<b>no</b> memory" in texts(app) and any("the last line" in code.value for code in app.code)
-    assert [button.label for button in app.button] == ["Resume", "Delete"]
+    assert [button.label for button in app.button if button.key != "replay_play"] == ["Resume", "Delete"]
     table = app.dataframe[0].value.set_index("run")
     assert (
         table.loc["failed", "status"] == "failed"
@@ -138,7 +138,7 @@ def test_jobs_show_a_running_run(runs, monkeypatch):
     monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
     run = write_run(runs, "live", matrix=KEEPS[:1], status="running", partial=[0.7, None, None])
     app = open_page("jobs")
-    assert [button.label for button in app.button] == ["Stop after this task", "Stop now"]
+    assert [button.label for button in app.button if button.key != "replay_play"] == ["Stop after this task", "Stop now"]
     assert heatmap(app, 1)[2, 0] == pytest.approx(0.7)
     app.button(key="stop_after").click().run()
     assert run.stop_requested and app.button(key="stop_after").disabled
