@@ -94,6 +94,15 @@ def test_the_hash_is_that_of_the_resolved_configuration(stream, tmp_path):
     assert runs.ID.fullmatch(cell.id) and cell.id.endswith(cell.hash)
 
 
+def test_swept_values_may_be_multiples_of_the_recipes_own(stream, tmp_path):
+    recipes, sweep = ["sequential", "full"], {"train.lr": ["x0.25", "x1", 0.1]}
+    made = Grid(write(tmp_path, stream, recipes=recipes, sweep=sweep), tmp_path / "runs")
+    own = [configure(recipe).train.lr for recipe in recipes]
+    assert own[0] != own[1]
+    found = [[option.values["train.lr"] for option in row.candidates] for row in made.rows]
+    assert found == [pytest.approx([lr / 4, lr, 0.1]) for lr in own]
+
+
 def test_random_orders(stream, tmp_path):
     def orders(**changes):
         made = Grid(write(tmp_path, stream, **changes), tmp_path)
@@ -415,6 +424,9 @@ WRONG = [
     ({"set": {"memory.per_task": 1}}, "memory.per_task = 1 is smaller than the 2 classes of task"),
     ({"sweep": {"train.lr": []}}, "sweep.train.lr is empty: write at least one value"),
     ({"sweep": {"train.lr": [0.001, "1e-3"]}}, "sweep holds train.lr=0.001 twice"),
+    ({"sweep": {"train.lr": [0.001, "x0.5", "x1.0"]}, "set": {"train.lr": 0.002}}, "'train.lr' stands in set and in sweep"),
+    ({"sweep": {"train.lr": [0.001, "x0.5"]}, "recipes": ["sequential"]}, "sweep holds train.lr=0.001 twice"),
+    ({"sweep": {"train.classes": ["x0.5"]}}, "sweep.train.classes: x0.5 is a multiple of the recipe's own value, which is 'seen'"),
     ({"sweep": {"train.lr": [0.1, -1]}}, "train.lr = -1: input should be greater than 0"),
     ({"sweep": {"router.temperature": [1]}}, "unknown option of router 'temperature'"),
     ({"sweep": {"methods.replay.per_step": [1, 2]}}, "'methods.replay.per_step': the recipe has no method 'replay'"),
