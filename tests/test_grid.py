@@ -426,7 +426,7 @@ WRONG = [
     ({"sweep": {"train.lr": [0.001, "1e-3"]}}, "sweep holds train.lr=0.001 twice"),
     ({"sweep": {"train.lr": [0.001, "x0.5", "x1.0"]}, "set": {"train.lr": 0.002}}, "'train.lr' stands in set and in sweep"),
     ({"sweep": {"train.lr": [0.001, "x0.5"]}, "recipes": ["sequential"]}, "sweep holds train.lr=0.001 twice"),
-    ({"sweep": {"train.classes": ["x0.5"]}}, "sweep.train.classes: x0.5 is a multiple of the recipe's own value, which is 'seen'"),
+    ({"sweep": {"train.classes": ["x0.5"]}}, "train.classes: x0.5 is a multiple of the recipe's own value, which is 'seen'"),
     ({"sweep": {"train.lr": [0.1, -1]}}, "train.lr = -1: input should be greater than 0"),
     ({"sweep": {"router.temperature": [1]}}, "unknown option of router 'temperature'"),
     ({"sweep": {"methods.replay.per_step": [1, 2]}}, "'methods.replay.per_step': the recipe has no method 'replay'"),
