@@ -214,6 +214,14 @@ def test_a_wider_grid_runs_only_what_is_new(whole, stream, tmp_path):
     assert [run.config["seed"] for run in new] == [2]
 
 
+def test_looking_runs_nothing(whole, stream, tmp_path):
+    path, folder, _ = whole
+    seen = lab("grid", write(tmp_path, stream), "--runs", tmp_path / "runs", "--look", "--json")
+    assert seen.exit_code == 0 and "4 of the 4 cells known so far are not finished" in seen.stderr
+    assert not (tmp_path / "runs").exists() and [row["n"] for row in json.loads(seen.stdout)["table"]] == [0, 0]
+    assert lab("grid", path, "--runs", folder, "--look", "--json").stdout == text(Grid(path, folder).result()) + "\n"
+
+
 def test_times_stand_apart_from_the_table(whole):
     found = Grid(*whole[:2]).result()
     names = {name for row in found["table"] for name in row}
