@@ -293,11 +293,12 @@ def list(
 
 def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
     """Objects with a `name` each, for `lab list`."""
-    from lab import registry
+    from lab import registry, taxonomy
     from lab.config import recipes
 
     if what == "recipes":
-        return [{"name": recipe["name"], "about": recipe["about"]} for recipe in recipes()]
+        places = {place.pop("recipe"): place for place in taxonomy.table()}
+        return [{"name": recipe["name"], **places[recipe["name"]], "about": recipe["about"]} for recipe in recipes()]
     if what == "backbones":
         return [{"name": "minilm", "about": "all-MiniLM-L6-v2, 22M parameters, shipped with the package; the default"},
                 {"name": "tiny", "about": "a random two-layer encoder for tests"},

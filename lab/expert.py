@@ -43,6 +43,7 @@ class Expert(Plugin):
     """A kind of PEFT module. Instances are stateless: parameters live in the bank."""
 
     Options: ClassVar[type[ExpertOptions]] = ExpertOptions
+    computation: ClassVar[str]  # what a module is to the backbone, see lab.taxonomy
     peft_format: ClassVar[bool] = False  # saved as peft saves it, and loadable there
 
     def __init__(self, options: ExpertOptions):

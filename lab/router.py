@@ -6,7 +6,7 @@ Letters: B rows, T tokens, D width of the query, L adapted layers, H routing hea
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -92,10 +92,20 @@ def _over_layers(made: dict[int, Tensor]) -> Tensor:
     return torch.stack([w.mean(1) if w.dim() == 4 else w for _, w in sorted(made.items())], dim=1)
 
 
+class Axes(NamedTuple):
+    """A router's place among modular systems, see lab.taxonomy."""
+
+    choice: str  # fixed | learned | computed (from the experts or from statistics of their data)
+    level: str  # layer: every adapted layer has weights of its own | model: all layers share them
+    granularity: str  # what may be given weights of its own: all | task | example | token
+    hardness: str  # hard: one expert or a few | soft: all of them
+
+
 class Router(nn.Module, Plugin):
     """What chooses among the experts. `uses_task_id` is a declared privilege: evaluation withholds the task otherwise."""
 
     Options: ClassVar[type[RouterOptions]] = RouterOptions
+    axes: ClassVar[Axes]
     uses_task_id: ClassVar[bool] = False
     uses_query: bool = False  # needs the frozen backbone's sequence representation
 

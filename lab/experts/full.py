@@ -24,6 +24,7 @@ class Full(Expert):
     """
 
     name = "full"
+    computation = "parameters, all"
     Options = FullOptions
 
     @classmethod
