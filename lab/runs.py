@@ -210,8 +210,11 @@ class Run:
 
     def recorded(self) -> list[int]:
         """Moments (indices of the last learned task) at which routing was recorded."""
-        names = (path.stem for path in (self.dir / "routing").glob("after_*.safetensors"))
-        return sorted(int(name.removeprefix("after_")) for name in names)
+        return _moments(self.dir / "routing", ".safetensors")
+
+    def kept(self) -> list[int]:
+        """Moments whose weights were kept, so that the model can be asked as it was (lab.inference)."""
+        return _moments(self.dir / "state")
 
     def routing(self, after: int | None = None) -> Routing:
         """Routing recorded after learning task `after` (default: the last); LabError if there is none."""
@@ -321,6 +324,12 @@ class Run:
     @property
     def stop_requested(self) -> bool:
         return (self.dir / "stop").exists()
+
+
+def _moments(folder: Path, ending: str = "") -> list[int]:
+    """The k of all `after_<k>` in a folder."""
+    names = (path.name.removesuffix(ending).removeprefix("after_") for path in folder.glob(f"after_*{ending}"))
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def unwritable(folder: Path, error: OSError) -> LabError:

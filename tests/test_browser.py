@@ -30,7 +30,14 @@ FLAGS = [
     "--disable-sync",
 ]
 TASKS = ["animals", "<b>weather</b>", "cooking"]
-PAGES = {"": "What does a model forget?", "train": "Train", "jobs": "Jobs", "compare": "Compare", "routing": "Routing"}
+PAGES = {
+    "": "What does a model forget?",
+    "train": "Train",
+    "jobs": "Jobs",
+    "compare": "Compare",
+    "routing": "Routing",
+    "playground": "Playground",
+}
 PROBING = re.compile(r"/_stcore/(health|host-config)$")  # a page below the root looks for its server; the first try fails
 
 

@@ -5,6 +5,7 @@ import pytest
 from conftest import FORGETS, KEEPS, write_run
 
 from lab import figures, views
+from lab.answer import kept
 from lab.figures import METHOD_STYLE
 
 
@@ -76,7 +77,7 @@ def test_routing_figures(pair):
     layers = figures.routing_by_layer(pair[0], 2, 1, 1)
     np.testing.assert_allclose(cells(layers), views.routing_by_layer(pair[0], 2, 1, 1), rtol=1e-6)
     assert figures.routing_drift(pair[0]).data[0].zmin == -1
-    assert cells(figures.example_by_layer(pair[0], 2, 0, 1)).shape == (8, 3)
+    assert cells(figures.answer_by_layer(kept(pair[0], 2, 0)[1])).shape == (8, 3)
 
 
 def test_names_are_literal_everywhere(runs):
@@ -88,7 +89,7 @@ def test_names_are_literal_everywhere(runs):
         figures.loss_curve(run),
         figures.clickable(figures.routing_by_task(run)),
         figures.routing_drift(run),
-        figures.example_by_layer(run, 2, 0, 0),
+        figures.answer_by_layer(kept(run, 2, 0)[0]),
     ):
         text = drawn.to_json().replace("\\u003c", "<")
         assert "<b>bold" not in text.replace("<b>&lt;b&gt;bold", "") and "&lt;b&gt;bold" in text

@@ -17,7 +17,7 @@ from lab import figures, jobs, views
 from lab.pages import shell
 
 MAIN = Path(lab.__file__).parent / "pages" / "main.py"
-PAGES = ["start", "train", "jobs", "compare", "routing"]
+PAGES = ["start", "train", "jobs", "compare", "routing", "playground"]
 
 
 @pytest.fixture(autouse=True)
@@ -263,7 +263,7 @@ def test_pages_that_read_load_no_torch(runs):
 import sys
 from streamlit.testing.v1 import AppTest
 app = AppTest.from_file({str(MAIN)!r}, default_timeout=60).run()
-for page in ("jobs", "compare", "routing"):
+for page in ("jobs", "compare", "routing", "playground"):
     app.switch_page(page + ".py").run()
     assert not app.exception and app.title
 assert "torch" not in sys.modules, "torch"

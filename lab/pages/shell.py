@@ -20,7 +20,8 @@ HERE = Path(__file__).parent
 SECTIONS = {
     "Learn": [("start", "Start", ":material/school:")],
     "Experiment": [("train", "Train", ":material/model_training:"), ("jobs", "Jobs", ":material/monitoring:")],
-    "Understand": [("compare", "Compare", ":material/compare_arrows:"), ("routing", "Routing", ":material/alt_route:")],
+    "Understand": [("compare", "Compare", ":material/compare_arrows:"), ("routing", "Routing", ":material/alt_route:"),
+        ("playground", "Playground", ":material/experiment:")],
 }
 RECORDED = "~"  # begins the key of a recorded example; no run id has it
 STATUS_ICON = {
@@ -177,7 +178,7 @@ def card(
         figures.clickable(drawn)
         answers = {"on_select": lambda: _clicked(key, on_click), "selection_mode": "points"}
     chart(drawn, key, alt, **answers)
-    with st.container(horizontal=True, gap="xxsmall", key=f"{key}_foot"):
+    with st.container(horizontal=True, wrap=False, gap="small", key=f"{key}_foot"):
         if read:
             how_to_read(read)
         with st.popover("Code", icon=":material/code:", type="tertiary", width="content", key=f"{key}_code"):
@@ -201,16 +202,16 @@ def _clicked(key: str, answer: Callable[[int, int], None]) -> None:
 
 def python_of(draw: Callable[..., Any], table: Callable[..., Any] | None, given: tuple[Any, ...], named: dict[str, Any]) -> str:
     """The lines that draw a figure outside of the page, and make its table."""
-    opened: dict[str, str] = {}
+    names: dict[str, str] = {}
 
     def written(value: Any) -> str:
         if isinstance(value, Run):
-            return opened.setdefault(_open(value), f"run{len(opened) + 1}")
+            return names.setdefault(opened(value), f"run{len(names) + 1}")
         return f"[{', '.join(map(written, value))}]" if isinstance(value, list) else repr(value)
 
     positional = [written(value) for value in given]
     call = ", ".join([*positional, *(f"{name}={written(value)}" for name, value in named.items())])
-    lines = ["import lab", "", *(f"{name} = {how}" for how, name in opened.items()), f"lab.figures.{draw.__name__}({call})"]
+    lines = ["import lab", "", *(f"{name} = {how}" for how, name in names.items()), f"lab.figures.{draw.__name__}({call})"]
     if table and table.__module__ == views.__name__ and table.__name__ != "<lambda>":
         lines.append(f"lab.views.{table.__name__}({', '.join(positional)})")
     return "\n".join(lines)
@@ -221,7 +222,7 @@ def own(run: Run) -> bool:
     return run.dir.parent.resolve() == root().resolve()
 
 
-def _open(run: Run) -> str:
+def opened(run: Run) -> str:
     """The expression that opens a run."""
     return f"lab.Run.open({run.id!r})" if own(run) else f"lab.Run.open({run.id!r}, lab.__path__[0] + '/examples')"
 
@@ -244,6 +245,18 @@ def after_slider(tasks: list[str], key: str, learned: int) -> int:
         return learned - 1
     chosen = st.slider("After task", 1, learned, learned, key=key, bind="query-params", help="Moves every chart to this moment.")
     st.caption(f"After learning task {chosen} of {len(tasks)}: **{plain(tasks[chosen - 1])}**")
+    return chosen - 1
+
+
+def moment(run: Run, moments: list[int], key: str, about: str) -> int:
+    """The moment that is looked at, one of `moments` of a run; bound to the URL, there as "after task k"."""
+    if len(moments) == 1:
+        return moments[0]
+    options = [k + 1 for k in moments]
+    if st.session_state.get(key) not in (None, *options):
+        del st.session_state[key]
+    chosen = st.select_slider("After task", options, options[-1], key=key, bind="query-params", help=about)
+    st.caption(f"After learning task {chosen} of {len(run.tasks)}: **{plain(run.tasks[chosen - 1])}**")
     return chosen - 1
 
 
