@@ -297,9 +297,7 @@ def _pair_hover(table: pd.DataFrame, form: str) -> np.ndarray:
 MEASURES = {"weight": "mean weight", "entropy": "entropy", "change": "change since then"}
 
 
-def routing_by_layer(
-    run: Run, after: int | None, task: int, expert: int, measure: str = "weight", title: str = ""
-) -> go.Figure:
+def routing_by_layer(run: Run, after: int | None, task: int, expert: int, measure: str = "weight", title: str = "") -> go.Figure:
     """One number per layer and routing head, see `views.routing_by_layer`; bars where there is one routing head."""
     table = views.routing_by_layer(run, after, task, expert, measure)
     what, names = MEASURES[measure], [literal(name) for name in views.layer_names(table.index)]
@@ -410,7 +408,9 @@ def answer_by_token(answer: Answer, title: str = "") -> go.Figure:
 def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") -> go.Figure:
     """One decision step by step: a column of bars per step, a row per expert."""
     table = answer.decision(layer, head)
-    drawn = make_subplots(1, table.shape[1], shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=list(table.columns))
+    drawn = make_subplots(
+        1, table.shape[1], shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=[*map(literal, table.columns)]
+    )
     drawn.update_layout(figure(title, 80 + 30 * len(table)).layout)
     drawn.update_layout(margin={"t": 36})
     colours = [task_style(e).colour for e in range(len(table))]

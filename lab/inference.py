@@ -1,7 +1,6 @@
 """The model of a run as it was after a task, asked about texts: as it routes them, or with its routing changed.
 
-    model = inference.load(run, after=3)
-    model.answer("A text", Override(expert=1)).ranked()
+`load(run, after=3).answer("A text", Override(expert=1)).ranked()` is what it says if expert 1 alone may act.
 """
 
 from dataclasses import dataclass

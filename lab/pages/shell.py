@@ -20,8 +20,11 @@ HERE = Path(__file__).parent
 SECTIONS = {
     "Learn": [("start", "Start", ":material/school:")],
     "Experiment": [("train", "Train", ":material/model_training:"), ("jobs", "Jobs", ":material/monitoring:")],
-    "Understand": [("compare", "Compare", ":material/compare_arrows:"), ("routing", "Routing", ":material/alt_route:"),
-        ("playground", "Playground", ":material/experiment:")],
+    "Understand": [
+        ("compare", "Compare", ":material/compare_arrows:"),
+        ("routing", "Routing", ":material/alt_route:"),
+        ("playground", "Playground", ":material/experiment:"),
+    ],
 }
 RECORDED = "~"  # begins the key of a recorded example; no run id has it
 STATUS_ICON = {
