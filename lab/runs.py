@@ -11,7 +11,7 @@ import platform
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -73,7 +73,7 @@ class Routing:
     experts: list[str]
     arrays: dict[str, np.ndarray]
     texts: dict[str, list[str]]
-    step_names: list[str]  # what led to the weights of whole decisions, in order
+    step_names: Sequence[str] = ()  # what led to the weights of whole decisions, in order
 
     def mean(self, task: int) -> np.ndarray:
         """Mean weight over the test examples of a task: (L, H, E)."""

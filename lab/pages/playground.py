@@ -102,10 +102,12 @@ def prompt(run: Run, after: int, answers: dict[str, list[Answer]]) -> Asked:
         st.session_state["pg_text"] = texts.get(st.session_state["pg_example"], st.session_state.get("pg_text", ""))
 
     def take_text() -> None:
-        same = [name for name, text in texts.items() if text == st.session_state["pg_text"]]
-        st.session_state["pg_example"] = same[0] if same else TYPED
+        written = st.session_state["pg_text"]
+        st.session_state["pg_example"] = next((name for name, text in texts.items() if text == written), TYPED)
 
-    shell.begin_with("pg_example", options, options[0])
+    before = st.session_state.get("pg_text")
+    same = [name for name, text in texts.items() if text == before]
+    shell.begin_with("pg_example", options, same[0] if same else TYPED if before else options[0])
     left, right = st.columns([3, 1])
     chosen = right.selectbox(
         "Example", options, key="pg_example", bind="query-params", on_change=take_preset,
@@ -124,7 +126,7 @@ def prompt(run: Run, after: int, answers: dict[str, list[Answer]]) -> Asked:
         tasks = run.tasks[: after + 1]
         if st.session_state.get("pg_task") not in (None, *tasks):
             del st.session_state["pg_task"]
-        about = "This model is given the task of every text."
+        about = "Given to models that are told the task of every text."
         task = tasks.index(right.selectbox("Task that is told", tasks, key="pg_task", bind="query-params", help=about))
     first, bar, second = text.partition(BAR)
     return Asked(first, second, task) if pairs and bar else Asked(text, None, task)

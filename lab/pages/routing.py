@@ -37,23 +37,21 @@ class Focus:
     head: int
 
 
-def explain_missing(run: Run) -> None:
-    """A run without recorded routing."""
+def nothing_routed(run: Run) -> None:
+    """Why a run has no routing to look into, and where its scores are."""
     recipe = shell.plain(run.config["recipe"])
-    st.info(
-        f"No routing is recorded for this run of {recipe}. Either the method has nothing to choose (one expert for all tasks), "
-        "or no task was learned yet. Runs with a router record it by themselves after every task."
-    )
-    st.page_link(shell.page("compare"), label="See its scores", icon=":material/compare_arrows:", query_params={"runs": run.id})
-
-
-def explain_single(run: Run) -> None:
-    """A run whose routing has nothing to choose between."""
-    st.info(
-        f"This run of {shell.plain(run.config['recipe'])} has one expert for all tasks: it always gets the whole weight, so "
-        "there is no routing to look into. What the tasks do to each other shows in the scores."
-    )
-    st.page_link(shell.page("compare"), label="See its scores", icon=":material/compare_arrows:", query_params={"runs": run.id})
+    if run.recorded():
+        st.info(
+            f"This run of {recipe} has one expert for all tasks: it always gets the whole weight, so there is no routing to look "
+            "into. What the tasks do to each other shows in the scores."
+        )
+    else:
+        st.info(
+            f"No routing is recorded for this run of {recipe}. Either the method has nothing to choose (one expert for all "
+            "tasks), or no task was learned yet. Runs with a router record it by themselves after every task."
+        )
+    where = {"runs": shell.link_name(run)}
+    st.page_link(shell.page("compare"), label="See its scores", icon=":material/compare_arrows:", query_params=where)
 
 
 # -- the focus -------------------------------------------------------------------------------------------------------------
@@ -312,11 +310,9 @@ def draw() -> None:
         return shell.nothing_yet("There are no runs to look into yet.")
     routed = [key for key, run in found.items() if (run.info.get("routing") or {}).get("own_expert_share") is not None]
     run = shell.pick_run("Run", "rt_run", found, (routed or list(found))[0])
-    if not run.recorded():
-        return explain_missing(run)
+    if not run.recorded() or (len(run.recorded()) > 1 and len(run.routing().experts) == 1):
+        return nothing_routed(run)
     after = shell.moment(run, run.recorded(), "rt_after", "Weights on the test examples of all tasks seen, as they were then.")
-    if len(run.routing(run.recorded()[-1]).experts) == 1 and len(run.tasks) > 1:
-        return explain_single(run)
     warnings(run, after)
     at = focus(run, after)
     overview(run, after)

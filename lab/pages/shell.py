@@ -124,6 +124,11 @@ def run_name(key: str) -> str:
     return f"{key.removeprefix(RECORDED)} (recorded example)" if key.startswith(RECORDED) else key
 
 
+def link_name(run: Run) -> str:
+    """How a picker writes a run into the URL."""
+    return run_name(run.id if own(run) else RECORDED + run.id)
+
+
 def pick_run(label: str, key: str, found: dict[str, Run], first: str) -> Run:
     """A select box over runs, bound to the URL; begins with the run called `first`."""
     begin_with(key, list(found), first)
