@@ -422,7 +422,7 @@ def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") 
             customdata=[literal(expert) for expert in table.index],
             hovertemplate=f"<b>%{{customdata}}</b><br>{literal(name)} %{{x:.4f}}<extra></extra>",
         )  # fmt: skip
-        free = values.min() < 0 or values.max() > 1
+        free = bool(values.min() < 0 or values.max() > 1)
         reach = 1.25 * max(1.0, float(values.abs().max()))
         drawn.update_xaxes(range=[-reach, reach] if free else [0, 1], zeroline=free, showgrid=False, nticks=4, row=1, col=number)
     names = unique(table.index)
