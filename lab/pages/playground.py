@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import streamlit as st
 
 from lab import figures, jobs, views
@@ -124,8 +125,7 @@ def prompt(run: Run, after: int, answers: dict[str, list[Answer]]) -> Asked:
     task = None
     if told(run):
         tasks = run.tasks[: after + 1]
-        if st.session_state.get("pg_task") not in (None, *tasks):
-            del st.session_state["pg_task"]
+        shell.forget("pg_task", tasks)
         about = "Given to models that are told the task of every text."
         task = tasks.index(right.selectbox("Task that is told", tasks, key="pg_task", bind="query-params", help=about))
     first, bar, second = text.partition(BAR)
@@ -144,8 +144,7 @@ def told(run: Run) -> bool:
 def beside(run: Run, after: int, found: dict[str, Run]) -> Side | None:
     """The other side, if one is wanted."""
     kinds = [NOTHING, CHANGED, *([MOMENT] if len(run.kept()) > 1 else []), *([RUN] if len(found) > 1 else [])]
-    if st.session_state.get("pg_beside") not in (None, *kinds):
-        del st.session_state["pg_beside"]
+    shell.forget("pg_beside", kinds)
     kind = st.segmented_control(
         "Put beside it", kinds, default=NOTHING, key="pg_beside", bind="query-params", required=True,
         help="The original stays where it is, so that the difference can be seen.",
@@ -172,10 +171,9 @@ def changes(run: Run, after: int) -> tuple[tuple[str, Any], ...]:
     routing = run.routing(after) if after in run.recorded() else None
     experts = routing.experts if routing else run.tasks[: after + 1]
     heads = run.config.get("router", {}).get("heads", 1)
-    if st.session_state.get("pg_expert") not in (None, *experts):
-        del st.session_state["pg_expert"]
-    if not set(st.session_state.get("pg_off", ())) <= {str(h + 1) for h in range(heads)}:
-        del st.session_state["pg_off"]
+    numbers = [str(h + 1) for h in range(heads)]
+    shell.forget("pg_expert", experts)
+    shell.forget("pg_off", numbers)
     first, second, third = st.columns([2, 2, 1], gap="medium")
     found: dict[str, Any] = {}
     with first:
@@ -192,11 +190,9 @@ def changes(run: Run, after: int) -> tuple[tuple[str, Any], ...]:
             found |= {"temperature": warm} if warm != 1 else {}
             if len(experts) > 1:
                 most = [ALL, *(str(k) for k in range(1, len(experts)))]
-                if st.session_state.get("pg_top") not in (None, *most):
-                    del st.session_state["pg_top"]
+                shell.forget("pg_top", most)
                 top = st.select_slider("Keep the largest", most, ALL, key="pg_top", bind="query-params")
                 found |= {"top": int(top)} if top != ALL else {}
-        numbers = [str(h + 1) for h in range(heads)]
         off = st.multiselect(
             "Switch off routing heads", numbers, key="pg_off", bind="query-params", placeholder="none",
             help="Their blocks of features are then those of the frozen backbone, in every layer.",
@@ -235,42 +231,63 @@ def show(answers: dict[str, Answer], code: str) -> None:
     st.markdown(f"#### {sentence(answers)}")
     if any(answer.cut for answer in answers.values()):
         st.caption(":material/content_cut: The text is longer than this model reads: only its beginning counts.")
-    names = [*answers]
-    tops = "; ".join(f"{name}: {answer.prediction}" for name, answer in answers.items())
-    shell.card(
-        figures.answer_probabilities, answers, key="pg_classes", alt=f"Probabilities of the likeliest classes. {tops}",
-        table=lambda found: views.pd.DataFrame({name: one.ranked() for name, one in found.items()}),
-        python=f"{code}\nlab.figures.answer_probabilities(answers)",
-        read="The classes compete that the model had met by then." if len(next(iter(answers.values())).classes) > 1 else
-        "Of a recorded answer only the predicted class is kept. Change the text to see them all.",
-    )  # fmt: skip
+    classes(answers, code)
     routed = {name: answer for name, answer in answers.items() if len(answer.experts) > 1}
     if not routed:
         st.info("This model has one expert for everything: there is no routing to show.")
         return
     st.subheader("Which expert answers", anchor=False)
-    heads = max(answer.weights.shape[1] for answer in routed.values())
-    head = None
-    if heads > 1:
-        options = ["mean", *(str(h + 1) for h in range(heads))]
-        if st.session_state.get("pg_head") not in (None, *options):
-            del st.session_state["pg_head"]
-        chosen = st.segmented_control("Routing head", options, default="mean", key="pg_head", bind="query-params", required=True)
-        head = None if chosen in (None, "mean") else int(chosen) - 1
-    for place, (column, (name, answer)) in enumerate(zip(st.columns(2, gap="large"), routed.items(), strict=False)):
+    head = which_head(max(answer.weights.shape[1] for answer in routed.values()))
+    left, right = st.columns(2, gap="large")
+    for place, (column, (name, answer)) in enumerate(zip((left, right), routed.items(), strict=False)):
         with column:
             by_layer(answer, name, head, place, code)
-    if len(routed) == 2 and len({(tuple(one.layers), tuple(one.experts)) for one in routed.values()}) == 1:
-        original, other = routed.values()
-        st.markdown(f"**Difference: {shell.plain(names[1])} minus {shell.plain(names[0])}**")
-        shell.card(
-            figures.answer_change, other, original, key="pg_change", alt="Change of the weights by layer and expert",
-            table=lambda a, b: a.by_layer() - b.by_layer(),
-            python=f"{code}\noriginal, other = answers.values()\nlab.figures.answer_change(other, original)",
-            read="Purple: more weight than in the original. Orange: less. Mean over routing heads.",
-        )  # fmt: skip
+    if len(routed) == 2:
+        left, right = st.columns(2, gap="large")
+        with left:
+            difference(*routed.items(), code)
+    with right:
+        decision(*[*routed.items()][-1], code)
     by_token(routed, code)
-    decision(routed, code)
+
+
+def classes(answers: dict[str, Answer], code: str) -> None:
+    """The likeliest classes."""
+    if all(len(answer.classes) == 1 for answer in answers.values()):
+        st.caption("Of a recorded answer only the predicted class is kept: change the text, and the model is asked for all.")
+        return
+    said = "; ".join(f"{name}: {answer.prediction}" for name, answer in answers.items())
+    shell.card(
+        figures.answer_probabilities, answers, key="pg_classes", alt=f"Probabilities of the likeliest classes. {said}",
+        table=lambda found: pd.DataFrame({name: one.ranked() for name, one in found.items()}),
+        python=f"{code}\nlab.figures.answer_probabilities(answers)",
+        read="All classes compete that the model had met by then; these are the likeliest.",
+    )  # fmt: skip
+
+
+def which_head(heads: int) -> int | None:
+    """The routing head to look at; None: the mean over them."""
+    if heads == 1:
+        return None
+    options = ["mean", *(str(h + 1) for h in range(heads))]
+    shell.forget("pg_head", options)
+    chosen = st.segmented_control("Routing head", options, default="mean", key="pg_head", bind="query-params", required=True)
+    return None if chosen in (None, "mean") else int(chosen) - 1
+
+
+def difference(first: tuple[str, Answer], second: tuple[str, Answer], code: str) -> None:
+    """Weights of the second answer minus those of the first, where they can be compared."""
+    (name, original), (other_name, other) = first, second
+    st.markdown(f"**Difference: {shell.plain(other_name)} minus {shell.plain(name)}**")
+    if (list(original.layers), list(original.experts)) != (list(other.layers), list(other.experts)):
+        st.caption("These two have different experts, so there is no cell-by-cell difference.")
+        return
+    shell.card(
+        figures.answer_change, other, original, key="pg_change", alt="Change of the weights by layer and expert",
+        table=lambda a, b: a.by_layer() - b.by_layer(),
+        python=f"{code}\noriginal, other = answers.values()\nlab.figures.answer_change(other, original)",
+        read="Purple: more weight than in the original. Orange: less. Mean over routing heads.",
+    )  # fmt: skip
 
 
 def by_layer(answer: Answer, name: str, head: int | None, place: int, code: str) -> None:
@@ -301,24 +318,22 @@ def by_token(routed: dict[str, Answer], code: str) -> None:
             )  # fmt: skip
 
 
-def decision(routed: dict[str, Answer], code: str) -> None:
-    """One layer's decision step by step, of the last side."""
-    name, answer = [*routed.items()][-1]
-    st.subheader("One decision, step by step", anchor=False)
+def decision(name: str, answer: Answer, code: str) -> None:
+    """One layer's decision step by step."""
+    st.markdown(f"**One decision, step by step: {shell.plain(name)}**")
     layers = views.layer_names(answer.layers)
-    if st.session_state.get("pg_layer") not in (None, *layers):
-        del st.session_state["pg_layer"]
-    left, right, _ = st.columns([2, 1, 2])
+    shell.forget("pg_layer", layers)
+    left, right = st.columns(2)
     layer = layers.index(left.selectbox("Layer", layers, key="pg_layer", bind="query-params"))
-    heads, head = answer.weights.shape[1], 0
-    if heads > 1:
-        head = int(right.number_input("Routing head", 1, heads, key="pg_step_head", bind="query-params")) - 1
+    heads = [str(h + 1) for h in range(answer.weights.shape[1])]
+    shell.forget("pg_step_head", heads)
+    head = 0 if len(heads) == 1 else heads.index(right.selectbox("Head", heads, key="pg_step_head", bind="query-params"))
     table = answer.decision(layer, head)
     shell.card(
         figures.answer_decision, answer, layer, head, key="pg_steps", alt=f"Steps of the decision of {name} at {layers[layer]}",
         table=lambda one, at, h: one.decision(at, h),
         python=f"{code}\nlab.figures.answer_decision(answers[{name!r}], {layer}, {head})",
-        read=f"{shell.plain(name)}: {' → '.join(table.columns)}. The last column is what each expert's output is multiplied by.",
+        read=f"{' → '.join(table.columns)}. The last column is what each expert's output is multiplied by.",
     )  # fmt: skip
 
 
@@ -331,9 +346,12 @@ def draw() -> None:
     if not found:
         return shell.nothing_yet("No run here has learned a task yet.")
     routed = [key for key, run in found.items() if (run.info.get("routing") or {}).get("own_expert_share") is not None]
-    live = [key for key in routed or found if found[key].kept()]
-    run = shell.pick_run("Run", "pg_run", found, (live or routed or list(found))[0])
-    after = shell.moment(run, run.kept() or run.recorded(), "pg_after", "The model as it was at this moment.")
+    live = sorted((key for key in routed or found if found[key].kept()), key=lambda key: told(found[key]))
+    left, right = st.columns(2, gap="large")
+    with left:
+        run = shell.pick_run("Run", "pg_run", found, (live or routed or list(found))[0])
+    with right:
+        after = shell.moment(run, run.kept() or run.recorded(), "pg_after", "The model as it was at this moment.")
     with shell.section():
         answers = presets(run, after)
         asked = prompt(run, after, answers)

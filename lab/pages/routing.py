@@ -16,6 +16,7 @@ from lab.runs import Run
 
 OWN = "(own of the task)"
 LARGEST = "(largest weight)"
+LOAD, ENTROPY = "Load of the experts", "Entropy of the tasks"
 FIRST = {"rt_expert": OWN, "rt_layer": LARGEST, "rt_head": LARGEST, "rt_example": LARGEST}  # what a select box begins with
 MEASURES = {"Weight": "weight", "Entropy": "entropy", "Change": "change"}
 STEPS = {
@@ -59,8 +60,7 @@ def nothing_routed(run: Run) -> None:
 
 def box(place: Any, label: str, key: str, options: list[str]) -> str:
     """A select box of the focus; a choice that this run does not have falls back to the first."""
-    if st.session_state.get(key) not in (None, *options):
-        del st.session_state[key]
+    shell.forget(key, options)
     return place.selectbox(label, options, key=key, bind="query-params")
 
 
@@ -116,19 +116,20 @@ def overview(run: Run, after: int) -> None:
             "Bright on the diagonal means that tasks find their own expert. Click a cell to look inside.",
         )  # fmt: skip
     with right:
-        load, entropy = views.routing_load(run, after), views.routing_entropy(run, after)
-        st.markdown("**Load of the experts**")
-        alt = "Mean share of each expert: " + ", ".join(f"{name} {row.load:.0%}" for name, row in load.iterrows())
-        shell.card(
-            figures.routing_load, run, after, key="rt_load", alt=alt, table=views.routing_load,
-            read="Dotted: equal shares. An expert far below it is hardly used.",
+        asked = st.segmented_control(
+            "Over all tasks", [LOAD, ENTROPY], default=LOAD, key="rt_summary", bind="query-params", label_visibility="collapsed",
+            required=True,
         )  # fmt: skip
-        st.markdown("**How undecided the routing is**")
-        alt = "Entropy of the routing of each task: " + ", ".join(f"{name} {value:.2f}" for name, value in entropy.items())
-        shell.card(
-            figures.routing_entropy, run, after, key="rt_entropy", alt=alt, table=views.routing_entropy,
-            read="0: one expert takes all. 1: all have the same weight.",
-        )  # fmt: skip
+        if asked == ENTROPY:
+            found = views.routing_entropy(run, after)
+            alt = "Entropy of the routing of each task: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+            read = "How undecided the routing of each task is. 0: one expert takes all. 1: all have the same weight."
+            shell.card(figures.routing_entropy, run, after, key="rt_entropy", alt=alt, table=views.routing_entropy, read=read)
+        else:
+            found = views.routing_load(run, after)["load"]
+            alt = "Mean share of each expert: " + ", ".join(f"{name} {value:.0%}" for name, value in found.items())
+            read = "Dotted: equal shares. An expert far below it is hardly used."
+            shell.card(figures.routing_load, run, after, key="rt_load", alt=alt, table=views.routing_load, read=read)
 
 
 def warnings(run: Run, after: int) -> None:
@@ -309,10 +310,14 @@ def draw() -> None:
     if not found:
         return shell.nothing_yet("There are no runs to look into yet.")
     routed = [key for key, run in found.items() if (run.info.get("routing") or {}).get("own_expert_share") is not None]
-    run = shell.pick_run("Run", "rt_run", found, (routed or list(found))[0])
+    left, right = st.columns(2, gap="large")
+    with left:
+        run = shell.pick_run("Run", "rt_run", found, (routed or list(found))[0])
     if not run.recorded() or (len(run.recorded()) > 1 and len(run.routing().experts) == 1):
         return nothing_routed(run)
-    after = shell.moment(run, run.recorded(), "rt_after", "Weights on the test examples of all tasks seen, as they were then.")
+    with right:
+        about = "Weights on the test examples of all tasks seen, as they were then."
+        after = shell.moment(run, run.recorded(), "rt_after", about)
     warnings(run, after)
     at = focus(run, after)
     overview(run, after)

@@ -148,6 +148,13 @@ def begin_with(key: str, options: list[str], first: Any) -> None:
             st.query_params[key] = [run_name(one) for one in first] if many else run_name(first)
 
 
+def forget(key: str, options: list[Any]) -> None:
+    """Drop the choice of a widget that is not, or not wholly, among what it now offers."""
+    chosen = st.session_state.get(key)
+    if chosen is not None and not set(chosen if isinstance(chosen, list) else [chosen]) <= set(options):
+        del st.session_state[key]
+
+
 def nothing_yet(what: str) -> None:
     """The empty state: what is missing and how to make it."""
     st.info(f"{what} Train one from the page below, or on the command line; this page shows it as soon as its folder exists.")
@@ -261,8 +268,7 @@ def moment(run: Run, moments: list[int], key: str, about: str) -> int:
     if len(moments) == 1:
         return moments[0]
     options = [k + 1 for k in moments]
-    if st.session_state.get(key) not in (None, *options):
-        del st.session_state[key]
+    forget(key, options)
     chosen = st.select_slider("After task", options, options[-1], key=key, bind="query-params", help=about)
     st.caption(f"After learning task {chosen} of {len(run.tasks)}: **{plain(run.tasks[chosen - 1])}**")
     return chosen - 1
