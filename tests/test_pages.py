@@ -31,7 +31,7 @@ def stream(monkeypatch):
 
 def open_page(name: str, **parameters: str) -> AppTest:
     """A page as it looks when opened by its link."""
-    app = AppTest.from_file(str(MAIN), default_timeout=60)
+    app = AppTest.from_file(str(MAIN), default_timeout=180)  # seconds, for busy machines
     if name != "start":
         app.run()  # the list of pages is known after this
         app.switch_page(f"{name}.py")

@@ -68,11 +68,11 @@ def loaded(folder: str, after: int, stamped: tuple, device: str | None) -> "tupl
 
 def ask(side: Side, asked: Asked) -> Answer:
     """The live answer of one side."""
-    from lab.inference import Override
-
     device = "cpu" if jobs.active() else None  # a job has the accelerator for itself
     stamped = shell.stamp(side.run, "run.json", f"state/after_{side.after}/classifier.safetensors")
     model, turn = loaded(str(side.run.dir), side.after, stamped, device)
+    from lab.inference import Override  # not before: it takes its time, and only `loaded` says so
+
     with turn:
         return model.answer(asked.text, Override(**dict(side.change)), task=asked.task, pair=asked.pair)
 
