@@ -21,10 +21,14 @@ _PUBLIC = {
     "train": "lab.api",
     "resume": "lab.api",
     "compare": "lab.api",
+    "decompose": "lab.analysis",
     "configure": "lab.config",
     "Run": "lab.runs",
     "LabError": "lab.errors",
     "figures": None,
+    "repeats": None,
+    "tables": None,
+    "versus": None,
     "views": None,
 }
 __all__ = [*_PUBLIC]

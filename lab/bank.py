@@ -1,6 +1,6 @@
 """All experts of all adapted layers, stacked, behind one slot that holds the current routing decision.
 
-Adapted layers replace linear layers of the frozen backbone. While the slot is empty they compute the base layer exactly.
+Adapted layers replace layers of the frozen backbone, mostly linear ones. While the slot is empty they are the base layer exactly.
 """
 
 import json
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from lab import files
 from lab.chance import generator
 from lab.errors import LabError
-from lab.expert import Expert, LayerInfo
+from lab.expert import Expert, LayerInfo, is_linear
 from lab.router import Decision
 
 
 class RoutedLayer(nn.Module):
-    """A frozen linear layer and, beside it, the parameters of K experts."""
+    """A frozen layer and, beside it, the parameters of K experts."""
 
     def __init__(self, base: nn.Module, info: LayerInfo, index: int, bank: "Bank"):
         super().__init__()
@@ -57,24 +57,23 @@ class RoutedLayer(nn.Module):
         self._stacks.clear()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.base(x)
         bank = self._bank[0]
         if bank.slot is None:
-            return y
+            return self.base(x)
         chosen = tuple(range(len(self.experts))) if bank.slot.experts is None else bank.slot.experts
-        rows = x if x.dim() == 3 else x.reshape(len(x), -1, x.shape[-1])  # (B, T, I); 2-D inputs have one token a row
+        ids = not x.is_floating_point()  # (B, T); of positions (1, T), once for all rows
+        rows = x if ids or x.dim() == 3 else x.reshape(len(x), -1, x.shape[-1])  # (B, T, I); 2-D inputs have one token a row
         w = bank.slot.at(self.index, rows)
         w = w if w.dim() == 4 else w.unsqueeze(1)  # (B|1, T|1, H, E)
-        if w.shape[0] not in (1, len(rows)):  # beam search repeats each row, some layers see (B * T, I)
+        shared = ids and len(rows) == 1
+        if w.shape[0] not in (1, len(rows)) and not shared:  # beam search repeats each row, some layers see (B * T, I)
             if len(rows) % w.shape[0]:
                 raise LabError(f"the routing decision is for {w.shape[0]} rows, layer {self.info.name} was given {len(rows)}")
             w = w.repeat_interleave(len(rows) // w.shape[0], dim=0)
         if w.shape[-1] != len(chosen):
             raise LabError(f"the routing decision has {w.shape[-1]} weights for {len(chosen)} experts")
-        out = bank.kind.output(
-            rows, y.reshape(*rows.shape[:2], -1), self.stack(chosen), w, bank.slot.composition or bank.composition
-        )
-        return out.to(y.dtype).reshape(y.shape)
+        out = bank.kind.output(self.base, rows, self.stack(chosen), w, bank.slot.composition or bank.composition)
+        return out if rows is x else out.reshape(*x.shape[:-1], -1)
 
 
 class Bank(nn.Module):
@@ -89,7 +88,7 @@ class Bank(nn.Module):
         self.slot: Decision | None = None
         self.names: list[str] = []
         self.routed_layers: list[RoutedLayer] = []
-        infos = [LayerInfo(name, *_widths(model.get_submodule(name))) for name in self._targets(model, model_type)]
+        infos = [info_of(name, model.get_submodule(name)) for name in self._targets(model, model_type)]
         for info in infos:  # before any layer is replaced
             kind.check_heads(info, heads)
         for index, info in enumerate(infos):
@@ -98,19 +97,26 @@ class Bank(nn.Module):
             self.routed_layers.append(layer)
 
     def _targets(self, model: nn.Module, model_type: str) -> list[str]:
-        linears = [name for name, module in model.named_modules() if _is_linear(module)]
+        layers = [name for name, module in model.named_modules() if self.kind.adapts(module)]
         endings = self.kind.options.targets or self.kind.targets(model_type)
         if not endings:
             raise LabError(
                 f"which layers of a '{model_type}' to adapt is not known: "
-                f"name them with experts.targets, from {_endings(linears)}"
+                f"name them with experts.targets, from {_endings(layers)}"
             )
-        chosen = [name for name in linears if any(_ends(name, ending) for ending in endings)]
+        chosen = [name for name in layers if any(_ends(name, ending) for ending in endings)]
         if not chosen:
             raise LabError(
-                f"experts.targets = {list(endings)} matches no linear layer of this backbone; there are {_endings(linears)}"
+                f"experts.targets = {list(endings)} matches no linear layer of this backbone; there are {_endings(layers)}"
             )
-        return chosen
+        blocks = 1 + max(map(_block, layers))
+        kept = [name for name in chosen if _block(name) >= round(self.kind.options.skip * blocks) or _block(name) < 0]
+        if not kept:
+            raise LabError(
+                f"experts.skip = {self.kind.options.skip} leaves no layer to adapt: the targets stand in blocks "
+                f"{', '.join(map(str, sorted(set(map(_block, chosen)))))} of {blocks}"
+            )
+        return kept
 
     def __len__(self) -> int:
         return len(self.names)
@@ -129,6 +135,11 @@ class Bank(nn.Module):
             layer.changed()
         self.names.append(name)
         return len(self.names) - 1
+
+    def renew(self, k: int, *key: object) -> None:
+        """Expert k as `grow` with this key made it."""
+        fresh = {layer.info.name: self.kind.new(layer.info, generator(*key, layer.info.name)) for layer in self.routed_layers}
+        self.load_expert(k, {f"{layer}.{name}": tensor for layer, new in fresh.items() for name, tensor in new.items()})
 
     def expert(self, k: int) -> dict[str, nn.Parameter]:
         """Parameters of expert k, named `<layer>.<parameter>`."""
@@ -236,25 +247,31 @@ def _own_name(peft_name: str, layers: set[str]) -> str:
     return f"{layer}.{parameter}" if layer in layers else path
 
 
-def _is_linear(module: nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, nn.Linear | Conv1D)
-
-
-def _widths(module: nn.Module) -> tuple[int, int]:
-    """(inputs, outputs); transformers' Conv1D (GPT-2) stores its weight transposed."""
+def info_of(name: str, module: nn.Module) -> LayerInfo:
+    """What an expert kind is told about a layer."""
+    shapes = tuple((own, tuple(parameter.shape)) for own, parameter in module.named_parameters(recurse=False))
     if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    return tuple(module.weight.shape)
+        return LayerInfo(name, module.in_features, module.out_features, shapes)
+    inputs, outputs = module.weight.shape if is_linear(module) else module.weight.shape[-1:] * 2  # Conv1D is transposed
+    return LayerInfo(name, inputs, outputs, shapes)
 
 
 def _ends(name: str, ending: str) -> bool:
-    """Whether a layer's dotted name ends with `ending`, whole words only; `[0-9]` in an ending stands for a number."""
+    """Whether a layer's dotted name ends with `ending`, whole words only; `[0-9]` in an ending stands for a number.
+
+    "*" alone stands for every layer but the pooler, which the backbone's sequence representation is made without.
+    """
+    if ending == "*":
+        return not name.startswith("pooler.")
     parts, wanted = name.split("."), ending.split(".")
     pairs = zip(parts[-len(wanted) :], wanted, strict=False)
     return len(parts) >= len(wanted) and all(part.isdigit() if want == "[0-9]" else part == want for part, want in pairs)
 
 
-def _endings(linears: Sequence[str]) -> str:
-    return ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
+def _block(name: str) -> int:
+    """Number of the transformer block that a layer belongs to, -1 outside of them."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), -1)
+
+
+def _endings(names: Sequence[str]) -> str:
+    return ", ".join(sorted({name.rpartition(".")[2] for name in names}))

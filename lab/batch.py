@@ -6,13 +6,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+UNLABELLED = -100  # label of a row that only rides along: losses over labels leave it out (torch's ignore_index)
+
 
 class Encoded(NamedTuple):
     """One tokenised example; `key` = (task, split, row) names it for caches and predictions."""
 
     ids: list[int]
     types: list[int]
-    label: int  # within its task
+    label: int  # within its task, or UNLABELLED
     task: int
     key: tuple[int, str, int]
 
@@ -23,7 +25,7 @@ class Batch(NamedTuple):
     ids: Tensor  # (B, T) int64
     mask: Tensor  # (B, T) int64, 1 where there is a token
     types: Tensor  # (B, T) int64
-    label: Tensor  # (B,) int64, within the task
+    label: Tensor  # (B,) int64, within the task, or UNLABELLED
     task: Tensor  # (B,) int64
     keys: list[tuple[int, str, int]]
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lab import runs as run_folder
 from lab.errors import LabError, RunFailed, unknown
@@ -118,27 +120,146 @@ def stop(
 
 
 @command
-def show(run: Annotated[str, typer.Argument(help="id of the run")], runs: Runs = None, as_json: Json = False) -> None:
+def show(
+    run: Annotated[str, typer.Argument(help="id of the run")],
+    decompose: Annotated[
+        bool, typer.Option("--decompose", help="where the losses of old tasks went; measured at the first time, then kept")
+    ] = False,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
     """One run with its metrics and matrix: lab show RUN"""
     found = run_folder.Run.open(run, runs)
-    show_json(found.result()) if as_json else print_result(found)
+    went = {"decomposition": decomposed(found)} if decompose else {}
+    if as_json:
+        show_json(found.result() | went)
+        return
+    print_result(found)
+    if went:
+        print_decomposition(went["decomposition"])
+
+
+def decomposed(found: run_folder.Run) -> dict[str, Any]:
+    """The decomposition of a run, with a line on stderr for each task that is evaluated again."""
+    from lab.analysis import decompose
+
+    return decompose(found, lambda task: print(f"looking back at task {task}", file=sys.stderr))
 
 
 @command
 def compare(
-    ids: Annotated[list[str], typer.Argument(metavar="RUN...", help="ids of runs")], runs: Runs = None, as_json: Json = False
+    ids: Annotated[list[str] | None, typer.Argument(metavar="RUN...", help="ids of runs")] = None,
+    report: Annotated[Path | None, typer.Option(help="write everything into one HTML file that opens offline")] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="print the unrounded numbers, with the reason of each missing one")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="print the table for a paper")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print the table for a README")] = False,
+    runs: Runs = None,
+    as_json: Json = False,
 ) -> None:
-    """Runs side by side: lab compare RUN RUN"""
-    results = [run_folder.Run.open(id, runs).result() for id in ids]
+    """Runs side by side with their costs: lab compare RUN RUN --report comparison.html"""
+    forms = {"csv": csv, "latex": latex, "markdown": markdown, "json": as_json}
+    chosen = [name for name, wanted in forms.items() if wanted]
+    if len(chosen) > 1:
+        raise LabError(f"--{chosen[0]} and --{chosen[1]} exclude each other: one table is printed")
+    if report is not None:
+        from lab import report as reports
+
+        reports.check(report)
+    found, excluded = comparable(ids or [], runs)
+    say_different(found)
+    if report is not None:
+        reports.write(found, report, excluded)
+        print(f"the report is in {report}", file=sys.stderr)
     if as_json:
-        show_json(results)
+        show_json([run.result() for run in found])
+    elif chosen:
+        from lab import tables
+
+        print(tables.FORMATS[chosen[0]](found), end="")
+    elif report is None:
+        print_comparison(found)
+
+
+def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run], dict[str, str]]:
+    """The runs that can be compared, and the reasons of those left out, which are said on stderr; LabError if none is left."""
+    from lab.views import problem, unready
+
+    if not ids:
+        raise LabError("name at least one run to compare: lab compare RUN RUN; lab list runs shows them")
+    found, excluded = [], {}
+    for id in dict.fromkeys(ids):
+        try:
+            run = run_folder.Run.open(id, runs)
+            reason = problem(run) or unready(run)
+        except LabError as error:
+            if not (run_folder.root(runs) / id / "run.json").is_file():
+                raise
+            reason = str(error)
+        if reason:
+            excluded[id] = reason
+        else:
+            found.append(run)
+    if not found:
+        raise LabError(f"there is nothing to compare: {'; '.join(excluded.values())}")
+    for reason in excluded.values():
+        print(f"left out: {reason}", file=sys.stderr)
+    return found, excluded
+
+
+@command
+def replay(
+    what: Annotated[str, typer.Argument(metavar="RUN|FILE", help="a run, or a replay file (.jsonl)")],
+    save: Annotated[Path | None, typer.Option(help="write the replay file of the run there instead of playing it")] = None,
+    speed: Annotated[float, typer.Option(help="how many times as fast as it was recorded")] = 10.0,
+    runs: Runs = None,
+) -> None:
+    """Play a finished run again as if it were live, or save it as one small file for a machine without torch"""
+    from lab import files, jobs
+    from lab import replay as replays
+
+    if what.endswith(".jsonl"):
+        if not Path(what).is_file():
+            raise LabError(f"there is no replay file {what}")
+        content = Path(what).read_bytes()
+    else:
+        found = run_folder.Run.open(what, runs)
+        again = (found.dir / replays.FILE).is_file()
+        content = (found.dir / replays.FILE).read_bytes() if again else replays.trace(found)
+    if save is None:
+        played = jobs.play(content, speed, runs)
+        print(f"{played.id} plays; watch it with: lab app --runs {played.dir.parent}", file=sys.stderr)
         return
-    columns = ["run", "recipe", "stream", "scenario", "seed", *METRICS]
-    rows = [{name: result[name] for name in columns} | {"task id": "yes" if (result["uses"] or {}).get("task_id") else "no",
-            "stored": (result["uses"] or {}).get("stored_examples")} for result in results]  # fmt: skip
-    print_table(rows)
-    if len({(result["stream"], tuple(result["tasks"])) for result in results}) > 1:
-        print("these runs are of different streams or orders: only equal tasks compare", file=sys.stderr)
+    try:
+        replays.read(content)
+        files.replace_bytes(save, content)
+    except OSError as error:
+        raise LabError(f"the replay file {save} cannot be written: {error.strerror}") from error
+    print(f"the replay file is {save} ({len(content):,} bytes)", file=sys.stderr)
+
+
+@command
+def grid(
+    file: Annotated[str, typer.Argument(help="a grid file, or a shipped grid by its name")],
+    processes: Annotated[int, typer.Option(min=1, max=512, help="cells that run at the same time")] = 1,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Recipes x streams x orders x scenarios x seeds x swept options, compared: lab grid FILE"""
+    from lab.console import follow_cells
+    from lab.grid import Grid
+
+    made = Grid(file, runs, processes)
+    try:
+        with closing(made.work()) as steps:
+            follow_cells(steps)
+    except KeyboardInterrupt:
+        print("lab: interrupted; the same command goes on with it", file=sys.stderr)
+        raise typer.Exit(1) from None
+    show_json(made.result()) if as_json else print_grid(made.result())
+    for id, reason in made.unfinished().items():
+        print(f"lab: cell {id} is not finished: {reason}", file=sys.stderr)
+    if made.unfinished():
+        raise typer.Exit(1)
 
 
 @command
@@ -228,11 +349,13 @@ def app_(
 # -- text output -------------------------------------------------------------------------------------------------------
 
 
-def cell(value: Any) -> str:
+def cell(value: Any) -> str | Text:
     if value is None:
         return "-"
+    if isinstance(value, Text):
+        return value
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, dict):
         return "\n".join(f"{key}: {' > '.join(inner) if isinstance(inner, List) else inner}" for key, inner in value.items())
     return str(value)
@@ -261,3 +384,99 @@ def print_result(found: run_folder.Run) -> None:
     print_table([{"after": name} | dict(zip(tasks, row, strict=False)) for name, row in rows])
     for name, reason in result["why"].items():
         print(f"{name}: {reason}")
+
+
+def print_comparison(found: List[run_folder.Run]) -> None:
+    """Measures down, methods across, since a terminal is higher than wide; then what is missing and why."""
+    from lab import views
+    from lab.tables import comparison
+
+    table, notes = comparison(found)
+    print_table([{"measure": title} | dict(table[title]) for title in table.columns])
+    for note in notes:
+        print(note)
+    pairs = views.differences(found)
+    if len(pairs):
+        print("paired differences in average accuracy, over the seeds and orders that both have:")
+        print_differences(pairs.astype(object).where(pairs.notna(), None).to_dict("records"))
+
+
+def print_differences(pairs: List[dict[str, Any]]) -> None:
+    """Differences with their intervals; what is no claim is grey and says so."""
+    rows = []
+    for pair in pairs:
+        said = {None: f"- ({pair['why']})", True: "yes", False: "no: the interval includes zero"}[pair["claim"]]
+        row = {"first": pair["first"], "second": pair["second"], "n": pair["n"], "first - second": between(pair)}
+        row |= {"p": pair["p"], "claim": said}
+        rows.append({name: value if pair["claim"] else Text(cell(value), "dim") for name, value in row.items()})
+    print_table(rows)
+
+
+def say_different(found: List[run_folder.Run]) -> None:
+    """On stderr, what makes runs unequal that are compared."""
+    from lab import views
+
+    common = views.common_tasks(found)
+    if any(set(run.tasks) != set(common) for run in found):
+        shared = f"common to all: {', '.join(common)}" if common else "no task is common to all"
+        print(f"these runs learned different tasks, so their averages mean different things; {shared}", file=sys.stderr)
+
+
+def print_decomposition(went: dict[str, Any]) -> None:
+    """What each old task lost, and the terms that make it up."""
+    from lab.tables import TERMS
+
+    rows = [*went["tasks"], {"task": "mean"} | went["mean"]]
+    print_table([{"task": row["task"], "loss": row["loss"]} | {TERMS[term]: row[term] for term in TERMS} for row in rows])
+    for term, reason in went["why"].items():
+        print(f"{TERMS[term]}: {reason}")
+
+
+def print_grid(result: dict[str, Any]) -> None:
+    """Methods with means and intervals; the sweep; differences to the best; effects of the order; seconds."""
+    several = len({(row["stream"], row["scenario"]) for row in result["table"]}) > 1
+    scores, sweeps, places, best = [], [], [], {}
+    for row in result["table"]:
+        method = {name: row[name] for name in (("recipe", "stream", "scenario") if several else ("recipe",))}
+        means = {name: between(row[name]) for name in ("average_accuracy", "forgetting", "learning_accuracy")}
+        used = {"task id": row["uses.task_id"], "stored examples": row["uses.stored_examples"], "bytes": row["cost.stored_bytes"]}
+        used = {name: value if isinstance(value, bool) else value["mean"] for name, value in used.items()}
+        scores.append(method | {"n": row["n"]} | means | {"chosen": settings(row["chosen"]) or None} | used)
+        tried = {settings(entry["values"]): entry["why"] or entry["validation"] for entry in row["sweep"]}
+        sweeps.append(method | tried)
+        places.append(method | {str(place + 1): between(found) for place, found in enumerate(row["by_position"])})
+        accuracy, leader = row["average_accuracy"]["mean"], best.get((row["stream"], row["scenario"]), ("", -1.0))
+        if accuracy is not None and accuracy > leader[1] and row["uses.task_id"] is not True:
+            best[row["stream"], row["scenario"]] = row["recipe"], accuracy
+    print_table(scores)
+    if len(result["table"][0]["sweep"]) > 1:
+        print("average accuracy on validation examples, by which the values were chosen:")
+        print_table(sweeps)
+    for measure in dict.fromkeys(pair["measure"] for pair in result["differences"]):
+        pairs = [pair for pair in result["differences"] if pair["measure"] == measure
+                 and best.get((pair["stream"], pair["scenario"]), ("",))[0] in (pair["first"], pair["second"])]  # fmt: skip
+        if pairs:
+            print(f"paired differences in {measure.replace('_', ' ')} to the most accurate method that is not given the task:")
+            print_differences(pairs)
+    if any(found["mean"] is not None for row in result["table"] for found in row["by_position"]):
+        print("last score of the task at each position of the stream, minus the task's mean over all positions:")
+        print_table(places)
+    print("seconds and bytes of a cell, as if nothing had been reused:")
+    print_table(result["times"]["rows"])
+    for name, of in (("reuse", "all cells"), ("reuse_where_taken", "cells that took experts from the store")):
+        found = result["times"][name]
+        if found["factor"]:
+            spent = f"{found['with_reuse_s']:.0f} s in place of {found['without_reuse_s']:.0f} s"
+            print(f"{found['cells']} {of}: {spent}, reuse saved {found['share_saved']:.0%} ({found['factor']:.1f} times as fast)")
+
+
+def settings(values: dict[str, Any] | None) -> str:
+    """Options and their values on one line."""
+    return ", ".join(f"{name}={value}" for name, value in (values or {}).items())
+
+
+def between(found: dict[str, Any]) -> str:
+    """A mean with its interval, or the reason why there is none."""
+    if found["mean"] is None:
+        return f"- ({found['why']})"
+    return f"{found['mean']:.3f}" + ("" if found["low"] is None else f" [{found['low']:.3f}, {found['high']:.3f}]")

@@ -4,7 +4,9 @@ Precedence: defaults < recipe file < `-o key=value`. The command line, the form 
 are generated from the fields below and from the `Options` of the plug-ins.
 """
 
-from collections.abc import Sequence
+import math
+import shlex
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +19,7 @@ from lab.errors import LabError, unknown
 from lab.registry import Options
 
 RECIPES = Path(__file__).parent / "recipes"
+BUDGETS = ("per_task", "per_class", "total")  # of the memory; one of them counts
 NAMED = ("stream", "backbone", "experts", "router")  # sections that may be given by their name alone
 
 
@@ -51,6 +54,10 @@ class BackboneConfig(Section):
 class MemoryConfig(Section):
     per_task: int = Field(0, ge=0, description="random training examples stored per task; 0: none")
     per_class: int = Field(0, ge=0, description="random training examples stored per class, in place of per_task; 0: off")
+    total: int = Field(0, ge=0, description="stored examples in all, in place of per_task and per_class; 0: off")
+    policy: Literal["reservoir", "balanced"] = Field(
+        "reservoir", description="how `total` is shared: all examples seen equally likely to stay, or equally many of each class"
+    )
 
 
 class TrainConfig(Section):
@@ -109,6 +116,9 @@ class RunConfig(Section):
         "class",
         description="task: identity given at test, prediction among the task's labels; class: no identity, union of all "
         "(task, label) pairs seen; domain: no identity, all tasks share one label list",
+    )
+    scenarios: list[Literal["task", "domain", "class"]] = Field(
+        ["task", "domain", "class"], description="scenarios in which the recipe makes sense; any other is refused"
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="every use of chance draws from its own generator keyed by this seed")
     stream: StreamConfig = StreamConfig()
@@ -207,6 +217,49 @@ def parse_override(text: str) -> dict[str, Any]:
     return parsed
 
 
+def written(value: Any) -> str:
+    """A value as YAML on one line, as `-o` reads it."""
+    if isinstance(value, float):
+        return f"{value:g}" if math.isclose(float(f"{value:g}"), value, rel_tol=1e-12) else repr(value)
+    if isinstance(value, str) and value and yaml.safe_load(value) == value:
+        return value
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...").strip()
+
+
+def command_line(content: dict[str, Any]) -> str:
+    """The shortest `lab run` that computes what the resolved configuration `content` says.
+
+    Raises LabError for a configuration that options over the recipes of this version cannot express.
+    """
+    for recipe in dict.fromkeys([content["recipe"] if content["recipe"] in recipe_names() else "custom", "custom"]):
+        changes = [f"{path}={written(value)}" for path, value in _differences(configure(recipe).to_dict(), content)]
+        for change in list(changes):  # naming a plug-in brings its defaults, so some say nothing
+            rest = [other for other in changes if other != change]
+            changes = rest if _gives(recipe, rest, content) else changes
+        if _gives(recipe, changes, content):
+            return shlex.join(["lab", "run", recipe, *(word for change in changes for word in ("-o", change))])
+    raise LabError("this configuration cannot be written as options over a recipe of this version")
+
+
+def _differences(base: Any, wanted: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Options of `wanted` that are not those of `base`, by dotted path; another plug-in comes with all of its options."""
+    base = base if isinstance(base, dict) and base.get("name") == wanted.get("name") else {}
+    for name, value in wanted.items():
+        if isinstance(value, dict) and value:
+            yield from _differences(base.get(name), value, f"{prefix}{name}.")
+        elif prefix + name != "about" and base.get(name, ...) != value:
+            yield prefix + name, value
+
+
+def _gives(recipe: str, changes: Sequence[str], content: dict[str, Any]) -> bool:
+    """Whether these options over a recipe are this configuration; what it is about does not count."""
+    try:
+        return configure(recipe, changes).to_dict() | {"about": ""} == content | {"about": ""}
+    except LabError:
+        return False
+
+
 def configure(recipe: str = "custom", overrides: Sequence[str] = (), **settings: Any) -> RunConfig:
     """A validated configuration: defaults < recipe < overrides (`key=value`) < settings.
 
@@ -235,24 +288,36 @@ def validated(content: dict[str, Any]) -> RunConfig:
 
 def _consistent(config: RunConfig) -> RunConfig:
     """Refuse combinations that cannot work, before anything is loaded."""
-    if config.memory.per_task and config.memory.per_class:
-        raise LabError("memory.per_task and memory.per_class exclude each other: set one of them to 0")
-    stored = config.memory.per_task or config.memory.per_class
-    if config.memory_training.steps and not stored:
-        raise LabError("memory_training.steps needs stored examples: set memory.per_task or memory.per_class above 0")
+    if config.scenario not in config.scenarios:
+        allowed = " or ".join(config.scenarios) or "none"
+        raise LabError(f"recipe {config.recipe} makes no sense in scenario {config.scenario}: use scenario {allowed}")
+    budgets = [name for name in BUDGETS if getattr(config.memory, name)]
+    if len(budgets) > 1:
+        named = " and ".join(f"memory.{name}" for name in budgets)
+        raise LabError(f"{named} exclude each other: set all but one of them to 0")
+    if config.memory.policy != "reservoir" and not config.memory.total:
+        raise LabError("memory.policy says how memory.total is shared: set memory.total above 0 and the other budgets to 0")
+    need = "needs stored examples: set memory.per_task, memory.per_class or memory.total above 0"
+    if config.memory_training.steps and not budgets:
+        raise LabError(f"memory_training.steps {need}")
     isolated = config.experts.allocation == "per_task" and config.experts.isolated
     if isolated and config.train.classes == "seen":
         raise LabError(
             "train.classes = seen trains classifier rows of earlier tasks, isolated experts must not: "
             "use train.classes=task or experts.isolated=false"
         )
-    if "replay" in config.methods and not stored:
-        raise LabError("methods.replay needs stored examples: set memory.per_task or memory.per_class above 0")
-    if "replay" in config.methods and isolated:
-        raise LabError(
-            "methods.replay trains on examples of earlier tasks, isolated experts must not: "
-            "use experts.isolated=false or experts.allocation=shared"
-        )
+    for name in config.methods:
+        if registry.methods.get(name).uses_memory and not budgets:
+            raise LabError(f"methods.{name} {need}")
+        if isolated:
+            raise LabError(
+                f"methods.{name} brings earlier tasks into training, isolated experts must not know of them: "
+                "use experts.isolated=false or experts.allocation=shared"
+            )
     if config.router.name == "oracle" and config.experts.allocation != "per_task":
         raise LabError("router oracle picks the expert of the true task: use experts.allocation=per_task")
+    methods = (registry.methods, config.methods.values())
+    for kind, chosen in ((registry.experts, [config.experts]), (registry.routers, [config.router]), methods):
+        for options in chosen:
+            kind.get(options.name).check(config)
     return config

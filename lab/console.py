@@ -1,12 +1,15 @@
-"""Progress of a session in the terminal, on stderr."""
+"""Progress of a session, or of the cells of a grid, in the terminal, on stderr."""
 
 from collections.abc import Iterator
+from itertools import chain
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -40,3 +43,25 @@ def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[eve
                 line = f"after {event.name}: average {sum(row) / len(row):.3f}   {scores}"
                 bars.console.print(line, highlight=False, markup=False)
             yield event
+
+
+def follow_cells(steps: Iterator[Any]) -> None:
+    """Draw the work on a grid (lab.grid.Progress): one bar over all cells with its ETA, one for each cell that runs now."""
+    with Console(stderr=True).status("checking all cells"):
+        first = next(steps, None)
+    if first is None:
+        return  # nothing to do is nothing to draw
+    shares = [TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn()]
+    times = [TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()]
+    with Progress(*shares, *times, console=Console(stderr=True), speed_estimate_period=600) as bars:
+        whole, running = bars.add_task("cells"), dict[str, TaskID]()
+        for step in chain([first], steps):
+            done = step.done + sum(step.active.values())
+            bars.update(whole, total=step.total, completed=done, description=f"cells {step.done}/{step.total}")
+            for id in [id for id in running if id not in step.active]:
+                bars.remove_task(running.pop(id))
+            for id, share in step.active.items():
+                running[id] = running[id] if id in running else bars.add_task(id, total=1.0)
+                bars.update(running[id], completed=share)
+            for line in step.ended:
+                bars.console.print(line, highlight=False, markup=False)

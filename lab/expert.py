@@ -24,14 +24,19 @@ class ExpertOptions(Options):
     targets: list[str] | None = Field(
         None, description="names (or endings of names) of the layers to adapt; null: by kind of model"
     )
+    skip: float = Field(0.0, ge=0, lt=1, description="share of the backbone's blocks, from the lowest on, that get no experts")
 
 
 class LayerInfo(NamedTuple):
-    """One adapted layer: its place in the backbone and the widths of its input and output."""
+    """One adapted layer: its place in the backbone, the widths of its input and output, the shapes of its own parameters.
+
+    What is no linear layer (an embedding, a norm) has the width of its output as both.
+    """
 
     name: str
     inputs: int
     outputs: int
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 class Expert(Plugin):
@@ -45,17 +50,21 @@ class Expert(Plugin):
 
     @abstractmethod
     def targets(self, model_type: str) -> Sequence[str] | None:
-        """Endings of the names of the layers to adapt in this type of model; None if it is not known."""
+        """Endings of the names of the layers to adapt in this type of model; "*" for all, None if it is not known."""
+
+    def adapts(self, module: nn.Module) -> bool:
+        """Whether this kind can adapt such a module; by default linear layers."""
+        return is_linear(module)
 
     @abstractmethod
     def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
         """Parameters of a fresh expert in one layer; a fresh expert changes nothing."""
 
     @abstractmethod
-    def output(self, x: Tensor, y: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
-        """Output of the adapted layer.
+    def output(self, base: nn.Module, x: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
+        """Output of the adapted layer, in the base layer's dtype.
 
-        x (B, T, I) its input, y (B, T, O) the base layer's output, stack: parameters with a leading expert axis (E, ...),
+        base the frozen layer, x (B, T, I) its input, or ids (B, T), stack: parameters with a leading expert axis (E, ...),
         w (B|1, T|1, H, E), how "mix" or "merge" -> (B, T, O).
         """
 
@@ -72,6 +81,13 @@ class Expert(Plugin):
     def peft_config(self, names: Sequence[str], base: str) -> dict:
         """Content of adapter_config.json, for kinds with `peft_format`."""
         raise LabError(f"experts of kind '{self.options.name}' have no peft format")
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether it is a linear layer, transformers' Conv1D (GPT-2) among them."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D)
 
 
 def uniform(shape: Sequence[int], bound: float, generator: torch.Generator) -> Tensor:

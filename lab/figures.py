@@ -16,9 +16,10 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.subplots import make_subplots
 
-from lab import views
+from lab import tables, views
 from lab.answer import Answer
 from lab.runs import Run
+from lab.statistics import interval
 
 SCALE = "Cividis"  # scores and shares, 0 to 1
 DIVERGING = "PuOr"  # differences, centred on 0; neither red nor green
@@ -47,6 +48,7 @@ METHOD_STYLE = {
 OTHER_COLOURS = ["#7A5FD0", "#B2566B", "#4E8F2F", "#3A98A8", "#A8662A", "#8C7BA1"]
 DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"]
 MARKERS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star", "pentagon", "hexagon"]
+TERM_COLOURS = ["#2B7FC4", "#D55E00", "#009E73", "#C98A00"]  # router, experts, classifier, new classes
 TASK_COLOURS = ["#2B7FC4", "#D55E00", "#009E73", "#C06498", "#C98A00", "#7A5FD0", "#3A98A8", "#8A8A8A", "#B2566B", "#4E8F2F"]
 
 ANSWER_COLOURS = ["#2B7FC4", "#C98A00"]  # an answer, and the one beside it
@@ -219,9 +221,12 @@ def clickable(figure: go.Figure) -> go.Figure:
 
 
 def accuracy_matrix(
-    run: Run, after: int | None = None, title: str = "", partial: bool = False, zero_shot: bool = True
+    run: views.Runs, after: int | None = None, title: str = "", partial: bool = False, zero_shot: bool = True
 ) -> go.Figure:
-    """R as a heatmap: time runs down, one column per task, scores before any training on top; rows later than `after` blank."""
+    """R as a heatmap: time runs down, one column per task, scores before any training on top; rows later than `after` blank.
+
+    Of several runs of the same tasks: their mean; so too for the other figures of R.
+    """
     table = views.accuracy_matrix(run, after, partial)
     values, tasks = table.to_numpy(), list(table.columns)
     rows = numbered(tasks)
@@ -253,11 +258,12 @@ def _matrix_hover(values: np.ndarray, tasks: Sequence[str]) -> np.ndarray:
     return hover
 
 
-def matrix_difference(first: Run, second: Run, title: str = "") -> go.Figure:
-    """R of the first run minus R of the second, centred on 0."""
+def matrix_difference(first: views.Runs, second: views.Runs, title: str = "", reach: float | None = None) -> go.Figure:
+    """R of the first run minus R of the second, on a range from -reach to reach; by default that of the largest difference."""
     table = views.matrix_difference(first, second)
     values, tasks = table.to_numpy(), list(table.columns)
-    reach = max(0.05, float(np.nanmax(np.abs(values), initial=0.0))) if np.isfinite(values).any() else 0.05
+    if reach is None:
+        reach = max(0.05, float(np.nanmax(np.abs(values), initial=0.0))) if np.isfinite(values).any() else 0.05
     hover = _matrix_hover(values, tasks)
     hover = np.vectorize(lambda text: text.replace("score ", "difference "), otypes=[object])(hover)
     drawn = figure(title, cell_height(len(tasks)))
@@ -282,6 +288,28 @@ def routing_drift(run: Run, after: int | None = None, title: str = "") -> go.Fig
     drawn = figure(title, cell_height(len(table)))
     cells(drawn, table.to_numpy(), hover, "{:+.2f}", colorscale=DIVERGING, zmin=-1, zmax=1, zmid=0)
     return grid(drawn, numbered(table.index), heads(table.columns, table.index), "examples of task", "expert")
+
+
+def routing_confusion(run: Run, after: int | None = None, title: str = "") -> go.Figure:
+    """How often each expert was the first choice on each task."""
+    table = tables.routing_confusion(run, after)
+    drawn = figure(title, cell_height(len(table)))
+    cells(drawn, table.to_numpy(), _pair_hover(table, "is the first choice in {:.1%} of the decisions on"))
+    return grid(drawn, numbered(table.index), heads(table.columns, table.index), "examples of task", "first choice")
+
+
+def interference(run: views.Runs, title: str = "") -> go.Figure:
+    """What learning each task cost the earlier ones, on the fixed range -1 to 1."""
+    table = tables.interference_matrix(run)
+    values, tasks = table.to_numpy()[1:, :-1], list(table.columns)  # the first task costs nobody, the last one lost nothing yet
+    hover = np.empty(values.shape, dtype=object)
+    for i, j in np.ndindex(values.shape):
+        missing = "not learned yet" if j > i else "not measured yet"
+        cost = missing if np.isnan(values[i, j]) else f"cost {values[i, j]:+.3f}"
+        hover[i, j] = f"learning <b>{literal(tasks[i + 1])}</b><br>{cost}<br>on task <b>{literal(tasks[j])}</b>"
+    drawn = figure(title, cell_height(len(values)))
+    cells(drawn, values, hover, "{:+.2f}", colorscale=DIVERGING, zmin=-1, zmax=1, zmid=0)
+    return grid(drawn, numbered(tasks)[1:], heads(tasks, tasks)[:-1], "learning task", "lost by task")
 
 
 def _pair_hover(table: pd.DataFrame, form: str) -> np.ndarray:
@@ -452,31 +480,60 @@ def answer_probabilities(answers: dict[str, Answer], most: int = 6, title: str =
     return drawn.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0}, barmode="group")
 
 
+def subspace_overlap(table: pd.DataFrame, title: str = "") -> go.Figure:
+    """Overlap of the subspaces of LoRA experts, the table of `lab.library.similarity`."""
+    values = table.to_numpy()
+    hover = np.empty(values.shape, dtype=object)
+    for i, j in np.ndindex(values.shape):
+        names = f"<b>{literal(table.index[i])}</b><br><b>{literal(table.columns[j])}</b>"
+        hover[i, j] = f"{names}<br>{'not comparable' if np.isnan(values[i, j]) else f'overlap {values[i, j]:.3f}'}"
+    drawn = figure(title, cell_height(len(table)))
+    cells(drawn, values, hover)
+    names = [key.partition("/")[2] for key in table.index]
+    return grid(drawn, numbered(names), heads(names, names), "expert", "with expert")
+
+
 # -- lines -----------------------------------------------------------------------------------------------------------------
 
 
-def forgetting_curves(run: Run, after: int | None = None, title: str = "") -> go.Figure:
-    """Score of every task from the moment it was learned; dotted lines mark where the next task begins."""
+def forgetting_curves(run: views.Runs, after: int | None = None, title: str = "") -> go.Figure:
+    """Score of every task from the moment it was learned; dotted lines mark where the next task begins.
+
+    Of several runs: their mean, with its t-interval as a band.
+    """
+    tasks = views.each(run)[0].tasks
     curves = views.forgetting_curves(run, after)
     drawn = figure(title, 380)
     for task, rows in curves.groupby("task"):
         colour, dash, marker = task_style(int(task))
         texts = [f"<b>{literal(row.name)}</b> after {literal(row.after_name)}" for row in rows.itertuples(index=False)]
+        band(drawn, rows["after"] + 1, rows["low"], rows["high"], colour)
         drawn.add_scatter(
             x=rows["after"] + 1,
             y=rows["score"],
-            name=short(run.tasks[task]),
+            name=short(tasks[task]),
             mode="lines+markers",
             line={"color": colour, "dash": dash},
             marker={"symbol": marker, "size": 8},
             text=texts,
             hovertemplate="%{text}<br>score %{y:.3f}<extra></extra>",
         )
-    return _over_tasks(drawn, len(run.tasks), "score on the task")
+    return _over_tasks(drawn, len(tasks), "score on the task")
+
+
+def band(drawn: go.Figure, x: Sequence[float], low: pd.Series, high: pd.Series, colour: str) -> None:
+    """Shade the interval of a line; nothing where there is none."""
+    if low.isna().any():
+        return
+    fill = f"rgba{(*plotly.colors.hex_to_rgb(colour), 0.15)}"
+    drawn.add_scatter(
+        x=[*x, *list(x)[::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=fill, line={"width": 0}, mode="lines",
+        hoverinfo="skip", showlegend=False, name="interval",
+    )  # fmt: skip
 
 
 def average_curves(runs: Sequence[Run], title: str = "") -> go.Figure:
-    """Mean score over the tasks seen, one line per recipe; several seeds: mean as a thick line, the runs as thin ones."""
+    """Mean score over the tasks seen, one line per recipe; several seeds: mean and t-interval, the runs as thin lines."""
     drawn = figure(title, 380)
     curves = views.average_curves(runs)
     drawn_recipes: list[str] = []
@@ -508,10 +565,12 @@ def _average_curve(drawn: go.Figure, rows: pd.DataFrame, label: str, repeat: int
                 name=literal(name),
                 hoverinfo="skip",
             )
-    mean = rows.groupby("after")["score"].mean()
+    found = {after: interval(one["score"]) for after, one in rows.groupby("after")}
+    mean = pd.DataFrame.from_dict(found, orient="index").astype({"low": float, "high": float})
+    band(drawn, mean.index + 1, mean["low"], mean["high"], colour)
     drawn.add_scatter(
         x=mean.index + 1,
-        y=mean.to_numpy(),
+        y=mean["mean"],
         mode="lines+markers",
         line={"color": colour, "dash": dash, "width": 3},
         marker={"symbol": marker, "size": 9},
@@ -552,19 +611,33 @@ def loss_curve(run: Run, title: str = "") -> go.Figure:
 # -- bars ------------------------------------------------------------------------------------------------------------------
 
 
+def guesses(labels: Sequence[str], guessed: Sequence[float], measured: Sequence[float], title: str = "") -> go.Figure:
+    """Guesses from 0 to 1 beside what was measured, one pair of bars per label."""
+    drawn = figure(title, 260)
+    names = unique(labels, 24)
+    for name, values, colour, pattern in (("your guess", guessed, "#8A8A8A", "/"), ("measured", measured, "#2B7FC4", "")):
+        drawn.add_bar(
+            name=name, x=names, y=list(values), marker={"color": colour, "pattern": {"shape": pattern}},
+            text=[f"{value:.2f}" for value in values], textposition="outside", cliponaxis=False,
+            hovertemplate=f"%{{x}}<br>{name} %{{y:.3f}}<extra></extra>",
+        )  # fmt: skip
+    drawn.update_layout(barmode="group", legend={"orientation": "h", "y": 1.15, "x": 0}, margin={"t": 40})
+    return drawn.update_yaxes(range=[0, 1.08])
+
+
 def comparison(runs: Sequence[Run], measure: str = "average_accuracy", title: str = "") -> go.Figure:
-    """One measure of several groups of runs as bars in the colours of their recipes; missing values have no bar."""
+    """One measure of several groups of runs as bars with intervals, coloured by recipe; missing values have no bar."""
     found = views.summary(runs)
     found = found[found["measure"] == measure].iloc[::-1]
     drawn = figure(title, 90 + 44 * len(found))
     colours = [style(name).colour for name in found["recipe"]]
-    texts = [views.cell(row.value, row.spread, row.why, True) for row in found.itertuples()]
+    texts = [views.cell(row.value, row.high - row.value, row.why, True) for row in found.itertuples()]
     drawn.add_bar(
         x=found["value"].fillna(0.0),
         y=np.arange(len(found)),
         orientation="h",
         marker={"color": colours},
-        error_x={"type": "data", "array": found["spread"], "thickness": 1},
+        error_x={"type": "data", "array": found["high"] - found["value"], "thickness": 1},
         text=[literal(text) for text in texts],
         textposition="auto",
         hovertemplate="%{text}<extra></extra>",
@@ -572,3 +645,88 @@ def comparison(runs: Sequence[Run], measure: str = "average_accuracy", title: st
     )
     drawn.update_yaxes(tickvals=list(range(len(found))), ticktext=[literal(name) for name in found["label"]], showgrid=False)
     return drawn.update_xaxes(zeroline=True)
+
+
+def decomposition(run: Run, title: str = "") -> go.Figure:
+    """Where the loss of each old task went: one bar per task, one piece per term; what was gained lies left of zero."""
+    table = tables.decomposition(run)
+    drawn = figure(title, 130 + 34 * len(table))
+    names = [*numbered(table.index[:-1]), "mean"]
+    for colour, (term, name) in zip(TERM_COLOURS, tables.TERMS.items(), strict=True):
+        if table[term].isna().all():
+            continue  # this run has no such term
+        hover = [f"{name}: {piece:+.3f}<br>of a loss of {loss:.3f}" for piece, loss in table[[term, "loss"]].to_numpy()]
+        drawn.add_bar(
+            x=table[term],
+            y=np.arange(len(table)),
+            orientation="h",
+            name=name,
+            marker={"color": colour},
+            customdata=hover,
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    drawn.add_scatter(
+        x=table["loss"],
+        y=np.arange(len(table)),
+        mode="markers",
+        name="Loss",
+        marker={"symbol": "line-ns-open", "size": 20, "color": "#8A8A8A", "line": {"width": 3}},
+        hovertemplate="loss %{x:.3f}<extra></extra>",
+    )
+    drawn.update_xaxes(title="accuracy lost since the task was learned", zeroline=True)
+    drawn.update_yaxes(tickvals=list(range(len(table))), ticktext=names, range=[len(table) - 0.4, -0.6], showgrid=False)
+    legend = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0, "traceorder": "normal"}
+    return drawn.update_layout(barmode="relative", legend=legend)
+
+
+# -- trade-offs ------------------------------------------------------------------------------------------------------------
+
+
+def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = "average_accuracy", title: str = "") -> go.Figure:
+    """A score against a cost; dominated groups of runs are faint, those that use the task identity hollow.
+
+    The line runs along the groups that are not dominated and get no task identity. See `lab.tables.pareto`.
+    """
+    titles = {measure.path: measure.title for measure in views.MEASURES}
+    table = tables.pareto(runs, cost, score)
+    known = table[table["cost"].notna() & table["score"].notna()]
+    log = len(known) > 0 and known["cost"].min() > 0 and known["cost"].max() > 10 * known["cost"].min()
+    drawn = figure(title, 400)
+    _pareto_points(drawn, known, titles[cost])
+    drawn.update_xaxes(title=titles[cost] + (" (logarithmic)" if log else ""), type="log" if log else "linear")
+    return drawn.update_yaxes(title=titles[score])
+
+
+def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str) -> None:
+    """The line of the best groups, and all groups."""
+    front = table[(table["dominated_by"] == "") & ~table["task_id"]].sort_values("cost")
+    drawn.add_scatter(
+        x=front["cost"],
+        y=front["score"],
+        mode="lines",
+        line={"color": FAINT, "width": 2, "shape": "hv"},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    hover, symbols = [], []
+    for row in table.itertuples():
+        verdict = f"dominated by {literal(row.dominated_by)}" if row.dominated_by else "not dominated"
+        privilege = "<br>uses the task identity" if row.task_id else ""
+        hover.append(f"<b>{literal(row.label)}</b><br>score {row.score:.3f}<br>{cost} {row.cost:,.0f}<br>{verdict}{privilege}")
+        symbols.append(style(row.recipe).marker + ("-open" if row.task_id else ""))
+    marker = {
+        "color": [style(name).colour for name in table["recipe"]], "symbol": symbols, "size": 13,
+        "opacity": [0.35 if other else 1.0 for other in table["dominated_by"]], "line": {"width": 2},
+    }  # fmt: skip
+    drawn.add_scatter(
+        x=table["cost"],
+        y=table["score"],
+        mode="markers+text",
+        marker=marker,
+        text=[short(label, 28) for label in table["label"]],
+        textposition=np.where(table["score"].rank(method="first") % 2, "top center", "bottom center"),  # neighbours part
+        customdata=hover,
+        hovertemplate="%{customdata}<extra></extra>",
+        showlegend=False,
+        cliponaxis=False,
+    )

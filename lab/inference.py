@@ -4,14 +4,13 @@
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from lab import files
 from lab.answer import Answer
 from lab.backbone import HashTokenizer, resolve_device
 from lab.config import validated
@@ -96,7 +95,7 @@ class Model:
             raise LabError("this model is told the task of every text: name it")
         if task is not None and not 0 <= task <= self.after:
             raise LabError(f"task {task} was not learned at this moment: use 0 to {self.after}")
-        rows = learner.backbone.encode([Example(text, 0, pair)], task or 0, "asked")
+        rows = learner.backbone.encode([Example(text, 0, pair)], task or 0, "train")  # of other splits queries are kept by row
         batch = learner.collate(rows)
         routed = learner.decide(batch)
         used = LayerDecision(lambda layer, x: override(routed.at(layer, x)))
@@ -153,15 +152,23 @@ def load(run: Run, after: int | None = None, device: str | None = None) -> Model
         raise LabError(f"the backbone {backbone.name} is not the one that run '{run.id}' was trained with: it has changed since")
     for t in range(after + 1):
         learner.meet(t)
-    folder = run.dir / "state" / f"after_{after}"
-    for k, name in enumerate(learner.bank.names):
-        then = folder / "experts" / name  # an expert that went on learning, as it was; others never changed
-        learner.bank.load_expert(k, learner.bank.read(then if then.is_dir() else run.dir / "experts" / name))
-        learner.bank.trainable(k, False)
-    _fill(learner.router, folder / "router.safetensors", run)
-    _fill(learner.classifier, folder / "classifier.safetensors", run)
+    recall(run, learner, after)
     learner.requires_grad_(False)
     return Model(learner, after)
+
+
+def recall(run: Run, learner: Learner, after: int) -> None:
+    """Give a learner that has met the tasks 0..after the parameters of that moment, from the files of the run."""
+    state = run.dir / "state" / f"after_{after}"
+    try:
+        for k, name in enumerate(learner.bank.names):
+            changing = state / "experts" / name  # an expert that later tasks train on; others stand in the run folder once
+            learner.bank.load_expert(k, learner.bank.read(changing if changing.is_dir() else run.dir / "experts" / name))
+            learner.bank.trainable(k, False)
+        learner.classifier.load_state_dict(load_file(state / "classifier.safetensors"))
+        learner.router.load_state_dict(load_file(state / "router.safetensors") if learner.router.state_dict() else {})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise LabError(f"run '{run.id}' is damaged: {state.name} cannot be read ({str(error).splitlines()[0]})") from error
 
 
 def _here(device: str) -> str:
@@ -170,16 +177,3 @@ def _here(device: str) -> str:
         return str(resolve_device(device))
     except LabError:
         return "cpu"
-
-
-def _fill(module: Any, path: Path, run: Run) -> None:
-    """Load a module's saved state; one without any has no file."""
-    state = module.state_dict()
-    if not state:
-        return
-    try:
-        arrays, _ = files.read_arrays(path)
-        module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
-    except (files.UnreadableArrays, OSError, RuntimeError) as error:
-        where = path.relative_to(run.dir)
-        raise LabError(f"run '{run.id}' is damaged: {where} cannot be read ({str(error).splitlines()[0]})") from error

@@ -1,6 +1,7 @@
 """Jobs: runs that train in a process of their own, which outlives the page, the shell or the server that started it.
 
-Nothing is remembered here. A job is its run folder; its status is derived from the files and the process each time.
+Nothing is remembered here. A job is its run folder; its status is derived from the files and the process each time. A queue
+is the runs whose run.json says since when they wait; one process per folder, started when there is need, takes them in turn.
 """
 
 import os
@@ -8,19 +9,22 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import filelock
 import psutil
 
-from lab import files
+from lab import files, replay
 from lab.errors import LabError
-from lab.runs import Run, all_runs, root
+from lab.runs import Run, all_runs, remove, root
 
 ACTIVE = ("queued", "running")
 RESUMABLE = ("stopped", "interrupted", "failed", "lost", "queued")
 GRACE = 4.0  # seconds between asking a process to end and ending it
+POLL = 1.0  # seconds between two looks at the queue
 
 
 def start(config: dict[str, Any], runs: str | Path | None = None, together: bool = False, id: str | None = None) -> Run:
@@ -44,7 +48,7 @@ def resume(run: Run, together: bool = False) -> Run:
             raise LabError(f"run '{run.id}' is {run.status} already")
         _refuse_second(run.dir.parent, together, but=run.id)
         (run.dir / "launch.json").unlink(missing_ok=True)  # of the process before
-        run.update(status="queued", error=None, ended=None)
+        run.update(status="queued", error=None, ended=None, waiting=None)
         _launch(run)
     return run
 
@@ -62,12 +66,124 @@ def stop(run: Run, now: bool = False) -> None:
     if process is not None:
         _end(process)
     if run.info.get("status") == "queued":  # it never came to write its own end
-        run.update(status="stopped")
+        run.update(status="stopped", waiting=None)
+
+
+def delete(run: Run) -> None:
+    """Remove a run folder for good; LabError if it is active or cannot be removed."""
+    refuse_read_only()
+    status = _status(run)
+    if status == "running" or (status == "queued" and run.launch):
+        raise LabError(f"run '{run.id}' is {status}: stop it before deleting it")
+    if run.dir.is_symlink():
+        raise LabError(f"run '{run.id}' is a link to another folder: delete it where it lies")
+    (run.dir / "run.json").unlink(missing_ok=True)  # from here on it is no run, even if the rest is slow to go
+    remove(run.dir)
+    if run.dir.exists():
+        raise LabError(f"run '{run.id}' could not be removed whole: look at what is left in {run.dir}")
 
 
 def active(runs: str | Path | None = None) -> list[Run]:
     """Runs of a folder that train or wait for their process, oldest first; unreadable folders are passed over."""
     return [run for run in all_runs(runs) if _status(run) in ACTIVE and (run.launch or _status(run) == "running")]
+
+
+# -- the queue -------------------------------------------------------------------------------------------------------------
+
+
+def enqueue(what: Run | dict[str, Any], runs: str | Path | None = None) -> Run:
+    """Let a new run of this configuration, or a run that can be resumed, wait for its turn; returns the run."""
+    refuse_read_only()
+    folder = what.dir.parent if isinstance(what, Run) else root(runs)
+    with _turn(folder):
+        if isinstance(what, Run) and (what.status not in RESUMABLE or what in waiting(folder)):
+            raise LabError(f"run '{what.id}' is {what.status}: it cannot be put into the queue")
+        run = what if isinstance(what, Run) else Run.create(what, folder)
+        (run.dir / "launch.json").unlink(missing_ok=True)
+        last = max((other.info["waiting"] for other in waiting(folder)), default=0)
+        run.update(status="queued", error=None, ended=None, waiting=max(time.time(), last + 1))
+        _tend(folder)
+    return run
+
+
+def waiting(runs: str | Path | None = None) -> list[Run]:
+    """Runs of a folder that wait for their turn, the next one first."""
+    found = [run for run in all_runs(runs) if _status(run) == "queued" and run.info.get("waiting") and not run.launch]
+    return sorted(found, key=lambda run: run.info["waiting"])
+
+
+def move(run: Run, by: int) -> None:
+    """Change places with the neighbour in the queue: `by` -1 is earlier, 1 is later; at the end nothing happens."""
+    refuse_read_only()
+    with _turn(run.dir.parent):
+        queue = waiting(run.dir.parent)
+        if run not in queue:
+            raise LabError(f"run '{run.id}' does not wait in the queue")
+        place = queue.index(run)
+        if 0 <= place + by < len(queue):
+            other, own = queue[place + by], run.info["waiting"]
+            run.update(waiting=other.info["waiting"])
+            other.update(waiting=own)
+
+
+def paused(runs: str | Path | None = None) -> bool:
+    return (root(runs) / ".paused").exists()
+
+
+def pause(on: bool, runs: str | Path | None = None) -> None:
+    """Hold the queue, or let it go on; a run that trains is left alone."""
+    refuse_read_only()
+    folder = root(runs)
+    with _turn(folder):
+        (folder / ".paused").touch() if on else (folder / ".paused").unlink(missing_ok=True)
+        _tend(folder)
+
+
+def tend(runs: str | Path | None = None) -> None:
+    """See to it that a process takes the waiting runs in turn: after a restart of the machine there is none."""
+    folder = root(runs)
+    if not read_only() and waiting(folder) and not paused(folder):
+        with _turn(folder):
+            _tend(folder)
+
+
+def _tend(folder: Path) -> None:
+    """Start the queue's process if there is something to do and no such process yet; only within a turn."""
+    if paused(folder) or not waiting(folder):
+        return
+    try:
+        with _keeper(folder).acquire(timeout=0):
+            pass
+    except filelock.Timeout:
+        return
+    _detached([sys.executable, "-m", "lab.jobs", str(folder.resolve())], folder / ".queue.log")
+
+
+def _keeper(folder: Path) -> filelock.FileLock:
+    """Held by the process that takes the waiting runs of a folder."""
+    return filelock.FileLock(folder / ".queue.lock")
+
+
+def work(folder: Path) -> None:
+    """Start one waiting run after another, each when no other is active; ends when none waits or the queue is held."""
+    keeper = _keeper(folder)
+    try:
+        keeper.acquire(timeout=POLL)
+    except filelock.Timeout:
+        return
+    while True:
+        with _turn(folder):  # who adds a run looks for this process within a turn, so the decision to end is seen
+            queue = waiting(folder)
+            if not queue or paused(folder):
+                return keeper.release()
+            busy = active(folder)
+        if not busy:
+            with suppress(LabError):  # somebody else started a run, or stopped this one, in between
+                resume(queue[0])
+        time.sleep(POLL)
+
+
+# -- pieces ----------------------------------------------------------------------------------------------------------------
 
 
 def refuse_read_only() -> None:
@@ -101,26 +217,46 @@ def _refuse_second(folder: Path, together: bool, but: str = "") -> None:
         raise LabError(f"run '{busy[0].id}' is {busy[0].status} in this folder: wait for it or stop it first")
 
 
+def play(content: bytes, speed: float = 10.0, runs: str | Path | None = None) -> Run:
+    """Play a replay file as a job; others may train meanwhile, since it computes nothing."""
+    refuse_read_only()
+    with _turn(root(runs)):
+        run = replay.create(content, runs, speed)
+        _launch(run)
+    return run
+
+
 def command(run: Run) -> list[str]:
-    """What works on a run: starts a queued one, continues an interrupted one."""
+    """What works on a run: starts a queued one, continues an interrupted one, plays a replay."""
+    if run.info.get("replay"):
+        return [sys.executable, "-m", "lab.replay", str(run.dir.resolve())]
     return [sys.executable, "-m", "lab", "resume", run.id, "--runs", str(run.dir.parent.resolve())]
 
 
 def _launch(run: Run) -> None:
-    """Start the command in a session of its own, writing to log.txt, and note which process it is."""
-    package = str(Path(__file__).resolve().parents[1])
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-    with open(run.dir / "log.txt", "ab") as log:
-        child = subprocess.Popen(
-            command(run), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment
-        )
-    threading.Thread(target=child.wait, daemon=True).start()  # so that no zombie is left
+    """Start the command that works on a run, and note which process it is."""
+    pid = _detached(command(run), run.dir / "log.txt")
     try:
-        started = psutil.Process(child.pid).create_time()
+        started = psutil.Process(pid).create_time()
     except psutil.Error:  # it is gone already; its log says why
         started = 0.0
-    files.write_json(run.dir / "launch.json", {"pid": child.pid, "process_started": started})
+    files.write_json(run.dir / "launch.json", {"pid": pid, "process_started": started})
+
+
+def environment() -> dict[str, str]:
+    """Of a process that shall find this package and write at once what it has to say."""
+    paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+
+
+def _detached(words: list[str], log: Path) -> int:
+    """Start a command in a session of its own that appends to the file `log`; returns its process id."""
+    with open(log, "ab") as out:
+        child = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, env=environment()
+        )
+    threading.Thread(target=child.wait, daemon=True).start()  # so that no zombie is left
+    return child.pid
 
 
 def _process(run: Run) -> psutil.Process | None:
@@ -159,3 +295,7 @@ def _signal(process: psutil.Process, family: list[psutil.Process], number: signa
             member.send_signal(number)
         except psutil.Error:
             continue
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]))

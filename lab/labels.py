@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lab.batch import UNLABELLED
 from lab.errors import LabError
 from lab.stream import Task
 
@@ -38,8 +39,8 @@ class LabelSpace:
         return len(self.names)
 
     def target(self, label: Tensor, task: Tensor) -> Tensor:
-        """Classes (B,) from labels within their tasks and the tasks."""
-        return label + self.start.to(label.device)[task]
+        """Classes (B,) from labels within their tasks and the tasks; UNLABELLED stays what it is."""
+        return torch.where(label == UNLABELLED, label, label + self.start.to(label.device)[task])
 
     def competing(self, task: Tensor, seen: int, how: str) -> Tensor:
         """Mask (B, C) of the classes that compete: of the row's own task ("task"), or of the first `seen` tasks ("seen")."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lab import registry
 from lab.backbone import Backbone, pool
 from lab.bank import Bank
-from lab.batch import Batch, Encoded, collate
+from lab.batch import UNLABELLED, Batch, Encoded, collate
 from lab.chance import generator
 from lab.config import RunConfig
 from lab.errors import LabError
@@ -31,7 +31,7 @@ class Classifier(nn.Module):
     """
 
     def __init__(self, space: LabelSpace, width: int, device: torch.device, one_block: bool = False):
-        """`one_block`: all tasks of scenario domain train the same rows (a shared expert does)."""
+        """`one_block`: all tasks of scenario domain train the same rows (all but isolated experts do)."""
         super().__init__()
         self.space, self.width, self.device = space, width, device
         self.shared_rows = space.scenario == "domain"
@@ -75,17 +75,20 @@ class Learner(nn.Module):
         self.backbone = Backbone(config.backbone)
         kind = registry.experts.get(config.experts.name)(config.experts)
         self.bank = Bank(self.backbone.model, self.backbone.type, kind, config.composition, config.router.heads)
+        self.backbone.unchanged_below(self.bank.layers[0].name)
         router = registry.routers.get(config.router.name)
         self.router = router(config.router, self.bank.layers, self.backbone.width).to(self.device)
         self.classifier = self.new_classifier()
         self.task_names = [task.name for task in tasks]
+        self.queries: dict[tuple, Tensor] = {}  # by the keys of the batch
+        self.met = 0  # tasks met so far
 
     @property
     def device(self) -> torch.device:
         return self.backbone.device
 
     def new_classifier(self) -> Classifier:
-        return Classifier(self.space, self.backbone.width, self.device, one_block=not self.per_task)
+        return Classifier(self.space, self.backbone.width, self.device, one_block=not self.isolated)
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
@@ -102,9 +105,15 @@ class Learner(nn.Module):
     def per_task(self) -> bool:
         return self.config.experts.allocation == "per_task"
 
+    @property
+    def isolated(self) -> bool:
+        """Whether an expert is trained while all others are switched off."""
+        return self.per_task and self.config.experts.isolated
+
     def meet(self, t: int) -> None:
         """Room for task t: classifier rows and, where experts are per task, an expert; earlier experts are frozen."""
         seed, name = self.config.seed, self.task_names[t]
+        self.met = t + 1
         self.classifier.grow(seed, "classifier", name)
         if self.per_task or not len(self.bank):
             for k in range(len(self.bank)):
@@ -112,15 +121,33 @@ class Learner(nn.Module):
             self.bank.grow(name if self.per_task else "shared", seed, "expert", name if self.per_task else "shared")
             self.router.grow(len(self.bank))
 
+    def renew(self) -> None:
+        """Experts and classifier rows of the tasks met so far as they were before any training."""
+        seed, met = self.config.seed, len(self.classifier.weight)
+        self.classifier = self.new_classifier()
+        for name in self.task_names[:met]:
+            self.classifier.grow(seed, "classifier", name)
+        for k, name in enumerate(self.bank.names):
+            self.bank.renew(k, seed, "expert", name)
+
     def collate(self, rows: Sequence[Encoded]) -> Batch:
         return collate(rows, self.backbone.pad, self.device)
 
     @torch.no_grad()
     def query(self, batch: Batch) -> Tensor:
-        """Frozen backbone's sequence representations (B, D)."""
+        """Frozen backbone's sequence representations (B, D).
+
+        Batches of test and validation examples come again after every task, made of the same rows: they are computed once.
+        """
         if self.bank.slot is not None:
             raise LabError("queries come from the frozen backbone: ask for them before the bank is routed")
-        return self.backbone.embed(batch)
+        key = tuple(batch.keys)
+        if key in self.queries:
+            return self.queries[key].to(self.device)
+        found = self.backbone.embed(batch)
+        if all(split != "train" for _, split, _ in key):
+            self.queries[key] = found.cpu()
+        return found
 
     @torch.no_grad()
     def layer_queries(self, rows: Sequence[Encoded], size: int = 64) -> list[Tensor]:
@@ -164,6 +191,38 @@ class Learner(nn.Module):
         decision = self.decide(batch)
         with self.bank.routed(decision):
             return Output(self.logits(batch), decision)
+
+    @torch.no_grad()
+    def predict(self, rows: Sequence[Encoded], size: int = 64) -> Tensor:
+        """Logits (N, C) of the rows as the router sends them."""
+        return torch.cat([self(self.collate(rows[i : i + size])).logits for i in range(0, len(rows), size)])
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What learning the task met last changes, by names of its own: its expert (or the shared one), classifier blocks."""
+        t = self.met - 1
+        expert = {(f"task{t}." if self.per_task else "") + name: p for name, p in self.bank.expert(len(self.bank) - 1).items()}
+        return expert | self.parameters_of(range(self.met) if self.config.train.classes == "seen" else [t])
+
+    def cross_entropy(self, logits: Tensor, label: Tensor, task: Tensor, how: str | None = None) -> Tensor:
+        """Mean cross-entropy over the competing classes ("task" or "seen", see LabelSpace; None: train.classes).
+
+        logits (B, C), labels within their tasks (B,), tasks (B,); rows that are UNLABELLED do not count.
+        """
+        target = self.space.target(label, task)
+        return nn.functional.cross_entropy(self.competing(logits, task, how), target, ignore_index=UNLABELLED)
+
+    def own_cross_entropy(self, logits: Tensor, label: Tensor, task: Tensor) -> Tensor:
+        """Mean cross-entropy among the classes of the one task that all rows are of; arguments as for cross_entropy.
+
+        Only that task's columns are computed with. Masked ones would change nothing but the rounding, which depends on where the
+        task's columns stand among all: an isolated expert is to have the same bytes in every order of the tasks.
+        """
+        own = self.space.own[int(task[0])]
+        return nn.functional.cross_entropy(logits[:, own.start : own.stop], label, ignore_index=UNLABELLED)
+
+    def competing(self, logits: Tensor, task: Tensor, how: str | None = None) -> Tensor:
+        """Logits (B, C) with -inf where a class does not compete, see cross_entropy."""
+        return logits.masked_fill(~self.space.competing(task, self.met, how or self.config.train.classes), float("-inf"))
 
     def parameters_of(self, tasks: Iterable[int]) -> dict[str, nn.Parameter]:
         """Classifier blocks of some tasks, by name; each parameter once."""

@@ -6,6 +6,7 @@ parameters and the optimiser are all the state there is.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from lab.errors import LabError, RunFailed
 from lab.evaluate import Evaluation, evaluate
 from lab.learner import Learner, Output
 from lab.memory import Memory
+from lab.method import Method
 from lab.router import Decision
 from lab.store import Store
-from lab.stream import Task
+from lab.stream import SPLITS, Task
+from lab.work import Work
 
 EVALUATION_BATCH = 64
-PHASES = ("train", "memory", "evaluate")
 RATE = {"train": "train.lr", "memory": "memory_training.lr"}  # the learning rate of a phase
 
 
@@ -60,8 +62,13 @@ class Scores:
 
 def prepare(config: RunConfig, tasks: Sequence[Task]) -> RunConfig:
     """The configuration with everything that was chosen automatically written down."""
+    return resolved(config, [task.name for task in tasks])
+
+
+def resolved(config: RunConfig, tasks: list[str]) -> RunConfig:
+    """The same from the names of the tasks in their order."""
     name = "+".join(Path(source).name for source in config.stream.sources) or config.stream.name
-    stream = config.stream.model_copy(update={"name": name, "tasks": [task.name for task in tasks]})
+    stream = config.stream.model_copy(update={"name": name, "tasks": tasks})
     return config.model_copy(update={"stream": stream, "backbone": resolve(config.backbone)})
 
 
@@ -74,13 +81,14 @@ class Session:
         check_memory(config, tasks)
         self.learner = Learner(config, tasks)
         encode = self.learner.backbone.encode
-        self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(tasks) for s in ("train", "validation", "test")}
-        self.memory = Memory(config.memory.per_task, config.memory.per_class, config.seed)
+        self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(tasks) for s in SPLITS}
+        self.work = Work(config, [{s: len(task.split(s)) for s in SPLITS} for task in tasks])
+        self.memory = Memory(**dict(config.memory), seed=config.seed)
         build = registry.methods.get
         self.methods = [build(name)(options, self.learner, self.memory) for name, options in config.methods.items()]
         self.cursor = Cursor()
         self.scores = Scores([task.name for task in tasks], [list(task.labels) for task in tasks])
-        self.stored_queries: dict[int, list[Tensor]] = {}  # per task and adapted layer, (N, D)
+        self.stored_queries: dict[int, tuple[list[Encoded], list[Tensor]]] = {}  # per task: stored rows; per layer (N, D)
         self.partial_work = 0.0  # units done in the current phase
         self.optimizer: torch.optim.Optimizer | None = None
         self.saved_moments: dict[str, Tensor] = {}  # of a phase that is gone on with, see lab.checkpoint
@@ -107,7 +115,8 @@ class Session:
                 self.advance(t, "evaluate")
             yield from self.evaluate_row(t)
             self.advance(t + 1, "train")
-            yield events.TaskEnded(t, self.tasks[t].name, len(self.memory), self.memory.bytes, self.progress())
+            stored = self.memory.bytes + sum(method.bytes for method in self.methods)
+            yield events.TaskEnded(t, self.tasks[t].name, len(self.memory), stored, self.progress())
         yield from self.last_measures()
         yield events.RunEnded(self.cost(), self.uses())
 
@@ -116,12 +125,13 @@ class Session:
         learner, config, rows = self.learner, self.config.train, self.rows[t, "train"]
         if self.cursor.step == 0:
             learner.meet(t)
-            for method in self.methods:
-                method.begin_task(t)
-        expert = len(learner.bank) - 1
-        isolated = learner.per_task and self.config.experts.isolated
-        blocks = range(t + 1) if config.classes == "seen" else [t]
-        trained = learner.bank.expert(expert) | learner.parameters_of(blocks)
+            with self.timed():
+                for method in self.methods:
+                    method.begin_task(t, rows)
+        examples = rows
+        for method in self.methods:
+            examples = method.examples(examples)
+        expert, isolated, trained = len(learner.bank) - 1, learner.isolated, learner.trained()
         store = self.store if isolated and not self.methods else None
         saved_s = store.fetch(self, t, trained) if store and self.cursor.step == 0 else None
         if self.cursor.step == 0:
@@ -130,12 +140,12 @@ class Session:
         if saved_s is not None:
             self.cursor.reused_s += saved_s
         else:
-            steps_per_epoch = -(-len(rows) // config.batch_size)
+            steps_per_epoch = -(-len(examples) // config.batch_size)
 
             def rows_of(step: int) -> list[Encoded]:
                 epoch, place = divmod(step, steps_per_epoch)
-                batches = shuffled(rows, config.batch_size, self.chance("order", t, epoch))
-                chosen = [rows[i] for i in batches[place]]
+                batches = shuffled(examples, config.batch_size, self.chance("order", t, epoch))
+                chosen = [examples[i] for i in batches[place]]
                 for method in self.methods:
                     chosen = method.rows(chosen, self.chance(method.name, t, step))
                 return chosen
@@ -145,21 +155,25 @@ class Session:
 
             def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
                 out = Output(learner.logits(batch, t if isolated else None), decision)
-                named = {"task": self.cross_entropy(out.logits, batch, t + 1, config.classes)} | decision.losses
+                loss = learner.own_cross_entropy if isolated else learner.cross_entropy
+                named = {"task": loss(out.logits, batch.label, batch.task)} | decision.losses
                 for method in self.methods:
                     named |= method.terms(batch, out)
                 return named
 
             learner.bank.trainable(expert, True)
             steps = config.epochs * steps_per_epoch
-            yield from self.fit(t, Phase([trained], [config.lr], steps, config.epochs, rows_of, decide, terms))
+            yield from self.fit(t, Phase([trained], [config.lr], steps, config.epochs, rows_of, decide, terms, self.methods))
             if store:
                 store.keep(self, t, trained, self.cursor.phase_s)
         learner.bank.trainable(expert, False)
-        for method in self.methods:
-            method.end_task(t)
         self.memory.add(self.tasks[t], rows)
-        self.isolated |= {name: parameter.detach().clone() for name, parameter in learner.parameters_of(blocks).items()}
+        with self.timed():
+            for method in self.methods:
+                method.end_task(t, rows)
+        for name in learner.parameters_of(range(t + 1)):
+            if name in trained:
+                self.isolated[name] = trained[name].detach().clone()
 
     def train_on_memory(self, t: int) -> Iterator[events.Event]:
         """Stage B: routers, and the classifier if asked, from the stored examples; experts and backbone are frozen."""
@@ -170,10 +184,10 @@ class Session:
         if t == 0 or not config.steps or not (router or tuned):
             return  # with one task there is nothing to choose between and nothing to calibrate
         if self.cursor.step == 0:
-            if router:
-                self.standardise(t)
+            queries, owners = self.stored(t) if router else ([], torch.zeros(0))
+            learner.router.standardise(queries)
             if t == 1 or not config.warm_start:
-                learner.router.reset(self.chance("router", t))
+                learner.router.reset(self.chance("router", t), queries, owners)
                 with torch.no_grad():
                     for name, parameter in classifier.items():
                         parameter.copy_(self.isolated[name])
@@ -188,17 +202,28 @@ class Session:
             return learner.decide(batch, noise=self.chance("gate noise", t, step))
 
         def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
-            return {"memory": self.cross_entropy(learner.logits(batch), batch, t + 1, how)} | decision.losses
+            return {"memory": learner.cross_entropy(learner.logits(batch), batch.label, batch.task, how)} | decision.losses
 
         yield from self.fit(t, Phase([router, tuned], [config.lr, config.classifier_lr], config.steps, 1, rows_of, decide, terms))
 
-    def standardise(self, t: int) -> None:
-        """Show the router what it will be fed with; what the frozen backbone makes of a stored example is computed once."""
+    def stored(self, t: int) -> tuple[list[Tensor], Tensor]:
+        """Of the stored examples of tasks 0..t: what a router is fed with, per layer (N, D), and the expert of their task (N,).
+
+        What the frozen backbone makes of an example is computed once.
+        """
+        known, self.stored_queries = self.stored_queries, {}
         for task in range(t + 1):
-            if task not in self.stored_queries:
-                rows = [row for row in self.memory.rows if row.task == task]
-                self.stored_queries[task] = self.learner.layer_queries(rows)
-        self.learner.router.standardise([torch.cat(layer) for layer in zip(*self.stored_queries.values(), strict=True)])
+            rows = [row for row in self.memory.rows if row.task == task]
+            if task in known and known[task][0] == rows:
+                self.stored_queries[task] = known[task]
+            elif rows:  # a reservoir may have dropped all of a task's
+                self.stored_queries[task] = rows, self.learner.layer_queries(rows)
+        queries = [found for _, found in self.stored_queries.values()]
+        owners = [
+            torch.full((len(rows),), task * self.learner.per_task, device=self.learner.device)
+            for task, (rows, _) in self.stored_queries.items()
+        ]
+        return [torch.cat(layer) for layer in zip(*queries, strict=True)], torch.cat(owners)
 
     def fit(self, t: int, phase: "Phase") -> Iterator[events.Step]:
         """Optimiser steps of a phase, from the cursor on."""
@@ -216,7 +241,7 @@ class Session:
                 terms = phase.terms(batch, decision)
                 self.optimizer.zero_grad(set_to_none=True)
                 sum(terms.values()).backward()
-            for method in self.methods:
+            for method in phase.methods:
                 method.adjust_gradients()
             if self.config.train.clip:
                 nn.utils.clip_grad_norm_(parameters, self.config.train.clip)
@@ -235,6 +260,13 @@ class Session:
         if not all(parameter.isfinite().all() for parameter in parameters):
             name, rate = self.tasks[t].name, RATE[self.cursor.phase]
             raise RunFailed(f"training on task '{name}' left parameters that are not finite: lower {rate}")
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """What happens inside the block counts as training time of the phase."""
+        began = time.perf_counter()
+        yield
+        self.cursor.phase_s += time.perf_counter() - began
 
     def fingerprint(self) -> dict[str, Any]:
         """What the results rest on: backbone weights and data. A run is gone on with only where they are the same."""
@@ -266,11 +298,6 @@ class Session:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         state = self.optimizer.state
         return {f"optimizer/{i}/{name}": tensor for i, p in enumerate(parameters) for name, tensor in state[p].items()}
-
-    def cross_entropy(self, logits: Tensor, batch: Batch, seen: int, how: str) -> Tensor:
-        """Mean cross-entropy over the competing classes; logits (B, C)."""
-        logits = logits.masked_fill(~self.learner.space.competing(batch.task, seen, how), float("-inf"))
-        return nn.functional.cross_entropy(logits, self.learner.space.target(batch.label, batch.task))
 
     # -- evaluation ------------------------------------------------------------------------------------------------
 
@@ -331,46 +358,48 @@ class Session:
         self.partial_work = 0.0
 
     def units(self, task: int, phase: str) -> float:
-        """Work of a phase in forward passes of one example; a training example counts three."""
-        config = self.config
-        if phase == "train":
-            return 3.0 * config.train.epochs * len(self.rows[task, "train"])
-        if phase == "memory":
-            return 3.0 * config.memory_training.steps * config.memory_training.batch_size
-        return float(sum(len(self.rows[j, "test"]) for j in range(task + 1 if task >= 0 else len(self.tasks))))
+        """Work of a phase in forward passes of one example, see lab.work."""
+        return self.work.units(task, phase)
 
     def progress(self) -> float:
         """Share of the whole run's work that is done."""
-        tasks = range(len(self.tasks))
-        last = sum(len(self.rows[j, "validation"]) + self.learner.per_task * len(self.rows[j, "test"]) for j in tasks)
-        total = self.units(-1, "evaluate") + sum(self.units(t, phase) for t in tasks for phase in PHASES) + last
-        return min((self.cursor.work + self.partial_work) / total, 1.0)
+        return min((self.cursor.work + self.partial_work) / self.work.total, 1.0)
 
     def uses(self) -> dict[str, Any]:
         """What the run was given beyond its training examples."""
         task_id = self.config.scenario == "task" or self.learner.router.uses_task_id
-        stored = len(self.memory) if self.config.methods or self.config.memory_training.steps else 0
+        used = self.config.memory_training.steps or any(method.uses_memory for method in self.methods)
+        stored = len(self.memory) if used else 0
         return {"task_id": task_id, "stored_examples": stored, "generated_examples": 0}
 
     def cost(self) -> dict[str, Any]:
-        """Parameters, bytes, seconds. Times include what was saved by reuse; `reused_s` says how much of train_s that is."""
+        """Parameters, bytes, seconds; what is kept from one task to the next, adapters, memory and statistics apart.
+
+        Adapters: experts, classifier and router. Statistics: what routers and methods keep beside them. Memory: stored texts.
+        Times include what was saved by reuse; `reused_s` says how much of train_s that is.
+        """
         learner = self.learner
-        kept = [p for k in range(len(learner.bank)) for p in learner.bank.expert(k).values()]
-        kept += [*learner.classifier.parameters(), *learner.router.parameters()]
-        count = sum(p.numel() for p in kept)
+        adapters = [p for k in range(len(learner.bank)) for p in learner.bank.expert(k).values()]
+        adapters += [*learner.classifier.parameters(), *learner.router.parameters()]
+        statistics = [*learner.router.buffers(), *(tensor for method in self.methods for tensor in method.state().values())]
+        adapter_bytes, statistics_bytes = (sum(t.numel() * t.element_size() for t in kept) for kept in (adapters, statistics))
         return {
-            "trainable_parameters": count,
-            "stored_bytes": sum(p.numel() * p.element_size() for p in kept) + self.memory.bytes,
+            "trainable_parameters": sum(p.numel() for p in adapters),
+            "stored_parameters": sum(t.numel() for t in [*adapters, *statistics]),
+            "stored_bytes": adapter_bytes + self.memory.bytes + statistics_bytes,
+            "adapter_bytes": adapter_bytes,
             "memory_bytes": self.memory.bytes,
+            "statistics_bytes": statistics_bytes,
             "train_s": round(self.cursor.train_s + self.cursor.reused_s, 3),
             "reused_s": round(self.cursor.reused_s, 3),
             "eval_s": round(self.cursor.eval_s, 3),
             "peak_memory_bytes": peak_memory(learner.device),
         }
 
+
 @dataclass(frozen=True)
 class Phase:
-    """What the optimiser does in one phase: groups of named parameters with their rates, and three functions of the step."""
+    """What the optimiser does in one phase: groups of named parameters with their rates, three functions of the step, methods."""
 
     groups: list[dict[str, nn.Parameter]]
     rates: list[float]
@@ -379,6 +408,7 @@ class Phase:
     rows: Callable[[int], list[Encoded]]
     decide: Callable[[Batch, int], Decision | None]
     terms: Callable[[Batch, Decision | None], dict[str, Tensor]]
+    methods: Sequence[Method] = ()  # that may adjust the gradients
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
@@ -388,7 +418,10 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
 
 def check_memory(config: RunConfig, tasks: Sequence[Task]) -> None:
-    """A memory that cannot hold one example of each class of a task is refused."""
+    """A memory that cannot hold one example of each class of a task, or all tasks where they share it, is refused."""
+    total, classes = config.memory.total, sum(len(task.labels) for task in tasks)
+    if 0 < total < classes:
+        raise LabError(f"memory.total = {total} is smaller than the {classes} classes of the stream: store at least {classes}")
     for task in tasks:
         if 0 < config.memory.per_task < len(task.labels):
             raise LabError(

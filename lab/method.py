@@ -1,5 +1,7 @@
 """Methods: what acts on training beyond routing. Five moments, each optional, in the order in which the loop meets them."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -10,16 +12,25 @@ from lab.registry import Options, Plugin
 
 
 class Method(Plugin):
-    """A remedy against forgetting. Methods return rows, named loss terms and gradient fixes, so any list of them composes."""
+    """A remedy against forgetting. Methods return rows, named loss terms and gradient fixes, so any list of them composes.
+
+    What a method trains against is `learner.trained()`, the loss of the task is `learner.cross_entropy`.
+    """
+
+    uses_memory: ClassVar[bool] = False  # needs stored examples
 
     def __init__(self, options: Options, learner: Learner, memory: Memory):
         self.options, self.learner, self.memory = options, learner, memory
 
-    def begin_task(self, t: int) -> None:
-        """Task t is about to be learned: snapshot, initialise."""
+    def begin_task(self, t: int, rows: list[Encoded]) -> None:
+        """Task t is about to be learned from these training examples: snapshot, initialise."""
+
+    def examples(self, rows: list[Encoded]) -> list[Encoded]:
+        """The examples that an epoch of the task passes over; by default the task's own training examples."""
+        return rows
 
     def rows(self, rows: list[Encoded], generator: torch.Generator) -> list[Encoded]:
-        """The rows of a step; add replayed ones here."""
+        """The rows of a step; append replayed ones here, UNLABELLED where only the method's own terms are meant to see them."""
         return rows
 
     def terms(self, batch: Batch, out: Output) -> dict[str, Tensor]:
@@ -27,14 +38,19 @@ class Method(Plugin):
         return {}
 
     def adjust_gradients(self) -> None:
-        """After backward, before the step: project, mask."""
+        """After backward, before the step: project, mask. The bank is not routed here."""
 
-    def end_task(self, t: int) -> None:
-        """Task t is learned: importances, statistics."""
+    def end_task(self, t: int, rows: list[Encoded]) -> None:
+        """Task t is learned from these training examples, and the memory holds its share of them: importances, statistics."""
 
     def state(self) -> dict[str, Tensor]:
-        """Everything needed to go on after a kill, by name."""
+        """Everything needed to go on after a kill, by name; it counts as stored."""
         return {}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take `state` back."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of what the method keeps."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.state().values())

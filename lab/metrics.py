@@ -4,7 +4,8 @@ Pure numpy. T tasks; rows may be missing from the end (a run that was stopped). 
 `metrics` gives the reason. Formulas: see each function; means are over tasks, not over examples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,31 @@ def zero_shot_transfer(r: np.ndarray, zero_shot: Sequence[float]) -> float:
     """FWT of GEM = mean over j >= 2 of R[j-1][j] - b_j; needs the upper diagonal, which a growing label space lacks."""
     upper = np.diag(r, k=1)
     return float(np.mean(upper - np.asarray(zero_shot, dtype=float)[1 : len(upper) + 1]))
+
+
+def interference(r: np.ndarray) -> np.ndarray:
+    """I[i][j] = R[i-1][j] - R[i][j] for i > j: what learning task i cost task j; NaN elsewhere.
+
+    Column j sums to R[j][j] - R[T][j].
+    """
+    cost = np.full(r.shape, np.nan)
+    cost[1:] = r[:-1] - r[1:]
+    cost[np.triu_indices(*r.shape)] = np.nan  # k = 0: a task is no cost to itself
+    return cost
+
+
+def shares(score: Callable[[frozenset[str]], float], parts: Sequence[str]) -> dict[str, float]:
+    """Split score(none) - score(all) among parts that changed; `score(S)` is that with the parts S new and the others old.
+
+    The share of a part is its mean cost over all orders in which the parts can be changed one after the other (Shapley 1953):
+    no order is preferred, the shares add up, and a part whose change never matters has the share 0. 2^n scores for n parts.
+    """
+    orders = list(permutations(parts))
+    found = dict.fromkeys(parts, 0.0)
+    for order in orders:
+        for i, part in enumerate(order):
+            found[part] += (score(frozenset(order[:i])) - score(frozenset(order[: i + 1]))) / len(orders)
+    return found
 
 
 def metrics(matrix: Matrix, single_task: Sequence[float] | None = None) -> dict[str, Any]:

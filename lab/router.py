@@ -112,8 +112,8 @@ class Router(nn.Module, Plugin):
         """The bank now holds so many experts."""
         self.experts = experts
 
-    def reset(self, generator: torch.Generator) -> None:
-        """Forget what was learned; default: nothing to forget."""
+    def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
+        """Begin anew; stored examples may help: their queries, as in `standardise`, and the experts of their tasks (N,)."""
 
     def standardise(self, queries: Sequence[Tensor]) -> None:
         """Per adapted layer, the queries (N, D) of the stored examples in the frozen backbone; default: nothing is learned."""

@@ -2,7 +2,8 @@
 
     config.yaml (resolved)   run.json (status, times, error)   env.json   events.jsonl   matrix.json (scores only)
     predictions/after_<k>.parquet   routing/after_<k>.safetensors   experts/<task>/   router.safetensors
-    state/after_<k>/   checkpoint/   log.txt
+    state/after_<k>/   checkpoint/   log.txt   decomposition.json (once it was asked for)
+    notes.json (what people wrote about the run)
 """
 
 import json
@@ -30,7 +31,9 @@ from lab.metrics import metrics
 
 FORMAT = 1  # of the run folder; raised when an old reader would misread a new folder
 TERMINAL = ("finished", "stopped", "interrupted", "failed")
+NOTES = {"text": "", "tags": [], "starred": False, "archived": False}  # notes.json where nobody has written anything
 ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,79}")
+SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one where it is there
 PACKAGES = ("torch", "transformers", "peft", "datasets", "safetensors", "numpy", "pydantic", "streamlit", "plotly")
 
 
@@ -110,6 +113,12 @@ class Run:
         self.dir = Path(folder)
         self.id = self.dir.name
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self.dir == other.dir
+
+    def __hash__(self) -> int:
+        return hash(self.dir)
+
     # -- reading ---------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -119,9 +128,14 @@ class Run:
         if not ID.fullmatch(id) or not (folder / id / "run.json").is_file():
             raise unknown("run", id, [run.id for run in all_runs(folder)])
         run = cls(folder / id)
-        if run.info.get("format", 0) > FORMAT:
-            raise LabError(f"run '{id}' was written by a newer version (format {run.info['format']}, this one reads {FORMAT})")
+        run.refuse_newer()
         return run
+
+    def refuse_newer(self) -> None:
+        """LabError for a folder that this version would misread."""
+        found = self.info.get("format", 0)
+        if found > FORMAT:
+            raise LabError(f"run '{self.id}' was written by a newer version (format {found}, this one reads {FORMAT})")
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.dir / name
@@ -144,7 +158,7 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The resolved configuration as plain values."""
         try:
-            content = yaml.safe_load((self.dir / "config.yaml").read_text())
+            content = yaml.load((self.dir / "config.yaml").read_text(), SAFE)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             reason = str(error).split("\n")[0]
             raise LabError(f"run '{self.id}' is damaged: config.yaml cannot be read ({reason})") from error
@@ -176,9 +190,25 @@ class Run:
         return self._json("launch.json")
 
     @property
+    def notes(self) -> dict[str, Any]:
+        """notes.json: text, tags, starred, archived; what is missing or of another type is as nobody had written it."""
+        found = self._json("notes.json")
+        return {name: found[name] if isinstance(found.get(name), type(empty)) else empty for name, empty in NOTES.items()}
+
+    @property
     def scores(self) -> dict[str, Any]:
         """matrix.json: tasks, labels, matrix, zero_shot, oracle, validation."""
         return self._json("matrix.json")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """env.json: versions and machine that made the run."""
+        return self._json("env.json")
+
+    @property
+    def decomposition(self) -> dict[str, Any]:
+        """decomposition.json: where the losses of old tasks went, see lab.analysis; empty if it was not measured."""
+        return self._json("decomposition.json")
 
     @property
     def tasks(self) -> list[str]:
@@ -268,8 +298,7 @@ class Run:
     ) -> "Run":
         """A new folder with config.yaml, run.json and env.json; LabError if the id is taken or nothing can be written."""
         folder = root(runs)
-        named = (config["recipe"], config["stream"]["name"])
-        recipe, stream = (re.sub(r"[^a-z0-9_-]+", "-", Path(name).name.lower()).strip("-") for name in named)
+        recipe, stream = slug(config["recipe"]), slug(config["stream"]["name"])
         stem = id or f"{datetime.now():%Y%m%d-%H%M%S}-{recipe}-{stream}-s{config['seed']}"[:72]
         if not ID.fullmatch(stem):
             raise LabError(f"'{stem}' cannot be a run id: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
@@ -330,6 +359,11 @@ def _moments(folder: Path, ending: str = "") -> list[int]:
     """The k of all `after_<k>` in a folder."""
     names = (path.name.removesuffix(ending).removeprefix("after_") for path in folder.glob(f"after_*{ending}"))
     return sorted(int(name) for name in names if name.isdigit())
+
+
+def slug(name: str) -> str:
+    """A name, or the last part of a path, as it may stand in a run id."""
+    return re.sub(r"[^a-z0-9_-]+", "-", Path(name).name.lower()).strip("-")
 
 
 def unwritable(folder: Path, error: OSError) -> LabError:

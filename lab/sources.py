@@ -76,12 +76,17 @@ def load_tasks(
     Raises LabError for an unknown name and for a task that `check` refuses.
     """
     stream = open_stream(name, sources)
+    chosen = task_order(stream, tasks)
+    return [limited(check(stream.load(task)), seed, max_train, max_validation, max_test) for task in chosen]
+
+
+def task_order(stream: Stream, tasks: Sequence[str] | str | None) -> list[str]:
+    """Names of the tasks in their order: a list of names, a published order of the stream, or None for all, alphabetically."""
     if isinstance(tasks, str):
         if tasks not in stream.orders:
             raise unknown("order", tasks, stream.orders)
         tasks = stream.orders[tasks]
-    chosen = order(stream.names(), tasks)
-    return [limited(check(stream.load(task)), seed, max_train, max_validation, max_test) for task in chosen]
+    return order(stream.names(), tasks)
 
 
 def _folder(path: Path) -> FolderStream:

@@ -1,7 +1,8 @@
 """Isolated experts, trained once: kept by content address and taken by every run that would train the same thing.
 
 The address covers all that decides the bytes: backbone weights and arithmetic, the task's training examples, the kind of
-expert, the training settings, the seed, and the versions of the engine. A kept expert is bit-identical to a trained one.
+expert, the training settings, the seed, and the versions of the engine. A kept expert is bit-identical to a trained one, in
+whatever order the tasks come. Two processes that train the same one at the same time write the same content, each whole.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from lab import files
 if TYPE_CHECKING:
     from lab.loop import Session
 
-ENGINE = 2  # raised when the same settings give other bytes
+ENGINE = 3  # raised when the same settings give other bytes
 
 
 class Store:

@@ -51,6 +51,7 @@ class Stream(Plugin):
     """
 
     orders: ClassVar[dict[str, tuple[str, ...]]] = {}
+    downloads: ClassVar[bool] = False  # whether loading a task may need the network
 
     @abstractmethod
     def names(self) -> list[str]:

@@ -8,8 +8,9 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,14 @@ from lab.answer import kept
 from lab.errors import LabError
 from lab.metrics import array
 from lab.runs import Routing, Run
+from lab.statistics import difference, interval
 
 UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)  # what a damaged folder can cause
 POINTS = 2000  # of a loss curve
+APART = 40  # characters up to which options stand in a label
 TAIL = 1 << 16  # bytes of events.jsonl read for the newest events
 COLLAPSE, LOSS = 0.9, 0.2  # share of one expert on all tasks; score points a task may lose
-DEAD = 0.1  # of an equal share
+DEAD = 0.1  # times an equal share: an expert that gets less on every task is dead
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,16 @@ MEASURES = [
     Measure("uses.stored_examples", "Stored examples", "training examples of old tasks kept at the end", score=False),
     Measure("uses.generated_examples", "Generated examples", "pseudo-examples made in place of stored ones", score=False),
     Measure("cost.trainable_parameters", "Trainable parameters", "parameters trained over the whole stream", score=False),
-    Measure("cost.stored_bytes", "Stored bytes", "bytes kept from one task to the next", score=False),
-    Measure("cost.train_s", "Training seconds", "time spent in training", score=False),
+    Measure("cost.stored_parameters", "Stored parameters", "numbers kept to the end: adapters and statistics", score=False),
+    Measure("cost.stored_bytes", "Stored bytes", "bytes kept from one task to the next: the three below together", score=False),
+    Measure("cost.adapter_bytes", "Adapter bytes", "experts, classifier and router", score=False),
+    Measure("cost.memory_bytes", "Memory bytes", "texts and labels of the stored examples", score=False),
+    Measure("cost.statistics_bytes", "Statistics bytes", "what routers and methods keep beside their parameters", score=False),
+    Measure("cost.train_s", "Training seconds", "time spent in training, or saved by taking experts from the store", score=False),
+    Measure("cost.eval_s", "Evaluation seconds", "time spent in evaluation", score=False),
+    Measure("cost.peak_memory_bytes", "Peak memory bytes", "most memory held: on the GPU if it computed there", score=False),
 ]
+COMMON = Measure("common_average_accuracy", "Average on common tasks", "mean score, after the last one, on tasks of all runs")
 
 
 # -- many runs -------------------------------------------------------------------------------------------------------------
@@ -60,6 +70,7 @@ MEASURES = [
 def problem(run: Run) -> str:
     """Why a run folder cannot be read, in one line; empty if it can."""
     try:
+        run.refuse_newer()
         run.result()
     except LabError as error:
         return str(error)
@@ -68,18 +79,30 @@ def problem(run: Run) -> str:
     return ""
 
 
+def unready(run: Run) -> str:
+    """Why a readable run has no numbers to compare yet; empty if it has."""
+    if run.status in ("queued", "running"):
+        return f"run '{run.id}' is {run.status}: its numbers still change"
+    if run.info.get("replay"):
+        return f"run '{run.id}' is a replay of '{run.info['replay']['run']}', no repetition"
+    return "" if run.matrix else f"run '{run.id}' is {run.status} and has learned no task"
+
+
 def readable(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if not problem(run)]
 
 
 def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
     """One row per run, damaged ones included with the reason."""
-    columns = ["run", "status", "recipe", "stream", "backbone", "scenario", "seed", "learned", "tasks", "progress",
-               "average_accuracy", "forgetting", "created", "reason"]  # fmt: skip
-    return pd.DataFrame([_row(run) for run in runs], columns=columns)
+    return pd.DataFrame([run_row(run) for run in runs], columns=COLUMNS)
 
 
-def _row(run: Run) -> dict[str, Any]:
+COLUMNS = ["run", "status", "recipe", "stream", "backbone", "scenario", "seed", "learned", "tasks", "progress",
+           "average_accuracy", "forgetting", "created", "reason"]  # fmt: skip
+
+
+def run_row(run: Run) -> dict[str, Any]:
+    """One row of `runs_table`."""
     reason = problem(run)
     if reason:
         return {"run": run.id, "status": "damaged", "reason": reason}
@@ -117,24 +140,37 @@ def labels(runs: Sequence[Run], seeds: bool = True) -> list[str]:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed."""
+    """Runs that differ in nothing but some options, by default the seed and the order of the tasks."""
 
     label: str
     recipe: str
     runs: list[Run]
 
 
-def groups(runs: Sequence[Run]) -> list[Group]:
-    """Runs put together that differ in nothing but the seed; a run without a complete matrix stays alone."""
+def groups(runs: Sequence[Run], over: Sequence[str] = ("seed", "stream.tasks")) -> list[Group]:
+    """Runs put together that differ in nothing but the options `over`, and learned the same tasks.
+
+    A run without a complete matrix stays alone.
+    """
     members: dict[str, list[Run]] = {}
     for run in runs:
-        same = {key: value for key, value in run.config.items() if key not in ("seed", "about")}
+        same = {name: value for name, value in _flat(run.config).items() if name not in (*over, "about")}
         own = "" if complete(run) else run.id
-        members.setdefault(json.dumps([same, own], sort_keys=True, default=str), []).append(run)
+        members.setdefault(json.dumps([same, sorted(run.tasks), own], sort_keys=True), []).append(run)
     firsts = [group[0] for group in members.values()]
     names = labels(firsts, seeds=False)
+    names = [f"{name}, {_apart(firsts, names, i)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
     names = [f"{name}, {run.id}" if names.count(name) > 1 else name for name, run in zip(names, firsts, strict=True)]
     return [Group(name, g[0].config["recipe"], g) for name, g in zip(names, members.values(), strict=True)]
+
+
+def _apart(runs: Sequence[Run], names: Sequence[str], i: int) -> str:
+    """What tells run i from the others of the same name: the options in which they differ if these are short, else its id."""
+    alike = [_flat(run.config) for run, name in zip(runs, names, strict=True) if name == names[i]]
+    own = _flat(runs[i].config)
+    differing = [name for name in own if name not in ("seed", "about") and any(c.get(name) != own[name] for c in alike)]
+    text = ", ".join(f"{name} {own[name]}" for name in differing)
+    return text if 0 < len(text) <= APART else runs[i].id
 
 
 def complete(run: Run) -> bool:
@@ -143,14 +179,61 @@ def complete(run: Run) -> bool:
 
 
 def summary(runs: Sequence[Run]) -> pd.DataFrame:
-    """Long form, one row per group of runs and measure: label, recipe, n, learned, tasks, measure, value, spread, why.
+    """Long form, one row per group of runs and measure: label, recipe, n, learned, tasks, measure, value, low, high, spread, why.
 
-    `value` is the mean over the n runs of the group, `spread` their sample standard deviation (NaN below two), `why` the
-    reason of a missing value.
+    `value` is the mean over the n runs of the group, `low` and `high` the bounds of its interval (see lab.statistics), `spread`
+    their sample standard deviation, all three NaN below two runs; `why` is the reason of a missing value. Runs of different
+    tasks have the measure COMMON too.
     """
-    columns = ["label", "recipe", "n", "learned", "tasks", "measure", "value", "spread", "why"]
-    rows = [_summary_row(group, [run.result() for run in group.runs], measure) for group in groups(runs) for measure in MEASURES]
-    return pd.DataFrame(rows, columns=columns).astype({"value": float, "spread": float})
+    columns = ["label", "recipe", "n", "learned", "tasks", "measure", "value", "low", "high", "spread", "why"]
+    common, rows = common_tasks(runs), []
+    differ = any(set(run.tasks) != set(common) for run in runs)
+    for group in groups(runs):
+        results = [run.result() | {COMMON.path: common_average(run, common)} for run in group.runs]
+        rows += [_summary_row(group, results, measure) for measure in ([COMMON, *MEASURES] if differ else MEASURES)]
+    return pd.DataFrame(rows, columns=columns).astype({name: float for name in ("value", "low", "high", "spread")})
+
+
+def common_tasks(runs: Sequence[Run]) -> list[str]:
+    """Tasks of the same name and labels that all runs have learned, in the order of the first run."""
+    learned = [dict(zip(run.tasks[: len(run.matrix)], run.scores.get("labels", []), strict=False)) for run in runs]
+    return [task for task in (learned[0] if runs else {}) if all(other.get(task) == learned[0][task] for other in learned)]
+
+
+def common_average(run: Run, tasks: Sequence[str]) -> float | None:
+    """Mean score on some of its tasks after the last one that it learned; None if there is none."""
+    return float(np.mean([run.matrix[-1][run.tasks.index(task)] for task in tasks])) if tasks else None
+
+
+def differences(runs: Sequence[Run], measure: str = "average_accuracy") -> pd.DataFrame:
+    """Paired differences between groups, long form: first, second, measure, n, mean, low, high, p, claim, why.
+
+    First minus second over the seeds and orders that both have in equal circumstances; see lab.statistics.Difference. Groups
+    without such pairs have no difference but a reason.
+    """
+    rows = []
+    for one, other in combinations(groups(runs), 2):
+        whole = ([run for run in group.runs if complete(run)] for group in (one, other))
+        values = ({circumstances(run): pick(run.result(), measure) for run in runs} for runs in whole)
+        first, second = ({key: value for key, value in given.items() if value is not None} for given in values)
+        found = asdict(difference(first, second))
+        missing = [_without(group, measure) for group, values in ((one, first), (other, second)) if not values]
+        rows.append({"first": one.label, "second": other.label, "measure": measure, **found, "why": (*missing, found["why"])[0]})
+    columns = ["first", "second", "measure", "n", "mean", "low", "high", "p", "claim", "why"]
+    return pd.DataFrame(rows, columns=columns).astype({"claim": object})
+
+
+def circumstances(run: Run) -> str:
+    """What two runs must share for their scores to be a pair: seed, stream with its order and limits, scenario, backbone."""
+    config = run.config
+    return json.dumps([config["seed"], config["stream"], run.tasks, config["scenario"], config["backbone"]["name"]], default=str)
+
+
+def _without(group: Group, measure: str) -> str:
+    """Why no run of a group has a value that could be half of a pair."""
+    run = group.runs[0]
+    partial = f"{run.id} has learned {len(run.matrix)} of {len(run.tasks)} tasks"
+    return reason(run.result(), measure) if complete(run) else partial
 
 
 def _summary_row(group: Group, results: list[dict[str, Any]], measure: Measure) -> dict[str, Any]:
@@ -160,10 +243,11 @@ def _summary_row(group: Group, results: list[dict[str, Any]], measure: Measure) 
     row |= {"learned": len(first["matrix"]), "tasks": len(first["tasks"])}
     if any(value is None for value in values):
         reasons = [reason(result, measure.path) for result, value in zip(results, values, strict=True) if value is None]
-        return row | {"value": np.nan, "spread": np.nan, "why": reasons[0]}
+        none = dict.fromkeys(("value", "low", "high", "spread"), np.nan)
+        return row | none | {"why": "no task is common to all runs" if measure is COMMON else reasons[0]}
     numbers = np.array(values, dtype=float)
-    spread = numbers.std(ddof=1) if len(numbers) > 1 else np.nan
-    return row | {"value": numbers.mean(), "spread": spread, "why": ""}
+    spread, found = numbers.std(ddof=1) if len(numbers) > 1 else np.nan, interval(numbers)
+    return row | {"value": found.mean, "low": found.low, "high": found.high, "spread": spread, "why": ""}
 
 
 def pick(result: dict[str, Any], path: str) -> Any:
@@ -176,28 +260,31 @@ def pick(result: dict[str, Any], path: str) -> Any:
 
 def reason(result: dict[str, Any], path: str) -> str:
     """Why a value of a result is missing."""
-    return result["why"].get(path) or result["why"].get(path.split(".")[-1]) or "measured when the run is finished"
+    section, _, name = path.rpartition(".")
+    known = result["why"].get(path) or result["why"].get(name)
+    return known or ("not recorded by the version of this run" if result.get(section) else "measured when the run is finished")
 
 
 def summary_table(runs: Sequence[Run]) -> pd.DataFrame:
     """`summary` as people read it: one row per measure, one column per group, each cell a value or a dash with the reason."""
     found = summary(runs)
-    score = {measure.path: measure.score for measure in MEASURES}
-    found["cell"] = [cell(row.value, row.spread, row.why, score[row.measure], row.measure) for row in found.itertuples()]
+    known = {measure.path: measure for measure in (COMMON, *MEASURES)}
+    found["cell"] = [cell(r.value, r.high - r.value, r.why, known[r.measure].score, r.measure) for r in found.itertuples()]
     table = found.pivot(index="measure", columns="label", values="cell")
-    table = table.loc[[m.path for m in MEASURES], list(dict.fromkeys(found["label"]))] if len(found) else table
-    table.index = pd.Index([measure.title for measure in MEASURES][: len(table)], name="measure")
+    shown = list(dict.fromkeys(found["measure"]))
+    table = table.loc[shown, list(dict.fromkeys(found["label"]))]
+    table.index = pd.Index([known[path].title for path in shown], name="measure")
     return table
 
 
-def cell(value: float, spread: float, why: str, score: bool, name: str = "") -> str:
-    """A number as text, or a dash with the reason."""
+def cell(value: float, half: float, why: str, score: bool, name: str = "") -> str:
+    """A number as text, with half the width of its interval if there is one, or a dash with the reason."""
     if math.isnan(value):
         return f"– ({why})"
     if name == "uses.task_id":
         return "yes" if value else "no"
     form = "{:.3f}" if score else "{:,.0f}" if value >= 100 or value == int(value) else "{:.1f}"
-    return form.format(value) + (f" ± {form.format(spread)}" if not math.isnan(spread) else "")
+    return form.format(value) + (f" ± {form.format(half)}" if not math.isnan(half) else "")
 
 
 def config_difference(runs: Sequence[Run]) -> pd.DataFrame:
@@ -224,11 +311,28 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 # -- scores ----------------------------------------------------------------------------------------------------------------
 
 
-def accuracy_matrix(run: Run, after: int | None = None, partial: bool = False) -> pd.DataFrame:
-    """R as a table (T, T): rows "learned so far", columns tasks; rows later than `after` are NaN.
+Runs = Run | Sequence[Run]  # one run, or several that learned the same tasks in the same order: then means over them
+
+
+def each(runs: Runs) -> list[Run]:
+    """The runs as a list; LabError if they learned different tasks or orders, so that there is no mean over them."""
+    found = [runs] if isinstance(runs, Run) else list(runs)
+    for run in found[1:]:
+        if run.tasks != found[0].tasks:
+            raise LabError(f"{found[0].id} and {run.id} learned different tasks or another order: they cannot be put together")
+    return found
+
+
+def accuracy_matrix(run: Runs, after: int | None = None, partial: bool = False) -> pd.DataFrame:
+    """R as a table (T, T): rows "learned so far", columns tasks; rows later than `after` are NaN. Of several runs: their mean.
 
     With `partial` the row that is being measured is filled as far as it is known.
     """
+    found = [_accuracy_matrix(one, after, partial) for one in each(run)]
+    return sum(found[1:], found[0]) / len(found)
+
+
+def _accuracy_matrix(run: Run, after: int | None, partial: bool) -> pd.DataFrame:
     tasks, scores = run.tasks, run.scores
     rows = [list(row) for row in scores.get("matrix", [])]
     if partial and len(rows) < len(tasks) and scores.get("partial"):
@@ -239,30 +343,36 @@ def accuracy_matrix(run: Run, after: int | None = None, partial: bool = False) -
     return pd.DataFrame(values, index=pd.Index(tasks, name="after"), columns=pd.Index(tasks, name="task"))
 
 
-def zero_shot(run: Run) -> list[float] | None:
-    """Scores before any training, one per task, or None."""
-    found = run.scores.get("zero_shot")
-    return None if found is None else [np.nan if score is None else float(score) for score in found]
+def zero_shot(run: Runs) -> list[float] | None:
+    """Scores before any training, one per task, or None; of several runs: their mean."""
+    found = [one.scores.get("zero_shot") for one in each(run)]
+    return None if None in found else [float(score) for score in np.array(found, dtype=float).mean(0)]
 
 
-def matrix_difference(first: Run, second: Run) -> pd.DataFrame:
+def matrix_difference(first: Runs, second: Runs) -> pd.DataFrame:
     """R of the first run minus R of the second; LabError if they learned different tasks or orders."""
-    if first.tasks != second.tasks:
-        raise LabError(f"{first.id} and {second.id} learned different tasks or another order: there is no difference to show")
+    one, other = each(first)[0], each(second)[0]
+    if one.tasks != other.tasks:
+        raise LabError(f"{one.id} and {other.id} learned different tasks or another order: there is no difference to show")
     return accuracy_matrix(first) - accuracy_matrix(second)
 
 
-def forgetting_curves(run: Run, after: int | None = None) -> pd.DataFrame:
-    """Score of each task after each task from its own on, long form: after, after_name, task, name, score."""
-    table = accuracy_matrix(run, after).to_numpy()
-    tasks = run.tasks
-    rows = [
-        {"after": i, "after_name": tasks[i], "task": j, "name": tasks[j], "score": table[i, j]}
-        for j in range(len(tasks))
-        for i in range(j, len(tasks))
-        if not np.isnan(table[i, j])
-    ]
-    return pd.DataFrame(rows, columns=["after", "after_name", "task", "name", "score"])
+def forgetting_curves(run: Runs, after: int | None = None) -> pd.DataFrame:
+    """Score of each task after each task from its own on, long form: after, after_name, task, name, score, low, high.
+
+    Of several runs `score` is the mean and `low` to `high` its t-interval, which is NaN for one run.
+    """
+    runs = each(run)
+    scores = np.array([accuracy_matrix(one, after) for one in runs])  # (runs, T, T)
+    tasks = runs[0].tasks
+    rows = []
+    for j, i in zip(*np.triu_indices(len(tasks)), strict=True):  # j before i
+        if not np.isnan(scores[:, i, j]).any():
+            found = interval(scores[:, i, j])
+            place = {"after": i, "after_name": tasks[i], "task": j, "name": tasks[j]}
+            rows.append(place | {"score": found.mean, "low": found.low, "high": found.high})
+    columns = ["after", "after_name", "task", "name", "score", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).astype({"low": float, "high": float})
 
 
 def average_curve(run: Run, after: int | None = None) -> np.ndarray:
@@ -389,6 +499,19 @@ STAGES = {
 PHASES = {"train": "training", "memory": "training on the memory"}
 
 
+def task_states(run: Run) -> pd.DataFrame:
+    """Every task of the stream with its state, "learned", "now" or "ahead", and its newest score: name, state, score."""
+    names = task_names(run, run.events("RunStarted"))
+    scores = accuracy_matrix(run, partial=True) if run.tasks else pd.DataFrame(columns=names, dtype=float)
+    learned = len(run.matrix)
+    rows = []
+    for number, name in enumerate(names):
+        known = scores.iloc[:, number].dropna()
+        state = "learned" if number < learned else "now" if number == learned and run.status == "running" else "ahead"
+        rows.append({"name": name, "state": state, "score": known.iloc[-1] if len(known) else math.nan})
+    return pd.DataFrame(rows, columns=["name", "state", "score"])
+
+
 def progress(run: Run, now: Callable[[], float] = time.time) -> Progress:
     """Where the run stands, from its last events."""
     events = list(run.events())
@@ -441,14 +564,14 @@ def clock(seconds: float) -> str:
 class Alert:
     """A sentence about a run that somebody should read."""
 
-    kind: str  # "loss", "collapse", "forgotten", "damaged"
+    kind: str  # "loss", "collapse", "dead", "forgotten", "damaged"
     text: str
 
 
 def alerts(run: Run) -> list[Alert]:
-    """What deserves attention: a loss that is no number, a router that collapsed, tasks that lost more than 0.2."""
+    """What deserves attention: a loss that is no number, a router that collapsed, dead experts, tasks that lost more than 0.2."""
     found = []
-    for look in (_loss_alerts, _collapse_alerts, _forgotten_alerts):
+    for look in (_loss_alerts, _collapse_alerts, _dead_alerts, _forgotten_alerts):
         try:
             found += look(run)
         except LabError as error:
@@ -477,6 +600,18 @@ def _collapse_alerts(run: Run) -> list[Alert]:
         return []
     text = f"The router has collapsed: expert {lowest.idxmax()} gets at least {lowest.max():.0%} on every task."
     return [Alert("collapse", text)]
+
+
+def _dead_alerts(run: Run) -> list[Alert]:
+    moments = run.recorded()
+    shares = routing_by_task(run, moments[-1]).dropna(how="all") if moments else pd.DataFrame()
+    if shares.shape[0] < 2 or shares.shape[1] < 2:
+        return []
+    if shares.min().max() > COLLAPSE:  # which says it already
+        return []
+    most = shares.max()  # of each expert over the tasks
+    dead = most[most < DEAD / len(most)]
+    return [Alert("dead", f"Expert {name} is dead: no task gives it more than {most[name]:.1%}.") for name in dead.index]
 
 
 def _forgotten_alerts(run: Run) -> list[Alert]:
@@ -561,12 +696,11 @@ def routing_profile(run: Run, after: int | None, task: int) -> pd.DataFrame:
 
 
 def routing_load(run: Run, after: int | None = None) -> pd.DataFrame:
-    """What each expert has to do: `load`, its mean share over the tasks seen (they sum to one); `largest`, on which part of all
-    choices its weight is the largest; `dead`, whether no task gives it a tenth of an equal share."""
+    """What each expert has to do: `load`, its mean share over the tasks seen (they sum to one), and `largest`, on which part of
+    all choices its weight is the largest."""
     routing, shares = run.routing(after), routing_by_task(run, after).dropna(how="all")
     top = np.mean([routing.top1(t).mean((0, 1)) for t in range(len(routing.tasks)) if f"{t}/count" in routing.arrays], axis=0)
-    equal = 1 / max(len(routing.experts), 1)
-    return pd.DataFrame({"load": shares.mean(), "largest": top, "dead": shares.max() < DEAD * equal})
+    return pd.DataFrame({"load": shares.mean(), "largest": top})
 
 
 def routing_entropy(run: Run, after: int | None = None) -> pd.Series:

@@ -66,8 +66,12 @@ def write_run(
         routing = {"own_expert_share": 0.71, "oracle_average_accuracy": 0.93} if routed else None
         uses = {"task_id": False, "stored_examples": 60, "generated_examples": 0}
         cost = {
-            "trainable_parameters": 12345,
+            "trainable_parameters": 256,
+            "stored_parameters": 256,
             "stored_bytes": 2048,
+            "adapter_bytes": 1024,
+            "memory_bytes": 1024,
+            "statistics_bytes": 0,
             "train_s": 12.5,
             "eval_s": 3.0,
             "peak_memory_bytes": 1_000_000,

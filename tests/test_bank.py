@@ -526,7 +526,19 @@ def test_endings_of_names_match_whole_words_only():
     assert [layer.name for layer in made.layers] == ["encoder.layer.0.output.dense", "encoder.layer.1.output.dense"]
     assert refusal("bert", "bert", targets=["uery"]).startswith("experts.targets = ['uery'] matches no linear layer")
     _, made = tiny.bank("gpt2")
-    assert made.layers == [LayerInfo(f"h.{i}.attn.c_attn", 32, 96) for i in range(2)]
+    shapes = (("weight", (32, 96)), ("bias", (96,)))
+    assert made.layers == [LayerInfo(f"h.{i}.attn.c_attn", 32, 96, shapes) for i in range(2)]
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_the_lowest_blocks_can_be_left_without_experts(name: str):
+    whole, upper = tiny.bank(name)[1].layers, tiny.bank(name, skip=0.5)[1].layers  # two blocks
+    assert upper == whole[len(whole) // 2 :] and upper
+    assert tiny.bank(name, skip=0.2)[1].layers == whole
+    first = whole[0].name
+    assert refusal(name, tiny.config(name).model_type, targets=[first], skip=0.5) == (
+        "experts.skip = 0.5 leaves no layer to adapt: the targets stand in blocks 0 of 2"
+    )
 
 
 def test_a_copy_of_the_model_has_a_bank_of_its_own():

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -32,21 +33,32 @@ FLAGS = [
     "--disable-sync",
 ]
 TASKS = ["animals", "<b>weather</b>", "cooking"]
-PAGES = {
-    "": "What does a model forget?",
-    "train": "Train",
-    "jobs": "Jobs",
-    "compare": "Compare",
-    "routing": "Routing",
-    "playground": "Playground",
-}
+PAGES = {"": "What does a model forget?", "train": "Train", "jobs": "Jobs", "compare": "Compare", "routing": "Routing",
+         "playground": "Playground", "library": "Library", "about": "About", "learn": "Lessons"}  # fmt: skip
 PROBING = re.compile(r"/_stcore/(health|host-config)$")  # a page below the root looks for its server; the first try fails
 
 
+WORKER = """
+import sys, time
+from pathlib import Path
+from lab.runs import Run
+run = Run(Path(sys.argv[1]))
+lock = run.start()
+for step in range(11, 2000):
+    run.append({"kind": "Step", "task": 1, "phase": "train", "epoch": 1, "epochs": 2, "step": step, "steps": 2000,
+                "terms": {"task": 1 / step}, "lr": 0.1, "progress": 0.4 + step / 5000})
+    time.sleep(0.1)
+"""
+
+
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def base(tmp_path_factory):
+    return tmp_path_factory.mktemp("lab")
+
+
+@pytest.fixture(scope="module")
+def address(base):
     """A dashboard with two recorded examples, two runs written by hand, and an older one that was really trained."""
-    base = tmp_path_factory.mktemp("lab")
     toy.recorded(toy.session("l2r", "router.heads=2"), base / "runs", "trained")
     for folder, names in ((base / "examples", ("seq", "l2r")), (base / "runs", ("own-seq", "own-l2r"))):
         write_run(folder, names[0], "sequential", FORGETS, TASKS, routed=False)
@@ -67,7 +79,7 @@ def address(tmp_path_factory):
 
 def wait_for(address: str) -> str:
     """The address, as soon as the server answers there."""
-    for _ in range(100):
+    for _ in range(300):
         try:
             urllib.request.urlopen(f"{address}/_stcore/health", timeout=1)
             return address
@@ -175,6 +187,22 @@ def test_a_link_restores_the_view_in_another_browser(page, browser, address):
     other = browser.new_context().new_page()
     other.goto(page.url)
     other.get_by_text(re.compile("on task cooking")).wait_for(timeout=30_000)
+    other.context.close()
+
+
+def test_a_link_restores_the_view_of_compare_and_matrices_share_one_scale(page, browser, address):
+    open_page(page, address, "compare?runs=own-l2r&runs=own-seq")
+    page.get_by_role("radio", name="Matrices").click()
+    page.get_by_text("The range is ±0.54 in all differences").wait_for(timeout=30_000)
+    settled(page)
+    assert "cmp_view=Matrices" in page.url and "baseline=sequential" in page.url
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    other.get_by_text("The range is ±0.54 in all differences").wait_for(timeout=30_000)
+    other.wait_for_function("document.querySelectorAll('.js-plotly-plot .heatmaplayer').length == 3", timeout=30_000)
+    ranges = other.evaluate("[...document.querySelectorAll('.js-plotly-plot')].map(d => [d.data[0].zmin, d.data[0].zmax])")
+    assert ranges[:2] == [[0, 1], [0, 1]] and ranges[2] == pytest.approx([-0.54, 0.54])
+    assert page.problems == []
     other.context.close()
 
 
@@ -292,3 +320,90 @@ def test_theme_follows_the_system(browser, address, scheme):
     colour = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
     assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 22, 28)"}[scheme]
     context.close()
+
+
+@pytest.fixture
+def trainer(base):
+    """A run with a process that trains, in the folder of the dashboard; ended and removed afterwards."""
+    run = write_run(base / "runs", "live", "sequential", FORGETS[:1], TASKS, status="queued", routed=False)
+    environment = os.environ | {"PYTHONPATH": str(Path(server.HERE).parents[1])}
+    process = subprocess.Popen([sys.executable, "-c", WORKER, str(run.dir)], env=environment, start_new_session=True)
+    while run.status != "running":
+        time.sleep(0.05)
+    yield run, process
+    process.kill(), process.wait()
+    shutil.rmtree(run.dir, ignore_errors=True)
+
+
+def test_a_job_goes_on_without_the_page_and_its_curve_stays_in_place(page, address, trainer):
+    run, _ = trainer
+    open_page(page, address, "jobs?job=live")
+    bar = page.locator("[data-testid=stMain] [data-testid=stProgress]").first
+    curve = page.locator("[data-testid=stVegaLiteChart]").first
+    curve.wait_for()
+    curve.evaluate("node => node.seen = true")
+    first = bar.inner_text()
+    page.wait_for_function("old => document.querySelector('[data-testid=stMain] [data-testid=stProgress]').innerText != old",
+                           arg=first, timeout=10_000)  # fmt: skip
+    assert curve.evaluate("node => node.seen") and "step" in first
+    page.reload()
+    page.get_by_role("heading", name="Jobs", exact=True, level=1).wait_for(timeout=30_000)
+    bar.wait_for()
+    steps = re.compile(r"step (\d+)")
+    assert int(steps.search(bar.inner_text())[1]) > int(steps.search(first)[1]) and run.status == "running"
+    assert [one for one in page.problems if "net::ERR_ABORTED" not in one] == []
+
+
+def test_a_killed_trainer_is_lost_within_ten_seconds_and_a_half_written_line_is_no_harm(page, address, trainer):
+    run, process = trainer
+    open_page(page, address, "jobs?job=live")
+    page.get_by_role("button", name="Stop now").wait_for()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with open(run.dir / "events.jsonl", "a") as events:
+        events.write('{"kind": "Step", "task": 1, "ph')
+    page.get_by_text("ended without a result").wait_for(timeout=10_000)
+    page.get_by_role("button", name="Resume", exact=True).wait_for()
+    assert page.locator("[data-testid=stException]").count() == 0
+    open_page(page, address, "train")
+    page.get_by_text("The settings fit together.").wait_for(timeout=30_000)
+    assert page.get_by_role("button", name="Start", exact=True).is_enabled()
+    assert page.problems == []
+
+
+def test_delete_asks_and_removes_that_run_only(page, base, address):
+    write_run(base / "runs", "gone", "sequential", FORGETS, TASKS, routed=False)
+    open_page(page, address, "jobs?job=gone")
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Keep it").click()
+    page.get_by_role("dialog").wait_for(state="detached")
+    assert (base / "runs" / "gone").exists()
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").wait_for(state="detached")
+    settled(page)
+    assert sorted(path.name for path in (base / "runs").glob("[a-z]*")) == ["own-l2r", "own-seq"] and page.problems == []
+
+
+def test_a_lesson_opens_at_its_card_and_is_gone_through_by_keyboard(page, address):
+    open_page(page, address, "learn?lesson=forgetting&card=3")
+    page.get_by_role("heading", name="Reading the whole life").wait_for()
+    page.get_by_role("button", name="Back").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="What is left of the first task?").wait_for()
+    assert "card=2" in page.url and page.problems == []
+    page.get_by_role("button", name="All lessons").or_(page.get_by_role("link", name="All lessons")).first.click()
+    page.get_by_role("heading", name="Who answers?").wait_for()
+
+
+def test_the_form_is_in_the_link(page, browser, address):
+    open_page(page, address, "train?recipe=sequential")
+    rate = page.get_by_role("spinbutton", name="Learning rate")
+    rate.fill("0.01")
+    rate.press("Enter")
+    page.get_by_text("lab run sequential -o train.lr=0.01").wait_for(timeout=20_000)
+    assert "o=train.lr" in page.url
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    other.get_by_text("lab run sequential -o train.lr=0.01").wait_for(timeout=30_000)
+    other.context.close()

@@ -1,6 +1,7 @@
 """The command line: results on stdout, progress on stderr, exit codes, and one line for whatever cannot be."""
 
 import errno
+import itertools
 import json
 import os
 import signal
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import toy
+from conftest import KEEPS, write_run
 from typer.testing import CliRunner
 
 from lab import api, cli, record
 from lab.backbone import HashTokenizer
 from lab.config import configure
-from lab.loop import Session
+from lab.learner import Learner
 from lab.runs import Run
 
 TOY = [word for option in toy.overrides("l2r") for word in ("-o", option)]
@@ -23,7 +25,7 @@ LISTED = {
     "recipes": {"l2r", "l2r-merge", "oracle", "replay", "sequential", "uniform"},
     "streams": {"builtin", "mtl5", "wos", "afrisenti", "long15"},
     "routers": {"gates", "oracle", "uniform"},
-    "methods": {"replay"},
+    "methods": {"agem", "derpp", "ewc", "lwf", "replay"},
     "experts": {"lora", "bottleneck"},
     "backbones": {"minilm", "tiny"},
     "runs": {"first", "second"},
@@ -167,7 +169,7 @@ def test_unknown_list(two):
     refused(lab("list", "recipe"), "unknown list 'recipe': did you mean 'recipes'?")
 
 
-@pytest.mark.parametrize("words", [["rnu"], ["run"], ["run", "l2r", "--sede", "1"], ["run", "l2r", "--seed", "x"], ["compare"]])
+@pytest.mark.parametrize("words", [["rnu"], ["run"], ["run", "l2r", "--sede", "1"], ["run", "l2r", "--seed", "x"]])
 def test_usage_errors(words):
     result = lab(*words)
     assert result.exit_code == 2 and result.stdout == "" and "Error" in result.stderr
@@ -235,12 +237,11 @@ def test_ctrl_c(stream, tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite(stream, tmp_path, monkeypatch):
-    real = Session.cross_entropy
+    real = Learner.own_cross_entropy
+    calls = itertools.count()
     words = ["run", "l2r", *TOY, "--stream", str(stream), "--backbone", "tiny", "--id", "a"]
     with monkeypatch.context() as patch:
-        patch.setattr(
-            Session, "cross_entropy", lambda self, *args: real(self, *args) * (float("nan") if self.cursor.step > 4 else 1)
-        )
+        patch.setattr(Learner, "own_cross_entropy", lambda *args: real(*args) * (float("nan") if next(calls) > 4 else 1))
         result = lab(*words, runs=tmp_path)
     reason = "the loss is not finite at step 9 of task 'city': lower train.lr"
     assert result.exit_code == 1 and result.stdout == "" and "Traceback" not in result.stderr
@@ -277,7 +278,7 @@ def test_an_error_of_another_kind_is_one_line(stream, tmp_path, monkeypatch):
     def broken(*args):
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr(Session, "cross_entropy", broken)
+    monkeypatch.setattr(Learner, "cross_entropy", broken)
     result = lab("run", "sequential", "--stream", str(stream), "--backbone", "tiny", "--id", "a", runs=tmp_path)
     assert result.exit_code == 1 and result.stderr.splitlines()[-1] == "lab: the run failed: ZeroDivisionError: first line"
 
@@ -311,7 +312,7 @@ def test_an_error_of_another_kind_is_one_line(stream, tmp_path, monkeypatch):
         ),
         (
             ["l2r", "-o", "router.heads=5"],
-            "router.heads = 5 does not divide the width 32 of layer encoder.layer.0.attention.self.query: ",
+            "router.heads = 5 does not divide the width 32 of layer encoder.layer.1.attention.self.query: ",
         ),
         (["l2r", "-o", "train.lr=0"], "train.lr = 0: input should be greater than 0"),
         (["l2r", "-o", "train.lr=nan"], "train.lr = nan: input should be a finite number"),
@@ -452,3 +453,21 @@ def test_the_tiny_tokenizer_knows_words_apart():
     """The toy stream stands on this: its words have different numbers."""
     words = [word for topic in toy.TOPICS.values() for word in topic.split()] + ["red", "blue"]
     assert len({tuple(HashTokenizer().encode(word)) for word in words}) == len(words)
+
+
+# runs that differ -------------------------------------------------------------------------------------------------------------
+
+
+def test_compare_of_different_tasks_and_of_several_seeds(runs):
+    for seed in range(3):
+        write_run(runs, f"a{seed}", "l2r", KEEPS, seed=seed)
+        write_run(runs, f"b{seed}", "sequential", [*KEEPS[:2], [0.5, 0.6 + seed / 50, 0.9]], seed=seed)
+    write_run(runs, "c", "replay", [[0.9, None], [0.6, 0.8]], ["cooking", "gardens"])
+    shown = lab("compare", *(f"{name}{seed}" for name in "ab" for seed in range(3)))
+    assert shown.exit_code == 0 and shown.stderr == "" and "common" not in shown.stdout
+    line = next(line for line in shown.stdout.splitlines() if line.startswith("│ l2r ") and "sequential" in line)
+    assert "yes" in line and " 3 " in line and "0.250" in line
+    mixed = lab("compare", "a0", "c")
+    said = "these runs learned different tasks, so their averages mean different things; common to all: cooking"
+    assert mixed.exit_code == 0 and mixed.stderr == f"{said}\n"
+    assert "Average on common tasks" in mixed.stdout and "no seed and order is common to both" in mixed.stdout

@@ -11,7 +11,10 @@ from lab.sources import load_tasks
 
 SECTIONS = {name: field.annotation for name, field in RunConfig.model_fields.items() if isinstance(field.annotation, type)}
 SECTIONS = {name: kind for name, kind in SECTIONS.items() if issubclass(kind, pydantic.BaseModel)}
+NEEDS_MEMORY = "needs stored examples: set memory.per_task, memory.per_class or memory.total above 0"
 PLUGINS = [registry.routers, registry.experts, registry.methods]
+NAMES = {kind.kind: ", ".join(kind.names()) for kind in PLUGINS}
+METHOD = registry.methods.names()[0]
 
 
 @pytest.fixture
@@ -30,7 +33,9 @@ def recipe(tmp_path, monkeypatch):
 
 
 def test_every_shipped_recipe_resolves():
-    assert recipe_names() == ["l2r", "l2r-merge", "oracle", "replay", "sequential", "uniform"]
+    reference = {"oracle", "sequential", "uniform", "full", "per-task", "multitask"}
+    published = {"l2r", "l2r-merge", "replay", "inclora", "olora"}
+    assert set(recipe_names()) >= reference | published
     for name in recipe_names():
         config = configure(name)
         assert config.recipe == name and config.about
@@ -74,10 +79,10 @@ def test_base_is_found_beside_the_recipe(recipe, tmp_path):
         ("base: 5\n", "recipe mine.yaml: base = 5 must be the name of a recipe or a YAML file"),
         ("base: mine.yaml\n", "recipe mine.yaml is its own base: mine.yaml > mine.yaml"),
         ("base: other.yaml\n", "there is no recipe file other.yaml"),
-        ("router:\n", "router = None: needs a name, one of gates, oracle, uniform"),
-        ("router: {name: 5}\n", "router = {'name': 5}: needs a name, one of gates, oracle, uniform"),
-        ("experts: 5\n", "experts = 5: needs a name, one of bottleneck, lora"),
-        ("methods: [replay]\n", "methods = ['replay']: write a mapping of names to options, for example {replay: {}}"),
+        ("router:\n", f"router = None: needs a name, one of {NAMES['router']}"),
+        ("router: {name: 5}\n", f"router = {{'name': 5}}: needs a name, one of {NAMES['router']}"),
+        ("experts: 5\n", f"experts = 5: needs a name, one of {NAMES['expert kind']}"),
+        ("methods: [replay]\n", f"methods = ['replay']: write a mapping of names to options, for example {{{METHOD}: {{}}}}"),
         ("methods: {replay: 5}\n", "methods.replay = 5: write option: value below it, or {} for the defaults"),
         ("train: 5\n", "train = 5: input should be a valid dictionary or instance of TrainConfig"),
     ],
@@ -156,7 +161,7 @@ def test_every_option_offers_itself(override, message):
 def test_other_misspelt_names():
     for call, message in [
         (lambda: configure("l2"), "unknown recipe 'l2': did you mean 'l2r'?"),
-        (lambda: configure("zzz"), "unknown recipe 'zzz': there are: l2r, l2r-merge, oracle, replay, sequential, uniform"),
+        (lambda: configure("zzz"), f"unknown recipe 'zzz': there are: {', '.join(recipe_names())}"),
         (lambda: configure("mine.yaml"), "there is no recipe file mine.yaml"),
         (lambda: load_tasks("bultin"), "unknown stream 'bultin': did you mean 'builtin'?"),
         (lambda: load_tasks("builtin", tasks=["news_topics"]), "unknown task 'news_topics': did you mean 'news_topic'?"),
@@ -278,25 +283,49 @@ def test_another_plugin_drops_the_options_of_the_old_one(recipe):
         ("l2r", "router.gate=hard", "router.gate = 'hard': input should be 'gumbel-sigmoid', 'sigmoid' or 'softmax'"),
         ("replay", "methods.replay.per_step=0", "methods.replay.per_step = 0: input should be greater than or equal to 1"),
         ("l2r", "scenario=clas", "scenario = 'clas': input should be 'task', 'domain' or 'class'"),
-        ("l2r", "memory.per_class=5", "memory.per_task and memory.per_class exclude each other: set one of them to 0"),
+        ("l2r", "memory.per_class=5", "memory.per_task and memory.per_class exclude each other: set all but one of them to 0"),
+        ("replay", "memory.total=50", "memory.per_task and memory.total exclude each other: set all but one of them to 0"),
         (
-            "l2r",
-            "memory.per_task=0",
-            "memory_training.steps needs stored examples: set memory.per_task or memory.per_class above 0",
+            "replay",
+            "memory.policy=balanced",
+            "memory.policy says how memory.total is shared: set memory.total above 0 and the other budgets to 0",
         ),
-        ("replay", "memory.per_task=0", "methods.replay needs stored examples: set memory.per_task or memory.per_class above 0"),
+        ("l2r", "memory.per_task=0", f"memory_training.steps {NEEDS_MEMORY}"),
+        *((name, "memory.per_task=0", f"methods.{name} {NEEDS_MEMORY}") for name in ("agem", "derpp", "replay")),
         (
             "l2r",
             "train.classes=seen",
             "train.classes = seen trains classifier rows of earlier tasks, isolated experts must not: "
             "use train.classes=task or experts.isolated=false",
         ),
-        (
-            "l2r",
-            "methods.replay={}",
-            "methods.replay trains on examples of earlier tasks, isolated experts must not: "
-            "use experts.isolated=false or experts.allocation=shared",
+        *(
+            (
+                "l2r",
+                f"methods.{name}={{}}",
+                f"methods.{name} brings earlier tasks into training, isolated experts must not know of them: "
+                "use experts.isolated=false or experts.allocation=shared",
+            )
+            for name in registry.methods.names()
         ),
+        ("per-task", "scenario=class", "recipe per-task makes no sense in scenario class: use scenario task"),
+        (
+            "multitask",
+            "train.classes=task",
+            "methods.joint trains one model on all tasks: use experts.allocation=shared and train.classes=seen",
+        ),
+        (
+            "sequential",
+            "methods.orthogonal={}",
+            "methods.orthogonal holds a new LoRA orthogonal to earlier ones: "
+            "use experts.name=lora and experts.allocation=per_task",
+        ),
+        (
+            "full",
+            "router=sum",
+            "experts.name = full is one set of weights, trained on task after task: "
+            "use experts.allocation=shared and router=uniform",
+        ),
+        ("ewc", "methods.ewc.labels=drawn", "methods.ewc.labels = 'drawn': input should be 'sampled' or 'given'"),
         ("sequential", "router=oracle", "router oracle picks the expert of the true task: use experts.allocation=per_task"),
     ],
 )

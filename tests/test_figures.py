@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 from conftest import FORGETS, KEEPS, write_run
+from test_tables import WENT
 
-from lab import figures, views
+from lab import figures, files, tables, views
 from lab.answer import kept
 from lab.figures import METHOD_STYLE
 
@@ -110,10 +111,36 @@ def test_one_answer(runs):
     assert drawn.layout.yaxis.ticktext[0] == "&lt;i&gt;"
 
 
+def test_blame_figures(pair):
+    drawn = figures.interference(pair[1]).data[0]
+    assert (drawn.zmin, drawn.zmax) == (-1, 1) and np.array(drawn.z)[1].tolist() == pytest.approx([0.23, 0.32])
+    np.testing.assert_allclose(cells(figures.routing_confusion(pair[0])), tables.routing_confusion(pair[0]), rtol=1e-6)
+
+
+def test_decomposition_draws_the_terms_that_exist(pair):
+    files.write_json(pair[1].dir / "decomposition.json", WENT)
+    drawn = figures.decomposition(pair[1])
+    assert [trace.name for trace in drawn.data] == ["Expert drift", "Classifier drift", "New classes", "Loss"]
+    pieces = np.array([trace.x for trace in drawn.data[:3]], dtype=float)
+    assert pieces.sum(0) == pytest.approx(np.array(drawn.data[3].x, dtype=float)) and drawn.layout.barmode == "relative"
+
+
+def test_pareto_marks_the_dominated(pair):
+    pair[1].update(cost=pair[1].info["cost"] | {"train_s": 20.0})  # dearer and worse
+    line, points = figures.pareto(pair, "cost.train_s").data
+    assert list(line.x) == [12.5] and list(points.x) == [12.5, 20.0] and list(points.marker.opacity) == [1.0, 0.35]
+    assert "dominated by l2r" in points.customdata[1] and "not dominated" in points.customdata[0]
+    assert figures.pareto(pair, "cost.train_s").layout.xaxis.type == "linear", "the costs are of one size"
+    pair[1].update(cost=pair[1].info["cost"] | {"train_s": 200.0})
+    assert figures.pareto(pair, "cost.train_s").layout.xaxis.type == "log"
+
+
 def test_names_are_literal_everywhere(runs):
     tasks = ["<b>bold</b>", "a&b", "plain"]
     run = write_run(runs, "a", tasks=tasks)
     for drawn in (
+        figures.interference(run),
+        figures.routing_confusion(run),
         figures.accuracy_matrix(run),
         figures.forgetting_curves(run),
         figures.loss_curve(run),

@@ -14,14 +14,14 @@ PLURAL = ("experts", "methods", "pages", "recipes", "routers", "streams")  # fol
 
 # From the ground up; modules of one floor do not import one another.
 FLOORS = [
-    ["errors", "chance", "events", "metrics"],
+    ["errors", "chance", "events", "metrics", "statistics"],
     ["registry", "files"],
     ["config", "runs", "stream", "batch"],
     ["answer"],
-    ["streams/*", "memory", "labels", "views"],
-    ["sources", "expert", "composition", "figures"],
-    ["router", "experts/*"],
-    ["routers/*", "backbone", "bank"],
+    ["streams/*", "memory", "labels", "views", "work", "replay"],
+    ["sources", "expert", "composition", "tables", "repeats", "glossary", "lesson"],
+    ["router", "experts/*", "figures"],
+    ["routers/*", "backbone", "bank", "report", "versus"],
     ["learner"],
     ["method", "evaluate", "inference"],
     ["methods/*", "store"],
@@ -29,7 +29,9 @@ FLOORS = [
     ["checkpoint", "console"],
     ["record"],
     ["api"],
-    ["grid", "bench", "compose", "jobs"],
+    ["cells"],
+    ["grid", "bench", "compose", "jobs", "analysis"],
+    ["preflight", "library"],
     ["pages/*"],
     ["cli"],
     ["__main__"],
@@ -132,7 +134,7 @@ def test_light_modules_load_nothing_heavy(module):
 
 
 def test_metrics_and_errors_stand_alone():
-    assert closure("metrics") <= {"collections", "typing", "numpy"}
+    assert closure("metrics") <= {"collections", "itertools", "typing", "numpy"}
     assert closure("errors") <= {"collections", "difflib"}
     assert closure("events") <= {"dataclasses", "typing"}
 

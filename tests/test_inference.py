@@ -97,7 +97,7 @@ def test_an_expert_alone_equals_the_oracle(trained):
         assert np.mean(right) == pytest.approx(run.scores["oracle"][t])
         assert (found[0].weights[..., t] == 1).all() and found[0].by_expert().iloc[t] == 1
     with torch.no_grad():
-        batch = model.learner.collate(model.learner.backbone.encode([STREAM[0].test[0]], 0, "asked"))
+        batch = model.learner.collate(model.learner.backbone.encode([STREAM[0].test[0]], 0, "train"))
         with model.learner.bank.routed(model.learner.alone(0)):
             logits = model.learner.logits(batch)[0]
     answer = model.answer(STREAM[0].test[0].text, Override(expert=0))
@@ -130,7 +130,7 @@ def test_changes_of_weights_by_hand():
 def test_all_heads_off_is_the_frozen_backbone(trained):
     model = load(trained("heads"))
     answer = model.answer("red tide reef", Override(without=(0, 1, 2, 3)))
-    batch = model.learner.collate(model.learner.backbone.encode([toy.Example("red tide reef", 0)], 0, "asked"))
+    batch = model.learner.collate(model.learner.backbone.encode([toy.Example("red tide reef", 0)], 0, "train"))
     with torch.no_grad():
         expected = model.learner.logits(batch)[0].softmax(-1).numpy()
     np.testing.assert_allclose(answer.probabilities, expected, atol=1e-6)
@@ -198,11 +198,11 @@ def test_damaged_and_changed_files_are_refused(tmp_path):
     saved = run.dir / "state" / "after_1" / "classifier.safetensors"
     whole = saved.read_bytes()
     saved.write_bytes(b"xx")
-    with pytest.raises(LabError, match=r"is damaged: state/after_1/classifier\.safetensors cannot be read"):
+    with pytest.raises(LabError, match="is damaged: after_1 cannot be read"):
         load(run)
     saved.write_bytes(whole)
     files.write_arrays(run.dir / "state" / "after_1" / "router.safetensors", {"odd": np.zeros(2)})
-    with pytest.raises(LabError, match=r"is damaged: state/after_1/router\.safetensors cannot be read"):
+    with pytest.raises(LabError, match="is damaged: after_1 cannot be read"):
         load(run)
     (run.dir / "experts" / "sea" / "adapter_model.safetensors").unlink()
     with pytest.raises(LabError, match=r"adapter_model\.safetensors is missing"):

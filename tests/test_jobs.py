@@ -3,7 +3,9 @@
 import os
 import signal
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from conftest import configuration, write_run
@@ -149,3 +151,115 @@ def test_damaged_neighbours_do_not_stop_a_start(runs, worker):
     (bad.dir / "run.json").write_text("{")
     worker("short")
     assert wait_for(jobs.start(configuration(), runs), "finished") == "finished"
+
+
+# -- the queue -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keeper(monkeypatch):
+    """The queue's process as a thread of the test, quick; `started` counts how often one was asked for."""
+    asked = []
+
+    def start(words: list[str], log) -> int:
+        if "lab.jobs" not in words:
+            return detached(words, log)
+        asked.append(words)
+        threads.append(threading.Thread(target=jobs.work, args=[Path(words[-1])], daemon=True))
+        threads[-1].start()
+        return 0
+
+    detached, threads = jobs._detached, []
+    monkeypatch.setattr(jobs, "_detached", start)
+    monkeypatch.setattr(jobs, "POLL", 0.05)
+    yield asked
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_waiting_runs_start_in_turn_and_the_process_ends(runs, worker, keeper):
+    worker("short")
+    queued = [jobs.enqueue(configuration(seed=seed), runs) for seed in range(3)]
+    for run in queued:
+        assert wait_for(run, "finished") == "finished"
+    begun = [run.info["started"] for run in queued]
+    assert begun == sorted(begun) and jobs.waiting(runs) == [] and len(keeper) >= 1
+
+
+def test_a_killed_trainer_does_not_hold_up_the_queue(runs, worker, keeper):
+    worker("long")
+    first = jobs.start(configuration(), runs)
+    wait_for(first, "running")
+    worker("short")
+    second = jobs.enqueue(configuration(seed=1), runs)
+    time.sleep(0.3)
+    assert second.status == "queued" and jobs.waiting(runs) == [second]
+    os.kill(first.info["pid"], signal.SIGKILL)
+    assert wait_for(second, "finished") == "finished" and first.status == "lost"
+
+
+def test_a_held_queue_starts_nothing_and_can_be_ordered(runs, worker, keeper):
+    worker("short")
+    jobs.pause(True, runs)
+    a, b, c = (jobs.enqueue(configuration(seed=seed), runs) for seed in range(3))
+    assert jobs.waiting(runs) == [a, b, c] and not keeper
+    jobs.move(c, -1), jobs.move(a, -1), jobs.stop(b)
+    assert jobs.waiting(runs) == [a, c] and b.status == "stopped"
+    jobs.move(c, -1)
+    assert jobs.waiting(runs) == [c, a]
+    with pytest.raises(LabError, match="does not wait"):
+        jobs.move(b, 1)
+    jobs.enqueue(b)
+    assert jobs.waiting(runs) == [c, a, b]
+    jobs.pause(False, runs)
+    assert wait_for(b, "finished") == "finished"
+    assert sorted([a, b, c], key=lambda run: run.info["started"]) == [c, a, b]
+
+
+def test_after_a_restart_of_the_machine_a_look_at_the_queue_goes_on_with_it(runs, worker, keeper):
+    worker("short")
+    jobs.pause(True, runs)
+    run = jobs.enqueue(configuration(), runs)
+    (runs / ".paused").unlink()  # the process that should notice is not there
+    time.sleep(0.2)
+    assert run.status == "queued"
+    jobs.tend(runs), jobs.tend(runs)
+    assert wait_for(run, "finished") == "finished"
+    time.sleep(0.2)
+    assert (run.dir / "log.txt").read_text().count("begun") == 1  # however often somebody looked
+
+
+def test_the_queue_is_a_process_that_outlives_its_starter(runs):
+    """For real: a run whose stream does not exist fails quickly, and says so."""
+    run = jobs.enqueue(configuration() | {"stream": {"name": "no-such-stream"}}, runs)
+    end = time.monotonic() + 60
+    while run.status in ("queued", "running") and time.monotonic() < end:
+        time.sleep(0.2)
+    assert run.status == "failed" and "no-such-stream" in run.info["error"]
+    assert (runs / ".queue.log").read_text() == ""
+
+
+def test_a_finished_or_active_run_is_not_queued(runs, worker):
+    worker("long")
+    running = jobs.start(configuration(), runs)
+    wait_for(running, "running")
+    for run in (running, write_run(runs, "done")):
+        with pytest.raises(LabError, match="cannot be put"):
+            jobs.enqueue(run)
+    with pytest.raises(LabError, match="stop it before"):
+        jobs.delete(running)
+
+
+def test_delete_removes_that_run_only(runs, tmp_path, monkeypatch):
+    kept, gone = write_run(runs, "kept"), write_run(runs, "gone")
+    (runs / "linked").symlink_to(kept.dir)
+    with pytest.raises(LabError, match="link"):
+        jobs.delete(Run(runs / "linked"))
+    jobs.delete(gone)
+    assert not gone.dir.exists() and kept.status == "finished"
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    for call in (lambda: jobs.delete(kept), lambda: jobs.enqueue(kept), lambda: jobs.move(kept, 1), lambda: jobs.pause(True)):
+        with pytest.raises(LabError, match="read-only"):
+            call()
+    assert kept.dir.exists()

@@ -1,5 +1,8 @@
 """Metrics against a published matrix, against independent loops, and where they are undefined."""
 
+import math
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -88,3 +91,56 @@ def test_metrics_are_their_loops(matrix):
     assert found["forgetting"] >= -found["backward_transfer"] - 1e-12
     if all(matrix[i][j] <= matrix[j][j] for i in range(rows) for j in range(i)):  # never better than when learned
         assert found["forgetting"] == pytest.approx(-found["backward_transfer"])
+
+
+@given(matrices())
+def test_interference_is_the_step_down_a_column(matrix):
+    rows, found = len(matrix), metrics.interference(metrics.array(matrix))
+    for j in range(len(matrix[0])):
+        for i in range(rows):
+            expected = matrix[i - 1][j] - matrix[i][j] if i > j else None
+            assert np.isnan(found[i, j]) if expected is None else found[i, j] == pytest.approx(expected, abs=1e-12)
+    lost = [np.nansum(found[:, j]) for j in range(rows - 1)]
+    assert np.mean(lost) == pytest.approx(-metrics.metrics(matrix)["backward_transfer"], abs=1e-12)
+
+
+# what several changes cost together -------------------------------------------------------------------------------------------
+
+
+PARTS = ("experts", "classifier", "new_classes", "router")
+
+
+@st.composite
+def games(draw):
+    """A score for every set of parts."""
+    parts = PARTS[: draw(st.integers(0, 4))]
+    return parts, {frozenset(chosen): draw(scores) for n in range(len(parts) + 1) for chosen in combinations(parts, n)}
+
+
+@given(games())
+def test_shares_are_the_closed_form_and_add_up(game):
+    """Against the weights |S|! (n - 1 - |S|)! / n! of marginal costs (Shapley 1953)."""
+    parts, score = game
+    found, n = metrics.shares(score.get, parts), len(parts)
+    for part in parts:
+        without = [chosen for chosen in score if part not in chosen]
+        orders = {chosen: math.factorial(len(chosen)) * math.factorial(n - 1 - len(chosen)) for chosen in without}
+        expected = sum(count * (score[chosen] - score[chosen | {part}]) for chosen, count in orders.items()) / math.factorial(n)
+        assert found[part] == pytest.approx(expected, abs=1e-9)
+    assert sum(found.values()) == pytest.approx(score[frozenset()] - score[frozenset(parts)], abs=1e-9)
+    assert found == pytest.approx(metrics.shares(score.get, parts[::-1]), abs=1e-12)
+
+
+@given(games())
+def test_a_part_that_never_matters_has_the_share_zero(game):
+    parts, score = game
+    found = metrics.shares(lambda chosen: score[chosen - {"idle"}], (*parts, "idle"))
+    assert found.pop("idle") == pytest.approx(0, abs=1e-12)
+    assert found == pytest.approx(metrics.shares(score.get, parts), abs=1e-9)
+
+
+def test_shares_by_hand():
+    """Alone, a costs 0.2 and b nothing; after b, a costs 0.5 and b, after a, 0.3: each order is half of the answer."""
+    score = {frozenset(): 0.9, frozenset("a"): 0.7, frozenset("b"): 0.9, frozenset("ab"): 0.4}
+    assert metrics.shares(score.get, ("a", "b")) == pytest.approx({"a": (0.2 + 0.5) / 2, "b": (0.3 + 0.0) / 2})
+    assert metrics.shares(score.get, ()) == {}

@@ -10,23 +10,39 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import FORGETS, KEEPS, TASKS, write_run
+from conftest import FORGETS, KEEPS, TASKS, configuration, write_run
+from scipy import stats
 from streamlit.testing.v1 import AppTest
+from test_library import save
+from test_tables import WENT
+from typer.testing import CliRunner
 
 import lab
-from lab import figures, files, jobs, views
+from lab import cli, figures, files, jobs, library, preflight, repeats, sources, views
 from lab.answer import kept
-from lab.pages import shell
+from lab.errors import LabError
+from lab.pages import shell, system
+from lab.runs import now
+from lab.stream import Example, Task
 
 MAIN = Path(lab.__file__).parent / "pages" / "main.py"
-PAGES = ["start", "train", "jobs", "compare", "routing", "playground"]
+PAGES = ["start", "train", "jobs", "compare", "routing", "playground", "library", "about", "learn"]
 
 
 @pytest.fixture(autouse=True)
 def stream(monkeypatch):
-    """A stream that needs no data."""
-    sources = pytest.importorskip("lab.sources")
-    monkeypatch.setattr(sources, "open_stream", lambda name, parts=(): SimpleNamespace(names=lambda: list(TASKS), orders={}))
+    """A stream that needs no data; the benchmark mtl5 would have to be downloaded first."""
+
+    def opened(name, parts=()):
+        return SimpleNamespace(names=lambda: list(TASKS), orders={}, load=task, downloads=name == "mtl5")
+
+    monkeypatch.setattr(sources, "open_stream", opened)
+
+
+def task(name: str) -> Task:
+    """Twelve texts in three splits."""
+    texts = [Example(f"text {i} about {name}", i % 2) for i in range(12)]
+    return Task(name, ("no", "yes"), texts[:6], texts[6:8], texts[8:])
 
 
 def open_page(name: str, **parameters: str) -> AppTest:
@@ -59,6 +75,11 @@ def chart(app: AppTest, key: str) -> np.ndarray | None:
     place = next((i for i, id in enumerate(numbers) if id.endswith(f"-{key}")), None)
     traces = json.loads(element(app, key).proto.spec)["data"] if place is not None else []
     return heatmap(app, place) if traces and "z" in traces[0] else None
+
+
+def bars(app: AppTest) -> str:
+    """What stands above the progress bars."""
+    return "\n".join(bar.proto.text for bar in app.get("progress")).replace("\\", "")
 
 
 def heatmap(app: AppTest, number: int) -> np.ndarray:
@@ -114,8 +135,8 @@ def test_jobs_show_state_reason_and_actions(runs, monkeypatch):
     failed.update(error="task weather: <b>no</b> memory")
     (failed.dir / "log.txt").write_text("the last line")
     app = open_page("jobs", job="failed")
-    assert "<b>no</b> memory" in texts(app) and "the last line" in app.code[0].value
-    assert [button.label for button in app.button] == ["Resume"]
+    assert "<b>no</b> memory" in texts(app) and any("the last line" in code.value for code in app.code)
+    assert [button.label for button in app.button] == ["Resume", "Delete"]
     table = app.dataframe[0].value.set_index("run")
     assert (
         table.loc["failed", "status"] == "failed"
@@ -138,18 +159,164 @@ def test_jobs_show_a_running_run(runs, monkeypatch):
     assert run.stop_requested and app.button(key="stop_after").disabled
 
 
+def test_jobs_step_through_the_tasks_and_name_what_is_odd(runs, monkeypatch):
+    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    run = write_run(runs, "live", "sequential", [[0.9, None, None], [0.3, 0.8, None]], status="running")
+    run.update(started=now())
+    app = open_page("jobs")
+    shown = texts(app)
+    assert ":green-badge[:material/check: 1 animals 0.30]" in shown and ":blue-badge[:material/play_arrow: 3 cooking]" in shown
+    assert "Task animals lost 0.60" in shown and "since it started" in bars(app)
+    run.append({"kind": "Step", "task": 2, "phase": "train", "epoch": 1, "epochs": 2, "step": 9, "steps": 20,
+                "terms": {"task": None}, "lr": 0.1, "progress": 0.9})  # fmt: skip
+    with open(run.dir / "events.jsonl", "a") as events:
+        events.write('{"kind": "St')
+    app.run()
+    assert "The loss is not a number since task 3 (cooking), step 9" in texts(app) and not app.exception
+
+
+def test_jobs_name_dead_experts(runs):
+    run = write_run(runs, "a")
+    assert views.alerts(run) == []
+    shares = np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.5, 0.49, 0.01]])
+    path = run.dir / "routing" / "after_2.safetensors"
+    arrays, header = files.read_arrays(path)
+    files.write_arrays(path, arrays | {f"{t}/share_sum": shares[t] * arrays[f"{t}/count"] for t in range(3)}, header)
+    assert [alert.text for alert in views.alerts(run)] == ["Expert cooking is dead: no task gives it more than 1.0%."]
+
+
+def test_jobs_order_and_hold_the_queue(runs, monkeypatch):
+    monkeypatch.setattr(jobs, "_detached", lambda words, log: 0)
+    waiting = [jobs.enqueue(configuration(seed=seed), runs) for seed in range(2)]
+    app = open_page("jobs", job=waiting[1].id)
+    assert "Queue:** 2 waiting" in texts(app) and app.button(key="later").disabled and not app.button(key="earlier").disabled
+    assert "waits in the queue, 2 of 2" in bars(app)
+    assert set(app.dataframe[0].value["state"]) == {"queued, 1.", "queued, 2."}
+    app.button(key="earlier").click().run()
+    assert jobs.waiting(runs) == waiting[::-1]
+    app.button(key="queue_hold").click().run()
+    assert jobs.paused(runs) and "held" in texts(app)
+    app.button(key="unqueue").click().run()
+    assert waiting[1].status == "stopped" and jobs.waiting(runs) == waiting[:1]
+
+
+def test_jobs_play_a_recorded_example(runs, recorded, monkeypatch):
+    launched = []
+    monkeypatch.setattr(jobs, "_detached", lambda words, log: launched.append(words) or 0)
+    app = open_page("jobs")
+    app.button(key="replay_play").click().run()
+    made = lab.Run.open("replay-builtin-sequential", runs)
+    assert launched == [[sys.executable, "-m", "lab.replay", str(made.dir)]] and made.info["replay"]["speed"] == 10
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    assert open_page("jobs").button(key="replay_play").disabled
+
+
+def test_jobs_delete_asks_first_and_removes_that_run_only(runs, monkeypatch):
+    kept, gone = write_run(runs, "kept"), write_run(runs, "gone")
+    app = open_page("jobs", job="gone")
+    app.button(key="delete").click().run()
+    assert gone.dir.exists()
+    app.button(key="delete_yes").click().run()
+    assert not gone.dir.exists() and kept.status == "finished" and not app.exception
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    assert open_page("jobs").button(key="delete").disabled
+
+
 def test_compare_shows_the_numbers_of_the_runs(runs):
+    """Every number on the screen is one that `lab compare --json` prints."""
     made = [write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS, routed=False)]
+    printed = json.loads(CliRunner().invoke(cli.app, ["compare", "a", "b", "--json", "--runs", str(runs)]).stdout)
     app = open_page("compare")
     table = app.dataframe[0].value
     assert list(table.columns) == ["sequential (n = 1)", "l2r (n = 1)"]
-    for run, column in zip(made, ("l2r (n = 1)", "sequential (n = 1)"), strict=True):
-        assert table.loc["Average accuracy", column] == f"{run.result()['average_accuracy']:.3f}"
-        assert table.loc["Forgetting", column] == f"{run.result()['forgetting']:.3f}"
+    for result, column in zip(printed, ("l2r (n = 1)", "sequential (n = 1)"), strict=True):
+        for measure in views.MEASURES:
+            known = views.pick(result, measure.path)
+            shown = table.loc[measure.title, column]
+            if known is None:
+                assert shown == f"– ({views.reason(result, measure.path)})"
+            elif measure.path == "uses.task_id":
+                assert shown == ("yes" if known else "no")
+            else:
+                assert float(shown.replace(",", "")) == pytest.approx(known, abs=5e-4 if measure.score else 0.5)
     assert table.loc["Forward transfer", "l2r (n = 1)"] == "– (needs single-task scores)"
-    assert "router.temperature" in app.dataframe[1].value.index
-    difference = heatmap(app, 3)
-    np.testing.assert_allclose(difference, views.matrix_difference(*made), rtol=1e-5)
+    assert app.dataframe[1].value.loc["l2r", "average_accuracy"] == "+0.277 (one pair: no interval)"
+    assert "no interval and no claim: sequential; l2r" in texts(app)
+    csv = next(button for button in app.get("download_button") if button.proto.label == "Numbers as CSV")
+    assert csv.proto.url and open_page("compare", cmp_view="Settings").dataframe[0].value.index[0] == "recipe"
+    np.testing.assert_allclose(heatmap(open_page("compare", cmp_view="Matrices"), 2), views.matrix_difference(*made), rtol=1e-5)
+
+
+def test_compare_takes_differences_over_pairs_of_seeds(runs):
+    """Means, intervals and claims against scipy; the mean matrix of two seeds; another baseline turns the signs."""
+    lower, other = ([[[score and score - by for score in row] for row in KEEPS] for by in byes]
+                    for byes in ((0.1, 0.12, 0.17), (0.1, -0.05, 0.02)))  # fmt: skip
+    for seed in range(3):
+        write_run(runs, f"u{seed}", "uniform", other[seed], seed=seed, events=False, routed=False)
+        write_run(runs, f"a{seed}", seed=seed, events=False, routed=False)
+        write_run(runs, f"b{seed}", "replay", lower[seed], seed=seed, events=False, routed=False)
+    app = open_page("compare")
+    assert len(app.multiselect(key="runs").value) == 2
+    app.button(key="cmp_repeat").click().run()
+    assert len(app.multiselect(key="runs").value) == 6
+    app.multiselect(key="runs").set_value([f"{name}{seed}" for name in "abu" for seed in range(3)]).run()
+    app.selectbox(key="baseline").set_value("l2r").run()
+    away = stats.ttest_1samp([-0.1, -0.12, -0.17], 0).confidence_interval()
+    assert app.dataframe[1].value.loc["replay", "average_accuracy"] == f"-0.130 [{away.low:+.3f}, {away.high:+.3f}]"
+    assert app.dataframe[1].value.loc["uniform", "average_accuracy"].endswith("includes 0")
+    drawn = {line["name"]: line for line in json.loads(app.get("plotly_chart")[0].proto.spec)["data"]}
+    assert drawn["replay"]["opacity"] == 1 and drawn["uniform"]["opacity"] < 0.5
+    mean = stats.t.interval(0.95, 2, np.mean([0.8033, 0.7833, 0.7333]), stats.sem([0.8033, 0.7833, 0.7333]))
+    assert app.dataframe[0].value.loc["Average accuracy", "replay (n = 3)"] == f"0.773 ± {mean[1] - 0.77333:.3f}"
+    app.selectbox(key="baseline").set_value("replay").run()
+    assert app.dataframe[1].value.loc["l2r", "average_accuracy"].startswith("+0.130 [")
+    app.segmented_control(key="cmp_view").set_value("Matrices").run()
+    shown = [heatmap(app, number)[-1, 0] for number in range(3)]
+    assert shown == pytest.approx([0.86, 0.73, 0.86 - 0.07 / 3])
+    ranges = [chart["data"][0] for chart in (json.loads(c.proto.spec) for c in app.get("plotly_chart"))]
+    assert {(one["zmin"], one["zmax"]) for one in ranges[:3]} == {(0, 1)}
+    assert len(ranges) == 5 and len({(one["zmin"], one["zmax"]) for one in ranges[3:]}) == 1
+
+
+VIEWS = ["Summary", "Curves", "Matrices", "Trade-offs", "Interference", "Order", "Learning rates", "Settings"]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_of_compare_with_seeds_orders_and_what_cannot_be_compared(runs, monkeypatch, view):
+    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    write_run(runs, "a"), write_run(runs, "b", seed=1), write_run(runs, "same"), write_run(runs, "live", status="running")
+    write_run(runs, "turned", tasks=TASKS[::-1]), write_run(runs, "half", "replay", KEEPS[:2], status="stopped", routed=False)
+    write_run(runs, "newer").update(format=99)
+    (write_run(runs, "bad").dir / "matrix.json").write_text("{")
+    write_run(runs, "s", "sequential", FORGETS, routed=False)
+    app = open_page("compare", cmp_view=view)
+    app.multiselect(key="runs").set_value(["a", "b", "same", "live", "turned", "half", "s"]).run()
+    assert not app.exception and not app.error
+    shown = texts(app)
+    for reason in ("'same' has the settings and the seed of 'a'", "'live' is running", "newer version (format 99",
+                   "matrix.json cannot be read", "half has learned 2 of 3 tasks"):  # fmt: skip
+        assert reason in shown, reason
+    assert app.segmented_control(key="cmp_view").value == view
+    if view == "Order":
+        table = app.dataframe[0].value.set_index(["label", "order"])
+        assert table.loc[("l2r", "animals → weather → cooking"), "n"] == 2 and len(table) == 3
+
+
+def test_compare_shows_a_sweep_and_where_losses_went(runs):
+    for rate, score in ((1e-4, 0.5), (1e-3, 0.9), (1e-2, 0.7)):
+        made = write_run(runs, f"r{score}", validation=[score, score, score], events=False)
+        files.write_yaml(made.dir / "config.yaml", configuration(train={"lr": rate, "epochs": 2}))
+    app = open_page("compare", cmp_view="Learning rates")
+    assert len(app.multiselect(key="runs").value) == 2
+    app.button(key="cmp_repeat").click().run()
+    drawn = json.loads(app.get("plotly_chart")[0].proto.spec)
+    assert drawn["layout"]["xaxis"]["type"] == "log" and drawn["layout"]["xaxis"]["ticktext"] == ["0.0001", "0.001", "0.01"]
+    found = repeats.sweep([lab.Run.open(f"r{score}", runs) for score in (0.5, 0.9, 0.7)])
+    assert found.set_index("value")["mean"].to_dict() == pytest.approx({1e-4: 0.5, 1e-3: 0.9, 1e-2: 0.7})
+    assert found.loc[found["best"], "value"].tolist() == [1e-3]
+    files.write_json(runs / "r0.9" / "decomposition.json", WENT)
+    app.segmented_control(key="cmp_view").set_value("Interference").run()
+    assert "Not measured for 2 of 3 runs" in texts(app) and not app.exception
 
 
 def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recorded):
@@ -166,7 +333,9 @@ def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recor
 def test_compare_warns_of_unequal_runs(runs):
     write_run(runs, "a"), write_run(runs, "b", "sequential", [[0.5, None], [0.4, 0.6]], ["x", "y"], routed=False)
     app = open_page("compare")
-    assert "different tasks" in texts(app)
+    assert "no seed and order is common to both" in app.dataframe[1].value.loc["l2r", "forgetting"]
+    app.segmented_control(key="cmp_view").set_value("Matrices").run()
+    assert "different tasks" in texts(app) and not app.exception
 
 
 def test_routing_focus_and_examples(runs):
@@ -247,7 +416,7 @@ def test_routing_measures_and_warnings(runs, monkeypatch):
     two = np.array([0.5, 0.49, 0.01], dtype=np.float32)
     monkeypatch.setattr("conftest.weights", lambda task, experts, layers, heads: np.tile(two[:experts], (layers, heads, 1)))
     write_run(runs, "dead")
-    assert "Dead: no task gives a tenth of an equal share to cooking." in texts(open_page("routing", rt_run="dead"))
+    assert "Expert cooking is dead" in texts(open_page("routing", rt_run="dead"))
     same = np.full(3, 1 / 3, dtype=np.float32)
     monkeypatch.setattr("conftest.weights", lambda task, experts, layers, heads: np.tile(same[:experts], (layers, heads, 1)))
     write_run(runs, "equal", "uniform")
@@ -452,7 +621,10 @@ def test_train_starts_once(runs, started):
 def test_train_is_refused_in_a_read_only_lab(runs, started, monkeypatch):
     monkeypatch.setenv("LAB_READ_ONLY", "1")
     app = open_page("train")
-    assert "read-only" in texts(app) and not app.button
+    assert "read-only" in texts(app)
+    assert [button.label for button in app.button] == ["Use these settings"] * 3
+    with pytest.raises(LabError, match="read-only"):
+        preflight.ask({})
 
 
 def test_pages_that_read_load_no_torch(runs):
@@ -461,10 +633,201 @@ def test_pages_that_read_load_no_torch(runs):
 import sys
 from streamlit.testing.v1 import AppTest
 app = AppTest.from_file({str(MAIN)!r}, default_timeout=60).run()
-for page in ("jobs", "compare", "routing", "playground"):
+for page in ("jobs", "compare", "routing", "playground", "library", "about"):
     app.switch_page(page + ".py").run()
     assert not app.exception and app.title
 assert "torch" not in sys.modules, "torch"
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=MAIN.parents[2])
     assert done.returncode == 0, done.stderr[-600:]
+
+
+def test_train_tells_what_is_to_be_expected(runs, monkeypatch):
+    app = open_page("train", recipe="sequential")
+    work = 4 * 3 + (3 * 2 * 6) * 3 + (4 + 8 + 12) + 2 * 3  # untrained, training, rows, validation
+    seconds = work / preflight.DEFAULT["minilm"][0]
+    assert app.metric[0].value == f"{seconds:.0f} s" and app.metric[2].value == "–"
+    assert "no run with minilm was measured here yet" in texts(app)
+    report = {"trainable_parameters": 4321, "layers": 2, "limit": 5, "device": "cpu", "dtype": "float32"}
+    tokens = ["[CLS]", "a`b", "<b>", "##c", "[SEP]"]
+    row = {"train": 6, "validation": 2, "test": 4, "labels": ["no", "yes"], "longest": 5, "at_limit": 0.5}
+    tasks = [row | {"name": name, "examples": [{"label": "yes", "tokens": tokens}]} for name in TASKS]
+    monkeypatch.setattr(preflight, "ask", lambda config: report | {"tasks": tasks})
+    app.button(key="train_look").click().run()
+    assert app.metric[2].value == "4,321" and "`<b>`" in texts(app) and "cut at 5 tokens" in texts(app)
+    assert "50% of the texts reach the limit of 5 tokens" in texts(app) and "3.0 training examples per label" in texts(app)
+    app.number_input(key="train/sequential/seed").set_value(1).run()  # another run: the report is not its
+    assert app.metric[2].value == "–"
+
+
+def test_train_says_when_data_or_model_cannot_be_loaded(runs, monkeypatch):
+    def fail(config):
+        raise LabError("the hub <b>cannot</b> be reached")
+
+    monkeypatch.setattr(preflight, "ask", fail)
+    app = open_page("train", o="stream.name=mtl5")
+    assert app.metric[0].value == "–"
+    app.button(key="train_look").click().run()
+    assert "the hub <b>cannot</b> be reached" in texts(app) and not app.exception
+
+
+def test_train_opens_a_link_and_a_preset(runs):
+    link = ["train.lr=0.01", "methods.replay={}", "memory.per_task=7", "router.temperature=soon", "backbone.name=/etc", "x=1"]
+    app = open_page("train", recipe="replay", o=link)
+    command = app.code[0].value
+    assert "train.lr=0.01" in command and "memory.per_task=7" in command  # what does not fit is left out
+    assert "/etc" not in command and "soon" not in command and not app.button(key="train_start").disabled
+    app.button(key="preset_First look").click().run()
+    assert app.selectbox(key="recipe").value == "l2r" and "stream.max_train=60" in app.code[0].value
+    assert app.query_params["o"] == [word for word in app.code[0].value.split() if "=" in word]
+
+
+def test_train_begins_with_the_settings_of_a_run(runs):
+    write_run(runs, "a", seed=4).dir.joinpath("config.yaml").write_text(
+        "recipe: sequential\nseed: 4\ntrain: {epochs: 5, lr: 0.002}\nstream: {name: builtin, tasks: [weather, animals]}\n"
+    )
+    app = open_page("train", **{"recipe": "sequential", "from": "a"})
+    command = app.code[0].value
+    assert "seed=4" in command and "train.epochs=5" in command and "tasks=[weather, animals]" in command and "lr" not in command
+    assert "from" not in app.query_params
+
+
+def test_train_puts_a_run_into_the_queue_while_another_trains(runs, monkeypatch):
+    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    monkeypatch.setattr(jobs, "_detached", lambda words, log: 0)
+    write_run(runs, "live", matrix=KEEPS[:1], status="running")
+    app = open_page("train", recipe="sequential")
+    assert app.button(key="train_start").disabled and "live is running" in texts(app)
+    app.button(key="train_queue").click().run()
+    queued = jobs.waiting(runs)
+    assert [run.config["recipe"] for run in queued] == ["sequential"] and not app.exception
+
+
+# -- library and about -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shelf(runs):
+    """A run with two LoRA experts."""
+    run = write_run(runs, "a", texts=["A <b>tagged</b> text"])
+    for seed, name in enumerate(TASKS[:2]):
+        save(run.dir / "experts" / name, seed=seed)
+    return run
+
+
+def test_library_shows_experts_and_how_alike_they_are(shelf):
+    app = open_page("library")
+    table = app.dataframe[0].value.set_index("expert")
+    assert table.loc["animals", "learned"] == 0.9 and table.loc["animals", "now"] == 0.86
+    found = library.experts([shelf])
+    assert table.loc["weather", "norm"] == library.describe(found[1])["norm"]
+    np.testing.assert_allclose(heatmap(app, 0), library.similarity(found), rtol=1e-5)
+    app.segmented_control(key="lib_side").set_value("input").run()
+    np.testing.assert_allclose(heatmap(app, 0), library.similarity(found, "input"), rtol=1e-5)
+    assert any("0.900 when it was learned" in code.value for code in app.code)
+    app.multiselect(key="lib_pick").set_value(["a/animals"]).run()
+    assert "at least two" in texts(app) and not app.exception
+
+
+def test_library_keeps_notes_and_hides_archived_runs_elsewhere(shelf, runs):
+    write_run(runs, "b")
+    app = open_page("library", lib_run="a")
+    app.toggle[0].set_value(True), app.toggle[1].set_value(True)
+    app.text_area[0].set_value("keep <i>this</i>")
+    next(button for button in app.button if button.label == "Save").click().run()
+    assert shelf.notes == {"text": "keep <i>this</i>", "tags": [], "starred": True, "archived": True}
+    assert open_page("library", lib_run="a").text_area[0].value == "keep <i>this</i>"
+    assert open_page("compare").multiselect(key="runs").options == ["b"]
+
+
+def test_library_is_read_only_on_the_server_too(shelf, monkeypatch):
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    app = open_page("library")
+    assert "brought in" not in [button.label for button in app.button] and "not brought in" in texts(app)
+    assert all(button.disabled for button in app.button) and app.text_area[0].disabled
+
+
+def test_about_fills_the_formulas_with_the_numbers_of_the_run(runs, monkeypatch):
+    run = write_run(runs, "a", "sequential", FORGETS, routed=False)
+    app = open_page("about", about_run="a")
+    shown = "\n".join(element.value for element in app.latex)
+    assert rf"{run.result()['forgetting']:.3f}" in shown and "(0.910 - 0.320)" in shown
+    assert "needs single-task scores" in texts(app) and not app.error
+    checks = [system.Check("Disk has room", False, "0.1 GB free"), system.Check("Runs can be written", True, "here")]
+    monkeypatch.setattr(system, "self_check", lambda folder: checks)
+    app.button(key="about_check").click().run()
+    assert "0.1 GB free" in texts(app) and "cannot work here" in app.error[0].value
+
+
+def test_self_check_tries_what_training_needs(runs, monkeypatch):
+    found = {check.name: check for check in system.self_check(runs)}
+    assert all(check.good for check in found.values()) and "torch" in found["A process can train"].seen
+    assert list(runs.iterdir()) == []
+    (runs / "file").touch()
+    monkeypatch.setattr(system, "PROBE", "raise SystemExit('no torch here')")
+    found = {check.name: check for check in system.self_check(runs / "file")}
+    assert not found["Runs can be written"].good and found["A process can train"].seen == "no torch here"
+
+
+# -- lessons ---------------------------------------------------------------------------------------------------------------
+
+LESSON = """
+title: What <b>is</b> kept?
+about: A lesson
+hide: [code]
+cards:
+  - {title: First, text: "Some <script>text</script>", show: [{figure: forgetting_curves, runs: [builtin-l2r], read: Look.}]}
+  - title: Second
+    text: Guess
+    predict:
+      ask: "How much?"
+      points: [{label: at the end, run: builtin-sequential, what: score, after: 3, task: 1}]
+      tell: So much.
+    show: [{figure: accuracy_matrix, runs: [builtin-sequential]}]
+    question: {ask: "Which?", options: [this, that], right: 2, why: Because.}
+preset: {recipe: sequential, set: [train.epochs=1]}
+"""
+
+
+@pytest.fixture
+def lessons(recorded, tmp_path, monkeypatch):
+    """A lesson of the test's own, and a broken one, beside the shipped ones."""
+    folder = tmp_path / "lessons"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(LESSON)
+    (folder / "broken.yaml").write_text("title: [\n")
+    monkeypatch.setenv("LAB_LESSONS", str(folder))
+
+
+def test_lessons_are_listed_and_a_broken_one_is_named(lessons):
+    shown = texts(open_page("learn"))
+    assert "What <b>is</b> kept?" in shown and "Why does a model forget?" in shown and "lesson broken, line 2" in shown
+
+
+def test_a_lesson_uncovers_the_answer_only_after_a_prediction(lessons):
+    app = open_page("learn", lesson="mine", card="2")
+    assert app.button(key="learn/mine/2/predict/reveal").disabled and not app.get("plotly_chart") and not app.radio
+    app.slider(key="learn/mine/2/predict/0").set_value(0.8).run()
+    app.button(key="learn/mine/2/predict/reveal").click().run()
+    bars_drawn = json.loads(app.get("plotly_chart")[0].proto.spec)["data"]
+    assert [bar["text"] for bar in bars_drawn] == [["0.80"], ["0.32"]]
+    assert "0.48 off on average" in texts(app) and app.slider(key="learn/mine/2/predict/0").disabled
+    np.testing.assert_allclose(heatmap(app, 1)[1:], np.array(FORGETS, dtype=float), rtol=1e-6)
+    app.radio[0].set_value("this").run()
+    assert "Not quite: that. Because." in texts(app)
+    app.radio[0].set_value("that").run()
+    assert "Yes. Because." in texts(app)
+
+
+def test_a_lesson_keeps_its_place_and_hides_what_it_says(lessons):
+    app = open_page("learn", lesson="mine")
+    assert "<script>text</script>" in texts(app) and not app.get("popover") and app.button(key="learn_back").disabled
+    assert [slider.label for slider in app.slider] == ["After task"]
+    app.button(key="learn_next").click().run()
+    assert "Second" in texts(app) and app.query_params["card"] in ("2", ["2"])
+    assert not open_page("learn", lesson="mine", hide="after").slider
+    assert "nearest" in texts(open_page("learn", lesson="mein")) or "mine" in texts(open_page("learn", lesson="mein"))
+
+
+def test_a_lesson_without_its_run_says_so(runs):
+    assert "'example-sequential' of this lesson is not installed" in texts(open_page("learn", lesson="forgetting"))

@@ -15,6 +15,7 @@ import toy
 
 import lab
 from lab import checkpoint, files, record
+from lab.config import configure, recipe_names
 from lab.errors import LabError
 from lab.record import Stopped
 from lab.runs import Run
@@ -22,6 +23,14 @@ from lab.stream import Example
 
 SHORT = ("checkpoint.every=3", "train.epochs=2")
 RECIPES = ["l2r", "replay"]
+SHARED = ("memory.per_task=0", "memory.total=20")
+METHODS = {name: ("sequential", f"methods.{name}={{}}") for name in toy.methods()}
+CASES = METHODS | {  # recipe and options, where a case is not simply a recipe
+    "all methods": ("sequential", *SHARED, *(options for _, options in METHODS.values())),
+    "ewc online": ("ewc-online", "methods.ewc.decay=0.5"),
+    "balanced": ("replay-balanced", *SHARED),
+    "reservoir": ("l2r", *SHARED),
+}
 BYTES = ("config.yaml", "matrix.json", "router.safetensors", "experts/**/*", "predictions/*", "routing/*", "state/**/*")
 
 
@@ -30,10 +39,11 @@ def every_step_is_logged(monkeypatch):
     monkeypatch.setattr(record, "LOG_EVERY", 0.0)
 
 
-def session(recipe: str, **settings):
+def session(case: str, **settings):
     """Four steps on each task, and eight on the memory, with a state saved every three."""
-    short = (*SHORT, "memory_training.steps=8") if recipe == "l2r" else SHORT
-    return toy.session(recipe, *short, **{"of": toy.tasks(train=32)} | settings)
+    recipe, *more = CASES.get(case, (case,))
+    short = (*SHORT, "memory_training.steps=8") if configure(recipe).memory_training.steps else SHORT
+    return toy.session(recipe, *short, *more, **{"of": toy.tasks(train=32)} | settings)
 
 
 def content(run: Run) -> dict[str, bytes]:
@@ -56,7 +66,7 @@ def whole(tmp_path_factory):
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(record, "LOG_EVERY", 0.0)
-        for recipe in RECIPES:
+        for recipe in [*RECIPES, *CASES]:
             made = session(recipe)
             run = Run.create(made.config.to_dict(), tmp_path_factory.mktemp(recipe), "r")
             found[recipe] = (run, [(type(event).__name__, made.cursor.phase) for event in record.record(run, made)])
@@ -104,6 +114,17 @@ def started(recipe: str, root: Path):
     return run, record.record(run, made)
 
 
+def killed_after(number: int, recipe: str, root: Path, monkeypatch) -> Run:
+    """A run that was ended after so many events; nothing is written down about the end, as after kill -9."""
+    run, happenings = started(recipe, root)
+    for _ in range(number):
+        next(happenings)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "update", lambda *args, **fields: None)
+        happenings.close()
+    return run
+
+
 def moments(recipe: str, whole) -> list[int]:
     """Ten numbers of events, spread over all events and over the three phases of both tasks."""
     kinds = whole[recipe][1]
@@ -123,18 +144,45 @@ def test_the_moments_cover_all_phases(whole):
 @pytest.mark.parametrize("moment", range(10))
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_killed_and_resumed(recipe, moment, whole, tmp_path, monkeypatch):
-    run, happenings = started(recipe, tmp_path)
-    for _ in range(moments(recipe, whole)[moment]):
-        next(happenings)
-    with monkeypatch.context() as patch:  # nothing is written down about the end, as after kill -9
-        patch.setattr(Run, "update", lambda *args, **fields: None)
-        happenings.close()
+    run = killed_after(moments(recipe, whole)[moment], recipe, tmp_path, monkeypatch)
     with open(run.dir / "events.jsonl", "ab") as log:
         log.write(b'{"kind": "Step", "ta')
     (run.dir / "checkpoint" / ".9.safetensors.1.tmp").parent.mkdir(exist_ok=True)
     (run.dir / "checkpoint" / ".9.safetensors.1.tmp").write_bytes(b"half")
     go_on(run, recipe, monkeypatch)
     assert_equal(run, whole[recipe][0])
+
+
+OTHERS = [name for name in recipe_names() if name not in RECIPES and not {*configure(name).methods} & {*METHODS}]
+
+
+@pytest.mark.parametrize("recipe", OTHERS)
+def test_every_recipe_goes_on_from_the_middle_of_a_task(recipe, tmp_path, monkeypatch):
+    """Killed two steps behind a saved state of the second task."""
+    made = session(recipe)
+    (tmp_path / "whole").mkdir()
+    run = Run.create(made.config.to_dict(), tmp_path / "whole", "r")
+    happened = list(record.record(run, made))
+    steps = [n for n, event in enumerate(happened) if type(event).__name__ == "Step" and event.task == 1 and event.step > 3]
+    go_on(again := killed_after(steps[0] + 1, recipe, tmp_path, monkeypatch), recipe, monkeypatch)
+    assert_equal(again, run)
+
+
+@pytest.mark.parametrize("moment", ["first step", "last step on the first task", "learned", "last step", "evaluated"])
+@pytest.mark.parametrize("case", CASES)
+def test_every_method_and_memory_goes_on(case, moment, whole, tmp_path, monkeypatch):
+    """What a method keeps, and what the memory holds, is after a kill what it was; a last step comes after a saved one."""
+    kinds = [kind for kind, _ in whole[case][1]]
+    steps, learned = [i for i, kind in enumerate(kinds) if kind == "Step"], kinds.index("Learned")
+    before = {"first step": steps[0], "last step on the first task": learned - 1, "learned": learned, "last step": steps[-1]}
+    run, happenings = started(case, tmp_path)
+    for _ in range(before.get(moment, len(kinds) - 3) + 1):
+        next(happenings)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "update", lambda *args, **fields: None)
+        happenings.close()
+    go_on(run, case, monkeypatch)
+    assert_equal(run, whole[case][0])
 
 
 def test_killed_twice(whole, tmp_path, monkeypatch):

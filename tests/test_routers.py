@@ -2,9 +2,11 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from sklearn.linear_model import Ridge
 from tiny import hidden, rel
 from torch.distributions import RelaxedBernoulli
 
@@ -27,6 +29,7 @@ CASES = {name: {"name": name} for name in routers.names()} | {
 }
 CASES["gates/raw"] = {"name": "gates", "normalise": False, "temperature": 0.5}
 CASES["gates/raw/layer"] = {"name": "gates", "normalise": False, "query": "layer"}
+CASES["gates/tasks"] = {"name": "gates", "start": "tasks"}
 HEADS = [1, 2]
 
 
@@ -54,6 +57,15 @@ def randomise(router: Router, seed: int = 1) -> None:
     for name, buffer in router.named_buffers():
         shift = numbers(*buffer.shape, seed=seed + 7) * 0.3
         buffer.copy_(shift.exp() if name.startswith("spread") else shift)
+
+
+def begin(router: Router, seed: int = 11) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Standardise and reset with queries of stored examples per layer and the expert of each one's task; returns these."""
+    widths = [WIDTH if router.uses_query else layer.inputs for layer in LAYERS]
+    queries, owners = [numbers(40, width, seed=40 + i) * 3 + 5 for i, width in enumerate(widths)], torch.arange(40) % EXPERTS
+    router.standardise(queries)
+    router.reset(noise(seed), queries, owners)
+    return queries, owners
 
 
 def asked(router: Router, task: torch.Tensor | None = TASK, chance: torch.Generator | None = None, order=None) -> Request:
@@ -147,8 +159,8 @@ def test_state_round_trip(case):
 def test_reset_forgets_and_is_decided_by_its_generator(case):
     router, other = build(case, 2), build(case, 2)
     randomise(other, seed=9)
-    router.reset(noise(1))
-    other.reset(noise(1))
+    begin(router, 1)
+    begin(other, 1)
     assert all(torch.equal(a, b) for a, b in zip(router.parameters(), other.parameters(), strict=True))
     assert torch.equal(weights(router, asked(router)), weights(other, asked(other)))
 
@@ -156,7 +168,7 @@ def test_reset_forgets_and_is_decided_by_its_generator(case):
 @cases
 def test_after_reset_a_router_can_learn(case):
     router = build(case, 2)
-    router.reset(noise(1))
+    begin(router, 1)
     if not list(router.parameters()):
         return
     target = numbers(ROWS, len(LAYERS), 2, EXPERTS, seed=8)
@@ -280,10 +292,24 @@ def test_the_query_is_standardised_with_what_was_stored():
         assert router.logits(layer, query).isfinite().all()
 
 
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_gates_can_start_from_a_ridge_regression_of_the_tasks(hidden):
+    """Logits of all heads are those of scikit-learn's ridge regression of +4 for the own expert and -4 for the others."""
+    router = build(f"gates/softmax/soft/layer/{hidden}", 2, values=False, start="tasks")
+    queries, owners = begin(router)
+    target = torch.where(torch.arange(EXPERTS) == owners[:, None], 4.0, -4.0)
+    for layer, query in enumerate(queries):
+        x = ((query - query.mean(0)) / query.std(0) / query.shape[1] ** 0.5).double()
+        x = torch.tanh(x @ router.hidden[layer].double().T) if hidden else x
+        expected = Ridge(alpha=1.0).fit(x.detach().numpy(), target.numpy()).predict(x.detach().numpy())
+        for head in range(2):
+            assert np.allclose(router.logits(layer, query)[:, head].detach().numpy(), expected, atol=1e-4)
+
+
 def test_fresh_gates_are_undecided():
     for case in ("gates", "gates/softmax/soft/layer/5"):
         router = build(case, 2, values=False)
-        router.reset(noise())
+        begin(router)
         assert torch.allclose(weights(router, asked(router)), torch.full((), 1 / 3))
 
 
@@ -299,7 +325,7 @@ def test_gates_of_the_layer_s_own_input(name):
         host.get_submodule(layer.name).register_forward_hook(lambda module, args, out: given.append(args[0]))
     decision = router(Request(batch["attention_mask"]))
     assert isinstance(decision, LayerDecision)
-    plain, made.kind.output = made.kind.output, lambda x, y, stack, w, how: used.append(w) or plain(x, y, stack, w, how)
+    plain, made.kind.output = made.kind.output, lambda base, x, stack, w, how: used.append(w) or plain(base, x, stack, w, how)
     with torch.no_grad(), made.routed(decision):
         hidden(host, batch)
     recorded, mask = decision.recorded(), batch["attention_mask"].unsqueeze(-1)

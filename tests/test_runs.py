@@ -297,7 +297,8 @@ def test_result_has_the_promised_fields(finished):
     assert set(result["routing"]) == {"own_expert_share", "oracle_average_accuracy", "own_expert_share_by_task"}
     assert set(result["uses"]) == {"task_id", "stored_examples", "generated_examples"}
     promised = {"trainable_parameters", "stored_bytes", "train_s", "eval_s", "peak_memory_bytes"}
-    assert set(result["cost"]) == promised | {"memory_bytes", "reused_s"}
+    apart = {"stored_parameters", "adapter_bytes", "memory_bytes", "statistics_bytes", "reused_s"}
+    assert set(result["cost"]) == promised | apart
     assert (result["run"], result["dir"], result["status"], result["recipe"]) == ("done", str(finished.dir), "finished", "l2r")
     assert (result["scenario"], result["backbone"], result["seed"], result["tasks"]) == ("class", "tiny", 0, ["sea", "city"])
     assert [[score is None for score in row] for row in result["matrix"]] == [[False, True], [False, False]]

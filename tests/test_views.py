@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import scipy
 from conftest import FORGETS, KEEPS, TASKS, configuration, weights, write_run
+from scipy import stats
 
-from lab import views
+from lab import files, views
 from lab.errors import LabError
 from lab.runs import Run
 
@@ -160,17 +161,17 @@ def test_routing_by_layer_measures_undecidedness_and_change(runs):
         views.routing_by_layer(run, 2, 0, 0, "size")
 
 
-def test_load_and_dead_experts(runs, monkeypatch):
+def test_load_of_experts(runs, monkeypatch):
     run = write_run(runs, "a")
     load = views.routing_load(run)
     assert load["load"].sum() == pytest.approx(1) and load["load"].to_numpy() == pytest.approx(views.routing_by_task(run).mean())
-    assert load["largest"].sum() == pytest.approx(1) and not load["dead"].any()
+    assert load["largest"].sum() == pytest.approx(1)
     assert views.routing_profile(run, 2, 1).sum(axis=1).to_numpy() == pytest.approx(1)
     assert views.routing_entropy(run).min() > 0 and views.routing_entropy(run).max() < 1
     two = np.array([0.5, 0.49, 0.01])
     monkeypatch.setattr("conftest.weights", lambda task, experts, layers, heads: np.tile(two[:experts], (layers, heads, 1)))
     load = views.routing_load(write_run(runs, "b"))
-    assert load["dead"].tolist() == [False, False, True] and load["largest"].tolist() == pytest.approx([1, 0, 0])
+    assert load["load"].tolist() == pytest.approx(two) and load["largest"].tolist() == pytest.approx([1, 0, 0])
 
 
 def test_layer_names_are_short_where_they_differ():
@@ -193,3 +194,62 @@ def test_log_tail_keeps_the_last_state_of_progress_bars(runs):
 
 def test_configuration_helper_is_plain_json():
     assert json.loads(json.dumps(configuration())) == configuration()
+
+
+# several runs -----------------------------------------------------------------------------------------------------------------
+
+LAST = {0: [0.86, 0.91, 0.94], 1: [0.80, 0.90, 0.90], 2: [0.70, 0.80, 0.90]}
+LOWER = {0: [0.60, 0.50, 0.70], 1: [0.50, 0.65, 0.60], 2: [0.55, 0.50, 0.50]}
+
+
+def seeded(runs, recipe: str, rows: dict[int, list[float]], tasks=TASKS) -> list[Run]:
+    return [write_run(runs, f"{recipe}-{seed}", recipe, [*KEEPS[:2], row], tasks, seed=seed) for seed, row in rows.items()]
+
+
+def test_summary_has_the_interval_of_the_mean(runs):
+    table = views.summary(seeded(runs, "l2r", LAST)).set_index("measure")
+    values = [np.mean(row) for row in LAST.values()]
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    row = table.loc["average_accuracy"]
+    assert (row["n"], row["value"], row["low"], row["high"]) == (3, *map(pytest.approx, (np.mean(values), low, high)))
+    assert views.summary_table(seeded(runs.parent / "again", "l2r", LAST)).at["Average accuracy", "l2r"] == (
+        f"{np.mean(values):.3f} ± {high - np.mean(values):.3f}"
+    )
+    alone = views.summary(seeded(runs.parent / "alone", "l2r", {0: LAST[0]})).set_index("measure").loc["average_accuracy"]
+    assert alone["n"] == 1 and np.isnan([alone["low"], alone["high"], alone["spread"]]).all()
+
+
+def test_orders_are_repetitions_too(runs):
+    same = seeded(runs, "l2r", {0: LAST[0]})
+    turned = seeded(runs.parent / "turned", "l2r", {0: LAST[1]}, [*reversed(TASKS)])
+    other = seeded(runs.parent / "other", "l2r", {0: LAST[2]}, ["x", "y", "z"])
+    assert [len(group.runs) for group in views.groups(same + turned + other)] == [2, 1]
+
+
+def test_differences_are_paired(runs):
+    found = views.differences(seeded(runs, "l2r", LAST) + seeded(runs, "sequential", LOWER | {3: LAST[0]}))
+    assert len(found) == 1
+    row = found.iloc[0]
+    pairs = ([np.mean(row) for row in rows.values()] for rows in (LAST, LOWER))
+    bounds = stats.ttest_rel(*pairs).confidence_interval()
+    assert (row["first"], row["second"], row["n"], row["claim"]) == ("l2r", "sequential", 3, True)
+    assert (row["low"], row["high"]) == (pytest.approx(bounds.low), pytest.approx(bounds.high))
+    assert row["p"] == 0.25, "2 / 2^3"
+    apart = views.differences(seeded(runs.parent / "x", "l2r", LAST) + seeded(runs.parent / "y", "replay", LAST, ["x", "y", "z"]))
+    assert apart.iloc[0]["n"] == 0 and apart.iloc[0]["why"] == "no seed and order is common to both"
+
+
+def test_runs_of_different_tasks_are_compared_on_the_common_ones(runs):
+    one = write_run(runs, "one", "l2r", KEEPS, ["a", "b", "c"])
+    two = write_run(runs, "two", "replay", [[0.9, None], [0.6, 0.8]], ["c", "b"])
+    assert views.common_tasks([one, two]) == ["b", "c"]
+    found = views.summary([one, two]).set_index(["label", "measure"])["value"]
+    assert found["l2r", "common_average_accuracy"] == pytest.approx((KEEPS[2][1] + KEEPS[2][2]) / 2)
+    assert found["replay", "common_average_accuracy"] == pytest.approx(0.7)
+    assert views.summary_table([one, two]).index[0] == "Average on common tasks"
+    assert "common_average_accuracy" not in set(views.summary([one])["measure"])
+    strange = write_run(runs, "three", "sequential", [[0.5]], ["z"])
+    last = views.summary([one, strange]).set_index(["label", "measure"]).loc[("l2r", "common_average_accuracy")]
+    assert np.isnan(last["value"]) and last["why"] == "no task is common to all runs"
+    files.write_json(two.dir / "matrix.json", two.scores | {"labels": [["no", "yes"], ["other", "labels"]]})
+    assert views.common_tasks([one, two]) == ["c"], "the same name with other labels is another task"

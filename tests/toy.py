@@ -6,13 +6,15 @@ Every task has topic words of its own, so that a router can tell the tasks apart
 import json
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lab import events
+from lab import events, registry
 from lab.config import configure
+from lab.errors import LabError
 from lab.loop import Session, prepare
 from lab.record import record
 from lab.runs import Run
@@ -22,7 +24,7 @@ from lab.stream import SPLITS, Example, Task
 TOPICS = {"sea": "wave tide reef coral", "city": "tram street tower plaza", "farm": "barn hay goat field"}
 FLIPPED = {"sea": False, "city": True, "farm": False}
 LABELS = ("no", "yes")
-TRAIN = ("train.lr=0.02", "train.epochs=3", "memory.per_task=24")
+TRAIN = ("train.lr=0.02", "train.epochs=3")
 MEMORY = ("memory_training.steps=20", "memory_training.lr=0.1")
 
 
@@ -46,8 +48,18 @@ def tasks(*names: str, **options: Any) -> list[Task]:
 
 def overrides(recipe: str, *more: str) -> list[str]:
     """Options that make a recipe learn the toy stream in well under a second."""
-    shared = recipe in ("sequential", "replay")
-    return [*TRAIN, *(() if shared else MEMORY), *more]
+    config = configure(recipe)
+    budget = "memory.total=48" if config.memory.total else "memory.per_task=24"
+    return [*TRAIN, budget, *(MEMORY if config.memory_training.steps else ()), *more]
+
+
+def methods() -> list[str]:
+    """Names of the methods that work on one shared expert."""
+    found = []
+    for name in registry.methods.names():
+        with suppress(LabError):
+            found.append(configure("sequential", [f"methods.{name}={{}}", "memory.per_task=2"]) and name)
+    return found
 
 
 def session(
@@ -76,6 +88,12 @@ def recorded(made: Session, root: Path, id: str = "r") -> Run:
 def expert(made: Session, name: str) -> dict[str, torch.Tensor]:
     """Copies of the parameters of an expert by its name."""
     return {key: p.detach().clone() for key, p in made.learner.bank.expert(made.learner.bank.names.index(name)).items()}
+
+
+def isolated(made: Session, name: str) -> dict[str, torch.Tensor]:
+    """The classifier rows of a task as training on it left them."""
+    prefix = f"task{made.learner.task_names.index(name)}."
+    return {key.removeprefix(prefix): tensor for key, tensor in made.isolated.items() if key.startswith(prefix)}
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

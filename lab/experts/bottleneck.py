@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lab import composition
@@ -56,20 +56,25 @@ class Bottleneck(Expert):
             "up_bias": torch.zeros(width),
         }
 
-    def output(self, x: Tensor, y: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
+    def output(self, base: nn.Module, x: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
+        y = base(x)
+        return (y + self._added(y, stack, w, how)).to(y.dtype)
+
+    def _added(self, y: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
+        """What the composed adapters add to the sub-layer's output y (B, T, O)."""
         down, down_bias, up, up_bias = (stack[name] for name in ("down", "down_bias", "up", "up_bias"))
         if how == "merge" and w.shape[1] == 1:
-            return y + self._merged(y, down, down_bias, up, up_bias, w[:, 0])
+            return self._merged(y, down, down_bias, up, up_bias, w[:, 0])
         if how == "merge":  # per token: every token is a row of its own
             rows, tokens = y.shape[:2]
             flat = w.expand(rows, tokens, -1, -1).reshape(rows * tokens, *w.shape[2:])  # (B*T, H, E)
             added = self._merged(y.reshape(rows * tokens, 1, -1), down, down_bias, up, up_bias, flat)
-            return y + added.view(rows, tokens, -1)
+            return added.view(rows, tokens, -1)
         experts, size, _ = down.shape
         z = F.relu(F.linear(y, down.reshape(experts * size, -1), down_bias.reshape(-1))).view(*y.shape[:2], experts, size)
         per_row = w.reshape(-1, *w.shape[2:])  # (B*T | ..., H, E)
         bias = composition.merged_bias(up_bias, per_row).view(*w.shape[:2], -1)  # (B|1, T|1, O)
-        return y + composition.mix(z, up, w) + bias
+        return composition.mix(z, up, w) + bias
 
     @staticmethod
     def _merged(y: Tensor, down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor, w: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from lab import composition
 from lab.expert import Expert, ExpertOptions, LayerInfo, uniform
@@ -43,8 +43,9 @@ class Lora(Expert):
         a = uniform((self.options.rank, layer.inputs), 1 / math.sqrt(layer.inputs), generator)  # (r, I), as peft draws it
         return {"lora_A": a, "lora_B": torch.zeros(layer.outputs, self.options.rank)}
 
-    def output(self, x: Tensor, y: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
-        return y + self.scale * composition.lora(x, stack["lora_A"], stack["lora_B"], w, how)
+    def output(self, base: nn.Module, x: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
+        y = base(x)
+        return (y + self.scale * composition.lora(x, stack["lora_A"], stack["lora_B"], w, how)).to(y.dtype)
 
     def peft_config(self, names: Sequence[str], base: str) -> dict:
         return {

@@ -19,6 +19,7 @@ class Replay(Method):
     name = "replay"
     Options = ReplayOptions
     options: ReplayOptions
+    uses_memory = True
 
     def rows(self, rows: list[Encoded], generator: torch.Generator) -> list[Encoded]:
         return rows + self.memory.sample(self.options.per_step, generator)

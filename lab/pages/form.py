@@ -13,6 +13,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from lab.config import written
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -96,20 +98,6 @@ def same(first: Any, second: Any) -> bool:
     if isinstance(first, float) and isinstance(second, float | int):
         return math.isclose(first, second, rel_tol=1e-9)
     return (first or None) == (second or None) if not isinstance(first, bool | int | float) else first == second
-
-
-def written(value: Any) -> str:
-    """A value as YAML on one line, as `-o` reads it."""
-    if isinstance(value, float):
-        return f"{value:g}" if math.isclose(float(f"{value:g}"), value, rel_tol=1e-12) else repr(value)
-    if isinstance(value, str) and value and yaml.safe_load(value) == value:
-        return value
-    return (
-        yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
-        .removesuffix("\n")
-        .removesuffix("\n...")
-        .strip()
-    )
 
 
 def nested(changes: Sequence[str]) -> dict[str, Any]:

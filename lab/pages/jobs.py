@@ -4,9 +4,9 @@ import pandas as pd
 import streamlit as st
 import yaml
 
-from lab import figures, jobs, views
-from lab.errors import LabError
-from lab.pages import shell
+from lab import figures, jobs, replay, views
+from lab.config import recipe_names
+from lab.pages import actions, shell
 from lab.runs import Run, all_runs
 
 PERIOD = 1.5  # seconds between two looks at an active run
@@ -19,6 +19,8 @@ def overview(runs: list[Run]) -> None:
     @st.fragment(run_every=2 * PERIOD if active else None)
     def rows() -> None:
         table = shell.table(runs)
+        places = {run.id: place + 1 for place, run in enumerate(jobs.waiting())}
+        table["state"] = [f"queued, {places[row.run]}." if row.run in places else row.status for row in table.itertuples()]
         table["learned"] = [
             f"{row.learned:.0f}/{row.tasks:.0f}" if row.status != "damaged" else "–" for row in table.itertuples()
         ]
@@ -28,66 +30,96 @@ def overview(runs: list[Run]) -> None:
             table[name] = ["–" if pd.isna(value) else str(value) for value in table[name]]
         columns = {
             "run": st.column_config.TextColumn("run", pinned=True),
+            "state": st.column_config.TextColumn("status", help="Derived from the files and the process each time."),
             "progress": st.column_config.ProgressColumn("progress", min_value=0, max_value=1, format="percent"),
             "learned": "tasks learned",
             "average_accuracy": st.column_config.NumberColumn("average accuracy", format="%.3f"),
             "created": st.column_config.DatetimeColumn("created", format="distance"),
             "reason": st.column_config.TextColumn("remark", width="medium"),
         }
-        order = ["run", "status", "progress", "learned", "average_accuracy", "recipe", "stream", "seed", "created", "reason"]
+        order = ["run", "state", "progress", "learned", "average_accuracy", "recipe", "stream", "seed", "created", "reason"]
         height = "content" if len(table) <= 8 else 320
         alt = "All runs with status and progress"
-        st.dataframe(table, hide_index=True, column_order=order, column_config=columns, height=height, key="job_table", alt=alt)
+        st.dataframe(table, hide_index=True, column_order=order, column_config=columns, height=height, key="job_table", alt=alt,
+                     placeholder="–")  # fmt: skip
 
     rows()
+    queue(jobs.waiting())
 
 
-def act(run: Run, action: str) -> None:
-    """Stop or resume a run; what cannot be done is said."""
-    try:
-        if action == "resume":
-            jobs.resume(run)
-        else:
-            with st.spinner("Ending the process" if action == "now" else "Asking the run to stop"):
-                jobs.stop(run, now=action == "now")
-    except LabError as error:
-        st.session_state["job_error"] = str(error)
-    st.rerun()
+def queue(waiting: list[Run]) -> None:
+    """Hold the queue or let it go on; shown while something waits or it is held."""
+    held = jobs.paused()
+    if not waiting and not held:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        names = ", ".join(shell.plain(run.id) for run in waiting[:3]) + (" …" if len(waiting) > 3 else "")
+        st.markdown(f"**Queue:** {len(waiting)} waiting{f' ({names})' if waiting else ''}{', held' if held else ''}")
+        if st.button(
+            "Let the queue go on" if held else "Hold the queue",
+            icon=":material/play_arrow:" if held else ":material/pause:",
+            disabled=jobs.read_only(), key="queue_hold",
+            help="Waiting runs start one after another. Holding the queue leaves the run that trains alone.",
+        ):  # fmt: skip
+            actions.attempt(jobs.pause, not held)
 
 
 def controls(run: Run, state: str) -> None:
-    """Buttons for what can be done with the run in this state."""
-    if error := st.session_state.pop("job_error", None):
-        st.error(shell.plain(error))
+    """Buttons for what can be done with the run in this state, most likely first."""
     locked = jobs.read_only()
     reason = "This lab is read-only." if locked else None
+
+    def offer(label: str, icon: str, key: str, about: str, disabled: bool = False) -> bool:
+        return st.button(label, icon=f":material/{icon}:", disabled=disabled or locked, help=reason or about, key=key)
+
     with st.container(horizontal=True, vertical_alignment="center"):
-        if state in jobs.ACTIVE:
+        waiting = jobs.waiting()
+        if run in waiting:
+            others = [other for other in jobs.active() if other != run]
+            if offer("Start now", "play_arrow", "start_now", "Does not wait for the runs before it.", bool(others)):
+                actions.attempt(jobs.resume, run)
+            if offer("Earlier", "arrow_upward", "earlier", "Changes places with the run before it.", run == waiting[0]):
+                actions.attempt(jobs.move, run, -1)
+            if offer("Later", "arrow_downward", "later", "Changes places with the run behind it.", run == waiting[-1]):
+                actions.attempt(jobs.move, run, 1)
+            if offer("Take out of the queue", "playlist_remove", "unqueue", "The run stays and can be resumed."):
+                actions.attempt(jobs.stop, run)
+        elif state in jobs.ACTIVE:
             asked = run.stop_requested
-            if state == "running" and st.button(
-                "Stops after this task" if asked else "Stop after this task",
-                icon=":material/stop_circle:",
-                disabled=asked or locked,
-                help=reason or "Finishes and scores the current task, then ends. Nothing is lost.",
-                key="stop_after",
-            ):
-                act(run, "after")
-            if st.button(
-                "Stop now",
-                icon=":material/cancel:",
-                disabled=locked,
-                help=reason or "Ends the process at once. Work since the last saved state is done again on resume.",
-                key="stop_now",
-            ):
-                act(run, "now")
-        elif state in jobs.RESUMABLE and st.button(
-            "Resume", icon=":material/resume:", disabled=locked, key="resume", help=reason or "Goes on from the last saved state."
-        ):
-            act(run, "resume")
+            label = "Stops after this task" if asked else "Stop after this task"
+            about = "Finishes and scores the current task, then ends. Nothing is lost."
+            if state == "running" and offer(label, "stop_circle", "stop_after", about, asked):
+                actions.attempt(jobs.stop, run)
+            about = "Ends the process at once. Work since the last saved state is done again on resume."
+            if offer("Stop now", "cancel", "stop_now", about):
+                with st.spinner("Ending the process"):
+                    actions.attempt(jobs.stop, run, True)
+        elif state in jobs.RESUMABLE:
+            if not jobs.active():
+                if offer("Resume", "resume", "resume", "Goes on from the last saved state."):
+                    actions.attempt(jobs.resume, run)
+            elif offer("Resume in turn", "playlist_add", "resume_later", "Another run trains: this one goes on after it."):
+                actions.attempt(jobs.enqueue, run)
         if run.matrix:
             st.page_link(shell.page("compare"), label="Compare", icon=":material/compare_arrows:", query_params={"runs": run.id})
         if run.recorded():
             st.page_link(shell.page("routing"), label="Routing", icon=":material/alt_route:", query_params={"rt_run": run.id})
+        if run.config["recipe"] in recipe_names():
+            st.page_link(
+                shell.page("train"), label="Duplicate", icon=":material/content_copy:",
+                query_params={"recipe": run.config["recipe"], "from": run.id}, help="Opens the form with its settings.",
+            )  # fmt: skip
+        if state == "finished" and not run.info.get("replay"):
+            st.download_button(
+                "Replay file", lambda: replay.trace(run), f"{run.id}.jsonl", "application/jsonl", icon=":material/movie:",
+                type="tertiary", on_click="ignore", key="job_trace", help="The run without weights: it plays anywhere.",
+            )  # fmt: skip
+        if run in waiting or state not in jobs.ACTIVE:
+            about = "Removes the folder of this run for good."
+            if st.button(
+                "Delete", icon=":material/delete:", type="tertiary", disabled=locked, help=reason or about, key="delete"
+            ):
+                actions.confirm_delete(run)
 
 
 def live(run: Run, state: str) -> None:
@@ -98,7 +130,12 @@ def live(run: Run, state: str) -> None:
         if shell.status(run) != state:
             st.rerun()
         now = views.progress(run)
-        st.progress(min(max(now.share, 0.0), 1.0), text=shell.plain(now.text()))
+        queued = jobs.waiting() if state == "queued" else []
+        place = f"waits in the queue, {queued.index(run) + 1} of {len(queued)}" if run in queued else now.text()
+        timed = now.elapsed_s is not None and state == "running"
+        elapsed = f" · {views.clock(now.elapsed_s)} since it started" if timed else ""
+        st.progress(min(max(now.share, 0.0), 1.0), text=shell.plain(place + elapsed))
+        stepper(run)
         for alert in views.alerts(run):
             st.warning(shell.plain(alert.text), icon=":material/warning:")
         left, right = st.columns(2, gap="large")
@@ -111,6 +148,19 @@ def live(run: Run, state: str) -> None:
         log(run, state)
 
     card()
+
+
+def stepper(run: Run) -> None:
+    """The tasks in their order: learned ones with their newest score, the one at work, those ahead."""
+    looks = {"learned": ("green", "check"), "now": ("blue", "play_arrow"), "ahead": ("gray", "schedule")}
+    badges = []
+    for task in views.task_states(run).itertuples():
+        colour, icon = looks[task.state]
+        score = "" if task.score != task.score else f" {task.score:.2f}"
+        name = shell.plain(task.name)
+        badges.append(f":{colour}-badge[:material/{icon}: {task.Index + 1} {name}{score}]")
+    if badges:
+        st.markdown(" ".join(badges), help="Tasks in their order, each with its newest score.")
 
 
 def loss(run: Run) -> None:
@@ -127,6 +177,12 @@ def loss(run: Run) -> None:
     st.line_chart(wide, x="index", y=names, color=colours, x_label="optimiser steps", y_label="loss", height=280, alt=alt)
     memory = " A jump marks where training on the memory begins." if (table["phase"] == "memory").any() else ""
     shell.how_to_read(f"The whole run, one colour per task.{memory}")
+    with st.popover("Code", icon=":material/code:", type="tertiary", key="job_loss_code"):
+        st.code(shell.python_of(figures.loss_curve, views.losses, (run,), {}), language="python")
+        st.download_button(
+            "Numbers as CSV", lambda: views.losses(run).to_csv(index=False), "loss.csv", "text/csv", key="job_loss_csv",
+            icon=":material/download:", on_click="ignore",
+        )  # fmt: skip
 
 
 def matrix(run: Run) -> None:
@@ -135,8 +191,11 @@ def matrix(run: Run) -> None:
         st.caption("The first row appears when the first task is learned.")
         return
     average = shell.number(run.metrics()["average_accuracy"])
-    shell.chart(figures.accuracy_matrix(run, partial=True), "job_matrix", f"Score matrix so far, average accuracy {average}")
-    shell.how_to_read("A row is added after each task: the scores on all tasks learned so far.")
+    shell.card(
+        figures.accuracy_matrix, run, key="job_matrix", partial=True, table=views.accuracy_matrix,
+        alt=f"Score matrix so far, average accuracy {average}",
+        read="A row is added after each task: the scores on all tasks learned so far.",
+    )  # fmt: skip
 
 
 def routing(run: Run) -> None:
@@ -145,15 +204,22 @@ def routing(run: Run) -> None:
         return
     st.subheader("Routing", anchor=False)
     st.caption(f"After task {moments[-1] + 1}: {shell.plain(run.tasks[moments[-1]])}")
-    shell.chart(
-        figures.routing_by_task(run, moments[-1]), "job_routing", "Share of each expert per task at the last recorded moment"
-    )
+    shell.card(
+        figures.routing_by_task, run, moments[-1], key="job_routing", table=views.routing_by_task,
+        alt="Share of each expert per task at the last recorded moment",
+        read="One row per task: which experts its test examples are sent to. Rows sum to one.",
+    )  # fmt: skip
 
 
 def log(run: Run, state: str) -> None:
     text = views.log_tail(run)
     with st.expander("Log", expanded=bool(text) and state in ("failed", "lost"), icon=":material/terminal:"):
         st.code(text or "Nothing is written yet.", language=None, height=260 if text else "content")
+        if text:
+            st.download_button(
+                "Whole log", lambda: (run.dir / "log.txt").read_bytes(), f"{run.id}.txt", "text/plain", key="job_log",
+                icon=":material/download:", type="tertiary", on_click="ignore",
+            )  # fmt: skip
 
 
 def frozen(run: Run) -> None:
@@ -162,6 +228,25 @@ def frozen(run: Run) -> None:
         st.code(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True), language="yaml", height=320)
         facts = {name: run.info.get(name) for name in ("created", "started", "ended", "pid", "host") if run.info.get(name)}
         st.caption(" · ".join(f"{name} {shell.plain(value)}" for name, value in facts.items()))
+
+
+def player() -> None:
+    """Play a recorded example, or a replay file, as a live job."""
+    with st.expander("Watch a replay", icon=":material/movie:"):
+        st.caption("A recorded run happens again, faster, and this page treats it as live. Nothing is trained.")
+        recorded = {run.id: run for run in shell.examples()}
+        left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
+        name = left.selectbox("Recorded example", list(recorded), key="replay_of", placeholder="There are none here")
+        given = middle.file_uploader("or a replay file", type="jsonl", key="replay_file")
+        speed = right.select_slider("Times as fast", [1, 2, 5, 10, 20, 50], 10, key="replay_speed")
+        if st.button("Play", icon=":material/play_arrow:", key="replay_play", disabled=jobs.read_only() or not (name or given)):
+            actions.attempt(play, given.getvalue() if given else recorded[name], speed)
+
+
+def play(what: bytes | Run, speed: float) -> None:
+    """Start a replay and watch it."""
+    run = jobs.play(what if isinstance(what, bytes) else replay.trace(what), speed)
+    st.switch_page(shell.page("jobs"), query_params={"job": run.id})
 
 
 def focused(run: Run) -> None:
@@ -187,7 +272,9 @@ def focused(run: Run) -> None:
 
 def draw() -> None:
     shell.heading("Jobs", "Every run is a folder and a process of its own: closing this page stops nothing.")
+    actions.said()
     runs = all_runs()[::-1]
+    player()
     if not runs:
         return shell.nothing_yet("There are no runs in this folder yet.")
     overview(runs)

@@ -1,44 +1,25 @@
 """Entry of the dashboard: navigation, and in the sidebar the folder of runs, the device and the running job."""
 
-import os
-import platform
-from pathlib import Path
+from contextlib import suppress
 
 import streamlit as st
 
 from lab import jobs, views
 from lab.errors import LabError
-from lab.pages import shell
+from lab.pages import shell, system
 from lab.runs import all_runs, root
 
 
-def device() -> tuple[str, str]:
-    """Name and icon of the device that training would use, found without loading torch."""
-    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    if cards and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
-        model = next((line for line in cards[0].read_text().splitlines() if line.startswith("Model")), "Model: NVIDIA GPU")
-        return model.partition(":")[2].strip() + (f" × {len(cards)}" if len(cards) > 1 else ""), ":material/developer_board:"
-    if platform.system() == "Darwin" and platform.machine() == "arm64":
-        return "Apple GPU", ":material/developer_board:"
-    return f"CPU, {os.cpu_count()} cores", ":material/memory:"
-
-
-def place(folder: Path) -> str:
-    """A folder as people know it: relative to where the server was started, else its last two names."""
-    try:
-        return str(folder.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(Path("…", *folder.resolve().parts[-2:]))
-
-
 def running_job() -> None:
-    """The active job with its progress and a link; looks again every two seconds while there is one."""
-    busy = jobs.active()
+    """The active job with its progress and a link; looks again every two seconds while there is one, or one waits."""
+    with suppress(LabError):  # a folder that cannot be written has no queue
+        jobs.tend()
+    busy = bool(jobs.active()) or (bool(jobs.waiting()) and not jobs.paused())
 
     @st.fragment(run_every=2 if busy else None)
     def chip() -> None:
         found = jobs.active()
-        if busy and not found:
+        if busy and not found and (jobs.paused() or not jobs.waiting()):
             st.rerun()
         for run in found:
             try:
@@ -52,14 +33,13 @@ def running_job() -> None:
 
 
 def sidebar() -> None:
-    name, icon = device()
+    name, icon = system.device()
     st.badge(name, icon=icon, color="gray")
     if jobs.read_only():
         st.badge("read-only", icon=":material/lock:", color="orange", help="Runs can be looked at, not started or stopped.")
     count = len(all_runs())
-    st.caption(
-        f"Runs in **{shell.plain(place(root()))}**: {count}", help="Choose another folder with `lab app --runs DIR` or LAB_RUNS."
-    )
+    where = shell.plain(system.place(root()))
+    st.caption(f"Runs in **{where}**: {count}", help="Choose another folder with `lab app --runs DIR` or LAB_RUNS.")
     running_job()
 
 

@@ -135,12 +135,8 @@ def overview(run: Run, after: int) -> None:
 def warnings(run: Run, after: int) -> None:
     """What is wrong with the routing as a whole."""
     for alert in views.alerts(run):
-        if alert.kind in ("collapse", "damaged"):
+        if alert.kind in ("collapse", "dead", "damaged"):
             st.warning(shell.plain(alert.text), icon=":material/warning:")
-    dead = [name for name, row in views.routing_load(run, after).iterrows() if row.dead]
-    if dead:
-        names = ", ".join(shell.plain(name) for name in dead)
-        st.warning(f"Dead: no task gives a tenth of an equal share to {names}.", icon=":material/block:")
     if views.routing_entropy(run, after).min() > 0.999 and len(run.routing(after).experts) > 1:
         st.info("All experts have the same weight everywhere: nothing is chosen. This is what is left without routing.")
 

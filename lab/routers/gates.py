@@ -29,6 +29,10 @@ class GatesOptions(RouterOptions):
         "layer",
         description="layer: mean over tokens of the current layer's own input; backbone: the frozen backbone's representation",
     )
+    start: Literal["zero", "tasks"] = Field(
+        "zero",
+        description="zero: all gates alike; tasks: gates read, by a ridge regression on the memory, which task an example is of",
+    )
     hidden: int = Field(0, ge=0, le=4096, description="width of a hidden layer in each router; 0: linear routers")
 
 
@@ -63,25 +67,31 @@ class Gates(Router):
         super().grow(experts)
 
     @torch.no_grad()
-    def reset(self, generator: torch.Generator) -> None:
-        for weight, bias in zip(self.weight, self.bias, strict=True):
-            weight.zero_()
-            bias.zero_()
+    def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
         for hidden in self.hidden:
             hidden.copy_(torch.randn(hidden.shape, generator=generator))  # the query has about unit length
+        for layer, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
+            weight.zero_()
+            bias.zero_()
+            if self.options.start == "tasks":
+                w, b = read_out(self.features(layer, queries[layer]), nn.functional.one_hot(owners, self.experts))
+                weight.copy_(w.expand_as(weight))  # (H, E, D)
+                bias.copy_(b.expand_as(bias))  # (H, E)
 
     def standardise(self, queries: Sequence[Tensor]) -> None:
         for i, query in enumerate(queries):
             getattr(self, f"mean{i}").copy_(query.mean(0))
             getattr(self, f"spread{i}").copy_(query.std(0).clamp_min(1e-6))
 
-    def logits(self, layer: int, query: Tensor) -> Tensor:
-        """(B, D) -> (B, H, E). Each feature of the query is standardised with its mean and spread on the memory, since hidden
-        states share a large common part; divided by the root of the width, one learning rate fits every backbone."""
+    def features(self, layer: int, query: Tensor) -> Tensor:
+        """(B, D) -> (B, D or `hidden`). Each feature of the query is standardised with its mean and spread on the memory, since
+        hidden states share a large common part; divided by the root of the width, one learning rate fits every backbone."""
         query = (query.float() - getattr(self, f"mean{layer}")) / getattr(self, f"spread{layer}") / query.shape[-1] ** 0.5
-        if self.hidden:
-            query = torch.tanh(query @ self.hidden[layer].T)
-        return torch.einsum("bd,hed->bhe", query, self.weight[layer]) + self.bias[layer]
+        return torch.tanh(query @ self.hidden[layer].T) if self.hidden else query
+
+    def logits(self, layer: int, query: Tensor) -> Tensor:
+        """(B, D) -> (B, H, E)."""
+        return torch.einsum("bd,hed->bhe", self.features(layer, query), self.weight[layer]) + self.bias[layer]
 
     def steps(self, logits: Tensor, noise: Tensor | None) -> dict[str, Tensor]:
         """Logits (..., E) -> weights (..., E) and what leads to them; `noise` is uniform in (0, 1), given in training only."""
@@ -114,3 +124,15 @@ class Gates(Router):
                 return self.steps(logits, None if noise is None else noise[layer])
 
         return LayerDecision(decide)
+
+
+def read_out(features: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (E, D) and biases (E,) of logits near +4 for the own expert and -4 for the others, by ridge regression.
+
+    features (N, D), own (N, E) of 0 and 1. The penalty on the squared weights is 1, on the biases 0.
+    """
+    x, y = features.double(), 8.0 * own.double() - 4.0
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    x, y = x - x_mean, y - y_mean
+    weight = torch.linalg.solve(x.T @ x + torch.eye(x.shape[1], dtype=x.dtype, device=x.device), x.T @ y).T  # (E, D)
+    return weight, y_mean - weight @ x_mean

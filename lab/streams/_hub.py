@@ -47,6 +47,7 @@ class HubTask:
 class HubStream(Stream):
     """A published benchmark from the hub. `root` reads `root/<repo>` instead, a local copy in the hub's layout."""
 
+    downloads = True
     tasks: ClassVar[Mapping[str, HubTask]] = {}
     aliases: ClassVar[Mapping[str, str]] = {}  # other names in use -> name here
 

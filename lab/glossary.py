@@ -1,0 +1,91 @@
+"""The metrics as formulas, once in symbols and once with the numbers of a run; LaTeX for screens and notebooks.
+
+R_{i,j} is the score on task j after learning task i of the T tasks learned so far. Numbers are those of lab.metrics.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lab.metrics import array
+from lab.runs import Run
+
+WIDE = 48  # characters of a sum that are written out; longer sums are cut in their middle
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A metric: its formula, and the same with a run's numbers, or the reason why there are none."""
+
+    title: str
+    about: str
+    latex: str
+    filled: str | None = None
+    value: float | None = None
+    why: str = ""
+
+
+def glossary(run: Run | None = None) -> list[Formula]:
+    """All metrics; filled in with the numbers of `run` where it is given and has them."""
+    found = run.result() if run else None
+    r = array(run.matrix) if run and run.matrix else None
+    old = 0 if r is None else len(r) - 1
+    shares = ((found or {}).get("routing") or {}).get("own_expert_share_by_task") or {}
+    oracle = (run.scores.get("oracle") if run else None) or []
+
+    def formula(name: str, title: str, about: str, latex: str, terms: Sequence[str]) -> Formula:
+        if found is None:
+            return Formula(title, about, latex, why="choose a run to see its numbers")
+        value = found["routing"].get(name) if name in ("own_expert_share", "oracle_average_accuracy") else found[name]
+        if value is None or not terms:
+            why = found["why"].get(name) or found["why"].get(f"routing.{name}") or "not recorded for each task"
+            return Formula(title, about, latex, value=value, why=why)
+        filled = rf"\frac{{1}}{{{len(terms)}}} \left( {_sum(terms)} \right) \approx {value:.3f}"
+        return Formula(title, about, latex, filled, value)
+
+    def pairs(first: Sequence[float], second: Sequence[float]) -> list[str]:
+        return [f"({a:.3f} - {b:.3f})" for a, b in zip(first, second, strict=True)]
+
+    last = [] if r is None else [f"{score:.3f}" for score in r[-1, : old + 1]]
+    own = [] if r is None else [r[j, j] for j in range(old + 1)]
+    best = [] if r is None else [max(r[j:old, j]) for j in range(old)]
+    return [
+        formula(
+            "average_accuracy", "Average accuracy", "How good the model is on all tasks at the end.",
+            r"\mathrm{ACC} = \frac{1}{T} \sum_{j=1}^{T} R_{T,j}", last,
+        ),
+        formula(
+            "forgetting", "Forgetting", "How far old tasks have fallen from their best; lower is better (Chaudhry et al. 2018).",
+            r"\mathrm{FGT} = \frac{1}{T-1} \sum_{j=1}^{T-1} \left( \max_{j \le l < T} R_{l,j} - R_{T,j} \right)",
+            pairs(best, r[-1, :old]) if old > 0 else [],
+        ),
+        formula(
+            "backward_transfer", "Backward transfer",
+            "What later tasks did to earlier ones; negative is forgetting (Lopez-Paz and Ranzato 2017).",
+            r"\mathrm{BWT} = \frac{1}{T-1} \sum_{j=1}^{T-1} \left( R_{T,j} - R_{j,j} \right)",
+            pairs(r[-1, :old], own[:old]) if old > 0 else [],
+        ),
+        formula(
+            "learning_accuracy", "Learning accuracy", "How well each task was learned when its turn came.",
+            r"\mathrm{LA} = \frac{1}{T} \sum_{j=1}^{T} R_{j,j}", [f"{score:.3f}" for score in own],
+        ),
+        formula(
+            "forward_transfer", "Forward transfer", "What earlier tasks did for later ones; $a_j$ is training on task $j$ alone.",
+            r"\mathrm{FWT} = \frac{1}{T-1} \sum_{j=2}^{T} \left( R_{j,j} - a_j \right)", [],
+        ),
+        formula(
+            "own_expert_share", "Own-expert share",
+            "Part of the routing weight that goes to the expert of the true task; 1 is a perfect router.",
+            r"\mathrm{OWN} = \frac{1}{T} \sum_{j=1}^{T} \bar{w}_{j,j}", [f"{share:.3f}" for share in shares.values()],
+        ),
+        formula(
+            "oracle_average_accuracy", "Oracle routing", "Average accuracy when the true task picks the expert, same labels.",
+            r"\mathrm{ACC}^{*} = \frac{1}{T} \sum_{j=1}^{T} R^{*}_{T,j}", [f"{score:.3f}" for score in oracle],
+        ),
+    ]  # fmt: skip
+
+
+def _sum(terms: Sequence[str]) -> str:
+    """Terms with plus signs, the middle of long sums left out."""
+    most = max(3, WIDE // (len(terms[0]) + 3))
+    kept = list(terms) if len(terms) <= most else [*terms[: most - 2], r"\dots", terms[-1]]
+    return " + ".join(kept)

@@ -1,0 +1,56 @@
+"""A-GEM: no step may raise the loss on the memory, to first order (Chaudhry et al. 2019, "Efficient lifelong learning")."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lab.batch import Encoded
+from lab.learner import Learner
+from lab.memory import Memory
+from lab.method import Method
+from lab.registry import Options
+
+
+class AGEMOptions(Options):
+    name: str = "agem"
+    per_step: int = Field(32, ge=1, le=4096, description="stored examples whose gradient is the reference of a step")
+
+
+class AGEM(Method):
+    """A gradient that would raise the loss on stored examples of past tasks loses the part that does so.
+
+    The gradient is the one of all loss terms, before it is clipped; the optimiser rescales what is left of it.
+    """
+
+    name = "agem"
+    Options = AGEMOptions
+    options: AGEMOptions
+    uses_memory = True
+
+    def __init__(self, options: AGEMOptions, learner: Learner, memory: Memory):
+        super().__init__(options, learner, memory)
+        self.drawn: list[Encoded] = []  # of the step in progress
+
+    def rows(self, rows: list[Encoded], generator: torch.Generator) -> list[Encoded]:
+        self.drawn = self.memory.sample(self.options.per_step, generator)
+        return rows
+
+    def adjust_gradients(self) -> None:
+        if not self.drawn:
+            return
+        learner, parameters = self.learner, list(self.learner.trained().values())
+        batch = learner.collate(self.drawn)
+        decision = learner.decide(batch)
+        with learner.bank.routed(decision):
+            loss = learner.cross_entropy(learner.logits(batch), batch.label, batch.task)
+            reference = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        gradient = nn.utils.parameters_to_vector([p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters])
+        fixed = project(gradient, nn.utils.parameters_to_vector(reference))
+        for parameter, part in zip(parameters, fixed.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter).clone()
+
+
+def project(gradient: Tensor, reference: Tensor) -> Tensor:
+    """The vector closest to `gradient` whose product with `reference` is not negative (equation 11); both (P,)."""
+    product = gradient @ reference
+    return gradient if product >= 0 else gradient - product / (reference @ reference) * reference

@@ -1,0 +1,35 @@
+"""Joint training: at every task the model is trained anew on all tasks seen (the multi-task upper bound)."""
+
+from typing import Any
+
+from lab.batch import Encoded
+from lab.errors import LabError
+from lab.method import Method
+from lab.registry import Options
+
+
+class JointOptions(Options):
+    name: str = "joint"
+
+
+class Joint(Method):
+    """The shared expert and the classifier start afresh at every task and learn from its examples and all stored ones.
+
+    With a memory that holds everything this is multi-task training, done once per row of the matrix; the stored examples are
+    counted like those of any memory. With a small memory it is GDumb's way (Prabhu et al. 2020), with the new task in full.
+    """
+
+    name = "joint"
+    Options = JointOptions
+    uses_memory = True
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        if config.experts.allocation != "shared" or config.train.classes != "seen":
+            raise LabError("methods.joint trains one model on all tasks: use experts.allocation=shared and train.classes=seen")
+
+    def begin_task(self, t: int, rows: list[Encoded]) -> None:
+        self.learner.renew()
+
+    def examples(self, rows: list[Encoded]) -> list[Encoded]:
+        return self.memory.rows + rows

@@ -1,0 +1,42 @@
+"""The filled formulas are sums that come out at the metrics they stand for."""
+
+import math
+import re
+
+import pytest
+from conftest import FORGETS, write_run
+
+from lab.glossary import glossary
+
+
+def evaluated(filled: str) -> tuple[float, float]:
+    """Left and right of `\\frac{1}{n} \\left( ... \\right) \\approx value`, computed."""
+    found = re.fullmatch(r"\\frac\{1\}\{(\d+)\} \\left\( ([-+(). 0-9]+) \\right\) \\approx (-?[.0-9]+)", filled)
+    return eval(found[2], {"__builtins__": {}}) / int(found[1]), float(found[3])
+
+
+def test_formulas_come_out_at_the_metrics(runs):
+    run = write_run(runs, "a", "sequential", FORGETS, oracle=[0.9, 0.95, 0.97])
+    run.update(routing={"own_expert_share": 0.5, "own_expert_share_by_task": {"a": 0.4, "b": 0.6, "c": 0.5},
+                        "oracle_average_accuracy": 0.94})  # fmt: skip
+    found = {entry.title: entry for entry in glossary(run)}
+    result = run.result()
+    for title in ("Average accuracy", "Forgetting", "Backward transfer", "Learning accuracy"):
+        name = title.lower().replace(" ", "_")
+        left, right = evaluated(found[title].filled)
+        assert left == pytest.approx(result[name], abs=1e-3) and right == pytest.approx(result[name], abs=5e-4)
+        assert found[title].value == result[name]
+    assert evaluated(found["Own-expert share"].filled) == pytest.approx((0.5, 0.5))
+    assert evaluated(found["Oracle routing"].filled) == pytest.approx((0.94, 0.94), abs=1e-3)
+    assert found["Forward transfer"].filled is None and found["Forward transfer"].why == "needs single-task scores"
+
+
+def test_what_is_not_known_says_why(runs):
+    assert all(entry.filled is None and entry.why for entry in glossary())
+    one = {entry.title: entry for entry in glossary(write_run(runs, "a", matrix=[[0.9, None, None]], status="stopped"))}
+    assert one["Forgetting"].why == "needs at least two learned tasks" and evaluated(one["Average accuracy"].filled) == (0.9, 0.9)
+    nothing = glossary(write_run(runs, "b", matrix=[], status="queued"))
+    assert all(entry.filled is None and entry.why for entry in nothing)
+    long = write_run(runs, "c", tasks=[f"t{i}" for i in range(9)], matrix=[[1.0] * (i + 1) + [None] * (8 - i) for i in range(9)])
+    filled = glossary(long)[0].filled
+    assert filled.count("1.000") == 6 and r"\dots" in filled and "{9}" in filled and math.isclose(glossary(long)[0].value, 1)

@@ -1,0 +1,166 @@
+"""Experts as files: subspaces against scipy, norms against dense matrices, archives that peft loads, archives to refuse."""
+
+import io
+import json
+import math
+import zipfile
+
+import numpy as np
+import pytest
+import scipy.linalg
+from conftest import KEEPS, TASKS, write_run
+
+from lab import files, library
+from lab.errors import LabError
+from lab.library import SavedExpert
+
+LAYERS = {"encoder.layer.0.attention.self.query": (12, 10), "encoder.layer.0.attention.self.value": (12, 10)}
+
+
+def save(folder, rank=3, seed=0, alpha=6.0, layers=LAYERS, zero=False, **config):
+    """A random LoRA expert in peft's format."""
+    draw = np.random.default_rng(seed)
+    arrays = {}
+    for name, (inputs, outputs) in layers.items():
+        arrays[f"base_model.model.{name}.lora_A.weight"] = draw.normal(size=(rank, inputs)).astype(np.float32)
+        b = np.zeros((outputs, rank)) if zero else draw.normal(size=(outputs, rank))
+        arrays[f"base_model.model.{name}.lora_B.weight"] = b.astype(np.float32)
+    files.write_arrays(folder / library.WEIGHTS, arrays, {"format": "pt"})
+    written = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "base_model_name_or_path": "minilm"} | config
+    files.write_json(folder / library.CONFIG, written)
+    return SavedExpert(folder)
+
+
+@pytest.mark.parametrize("shapes", [(3, 3), (2, 5), (1, 1)])
+def test_angles_are_those_of_scipy(shapes):
+    draw = np.random.default_rng(7)
+    a, b = draw.normal(size=(20, shapes[0])), draw.normal(size=(20, shapes[1]))
+    expected = scipy.linalg.subspace_angles(a, b)
+    np.testing.assert_allclose(library.principal_angles(a, b), expected, atol=1e-7)
+    found = library.overlap(library.basis(a), library.basis(b))
+    assert found == pytest.approx(np.mean(np.cos(expected) ** 2))
+
+
+def test_overlap_is_one_for_the_same_space_zero_for_orthogonal_ones_and_nothing_for_an_empty_one():
+    draw = np.random.default_rng(1)
+    a = draw.normal(size=(9, 3))
+    basis = library.basis
+    assert library.overlap(basis(a), basis(a @ draw.normal(size=(3, 3)))) == pytest.approx(1.0)
+    q, _ = np.linalg.qr(draw.normal(size=(9, 9)))
+    assert library.overlap(basis(q[:, :3]), basis(q[:, 3:6])) == pytest.approx(0.0, abs=1e-12)
+    assert math.isnan(library.overlap(basis(a), basis(np.zeros((9, 3)))))
+    assert basis(np.outer(a[:, 0], [1.0, 2.0, 3.0])).shape == (9, 1)  # a direction that is repeated counts once
+
+
+def test_similarity_is_the_mean_over_common_layers(tmp_path):
+    a, b = save(tmp_path / "a", seed=1), save(tmp_path / "b", seed=2, rank=2)
+    other = save(tmp_path / "c", layers={"other": (4, 4)})
+    empty = save(tmp_path / "d", zero=True)
+    table = library.similarity([a, b, other, empty])
+    one, two = a.layers(), b.layers()
+    angles = [scipy.linalg.subspace_angles(one[name]["lora_B"], two[name]["lora_B"]) for name in LAYERS]
+    expected = np.mean([np.mean(np.cos(angle) ** 2) for angle in angles])
+    assert table.iloc[0, 1] == pytest.approx(expected) and table.iloc[1, 0] == table.iloc[0, 1]
+    assert table.iloc[0, 0] == pytest.approx(1) and math.isnan(table.iloc[0, 2]) and math.isnan(table.iloc[0, 3])
+    reads = library.similarity([a, b], "input").iloc[0, 1]
+    angles = [scipy.linalg.subspace_angles(one[name]["lora_A"].T, two[name]["lora_A"].T) for name in LAYERS]
+    assert reads == pytest.approx(np.mean([np.mean(np.cos(angle) ** 2) for angle in angles]))
+
+
+def test_norm_is_that_of_the_whole_update(tmp_path):
+    expert = save(tmp_path / "a", alpha=6.0)
+    dense = [2.0 * layer["lora_B"] @ layer["lora_A"] for layer in expert.layers().values()]
+    assert library.describe(expert)["norm"] == pytest.approx(np.sqrt(sum(np.linalg.norm(one) ** 2 for one in dense)))
+    rooted = save(tmp_path / "b", alpha=6.0, use_rslora=True)
+    assert library.describe(rooted)["norm"] == pytest.approx(library.describe(expert)["norm"] * math.sqrt(3))
+
+
+def test_experts_of_runs_know_what_they_have_kept(runs):
+    run = write_run(runs, "a")
+    for name in (*TASKS[:2], "shared"):
+        save(run.dir / "experts" / name)
+    (run.dir / "experts" / "weather" / library.WEIGHTS).write_bytes(b"xx")
+    found = {expert.key: library.describe(expert) for expert in library.experts([run])}
+    assert list(found) == ["a/animals", "a/shared", "a/weather"]
+    first = found["a/animals"]
+    assert (first["learned"], first["now"]) == (KEEPS[0][0], KEEPS[2][0]) and first["kept"] == pytest.approx(0.86 / 0.9)
+    assert first["parameters"] == 2 * 3 * 22 and math.isnan(found["a/shared"]["learned"])
+    assert found["a/weather"]["kind"] == "damaged" and "cannot be read" in found["a/weather"]["problem"]
+
+
+def test_a_packed_expert_loads_in_peft_and_comes_back(runs, tmp_path):
+    import torch
+    from peft import PeftModel
+    from tiny import model
+
+    bert = model("bert")
+    layers = {name: (32, 32) for name, _ in bert.named_modules() if name.endswith("self.query")}
+    run = write_run(runs, "a")
+    saved = save(run.dir / "experts" / "animals", layers=layers, target_modules=["query"], task_type="FEATURE_EXTRACTION")
+    expert = SavedExpert(saved.folder, run)
+    with zipfile.ZipFile(io.BytesIO(library.packed(expert))) as archive:
+        archive.extractall(tmp_path)
+    card = (tmp_path / "animals" / "README.md").read_text()
+    assert "labels no, yes" in card and "0.900 when it was learned, 0.860 at the end" in card and "run `a`" in card
+    adapted = PeftModel.from_pretrained(bert, tmp_path / "animals")
+    name = next(iter(layers))
+    loaded = adapted.base_model.model.get_submodule(name).lora_B["default"].weight
+    np.testing.assert_array_equal(loaded.detach().numpy(), expert.layers()[name]["lora_B"].astype(np.float32))
+    assert torch.isfinite(loaded).all()
+    brought = library.bring_in(library.packed(expert), "mine", runs)
+    assert brought.key == "imported/mine" and library.similarity([expert, brought]).iloc[0, 1] == pytest.approx(1)
+    assert [one.key for one in library.experts([], runs)] == ["imported/mine"]
+    with pytest.raises(LabError, match="already"):
+        library.bring_in(library.packed(expert), "mine", runs)
+
+
+def archive(members: dict[str, bytes], link: str = "") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (0o120777 if name == link else 0o100644) << 16
+            made.writestr(info, content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("case, words", [
+    ("slip", "leads out"), ("absolute", "leads out"), ("link", "link"), ("pickle", "pickle"), ("no zip", "no zip archive"),
+    ("two", "2 files"), ("none", "0 files"), ("big", "more than"), ("kind", "peft_type IA3"), ("rank", "of rank 4"),
+    ("torn", "cannot be read"), ("text", "cannot be read"), ("name", "cannot name"),
+])  # fmt: skip
+def test_archives_that_are_refused_leave_nothing(runs, tmp_path, monkeypatch, case, words):
+    expert = save(tmp_path / "e")
+    config, weights = (expert.folder / library.CONFIG).read_bytes(), (expert.folder / library.WEIGHTS).read_bytes()
+    good = {f"e/{library.CONFIG}": config, f"e/{library.WEIGHTS}": weights}
+    changed = {"kind": {"peft_type": "IA3"}, "rank": {"r": 4}}.get(case)
+    if changed:
+        good[f"e/{library.CONFIG}"] = json.dumps(json.loads(config) | changed).encode()
+    more = {
+        "slip": {"../../evil": b"x"}, "absolute": {"/etc/evil": b"x"}, "link": {"e/l": b"/etc/passwd"},
+        "pickle": {"e/adapter_model.bin": b"x"}, "two": {f"f/{library.CONFIG}": config},
+        "torn": {f"e/{library.WEIGHTS}": weights[:100]}, "text": {f"e/{library.CONFIG}": b"{"},
+    }.get(case, {})  # fmt: skip
+    if case == "big":
+        monkeypatch.setattr(library, "UNPACKED", 100)
+    content = b"no zip" if case == "no zip" else archive({} if case == "none" else good | more, link="e/l")
+    with pytest.raises(LabError, match=words):
+        library.bring_in(content, "../x" if case == "name" else "x", runs)
+    assert not (runs / ".library" / "x").exists() and not (tmp_path / "evil").exists()
+
+
+def test_notes_are_kept_checked_and_refused_where_the_lab_is_read_only(runs, monkeypatch):
+    run = write_run(runs, "a")
+    assert run.notes == {"text": "", "tags": [], "starred": False, "archived": False}
+    library.annotate(run, text="looks <b>good</b>", tags=["thesis"])
+    library.annotate(run, starred=True)
+    assert run.notes == {"text": "looks <b>good</b>", "tags": ["thesis"], "starred": True, "archived": False}
+    for wrong in ({"owner": "me"}, {"tags": "thesis"}, {"tags": [""]}, {"tags": ["x"] * 21}, {"text": "x" * 20_001}):
+        with pytest.raises(LabError):
+            library.annotate(run, **wrong)
+    files.write_json(run.dir / "notes.json", {"tags": 3, "starred": True})
+    assert run.notes["tags"] == [] and run.notes["starred"]
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    for call in (lambda: library.annotate(run, text="no"), lambda: library.bring_in(b"", "x", runs)):
+        with pytest.raises(LabError, match="read-only"):
+            call()
