@@ -25,7 +25,8 @@ SCALE = "Cividis"  # scores and shares, 0 to 1
 DIVERGING = "PuOr"  # differences, centred on 0; neither red nor green
 FAINT = "rgba(127,127,127,0.25)"  # grid lines on light and dark
 CELLS_WITH_TEXT = 12  # columns up to which the numbers stand in the cells
-NAMED_COLUMNS = 6  # columns up to which names stand above them
+NAMED_COLUMNS = 6  # columns up to which names stand above them, if these are short
+SHORT = 11  # characters of a short name
 NAME = 16  # characters of a name on an axis; the full one is in the hover text
 
 
@@ -98,10 +99,11 @@ def numbered(names: Sequence[Any]) -> list[str]:
 
 
 def heads(names: Sequence[Any], rows: Sequence[Any]) -> list[str]:
-    """Names above columns: as numbers where there are many and the rows, which say the names, are the same."""
-    if len(names) > NAMED_COLUMNS and list(names) == list(rows):
+    """Names above columns: as numbers where these are many or long, and the rows say the same names."""
+    fit = len(names) <= NAMED_COLUMNS and all(len(str(name)) <= SHORT for name in names)
+    if not fit and list(names) == list(rows):
         return [str(i + 1) for i in range(len(names))]
-    return unique(names, NAME - 5)
+    return unique(names)
 
 
 def unique(names: Sequence[Any], length: int = NAME) -> list[str]:
@@ -163,12 +165,12 @@ def _tilt(columns: Sequence[str]) -> int:
     """Angle of the names above columns: level where they fit, upright where they are many."""
     if all(len(name) <= 3 for name in columns) or len(columns) <= 3:
         return 0
-    return -30 if len(columns) <= 8 else -90
+    return -40 if len(columns) <= 8 else -90
 
 
 def _tight(text: str, columns: int) -> str:
     """The number without its leading zero where cells are narrow."""
-    return text.replace("0.", ".", 1) if columns > 7 else text
+    return text.replace("0.", ".", 1) if columns > 6 else text
 
 
 def grid(figure: go.Figure, rows: Sequence[str], columns: Sequence[str], row_title: str, column_title: str) -> go.Figure:

@@ -125,10 +125,9 @@ def open_page(page, address: str, name: str) -> None:
 
 def settled(page) -> None:
     """Wait until the server has nothing more to draw."""
+    idle = "document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')"
     page.wait_for_timeout(300)
-    page.wait_for_function(
-        "!document.querySelector('[data-testid=stStatusWidget]') && !document.querySelector('[data-stale=true]')", timeout=30_000
-    )
+    page.wait_for_function(f"{idle} && !document.querySelector('[data-stale=true]')", timeout=30_000)
 
 
 @pytest.mark.parametrize("name", PAGES)

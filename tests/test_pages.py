@@ -486,9 +486,9 @@ def model(runs, played, monkeypatch):
 
 
 def probabilities(app: AppTest) -> list[list[float]]:
-    """The bars of the classes, one list per answer."""
+    """The bars of the classes, one list per answer; NaN for a class that an answer does not know."""
     traces = json.loads(element(app, "pg_classes").proto.spec)["data"]
-    return [[float(text) for text in trace["text"]] for trace in traces]
+    return [[float(text.replace("–", "nan")) for text in trace["text"]] for trace in traces]
 
 
 def typed(text: str = "red wave harbour", **parameters: str) -> AppTest:
@@ -537,8 +537,14 @@ def test_playground_changes_the_routing_beside_the_original(model, parameters, c
 
 
 def test_playground_compares_moments_and_runs(model):
+    from lab.inference import load
+
     app = typed(pg_beside="another moment")
-    assert chart(app, "pg_classes") is None and len(probabilities(app)) == 2 and "With after task 1" in texts(app)
+    then = load(lab.Run.open("routed"), 0).answer("red wave harbour")
+    first, second = probabilities(app)
+    assert sum(first) == pytest.approx(1, abs=0.02) and len(then.classes) < len(model.learner.space.names)
+    assert sorted(value for value in second if value == value) == [round(p, 2) for p in sorted(then.probabilities)]
+    assert f"With after task 1, the answer {'stays' if then.prediction in texts(app).split('. With')[0] else 'becomes'}" in texts(app)
     app.segmented_control(key="pg_beside").set_value("another run").run()
     app.selectbox(key="pg_other").set_value("one").run()
     assert "With one, the answer" in texts(app) and not app.exception

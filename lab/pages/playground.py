@@ -48,11 +48,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked: a text, and the task where the model is told it."""
+    """What is asked: a text, the task where the model is told it, and the kept answer where it is a recorded example."""
 
     text: str
     pair: str | None
     task: int | None
+    known: Answer | None
 
 
 # -- the model -------------------------------------------------------------------------------------------------------------
@@ -77,12 +78,6 @@ def ask(side: Side, asked: Asked) -> Answer:
         return model.answer(asked.text, Override(**dict(side.change)), task=asked.task, pair=asked.pair)
 
 
-def recorded(side: Side, text: str, answers: dict[str, list[Answer]]) -> Answer | None:
-    """The kept answer to a text, if the run was asked it and nothing is changed."""
-    same = [answer for found in answers.values() for answer in found if answer.text == text]
-    return same[0] if same and not side.change else None
-
-
 # -- the question ----------------------------------------------------------------------------------------------------------
 
 
@@ -96,7 +91,8 @@ def presets(run: Run, after: int) -> dict[str, list[Answer]]:
 
 def prompt(run: Run, after: int, answers: dict[str, list[Answer]]) -> Asked:
     """The text box and what fills it."""
-    texts = {f"{name} {i + 1}": one.text for name, found in answers.items() for i, one in enumerate(found)}
+    examples = {f"{name} {i + 1}": one for name, found in answers.items() for i, one in enumerate(found)}
+    texts = {name: one.text for name, one in examples.items()}
     options = [*texts, TYPED]
 
     def take_preset() -> None:
@@ -129,7 +125,8 @@ def prompt(run: Run, after: int, answers: dict[str, list[Answer]]) -> Asked:
         about = "Given to models that are told the task of every text."
         task = tasks.index(right.selectbox("Task that is told", tasks, key="pg_task", bind="query-params", help=about))
     first, bar, second = text.partition(BAR)
-    return Asked(first, second, task) if pairs and bar else Asked(text, None, task)
+    known = examples[chosen] if texts.get(chosen) == text else None
+    return Asked(first, second, task, known) if pairs and bar else Asked(text, None, task, known)
 
 
 def told(run: Run) -> bool:
@@ -369,8 +366,8 @@ def respond(sides: list[Side], asked: Asked, answers: dict[str, list[Answer]]) -
     if len(text) > LONGEST:
         return st.warning(f"This text has {len(text)} characters; {LONGEST} are the most that are read.")
     run = sides[0].run
-    known = recorded(sides[0], text, answers) if len(sides) == 1 else None
-    if known is not None:
+    known = asked.known
+    if known is not None and len(sides) == 1:
         st.badge("recorded", icon=":material/history:", color="gray", help="From the run folder; no model is loaded for this.")
         task = next(t for t, found in enumerate(answers.values()) if known in found)
         place = f"kept({shell.opened(run)}, {sides[0].after}, {task})[{[*answers.values()][task].index(known)}]"
