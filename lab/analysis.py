@@ -24,14 +24,13 @@ from functools import cache
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lab import api, files
 from lab.config import validated
 from lab.errors import LabError
 from lab.evaluate import evaluate
+from lab.inference import recall
 from lab.learner import Classifier, Learner
 from lab.loop import EVALUATION_BATCH, Session
 from lab.metrics import shares
@@ -86,20 +85,6 @@ def _session(run: Run) -> Session:
     if run.info.get("fingerprint") != session.fingerprint():
         raise LabError(f"the data or the backbone of run '{run.id}' have changed since it was made: it cannot be evaluated again")
     return session
-
-
-def recall(run: Run, learner: Learner, after: int) -> None:
-    """Give a learner that has met the tasks 0..after the parameters of that moment, from the files of the run."""
-    state = run.dir / "state" / f"after_{after}"
-    try:
-        for k, name in enumerate(learner.bank.names):
-            changing = state / "experts" / name  # an expert that later tasks train on; others stand in the run folder once
-            learner.bank.load_expert(k, learner.bank.read(changing if changing.is_dir() else run.dir / "experts" / name))
-            learner.bank.trainable(k, False)
-        learner.classifier.load_state_dict(load_file(state / "classifier.safetensors"))
-        learner.router.load_state_dict(load_file(state / "router.safetensors") if learner.router.state_dict() else {})
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise LabError(f"run '{run.id}' is damaged: {state.name} cannot be read ({str(error).splitlines()[0]})") from error
 
 
 def routed(session: Session) -> bool:
