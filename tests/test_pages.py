@@ -544,7 +544,8 @@ def test_playground_compares_moments_and_runs(model):
     first, second = probabilities(app)
     assert sum(first) == pytest.approx(1, abs=0.02) and len(then.classes) < len(model.learner.space.names)
     assert sorted(value for value in second if value == value) == [round(p, 2) for p in sorted(then.probabilities)]
-    assert f"With after task 1, the answer {'stays' if then.prediction in texts(app).split('. With')[0] else 'becomes'}" in texts(app)
+    outcome = "stays" if then.prediction in texts(app).split(". With")[0] else "becomes"
+    assert f"With after task 1, the answer {outcome}" in texts(app)
     app.segmented_control(key="pg_beside").set_value("another run").run()
     app.selectbox(key="pg_other").set_value("one").run()
     assert "With one, the answer" in texts(app) and not app.exception
