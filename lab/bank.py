@@ -86,8 +86,8 @@ class RoutedInput(RoutedLayer):
     """The embedding of the tokens, where experts put vectors of their own before them.
 
     Two hooks on the model keep this from everyone else: the vectors go in with the tokens, and the hidden states that come out
-    are those of the tokens alone. Rows may differ in what stands before them: it is packed at the left, the padding at the right,
-    so positions are counted as in a row without gaps.
+    are those of the tokens alone. Rows may differ in what stands before them: it is packed without gaps, so positions are counted
+    as if nothing else were there.
     """
 
     def __init__(self, base: nn.Module, info: LayerInfo, index: int, bank: "Bank", model: nn.Module):
@@ -113,12 +113,12 @@ class RoutedInput(RoutedLayer):
             raise LabError(f"experts of kind '{bank.kind.name}' are chosen per example, not per token: use another router")
         before, there = bank.kind.before(stack, w[:, 0], bank.slot.composition or bank.composition)  # (b, P, D), (b, P)
         there = there.expand(len(tokens), -1)
-        shown = torch.cat([there, mask.bool()], dim=1)  # (B, P + T)
         width = int(there.sum(1).max()) + mask.shape[1]
-        order = shown.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :width]  # (B, W)
+        absent = torch.cat([~there, torch.zeros_like(mask, dtype=torch.bool)], dim=1)  # (B, P + T)
+        order = absent.to(torch.uint8).argsort(dim=1, stable=True)[:, :width]  # (B, W): what is absent comes last
         vectors = torch.cat([before.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
         given["inputs_embeds"] = vectors.gather(1, order.unsqueeze(-1).expand(-1, -1, vectors.shape[-1]))
-        given["attention_mask"] = shown.gather(1, order).to(mask.dtype)
+        given["attention_mask"] = torch.cat([there.to(mask.dtype), mask], dim=1).gather(1, order)
         if given.get("token_type_ids") is not None:
             types = given["token_type_ids"]
             given["token_type_ids"] = torch.cat([types.new_zeros(there.shape), types], dim=1).gather(1, order)
@@ -126,7 +126,7 @@ class RoutedInput(RoutedLayer):
         return args, given
 
     def leave(self, model: nn.Module, args: tuple, output: Any) -> Any:
-        """Keep the hidden states of the tokens (B, T, D); those of padding are of no meaning."""
+        """Keep the hidden states of the tokens (B, T, D)."""
         if self.entered is not None:
             hidden = output.last_hidden_state
             output.last_hidden_state = hidden.gather(1, self.entered.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
