@@ -26,7 +26,9 @@ _PUBLIC = {
     "Run": "lab.runs",
     "LabError": "lab.errors",
     "figures": None,
+    "repeats": None,
     "tables": None,
+    "versus": None,
     "views": None,
 }
 __all__ = [*_PUBLIC]

@@ -49,6 +49,8 @@ def resume(id: str, runs: str | Path | None = None, progress: bool = True) -> Ru
     found = Run.open(id, runs)
     if found.status == "finished":
         return found
+    if found.info.get("replay"):
+        raise LabError(f"run '{id}' is a replay: there is nothing to train; play it again with lab replay {id}")
     try:
         made = session(validated(found.config), runs)
     except LabError as error:

@@ -5,10 +5,11 @@ import inspect
 import json
 import os
 import zlib
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,7 @@ class Backbone(nn.Module):
         self.pooling = config.pooling if config.pooling != "auto" else ("last" if _is_decoder(model) else "mean")
         self.positions = _positions(model)  # that tokens may have; None: no limit is known
         self.max_length = min(config.max_length, self.positions or config.max_length)
+        self.lower: Lower | None = None
         accepted = inspect.signature(model.forward).parameters
         self.takes_types = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
 
@@ -217,6 +219,14 @@ class Backbone(nn.Module):
             for row, (ids, kinds, ex) in enumerate(rows)
         ]
 
+    def unchanged_below(self, layer: str) -> None:
+        """Say that nothing below the block of this layer is ever adapted."""
+        self.lower = Lower.of(self.model, layer)
+
+    def remembering(self, batch: Batch) -> AbstractContextManager:
+        """Inside the block, what the blocks that are never adapted make of this very batch is computed once and kept."""
+        return self.lower.keeping(tuple(batch.keys)) if self.lower else nullcontext()
+
     def arithmetic(self) -> Any:
         """The autocast context of the forward pass."""
         bf16 = self.config.dtype == "bfloat16"
@@ -228,6 +238,51 @@ class Backbone(nn.Module):
         with self.arithmetic():
             hidden = self.model(input_ids=batch.ids, attention_mask=batch.mask, **types).last_hidden_state  # (B, T, D)
         return pool(hidden.float(), batch.mask, self.pooling)  # (B, D)
+
+
+class Lower:
+    """The blocks below the first expert. They are frozen: the same rows in the same order leave them with the same bits.
+
+    Kept are the hidden states (B, T, D) that enter the first block with experts, by the names of the rows: `limit` bytes at most.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, first: int, limit: int = 2**29):
+        self.kept: dict[Hashable, Tensor] = {}
+        self.key: Hashable = None
+        self.room = limit
+        for block in blocks[:first]:
+            block.forward = partial(self._pass, block.forward)
+        blocks[first].register_forward_pre_hook(self._enter)
+
+    @classmethod
+    def of(cls, model: nn.Module, layer: str) -> "Lower | None":
+        """None where experts begin in the first block, or where blocks do not stand in a list."""
+        path = layer.split(".")
+        place = next((i for i, part in enumerate(path) if part.isdigit()), None)
+        blocks = model.get_submodule(".".join(path[:place])) if place is not None else None
+        first = int(path[place]) if isinstance(blocks, nn.ModuleList) else 0
+        return cls(blocks, first) if first else None
+
+    @contextmanager
+    def keeping(self, key: Hashable) -> Iterator[None]:
+        self.key = key
+        try:
+            yield
+        finally:
+            self.key = None
+
+    def _pass(self, forward: Callable[..., Tensor], hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """In place of a lower block: nothing is computed where the result is known."""
+        return hidden if self.key in self.kept else forward(hidden, *args, **kwargs)
+
+    def _enter(self, block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self.key is None:
+            return None
+        size = args[0].numel() * args[0].element_size()
+        if self.key not in self.kept and size <= self.room:
+            self.kept[self.key] = args[0].detach()
+            self.room -= size
+        return (self.kept.get(self.key, args[0]), *args[1:])
 
 
 def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:

@@ -1,6 +1,6 @@
 """All experts of all adapted layers, stacked, behind one slot that holds the current routing decision.
 
-Adapted layers replace layers of the frozen backbone, mostly linear ones. While the slot is empty they compute the base layer exactly.
+Adapted layers replace layers of the frozen backbone, mostly linear ones. While the slot is empty they are the base layer exactly.
 """
 
 import json

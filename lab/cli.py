@@ -182,7 +182,7 @@ def compare(
 
 def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run], dict[str, str]]:
     """The runs that can be compared, and the reasons of those left out, which are said on stderr; LabError if none is left."""
-    from lab.views import problem
+    from lab.views import problem, unready
 
     if not ids:
         raise LabError("name at least one run to compare: lab compare RUN RUN; lab list runs shows them")
@@ -206,11 +206,35 @@ def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run],
     return found, excluded
 
 
-def unready(run: run_folder.Run) -> str:
-    """Why a readable run has no numbers to compare yet; empty if it has."""
-    if run.status in ("queued", "running"):
-        return f"run '{run.id}' is {run.status}: its numbers still change"
-    return "" if run.matrix else f"run '{run.id}' is {run.status} and has learned no task"
+@command
+def replay(
+    what: Annotated[str, typer.Argument(metavar="RUN|FILE", help="a run, or a replay file (.jsonl)")],
+    save: Annotated[Path | None, typer.Option(help="write the replay file of the run there instead of playing it")] = None,
+    speed: Annotated[float, typer.Option(help="how many times as fast as it was recorded")] = 10.0,
+    runs: Runs = None,
+) -> None:
+    """Play a finished run again as if it were live, or save it as one small file for a machine without torch"""
+    from lab import files, jobs
+    from lab import replay as replays
+
+    if what.endswith(".jsonl"):
+        if not Path(what).is_file():
+            raise LabError(f"there is no replay file {what}")
+        content = Path(what).read_bytes()
+    else:
+        found = run_folder.Run.open(what, runs)
+        again = (found.dir / replays.FILE).is_file()
+        content = (found.dir / replays.FILE).read_bytes() if again else replays.trace(found)
+    if save is None:
+        played = jobs.play(content, speed, runs)
+        print(f"{played.id} plays; watch it with: lab app --runs {played.dir.parent}", file=sys.stderr)
+        return
+    try:
+        replays.read(content)
+        files.replace_bytes(save, content)
+    except OSError as error:
+        raise LabError(f"the replay file {save} cannot be written: {error.strerror}") from error
+    print(f"the replay file is {save} ({len(content):,} bytes)", file=sys.stderr)
 
 
 @command

@@ -316,8 +316,8 @@ def _consistent(config: RunConfig) -> RunConfig:
             )
     if config.router.name == "oracle" and config.experts.allocation != "per_task":
         raise LabError("router oracle picks the expert of the true task: use experts.allocation=per_task")
-    parts = ((registry.experts, [config.experts]), (registry.routers, [config.router]), (registry.methods, config.methods.values()))
-    for kind, chosen in parts:
+    methods = (registry.methods, config.methods.values())
+    for kind, chosen in ((registry.experts, [config.experts]), (registry.routers, [config.router]), methods):
         for options in chosen:
             kind.get(options.name).check(config)
     return config

@@ -47,7 +47,8 @@ def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[eve
 
 def follow_cells(steps: Iterator[Any]) -> None:
     """Draw the work on a grid (lab.grid.Progress): one bar over all cells with its ETA, one for each cell that runs now."""
-    first = next(steps, None)
+    with Console(stderr=True).status("checking all cells"):
+        first = next(steps, None)
     if first is None:
         return  # nothing to do is nothing to draw
     shares = [TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn()]

@@ -91,7 +91,7 @@ def evaluate(learner: Learner, rows: list[Encoded], seen: int, size: int, oracle
     for chunk in by_length(rows, size):
         batch = learner.collate([rows[i] for i in chunk])
         decision = true_expert(learner, batch) if oracle else learner.decide(batch)
-        with learner.bank.routed(decision):
+        with learner.bank.routed(decision), learner.backbone.remembering(batch):
             logits = learner.logits(batch)
             used, steps = (decision.recorded(), decision.recorded_steps()) if decision else (None, {})
         logits = logits.masked_fill(~space.competing(batch.task, seen, how), float("-inf"))

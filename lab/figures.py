@@ -17,6 +17,7 @@ import plotly.io as pio
 
 from lab import tables, views
 from lab.runs import Run
+from lab.statistics import interval
 
 SCALE = "Cividis"  # scores and shares, 0 to 1
 DIVERGING = "PuOr"  # differences, centred on 0; neither red nor green
@@ -216,9 +217,12 @@ def clickable(figure: go.Figure) -> go.Figure:
 
 
 def accuracy_matrix(
-    run: Run, after: int | None = None, title: str = "", partial: bool = False, zero_shot: bool = True
+    run: views.Runs, after: int | None = None, title: str = "", partial: bool = False, zero_shot: bool = True
 ) -> go.Figure:
-    """R as a heatmap: time runs down, one column per task, scores before any training on top; rows later than `after` blank."""
+    """R as a heatmap: time runs down, one column per task, scores before any training on top; rows later than `after` blank.
+
+    Of several runs of the same tasks: their mean; so too for the other figures of R.
+    """
     table = views.accuracy_matrix(run, after, partial)
     values, tasks = table.to_numpy(), list(table.columns)
     rows = numbered(tasks)
@@ -250,11 +254,12 @@ def _matrix_hover(values: np.ndarray, tasks: Sequence[str]) -> np.ndarray:
     return hover
 
 
-def matrix_difference(first: Run, second: Run, title: str = "") -> go.Figure:
-    """R of the first run minus R of the second, centred on 0."""
+def matrix_difference(first: views.Runs, second: views.Runs, title: str = "", reach: float | None = None) -> go.Figure:
+    """R of the first run minus R of the second, on a range from -reach to reach; by default that of the largest difference."""
     table = views.matrix_difference(first, second)
     values, tasks = table.to_numpy(), list(table.columns)
-    reach = max(0.05, float(np.nanmax(np.abs(values), initial=0.0))) if np.isfinite(values).any() else 0.05
+    if reach is None:
+        reach = max(0.05, float(np.nanmax(np.abs(values), initial=0.0))) if np.isfinite(values).any() else 0.05
     hover = _matrix_hover(values, tasks)
     hover = np.vectorize(lambda text: text.replace("score ", "difference "), otypes=[object])(hover)
     drawn = figure(title, cell_height(len(tasks)))
@@ -289,7 +294,7 @@ def routing_confusion(run: Run, after: int | None = None, title: str = "") -> go
     return grid(drawn, numbered(table.index), heads(table.columns, table.index), "examples of task", "first choice")
 
 
-def interference(run: Run, title: str = "") -> go.Figure:
+def interference(run: views.Runs, title: str = "") -> go.Figure:
     """What learning each task cost the earlier ones, on the fixed range -1 to 1."""
     table = tables.interference_matrix(run)
     values, tasks = table.to_numpy()[1:, :-1], list(table.columns)  # the first task costs nobody, the last one lost nothing yet
@@ -362,28 +367,44 @@ def layer_name(path: str) -> str:
 # -- lines -----------------------------------------------------------------------------------------------------------------
 
 
-def forgetting_curves(run: Run, after: int | None = None, title: str = "") -> go.Figure:
-    """Score of every task from the moment it was learned; dotted lines mark where the next task begins."""
+def forgetting_curves(run: views.Runs, after: int | None = None, title: str = "") -> go.Figure:
+    """Score of every task from the moment it was learned; dotted lines mark where the next task begins.
+
+    Of several runs: their mean, with its t-interval as a band.
+    """
+    tasks = views.each(run)[0].tasks
     curves = views.forgetting_curves(run, after)
     drawn = figure(title, 380)
     for task, rows in curves.groupby("task"):
         colour, dash, marker = task_style(int(task))
         texts = [f"<b>{literal(row.name)}</b> after {literal(row.after_name)}" for row in rows.itertuples(index=False)]
+        band(drawn, rows["after"] + 1, rows["low"], rows["high"], colour)
         drawn.add_scatter(
             x=rows["after"] + 1,
             y=rows["score"],
-            name=short(run.tasks[task]),
+            name=short(tasks[task]),
             mode="lines+markers",
             line={"color": colour, "dash": dash},
             marker={"symbol": marker, "size": 8},
             text=texts,
             hovertemplate="%{text}<br>score %{y:.3f}<extra></extra>",
         )
-    return _over_tasks(drawn, len(run.tasks), "score on the task")
+    return _over_tasks(drawn, len(tasks), "score on the task")
+
+
+def band(drawn: go.Figure, x: Sequence[float], low: pd.Series, high: pd.Series, colour: str) -> None:
+    """Shade the interval of a line; nothing where there is none."""
+    if low.isna().any():
+        return
+    fill = f"rgba{(*plotly.colors.hex_to_rgb(colour), 0.15)}"
+    drawn.add_scatter(
+        x=[*x, *list(x)[::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=fill, line={"width": 0}, mode="lines",
+        hoverinfo="skip", showlegend=False, name="interval",
+    )  # fmt: skip
 
 
 def average_curves(runs: Sequence[Run], title: str = "") -> go.Figure:
-    """Mean score over the tasks seen, one line per recipe; several seeds: mean as a thick line, the runs as thin ones."""
+    """Mean score over the tasks seen, one line per recipe; several seeds: mean and t-interval, the runs as thin lines."""
     drawn = figure(title, 380)
     curves = views.average_curves(runs)
     drawn_recipes: list[str] = []
@@ -415,10 +436,12 @@ def _average_curve(drawn: go.Figure, rows: pd.DataFrame, label: str, repeat: int
                 name=literal(name),
                 hoverinfo="skip",
             )
-    mean = rows.groupby("after")["score"].mean()
+    found = {after: interval(one["score"]) for after, one in rows.groupby("after")}
+    mean = pd.DataFrame.from_dict(found, orient="index").astype({"low": float, "high": float})
+    band(drawn, mean.index + 1, mean["low"], mean["high"], colour)
     drawn.add_scatter(
         x=mean.index + 1,
-        y=mean.to_numpy(),
+        y=mean["mean"],
         mode="lines+markers",
         line={"color": colour, "dash": dash, "width": 3},
         marker={"symbol": marker, "size": 9},
@@ -530,38 +553,23 @@ def decomposition(run: Run, title: str = "") -> go.Figure:
 # -- trade-offs ------------------------------------------------------------------------------------------------------------
 
 
-def pareto(
-    runs: Sequence[Run], cost: str | Sequence[str] = "cost.stored_bytes", score: str = "average_accuracy", title: str = ""
-) -> go.Figure:
+def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = "average_accuracy", title: str = "") -> go.Figure:
     """A score against a cost; dominated groups of runs are faint, those that use the task identity hollow.
 
-    Several costs make a menu from which the reader chooses. See `lab.tables.pareto` for who dominates whom.
+    The line runs along the groups that are not dominated and get no task identity. See `lab.tables.pareto`.
     """
-    costs = [cost] if isinstance(cost, str) else list(cost)
     titles = {measure.path: measure.title for measure in views.MEASURES}
+    table = tables.pareto(runs, cost, score)
+    known = table[table["cost"].notna() & table["score"].notna()]
+    log = len(known) > 0 and known["cost"].min() > 0 and known["cost"].max() > 10 * known["cost"].min()
     drawn = figure(title, 400)
-    axes = []
-    for place, path in enumerate(costs):
-        table = tables.pareto(runs, path, score)
-        known = table[table["cost"].notna() & table["score"].notna()]
-        _pareto_points(drawn, known, titles[path], place == 0)
-        log = len(known) > 0 and known["cost"].min() > 0 and known["cost"].max() > 10 * known["cost"].min()
-        text = titles[path] + (" (logarithmic)" if log else "")
-        axes.append({"xaxis.title.text": text, "xaxis.type": "log" if log else "linear"})
-    drawn.update_xaxes(title=axes[0]["xaxis.title.text"], type=axes[0]["xaxis.type"])
-    drawn.update_yaxes(title=titles[score])
-    if len(costs) > 1:
-        shown = [{"visible": [mine == place for mine in range(len(costs)) for _ in range(2)]} for place in range(len(costs))]
-        entries = zip(costs, shown, axes, strict=True)
-        buttons = [{"label": titles[path], "method": "update", "args": [visible, axis]} for path, visible, axis in entries]
-        place = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"t": 0, "b": 0}}
-        menu = {"buttons": buttons, "bgcolor": FAINT, "bordercolor": FAINT, **place}
-        drawn.update_layout(updatemenus=[menu], margin={"t": 64})
-    return drawn
+    _pareto_points(drawn, known, titles[cost])
+    drawn.update_xaxes(title=titles[cost] + (" (logarithmic)" if log else ""), type="log" if log else "linear")
+    return drawn.update_yaxes(title=titles[score])
 
 
-def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str, visible: bool) -> None:
-    """Two traces: the line along the groups that are not dominated and get no task identity, and all groups."""
+def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str) -> None:
+    """The line of the best groups, and all groups."""
     front = table[(table["dominated_by"] == "") & ~table["task_id"]].sort_values("cost")
     drawn.add_scatter(
         x=front["cost"],
@@ -570,7 +578,6 @@ def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str, visible: bo
         line={"color": FAINT, "width": 2, "shape": "hv"},
         hoverinfo="skip",
         showlegend=False,
-        visible=visible,
     )
     hover, symbols = [], []
     for row in table.itertuples():
@@ -588,10 +595,9 @@ def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str, visible: bo
         mode="markers+text",
         marker=marker,
         text=[short(label, 28) for label in table["label"]],
-        textposition="top center",
+        textposition=np.where(table["score"].rank(method="first") % 2, "top center", "bottom center"),  # neighbours part
         customdata=hover,
         hovertemplate="%{customdata}<extra></extra>",
         showlegend=False,
         cliponaxis=False,
-        visible=visible,
     )

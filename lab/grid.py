@@ -1,8 +1,8 @@
-"""Grids: recipes x streams x scenarios x swept values x orders x seeds, one run per cell, and what can be said of them.
+"""Grids: what is missing of the cells of a grid file is run, and all of it is read together.
 
-A cell is named by the content of its resolved configuration and is an ordinary run in the folder of runs, so nothing else has
-to be remembered: a finished cell is not run again, by this grid or by another one that holds it too, and one that was left in
-its middle is gone on with. Values are chosen by validation, at one seed and in one order, and then hold for all seeds and orders.
+A cell is an ordinary run in the folder of runs, under an id that ends in the cell's hash, so nothing else has to be remembered:
+a finished cell is not run again, by this grid or by another one that holds it too, and one that was left in its middle is gone
+on with. Values are chosen by validation, at one seed and in one order, and then hold for all seeds and orders.
 """
 
 import hashlib
@@ -10,7 +10,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import random
 import signal
 import sys
 import threading
@@ -18,160 +17,28 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import filelock
 import numpy as np
-import yaml
-from pydantic import Field, ValidationError, field_validator
 
-from lab import files, registry, runs, sources, views
-from lab.config import RunConfig, Section, configure
-from lab.errors import LabError, unknown
-from lab.loop import resolved
+from lab import files, runs, sources, views
+from lab.cells import Cell, Problems, Row, make_rows, read
+from lab.errors import LabError
+from lab.loop import Session
 from lab.runs import Run
 from lab.statistics import by_position, difference, interval
 from lab.stream import limited
 
-GRIDS = Path(__file__).parent / "grids"
 TICK = 0.5  # seconds between two looks at the cells that run
 TRIED = 8  # examples per split with which it is tried whether a cell can be set up
-AXES = {"recipe": "recipes", "seed": "seeds", "scenario": "scenarios", "stream": "stream", "stream.name": "stream",
-        "backbone": "backbone", "backbone.name": "backbone"}  # fmt: skip
 TESTED = ("average_accuracy", "forgetting")  # what methods are compared by
 TIMES = ("train_s", "eval_s", "reused_s", "peak_memory_bytes")  # of cost; measured, so never the same twice
 TRANSIENT = ("running", "queued", "lost", "interrupted")  # a cell that will come to another end
-
-
-# -- the file --------------------------------------------------------------------------------------------------------------
-
-
-class RandomOrders(Section):
-    random: int = Field(ge=1, le=1000, description="how many different random orders")
-    seed: int = Field(0, ge=0, description="of the orders; the same for all streams, recipes and seeds")
-
-
-class GridFile(Section):
-    """What stands in a grid file."""
-
-    about: str = Field("", description="what the grid is for, for people")
-    recipes: list[str] = Field(min_length=1, description="shipped recipes, or YAML files beside the grid file")
-    stream: str | None = Field(None, description="one stream")
-    streams: list[str] = Field([], description="several streams")
-    backbone: str | None = Field(None, description="minilm, tiny, a hub id or a folder; null: that of the recipe")
-    scenarios: list[Literal["task", "domain", "class"]] = Field(["class"], min_length=1, description="scenarios")
-    orders: list[list[str] | str] | RandomOrders = Field(
-        [], description="lists of tasks, names of published orders, or {random: k}; empty: the order of the stream"
-    )
-    seeds: list[int] = Field([0], min_length=1, description="seeds")
-    set: dict[str, Any] = Field({}, description="options that hold for all cells")
-    sweep: dict[str, list[Any]] = Field({}, description="options and the values among which validation chooses, per method")
-    sweep_seed: int | None = Field(None, ge=0, description="the seed of the sweep; null: the first of `seeds`")
-
-    @field_validator("recipes", "streams", "scenarios", "orders", "seeds")
-    @classmethod
-    def _once(cls, given: Any) -> Any:
-        """Nothing may be named twice."""
-        for value in given if isinstance(given, list) else []:
-            if given.count(value) > 1:
-                raise ValueError(f"names {value!r} twice")
-        return given
-
-    def all_streams(self) -> list[str | None]:
-        return [*self.streams] or [self.stream]
-
-
-def read(file: str | Path) -> tuple[Path, GridFile]:
-    """A grid file by its path, or a shipped one by its name; LabError says which field is wrong and what it may be."""
-    path = Path(file) if str(file).endswith((".yaml", ".yml")) else GRIDS / f"{file}.yaml"
-    if not path.is_file():
-        shipped = [shipped.stem for shipped in GRIDS.glob("*.yaml")]
-        raise unknown("grid", str(file), shipped) if path.parent == GRIDS else LabError(f"there is no grid file {path}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error).split("\n")[0]
-        raise LabError(f"grid {path.name}{f', line {mark.line + 1}' if mark else ''}: not valid YAML ({reason})") from error
-    if not isinstance(content, dict):
-        raise LabError(f"grid {path.name} must be a mapping with recipes, stream, seeds, ..., not {type(content).__name__}")
-    try:
-        grid = GridFile(**content)
-    except ValidationError as error:
-        raise LabError(f"grid {path.name}: {registry.explain(error, GridFile)}") from error
-    _refuse(path, grid)
-    return path, grid
-
-
-def _refuse(path: Path, grid: GridFile) -> None:
-    """What no cell could make up for."""
-    where = f"grid {path.name}"
-    if grid.stream and grid.streams:
-        raise LabError(f"{where}: stream and streams exclude each other: write one of them")
-    for name in (*grid.set, *grid.sweep):
-        if name in AXES:
-            raise LabError(f"{where}: '{name}' is an axis of its own: write {AXES[name]}: ... beside set and sweep")
-        if name in grid.set and name in grid.sweep:
-            raise LabError(f"{where}: '{name}' stands in set and in sweep: choose one")
-        if name == "stream.tasks" and (name in grid.sweep or (isinstance(grid.orders, list) and grid.orders)):
-            raise LabError(f"{where}: '{name}' and orders both say which tasks are learned: write orders alone")
-    for name, values in grid.sweep.items():
-        if not values:
-            raise LabError(f"{where}: sweep.{name} is empty: write at least one value")
-
-
-# -- cells -----------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a grid, with its configuration resolved."""
-
-    config: RunConfig
-    values: dict[str, Any]  # of the swept options
-
-    @cached_property
-    def hash(self) -> str:
-        """SHA-256 over the resolved configuration, the first 64 bits."""
-        content = self.config.model_dump(mode="json", exclude={"about", "scenarios"})
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-    @cached_property
-    def id(self) -> str:
-        """Its run id."""
-        return f"{runs.slug(self.config.recipe)}-{runs.slug(self.config.stream.name)}"[:50] + f"-s{self.config.seed}-{self.hash}"
-
-    @property
-    def key(self) -> tuple[int, tuple[str, ...]]:
-        """Seed and order: what pairs the cells of two methods."""
-        return self.config.seed, tuple(self.config.stream.tasks)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Values a method may be given: the cell they are judged by, and the cells of all seeds and orders."""
-
-    values: dict[str, Any]
-    trial: Cell
-    finals: list[Cell]
-
-
-@dataclass(frozen=True)
-class Row:
-    """What is compared: a recipe on a stream in a scenario, with the values it may be given."""
-
-    recipe: str
-    stream: str
-    scenario: str
-    candidates: list[Candidate]
-
-    @property
-    def peers(self) -> tuple[str, str]:
-        """Rows may be compared where this is equal."""
-        return self.stream, self.scenario
 
 
 class Outcome(NamedTuple):
@@ -203,90 +70,18 @@ class Grid:
         name = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]
         self.manifest = self.folder / ".grids" / f"{runs.slug(self.path.stem)}-{name}.json"
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        before = json.loads(self.manifest.read_text()) if self.manifest.is_file() else {}
-        self.threads = before.get("threads") or max(1, cores // processes)  # as the first time, else it would be other cells
+        self.threads = self._threads_before() or max(1, cores // processes)
         self.finished: dict[str, Outcome] = {}  # looked at once; a finished run does not change
-        self.problems: dict[str, list[str]] = {}
-        self.rows = self._rows()
-        self._give_up_on_problems()
+        self.rows = make_rows(self.path, self.spec, self.threads)
 
-    # -- making the cells ------------------------------------------------------------------------------------------
-
-    def _rows(self) -> list[Row]:
-        rows = []
-        for recipe, stream, scenario in itertools.product(self.spec.recipes, self.spec.all_streams(), self.spec.scenarios):
-            beside = self.path.parent / recipe
-            found = str(beside) if recipe.endswith((".yaml", ".yml")) and beside.is_file() else recipe
-            candidates = [self._candidate(found, stream, scenario, values) for values in self._combinations()]
-            if all(candidates):
-                config = candidates[0].trial.config
-                rows.append(Row(config.recipe, config.stream.name, scenario, candidates))
-                self._refuse_doubles(rows)
-        return rows
-
-    def _refuse_doubles(self, rows: list[Row]) -> None:
-        """Names by which rows and values are told apart must differ."""
-        new = rows[-1]
-        if any((row.recipe, *row.peers) == (new.recipe, *new.peers) for row in rows[:-1]):
-            self.problems.setdefault(f"two recipes are called '{new.recipe}': rename one of the files", []).append(new.stream)
-        values = [candidate.values for candidate in new.candidates]
-        for value in values:
-            if values.count(value) > 1:
-                named = ", ".join(f"{name}={given}" for name, given in value.items())
-                self.problems.setdefault(f"sweep holds {named} twice", []).append(new.recipe)
-
-    def _combinations(self) -> list[dict[str, Any]]:
-        """Every combination of the swept values; every method gets all of them."""
-        names = list(self.spec.sweep)
-        return [dict(zip(names, values, strict=True)) for values in itertools.product(*self.spec.sweep.values())]
-
-    def _candidate(self, recipe: str, stream: str | None, scenario: str, values: dict[str, Any]) -> Candidate | None:
-        """The cells of some values; None where there is a problem, which is noted."""
-        spec, where = self.spec, f"{recipe}{f' on {stream}' if stream else ''}, scenario {scenario}"
-        options = [f"{name}={json.dumps(value)}" for name, value in (spec.set | values).items()]
-        named = {"stream": stream, "backbone": spec.backbone, "scenario": scenario}
-        settings = {name: value for name, value in named.items() if value is not None}
-        try:
-            plain = configure(recipe, **settings)
-            for name in (*spec.set, *values):
-                parts = name.split(".")
-                if parts[0] == "methods" and parts[1:2] and parts[1] not in plain.methods:
-                    raise LabError(f"'{name}': the recipe has no method '{parts[1]}'; a recipe file of your own can add it")
-            config = configure(recipe, options, **settings)
-            given = {name: views.pick(config.to_dict(), name) for name in values}
-            orders = self._orders(config)
-            seed = spec.seeds[0] if spec.sweep_seed is None else spec.sweep_seed
-            finals = [self._cell(config, order, seed, given) for order in orders for seed in spec.seeds]
-            return Candidate(given, self._cell(config, orders[0], seed, given), finals)
-        except LabError as error:
-            self.problems.setdefault(str(error), []).append(where)
+    def _threads_before(self) -> int | None:
+        """Threads of a cell when the grid was first run: with others it would be made of other cells."""
+        if not self.manifest.is_file():
             return None
-
-    def _orders(self, config: RunConfig) -> list[list[str]]:
-        """The orders of the tasks of a stream."""
-        stream = sources.open_stream(config.stream.name, config.stream.sources)
-        usual, wanted = sources.task_order(stream, config.stream.tasks), self.spec.orders
-        if isinstance(wanted, RandomOrders):
-            if wanted.random > np.prod(range(1, len(usual) + 1), dtype=float):
-                raise LabError(f"orders.random = {wanted.random}: {len(usual)} tasks have fewer orders than that")
-            found: list[list[str]] = []
-            for number in itertools.count():
-                drawn = random.Random(f"{wanted.seed}/{number}").sample(sorted(usual), len(usual))
-                found += [drawn] if drawn not in found else []
-                if len(found) == wanted.random:
-                    return found
-        found = [sources.task_order(stream, order) for order in wanted] or [usual]
-        for order in found:
-            if found.count(order) > 1:
-                raise LabError(f"orders hold {' > '.join(order)} twice")
-        return found
-
-    def _cell(self, config: RunConfig, order: list[str], seed: int, values: dict[str, Any]) -> Cell:
-        made = resolved(config.model_copy(update={"seed": seed}), order)
-        if not config.backbone.threads:
-            backbone = made.backbone.model_copy(update={"threads": min(made.backbone.threads, self.threads)})
-            made = made.model_copy(update={"backbone": backbone})
-        return Cell(made, values)
+        try:
+            return int(json.loads(self.manifest.read_text())["threads"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise LabError(f"{self.manifest} is damaged ({error}): remove it; finished cells stay") from error
 
     @property
     def trials(self) -> list[Cell]:
@@ -302,13 +97,11 @@ class Grid:
     # -- checks ----------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Set up, with a few examples, one cell of each kind that is not finished; LabError lists all that cannot be.
+        """Set up, with a few examples, one cell of each kind, unless it was begun before; LabError lists all that cannot be.
 
         Data of cells that were begun must still be the same.
         """
-        from lab.loop import Session
-
-        data: dict[str, dict[str, Any]] = {}
+        problems, data = Problems(), dict[str, dict[str, Any]]()
         tried: set[str] = set()
         for cell in self.possible.values():
             stream, label = cell.config.stream, f"{cell.config.recipe} on {cell.config.stream.name}"
@@ -329,19 +122,12 @@ class Grid:
                 for section in ("recipe", "about", "seed", "train", "memory_training", "checkpoint", "reuse"):
                     plain.pop(section)
                 kind = json.dumps(plain | {"stream": [source, sorted(stream.tasks)]}, sort_keys=True)
-                if kind not in tried:
-                    tried.add(kind)
+                if kind not in tried and not begun:  # what was begun could be set up
                     Session(cell.config, [limited(task, 0, TRIED, TRIED, TRIED) for task in tasks])
+                tried.add(kind)
             except LabError as error:
-                self.problems.setdefault(str(error), []).append(f"{label}, scenario {cell.config.scenario}")
-        self._give_up_on_problems()
-
-    def _give_up_on_problems(self) -> None:
-        """One line for one problem, else one line each."""
-        found = [f"{problem} ({', '.join(dict.fromkeys(where))})" for problem, where in self.problems.items()]
-        if found:
-            many = f"{len(found)} problems\n  " + "\n  ".join(found)
-            raise LabError(f"grid {self.path.name}: {found[0] if len(found) == 1 else many}")
+                problems.note(error, f"{label}, scenario {cell.config.scenario}")
+        problems.refuse(self.path.name)
 
     # -- work ------------------------------------------------------------------------------------------------------
 

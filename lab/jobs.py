@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 import psutil
 
-from lab import files
+from lab import files, replay
 from lab.errors import LabError
 from lab.runs import Run, all_runs, remove, root
 
@@ -217,8 +217,19 @@ def _refuse_second(folder: Path, together: bool, but: str = "") -> None:
         raise LabError(f"run '{busy[0].id}' is {busy[0].status} in this folder: wait for it or stop it first")
 
 
+def play(content: bytes, speed: float = 10.0, runs: str | Path | None = None) -> Run:
+    """Play a replay file as a job; others may train meanwhile, since it computes nothing."""
+    refuse_read_only()
+    with _turn(root(runs)):
+        run = replay.create(content, runs, speed)
+        _launch(run)
+    return run
+
+
 def command(run: Run) -> list[str]:
-    """What works on a run: starts a queued one, continues an interrupted one."""
+    """What works on a run: starts a queued one, continues an interrupted one, plays a replay."""
+    if run.info.get("replay"):
+        return [sys.executable, "-m", "lab.replay", str(run.dir.resolve())]
     return [sys.executable, "-m", "lab", "resume", run.id, "--runs", str(run.dir.parent.resolve())]
 
 

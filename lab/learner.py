@@ -76,6 +76,7 @@ class Learner(nn.Module):
         kind = registry.experts.get(config.experts.name)(config.experts)
         self.bank = Bank(self.backbone.model, self.backbone.type, kind, config.composition, config.router.heads)
         self._check_positions(len(tasks) if self.per_task else len(self.pool))
+        self.backbone.unchanged_below(self.bank.layers[0].name)
         router = registry.routers.get(config.router.name)
         self.router = router(config.router, self.bank.layers, self.backbone.width).to(self.device)
         self.classifier = self.new_classifier()

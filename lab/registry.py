@@ -33,7 +33,7 @@ class Plugin(ABC):
         """First paragraph of the docstring as one line."""
         return " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
 
-    @classmethod
+    @classmethod  # noqa: B027 (nothing to refuse is a good answer)
     def check(cls, config: Any) -> None:
         """Refuse what cannot work together with the rest of a `RunConfig`; raises LabError. Default: everything works."""
 

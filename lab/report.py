@@ -28,6 +28,8 @@ h1 { font-size: 28px; margin: 0 } h2 { font-size: 21px; margin: 40px 0 8px; bord
 h3 { font-size: 16px; margin: 18px 0 4px; overflow-wrap: anywhere } p, li { max-width: 90ch }
 .soft, figcaption { color: var(--soft) } figure { margin: 0; min-width: 0 }
 figcaption { font-size: 13px } .wide { overflow-x: auto } ul { padding-left: 20px }
+select { font: inherit; color: inherit; background: var(--shade); border: 1px solid var(--line); border-radius: 4px }
+[hidden] { display: none }
 .columns { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); gap: 8px 24px }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums }
 th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
@@ -44,6 +46,14 @@ function draw() {
   const color = getComputedStyle(document.body).color;
   figures.forEach((f, i) => Plotly.react('figure-' + i, f.data, {...f.layout, font: {...f.layout.font, color}},
                                          {displaylogo: false, responsive: true, displayModeBar: false}));
+}
+for (const choice of document.querySelectorAll('select')) {
+  const offered = [...choice.closest('div').querySelectorAll('figure')];
+  const show = () => offered.forEach((f, i) => {
+    f.hidden = i !== choice.selectedIndex;
+    if (!f.hidden) Plotly.Plots.resize(f.firstChild);
+  });
+  choice.addEventListener('change', show);
 }
 draw();
 dark.addEventListener('change', draw);
@@ -72,12 +82,20 @@ class Page:
         body = f"<thead><tr><th scope=col>{name}</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
         self.parts.append(f"<div class=wide tabindex=0><table class='{kind}'>{body}</table></div>")
 
-    def figure(self, drawn: go.Figure, alt: str) -> None:
-        """A figure and its text equivalent."""
+    def figure(self, drawn: go.Figure, alt: str, hidden: bool = False) -> None:
+        """A figure and its text equivalent; a hidden one is shown when the reader chooses it."""
         about = f'role=img aria-label="{escape(alt)}" style="height: {drawn.layout.height}px"'
         place = f"<div id=figure-{len(self.figures)} {about}></div>"
-        self.parts.append(f"<figure>{place}<figcaption>{escape(alt)}</figcaption></figure>")
+        self.parts.append(f"<figure{' hidden' if hidden else ''}>{place}<figcaption>{escape(alt)}</figcaption></figure>")
         self.figures.append(drawn)
+
+    def choice(self, label: str, figures: Mapping[str, tuple[go.Figure, str]]) -> None:
+        """Figures of which the reader chooses one by its title; the first is shown."""
+        options = "".join(f"<option>{escape(title)}</option>" for title in figures)
+        self.parts.append(f"<div><label>{escape(label)} <select autocomplete=off>{options}</select></label>")
+        for place, (drawn, alt) in enumerate(figures.values()):
+            self.figure(drawn, alt, hidden=place > 0)
+        self.parts.append("</div>")
 
     def html(self, title: str) -> str:
         # in a script element only "<" could end it, and JSON may write it as an escape
@@ -132,16 +150,21 @@ def _numbers(page: Page, runs: Sequence[Run]) -> None:
     page.table(table)
     page.parts.append("<ul class=soft>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>")
     page.add("h3", "Accuracy against cost")
-    costs = [measure.path for measure in tables.COSTS if not tables.pareto(runs, measure.path)["cost"].isna().all()]
-    if not costs:
+    known = [measure for measure in tables.COSTS if not tables.pareto(runs, measure.path)["cost"].isna().all()]
+    if known:
+        known.sort(key=lambda measure: measure.path != "cost.stored_bytes")
+        page.choice("Cost:", {m.title: (figures.pareto(runs, m.path), _verdict(runs, m)) for m in known})
+    else:
         page.add("p", "No cost is measured yet.")
-        return
-    costs.sort(key=lambda path: path != "cost.stored_bytes")
-    dominated = tables.pareto(runs, costs[0])
-    said = [f"{row.label} is dominated by {row.dominated_by}" for row in dominated.itertuples() if row.dominated_by]
-    title = next(measure.title for measure in tables.COSTS if measure.path == costs[0]).lower()
-    alt = f"By {title}, {'; '.join(said) or 'nobody is dominated'}."
-    page.figure(figures.pareto(runs, costs), f"{alt} Faint: dominated. Hollow: uses the task identity, and dominates only such.")
+
+
+def _verdict(runs: Sequence[Run], cost: views.Measure) -> str:
+    """Who is dominated, in words."""
+    rows = tables.pareto(runs, cost.path).itertuples()
+    said = [f"{row.label} is dominated by {row.dominated_by}" for row in rows if row.dominated_by] or ["nobody is dominated"]
+    return (
+        f"By {cost.title.lower()}, {'; '.join(said)}. Faint: dominated. Hollow: uses the task identity, and dominates only such."
+    )
 
 
 def _curves(page: Page, runs: Sequence[Run]) -> None:

@@ -33,6 +33,7 @@ FORMAT = 1  # of the run folder; raised when an old reader would misread a new f
 TERMINAL = ("finished", "stopped", "interrupted", "failed")
 NOTES = {"text": "", "tags": [], "starred": False, "archived": False}  # notes.json where nobody has written anything
 ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,79}")
+SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one where it is there
 PACKAGES = ("torch", "transformers", "peft", "datasets", "safetensors", "numpy", "pydantic", "streamlit", "plotly")
 
 
@@ -127,9 +128,14 @@ class Run:
         if not ID.fullmatch(id) or not (folder / id / "run.json").is_file():
             raise unknown("run", id, [run.id for run in all_runs(folder)])
         run = cls(folder / id)
-        if run.info.get("format", 0) > FORMAT:
-            raise LabError(f"run '{id}' was written by a newer version (format {run.info['format']}, this one reads {FORMAT})")
+        run.refuse_newer()
         return run
+
+    def refuse_newer(self) -> None:
+        """LabError for a folder that this version would misread."""
+        found = self.info.get("format", 0)
+        if found > FORMAT:
+            raise LabError(f"run '{self.id}' was written by a newer version (format {found}, this one reads {FORMAT})")
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.dir / name
@@ -152,7 +158,7 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The resolved configuration as plain values."""
         try:
-            content = yaml.safe_load((self.dir / "config.yaml").read_text())
+            content = yaml.load((self.dir / "config.yaml").read_text(), SAFE)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             reason = str(error).split("\n")[0]
             raise LabError(f"run '{self.id}' is damaged: config.yaml cannot be read ({reason})") from error

@@ -42,14 +42,14 @@ class Difference(Interval):
 
 def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     """Mean and t-interval: mean ± t(level, n - 1) s / sqrt(n), s the sample standard deviation; no interval below n = 2."""
-    from scipy.special import stdtrit
-
     x = np.asarray(values, dtype=float)
     if not len(x):
         return Interval(0, None, why="there is no value")
     mean = float(x.mean())
     if len(x) == 1:
         return Interval(1, mean, why=ONE)
+    from scipy.special import stdtrit  # not needed for the one run that most screens show
+
     half = float(stdtrit(len(x) - 1, (1 + level) / 2) * x.std(ddof=1) / np.sqrt(len(x)))
     return Interval(len(x), mean, mean - half, mean + half)
 

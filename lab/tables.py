@@ -12,7 +12,7 @@ import pandas as pd
 
 from lab import views
 from lab.errors import LabError
-from lab.metrics import array, interference
+from lab.metrics import interference
 from lab.runs import Run
 
 COSTS = [m for m in views.MEASURES if m.path.startswith(("cost.", "uses.")) and m.path != "uses.task_id"]
@@ -87,16 +87,13 @@ def _dominating(points: np.ndarray, privileged: np.ndarray, i: int, labels: Sequ
 # -- one run ---------------------------------------------------------------------------------------------------------------
 
 
-def interference_matrix(run: Run) -> pd.DataFrame:
+def interference_matrix(run: views.Runs) -> pd.DataFrame:
     """What learning one task cost another: (T, T), rows "learned", columns tasks; NaN on and above the diagonal.
 
     The cell (i, j) is R[i-1][j] - R[i][j]; negative: task j gained. A column sums to what the task lost since it was learned.
     """
-    tasks = run.tasks
-    values = np.full((len(tasks), len(tasks)), np.nan)
-    if run.matrix:
-        values[: len(run.matrix)] = interference(array(run.matrix))
-    return pd.DataFrame(values, index=pd.Index(tasks, name="learned"), columns=pd.Index(tasks, name="task"))
+    table = views.accuracy_matrix(run)
+    return pd.DataFrame(interference(table.to_numpy()), index=table.index.rename("learned"), columns=table.columns)
 
 
 def routing_confusion(run: Run, after: int | None = None) -> pd.DataFrame:

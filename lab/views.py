@@ -23,6 +23,7 @@ from lab.statistics import difference, interval
 
 UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)  # what a damaged folder can cause
 POINTS = 2000  # of a loss curve
+APART = 40  # characters up to which options stand in a label
 TAIL = 1 << 16  # bytes of events.jsonl read for the newest events
 COLLAPSE, LOSS = 0.9, 0.2  # share of one expert on all tasks; score points a task may lose
 DEAD = 0.1  # times an equal share: an expert that gets less on every task is dead
@@ -68,6 +69,7 @@ COMMON = Measure("common_average_accuracy", "Average on common tasks", "mean sco
 def problem(run: Run) -> str:
     """Why a run folder cannot be read, in one line; empty if it can."""
     try:
+        run.refuse_newer()
         run.result()
     except LabError as error:
         return str(error)
@@ -76,18 +78,30 @@ def problem(run: Run) -> str:
     return ""
 
 
+def unready(run: Run) -> str:
+    """Why a readable run has no numbers to compare yet; empty if it has."""
+    if run.status in ("queued", "running"):
+        return f"run '{run.id}' is {run.status}: its numbers still change"
+    if run.info.get("replay"):
+        return f"run '{run.id}' is a replay of '{run.info['replay']['run']}', no repetition"
+    return "" if run.matrix else f"run '{run.id}' is {run.status} and has learned no task"
+
+
 def readable(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if not problem(run)]
 
 
 def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
     """One row per run, damaged ones included with the reason."""
-    columns = ["run", "status", "recipe", "stream", "backbone", "scenario", "seed", "learned", "tasks", "progress",
-               "average_accuracy", "forgetting", "created", "reason"]  # fmt: skip
-    return pd.DataFrame([_row(run) for run in runs], columns=columns)
+    return pd.DataFrame([run_row(run) for run in runs], columns=COLUMNS)
 
 
-def _row(run: Run) -> dict[str, Any]:
+COLUMNS = ["run", "status", "recipe", "stream", "backbone", "scenario", "seed", "learned", "tasks", "progress",
+           "average_accuracy", "forgetting", "created", "reason"]  # fmt: skip
+
+
+def run_row(run: Run) -> dict[str, Any]:
+    """One row of `runs_table`."""
     reason = problem(run)
     if reason:
         return {"run": run.id, "status": "damaged", "reason": reason}
@@ -125,28 +139,37 @@ def labels(runs: Sequence[Run], seeds: bool = True) -> list[str]:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed and the order of the tasks."""
+    """Runs that differ in nothing but some options, by default the seed and the order of the tasks."""
 
     label: str
     recipe: str
     runs: list[Run]
 
 
-def groups(runs: Sequence[Run]) -> list[Group]:
-    """Runs put together that differ in nothing but the seed and the order of the tasks.
+def groups(runs: Sequence[Run], over: Sequence[str] = ("seed", "stream.tasks")) -> list[Group]:
+    """Runs put together that differ in nothing but the options `over`, and learned the same tasks.
 
     A run without a complete matrix stays alone.
     """
     members: dict[str, list[Run]] = {}
     for run in runs:
-        same = {key: value for key, value in run.config.items() if key not in ("seed", "about")}
-        same["stream"] = run.config["stream"] | {"tasks": sorted(run.tasks)}
+        same = {name: value for name, value in _flat(run.config).items() if name not in (*over, "about")}
         own = "" if complete(run) else run.id
-        members.setdefault(json.dumps([same, own], sort_keys=True, default=str), []).append(run)
+        members.setdefault(json.dumps([same, sorted(run.tasks), own], sort_keys=True), []).append(run)
     firsts = [group[0] for group in members.values()]
     names = labels(firsts, seeds=False)
+    names = [f"{name}, {_apart(firsts, names, i)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
     names = [f"{name}, {run.id}" if names.count(name) > 1 else name for name, run in zip(names, firsts, strict=True)]
     return [Group(name, g[0].config["recipe"], g) for name, g in zip(names, members.values(), strict=True)]
+
+
+def _apart(runs: Sequence[Run], names: Sequence[str], i: int) -> str:
+    """What tells run i from the others of the same name: the options in which they differ if these are short, else its id."""
+    alike = [_flat(run.config) for run, name in zip(runs, names, strict=True) if name == names[i]]
+    own = _flat(runs[i].config)
+    differing = [name for name in own if name not in ("seed", "about") and any(c.get(name) != own[name] for c in alike)]
+    text = ", ".join(f"{name} {own[name]}" for name in differing)
+    return text if 0 < len(text) <= APART else runs[i].id
 
 
 def complete(run: Run) -> bool:
@@ -184,16 +207,32 @@ def common_average(run: Run, tasks: Sequence[str]) -> float | None:
 def differences(runs: Sequence[Run], measure: str = "average_accuracy") -> pd.DataFrame:
     """Paired differences between groups, long form: first, second, measure, n, mean, low, high, p, claim, why.
 
-    First minus second over the seeds and orders that both have; see lab.statistics.Difference. Groups that learned different
-    tasks have no difference but a reason.
+    First minus second over the seeds and orders that both have in equal circumstances; see lab.statistics.Difference. Groups
+    without such pairs have no difference but a reason.
     """
-    found, rows = groups(runs), []
-    for one, other in combinations(found, 2):
-        values = [{(run.config["seed"], *run.tasks): pick(run.result(), measure) for run in group.runs} for group in (one, other)]
+    rows = []
+    for one, other in combinations(groups(runs), 2):
+        whole = ([run for run in group.runs if complete(run)] for group in (one, other))
+        values = ({circumstances(run): pick(run.result(), measure) for run in runs} for runs in whole)
         first, second = ({key: value for key, value in given.items() if value is not None} for given in values)
-        rows.append({"first": one.label, "second": other.label, "measure": measure, **asdict(difference(first, second))})
+        found = asdict(difference(first, second))
+        missing = [_without(group, measure) for group, values in ((one, first), (other, second)) if not values]
+        rows.append({"first": one.label, "second": other.label, "measure": measure, **found, "why": (*missing, found["why"])[0]})
     columns = ["first", "second", "measure", "n", "mean", "low", "high", "p", "claim", "why"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).astype({"claim": object})
+
+
+def circumstances(run: Run) -> str:
+    """What two runs must share for their scores to be a pair: seed, stream with its order and limits, scenario, backbone."""
+    config = run.config
+    return json.dumps([config["seed"], config["stream"], run.tasks, config["scenario"], config["backbone"]["name"]], default=str)
+
+
+def _without(group: Group, measure: str) -> str:
+    """Why no run of a group has a value that could be half of a pair."""
+    run = group.runs[0]
+    partial = f"{run.id} has learned {len(run.matrix)} of {len(run.tasks)} tasks"
+    return reason(run.result(), measure) if complete(run) else partial
 
 
 def _summary_row(group: Group, results: list[dict[str, Any]], measure: Measure) -> dict[str, Any]:
@@ -271,11 +310,28 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 # -- scores ----------------------------------------------------------------------------------------------------------------
 
 
-def accuracy_matrix(run: Run, after: int | None = None, partial: bool = False) -> pd.DataFrame:
-    """R as a table (T, T): rows "learned so far", columns tasks; rows later than `after` are NaN.
+Runs = Run | Sequence[Run]  # one run, or several that learned the same tasks in the same order: then means over them
+
+
+def each(runs: Runs) -> list[Run]:
+    """The runs as a list; LabError if they learned different tasks or orders, so that there is no mean over them."""
+    found = [runs] if isinstance(runs, Run) else list(runs)
+    for run in found[1:]:
+        if run.tasks != found[0].tasks:
+            raise LabError(f"{found[0].id} and {run.id} learned different tasks or another order: they cannot be put together")
+    return found
+
+
+def accuracy_matrix(run: Runs, after: int | None = None, partial: bool = False) -> pd.DataFrame:
+    """R as a table (T, T): rows "learned so far", columns tasks; rows later than `after` are NaN. Of several runs: their mean.
 
     With `partial` the row that is being measured is filled as far as it is known.
     """
+    found = [_accuracy_matrix(one, after, partial) for one in each(run)]
+    return sum(found[1:], found[0]) / len(found)
+
+
+def _accuracy_matrix(run: Run, after: int | None, partial: bool) -> pd.DataFrame:
     tasks, scores = run.tasks, run.scores
     rows = [list(row) for row in scores.get("matrix", [])]
     if partial and len(rows) < len(tasks) and scores.get("partial"):
@@ -286,30 +342,36 @@ def accuracy_matrix(run: Run, after: int | None = None, partial: bool = False) -
     return pd.DataFrame(values, index=pd.Index(tasks, name="after"), columns=pd.Index(tasks, name="task"))
 
 
-def zero_shot(run: Run) -> list[float] | None:
-    """Scores before any training, one per task, or None."""
-    found = run.scores.get("zero_shot")
-    return None if found is None else [np.nan if score is None else float(score) for score in found]
+def zero_shot(run: Runs) -> list[float] | None:
+    """Scores before any training, one per task, or None; of several runs: their mean."""
+    found = [one.scores.get("zero_shot") for one in each(run)]
+    return None if None in found else [float(score) for score in np.array(found, dtype=float).mean(0)]
 
 
-def matrix_difference(first: Run, second: Run) -> pd.DataFrame:
+def matrix_difference(first: Runs, second: Runs) -> pd.DataFrame:
     """R of the first run minus R of the second; LabError if they learned different tasks or orders."""
-    if first.tasks != second.tasks:
-        raise LabError(f"{first.id} and {second.id} learned different tasks or another order: there is no difference to show")
+    one, other = each(first)[0], each(second)[0]
+    if one.tasks != other.tasks:
+        raise LabError(f"{one.id} and {other.id} learned different tasks or another order: there is no difference to show")
     return accuracy_matrix(first) - accuracy_matrix(second)
 
 
-def forgetting_curves(run: Run, after: int | None = None) -> pd.DataFrame:
-    """Score of each task after each task from its own on, long form: after, after_name, task, name, score."""
-    table = accuracy_matrix(run, after).to_numpy()
-    tasks = run.tasks
-    rows = [
-        {"after": i, "after_name": tasks[i], "task": j, "name": tasks[j], "score": table[i, j]}
-        for j in range(len(tasks))
-        for i in range(j, len(tasks))
-        if not np.isnan(table[i, j])
-    ]
-    return pd.DataFrame(rows, columns=["after", "after_name", "task", "name", "score"])
+def forgetting_curves(run: Runs, after: int | None = None) -> pd.DataFrame:
+    """Score of each task after each task from its own on, long form: after, after_name, task, name, score, low, high.
+
+    Of several runs `score` is the mean and `low` to `high` its t-interval, which is NaN for one run.
+    """
+    runs = each(run)
+    scores = np.array([accuracy_matrix(one, after) for one in runs])  # (runs, T, T)
+    tasks = runs[0].tasks
+    rows = []
+    for j, i in zip(*np.triu_indices(len(tasks)), strict=True):  # j before i
+        if not np.isnan(scores[:, i, j]).any():
+            found = interval(scores[:, i, j])
+            place = {"after": i, "after_name": tasks[i], "task": j, "name": tasks[j]}
+            rows.append(place | {"score": found.mean, "low": found.low, "high": found.high})
+    columns = ["after", "after_name", "task", "name", "score", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).astype({"low": float, "high": float})
 
 
 def average_curve(run: Run, after: int | None = None) -> np.ndarray:

@@ -5,12 +5,13 @@ import re
 import pytest
 import tiny
 import torch
-from tiny import rel
+from tiny import hidden, rel
 
-from lab.backbone import MINILM_SHA256, Backbone, _file_sha256, locate, pool, resolve, resolve_device, resolve_dtype
+from lab.backbone import MINILM_SHA256, Backbone, Lower, _file_sha256, locate, pool, resolve, resolve_device, resolve_dtype
 from lab.batch import collate
 from lab.config import BackboneConfig
 from lab.errors import LabError
+from lab.router import Decision
 from lab.stream import Example
 
 TEXTS = ["the cat sat", "a dog", "the dog sat on the mat and the cat sat on the dog", "mat"]
@@ -247,3 +248,37 @@ def test_minilm_is_the_published_model_and_pools_as_sentence_transformers_does()
     assert rel(found, expected) < 1e-5
     cosine = torch.nn.functional.cosine_similarity
     assert cosine(found[0], found[2], dim=0) > cosine(found[0], found[1], dim=0)
+
+
+# what is computed once ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", tiny.MODELS)
+def test_blocks_below_the_experts_are_computed_once_per_batch_with_the_same_bits(name):
+    model, made = tiny.bank(name, skip=0.5)
+    calls, batch = [], tiny.tokens()
+    plain = hidden(model, batch)
+    lower = Lower.of(model, made.layers[0].name)
+    first = next(module for path, module in model.named_modules() if path.split(".")[-1] == "0" and "." in path)
+    next(iter(first.children())).register_forward_hook(lambda *args: calls.append(1))
+    for key, expected in ((None, 1), ("a", 1), ("a", 0), ("b", 1), (None, 1), ("b", 0)):
+        calls.clear()
+        with lower.keeping(key):
+            assert torch.equal(hidden(model, batch), plain)
+        assert len(calls) == expected, key
+    weights = Decision(tiny.weights(len(plain), 1, 1, len(made)))
+    with made.routed(weights):
+        routed = hidden(model, batch)
+    with lower.keeping("a"), made.routed(weights):
+        assert torch.equal(hidden(model, batch), routed) and not torch.equal(routed, plain)
+
+
+def test_what_is_kept_of_the_lower_blocks_is_limited():
+    model, made = tiny.bank("bert", skip=0.5)
+    lower, batch = Lower.of(model, made.layers[0].name), tiny.tokens()
+    lower.room = 1.5 * hidden(model, batch).numel() * 4
+    for key in ("a", "b"):
+        with lower.keeping(key):
+            hidden(model, batch)
+    assert list(lower.kept) == ["a"]
+    assert Lower.of(model, "encoder.layer.0.attention.self.query") is None and Lower.of(model, "pooler.dense") is None

@@ -76,7 +76,7 @@ def address(base):
 
 def wait_for(address: str) -> str:
     """The address, as soon as the server answers there."""
-    for _ in range(100):
+    for _ in range(300):
         try:
             urllib.request.urlopen(f"{address}/_stcore/health", timeout=1)
             return address
@@ -184,6 +184,22 @@ def test_a_link_restores_the_view_in_another_browser(page, browser, address):
     other = browser.new_context().new_page()
     other.goto(page.url)
     other.get_by_text(re.compile("on task cooking")).wait_for(timeout=30_000)
+    other.context.close()
+
+
+def test_a_link_restores_the_view_of_compare_and_matrices_share_one_scale(page, browser, address):
+    open_page(page, address, "compare?runs=own-l2r&runs=own-seq")
+    page.get_by_role("radio", name="Matrices").click()
+    page.get_by_text("The range is ±0.54 in all differences").wait_for(timeout=30_000)
+    settled(page)
+    assert "cmp_view=Matrices" in page.url and "baseline=sequential" in page.url
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    other.get_by_text("The range is ±0.54 in all differences").wait_for(timeout=30_000)
+    other.wait_for_function("document.querySelectorAll('.js-plotly-plot .heatmaplayer').length == 3", timeout=30_000)
+    ranges = other.evaluate("[...document.querySelectorAll('.js-plotly-plot')].map(d => [d.data[0].zmin, d.data[0].zmax])")
+    assert ranges[:2] == [[0, 1], [0, 1]] and ranges[2] == pytest.approx([-0.54, 0.54])
+    assert page.problems == []
     other.context.close()
 
 

@@ -16,7 +16,7 @@ import toy
 import yaml
 from typer.testing import CliRunner
 
-from lab import cli, files, grid, runs
+from lab import cells, cli, files, grid, runs
 from lab.config import configure
 from lab.errors import LabError
 from lab.grid import Grid
@@ -37,7 +37,7 @@ def stream(tmp_path_factory):
     return toy.folder(tmp_path_factory.mktemp("stream") / "toy", toy.tasks(train=32))
 
 
-def write(folder: Path, stream: Path, **changes) -> Path:
+def write(folder: Path, stream: Path, /, **changes) -> Path:
     """A grid file over the toy stream; a change to None drops the entry."""
     path = folder / "g.yaml"
     content = {"stream": str(stream), **CONTENT, **changes}
@@ -118,10 +118,10 @@ def test_a_sweep_of_two_options_and_a_seed_of_its_own(stream, tmp_path):
 
 def test_shipped_grids_are_valid(tmp_path):
     """Cells are made of every recipe they name; only the stream of a benchmark may be absent."""
-    names = [path.stem for path in grid.GRIDS.glob("*.yaml")]
+    names = [path.stem for path in cells.GRIDS.glob("*.yaml")]
     assert "builtin-tiny" in names
     for name in names:
-        _, spec = grid.read(name)
+        _, spec = cells.read(name)
         assert spec.about and all(configure(recipe).recipe == recipe for recipe in spec.recipes)
     assert len(Grid("builtin-tiny", tmp_path).possible) == 3 * 2 * 2 * 2
 
@@ -399,12 +399,13 @@ WRONG = [
     ({"recipe": ["l2r"]}, "unknown option 'recipe': did you mean 'recipes'?"),
     ({"seeds": [0, 0]}, "seeds = [0, 0]: names 0 twice"),
     ({"seeds": ["a"]}, "seeds.0 = 'a': input should be a valid integer"),
-    ({"seeds": [-1]}, "seed = -1"),
+    ({"seeds": [-1]}, "seeds.0 = -1: input should be greater than or equal to 0"),
     ({"scenarios": ["clas"]}, "scenarios.0 = 'clas': input should be 'task', 'domain' or 'class'"),
     ({"scenarios": ["domain"], "stream": "builtin", "orders": None}, "scenario domain needs tasks with identical label lists"),
     ({"streams": ["builtin"]}, "stream and streams exclude each other"),
     ({"stream": "bultin"}, "unknown stream 'bultin': did you mean 'builtin'?"),
     ({"orders": [["sea", "cty"]]}, "unknown task 'cty': did you mean 'city'?"),
+    ({"orders": [["sea", "city"], ["sea"]]}, "orders are to hold the same tasks: sea > city and sea do not"),
     ({"orders": ["mtl5-i"]}, "unknown order 'mtl5-i'"),
     ({"orders": [["sea", "city"], ["sea", "city"]]}, "twice"),
     ({"set": {"trian.lr": 1}}, "unknown option 'trian': did you mean 'train'?"),
@@ -470,5 +471,8 @@ def test_saved_time():
     assert grid.saved([])["share_saved"] is None
 
 
-def test_files_are_written_whole(whole):
-    assert not [*whole[1].rglob("*.tmp")] and files.sha256(Grid(*whole[:2]).manifest)
+def test_a_damaged_manifest(stream, tmp_path):
+    made = Grid(path := write(tmp_path, stream), tmp_path)
+    files.write_json(made.manifest, {"cells": []})
+    with pytest.raises(LabError, match=r"g-[0-9a-f]{12}.json is damaged \('threads'\): remove it; finished cells stay"):
+        Grid(path, tmp_path)

@@ -10,11 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import FORGETS, KEEPS, TASKS, configuration, write_run
+from scipy import stats
 from streamlit.testing.v1 import AppTest
 from test_library import save
+from test_tables import WENT
+from typer.testing import CliRunner
 
 import lab
-from lab import figures, files, jobs, library, preflight, sources, views
+from lab import cli, figures, files, jobs, library, preflight, repeats, sources, views
 from lab.errors import LabError
 from lab.pages import shell, system
 from lab.runs import now
@@ -182,6 +185,17 @@ def test_jobs_order_and_hold_the_queue(runs, monkeypatch):
     assert waiting[1].status == "stopped" and jobs.waiting(runs) == waiting[:1]
 
 
+def test_jobs_play_a_recorded_example(runs, recorded, monkeypatch):
+    launched = []
+    monkeypatch.setattr(jobs, "_detached", lambda words, log: launched.append(words) or 0)
+    app = open_page("jobs")
+    app.button(key="replay_play").click().run()
+    made = lab.Run.open("replay-builtin-sequential", runs)
+    assert launched == [[sys.executable, "-m", "lab.replay", str(made.dir)]] and made.info["replay"]["speed"] == 10
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    assert open_page("jobs").button(key="replay_play").disabled
+
+
 def test_jobs_delete_asks_first_and_removes_that_run_only(runs, monkeypatch):
     kept, gone = write_run(runs, "kept"), write_run(runs, "gone")
     app = open_page("jobs", job="gone")
@@ -194,17 +208,100 @@ def test_jobs_delete_asks_first_and_removes_that_run_only(runs, monkeypatch):
 
 
 def test_compare_shows_the_numbers_of_the_runs(runs):
+    """Every number on the screen is one that `lab compare --json` prints."""
     made = [write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS, routed=False)]
+    printed = json.loads(CliRunner().invoke(cli.app, ["compare", "a", "b", "--json", "--runs", str(runs)]).stdout)
     app = open_page("compare")
     table = app.dataframe[0].value
     assert list(table.columns) == ["sequential (n = 1)", "l2r (n = 1)"]
-    for run, column in zip(made, ("l2r (n = 1)", "sequential (n = 1)"), strict=True):
-        assert table.loc["Average accuracy", column] == f"{run.result()['average_accuracy']:.3f}"
-        assert table.loc["Forgetting", column] == f"{run.result()['forgetting']:.3f}"
+    for result, column in zip(printed, ("l2r (n = 1)", "sequential (n = 1)"), strict=True):
+        for measure in views.MEASURES:
+            known = views.pick(result, measure.path)
+            shown = table.loc[measure.title, column]
+            if known is None:
+                assert shown == f"– ({views.reason(result, measure.path)})"
+            elif measure.path == "uses.task_id":
+                assert shown == ("yes" if known else "no")
+            else:
+                assert float(shown.replace(",", "")) == pytest.approx(known, abs=5e-4 if measure.score else 0.5)
     assert table.loc["Forward transfer", "l2r (n = 1)"] == "– (needs single-task scores)"
-    assert "router.temperature" in app.dataframe[1].value.index
-    difference = heatmap(app, 3)
-    np.testing.assert_allclose(difference, views.matrix_difference(*made), rtol=1e-5)
+    assert app.dataframe[1].value.loc["l2r", "average_accuracy"] == "+0.277 (one pair: no interval)"
+    assert "no interval and no claim: sequential; l2r" in texts(app)
+    csv = next(button for button in app.get("download_button") if button.proto.label == "Numbers as CSV")
+    assert csv.proto.url and open_page("compare", cmp_view="Settings").dataframe[0].value.index[0] == "recipe"
+    np.testing.assert_allclose(heatmap(open_page("compare", cmp_view="Matrices"), 2), views.matrix_difference(*made), rtol=1e-5)
+
+
+def test_compare_takes_differences_over_pairs_of_seeds(runs):
+    """Means, intervals and claims against scipy; the mean matrix of two seeds; another baseline turns the signs."""
+    lower, other = ([[[score and score - by for score in row] for row in KEEPS] for by in byes]
+                    for byes in ((0.1, 0.12, 0.17), (0.1, -0.05, 0.02)))  # fmt: skip
+    for seed in range(3):
+        write_run(runs, f"u{seed}", "uniform", other[seed], seed=seed, events=False, routed=False)
+        write_run(runs, f"a{seed}", seed=seed, events=False, routed=False)
+        write_run(runs, f"b{seed}", "replay", lower[seed], seed=seed, events=False, routed=False)
+    app = open_page("compare")
+    assert len(app.multiselect(key="runs").value) == 2
+    app.button(key="cmp_repeat").click().run()
+    assert len(app.multiselect(key="runs").value) == 6
+    app.multiselect(key="runs").set_value([f"{name}{seed}" for name in "abu" for seed in range(3)]).run()
+    app.selectbox(key="baseline").set_value("l2r").run()
+    away = stats.ttest_1samp([-0.1, -0.12, -0.17], 0).confidence_interval()
+    assert app.dataframe[1].value.loc["replay", "average_accuracy"] == f"-0.130 [{away.low:+.3f}, {away.high:+.3f}]"
+    assert app.dataframe[1].value.loc["uniform", "average_accuracy"].endswith("includes 0")
+    drawn = {line["name"]: line for line in json.loads(app.get("plotly_chart")[0].proto.spec)["data"]}
+    assert drawn["replay"]["opacity"] == 1 and drawn["uniform"]["opacity"] < 0.5
+    mean = stats.t.interval(0.95, 2, np.mean([0.8033, 0.7833, 0.7333]), stats.sem([0.8033, 0.7833, 0.7333]))
+    assert app.dataframe[0].value.loc["Average accuracy", "replay (n = 3)"] == f"0.773 ± {mean[1] - 0.77333:.3f}"
+    app.selectbox(key="baseline").set_value("replay").run()
+    assert app.dataframe[1].value.loc["l2r", "average_accuracy"].startswith("+0.130 [")
+    app.segmented_control(key="cmp_view").set_value("Matrices").run()
+    shown = [heatmap(app, number)[-1, 0] for number in range(3)]
+    assert shown == pytest.approx([0.86, 0.73, 0.86 - 0.07 / 3])
+    ranges = [chart["data"][0] for chart in (json.loads(c.proto.spec) for c in app.get("plotly_chart"))]
+    assert {(one["zmin"], one["zmax"]) for one in ranges[:3]} == {(0, 1)}
+    assert len(ranges) == 5 and len({(one["zmin"], one["zmax"]) for one in ranges[3:]}) == 1
+
+
+VIEWS = ["Summary", "Curves", "Matrices", "Trade-offs", "Interference", "Order", "Learning rates", "Settings"]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_of_compare_with_seeds_orders_and_what_cannot_be_compared(runs, monkeypatch, view):
+    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    write_run(runs, "a"), write_run(runs, "b", seed=1), write_run(runs, "same"), write_run(runs, "live", status="running")
+    write_run(runs, "turned", tasks=TASKS[::-1]), write_run(runs, "half", "replay", KEEPS[:2], status="stopped", routed=False)
+    write_run(runs, "newer").update(format=99)
+    (write_run(runs, "bad").dir / "matrix.json").write_text("{")
+    write_run(runs, "s", "sequential", FORGETS, routed=False)
+    app = open_page("compare", cmp_view=view)
+    app.multiselect(key="runs").set_value(["a", "b", "same", "live", "turned", "half", "s"]).run()
+    assert not app.exception and not app.error
+    shown = texts(app)
+    for reason in ("'same' has the settings and the seed of 'a'", "'live' is running", "newer version (format 99",
+                   "matrix.json cannot be read", "half has learned 2 of 3 tasks"):  # fmt: skip
+        assert reason in shown, reason
+    assert app.segmented_control(key="cmp_view").value == view
+    if view == "Order":
+        table = app.dataframe[0].value.set_index(["label", "order"])
+        assert table.loc[("l2r", "animals → weather → cooking"), "n"] == 2 and len(table) == 3
+
+
+def test_compare_shows_a_sweep_and_where_losses_went(runs):
+    for rate, score in ((1e-4, 0.5), (1e-3, 0.9), (1e-2, 0.7)):
+        made = write_run(runs, f"r{score}", validation=[score, score, score], events=False)
+        files.write_yaml(made.dir / "config.yaml", configuration(train={"lr": rate, "epochs": 2}))
+    app = open_page("compare", cmp_view="Learning rates")
+    assert len(app.multiselect(key="runs").value) == 2
+    app.button(key="cmp_repeat").click().run()
+    drawn = json.loads(app.get("plotly_chart")[0].proto.spec)
+    assert drawn["layout"]["xaxis"]["type"] == "log" and drawn["layout"]["xaxis"]["ticktext"] == ["0.0001", "0.001", "0.01"]
+    found = repeats.sweep([lab.Run.open(f"r{score}", runs) for score in (0.5, 0.9, 0.7)])
+    assert found.set_index("value")["mean"].to_dict() == pytest.approx({1e-4: 0.5, 1e-3: 0.9, 1e-2: 0.7})
+    assert found.loc[found["best"], "value"].tolist() == [1e-3]
+    files.write_json(runs / "r0.9" / "decomposition.json", WENT)
+    app.segmented_control(key="cmp_view").set_value("Interference").run()
+    assert "Not measured for 2 of 3 runs" in texts(app) and not app.exception
 
 
 def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recorded):
@@ -221,7 +318,9 @@ def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recor
 def test_compare_warns_of_unequal_runs(runs):
     write_run(runs, "a"), write_run(runs, "b", "sequential", [[0.5, None], [0.4, 0.6]], ["x", "y"], routed=False)
     app = open_page("compare")
-    assert "different tasks" in texts(app)
+    assert "no seed and order is common to both" in app.dataframe[1].value.loc["l2r", "forgetting"]
+    app.segmented_control(key="cmp_view").set_value("Matrices").run()
+    assert "different tasks" in texts(app) and not app.exception
 
 
 def test_routing_focus_and_examples(runs):

@@ -153,7 +153,10 @@ def test_killed_and_resumed(recipe, moment, whole, tmp_path, monkeypatch):
     assert_equal(run, whole[recipe][0])
 
 
-@pytest.mark.parametrize("recipe", [name for name in recipe_names() if name not in RECIPES and not {*configure(name).methods} & {*METHODS}])
+OTHERS = [name for name in recipe_names() if name not in RECIPES and not {*configure(name).methods} & {*METHODS}]
+
+
+@pytest.mark.parametrize("recipe", OTHERS)
 def test_every_recipe_goes_on_from_the_middle_of_a_task(recipe, tmp_path, monkeypatch):
     """Killed two steps behind a saved state of the second task."""
     made = session(recipe)

@@ -40,7 +40,8 @@ class Full(Expert):
     def adapts(self, module: nn.Module, model: nn.Module) -> bool:
         own = any(True for _ in module.parameters(recurse=False))
         if own and any(True for _ in module.children()):
-            raise LabError(f"experts.name = full cannot train weights beside inner layers, as in {type(module).__name__}: use lora")
+            kind = type(module).__name__
+            raise LabError(f"experts.name = full cannot train weights beside inner layers, as in {kind}: use lora")
         return own
 
     def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 import yaml
 
-from lab import figures, jobs, views
+from lab import figures, jobs, replay, views
 from lab.config import recipe_names
 from lab.pages import actions, shell
 from lab.runs import Run, all_runs
@@ -108,6 +108,11 @@ def controls(run: Run, state: str) -> None:
             st.page_link(
                 shell.page("train"), label="Duplicate", icon=":material/content_copy:",
                 query_params={"recipe": run.config["recipe"], "from": run.id}, help="Opens the form with its settings.",
+            )  # fmt: skip
+        if state == "finished" and not run.info.get("replay"):
+            st.download_button(
+                "Replay file", lambda: replay.trace(run), f"{run.id}.jsonl", "application/jsonl", icon=":material/movie:",
+                type="tertiary", on_click="ignore", key="job_trace", help="The run without weights: it plays anywhere.",
             )  # fmt: skip
         if run in waiting or state not in jobs.ACTIVE:
             about = "Removes the folder of this run for good."
@@ -225,6 +230,25 @@ def frozen(run: Run) -> None:
         st.caption(" · ".join(f"{name} {shell.plain(value)}" for name, value in facts.items()))
 
 
+def player() -> None:
+    """Play a recorded example, or a replay file, as a live job."""
+    with st.expander("Watch a replay", icon=":material/movie:"):
+        st.caption("A recorded run happens again, faster, and this page treats it as live. Nothing is trained.")
+        recorded = {run.id: run for run in shell.examples()}
+        left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
+        name = left.selectbox("Recorded example", list(recorded), key="replay_of", placeholder="There are none here")
+        given = middle.file_uploader("or a replay file", type="jsonl", key="replay_file")
+        speed = right.select_slider("Times as fast", [1, 2, 5, 10, 20, 50], 10, key="replay_speed")
+        if st.button("Play", icon=":material/play_arrow:", key="replay_play", disabled=jobs.read_only() or not (name or given)):
+            actions.attempt(play, given.getvalue() if given else recorded[name], speed)
+
+
+def play(what: bytes | Run, speed: float) -> None:
+    """Start a replay and watch it."""
+    run = jobs.play(what if isinstance(what, bytes) else replay.trace(what), speed)
+    st.switch_page(shell.page("jobs"), query_params={"job": run.id})
+
+
 def focused(run: Run) -> None:
     """The chosen run."""
     reason = views.problem(run)
@@ -250,6 +274,7 @@ def draw() -> None:
     shell.heading("Jobs", "Every run is a folder and a process of its own: closing this page stops nothing.")
     actions.said()
     runs = all_runs()[::-1]
+    player()
     if not runs:
         return shell.nothing_yet("There are no runs in this folder yet.")
     overview(runs)

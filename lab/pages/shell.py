@@ -30,6 +30,7 @@ STATUS_ICON = {
     "lost": ":material/link_off:", "damaged": ":material/broken_image:",
 }  # fmt: skip
 STATUS_COLOUR = {"finished": "green", "running": "blue", "queued": "blue", "failed": "red", "damaged": "red", "lost": "orange"}
+SMALL = {"stream.max_train": 60, "stream.max_validation": 20, "stream.max_test": 40, "memory.per_task": 30, "train.epochs": 3}
 CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
 
@@ -72,7 +73,7 @@ def examples() -> list[Run]:
 
 def table(runs: list[Run]) -> pd.DataFrame:
     """`views.runs_table`, read again only for runs whose files or status changed."""
-    return pd.concat([_row(str(run.dir), stamp(run), status(run)) for run in runs]) if runs else views.runs_table([])
+    return _table(tuple((str(run.dir), stamp(run), status(run)) for run in runs))
 
 
 def status(run: Run) -> str:
@@ -95,9 +96,14 @@ def stamp(run: Run, *names: str) -> tuple[tuple[str, int, int], ...]:
     return tuple(found)
 
 
-@st.cache_data(max_entries=500, show_spinner=False)
-def _row(folder: str, stamped: tuple, derived: str) -> pd.DataFrame:
-    return views.runs_table([Run(Path(folder))]).astype(object)
+@st.cache_data(max_entries=20, show_spinner=False)
+def _table(keys: tuple[tuple[str, tuple, str], ...]) -> pd.DataFrame:
+    return pd.DataFrame([_row(*key) for key in keys], columns=views.COLUMNS, dtype=object)
+
+
+@st.cache_data(max_entries=2000, show_spinner=False)
+def _row(folder: str, stamped: tuple, derived: str) -> dict[str, Any]:
+    return views.run_row(Run(Path(folder)))
 
 
 def choices(needs: Callable[[Run], bool] | None = None) -> dict[str, Run]:
@@ -212,9 +218,9 @@ def python_of(draw: Callable[..., Any], table: Callable[..., Any] | None, given:
 
     positional = [written(value) for value in given]
     call = ", ".join([*positional, *(f"{name}={written(value)}" for name, value in named.items())])
-    lines = ["import lab", "", *(f"{name} = {how}" for how, name in opened.items()), f"lab.figures.{draw.__name__}({call})"]
-    if table and table.__module__ == views.__name__ and table.__name__ != "<lambda>":
-        lines.append(f"lab.views.{table.__name__}({', '.join(positional)})")
+    lines = ["import lab", "", *(f"{name} = {how}" for how, name in opened.items()), f"{draw.__module__}.{draw.__name__}({call})"]
+    if table and table.__name__ != "<lambda>":
+        lines.append(f"{table.__module__}.{table.__name__}({', '.join(positional)})")
     return "\n".join(lines)
 
 

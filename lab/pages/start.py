@@ -6,6 +6,7 @@ from lab import figures, views
 from lab.pages import shell
 from lab.runs import Run
 
+LINKS = {"train": [("recipe", "l2r"), *(("o", f"{name}={value}") for name, value in shell.SMALL.items())]}
 TITLES = {
     "sequential": "One adapter for all tasks, trained in sequence",
     "l2r": "One adapter per task, with a learned router",
@@ -83,14 +84,17 @@ def doors() -> None:
     """Where to go from here."""
     ways = [
         ("learn", "Take a lesson", "Say what you expect, then look: forgetting, routing, composition."),
-        ("train", "Train a run", "Choose a recipe and a stream, and start it on this machine."),
+        ("train", "Train a tiny run", "A few examples of every task, on this machine; watch it learn and forget."),
+        ("jobs", "Watch a replay", "A recorded run as if it were live, faster, without training."),
         ("compare", "Compare runs", "Numbers, matrices and differences of two or more runs."),
         ("routing", "Look into the routing", "Which adapter answers, per task, layer and routing head."),
     ]
     for column, (name, title, about) in zip(st.columns(len(ways)), ways, strict=True):
         with column.container(border=True, height="stretch"):
-            st.page_link(shell.page(name), label=f"**{title}**")
+            st.page_link(shell.page(name), label=f"**{title}**", query_params=LINKS.get(name))
             st.caption(about)
+    st.caption(":material/menu_book: The same figures in a notebook, cell by cell:")
+    st.code("jupyter lab notebooks/00_forgetting_in_five_minutes.ipynb", language="bash")
 
 
 def draw() -> None:

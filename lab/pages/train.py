@@ -41,10 +41,9 @@ SECTIONS = {"": "run", "train": "training", "memory_training": "training on the 
 TWICE = 5.0  # seconds in which the same start is a double click
 NEWEST = 20  # earlier runs that a forecast may rest on
 TOKENS = 60  # of an example that are shown
-SMALL = {"stream.max_train": 60, "stream.max_validation": 20, "stream.max_test": 40, "memory.per_task": 30, "train.epochs": 3}
 PRESETS = {
-    "First look": ("l2r", SMALL, "Few examples: routed adapters on the whole stream while you watch."),
-    "See it forget": ("sequential", SMALL, "The same small stream with one adapter for all tasks, to compare with."),
+    "First look": ("l2r", shell.SMALL, "Few examples: routed adapters on the whole stream while you watch."),
+    "See it forget": ("sequential", shell.SMALL, "The same small stream with one adapter for all tasks, to compare with."),
     "In full": ("l2r", {}, "All examples of the stream, the settings behind the recorded example."),
 }
 

@@ -1,0 +1,125 @@
+"""Figures of methods beside each other, over their repetitions: differences, trade-off, order of the tasks, swept option."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from lab import repeats, views
+from lab.figures import DASHES, FAINT, MARKERS, Style, figure, literal, short, style
+from lab.runs import Run
+
+LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0}
+UNCERTAIN = 0.4  # opacity of what may not be claimed
+
+
+def _style(recipe: str, before: list[str]) -> Style:
+    """The style of a recipe; another group of the same recipe keeps the colour and gets another dash and marker."""
+    colour, dash, marker = style(recipe)
+    repeat = before.count(recipe)
+    before.append(recipe)
+    return Style(colour, *(row[(row.index(own) + repeat) % len(row)] for row, own in ((DASHES, dash), (MARKERS, marker))))
+
+
+def _errors(rows: pd.DataFrame, mean: str = "mean", low: str = "low", high: str = "high") -> dict:
+    """Error bars from the ends of intervals; none where there is no interval."""
+    above, below = rows[high] - rows[mean], rows[mean] - rows[low]
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.5, "width": 5}
+
+
+def _title(measure: str) -> str:
+    return next(known.title for known in views.MEASURES if known.path == measure)
+
+
+def differences(runs: Sequence[Run], baseline: str, measure: str = "average_accuracy", title: str = "") -> go.Figure:
+    """Each group of runs minus the baseline, with the interval of the paired difference.
+
+    Hollow and faint where the interval includes zero or there is none, so that no sign may be claimed.
+    """
+    table = repeats.differences(runs, baseline)
+    table = table[(table["measure"] == measure) & table["mean"].notna()].reset_index(drop=True)
+    drawn = figure(title, 110 + 42 * max(len(table), 1))
+    before: list[str] = []
+    for i, row in table.iterrows():
+        colour, _, marker = _style(row["recipe"], before)
+        claim = row["claim"] is True
+        said = {True: "the interval excludes zero", False: "the interval includes zero"}.get(row["claim"], row["why"])
+        drawn.add_scatter(
+            x=[row["mean"]], y=[i], mode="markers", showlegend=False, opacity=1.0 if claim else UNCERTAIN,
+            marker={"color": colour, "symbol": marker + ("" if claim else "-open"), "size": 12, "line": {"width": 2}},
+            error_x=_errors(table.iloc[[i]]) | {"color": colour}, name=literal(row["label"]),
+            customdata=[f"<b>{literal(row['label'])}</b> minus {literal(baseline)}<br>{row['mean']:+.3f}, {row['n']} "
+                        f"{'pair' if row['n'] == 1 else 'pairs'}<br>{literal(said)}"],
+            hovertemplate="%{customdata}<extra></extra>",
+        )  # fmt: skip
+    drawn.add_vline(x=0, line={"color": "rgba(127,127,127,0.9)", "width": 1.5})
+    names = [short(label, 28) for label in table["label"]]
+    drawn.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False)
+    return drawn.update_xaxes(title=f"{_title(measure)}, minus {short(baseline, 28)}", tickformat="+.2f", zeroline=False)
+
+
+def tradeoff(runs: Sequence[Run], title: str = "") -> go.Figure:
+    """Average accuracy in the end against accuracy right after learning; on the diagonal nothing was lost."""
+    table = repeats.tradeoff(runs)
+    columns = ["learning_accuracy", "average_accuracy"]
+    known = table[table[columns].notna().all(axis=1)]
+    low = max(0.0, known[columns].min().min() - 0.06) if len(known) else 0.0
+    high = min(1.02, known[columns].max().max() + 0.06) if len(known) else 1.0
+    drawn = figure(title, 420)
+    drawn.add_scatter(
+        x=[low, high], y=[low, high], mode="lines", line={"color": FAINT, "dash": "dot", "width": 2}, hoverinfo="skip",
+        showlegend=False, name="nothing lost",
+    )  # fmt: skip
+    before: list[str] = []
+    for i, row in known.iterrows():
+        colour, _, marker = _style(row["recipe"], before)
+        errors = {axis: _errors(known.loc[[i]], name, f"{name}_low", f"{name}_high") | {"color": colour}
+                  for axis, name in zip(("error_x", "error_y"), columns, strict=True)}  # fmt: skip
+        lost = row["learning_accuracy"] - row["average_accuracy"]
+        drawn.add_scatter(
+            x=[row["learning_accuracy"]], y=[row["average_accuracy"]], mode="markers", name=literal(row["label"]),
+            marker={"color": colour, "symbol": marker, "size": 13}, **errors,
+            customdata=[f"<b>{literal(row['label'])}</b>, n = {row['n']}<br>learned {row['learning_accuracy']:.3f}<br>"
+                        f"kept {row['average_accuracy']:.3f}<br>lost {lost:.3f}"],
+            hovertemplate="%{customdata}<extra></extra>",
+        )  # fmt: skip
+    drawn.update_xaxes(title="Plasticity: learning accuracy", range=[low, high])
+    drawn.update_yaxes(title="Stability: average accuracy in the end", range=[low, high])
+    return drawn.update_layout(legend=LEGEND)
+
+
+def positions(runs: Sequence[Run], title: str = "") -> go.Figure:
+    """How much better or worse than usual a task does in the end when it is learned at each place of the stream."""
+    table = repeats.positions(runs)
+    drawn = _lines(figure(title, 360), table[table["mean"].notna()], "position", "place %{x}: %{y:+.3f}")
+    drawn.add_hline(y=0, line={"color": "rgba(127,127,127,0.9)", "width": 1.5})
+    drawn.update_xaxes(title="place in the stream", dtick=1, showgrid=False)
+    return drawn.update_yaxes(title="score against the task's own mean", tickformat="+.2f")
+
+
+def sweep(runs: Sequence[Run], option: str = "train.lr", title: str = "") -> go.Figure:
+    """Validation score against a swept option on a logarithmic axis; a ring marks the value that selection takes."""
+    table = repeats.sweep(runs, option)
+    drawn = _lines(figure(title, 380), table, "value", f"{literal(option)} %{{x}}: %{{y:.3f}}")
+    best = table[table["best"]]
+    drawn.add_scatter(
+        x=best["value"], y=best["mean"], mode="markers", hoverinfo="skip", name="best on validation",
+        marker={"symbol": "circle-open", "size": 20, "color": "#8A8A8A", "line": {"width": 2}},
+    )  # fmt: skip
+    values = sorted(set(table["value"]))
+    drawn.update_xaxes(title=f"{option} (logarithmic)", type="log", tickvals=values, ticktext=[f"{value:g}" for value in values])
+    return drawn.update_yaxes(title="validation score, mean over tasks")
+
+
+def _lines(drawn: go.Figure, table: pd.DataFrame, x: str, hover: str) -> go.Figure:
+    """One line with error bars per group."""
+    before: list[str] = []
+    for label in dict.fromkeys(table["label"]):
+        rows = table[table["label"] == label]
+        colour, dash, marker = _style(rows["recipe"].iloc[0], before)
+        drawn.add_scatter(
+            x=rows[x], y=rows["mean"], mode="lines+markers", name=literal(label), line={"color": colour, "dash": dash},
+            marker={"symbol": marker, "size": 9}, error_y=_errors(rows),
+            hovertemplate=f"<b>{literal(label)}</b><br>{hover}<extra></extra>",
+        )  # fmt: skip
+    return drawn.update_layout(legend=LEGEND, showlegend=True)
