@@ -86,11 +86,12 @@ class Learner(nn.Module):
 
     def _check_positions(self, experts: int) -> None:
         """Refuse experts that leave too few positions for the texts."""
-        backbone, needed = self.backbone, self.bank.kind.positions(experts, self.bank.composition)
+        backbone, kind = self.backbone, self.bank.kind
+        needed = kind.positions(experts, self.bank.composition)
         if backbone.positions is not None and needed and backbone.max_length + needed > backbone.positions:
             raise LabError(
-                f"{backbone.max_length} tokens (backbone.max_length) and {needed} positions of {experts} {self.bank.kind.name}(s) "
-                f"are more than the {backbone.positions} positions of the backbone: cut the texts or shorten the prompts"
+                f"{backbone.max_length} tokens (backbone.max_length) and {needed} positions of {experts} {kind.name}(s) are more "
+                f"than the {backbone.positions} positions of the backbone: cut the texts or shorten the prompts"
             )
 
     @property

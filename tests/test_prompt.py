@@ -129,18 +129,23 @@ def test_an_empty_slot_is_the_base_exactly():
 def test_requests_that_cannot_be_met():
     host, made = bank("llama")
     inputs = tiny.tokens()
-    with pytest.raises(LabError, match=r"^experts of kind 'prompt' are chosen per example, not per token: use another router$"):
-        with made.routed(LayerDecision(lambda layer, x: torch.ones(4, 6, 1, 3))):
-            hidden(host, inputs)
-    with pytest.raises(LabError, match=r"^experts of kind 'prompt' stand before the whole text: generate without a cache$"):
-        with made.routed(only(0)):
-            host(**inputs, past_key_values=host(**inputs).past_key_values)
-    with pytest.raises(LabError, match="^the routing decision is for 3 rows, layer embed_tokens was given 4$"):
-        with made.routed(Decision(torch.ones(3, 1, 1, 3))):
-            hidden(host, inputs)
-    message = r"^500 tokens \(backbone.max_length\) and 20 positions of 2 prompt\(s\) are more than the 512 positions of the backbone"
-    with pytest.raises(LabError, match=message):
+
+    def refusal(decision: Decision, **more) -> str:
+        with pytest.raises(LabError) as error, made.routed(decision):
+            host(**inputs, **more)
+        return str(error.value)
+
+    per_token = LayerDecision(lambda layer, x: torch.ones(4, 6, 1, 3))
+    assert refusal(per_token) == "experts of kind 'prompt' are chosen per example, not per token: use another router"
+    cache = host(**inputs).past_key_values
+    assert refusal(only(0), past_key_values=cache) == "experts of kind 'prompt' stand before the whole text: generate without a cache"
+    assert refusal(Decision(torch.ones(3, 1, 1, 3))) == "the routing decision is for 3 rows, layer embed_tokens was given 4"
+    with pytest.raises(LabError) as error:
         toy.session("progprompt", "backbone.max_length=500")
+    assert str(error.value) == (
+        "500 tokens (backbone.max_length) and 20 positions of 2 prompt(s) are more than the 512 positions of the backbone: "
+        "cut the texts or shorten the prompts"
+    )
     toy.session("progprompt", "backbone.max_length=492")
 
 

@@ -22,8 +22,8 @@ class L2POptions(RouterOptions):
 class L2P(Router):
     """Weight 1 for the `top` experts whose keys have the largest cosine with the example's query, 0 for the others.
 
-    The keys learn with the experts from pull * mean over examples of sum over chosen keys (1 - cosine), and from nothing else: the
-    choice has no gradient.
+    The keys learn with the experts from pull * mean over examples of sum over chosen keys (1 - cosine), and from nothing else:
+    the choice has no gradient.
     """
 
     name = "l2p"
