@@ -137,8 +137,8 @@ def test_requests_that_cannot_be_met():
 
     per_token = LayerDecision(lambda layer, x: torch.ones(4, 6, 1, 3))
     assert refusal(per_token) == "experts of kind 'prompt' are chosen per example, not per token: use another router"
-    cache = host(**inputs).past_key_values
-    assert refusal(only(0), past_key_values=cache) == "experts of kind 'prompt' stand before the whole text: generate without a cache"
+    cached = {"past_key_values": host(**inputs).past_key_values}
+    assert refusal(only(0), **cached) == "experts of kind 'prompt' stand before the whole text: generate without a cache"
     assert refusal(Decision(torch.ones(3, 1, 1, 3))) == "the routing decision is for 3 rows, layer embed_tokens was given 4"
     with pytest.raises(LabError) as error:
         toy.session("progprompt", "backbone.max_length=500")
