@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,7 +67,9 @@ class GridFile(Section):
     )
     seeds: list[Seed] = Field([0], min_length=1, description="seeds")
     set: dict[str, Any] = Field({}, description="options that hold for all cells")
-    sweep: dict[str, list[Any]] = Field({}, description="options and the values among which validation chooses, per method")
+    sweep: dict[str, list[Any]] = Field(
+        {}, description="options and the values among which validation chooses, per method; x4 is four times the recipe's own"
+    )
     sweep_seed: Seed | None = Field(None, description="the seed of the sweep; null: the first of `seeds`")
 
     @field_validator("recipes", "streams", "scenarios", "orders", "seeds")
@@ -211,17 +214,32 @@ def _candidate(
 ) -> Candidate:
     """The cells of some swept values."""
     named = {"stream": stream, "backbone": grid.backbone, "scenario": scenario}
-    own = read_recipe(recipe).get("methods") or {}
+    methods = read_recipe(recipe).get("methods") or {}
     for name in (*grid.set, *values):
         section, _, method = name.partition(".")
-        if section == "methods" and method and method.split(".")[0] not in own:
+        if section == "methods" and method and method.split(".")[0] not in methods:
             raise LabError(f"'{name}': the recipe has no method '{method.split('.')[0]}'; a recipe file of your own can add it")
-    options = [f"{name}={json.dumps(value)}" for name, value in (grid.set | values).items()]
-    config = configure(recipe, options, **{name: value for name, value in named.items() if value is not None})
+    named = {name: value for name, value in named.items() if value is not None}
+    fixed = [f"{name}={json.dumps(value)}" for name, value in grid.set.items()]
+    own = configure(recipe, fixed, **named).to_dict() if any(map(_factor, values.values())) else {}
+    values = {name: _times(views.pick(own, name), value) for name, value in values.items()}
+    config = configure(recipe, [*fixed, *(f"{name}={json.dumps(value)}" for name, value in values.items())], **named)
     given = {name: views.pick(config.to_dict(), name) for name in values}
     orders = _orders(grid, config)
     finals = [_cell(config, order, seed, given, threads) for order in orders for seed in grid.seeds]
     return Candidate(given, _cell(config, orders[0], grid.first_seed, given, threads), finals)
+
+
+def _factor(value: Any) -> float | None:
+    """4.0 of `x4`, None of what is no factor."""
+    found = re.fullmatch(r"x(\d+(?:\.\d+)?)", value) if isinstance(value, str) else None
+    return float(found[1]) if found else None
+
+
+def _times(own: Any, value: Any) -> Any:
+    """A swept value, or where it is a factor that many times the recipe's own; what is no number cannot be multiplied."""
+    factor = _factor(value)
+    return float(f"{own * factor:.12g}") if factor and isinstance(own, float) else value
 
 
 def _orders(grid: GridFile, config: RunConfig) -> list[list[str]]:

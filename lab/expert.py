@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -89,6 +89,12 @@ class Expert(Plugin):
 
 class InputExpert(Expert):
     """A kind whose experts stand before the embedded tokens. The one layer it adapts is the embedding of the tokens."""
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        given = [name for name in ("skip", "targets") if getattr(config.experts, name)]
+        if given:
+            raise LabError(f"experts of kind '{cls.name}' stand before the text, in no block: leave out experts.{given[0]}")
 
     def targets(self, model_type: str) -> Sequence[str]:
         return ["*"]

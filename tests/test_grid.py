@@ -17,7 +17,6 @@ import yaml
 from typer.testing import CliRunner
 
 from lab import cells, cli, files, grid, runs
-from lab.config import configure
 from lab.errors import LabError
 from lab.grid import Grid
 from lab.runs import Run
@@ -116,13 +115,26 @@ def test_a_sweep_of_two_options_and_a_seed_of_its_own(stream, tmp_path):
     assert len(made.trials) == 2 * 4 and len(made.possible) == 2 * 4 * (1 + 2 * 2)
 
 
-def test_shipped_grids_are_valid(tmp_path):
-    """Cells are made of every recipe they name; only the stream of a benchmark may be absent."""
-    names = [path.stem for path in cells.GRIDS.glob("*.yaml")]
-    assert "builtin-tiny" in names
-    for name in names:
-        _, spec = cells.read(name)
-        assert spec.about and all(configure(recipe).recipe == recipe for recipe in spec.recipes)
+def test_factors_multiply_the_value_of_each_recipe(stream, tmp_path):
+    """The cells are those of the values written out."""
+    factors = {"train.lr": ["x0.25", "x1", 0.3, "x3"]}
+    made = Grid(write(tmp_path, stream, recipes=["sequential", "full"], sweep=factors), tmp_path)
+    assert [[option.values["train.lr"] for option in row.candidates] for row in made.rows] == [
+        [0.0005, 0.002, 0.3, 0.006],
+        [0.0000125, 0.00005, 0.3, 0.00015],
+    ]
+    plain = {"train.lr": [0.0005, 0.002, 0.3, 0.006]}
+    assert set(Grid(write(tmp_path, stream, recipes=["sequential"], sweep=plain), tmp_path).possible) < set(made.possible)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in cells.GRIDS.glob("*.yaml")))
+def test_shipped_grids_are_valid(name, tmp_path):
+    """Cells are made of every recipe in every scenario that they name; the data of a benchmark may be absent."""
+    made = Grid(name, tmp_path)
+    assert made.spec.about and [row.recipe for row in made.rows] == made.spec.recipes * len(made.spec.scenarios)
+
+
+def test_the_small_grid_is_small(tmp_path):
     assert len(Grid("builtin-tiny", tmp_path).possible) == 3 * 2 * 2 * 2
 
 
@@ -415,6 +427,10 @@ WRONG = [
     ({"set": {"memory.per_task": 1}}, "memory.per_task = 1 is smaller than the 2 classes of task"),
     ({"sweep": {"train.lr": []}}, "sweep.train.lr is empty: write at least one value"),
     ({"sweep": {"train.lr": [0.001, "1e-3"]}}, "sweep holds train.lr=0.001 twice"),
+    ({"sweep": {"train.lr": ["x1", 0.002]}, "set": {}}, "sweep holds train.lr=0.002 twice"),
+    ({"sweep": {"train.lr": ["x-1"]}}, "train.lr = 'x-1': input should be a valid number"),
+    ({"sweep": {"train.epochs": ["x2"]}}, "train.epochs = 'x2': input should be a valid integer"),
+    ({"sweep": {"train.lr": ["x99999"]}}, "train.lr = 199.998: input should be less than or equal to 10"),
     ({"sweep": {"train.lr": [0.1, -1]}}, "train.lr = -1: input should be greater than 0"),
     ({"sweep": {"router.temperature": [1]}}, "unknown option of router 'temperature'"),
     ({"sweep": {"methods.replay.per_step": [1, 2]}}, "'methods.replay.per_step': the recipe has no method 'replay'"),

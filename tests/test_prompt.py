@@ -7,7 +7,9 @@ import tiny
 import torch
 import toy
 from tiny import hidden, rel
+from typer.testing import CliRunner
 
+from lab import cli
 from lab.errors import LabError
 from lab.registry import routers
 from lab.router import Decision, LayerDecision, Request
@@ -121,6 +123,20 @@ def test_the_sequence_representation_is_pooled_over_the_text():
     assert rel(found, by_hand) < 1e-5
 
 
+def test_nothing_of_a_batch_is_remembered_where_prompts_enter_it():
+    """What the blocks make of a batch depends on the prompts, so none of it may stand for the same batch with other prompts."""
+    made = toy.session("l2p", "experts.allocation=3", "router.top=1")
+    learner, backbone = made.learner, made.learner.backbone
+    learner.meet(0)
+    batch, found = learner.collate(made.rows[0, "test"][:4]), {}
+    for k in range(3):
+        with torch.no_grad(), learner.bank.routed(only(k)):
+            with backbone.remembering(batch):
+                found[k] = backbone.embed(batch)
+            assert torch.equal(found[k], backbone.embed(batch))
+    assert rel(found[0], found[1]) > 1e-3 and rel(found[1], found[2]) > 1e-3
+
+
 def test_an_empty_slot_is_the_base_exactly():
     host, _ = bank()
     assert torch.equal(hidden(host, tiny.tokens()), hidden(tiny.model("bert"), tiny.tokens()))
@@ -147,6 +163,16 @@ def test_requests_that_cannot_be_met():
         "cut the texts or shorten the prompts"
     )
     toy.session("progprompt", "backbone.max_length=492")
+    toy.session("progprompt", "backbone.max_length=500", "composition=merge")  # summed, they take the place of one
+
+
+@pytest.mark.parametrize("recipe", ["progprompt", "l2p"])
+def test_prompts_longer_than_the_backbone_are_refused_before_anything_is_written(recipe, tmp_path):
+    options = ["--backbone", "tiny", "-o", "stream.max_train=32", "-o", "experts.length=300", "--runs", tmp_path / "runs"]
+    result = CliRunner().invoke(cli.app, list(map(str, ["run", recipe, *options])))
+    assert result.exit_code == 2 and result.stdout == ""
+    assert "shorten the prompts" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
 
 
 # Progressive Prompts ----------------------------------------------------------------------------------------------------------

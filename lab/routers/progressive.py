@@ -1,5 +1,7 @@
 """The experts of the true task and of all tasks before it: what Progressive Prompts lets act."""
 
+from typing import Any
+
 import torch
 
 from lab.errors import LabError
@@ -11,6 +13,11 @@ class Progressive(Router):
 
     name = "progressive"
     uses_task_id = True
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        if config.experts.allocation != "per_task":
+            raise LabError("router progressive adds the true task's expert to the earlier ones: use experts.allocation=per_task")
 
     def forward(self, request: Request) -> Decision:
         if request.task is None:
