@@ -68,7 +68,7 @@ class GridFile(Section):
     seeds: list[Seed] = Field([0], min_length=1, description="seeds")
     set: dict[str, Any] = Field({}, description="options that hold for all cells")
     sweep: dict[str, list[Any]] = Field(
-        {}, description="options and the values among which validation chooses, per method; x4 is four times the recipe's own"
+        {}, description="options and the values among which validation chooses, per method; x0.5 means half of the recipe's own"
     )
     sweep_seed: Seed | None = Field(None, description="the seed of the sweep; null: the first of `seeds`")
 
@@ -214,16 +214,16 @@ def _candidate(
 ) -> Candidate:
     """The cells of some swept values."""
     named = {"stream": stream, "backbone": grid.backbone, "scenario": scenario}
-    methods = read_recipe(recipe).get("methods") or {}
+    own = read_recipe(recipe).get("methods") or {}
     for name in (*grid.set, *values):
         section, _, method = name.partition(".")
-        if section == "methods" and method and method.split(".")[0] not in methods:
+        if section == "methods" and method and method.split(".")[0] not in own:
             raise LabError(f"'{name}': the recipe has no method '{method.split('.')[0]}'; a recipe file of your own can add it")
-    named = {name: value for name, value in named.items() if value is not None}
+    axes = {name: value for name, value in named.items() if value is not None}
     fixed = [f"{name}={json.dumps(value)}" for name, value in grid.set.items()]
-    own = configure(recipe, fixed, **named).to_dict() if any(map(_factor, values.values())) else {}
-    values = {name: _times(views.pick(own, name), value) for name, value in values.items()}
-    config = configure(recipe, [*fixed, *(f"{name}={json.dumps(value)}" for name, value in values.items())], **named)
+    usual = configure(recipe, fixed, **axes).to_dict() if any(map(_factor, values.values())) else {}
+    values = {name: _times(views.pick(usual, name), value, name) if _factor(value) else value for name, value in values.items()}
+    config = configure(recipe, [*fixed, *(f"{name}={json.dumps(value)}" for name, value in values.items())], **axes)
     given = {name: views.pick(config.to_dict(), name) for name in values}
     orders = _orders(grid, config)
     finals = [_cell(config, order, seed, given, threads) for order in orders for seed in grid.seeds]
@@ -231,15 +231,16 @@ def _candidate(
 
 
 def _factor(value: Any) -> float | None:
-    """4.0 of `x4`, None of what is no factor."""
-    found = re.fullmatch(r"x(\d+(?:\.\d+)?)", value) if isinstance(value, str) else None
-    return float(found[1]) if found else None
+    """The number in a swept value like x0.5."""
+    match = re.fullmatch(r"x(\d+\.?\d*)", value) if isinstance(value, str) else None
+    return float(match[1]) if match else None
 
 
-def _times(own: Any, value: Any) -> Any:
-    """A swept value, or where it is a factor that many times the recipe's own; what is no number cannot be multiplied."""
-    factor = _factor(value)
-    return float(f"{own * factor:.12g}") if factor and isinstance(own, float) else value
+def _times(usual: Any, value: str, name: str) -> float:
+    """The recipe's own value of an option times a factor, to twelve digits, so that 3 * 0.1 is called 0.3."""
+    if isinstance(usual, bool) or not isinstance(usual, int | float):
+        raise LabError(f"sweep.{name}: {value} is a multiple of the recipe's own value, which is {usual!r}: write values")
+    return float(f"{usual * _factor(value):.12g}")
 
 
 def _orders(grid: GridFile, config: RunConfig) -> list[list[str]]:

@@ -241,6 +241,7 @@ def replay(
 def grid(
     file: Annotated[str, typer.Argument(help="a grid file, or a shipped grid by its name")],
     processes: Annotated[int, typer.Option(min=1, max=512, help="cells that run at the same time")] = 1,
+    look: Annotated[bool, typer.Option("--look", help="run nothing, show what is finished")] = False,
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
@@ -251,11 +252,15 @@ def grid(
     made = Grid(file, runs, processes)
     try:
         with closing(made.work()) as steps:
-            follow_cells(steps)
+            if not look:
+                follow_cells(steps)
     except KeyboardInterrupt:
         print("lab: interrupted; the same command goes on with it", file=sys.stderr)
         raise typer.Exit(1) from None
     show_json(made.result()) if as_json else print_grid(made.result())
+    if look:
+        print(f"lab: {len(made.unfinished())} of the {len(made.planned())} cells known so far are not finished", file=sys.stderr)
+        return
     for id, reason in made.unfinished().items():
         print(f"lab: cell {id} is not finished: {reason}", file=sys.stderr)
     if made.unfinished():

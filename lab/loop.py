@@ -163,8 +163,9 @@ class Session:
 
             for k in learner.current:
                 learner.bank.trainable(k, True)
-            steps = config.epochs * steps_per_epoch
-            yield from self.fit(t, Phase([trained], [config.lr], steps, config.epochs, rows_of, decide, terms, self.methods))
+            steps, rates = config.epochs * steps_per_epoch, [config.lr]
+            drawn = [*examples, *self.memory.rows] if self.methods else examples
+            yield from self.fit(t, Phase([trained], rates, steps, config.epochs, drawn, rows_of, decide, terms, self.methods))
             if store:
                 store.keep(self, t, trained, self.cursor.phase_s)
         for k in learner.current:
@@ -207,7 +208,8 @@ class Session:
         def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
             return {"memory": learner.cross_entropy(learner.logits(batch), batch.label, batch.task, how)} | decision.losses
 
-        yield from self.fit(t, Phase([router, tuned], [config.lr, config.classifier_lr], config.steps, 1, rows_of, decide, terms))
+        rates = [config.lr, config.classifier_lr]
+        yield from self.fit(t, Phase([router, tuned], rates, config.steps, 1, self.memory.rows, rows_of, decide, terms))
 
     def stored(self, t: int) -> tuple[list[Tensor], Tensor]:
         """Of the stored examples of tasks 0..t: what a router is fed with, per layer (N, D), and the expert of their task (N,).
@@ -234,28 +236,31 @@ class Session:
         for parameter in parameters:
             parameter.requires_grad_(True)
         self.optimizer = self.new_optimizer(phase)
-        for step in range(self.cursor.step, phase.steps):
-            began = time.perf_counter()
-            for group, rate in zip(self.optimizer.param_groups, phase.rates, strict=True):
-                group["lr"] = rate * schedule(step, phase.steps, self.config.train.warmup)
-            batch = self.learner.collate(phase.rows(step))
-            decision = phase.decide(batch, step)
-            with self.learner.bank.routed(decision):  # open through backward, see Bank.routed
-                terms = phase.terms(batch, decision)
-                self.optimizer.zero_grad(set_to_none=True)
-                sum(terms.values()).backward()
-            for method in phase.methods:
-                method.adjust_gradients()
-            if self.config.train.clip:
-                nn.utils.clip_grad_norm_(parameters, self.config.train.clip)
-            self.optimizer.step()
-            self.cursor.step = step + 1
+        began = time.perf_counter()
+        with self.learner.backbone.knowing(phase.examples):
             self.cursor.phase_s += time.perf_counter() - began
-            self.partial_work = self.units(t, self.cursor.phase) * (step + 1) / phase.steps
-            yield events.Step(
-                t, self.cursor.phase, step * phase.epochs // phase.steps, phase.epochs, step + 1, phase.steps,
-                {name: term.detach() for name, term in terms.items()}, self.optimizer.param_groups[0]["lr"], self.progress(),
-            )  # fmt: skip
+            for step in range(self.cursor.step, phase.steps):
+                began = time.perf_counter()
+                for group, rate in zip(self.optimizer.param_groups, phase.rates, strict=True):
+                    group["lr"] = rate * schedule(step, phase.steps, self.config.train.warmup)
+                batch = self.learner.collate(phase.rows(step))
+                decision = phase.decide(batch, step)
+                with self.learner.bank.routed(decision):  # open through backward, see Bank.routed
+                    terms = phase.terms(batch, decision)
+                    self.optimizer.zero_grad(set_to_none=True)
+                    sum(terms.values()).backward()
+                for method in phase.methods:
+                    method.adjust_gradients()
+                if self.config.train.clip:
+                    nn.utils.clip_grad_norm_(parameters, self.config.train.clip)
+                self.optimizer.step()
+                self.cursor.step = step + 1
+                self.cursor.phase_s += time.perf_counter() - began
+                self.partial_work = self.units(t, self.cursor.phase) * (step + 1) / phase.steps
+                yield events.Step(
+                    t, self.cursor.phase, step * phase.epochs // phase.steps, phase.epochs, step + 1, phase.steps,
+                    {name: term.detach() for name, term in terms.items()}, self.optimizer.param_groups[0]["lr"], self.progress(),
+                )  # fmt: skip
         for parameter in parameters:
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -402,12 +407,13 @@ class Session:
 
 @dataclass(frozen=True)
 class Phase:
-    """What the optimiser does in one phase: groups of named parameters with their rates, three functions of the step, methods."""
+    """What the optimiser does in one phase: groups of named parameters, their rates, the examples, three functions."""
 
     groups: list[dict[str, nn.Parameter]]
     rates: list[float]
     steps: int
     epochs: int
+    examples: Sequence[Encoded]
     rows: Callable[[int], list[Encoded]]
     decide: Callable[[Batch, int], Decision | None]
     terms: Callable[[Batch, Decision | None], dict[str, Tensor]]

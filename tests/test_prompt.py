@@ -128,12 +128,14 @@ def test_nothing_of_a_batch_is_remembered_where_prompts_enter_it():
     made = toy.session("l2p", "experts.allocation=3", "router.top=1")
     learner, backbone = made.learner, made.learner.backbone
     learner.meet(0)
-    batch, found = learner.collate(made.rows[0, "test"][:4]), {}
+    rows, found = made.rows[0, "test"][:4], {}
+    batch = learner.collate(rows)
     for k in range(3):
-        with torch.no_grad(), learner.bank.routed(only(k)):
-            with backbone.remembering(batch):
+        with torch.no_grad():
+            with backbone.knowing(rows, lasting=True), learner.bank.routed(only(k)):
                 found[k] = backbone.embed(batch)
-            assert torch.equal(found[k], backbone.embed(batch))
+            with learner.bank.routed(only(k)):
+                assert torch.equal(found[k], backbone.embed(batch))
     assert rel(found[0], found[1]) > 1e-3 and rel(found[1], found[2]) > 1e-3
 
 
