@@ -96,7 +96,8 @@ def _why(session: Session) -> dict[str, str]:
     """Reasons of the terms that do not exist."""
     why = {}
     if not routed(session):
-        shared = "there is one shared expert: nothing to route"
+        one = len(session.learner.pool) == 1
+        shared = "there is one shared expert: nothing to route" if one else "every task trains all experts: none is a task's own"
         why["router"] = "experts are trained while earlier ones act: none of them alone is the model of a task"
         why["router"] = why["router"] if session.learner.per_task else shared
     if session.config.scenario != "class":

@@ -192,7 +192,8 @@ class Backbone(nn.Module):
         self.width: int = model.config.get_text_config().hidden_size
         self.type: str = model.config.model_type
         self.pooling = config.pooling if config.pooling != "auto" else ("last" if _is_decoder(model) else "mean")
-        self.max_length = min(config.max_length, _positions(model) or config.max_length)
+        self.positions = _positions(model)  # that tokens may have; None: no limit is known
+        self.max_length = min(config.max_length, self.positions or config.max_length)
         self.lower: Lower | None = None
         accepted = inspect.signature(model.forward).parameters
         self.takes_types = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1

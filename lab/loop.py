@@ -131,7 +131,7 @@ class Session:
         examples = rows
         for method in self.methods:
             examples = method.examples(examples)
-        expert, isolated, trained = len(learner.bank) - 1, learner.isolated, learner.trained()
+        isolated, trained = learner.isolated, learner.trained()
         store = self.store if isolated and not self.methods else None
         saved_s = store.fetch(self, t, trained) if store and self.cursor.step == 0 else None
         if self.cursor.step == 0:
@@ -151,7 +151,7 @@ class Session:
                 return chosen
 
             def decide(batch: Batch, step: int) -> Decision:
-                return learner.alone(expert) if isolated else learner.decide(batch)
+                return learner.alone(learner.current[0]) if isolated else learner.decide(batch)
 
             def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
                 out = Output(learner.logits(batch, t if isolated else None), decision)
@@ -161,13 +161,15 @@ class Session:
                     named |= method.terms(batch, out)
                 return named
 
-            learner.bank.trainable(expert, True)
+            for k in learner.current:
+                learner.bank.trainable(k, True)
             steps, rates = config.epochs * steps_per_epoch, [config.lr]
             drawn = [*examples, *self.memory.rows] if self.methods else examples
             yield from self.fit(t, Phase([trained], rates, steps, config.epochs, drawn, rows_of, decide, terms, self.methods))
             if store:
                 store.keep(self, t, trained, self.cursor.phase_s)
-        learner.bank.trainable(expert, False)
+        for k in learner.current:
+            learner.bank.trainable(k, False)
         self.memory.add(self.tasks[t], rows)
         with self.timed():
             for method in self.methods:
@@ -179,7 +181,8 @@ class Session:
     def train_on_memory(self, t: int) -> Iterator[events.Event]:
         """Stage B: routers, and the classifier if asked, from the stored examples; experts and backbone are frozen."""
         learner, config = self.learner, self.config.memory_training
-        router = {f"router.{name}": parameter for name, parameter in learner.router.named_parameters()}
+        learns = not learner.router.learns_with_experts
+        router = {f"router.{name}": parameter for name, parameter in learner.router.named_parameters() if learns}
         classifier = learner.parameters_of(range(t + 1))
         tuned = classifier if config.classifier == "tuned" else {}
         if t == 0 or not config.steps or not (router or tuned):
@@ -344,7 +347,7 @@ class Session:
             result = yield from self.score(last, j, "validation")
             found.append(result.score)
         self.scores.validation, found = found, []
-        if not self.learner.per_task:
+        if not self.learner.isolated:
             return
         for j in range(len(self.tasks)):
             result = yield from self.score(last, j, oracle=True)

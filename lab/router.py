@@ -107,6 +107,7 @@ class Router(nn.Module, Plugin):
     Options: ClassVar[type[RouterOptions]] = RouterOptions
     axes: ClassVar[Axes]
     uses_task_id: ClassVar[bool] = False
+    learns_with_experts: ClassVar[bool] = False  # trained on the tasks' own examples, by its own loss terms, not on the memory
     uses_query: bool = False  # needs the frozen backbone's sequence representation
 
     def __init__(self, options: RouterOptions, layers: Sequence[LayerInfo], width: int):
@@ -123,7 +124,10 @@ class Router(nn.Module, Plugin):
         self.experts = experts
 
     def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
-        """Begin anew; stored examples may help: their queries, as in `standardise`, and the experts of their tasks (N,)."""
+        """Begin anew; stored examples may help: their queries, as in `standardise`, and the experts of their tasks (N,).
+
+        A router that learns with the experts is reset once, when the first experts are there, without stored examples.
+        """
 
     def standardise(self, queries: Sequence[Tensor]) -> None:
         """Per adapted layer, the queries (N, D) of the stored examples in the frozen backbone; default: nothing is learned."""

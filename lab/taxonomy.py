@@ -17,11 +17,11 @@ def table() -> list[dict[str, str]]:
 def place(config: RunConfig) -> dict[str, str]:
     """The axes of one configuration, in words."""
     expert, router = registry.experts.get(config.experts.name), registry.routers.get(config.router.name)
-    several = config.experts.allocation == "per_task"
+    several = config.experts.allocation != "shared"
     return {
         "computation": expert.computation,
         "routing": routing(router, config) if several else "none, one module",
-        "aggregation": {"mix": "outputs", "merge": "parameters"}[config.composition] if several else "none, one module",
+        "aggregation": aggregation(config) if several else "none, one module",
         "training": training(config),
         "uses": uses(router, config),
         "kept per task": kept(router, config),
@@ -37,9 +37,15 @@ def routing(router: type[Router], config: RunConfig) -> str:
     return f"{axes.choice}, per {axes.granularity}{' and layer' if axes.level == 'layer' else ''}{heads}, {axes.hardness}"
 
 
+def aggregation(config: RunConfig) -> str:
+    """What is joined. Modules that are inputs stand one behind the other where outputs would be mixed."""
+    inputs = registry.experts.get(config.experts.name).computation.startswith("input")
+    return {"mix": "inputs" if inputs else "outputs", "merge": "parameters"}[config.composition]
+
+
 def training(config: RunConfig) -> str:
     """In what order and company modules are trained."""
-    if config.experts.allocation == "shared":
+    if config.experts.allocation != "per_task":
         how = "task after task"
     else:
         how = "each apart" if config.experts.isolated else "each on top of the earlier ones"
@@ -59,6 +65,6 @@ def uses(router: type[Router], config: RunConfig) -> str:
 
 def kept(router: type[Router], config: RunConfig) -> str:
     """What grows by the task."""
-    if config.experts.allocation == "shared":
+    if config.experts.allocation != "per_task":
         return "classifier rows"
     return "module, classifier rows" + (", router rows" if router.axes.choice == "learned" else "")
