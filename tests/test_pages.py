@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import streamlit
 from conftest import FORGETS, KEEPS, TASKS, configuration, write_run
 from scipy import stats
 from streamlit.testing.v1 import AppTest
@@ -774,6 +775,16 @@ def test_self_check_tries_what_training_needs(runs, monkeypatch):
     monkeypatch.setattr(system, "PROBE", "raise SystemExit('no torch here')")
     found = {check.name: check for check in system.self_check(runs / "file")}
     assert not found["Runs can be written"].good and found["A process can train"].seen == "no torch here"
+
+
+def test_the_map_of_recipes_is_that_of_the_command_line(runs, monkeypatch):
+    app = open_page("about", about_map="true")
+    table = app.dataframe[0].value
+    assert table.to_dict("records") == cli.listing("recipes", None) and "l2r" in set(table["name"])
+    monkeypatch.setattr(system, "recipes", lambda: (_ for _ in ()).throw(LabError("no <b>torch</b>")))
+    streamlit.cache_data.clear()
+    app = open_page("about", about_map="true")
+    assert "no <b>torch</b>" in texts(app) and not app.dataframe
 
 
 # -- lessons ---------------------------------------------------------------------------------------------------------------
