@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -17,8 +17,8 @@ class ExpertOptions(Options):
     """Options every kind of expert has."""
 
     name: str = "lora"
-    allocation: Literal["per_task", "shared"] = Field(
-        "per_task", description="one expert per task, frozen after it, or one shared by all"
+    allocation: Literal["per_task", "shared"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        "per_task", description="one expert per task, frozen after it; one shared by all; or a number: a pool of so many"
     )
     isolated: bool = Field(True, description="earlier experts are switched off while a new one is trained")
     targets: list[str] | None = Field(

@@ -111,15 +111,25 @@ class Learner(nn.Module):
         return self.per_task and self.config.experts.isolated
 
     def meet(self, t: int) -> None:
-        """Room for task t: classifier rows and, where experts are per task, an expert; earlier experts are frozen."""
+        """Room for task t: classifier rows, what the router keeps, and, where experts are per task, an expert; earlier ones are frozen."""
         seed, name = self.config.seed, self.task_names[t]
         self.met = t + 1
         self.classifier.grow(seed, "classifier", name)
         if self.per_task or not len(self.bank):
             for k in range(len(self.bank)):
                 self.bank.trainable(k, False)
-            self.bank.grow(name if self.per_task else "shared", seed, "expert", name if self.per_task else "shared")
+            pool = self.config.experts.allocation
+            for new in {"per_task": [name], "shared": ["shared"]}.get(pool) or [f"pool-{k}" for k in range(pool)]:
+                self.bank.grow(new, seed, "expert", new)
             self.router.grow(len(self.bank))
+        self.router.meet(t, generator(seed, "router", name))
+
+    def collapse(self) -> None:
+        """One expert, the average of all, in place of the bank; nothing is left to choose."""
+        self.bank.average("average")
+        uniform = registry.routers.get("uniform")
+        self.router = uniform(registry.routers.options("uniform"), self.bank.layers, self.backbone.width)
+        self.router.grow(1)
 
     def renew(self) -> None:
         """Experts and classifier rows of the tasks met so far as they were before any training."""

@@ -25,7 +25,7 @@ FLOORS = [
     ["method", "evaluate"],
     ["methods/*", "store"],
     ["loop"],
-    ["checkpoint", "console"],
+    ["transfer", "checkpoint", "console"],
     ["record"],
     ["api"],
     ["cells"],
