@@ -92,8 +92,8 @@ class AdaptationConfig(Section):
     )
     steps: int = Field(100, ge=1, le=100_000, description="optimiser steps on the shots of a held-out task")
     batch_size: int = Field(8, ge=1, le=4096, description="shots in one step")
-    lr: float = Field(2e-3, gt=0, le=10, description="learning rate of experts and classifier rows")
-    router_lr: float = Field(0.1, gt=0, le=10, description="learning rate of the new task's routing")
+    lr: float | None = Field(None, gt=0, le=10, description="learning rate of experts and classifier rows; null: train.lr")
+    router_lr: float | None = Field(None, gt=0, le=10, description="learning rate of the new task's routing; null: transfer.router_lr")
 
 
 class TransferConfig(Section):

@@ -356,6 +356,11 @@ class Session:
 
     # -- bookkeeping -----------------------------------------------------------------------------------------------
 
+    def meet_all(self) -> None:
+        """Room for every task, as at the end of a run."""
+        for t in range(len(self.tasks)):
+            self.learner.meet(t)
+
     def rebuild(self) -> None:
         """In a fresh session: the tasks met and the memory filled as the cursor says; values are filled in afterwards."""
         cursor = self.cursor

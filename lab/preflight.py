@@ -125,8 +125,7 @@ def look(config: RunConfig) -> dict[str, Any]:
 
     made = api.session(config, runs=False)
     learner = made.learner
-    for t in range(len(made.tasks)):
-        learner.meet(t)
+    made.meet_all()
     limit = learner.backbone.max_length
     tokens = getattr(learner.backbone.tokenizer, "convert_ids_to_tokens", lambda ids: [str(i) for i in ids])
     tasks = []

@@ -264,9 +264,50 @@ class Run:
         after = len(self.matrix) - 1 if after is None else after
         return pandas.read_parquet(self.dir / "predictions" / f"after_{after}.parquet")
 
+    @property
+    def protocol(self) -> str:
+        """What was done: "stream", task after task, or "transfer", joint training and few-shot adaptation."""
+        return "transfer" if self.config.get("transfer") else "stream"
+
     def result(self) -> dict[str, Any]:
         """The run as `lab run --json` prints it."""
-        config, scores, info = self.config, self.scores, self.info
+        return self._transfer_result() if self.protocol == "transfer" else self._stream_result()
+
+    def _transfer_result(self) -> dict[str, Any]:
+        scores, info = self.scores, self.info
+        given, held_out = self.config["transfer"], scores.get("held_out", {})
+        average = transfer_averages(scores.get("zero_shot", {}), held_out, given["held_out"] or [], given["shots"])
+        trained = [scores.get("trained", {}).get(task) for task in given["train_tasks"] or []]
+        mean = None if None in trained or not trained else sum(trained) / len(trained)
+        measured = [value for value in scores.get("alignment", {}).values() if value is not None]
+        alignment = sum(measured) / len(measured) if measured else None
+        later = "measured when the run is finished"
+        why = {f"average.{shots}": "not all held-out tasks are adapted to yet" for shots, value in average.items() if value is None}
+        if mean is None:
+            why["trained_average"] = "joint training is not scored yet"
+        if alignment is None:
+            allocation = self.config["experts"]["allocation"]
+            own = "training tasks share no expert, so their gradients have nothing in common" if allocation == "per_task" else ""
+            why["alignment"] = own or "not measured yet, or a gradient was zero"
+        why |= {name: later for name in ("uses", "cost") if not info.get(name)} | ({"status": info["error"]} if info.get("error") else {})
+        return self._about() | {
+            "protocol": "transfer", "train_tasks": given["train_tasks"], "trained": scores.get("trained", {}),
+            "trained_average": mean,
+            "zero_shot": scores.get("zero_shot", {}), "held_out": held_out, "average": average, "alignment": alignment,
+            "alignment_by_step": scores.get("alignment", {}), "uses": info.get("uses"), "cost": info.get("cost"), "why": why,
+        }  # fmt: skip
+
+    def _about(self) -> dict[str, Any]:
+        """What every result begins with."""
+        config = self.config
+        return {
+            "run": self.id, "dir": str(self.dir), "status": self.status, "recipe": config["recipe"],
+            "scenario": config["scenario"], "stream": config["stream"]["name"],
+            "backbone": config["backbone"]["name"], "seed": config["seed"],
+        }  # fmt: skip
+
+    def _stream_result(self) -> dict[str, Any]:
+        scores, info = self.scores, self.info
         found = metrics(self.matrix)
         why = found.pop("why")
         routing = info.get("routing") or {"own_expert_share": None, "oracle_average_accuracy": None}
@@ -279,10 +320,7 @@ class Run:
         why |= {name: "measured when the run is finished" for name in ("uses", "cost") if not info.get(name)}
         if scores.get("zero_shot") is None:
             why["zero_shot"] = "not evaluated yet"
-        return {
-            "run": self.id, "dir": str(self.dir), "status": self.status, "recipe": config["recipe"],
-            "scenario": config["scenario"], "stream": config["stream"]["name"],
-            "backbone": config["backbone"]["name"], "seed": config["seed"],
+        return self._about() | {
             "tasks": self.tasks, "matrix": self.matrix, "zero_shot": scores.get("zero_shot"), **found, "routing": routing,
             "uses": info.get("uses"), "cost": info.get("cost"), "why": why,
         }  # fmt: skip
@@ -350,6 +388,15 @@ class Run:
     @property
     def stop_requested(self) -> bool:
         return (self.dir / "stop").exists()
+
+
+def transfer_averages(
+    zero_shot: dict[str, float], held_out: dict[str, dict[str, float]], tasks: list[str], shots: list[int]
+) -> dict[str, float | None]:
+    """Mean score over held-out tasks without shots and for each number of them; None while a task lacks one."""
+    found = {"0": [zero_shot.get(task) for task in tasks]}
+    found |= {str(k): [held_out.get(task, {}).get(str(k)) for task in tasks] for k in sorted(set(shots))}
+    return {k: None if None in scores or not scores else sum(scores) / len(scores) for k, scores in found.items()}
 
 
 def slug(name: str) -> str:

@@ -68,6 +68,7 @@ class Transfer(Session):
         self.stages = [JOINT, *(f"{names[t]}, {k} shots" for t, k in self.plan)]
         labels = [list(task.labels) for task in self.tasks]
         self.scores = TransferScores(self.stages, labels, [names[t] for t in self.trained_on])
+        self.trainable = 0  # numbers that joint training changes
         self.start: dict[str, Tensor] = {}  # all parameters, as every adaptation begins with them
 
     def _check_shots(self) -> None:
@@ -117,7 +118,8 @@ class Transfer(Session):
         if self.cursor.step == 0:
             self.to_start()
         rows = sample(self.rows[t, "train"], shots, f"{self.config.seed}/{self.tasks[t].name}/shots")
-        groups, rates = [self.adapted_modules(t), self.routing([t])], [config.lr, config.router_lr]
+        groups = [self.adapted_modules(t), self.routing([t])]
+        rates = [config.lr or self.config.train.lr, config.router_lr or self.config.transfer.router_lr]
         yield from self.tune(s, rows, config.batch_size, config.steps, groups, rates)
 
     def tune(
@@ -127,8 +129,7 @@ class Transfer(Session):
         """So many steps on batches of the rows, passed over again and again; each row among the classes of its own task."""
         learner = self.learner
         if self.cursor.step == 0:
-            count = sum(parameter.numel() for group in groups for parameter in group.values())
-            yield events.TaskStarted(s, self.stages[s], len(learner.bank), count, False, self.progress())
+            yield events.TaskStarted(s, self.stages[s], len(learner.bank), count(*groups), False, self.progress())
         tuned = {id(parameter) for group in groups for parameter in group.values()}
         for k in range(len(learner.bank)):
             learner.bank.trainable(k, any(id(parameter) in tuned for parameter in learner.bank.expert(k).values()))
@@ -170,8 +171,8 @@ class Transfer(Session):
 
     def meet_all(self) -> None:
         """Room for all tasks. What belongs to a held-out task is drawn by its name and stays as it is until adaptation."""
-        for t in range(len(self.tasks)):
-            self.learner.meet(t)
+        super().meet_all()
+        self.trainable = count(self.modules(self.trained_on), self.routing(self.trained_on))
 
     def change_to_start(self) -> None:
         """From joint training to the experts that adaptation begins with."""
@@ -271,7 +272,7 @@ class Transfer(Session):
         return self.experts_of(self.trained_on) if t == 0 else []
 
     def rate_of(self, t: int, phase: str) -> str:
-        return "train.lr" if t == 0 else "transfer.adaptation.lr"
+        return "transfer.adaptation.lr" if t and self.config.transfer.adaptation.lr else "train.lr"
 
     def said(self, t: int) -> str:
         return f"{self.stages[t]}: {self.scores.done[t]:.3f}"
@@ -279,13 +280,13 @@ class Transfer(Session):
     def cost(self) -> dict[str, Any]:
         """As of a stream, with what joint training trains, and what adaptation to a task tunes beside its classifier rows."""
         last = self.plan[-1].task
-        joint = self.modules(self.trained_on) | self.routing(self.trained_on)
-        tuned = self.adapted_modules(last) | self.routing([last])
-        rows = self.learner.parameters_of([last])
-        return super().cost() | {
-            "trainable_parameters": self.joint_parameters or sum(p.numel() for p in joint.values()),
-            "adapted_parameters": sum(p.numel() for name, p in tuned.items() if name not in rows),
-        }
+        tuned = count(self.adapted_modules(last), self.routing([last])) - count(self.learner.parameters_of([last]))
+        return super().cost() | {"trainable_parameters": self.trainable, "adapted_parameters": tuned}
+
+
+def count(*groups: dict[str, nn.Parameter]) -> int:
+    """Numbers in groups of parameters."""
+    return sum(parameter.numel() for group in groups for parameter in group.values())
 
 
 def opened(config: RunConfig, tasks: Sequence[Task], store: Store | None = None) -> Session:

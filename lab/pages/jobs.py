@@ -187,6 +187,9 @@ def loss(run: Run) -> None:
 
 def matrix(run: Run) -> None:
     st.subheader("Scores", anchor=False)
+    if run.protocol == "transfer":
+        st.dataframe(views.transfer_scores(run), key="job_transfer", alt="Scores of the held-out tasks by number of shots")
+        return shell.how_to_read("Each held-out task before any of its examples is seen (0), and after adaptation to so many.")
     if not run.matrix and not run.scores.get("partial"):
         st.caption("The first row appears when the first task is learned.")
         return
