@@ -415,11 +415,10 @@ def print_comparison(found: List[run_folder.Run]) -> None:
     print_table([{"measure": title} | dict(table[title]) for title in table.columns])
     for note in notes:
         print(note)
-    shots = [measure for measure in views.measures(found) if measure.path.startswith("average.") and measure.path != "average.0"]
-    for path, title in [(measure.path, measure.title) for measure in shots] or [("average_accuracy", "average accuracy")]:
-        pairs = views.differences(found, path)
-        if len(pairs):
-            print(f"paired differences in {title}, over the seeds and orders that both have:")
+    for measure in views.tested([run.result() for run in found]):
+        pairs = views.differences(found, measure.path)
+        if len(pairs) and measure.path != "forgetting":
+            print(f"paired differences in {measure.title.lower()}, over the seeds and orders that both have:")
             print_differences(pairs.astype(object).where(pairs.notna(), None).to_dict("records"))
 
 
@@ -460,15 +459,17 @@ def print_grid(result: dict[str, Any]) -> None:
     scores, sweeps, places, best = [], [], [], {}
     for row in result["table"]:
         method = {name: row[name] for name in (("recipe", "stream", "scenario") if several else ("recipe",))}
-        means = {name: between(row[name]) for name in ("average_accuracy", "forgetting", "learning_accuracy")}
+        known = ("average_accuracy", "forgetting", "learning_accuracy", "trained_average", "alignment")
+        means = {name: between(row[name]) for name in row if name in known or name.startswith("average.")}
         used = {"task id": row["uses.task_id"], "stored examples": row["uses.stored_examples"], "bytes": row["cost.stored_bytes"]}
         used = {name: value if isinstance(value, bool) else value["mean"] for name, value in used.items()}
         scores.append(method | {"n": row["n"]} | means | {"chosen": settings(row["chosen"]) or None} | used)
         tried = {settings(entry["values"]): entry["why"] or entry["validation"] for entry in row["sweep"]}
         sweeps.append(method | tried)
         places.append(method | {str(place + 1): between(found) for place, found in enumerate(row["by_position"])})
-        accuracy, leader = row["average_accuracy"]["mean"], best.get((row["stream"], row["scenario"]), ("", -1.0))
-        if accuracy is not None and accuracy > leader[1] and row["uses.task_id"] is not True:
+        score = [found for name, found in row.items() if name == "average_accuracy" or name.startswith("average.")][-1]
+        accuracy, leader = score["mean"], best.get((row["stream"], row["scenario"]), ("", -1.0))
+        if accuracy is not None and accuracy > leader[1] and (row["uses.task_id"] is not True or "alignment" in row):
             best[row["stream"], row["scenario"]] = row["recipe"], accuracy
     print_table(scores)
     if len(result["table"][0]["sweep"]) > 1:

@@ -220,6 +220,14 @@ class Run:
         """R[i][j]: score on task j after learning task i; None where not yet seen; complete rows only."""
         return self.scores.get("matrix", [])
 
+    @property
+    def validation(self) -> float | None:
+        """Mean score on validation examples at the end, by which values are chosen; None while it is not measured."""
+        found = self.scores.get("validation")
+        if self.protocol == "transfer" and found:
+            found = [score for by_shots in found.values() for score in by_shots.values()]
+        return sum(found) / len(found) if found else None
+
     def metrics(self) -> dict[str, Any]:
         """Average accuracy, forgetting, ...; None with a reason under `why` where undefined."""
         return metrics(self.matrix)

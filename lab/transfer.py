@@ -114,13 +114,17 @@ class Transfer(Session):
 
     def adapt(self, s: int) -> Iterator[events.Event]:
         """The classifier rows of a held-out task, its routing and the experts, as far as they are tuned, from its shots."""
-        (t, shots), config = self.plan[s - 1], self.config.transfer.adaptation
+        t, config = self.plan[s - 1].task, self.config.transfer.adaptation
         if self.cursor.step == 0:
             self.to_start()
-        rows = sample(self.rows[t, "train"], shots, f"{self.config.seed}/{self.tasks[t].name}/shots")
         groups = [self.adapted_modules(t), self.routing([t])]
         rates = [config.lr or self.config.train.lr, config.router_lr or self.config.transfer.router_lr]
-        yield from self.tune(s, rows, config.batch_size, config.steps, groups, rates)
+        yield from self.tune(s, self.shots(s), config.batch_size, config.steps, groups, rates)
+
+    def shots(self, s: int) -> list[Encoded]:
+        """Training examples of an adaptation, balanced over the labels; those of fewer shots are among those of more."""
+        t, shots = self.plan[s - 1]
+        return list(sample(self.rows[t, "train"], shots, f"{self.config.seed}/{self.tasks[t].name}/shots"))
 
     def tune(
         self, s: int, rows: list[Encoded], size: int, steps: int, groups: list[dict[str, nn.Parameter]], rates: list[float],

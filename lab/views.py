@@ -66,11 +66,17 @@ COMMON = Measure("common_average_accuracy", "Average on common tasks", "mean sco
 # -- many runs -------------------------------------------------------------------------------------------------------------
 
 
-def measures(runs: Sequence[Run]) -> list[Measure]:
-    """What runs of one protocol are compared by; uses and costs are the same in both."""
-    if not runs or runs[0].protocol == "stream":
+def tested(results: Sequence[dict[str, Any]]) -> list[Measure]:
+    """Of these measures those that methods are told apart by."""
+    names = ("average_accuracy", "forgetting", "alignment")
+    return [m for m in measures(results) if m.path in names or (m.path.startswith("average.") and m.path != "average.0")]
+
+
+def measures(results: Sequence[dict[str, Any]]) -> list[Measure]:
+    """What results of one protocol are compared by; uses and costs are the same in both."""
+    shots = sorted({int(k) for result in results for k in result.get("average", ())})
+    if not shots:
         return MEASURES
-    shots = sorted({int(k) for run in runs for k in run.result()["average"]})
     about = "mean score of the held-out tasks, adapted to so many examples each; 0: before any was seen"
     return [
         *(Measure(f"average.{k}", f"{k} shots", about) for k in shots),
@@ -207,7 +213,7 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     tasks have the measure COMMON too. The runs are of one protocol; of transfer runs tasks are stages (see lab.transfer).
     """
     columns = ["label", "recipe", "n", "learned", "tasks", "measure", "value", "low", "high", "spread", "why"]
-    common, rows, shown = common_tasks(runs), [], measures(runs)
+    common, rows, shown = common_tasks(runs), [], measures([run.result() for run in runs])
     if shown is MEASURES and any(set(run.tasks) != set(common) for run in runs):
         shown = [COMMON, *MEASURES]
     for group in groups(runs):
@@ -290,7 +296,7 @@ def reason(result: dict[str, Any], path: str) -> str:
 def summary_table(runs: Sequence[Run]) -> pd.DataFrame:
     """`summary` as people read it: one row per measure, one column per group, each cell a value or a dash with the reason."""
     found = summary(runs)
-    known = {measure.path: measure for measure in (COMMON, *measures(runs))}
+    known = {measure.path: measure for measure in (COMMON, *measures([run.result() for run in runs]))}
     found["cell"] = [cell(r.value, r.high - r.value, r.why, known[r.measure].score, r.measure) for r in found.itertuples()]
     table = found.pivot(index="measure", columns="label", values="cell")
     shown = list(dict.fromkeys(found["measure"]))
