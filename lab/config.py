@@ -88,12 +88,12 @@ class AdaptationConfig(Section):
         "or drawn anew",
     )
     tuned: Literal["all", "router"] = Field(
-        "all", description="what is tuned beside the new task's classifier rows: its routing and the experts, or its routing alone"
+        "all", description="what is tuned beside the new task's classifier rows: the experts and its routing, or its routing"
     )
     steps: int = Field(100, ge=1, le=100_000, description="optimiser steps on the shots of a held-out task")
     batch_size: int = Field(8, ge=1, le=4096, description="shots in one step")
     lr: float | None = Field(None, gt=0, le=10, description="learning rate of experts and classifier rows; null: train.lr")
-    router_lr: float | None = Field(None, gt=0, le=10, description="learning rate of the new task's routing; null: transfer.router_lr")
+    router_lr: float | None = Field(None, gt=0, le=10, description="learning rate of its routing; null: transfer.router_lr")
 
 
 class TransferConfig(Section):
@@ -115,7 +115,7 @@ class TransferConfig(Section):
         return max(1, tasks // 3)
 
     def sides(self, tasks: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Tasks to train on and tasks held out, in the order of `tasks`; LabError for names that are unknown, on both sides or twice."""
+        """Tasks to train on and tasks held out, in the order of `tasks`; LabError for names unknown, repeated or on both sides."""
         given = {"train_tasks": self.train_tasks, "held_out": self.held_out}
         for side, names in given.items():
             for name in names or ():
@@ -126,8 +126,10 @@ class TransferConfig(Section):
                 if all(name in (other or ()) for other in given.values()):
                     raise LabError(f"task '{name}' is in transfer.train_tasks and in transfer.held_out: leave it on one side")
         held = self.held_out
-        if held is None:
-            held = tasks[-self.third(len(tasks)) :] if self.train_tasks is None else [name for name in tasks if name not in self.train_tasks]
+        if held is None and self.train_tasks is None:
+            held = tasks[-self.third(len(tasks)) :]
+        elif held is None:
+            held = [name for name in tasks if name not in self.train_tasks]
         train = [name for name in tasks if (name not in held if self.train_tasks is None else name in self.train_tasks)]
         for side, names in {"train_tasks": train, "held_out": held}.items():
             if not names:

@@ -36,7 +36,8 @@ def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[eve
                 title = f"{what} {names[event.task]} ({event.task + 1}/{count}), epoch {event.epoch + 1}/{event.epochs}"
                 bars.update(phase, description=title, completed=event.step, total=event.steps)
             elif isinstance(event, events.Evaluating):
-                bars.update(phase, description=f"evaluating {session.tasks[event.task].name}", completed=event.done, total=event.total)
+                title = f"evaluating {session.tasks[event.task].name}"
+                bars.update(phase, description=title, completed=event.done, total=event.total)
             elif isinstance(event, events.TaskEnded):
                 bars.console.print(session.said(event.task), highlight=False, markup=False)
             yield event

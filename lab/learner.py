@@ -111,7 +111,7 @@ class Learner(nn.Module):
         return self.per_task and self.config.experts.isolated
 
     def meet(self, t: int) -> None:
-        """Room for task t: classifier rows, what the router keeps, and, where experts are per task, an expert; earlier ones are frozen."""
+        """Room for task t: classifier rows, routing and, where experts are per task, an expert; earlier experts are frozen."""
         seed, name = self.config.seed, self.task_names[t]
         self.met = t + 1
         self.classifier.grow(seed, "classifier", name)

@@ -25,7 +25,7 @@ from lab.learner import Learner, Output
 from lab.memory import Memory
 from lab.method import Method
 from lab.router import Decision
-from lab.store import Store
+from lab.store import Store, anywhere
 from lab.stream import SPLITS, Task
 from lab.work import work_of
 
@@ -71,7 +71,8 @@ def resolved(config: RunConfig, tasks: list[str]) -> RunConfig:
     if config.transfer:
         train, held = config.transfer.sides(tasks)
         tasks = train + held
-        config = config.model_copy(update={"transfer": config.transfer.model_copy(update={"train_tasks": train, "held_out": held})})
+        sides = config.transfer.model_copy(update={"train_tasks": train, "held_out": held})
+        config = config.model_copy(update={"transfer": sides})
     stream = config.stream.model_copy(update={"name": name, "tasks": tasks})
     return config.model_copy(update={"stream": stream, "backbone": resolve(config.backbone)})
 
@@ -140,12 +141,12 @@ class Session:
             examples = method.examples(examples)
         expert, isolated, trained = len(learner.bank) - 1, learner.isolated, learner.trained()
         store = self.store if isolated and not self.methods else None
-        saved_s = store.fetch(self, t, trained) if store and self.cursor.step == 0 else None
+        found = store.fetch(store.address(self, t), anywhere(trained, t)) if store and self.cursor.step == 0 else None
         if self.cursor.step == 0:
             count = sum(parameter.numel() for parameter in trained.values())
-            yield events.TaskStarted(t, self.tasks[t].name, len(learner.bank), count, saved_s is not None, self.progress())
-        if saved_s is not None:
-            self.cursor.reused_s += saved_s
+            yield events.TaskStarted(t, self.tasks[t].name, len(learner.bank), count, found is not None, self.progress())
+        if found is not None:
+            self.cursor.reused_s += float(found["train_s"])
         else:
             steps_per_epoch = -(-len(examples) // config.batch_size)
 
@@ -172,7 +173,7 @@ class Session:
             steps = config.epochs * steps_per_epoch
             yield from self.fit(t, Phase([trained], [config.lr], steps, config.epochs, rows_of, decide, terms, self.methods))
             if store:
-                store.keep(self, t, trained, self.cursor.phase_s)
+                store.keep(store.address(self, t), anywhere(trained, t), self.cursor.phase_s)
         learner.bank.trainable(expert, False)
         self.memory.add(self.tasks[t], rows)
         with self.timed():

@@ -189,8 +189,8 @@ class Recorder:
         if evaluated:
             arrays = {name: array for j, sums in evaluated.items() for name, array in sums.arrays(j).items()}
             texts = {str(j): [self.text(j, row) for row in sorted(sums.whole)] for j, sums in evaluated.items()}
-            layers = [layer.name for layer in learner.bank.layers]
-            about = {"tasks": learner.task_names[: len(self.row)], "layers": layers, "experts": learner.bank.names, "texts": texts}
+            layers, tasks = [layer.name for layer in learner.bank.layers], learner.task_names[: len(self.row)]
+            about = {"tasks": tasks, "layers": layers, "experts": learner.bank.names, "texts": texts}
             about["steps"] = next(iter(evaluated.values())).steps
             header = {"about": json.dumps(about, ensure_ascii=False)}
             files.write_arrays(self.run.dir / "routing" / f"after_{after}.safetensors", arrays, header)

@@ -289,15 +289,17 @@ class Run:
         mean = None if None in trained or not trained else sum(trained) / len(trained)
         measured = [value for value in scores.get("alignment", {}).values() if value is not None]
         alignment = sum(measured) / len(measured) if measured else None
-        later = "measured when the run is finished"
-        why = {f"average.{shots}": "not all held-out tasks are adapted to yet" for shots, value in average.items() if value is None}
+        missing = [name for name in ("uses", "cost") if not info.get(name)]
+        why = dict.fromkeys(missing, "measured when the run is finished")
+        why |= {f"average.{k}": "not all held-out tasks are adapted to yet" for k, value in average.items() if value is None}
         if mean is None:
             why["trained_average"] = "joint training is not scored yet"
         if alignment is None:
             allocation = self.config["experts"]["allocation"]
             own = "training tasks share no expert, so their gradients have nothing in common" if allocation == "per_task" else ""
             why["alignment"] = own or "not measured yet, or a gradient was zero"
-        why |= {name: later for name in ("uses", "cost") if not info.get(name)} | ({"status": info["error"]} if info.get("error") else {})
+        if info.get("error"):
+            why["status"] = info["error"]
         return self._about() | {
             "protocol": "transfer", "train_tasks": given["train_tasks"], "trained": scores.get("trained", {}),
             "trained_average": mean,

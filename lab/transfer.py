@@ -5,6 +5,7 @@ parameters of the same moment. What the recipes differ in stands in the configur
 begins with and what it tunes.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 
 from lab import events
 from lab.batch import Batch, Encoded, shuffled
-from lab.chance import generator
 from lab.config import RunConfig
 from lab.errors import LabError
 from lab.loop import Phase, Session
@@ -41,7 +41,7 @@ class TransferScores:
     labels: list[list[str]]
     train_tasks: list[str]
     trained: dict[str, float] = field(default_factory=dict)  # after joint training
-    zero_shot: dict[str, float] = field(default_factory=dict)  # of held-out tasks before adaptation: their classifier rows are new
+    zero_shot: dict[str, float] = field(default_factory=dict)  # of held-out tasks before adaptation: classifier rows are new
     held_out: dict[str, dict[str, float]] = field(default_factory=dict)
     validation: dict[str, dict[str, float]] = field(default_factory=dict)  # the same on validation examples
     alignment: dict[str, float | None] = field(default_factory=dict)  # of gradients, by the step of joint training
@@ -73,11 +73,12 @@ class Transfer(Session):
 
     def _check_shots(self) -> None:
         for t, k in self.plan:
-            task, there, labels = self.tasks[t], len(self.rows[t, "train"]), len(self.tasks[t].labels)
+            given = f"transfer.shots = {k}: held-out task '{self.tasks[t].name}' has"
+            there, labels = len(self.rows[t, "train"]), len(self.tasks[t].labels)
             if k > there:
-                raise LabError(f"transfer.shots = {k}: held-out task '{task.name}' has {there} training examples: ask for at most these")
+                raise LabError(f"{given} {there} training examples: ask for at most these")
             if k < labels:
-                raise LabError(f"transfer.shots = {k}: held-out task '{task.name}' has {labels} labels: give each at least one shot")
+                raise LabError(f"{given} {labels} labels: give each at least one shot")
 
     # -- the protocol ----------------------------------------------------------------------------------------------
 
@@ -101,24 +102,43 @@ class Transfer(Session):
 
     def learn_jointly(self) -> Iterator[events.Event]:
         """Experts, routing and classifier rows of the training tasks, from batches that mix the tasks."""
-        config, looks = self.config, LOOKS
+        config, store = self.config, self.store
         rows = [row for t in self.trained_on for row in self.rows[t, "train"]]
         steps = config.train.epochs * -(-len(rows) // config.train.batch_size)
         modules, routing = self.modules(self.trained_on), self.routing(self.trained_on)
-        moments = {round((look + 1) * steps / looks) for look in range(looks)}
+        trained = modules | routing
+        found = store.fetch(self.joint_address(), trained) if store and self.cursor.step == 0 else None
+        if self.cursor.step == 0:
+            yield self.began(0, found is not None, modules, routing)
+        if found is not None:
+            self.scores.alignment, self.cursor.reused_s = json.loads(found["alignment"]), float(found["train_s"])
+            return
+        moments = {round((look + 1) * steps / LOOKS) for look in range(LOOKS)}
         rates = [config.train.lr, config.transfer.router_lr]
         for event in self.tune(0, rows, config.train.batch_size, steps, [modules, routing], rates, config.train.epochs):
             if isinstance(event, events.Step) and event.step in moments:  # before anybody sees the step, so that no kill skips it
                 self.scores.alignment[str(event.step)] = self.alignment()
             yield event
+        if store:
+            store.keep(self.joint_address(), trained, self.cursor.phase_s, alignment=json.dumps(self.scores.alignment))
+
+    def joint_address(self) -> str:
+        """Content address of joint training: recipes that differ in the adaptation alone share it."""
+        config, tasks = self.config, [self.tasks[t] for t in self.trained_on]
+        data = [[task.name, len(task.labels), [list(example) for example in task.train]] for task in tasks]
+        return Store.address_of(self, {
+            "joint": data, "router": config.router.model_dump(mode="json"), "composition": config.composition,
+            "router_lr": config.transfer.router_lr,
+        })  # fmt: skip
 
     def adapt(self, s: int) -> Iterator[events.Event]:
         """The classifier rows of a held-out task, its routing and the experts, as far as they are tuned, from its shots."""
         t, config = self.plan[s - 1].task, self.config.transfer.adaptation
-        if self.cursor.step == 0:
-            self.to_start()
         groups = [self.adapted_modules(t), self.routing([t])]
         rates = [config.lr or self.config.train.lr, config.router_lr or self.config.transfer.router_lr]
+        if self.cursor.step == 0:
+            self.to_start()
+            yield self.began(s, False, *groups)
         yield from self.tune(s, self.shots(s), config.batch_size, config.steps, groups, rates)
 
     def shots(self, s: int) -> list[Encoded]:
@@ -126,14 +146,16 @@ class Transfer(Session):
         t, shots = self.plan[s - 1]
         return list(sample(self.rows[t, "train"], shots, f"{self.config.seed}/{self.tasks[t].name}/shots"))
 
+    def began(self, s: int, reused: bool, *groups: dict[str, nn.Parameter]) -> events.TaskStarted:
+        """The event that begins a stage in which these parameters are trained."""
+        return events.TaskStarted(s, self.stages[s], len(self.learner.bank), count(*groups), reused, self.progress())
+
     def tune(
         self, s: int, rows: list[Encoded], size: int, steps: int, groups: list[dict[str, nn.Parameter]], rates: list[float],
         epochs: int = 1,
     ) -> Iterator[events.Event]:  # fmt: skip
         """So many steps on batches of the rows, passed over again and again; each row among the classes of its own task."""
         learner = self.learner
-        if self.cursor.step == 0:
-            yield events.TaskStarted(s, self.stages[s], len(learner.bank), count(*groups), False, self.progress())
         tuned = {id(parameter) for group in groups for parameter in group.values()}
         for k in range(len(learner.bank)):
             learner.bank.trainable(k, any(id(parameter) in tuned for parameter in learner.bank.expert(k).values()))
@@ -205,8 +227,8 @@ class Transfer(Session):
     def alignment(self) -> float | None:
         """Mean cosine between the gradients of two training tasks with respect to all experts, each from ALIGNED of its examples.
 
-        Unit gradients g_t of T tasks: mean over t < u of g_t . g_u = (|sum g_t|^2 - T) / (T (T - 1)). None where no expert is shared,
-        where there is one task, and where a gradient is zero.
+        Unit gradients g_t of T tasks: mean over t < u of g_t . g_u = (|sum g_t|^2 - T) / (T (T - 1)). None where no expert is
+        shared, where there is one task, and where a gradient is zero.
         """
         learner = self.learner
         if learner.per_task or len(self.trained_on) < 2:

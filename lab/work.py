@@ -40,7 +40,7 @@ class Work:
 
 
 class TransferWork(Work):
-    """Number 0 is joint training, then comes every held-out task with every number of shots. Tasks that are held out stand last."""
+    """Number 0 is joint training, then comes each held-out task with each number of shots. Held-out tasks stand last."""
 
     @property
     def held_out(self) -> int:

@@ -1,4 +1,4 @@
-"""The skills router and what it makes of an inventory, against the papers' equations in einsum, against peft's Poly, and by hand."""
+"""The skills router and what it makes of an inventory: against the papers' equations, against peft's Poly, and by hand."""
 
 import math
 import warnings

@@ -51,7 +51,7 @@ def tasks(*names: str, **options: Any) -> list[Task]:
 def overrides(recipe: str, *more: str) -> list[str]:
     """Options that make a recipe learn the toy stream in well under a second."""
     config = configure(recipe)
-    if config.transfer:
+    if config.transfer or any(option.startswith("transfer.") for option in more):
         return [*TRAIN, *TRANSFER, *more]
     budget = "memory.total=48" if config.memory.total else "memory.per_task=24"
     return [*TRAIN, budget, *(MEMORY if config.memory_training.steps else ()), *more]

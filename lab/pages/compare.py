@@ -406,10 +406,11 @@ def draw() -> None:
 def transfer(runs: list[Run]) -> None:
     """Runs that were trained jointly and adapted to held-out tasks, in a table of their own."""
     st.subheader("Transfer to held-out tasks", anchor=False)
-    st.dataframe(views.summary_table(runs), key="transfer", alt="Measures of the transfer runs, one column per method", height="content")
+    alt = "Measures of the transfer runs, one column per method"
+    st.dataframe(views.summary_table(runs), key="transfer", alt=alt, height="content")
     shell.how_to_read(
-        f"Mean scores of the held-out tasks after so many examples of each, over repetitions, ± half of the {INTERVAL}. Every method "
-        "begins from its own joint training on the other tasks; the true task is known."
+        f"Mean scores of the held-out tasks after so many examples of each, over repetitions, ± half of the {INTERVAL}. "
+        "Every method begins from its own joint training on the other tasks; the true task is known."
     )
 
 

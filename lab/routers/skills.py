@@ -1,8 +1,8 @@
 """Polytropon's allocation of skills to tasks (Ponti, Sordoni, Bengio and Reddy 2022), with routing heads (Caccia et al. 2023).
 
 Task i, routing head h, skill j, in each layer (or block, or once): a logit z. In training a relaxed Bernoulli (Eq. 2),
-sigmoid((z + log u - log(1 - u)) / temperature) with u ~ U(0, 1) for every example; in evaluation sigmoid(z). The weights of a task
-are divided by their sum over the skills of a head (Eq. 3); with composition `merge` they sum the skills' parameters.
+sigmoid((z + log u - log(1 - u)) / temperature) with u ~ U(0, 1) for every example; in evaluation sigmoid(z). The weights
+of a task are divided by their sum over the skills of a head (Eq. 3); with composition `merge` they sum the skills' parameters.
 """
 
 import math
@@ -101,8 +101,8 @@ def buffet(z: Tensor, alpha: float) -> Tensor:
     """Log probability of an allocation z (T, E) in (0, 1) under the Indian buffet process (Eq. 4), of its entries rounded.
 
     With T tasks, m_j tasks that use skill j, and n_h equal columns of kind h, over the skills that some task uses:
-    E log alpha - sum_h log n_h! - alpha sum_{i <= T} 1/i + sum_j (log (T - m_j)! + log (m_j - 1)! - log T!). The gradient is that of
-    the unrounded m_j (straight-through estimator), as in the authors' code.
+    E log alpha - sum_h log n_h! - alpha sum_{i <= T} 1/i + sum_j (log (T - m_j)! + log (m_j - 1)! - log T!). The gradient is that
+    of the unrounded m_j (straight-through estimator), as in the authors' code.
     """
     tasks, used = len(z), z.round().bool().any(0)
     z = z[:, used]  # (T, E of used skills)
