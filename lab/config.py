@@ -115,7 +115,7 @@ class TransferConfig(Section):
         return max(1, tasks // 3)
 
     def sides(self, tasks: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Tasks to train on and tasks held out, in the order of `tasks`; LabError for names unknown, repeated or on both sides."""
+        """Tasks to train on and tasks held out, in the order of `tasks`; LabError for names unknown, repeated or on both."""
         given = {"train_tasks": self.train_tasks, "held_out": self.held_out}
         for side, names in given.items():
             for name in names or ():

@@ -146,7 +146,7 @@ def look(config: RunConfig) -> dict[str, Any]:
 def warnings(config: RunConfig, expected: Forecast | None, tasks: Sizes | None, seen: dict[str, Any] | None) -> list[str]:
     """What somebody should know before starting, in sentences; the last three are None where they are not known."""
     found = []
-    if config.scenario == "task":
+    if config.scenario == "task" and not config.transfer:
         found.append("Scenario task: the true task is given at test, so choosing an expert is no longer part of the problem.")
     if expected and expected.seconds and expected.seconds > LONG:
         hours = expected.seconds / 3600
