@@ -123,7 +123,7 @@ class Recorder:
         if isinstance(event, events.Learned):
             for k in self.session.final(event.task):
                 self.export(k)
-        if isinstance(event, events.Evaluated):
+        if isinstance(event, events.RunStarted | events.Evaluated):
             self.write_scores()
         if isinstance(event, events.Evaluated) and event.after >= 0:
             self.row[event.task] = event

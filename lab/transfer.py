@@ -198,6 +198,7 @@ class Transfer(Session):
     def meet_all(self) -> None:
         """Room for all tasks. What belongs to a held-out task is drawn by its name and stays as it is until adaptation."""
         super().meet_all()
+        self.learner.router.requires_grad_(False)
         self.trainable = count(self.modules(self.trained_on), self.routing(self.trained_on))
 
     def change_to_start(self) -> None:
@@ -211,8 +212,9 @@ class Transfer(Session):
     def parameters(self) -> dict[str, nn.Parameter]:
         """All that adaptation may change, by name."""
         learner = self.learner
-        experts = {f"expert{k}.{name}": p for k in range(len(learner.bank)) for name, p in learner.bank.expert(k).items()}
-        return experts | dict(learner.router.named_parameters()) | dict(learner.classifier.named_parameters())
+        found = {f"expert{k}.{name}": p for k in range(len(learner.bank)) for name, p in learner.bank.expert(k).items()}
+        found |= {f"router.{name}": p for name, p in learner.router.named_parameters()}
+        return found | {f"classifier.{name}": p for name, p in learner.classifier.named_parameters()}
 
     @torch.no_grad()
     def to_start(self) -> None:

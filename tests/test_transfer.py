@@ -52,7 +52,7 @@ def trained():
 
     def of(recipe: str, *more: str):
         if recipe not in known:
-            made, moments = session(recipe, *more), {}
+            made, moments = session("poly" if recipe == "gates" else recipe, *more), {}
             for event in made.train():
                 if type(event).__name__ in ("Learned", "TaskStarted", "TaskEnded"):
                     moments[type(event).__name__, event.task] = parameters(made)
@@ -294,6 +294,7 @@ def test_commands_that_read_a_stream_say_so(run):
     for words, said in (
         (["show", "mine", "--decompose"], "run 'mine' is of protocol transfer: nothing is forgotten"),
         (["compare", "mine", "--report", "x.html"], "a report is about runs on a stream"),
+        (["replay", "mine", "--save", "x.jsonl"], "run 'mine' is of protocol transfer: a replay file is made of a run on a stream"),
     ):
         found = CliRunner().invoke(cli.app, [*words, "--runs", folder])
         assert found.exit_code == 2 and said in found.stderr
@@ -388,6 +389,27 @@ def test_sides():
 
 def test_a_run_on_a_stream_says_nothing_of_transfer():
     assert "transfer" not in configure("l2r").to_dict() and configure("poly").to_dict()["transfer"]["shots"] == [8, 32]
+
+
+def test_any_router_can_be_trained_jointly(trained):
+    """One that reads the texts has parameters that all tasks share; every adaptation finds them as joint training left them."""
+    _, moments = trained("gates", "router=gates")
+    start = moments["TaskEnded", 0]
+    for stage in (1, 2):
+        assert toy.equal(start, moments["TaskStarted", stage])
+        assert not torch.equal(start["router/weight.0"], moments["Learned", stage]["router/weight.0"])
+
+
+def test_the_prior_is_part_of_the_loss_and_moves_rows_of_training_tasks_only():
+    made, before = session("poly", "router.prior=0.1"), None
+    for event in made.train():
+        if type(event).__name__ == "TaskStarted" and event.task == 0:
+            before = parameters(made)
+        if type(event).__name__ == "Step":
+            assert set(event.terms) == {"task", "prior"}
+        if type(event).__name__ == "Learned" and event.task == 0:
+            after = parameters(made)
+            assert [torch.equal(before[f"router/logits.{t}"], after[f"router/logits.{t}"]) for t in range(3)] == [False, False, True]
 
 
 def test_room_is_made_for_every_task_by_its_name():

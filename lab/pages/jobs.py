@@ -109,7 +109,7 @@ def controls(run: Run, state: str) -> None:
                 shell.page("train"), label="Duplicate", icon=":material/content_copy:",
                 query_params={"recipe": run.config["recipe"], "from": run.id}, help="Opens the form with its settings.",
             )  # fmt: skip
-        if state == "finished" and not run.info.get("replay"):
+        if state == "finished" and not run.info.get("replay") and run.protocol == "stream":
             st.download_button(
                 "Replay file", lambda: replay.trace(run), f"{run.id}.jsonl", "application/jsonl", icon=":material/movie:",
                 type="tertiary", on_click="ignore", key="job_trace", help="The run without weights: it plays anywhere.",
