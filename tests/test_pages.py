@@ -107,7 +107,8 @@ def test_transfer_runs_stand_in_a_table_of_their_own(runs):
     assert table.loc["32 shots"].tolist() == ["0.700"] and table.loc["Gradient alignment"].tolist() == ["0.200"]
     assert "Forgetting" in other.index and "32 shots" not in other.index
     app = open_page("jobs", job="moved")
-    assert app.dataframe[-1].value.loc["cooking"].tolist() == [0.5, 0.6, 0.7]
+    scores = next(table.value for table in app.dataframe if "cooking" in table.value.index)
+    assert scores.loc["cooking"].tolist() == [0.5, 0.6, 0.7]
     assert "cooking, 32 shots 0.70" in texts(app)
 
 
