@@ -123,6 +123,13 @@ class Router(nn.Module, Plugin):
         """The bank now holds so many experts."""
         self.experts = experts
 
+    def meet(self, task: int, generator: torch.Generator) -> None:
+        """A task is met, by the number that requests name it with; a router may keep something for each."""
+
+    def of_task(self, task: int) -> dict[str, nn.Parameter]:
+        """Parameters that examples of this task train, by name; default: all there are."""
+        return dict(self.named_parameters())
+
     def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
         """Begin anew; stored examples may help: their queries, as in `standardise`, and the experts of their tasks (N,).
 

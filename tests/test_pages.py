@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import streamlit
-from conftest import FORGETS, KEEPS, TASKS, configuration, write_run
+from conftest import FORGETS, KEEPS, TASKS, configuration, write_run, write_transfer
 from scipy import stats
 from streamlit.testing.v1 import AppTest
 from test_library import save
@@ -93,7 +93,7 @@ def heatmap(app: AppTest, number: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("case", ["none", "one", "many", "damaged", "unrouted", "begun"])
+@pytest.mark.parametrize("case", ["none", "one", "many", "damaged", "unrouted", "begun", "transfer"])
 def test_every_page_in_every_situation(runs, page, case):
     if case == "many":
         for seed in range(40):
@@ -102,6 +102,8 @@ def test_every_page_in_every_situation(runs, page, case):
         for name in ("run.json", "config.yaml", "matrix.json"):
             (write_run(runs, f"bad-{name[:3]}").dir / name).write_text("{")
         (write_run(runs, "bad-routing").dir / "routing" / "after_2.safetensors").write_bytes(b"xx")
+    elif case == "transfer":
+        write_transfer(runs, "a")
     elif case == "begun":
         write_run(runs, "a", matrix=[], status="queued", events=False)
     elif case != "none":
@@ -112,6 +114,18 @@ def test_every_page_in_every_situation(runs, page, case):
         assert "config.yaml cannot be read" in texts(app)
     if page != "train":  # which loads the plug-ins
         assert not app.error or case == "damaged"
+
+
+def test_transfer_runs_stand_in_a_table_of_their_own(runs):
+    write_transfer(runs, "moved"), write_run(runs, "stream")
+    app = open_page("compare", runs=["moved", "stream"])
+    table, other = app.dataframe[0].value, app.dataframe[1].value
+    assert table.loc["32 shots"].tolist() == ["0.700"] and table.loc["Gradient alignment"].tolist() == ["0.200"]
+    assert "Forgetting" in other.index and "32 shots" not in other.index
+    app = open_page("jobs", job="moved")
+    scores = next(table.value for table in app.dataframe if "cooking" in table.value.index)
+    assert scores.loc["cooking"].tolist() == [0.5, 0.6, 0.7]
+    assert "cooking, 32 shots 0.70" in texts(app)
 
 
 def test_start_tells_the_recorded_story(recorded):

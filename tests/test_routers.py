@@ -45,6 +45,8 @@ def build(case: str, heads: int = 1, experts: int = EXPERTS, values: bool = True
     options = routers.options(CASES[case] | {"heads": heads} | more)
     router = routers.get(options.name)(options, LAYERS, WIDTH)
     router.grow(experts)
+    for task in range(int(TASK.max()) + 1):
+        router.meet(task, noise(task))
     if values:
         randomise(router)
     return router
