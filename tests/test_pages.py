@@ -77,6 +77,11 @@ def chart(app: AppTest, key: str) -> np.ndarray | None:
     return heatmap(app, place) if traces and "z" in traces[0] else None
 
 
+def codes(app: AppTest) -> int:
+    """How many popovers with code there are."""
+    return sum(one.proto.popover.label == "Code" for one in app.get("popover"))
+
+
 def bars(app: AppTest) -> str:
     """What stands above the progress bars."""
     return "\n".join(bar.proto.text for bar in app.get("progress")).replace("\\", "")
@@ -91,22 +96,37 @@ def heatmap(app: AppTest, number: int) -> np.ndarray:
     return values.reshape([int(size) for size in z["shape"].split(",")])
 
 
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    """A folder of 200 runs."""
+    folder = tmp_path_factory.mktemp("crowd")
+    for seed in range(200):
+        write_run(folder, f"run-{seed:03}", seed=seed, events=seed > 197, routed=seed > 197)
+    return folder
+
+
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("case", ["none", "one", "many", "damaged", "unrouted", "begun"])
-def test_every_page_in_every_situation(runs, page, case):
+@pytest.mark.parametrize("case", ["none", "one", "many", "damaged", "unrouted", "unrecorded", "begun"])
+def test_every_page_in_every_situation(runs, recorded, crowd, page, case, monkeypatch):
+    """Nothing breaks, and every chart has a text equivalent and its code."""
     if case == "many":
-        for seed in range(40):
-            write_run(runs, f"run-{seed}", seed=seed, events=seed < 2, routed=seed < 2)
+        monkeypatch.setenv("LAB_RUNS", str(crowd))
     elif case == "damaged":
         for name in ("run.json", "config.yaml", "matrix.json"):
             (write_run(runs, f"bad-{name[:3]}").dir / name).write_text("{")
         (write_run(runs, "bad-routing").dir / "routing" / "after_2.safetensors").write_bytes(b"xx")
     elif case == "begun":
         write_run(runs, "a", matrix=[], status="queued", events=False)
+    elif case == "unrouted":
+        write_run(runs, "a", "sequential", FORGETS, routed=False)
     elif case != "none":
-        write_run(runs, "a", routed=case != "unrouted")
+        write_run(runs, "a", routed=case != "unrecorded")
+    else:
+        shutil.rmtree(recorded)
     app = open_page(page)
     assert len(app.title) == 1
+    charts = app.get("plotly_chart")
+    assert all(one.proto.alt for one in charts) and codes(app) >= len(charts)
     if case == "damaged" and page == "compare":
         assert "config.yaml cannot be read" in texts(app)
     if page != "train":  # which loads the plug-ins
@@ -544,7 +564,8 @@ def test_playground_compares_moments_and_runs(model):
     first, second = probabilities(app)
     assert sum(first) == pytest.approx(1, abs=0.02) and len(then.classes) < len(model.learner.space.names)
     assert sorted(value for value in second if value == value) == [round(p, 2) for p in sorted(then.probabilities)]
-    assert f"With after task 1, the answer {'stays' if then.prediction in texts(app).split('. With')[0] else 'becomes'}" in texts(app)
+    verb = "stays" if then.prediction == model.answer("red wave harbour").prediction else "becomes"
+    assert f"With after task 1, the answer {verb} **{then.prediction}**" in texts(app)
     app.segmented_control(key="pg_beside").set_value("another run").run()
     app.selectbox(key="pg_other").set_value("one").run()
     assert "With one, the answer" in texts(app) and not app.exception
