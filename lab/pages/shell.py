@@ -207,9 +207,7 @@ def card(
     foot(key, read, python or python_of(draw, table, given, named), shown, numbers)
 
 
-def foot(
-    key: str, read: str, python: str, shown: Sequence[Run] = (), numbers: Callable[[], pd.DataFrame] | None = None
-) -> None:
+def foot(key: str, read: str, python: str, shown: Sequence[Run] = (), numbers: Callable[[], pd.DataFrame] | None = None) -> None:
     """What stands under a chart: how to read it, and a popover with Python, the command for the runs `shown`, and CSV."""
     with st.container(horizontal=True, wrap=False, gap="small", key=f"{key}_foot"):
         if read:
