@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import lab
 from lab import cli, figures, files, jobs, library, preflight, repeats, sources, views
 from lab.answer import kept
+from lab.arithmetic import alignment, composed
 from lab.errors import LabError
 from lab.pages import shell, system
 from lab.runs import now
@@ -754,6 +755,27 @@ def test_library_shows_experts_and_how_alike_they_are(shelf):
     assert any("0.900 when it was learned" in code.value for code in app.code)
     app.multiselect(key="lib_pick").set_value(["a/animals"]).run()
     assert "at least two" in texts(app) and not app.exception
+
+
+def test_library_puts_experts_together_and_keeps_the_result(shelf, runs):
+    app, found = open_page("library"), library.experts([shelf])
+    expected = alignment(composed(found, [1.0, 1.0]), found)
+    np.testing.assert_allclose(chart(app, "lib_alignment"), expected.iloc[:-1], rtol=1e-5)
+    assert f"a/animals {expected.iloc[-1, 0]:+.2f}" in texts(app) and app.metric[0].value == "6"
+    assert any("made = composed(chosen, [1.0, 1.0], 'cat', 0.5)" in code.value for code in app.code)
+    app.number_input(key="lib_weight_2").set_value(-2.0).run()
+    expected = alignment(composed(found, [1.0, -2.0]), found).iloc[:-1]
+    np.testing.assert_allclose(chart(app, "lib_alignment"), expected, rtol=1e-5)
+    app.segmented_control(key="lib_do").set_value("negate").run()
+    assert "negate takes 1 expert" in texts(app) and chart(app, "lib_alignment") is None
+    app.multiselect(key="lib_parts").set_value(["a/weather"]).run()
+    np.testing.assert_allclose(chart(app, "lib_alignment"), -1, rtol=1e-6)
+    app.text_input(key="lib_name").set_value("anti")
+    next(button for button in app.button if button.label == "Keep in the library").click().run()
+    assert not app.error and "anti" in list(app.dataframe[0].value["expert"])
+    made = library.experts([])[0].layers()
+    for name, layer in found[1].layers().items():
+        np.testing.assert_allclose(made[name]["lora_B"] @ made[name]["lora_A"], -2 * layer["lora_B"] @ layer["lora_A"], rtol=1e-5)
 
 
 def test_library_keeps_notes_and_hides_archived_runs_elsewhere(shelf, runs):
