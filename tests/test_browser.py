@@ -170,7 +170,7 @@ def test_names_with_tags_are_shown_as_they_are(page, address):
 def test_a_blank_cell_says_that_the_task_is_not_learned_yet(page, address):
     open_page(page, address, "")
     hover(page, page.locator(".js-plotly-plot").first, 2, 1)
-    page.get_by_text("not learned yet", exact=True).wait_for(timeout=5_000)
+    page.get_by_text("not learned yet", exact=True).wait_for()
 
 
 def spot(page, chart, x: float, y: float) -> tuple[float, float]:
@@ -276,7 +276,7 @@ def test_a_click_on_a_cell_moves_the_focus(page, address):
     x, y = spot(page, chart, 0.3, 2.3)  # off the middle of task cooking, expert animals
     page.mouse.move(x, y, steps=4)
     page.mouse.click(x, y)
-    page.get_by_text(re.compile("Expert animals on task cooking")).wait_for(timeout=10_000)
+    page.get_by_text(re.compile("Expert animals on task cooking")).wait_for()
     assert "rt_task=cooking" in page.url and "rt_expert=animals" in page.url
     assert page.problems == []
 
@@ -377,7 +377,7 @@ def test_keyboard_reaches_the_same_place(page, address):
     page.get_by_role("option", name="animals").wait_for()
     page.keyboard.type("animals")
     page.keyboard.press("Enter")
-    page.get_by_text(re.compile("Expert animals on task cooking")).wait_for(timeout=10_000)
+    page.get_by_text(re.compile("Expert animals on task cooking")).wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -411,7 +411,7 @@ def test_a_job_goes_on_without_the_page_and_its_curve_stays_in_place(page, addre
     curve.evaluate("node => node.seen = true")
     first = bar.inner_text()
     page.wait_for_function("old => document.querySelector('[data-testid=stMain] [data-testid=stProgress]').innerText != old",
-                           arg=first, timeout=10_000)  # fmt: skip
+                           arg=first)  # fmt: skip
     assert curve.evaluate("node => node.seen") and "step" in first
     page.reload()
     page.get_by_role("heading", name="Jobs", exact=True, level=1).wait_for()
@@ -457,7 +457,7 @@ def test_after_a_kill_a_new_job_starts_once_and_stops_at_once(page, base, browse
     while made.status == "running" and time.monotonic() < asked + 5:
         time.sleep(0.05)
     assert made.status in ("stopped", "interrupted")
-    other.get_by_role("button", name="Resume", exact=True).wait_for(timeout=10_000)
+    other.get_by_role("button", name="Resume", exact=True).wait_for()
     other.context.close()
     shutil.rmtree(made.dir)
 
@@ -465,7 +465,7 @@ def test_after_a_kill_a_new_job_starts_once_and_stops_at_once(page, base, browse
 def test_the_sidebar_names_the_running_job_as_long_as_it_runs(page, address, trainer):
     open_page(page, address, "about")
     link = page.get_by_role("link", name="Watch this job")
-    link.wait_for(timeout=10_000)
+    link.wait_for()
     os.kill(trainer[1].pid, signal.SIGKILL)
     trainer[1].wait()
     link.wait_for(state="detached", timeout=10_000)
