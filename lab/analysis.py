@@ -55,6 +55,8 @@ def decompose(run: Run, watch: Callable[[str], None] = lambda task: None) -> dic
 
 
 def _measure(run: Run, watch: Callable[[str], None]) -> dict[str, Any]:
+    if run.protocol == "transfer":
+        raise LabError(f"run '{run.id}' is of protocol transfer: nothing is forgotten, adaptations begin from one moment")
     if run.status != "finished" or len(run.matrix) < 2:
         state = f"is {run.status}" if run.status != "finished" else "has learned one task only"
         raise LabError(f"run '{run.id}' {state}: where its losses went can be asked of finished runs of two or more tasks")
@@ -96,7 +98,8 @@ def _why(session: Session) -> dict[str, str]:
     """Reasons of the terms that do not exist."""
     why = {}
     if not routed(session):
-        shared = "there is one shared expert: nothing to route"
+        one = len(session.learner.pool) == 1
+        shared = "there is one shared expert: nothing to route" if one else "every task trains all experts: none is a task's own"
         why["router"] = "experts are trained while earlier ones act: none of them alone is the model of a task"
         why["router"] = why["router"] if session.learner.per_task else shared
     if session.config.scenario != "class":

@@ -25,9 +25,9 @@ from lab.learner import Learner, Output
 from lab.memory import Memory
 from lab.method import Method
 from lab.router import Decision
-from lab.store import Store
+from lab.store import Store, anywhere
 from lab.stream import SPLITS, Task
-from lab.work import Work
+from lab.work import work_of
 
 EVALUATION_BATCH = 64
 RATE = {"train": "train.lr", "memory": "memory_training.lr"}  # the learning rate of a phase
@@ -68,12 +68,19 @@ def prepare(config: RunConfig, tasks: Sequence[Task]) -> RunConfig:
 def resolved(config: RunConfig, tasks: list[str]) -> RunConfig:
     """The same from the names of the tasks in their order."""
     name = "+".join(Path(source).name for source in config.stream.sources) or config.stream.name
+    if config.transfer:
+        train, held = config.transfer.sides(tasks)
+        tasks = train + held
+        sides = config.transfer.model_copy(update={"train_tasks": train, "held_out": held})
+        config = config.model_copy(update={"transfer": sides})
     stream = config.stream.model_copy(update={"name": name, "tasks": tasks})
     return config.model_copy(update={"stream": stream, "backbone": resolve(config.backbone)})
 
 
 class Session:
     """One run in memory. `train()` trains and evaluates; between two events the state is whole and can be saved."""
+
+    protocol = "stream"
 
     def __init__(self, config: RunConfig, tasks: Sequence[Task], store: Store | None = None):
         """`config` must be prepared. Raises LabError for whatever cannot work, before any training."""
@@ -82,11 +89,12 @@ class Session:
         self.learner = Learner(config, tasks)
         encode = self.learner.backbone.encode
         self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(tasks) for s in SPLITS}
-        self.work = Work(config, [{s: len(task.split(s)) for s in SPLITS} for task in tasks])
+        self.work = work_of(config, [{s: len(task.split(s)) for s in SPLITS} for task in tasks])
         self.memory = Memory(**dict(config.memory), seed=config.seed)
         build = registry.methods.get
         self.methods = [build(name)(options, self.learner, self.memory) for name, options in config.methods.items()]
         self.cursor = Cursor()
+        self.stages = [task.name for task in tasks]  # what the cursor's `task` and that of an event count
         self.scores = Scores([task.name for task in tasks], [list(task.labels) for task in tasks])
         self.stored_queries: dict[int, tuple[list[Encoded], list[Tensor]]] = {}  # per task: stored rows; per layer (N, D)
         self.partial_work = 0.0  # units done in the current phase
@@ -131,14 +139,14 @@ class Session:
         examples = rows
         for method in self.methods:
             examples = method.examples(examples)
-        expert, isolated, trained = len(learner.bank) - 1, learner.isolated, learner.trained()
+        isolated, trained = learner.isolated, learner.trained()
         store = self.store if isolated and not self.methods else None
-        saved_s = store.fetch(self, t, trained) if store and self.cursor.step == 0 else None
+        found = store.fetch(store.address(self, t), anywhere(trained, t)) if store and self.cursor.step == 0 else None
         if self.cursor.step == 0:
             count = sum(parameter.numel() for parameter in trained.values())
-            yield events.TaskStarted(t, self.tasks[t].name, len(learner.bank), count, saved_s is not None, self.progress())
-        if saved_s is not None:
-            self.cursor.reused_s += saved_s
+            yield events.TaskStarted(t, self.tasks[t].name, len(learner.bank), count, found is not None, self.progress())
+        if found is not None:
+            self.cursor.reused_s += float(found["train_s"])
         else:
             steps_per_epoch = -(-len(examples) // config.batch_size)
 
@@ -151,7 +159,7 @@ class Session:
                 return chosen
 
             def decide(batch: Batch, step: int) -> Decision:
-                return learner.alone(expert) if isolated else learner.decide(batch)
+                return learner.alone(learner.current[0]) if isolated else learner.decide(batch)
 
             def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
                 out = Output(learner.logits(batch, t if isolated else None), decision)
@@ -161,12 +169,15 @@ class Session:
                     named |= method.terms(batch, out)
                 return named
 
-            learner.bank.trainable(expert, True)
-            steps = config.epochs * steps_per_epoch
-            yield from self.fit(t, Phase([trained], [config.lr], steps, config.epochs, rows_of, decide, terms, self.methods))
+            for k in learner.current:
+                learner.bank.trainable(k, True)
+            steps, rates = config.epochs * steps_per_epoch, [config.lr]
+            drawn = [*examples, *self.memory.rows] if self.methods else examples
+            yield from self.fit(t, Phase([trained], rates, steps, config.epochs, drawn, rows_of, decide, terms, self.methods))
             if store:
-                store.keep(self, t, trained, self.cursor.phase_s)
-        learner.bank.trainable(expert, False)
+                store.keep(store.address(self, t), anywhere(trained, t), self.cursor.phase_s)
+        for k in learner.current:
+            learner.bank.trainable(k, False)
         self.memory.add(self.tasks[t], rows)
         with self.timed():
             for method in self.methods:
@@ -178,7 +189,8 @@ class Session:
     def train_on_memory(self, t: int) -> Iterator[events.Event]:
         """Stage B: routers, and the classifier if asked, from the stored examples; experts and backbone are frozen."""
         learner, config = self.learner, self.config.memory_training
-        router = {f"router.{name}": parameter for name, parameter in learner.router.named_parameters()}
+        learns = not learner.router.learns_with_experts
+        router = {f"router.{name}": parameter for name, parameter in learner.router.named_parameters() if learns}
         classifier = learner.parameters_of(range(t + 1))
         tuned = classifier if config.classifier == "tuned" else {}
         if t == 0 or not config.steps or not (router or tuned):
@@ -204,7 +216,8 @@ class Session:
         def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
             return {"memory": learner.cross_entropy(learner.logits(batch), batch.label, batch.task, how)} | decision.losses
 
-        yield from self.fit(t, Phase([router, tuned], [config.lr, config.classifier_lr], config.steps, 1, rows_of, decide, terms))
+        rates = [config.lr, config.classifier_lr]
+        yield from self.fit(t, Phase([router, tuned], rates, config.steps, 1, self.memory.rows, rows_of, decide, terms))
 
     def stored(self, t: int) -> tuple[list[Tensor], Tensor]:
         """Of the stored examples of tasks 0..t: what a router is fed with, per layer (N, D), and the expert of their task (N,).
@@ -231,35 +244,38 @@ class Session:
         for parameter in parameters:
             parameter.requires_grad_(True)
         self.optimizer = self.new_optimizer(phase)
-        for step in range(self.cursor.step, phase.steps):
-            began = time.perf_counter()
-            for group, rate in zip(self.optimizer.param_groups, phase.rates, strict=True):
-                group["lr"] = rate * schedule(step, phase.steps, self.config.train.warmup)
-            batch = self.learner.collate(phase.rows(step))
-            decision = phase.decide(batch, step)
-            with self.learner.bank.routed(decision):  # open through backward, see Bank.routed
-                terms = phase.terms(batch, decision)
-                self.optimizer.zero_grad(set_to_none=True)
-                sum(terms.values()).backward()
-            for method in phase.methods:
-                method.adjust_gradients()
-            if self.config.train.clip:
-                nn.utils.clip_grad_norm_(parameters, self.config.train.clip)
-            self.optimizer.step()
-            self.cursor.step = step + 1
+        began = time.perf_counter()
+        with self.learner.backbone.knowing(phase.examples):
             self.cursor.phase_s += time.perf_counter() - began
-            self.partial_work = self.units(t, self.cursor.phase) * (step + 1) / phase.steps
-            yield events.Step(
-                t, self.cursor.phase, step * phase.epochs // phase.steps, phase.epochs, step + 1, phase.steps,
-                {name: term.detach() for name, term in terms.items()}, self.optimizer.param_groups[0]["lr"], self.progress(),
-            )  # fmt: skip
+            for step in range(self.cursor.step, phase.steps):
+                began = time.perf_counter()
+                for group, rate in zip(self.optimizer.param_groups, phase.rates, strict=True):
+                    group["lr"] = rate * schedule(step, phase.steps, self.config.train.warmup)
+                batch = self.learner.collate(phase.rows(step))
+                decision = phase.decide(batch, step)
+                with self.learner.bank.routed(decision):  # open through backward, see Bank.routed
+                    terms = phase.terms(batch, decision)
+                    self.optimizer.zero_grad(set_to_none=True)
+                    sum(terms.values()).backward()
+                for method in phase.methods:
+                    method.adjust_gradients()
+                if self.config.train.clip:
+                    nn.utils.clip_grad_norm_(parameters, self.config.train.clip)
+                self.optimizer.step()
+                self.cursor.step = step + 1
+                self.cursor.phase_s += time.perf_counter() - began
+                self.partial_work = self.units(t, self.cursor.phase) * (step + 1) / phase.steps
+                yield events.Step(
+                    t, self.cursor.phase, step * phase.epochs // phase.steps, phase.epochs, step + 1, phase.steps,
+                    {name: term.detach() for name, term in terms.items()}, self.optimizer.param_groups[0]["lr"], self.progress(),
+                )  # fmt: skip
         for parameter in parameters:
             parameter.requires_grad_(False)
             parameter.grad = None
         self.optimizer = None
         if not all(parameter.isfinite().all() for parameter in parameters):
-            name, rate = self.tasks[t].name, RATE[self.cursor.phase]
-            raise RunFailed(f"training on task '{name}' left parameters that are not finite: lower {rate}")
+            rate = self.rate_of(t, self.cursor.phase)
+            raise RunFailed(f"training on task '{self.stages[t]}' left parameters that are not finite: lower {rate}")
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -274,7 +290,7 @@ class Session:
 
     def chance(self, purpose: str, t: int, *key: object) -> torch.Generator:
         """The generator of one use of chance: keyed by seed, purpose and the task's name, not by its position."""
-        return generator(self.config.seed, purpose, self.tasks[t].name, *key)
+        return generator(self.config.seed, purpose, self.stages[t], *key)
 
     def new_optimizer(self, phase: "Phase") -> torch.optim.Optimizer:
         """AdamW over the groups; in a phase that was left in its middle, with its moments as they were."""
@@ -339,7 +355,7 @@ class Session:
             result = yield from self.score(last, j, "validation")
             found.append(result.score)
         self.scores.validation, found = found, []
-        if not self.learner.per_task:
+        if not self.learner.isolated:
             return
         for j in range(len(self.tasks)):
             result = yield from self.score(last, j, oracle=True)
@@ -348,6 +364,43 @@ class Session:
         self.scores.oracle = found
 
     # -- bookkeeping -----------------------------------------------------------------------------------------------
+
+    def meet_all(self) -> None:
+        """Room for every task, as at the end of a run."""
+        for t in range(len(self.tasks)):
+            self.learner.meet(t)
+
+    def rebuild(self) -> None:
+        """In a fresh session: the tasks met and the memory filled as the cursor says; values are filled in afterwards."""
+        cursor = self.cursor
+        learned = cursor.task + (cursor.phase != "train")  # tasks whose stage A is done
+        for t in range(max(learned, cursor.task + 1 if cursor.phase == "train" and cursor.step else learned)):
+            self.learner.meet(t)
+            if t < learned:
+                self.memory.add(self.tasks[t], self.rows[t, "train"])
+
+    @property
+    def kept(self) -> dict[str, dict[str, Tensor]]:
+        """What going on needs beside parameters and statistics, by its name in a saved state."""
+        return {"isolated": self.isolated}
+
+    def changing(self, k: int) -> bool:
+        """Whether expert k may still change: it is shared, or its task is being learned."""
+        return not self.learner.per_task or (k == self.cursor.task and self.cursor.phase == "train")
+
+    def final(self, t: int) -> list[int]:
+        """Experts that are done with training on task t."""
+        return [len(self.learner.bank) - 1] if self.learner.per_task else []
+
+    def rate_of(self, t: int, phase: str) -> str:
+        """The option that is the learning rate of a phase."""
+        return RATE[phase]
+
+    def said(self, t: int) -> str:
+        """One line about task t, which has ended."""
+        row = self.scores.matrix[t][: t + 1]
+        scores = "  ".join(f"{name} {score:.3f}" for name, score in zip(self.stages, row, strict=False))
+        return f"after {self.stages[t]}: average {sum(row) / len(row):.3f}   {scores}"
 
     def advance(self, task: int, phase: str) -> None:
         """The current phase is done; the next one begins."""
@@ -399,12 +452,13 @@ class Session:
 
 @dataclass(frozen=True)
 class Phase:
-    """What the optimiser does in one phase: groups of named parameters with their rates, three functions of the step, methods."""
+    """What the optimiser does in one phase: groups of named parameters, their rates, the examples, three functions."""
 
     groups: list[dict[str, nn.Parameter]]
     rates: list[float]
     steps: int
     epochs: int
+    examples: Sequence[Encoded]
     rows: Callable[[int], list[Encoded]]
     decide: Callable[[Batch, int], Decision | None]
     terms: Callable[[Batch, Decision | None], dict[str, Tensor]]

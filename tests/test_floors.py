@@ -26,7 +26,7 @@ FLOORS = [
     ["method", "evaluate", "inference"],
     ["methods/*", "store"],
     ["loop"],
-    ["checkpoint", "console"],
+    ["transfer", "checkpoint", "console"],
     ["record"],
     ["api"],
     ["cells"],

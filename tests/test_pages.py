@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import FORGETS, KEEPS, TASKS, configuration, write_run
+import streamlit
+from conftest import FORGETS, KEEPS, TASKS, configuration, write_run, write_transfer
 from scipy import stats
 from streamlit.testing.v1 import AppTest
 from test_library import save
@@ -107,7 +108,7 @@ def crowd(tmp_path_factory):
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("case", ["none", "one", "many", "damaged", "unrouted", "unrecorded", "begun"])
+@pytest.mark.parametrize("case", ["none", "one", "many", "damaged", "unrouted", "unrecorded", "begun", "transfer"])
 def test_every_page_in_every_situation(runs, recorded, crowd, page, case, monkeypatch):
     """Nothing breaks, and every chart has a text equivalent and its code."""
     if case == "many":
@@ -116,6 +117,8 @@ def test_every_page_in_every_situation(runs, recorded, crowd, page, case, monkey
         for name in ("run.json", "config.yaml", "matrix.json"):
             (write_run(runs, f"bad-{name[:3]}").dir / name).write_text("{")
         (write_run(runs, "bad-routing").dir / "routing" / "after_2.safetensors").write_bytes(b"xx")
+    elif case == "transfer":
+        write_transfer(runs, "a")
     elif case == "begun":
         write_run(runs, "a", matrix=[], status="queued", events=False)
     elif case == "unrouted":
@@ -132,6 +135,18 @@ def test_every_page_in_every_situation(runs, recorded, crowd, page, case, monkey
         assert "config.yaml cannot be read" in texts(app)
     if page != "train":  # which loads the plug-ins
         assert not app.error or case == "damaged"
+
+
+def test_transfer_runs_stand_in_a_table_of_their_own(runs):
+    write_transfer(runs, "moved"), write_run(runs, "stream")
+    app = open_page("compare", runs=["moved", "stream"])
+    table, other = app.dataframe[0].value, app.dataframe[1].value
+    assert table.loc["32 shots"].tolist() == ["0.700"] and table.loc["Gradient alignment"].tolist() == ["0.200"]
+    assert "Forgetting" in other.index and "32 shots" not in other.index
+    app = open_page("jobs", job="moved")
+    scores = next(table.value for table in app.dataframe if "cooking" in table.value.index)
+    assert scores.loc["cooking"].tolist() == [0.5, 0.6, 0.7]
+    assert "cooking, 32 shots 0.70" in texts(app)
 
 
 def test_start_tells_the_recorded_story(recorded):
@@ -816,6 +831,16 @@ def test_self_check_tries_what_training_needs(runs, monkeypatch):
     monkeypatch.setattr(system, "PROBE", "raise SystemExit('no torch here')")
     found = {check.name: check for check in system.self_check(runs / "file")}
     assert not found["Runs can be written"].good and found["A process can train"].seen == "no torch here"
+
+
+def test_the_map_of_recipes_is_that_of_the_command_line(runs, monkeypatch):
+    app = open_page("about", about_map="true")
+    table = app.dataframe[0].value
+    assert table.to_dict("records") == cli.listing("recipes", None) and "l2r" in set(table["name"])
+    monkeypatch.setattr(system, "recipes", lambda: (_ for _ in ()).throw(LabError("no <b>torch</b>")))
+    streamlit.cache_data.clear()
+    app = open_page("about", about_map="true")
+    assert "no <b>torch</b>" in texts(app) and not app.dataframe
 
 
 # -- lessons ---------------------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def controls(run: Run, state: str) -> None:
                 shell.page("train"), label="Duplicate", icon=":material/content_copy:",
                 query_params={"recipe": run.config["recipe"], "from": run.id}, help="Opens the form with its settings.",
             )  # fmt: skip
-        if state == "finished" and not run.info.get("replay"):
+        if state == "finished" and not run.info.get("replay") and run.protocol == "stream":
             st.download_button(
                 "Replay file", lambda: replay.trace(run), f"{run.id}.jsonl", "application/jsonl", icon=":material/movie:",
                 type="tertiary", on_click="ignore", key="job_trace", help="The run without weights: it plays anywhere.",
@@ -182,6 +182,9 @@ def loss(run: Run) -> None:
 
 def matrix(run: Run) -> None:
     st.subheader("Scores", anchor=False)
+    if run.protocol == "transfer":
+        st.dataframe(views.transfer_scores(run), key="job_transfer", alt="Scores of the held-out tasks by number of shots")
+        return shell.how_to_read("Each held-out task before any of its examples is seen (0), and after adaptation to so many.")
     if not run.matrix and not run.scores.get("partial"):
         st.caption("The first row appears when the first task is learned.")
         return
