@@ -32,6 +32,7 @@ FLOORS = [
     ["cells"],
     ["grid", "bench", "compose", "jobs", "analysis"],
     ["preflight", "library"],
+    ["arithmetic"],
     ["pages/*"],
     ["cli"],
     ["__main__"],

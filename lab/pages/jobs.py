@@ -176,13 +176,8 @@ def loss(run: Run) -> None:
     wide = table.pivot_table(index="index", columns="task", values="loss")[tasks].set_axis(names, axis=1).reset_index()
     st.line_chart(wide, x="index", y=names, color=colours, x_label="optimiser steps", y_label="loss", height=280, alt=alt)
     memory = " A jump marks where training on the memory begins." if (table["phase"] == "memory").any() else ""
-    shell.how_to_read(f"The whole run, one colour per task.{memory}")
-    with st.popover("Code", icon=":material/code:", type="tertiary", key="job_loss_code"):
-        st.code(shell.python_of(figures.loss_curve, views.losses, (run,), {}), language="python")
-        st.download_button(
-            "Numbers as CSV", lambda: views.losses(run).to_csv(index=False), "loss.csv", "text/csv", key="job_loss_csv",
-            icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
+    python = shell.python_of(figures.loss_curve, views.losses, (run,), {})
+    shell.foot("job_loss", f"The whole run, one colour per task.{memory}", python, [run], lambda: views.losses(run))
 
 
 def matrix(run: Run) -> None:

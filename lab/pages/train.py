@@ -284,11 +284,11 @@ def before_start(made: config.RunConfig) -> None:
         tasks, forecast = expected(made, report)
     except LabError as error:
         return st.warning(f"The data cannot be read: {shell.plain(error)}", icon=":material/broken_image:")
-    time_, memory, parameters = st.columns(3)
     unknown = "not known before the data is loaded" if forecast is None else forecast.source
     known = forecast and forecast.seconds is not None
-    time_.metric("Time, about", duration(forecast.seconds) if known else "–", help=shell.plain(unknown))
-    memory.metric("Memory, about", f"{forecast.peak_bytes / 1e9:.1f} GB" if known else "–", help=shell.plain(unknown))
+    time_, memory, parameters = st.columns(3)
+    time_.metric("Time", duration(forecast.seconds) if known else "–", help=shell.plain(unknown))
+    memory.metric("Memory", f"{forecast.peak_bytes / 1e9:.1f} GB" if known else "–", help=shell.plain(unknown))
     count = f"{report['trainable_parameters']:,}" if report else "–"
     parameters.metric("Trainable", count, help="Parameters trained over the whole stream; counted when the model is looked at.")
     st.caption(f"Forecast: {shell.plain(unknown)}. Less if another run has trained some of these experts already.")
