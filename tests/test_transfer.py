@@ -71,6 +71,7 @@ def test_what_adaptation_changes(recipe, trained):
     made, moments = trained(*recipe)
     start = moments["TaskEnded", 0]
     for stage in (1, 2):
+        assert toy.equal(moments["TaskStarted", stage], start)
         after = moments["Learned", stage]
         changed = {name for name in start if not torch.equal(start[name], after[name])}
         experts = TUNED.get(recipe[0], POOL)
