@@ -83,8 +83,8 @@ def explain(error: ValidationError, model: type[BaseModel], section: str = "") -
 
 
 def _explain(problem: Any, model: Any, section: str) -> str:
-    members = ("str", "list[str]", "constrained-int")  # of a union
-    path = [str(part) for part in problem["loc"] if part not in members and not str(part).startswith("literal[")]
+    unions = ("str", "list[str]", "literal[", "constrained-int")  # members of a union
+    path = [str(part) for part in problem["loc"] if part not in unions[:2] and not str(part).startswith(unions[2:])]
     if problem["type"] == "extra_forbidden":
         for part in path[:-1]:
             kinds = model.model_fields[part].annotation

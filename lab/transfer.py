@@ -170,7 +170,7 @@ class Transfer(Session):
         def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
             return {"task": learner.cross_entropy(learner.logits(batch), batch.label, batch.task, "task")} | decision.losses
 
-        yield from self.fit(s, Phase(groups, rates, steps, epochs, rows_of, decide, terms))
+        yield from self.fit(s, Phase(groups, rates, steps, epochs, rows, rows_of, decide, terms))
         for k in range(len(learner.bank)):
             learner.bank.trainable(k, False)
 

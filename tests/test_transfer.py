@@ -360,8 +360,8 @@ def test_every_label_gets_a_shot():
 @pytest.mark.parametrize(
     ("recipe", "options", "said"),
     [
-        ("poly", ["transfer=null"], "experts.allocation = 8: a pool is trained on all tasks at once: set transfer.shots, "
-         "or use experts.allocation=per_task or shared"),
+        ("poly", ["transfer=null"], "experts.allocation = 8: router skills does not learn with a pool: "
+             "set transfer.shots to train on all tasks at once, or use router=l2p, experts.allocation=per_task or shared"),
         ("full", ["transfer={}"], "scenario class: transfer is between known tasks: use scenario=task"),
         ("replay", ["transfer={}", "scenario=task"],
          "recipe replay stores or replays examples of a stream, transfer has none: drop transfer or them"),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lab.errors import LabError
 from lab.expert import LayerInfo
-from lab.router import Decision, Request, Router, RouterOptions, normalised
+from lab.router import Axes, Decision, Request, Router, RouterOptions, normalised
 
 BOUND = 1e-3  # of the first logits: nearly the same weight for every skill
 
@@ -39,6 +39,7 @@ class Skills(Router):
     """A learned table of tasks and skills: which skills of the inventory each task uses; it is given the task, and says so."""
 
     name = "skills"
+    axes = Axes("learned", "layer", "task", "soft")
     uses_task_id = True
     Options = SkillsOptions
     options: SkillsOptions
