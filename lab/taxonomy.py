@@ -69,6 +69,6 @@ def uses(router: type[Router], config: RunConfig) -> str:
 
 def kept(router: type[Router], config: RunConfig) -> str:
     """What grows by the task."""
-    if config.experts.allocation != "per_task":
-        return "classifier rows" + (", router rows" if (router.axes.choice, router.axes.granularity) == ("learned", "task") else "")
-    return "module, classifier rows" + (", router rows" if router.axes.choice == "learned" else "")
+    learned, own = router.axes.choice == "learned", config.experts.allocation == "per_task"
+    rows = "classifier rows" + (", router rows" if learned and (own or router.axes.granularity == "task") else "")
+    return f"module, {rows}" if own else rows
