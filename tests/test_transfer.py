@@ -340,7 +340,7 @@ def test_lab_run(tmp_path):
             "transfer.shots=[4, 33]",
             "transfer.shots = 33: held-out task 'sea' has 32 training examples: ask for at most these",
         ),
-        ("router.heads=5", "router.heads = 5 does not divide the width 32 of layer encoder.layer.0.attention.self.query: "
+        ("router.heads=5", "router.heads = 5 does not divide the width 32 of layer encoder.layer.1.attention.self.query: "
          "choose one of 1, 2, 4, 8, 16, 32"),
     ],
 )  # fmt: skip
