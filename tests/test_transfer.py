@@ -13,7 +13,7 @@ from tiny import hidden, rel
 from typer.testing import CliRunner
 
 import lab
-from lab import cli, tables, views
+from lab import cli, inference, tables, views
 from lab.config import TransferConfig, configure
 from lab.errors import LabError
 from lab.learner import Learner
@@ -289,6 +289,11 @@ def test_recipes_are_compared_in_a_table_of_their_own(run, tmp_path):
     listed = json.loads(CliRunner().invoke(cli.app, ["compare", "mine", "stream", "--json", "--runs", str(folder)]).stdout)
     assert [one.get("protocol") for one in listed] == ["transfer", None]
     assert "Gradient alignment" in tables.comparison(found).table.columns
+
+
+def test_the_playground_is_for_streams(run):
+    with pytest.raises(LabError, match="run 'mine' is of protocol transfer: texts can be asked of runs on a stream"):
+        inference.load(run)
 
 
 def test_commands_that_read_a_stream_say_so(run):
