@@ -362,13 +362,19 @@ def _consistent(config: RunConfig) -> RunConfig:
         raise LabError(f"{named} exclude each other: set all but one of them to 0")
     if config.memory.policy != "reservoir" and not config.memory.total:
         raise LabError("memory.policy says how memory.total is shared: set memory.total above 0 and the other budgets to 0")
+    (_transferable if config.transfer else _streamable)(config, budgets)
     if config.router.name == "oracle" and config.experts.allocation != "per_task":
         raise LabError("router oracle picks the expert of the true task: use experts.allocation=per_task")
     methods = (registry.methods, config.methods.values())
     for kind, chosen in ((registry.experts, [config.experts]), (registry.routers, [config.router]), methods):
         for options in chosen:
             kind.get(options.name).check(config)
-    (_transferable if config.transfer else _streamable)(config, budgets)
+    router = registry.routers.get(config.router.name)
+    if not config.transfer and not isinstance(config.experts.allocation, str) and not router.learns_with_experts:
+        raise LabError(
+            f"experts.allocation = {config.experts.allocation}: router {router.name} does not learn with a pool: "
+            "set transfer.shots to train on all tasks at once, or use router=l2p, experts.allocation=per_task or shared"
+        )
     return config
 
 
@@ -377,12 +383,6 @@ def _streamable(config: RunConfig, budgets: Sequence[str]) -> None:
     need = "needs stored examples: set memory.per_task, memory.per_class or memory.total above 0"
     if config.memory_training.steps and not budgets:
         raise LabError(f"memory_training.steps {need}")
-    router = registry.routers.get(config.router.name)
-    if not isinstance(config.experts.allocation, str) and not router.learns_with_experts:
-        raise LabError(
-            f"experts.allocation = {config.experts.allocation}: router {router.name} does not learn with a pool: "
-            "set transfer.shots to train on all tasks at once, or use router=l2p, experts.allocation=per_task or shared"
-        )
     isolated = config.experts.allocation == "per_task" and config.experts.isolated
     if isolated and config.train.classes == "seen":
         raise LabError(
