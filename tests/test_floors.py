@@ -21,7 +21,7 @@ FLOORS = [
     ["streams/*", "memory", "labels", "views", "work", "replay"],
     ["sources", "expert", "composition", "tables", "repeats", "glossary", "lesson"],
     ["router", "experts/*", "figures"],
-    ["routers/*", "backbone", "bank", "report", "versus"],
+    ["routers/*", "backbone", "bank", "report", "versus", "taxonomy"],
     ["learner"],
     ["method", "evaluate", "inference"],
     ["methods/*", "store"],
