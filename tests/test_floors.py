@@ -32,7 +32,6 @@ FLOORS = [
     ["cells"],
     ["grid", "bench", "compose", "jobs", "analysis"],
     ["preflight", "library"],
-    ["arithmetic"],
     ["pages/*"],
     ["cli"],
     ["__main__"],
