@@ -119,7 +119,14 @@ class Learner(nn.Module):
             for k in range(len(self.bank)):
                 self.bank.trainable(k, False)
             self.bank.grow(name if self.per_task else "shared", seed, "expert", name if self.per_task else "shared")
-            self.router.grow(len(self.bank))
+            self.router.grow(len(self.bank), len(self.space.own[t]))
+
+    def learned(self, rows: Sequence[Encoded]) -> None:
+        """Let the router keep what it needs of the task met last: its trained expert and its training examples."""
+        experts = [dict(self.bank.expert(k)) for k in range(len(self.bank))]
+        queries = self.layer_queries(rows) if self.router.learns_queries else []
+        with torch.no_grad():
+            self.router.learned(experts, queries, torch.tensor([row.label for row in rows], device=self.device))
 
     def renew(self) -> None:
         """Experts and classifier rows of the tasks met so far as they were before any training."""

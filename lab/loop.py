@@ -30,7 +30,7 @@ from lab.stream import SPLITS, Task
 from lab.work import Work
 
 EVALUATION_BATCH = 64
-RATE = {"train": "train.lr", "memory": "memory_training.lr"}  # the learning rate of a phase
+RATE = {"train": "train.lr", "gate": "router.lr", "memory": "memory_training.lr"}  # the learning rate of a phase
 
 
 @dataclass
@@ -108,8 +108,11 @@ class Session:
         for t in range(self.cursor.task, len(self.tasks)):
             if self.cursor.phase == "train":
                 yield from self.learn(t)
-                self.advance(t, "memory")
+                self.advance(t, "gate")
                 yield events.Learned(t, self.tasks[t].name, self.progress())
+            if self.cursor.phase == "gate":
+                yield from self.train_gate(t)
+                self.advance(t, "memory")
             if self.cursor.phase == "memory":
                 yield from self.train_on_memory(t)
                 self.advance(t, "evaluate")
@@ -174,11 +177,35 @@ class Session:
         for name in learner.parameters_of(range(t + 1)):
             if name in trained:
                 self.isolated[name] = trained[name].detach().clone()
+        if isolated:
+            with self.timed():
+                learner.learned(rows)
+
+    def train_gate(self, t: int) -> Iterator[events.Event]:
+        """What the router has for the new expert alone, from the task's training examples; expert and classifier are frozen."""
+        learner, batch_size, rows = self.learner, self.config.train.batch_size, self.rows[t, "train"]
+        expert, options = len(learner.bank) - 1, self.config.router
+        gate = {f"router.{name}": parameter for name, parameter in learner.router.gate(expert).items()}
+        if not gate:
+            return
+
+        def rows_of(step: int) -> list[Encoded]:
+            epoch, place = divmod(step, -(-len(rows) // batch_size))
+            return [rows[i] for i in shuffled(rows, batch_size, self.chance("gate order", t, epoch))[place]]
+
+        def decide(batch: Batch, step: int) -> Decision:
+            return learner.router.gated(expert)
+
+        def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
+            return {"gate": learner.own_cross_entropy(learner.logits(batch, t), batch.label, batch.task)}
+
+        yield from self.fit(t, Phase([gate], [options.lr], options.steps, 1, rows_of, decide, terms))
 
     def train_on_memory(self, t: int) -> Iterator[events.Event]:
         """Stage B: routers, and the classifier if asked, from the stored examples; experts and backbone are frozen."""
         learner, config = self.learner, self.config.memory_training
-        router = {f"router.{name}": parameter for name, parameter in learner.router.named_parameters()}
+        learns = learner.router.trained_on_memory
+        router = {f"router.{name}": parameter for name, parameter in learner.router.named_parameters() if learns}
         classifier = learner.parameters_of(range(t + 1))
         tuned = classifier if config.classifier == "tuned" else {}
         if t == 0 or not config.steps or not (router or tuned):

@@ -133,7 +133,7 @@ class Recorder:
 
     def write_step(self, event: events.Step) -> None:
         """About one line a second, and the first and last step of a phase; the state every N steps, and before an evaluation."""
-        saved = event.step % self.session.config.checkpoint.every == 0 or (event.phase == "memory" and event.step == event.steps)
+        saved = event.step % self.session.config.checkpoint.every == 0 or (event.phase != "train" and event.step == event.steps)
         shown = event.step in (1, event.steps) or time.monotonic() - self.last_step >= LOG_EVERY
         if not (saved or shown):
             return

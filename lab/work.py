@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lab.config import RunConfig
 
-PHASES = ("train", "memory", "evaluate")
+PHASES = ("train", "gate", "memory", "evaluate")
 TRAINING = 3.0  # a training example counts as much as three forward passes: one forward, about two backward
 
 
@@ -21,6 +21,8 @@ class Work:
         config = self.config
         if phase == "train":
             return TRAINING * config.train.epochs * self.sizes[task]["train"]
+        if phase == "gate":
+            return TRAINING * getattr(config.router, "steps", 0) * config.train.batch_size
         if phase == "memory":
             return TRAINING * config.memory_training.steps * config.memory_training.batch_size
         return float(sum(size["test"] for size in self.sizes[: task + 1 if task >= 0 else None]))
