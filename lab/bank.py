@@ -188,7 +188,7 @@ class Bank(nn.Module):
         tensors = {name: p.detach().float().cpu().numpy() for name, p in self.expert(k).items()}
         config = {"expert": self.kind.options.model_dump(), "name": self.names[k]}
         if self.kind.peft_format:
-            tensors = {f"base_model.model.{name}.weight": tensor for name, tensor in tensors.items()}
+            tensors = {f"base_model.model.{name}{self.kind.peft_names[1]}": tensor for name, tensor in tensors.items()}
             config = self.kind.peft_config([layer.name for layer in self.layers], base)
         files.write_arrays(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
         files.write_json(folder / "adapter_config.json", config)
@@ -235,7 +235,8 @@ class Bank(nn.Module):
         if config.get("use_dora") or config.get("rank_pattern") or config.get("alpha_pattern"):
             raise LabError(f"{folder}: DoRA and per-layer ranks are not supported")
         names = {layer.name for layer in self.layers}
-        return {_own_name(name, names): tensor.float() for name, tensor in tensors.items() if "lora_" in name}
+        own = self.kind.peft_names[0]
+        return {_own_name(name, names): tensor.float() for name, tensor in tensors.items() if own in name}
 
 
 def _own_name(peft_name: str, layers: set[str]) -> str:

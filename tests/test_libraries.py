@@ -1,5 +1,7 @@
 """Libraries of independently trained experts: each rule of selection against its formula or an independent reference."""
 
+import importlib
+
 import numpy as np
 import pytest
 import tiny
@@ -8,15 +10,17 @@ import toy
 from sklearn.covariance import empirical_covariance
 from tiny import rel
 
+from lab.bank import Bank
 from lab.config import configure
 from lab.errors import LabError
 from lab.expert import LayerInfo
 from lab.registry import routers
-from lab.router import Request, Router, top_softmax
+from lab.router import Decision, Request, Router, top_softmax
 
 WIDTH = 6
 LAYERS = [LayerInfo("first", 8, 12), LayerInfo("second", 6, 8)]
 SELECTIONS = ["prototype", "epi", "mocl", "dam"]
+RECIPES = [*SELECTIONS, "arrow", "phatgoose"]
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -162,14 +166,206 @@ def test_means_of_earlier_tasks_stay_as_tasks_come(recipe):
     assert torch.equal(chosen(taught(recipe_s(recipe), tasks[:1]), queries), torch.ones(10, 1))  # E = 1
 
 
+# arrow ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_arrow_s_prototype_is_the_first_right_singular_vector_of_the_product():
+    """At full size: d = 2048, r = 16, random factors, whose spectrum is nearly flat."""
+    amplified = importlib.import_module("lab.routers.arrow").amplified
+    for rank, inputs, outputs in ((16, 2048, 2048), (4, 96, 32), (3, 2, 40), (1, 8, 5)):
+        a, b = numbers(rank, inputs, seed=1), numbers(outputs, rank, seed=2)
+        exact = torch.linalg.svd(b @ a).Vh[0]
+        found = amplified(a, b)
+        assert abs(float(found.norm()) - 1) < 1e-9
+        assert abs(float(found.float() @ exact)) > 0.99999, (rank, inputs)
+
+
+def arrow_over(made: Bank, **options) -> Router:
+    """The router over a bank of random experts, met one after the other."""
+    return met(routers.get("arrow")(routers.options({"name": "arrow", **options}), made.layers, 32), made)
+
+
+def met(router: Router, made: Bank) -> Router:
+    for k in range(len(made)):
+        router.grow(max(k + 1, router.experts))
+        router.learned([dict(made.expert(i)) for i in range(k + 1)], [], torch.zeros(0))
+    return router.requires_grad_(False)
+
+
+def layer_outputs(host, made: Bank, decision: Decision, batch: dict) -> list[tuple]:
+    """(layer, input, output) of every adapted layer in a routed pass."""
+    seen = []
+    hooks = [layer.register_forward_hook(lambda layer, args, out: seen.append((layer, args[0], out))) for layer in made.routed_layers]
+    with torch.no_grad(), made.routed(decision):
+        tiny.hidden(host, batch)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 1000])
+@pytest.mark.parametrize("name, options", [("bert", {}), ("llama", {"rslora": True}), ("gpt2", {}), ("bert", {"targets": ["dense"]})])
+def test_arrow_is_a_plain_loop_over_tokens_and_experts(name, options, top_k):
+    """Also with rsLoRA, with transformers' Conv1D, and with a pooler, whose input has one vector per row."""
+    host, made = tiny.bank(name, **options)
+    router = arrow_over(made, top_k=top_k, temperature=0.7)
+    batch = tiny.tokens()
+    decision = router(Request(batch["attention_mask"]))
+    seen = layer_outputs(host, made, decision, batch)
+    assert len(seen) == len(made.layers)
+    scale = tiny.ALPHA / (np.sqrt(tiny.RANK) if options.get("rslora") else tiny.RANK)
+    for layer, x, out in seen:
+        experts = [(e["lora_A"].detach().double(), e["lora_B"].detach().double()) for e in layer.experts]
+        prototypes = [torch.linalg.svd(b @ a).Vh[0] for a, b in experts]
+        expected = layer.base(x).double()
+        for place in np.ndindex(*x.shape[:-1]):
+            token = x[place].double()
+            scores = [(token @ p).abs().item() for p in prototypes]
+            kept = np.argsort(scores)[-top_k:]
+            e = np.exp(np.array([scores[i] for i in kept]) / 0.7)
+            for share, i in zip(e / e.sum(), kept, strict=True):
+                a, b = experts[i]
+                expected[place] += scale * share * (b @ (a @ token))
+        assert rel(out.double(), expected) < 1e-5, layer.info.name
+    if options.get("targets"):
+        assert any(x.dim() == 2 for _, x, _ in seen)
+    mask, weights = batch["attention_mask"].bool(), decision.recorded()
+    assert weights.shape == (4, len(made.layers), 1, 3) and torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5)
+    first = decision.made[0]
+    if first.shape[1] == mask.shape[1]:  # padding is left out of what is recorded
+        assert rel(weights[1, 0], first[1][mask[1]].mean(0)) < 1e-6
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_arrow_is_peft_s_given_the_prototypes(top_k, tmp_path):
+    from peft import ArrowConfig
+    from peft.tuners.lora import create_arrow_model
+
+    host, made = tiny.bank("llama")
+    for k in range(len(made)):
+        made.export(k, tmp_path / f"e{k}")
+    theirs = create_arrow_model(tiny.model("llama"), [str(tmp_path / f"e{k}") for k in range(3)],
+                                ArrowConfig(top_k=top_k, router_temperature=0.8, rng_seed=0)).eval()  # fmt: skip
+    batch = {"input_ids": tiny.tokens()["input_ids"]}
+    with torch.no_grad():
+        expected = theirs(**batch).last_hidden_state
+    router = arrow_over(made, top_k=top_k, temperature=0.8)
+    for i, layer in enumerate(made.layers):
+        arrow = theirs.base_model.model.get_submodule(layer.name).lora_arrow["arrow_router"]
+        cosine = (arrow.prototypes * getattr(router, f"prototype{i}")).sum(-1).abs()
+        assert (cosine > 0.9).all()  # power iterations: near
+        getattr(router, f"prototype{i}").copy_(arrow.prototypes)
+    with torch.no_grad(), made.routed(router(Request(torch.ones_like(batch["input_ids"])))):
+        assert rel(tiny.hidden(host, batch), expected) < 1e-5
+
+
+def test_general_knowledge_is_subtracted_and_nothing_is_changed():
+    """Outputs and prototypes are those of Arrow over experts that were trained to be the difference: D_e - mean of all D."""
+    host, made = tiny.bank("bert")
+    before = {f"{k}.{name}": p.clone() for k in range(3) for name, p in made.expert(k).items()}
+    router, batch = arrow_over(made, top_k=2, subtract_mean=True), tiny.tokens()
+    decision = router(Request(batch["attention_mask"]))
+    for layer, x, out in layer_outputs(host, made, decision, batch):
+        updates = [e["lora_B"].double() @ e["lora_A"].double() for e in layer.experts]
+        rest = [d - sum(updates) / 3 for d in updates]
+        scores = torch.stack([(x.double() @ torch.linalg.svd(d).Vh[0]).abs() for d in rest], -1)
+        best = scores.topk(2, -1)
+        w = torch.zeros_like(scores).scatter(-1, best.indices, best.values.softmax(-1))
+        expected = layer.base(x).double() + made.kind.scale * sum(w[..., e, None] * (x.double() @ d.T) for e, d in enumerate(rest))
+        assert rel(out.double(), expected) < 1e-5
+        assert rel(decision.made[layer.index][:, :, 0].double(), w) < 1e-4
+    assert torch.allclose(decision.recorded().sum(-1), torch.ones(()), atol=1e-5)
+    assert all(torch.equal(tensor, made.expert(int(name[0]))[name[2:]]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("recipe", ["arrow", "phatgoose"])
+def test_a_router_inside_the_layers_has_the_gradient_of_its_weights_with_checkpointing_too(recipe):
+    """Experts under it get the same gradients whether layers are run again in backward or not."""
+    found = []
+    for again in (False, True):
+        host, made = tiny.bank("bert")
+        router = met(over(recipe, made), made)
+        if again:
+            host.train()
+            host.gradient_checkpointing_enable({"use_reentrant": False})
+            host.enable_input_require_grads()
+        batch = tiny.tokens()
+        with made.routed(router(Request(batch["attention_mask"]))):
+            tiny.readout(tiny.hidden(host, batch), batch["attention_mask"]).backward()
+        found.append([p.grad for p in made.expert(0).values()])
+    assert all(rel(b, a) < 1e-5 and a.any() for a, b in zip(*found, strict=True))
+
+
+# phatgoose --------------------------------------------------------------------------------------------------------------------
+
+
+def over(recipe: str, made: Bank) -> Router:
+    """The router of a recipe over a bank; gates are random."""
+    options = configure(recipe).router
+    router = routers.get(options.name)(options, made.layers, 32)
+    router.grow(len(made))
+    for i, p in enumerate(router.parameters()):
+        p.data = numbers(*p.shape, seed=70 + i)
+    return router
+
+
+def test_phatgoose_routes_by_standardised_products_of_input_and_gate():
+    host, made = tiny.bank("bert")
+    router, batch = over("phatgoose", made).requires_grad_(False), tiny.tokens()
+    decision = router(Request(batch["attention_mask"]))
+
+    def standard(z: torch.Tensor) -> np.ndarray:
+        z = z.numpy().astype(float)
+        return (z - z.mean()) / np.sqrt(z.var() + 1e-5)
+
+    for layer, x, _ in layer_outputs(host, made, decision, batch):
+        for place in np.ndindex(*x.shape[:-1]):
+            s = np.array([standard(x[place]) @ standard(v) for v in router.vectors[layer.index]]) / np.sqrt(x.shape[-1])
+            kept = np.argsort(s)[-2:]
+            w = np.zeros(3)
+            w[kept] = np.exp(s[kept]) / np.exp(s[kept]).sum()
+            assert np.allclose(decision.made[layer.index][place][0].numpy(), w, atol=1e-4)
+
+
+def test_a_gate_weighs_its_expert_by_a_sigmoid_while_it_is_trained():
+    host, made = tiny.bank("bert")
+    router, batch = over("phatgoose", made).requires_grad_(False), tiny.tokens()
+    for layer, x, out in layer_outputs(host, made, router.gated(1), batch):
+        a, b = layer.experts[1]["lora_A"], layer.experts[1]["lora_B"]
+        share = torch.sigmoid((x * router.vectors[layer.index][1]).sum(-1, keepdim=True))
+        assert rel(out, layer.base(x) + made.kind.scale * share * (x @ a.T @ b.T)) < 1e-5
+
+
+def test_each_gate_is_trained_on_its_own_task_alone():
+    """Steps as told, the loss falls; the gates of other experts, the experts and the classifier rows stay."""
+    made = toy.session("phatgoose", "router.steps=12", "router.lr=0.2", of=toy.tasks("sea", "city", "farm"))
+    gates, losses, before = [[v.detach().clone() for layer in made.learner.router.vectors for v in layer]], {}, {}
+    for event in made.train():
+        if type(event).__name__ == "Learned":
+            before = {**toy.expert(made, event.name), **dict(made.isolated)}
+        if type(event).__name__ == "Step" and event.phase == "gate":
+            losses.setdefault(event.task, []).append(float(event.terms["gate"]))
+            if event.step == event.steps:
+                rows = dict(made.learner.parameters_of(range(event.task + 1)))
+                after = {**toy.expert(made, made.tasks[event.task].name), **rows}
+                assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+                gates.append([torch.stack([*layer]).detach().clone() for layer in made.learner.router.vectors])
+    assert {t: len(found) for t, found in losses.items()} == {0: 12, 1: 12, 2: 12}
+    for t in range(3):
+        assert all(layer[t].any() for layer in gates[t + 1])
+        for later in gates[t + 2 :]:
+            assert all(torch.equal(layer[: t + 1], old) for layer, old in zip(later, gates[t + 1], strict=True))
+    assert all(layer.shape[0] == 3 for layer in gates[-1])
+
+
 # all of them in the loop ------------------------------------------------------------------------------------------------------
 
 
 def test_the_experts_are_those_of_l2r(tmp_path):
     """The same memory, classifier training and stored experts: in one table only the selection differs."""
     first = toy.trained("l2r", store=tmp_path)
-    for recipe in SELECTIONS:
-        made = toy.trained(recipe, store=tmp_path)
+    for recipe in RECIPES:
+        made = toy.trained(recipe, *(["router.steps=3"] if recipe == "phatgoose" else []), store=tmp_path)
         assert made.cursor.reused_s > 0 and len([*tmp_path.iterdir()]) == 2
         assert toy.equal(toy.expert(made, "city"), toy.expert(first, "city"))
         for field in ("memory", "memory_training", "train"):
@@ -187,10 +383,13 @@ def test_the_means_are_those_of_the_training_examples_in_the_frozen_backbone():
 
 
 def test_selections_need_experts_of_their_own():
-    for recipe in SELECTIONS:
-        with pytest.raises(LabError, match=r"^router prototype chooses by what each task's own expert was trained on: use"):
+    for recipe in RECIPES:
+        with pytest.raises(LabError, match=r"^router \w+ chooses by what each task's own expert was trained on: use"):
             configure(recipe, ["experts.allocation=shared"])
         with pytest.raises(LabError, match="isolated=true"):
             configure(recipe, ["experts.isolated=false", "train.classes=seen"])
-    with pytest.raises(LabError, match=r"^router.top_k = 0"):
-        configure("dam", ["router.top_k=0"])
+    for recipe in ("dam", "arrow", "phatgoose"):
+        with pytest.raises(LabError, match=r"^router.top_k = 0"):
+            configure(recipe, ["router.top_k=0"])
+    with pytest.raises(LabError, match=r"^router arrow reads the parameters of lora experts, experts.name is bottleneck: use lora$"):
+        configure("arrow", ["experts=bottleneck"])

@@ -2,7 +2,7 @@
 
 Expert e with the update D_e = B_e A_e in a layer: p_e is the first right singular vector of D_e. Per token and layer
 s_e = |x p_e|, neither side scaled to length one; the weights are the softmax of s / temperature over the `top_k` largest.
-General knowledge subtracted (GenKnowSub, Bihani et al. 2025): D_e - G in place of D_e throughout, with G the mean of all experts.
+General knowledge subtracted (GenKnowSub, Bagherifard et al. 2025): D_e - G in place of D_e throughout, with G the mean of all experts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,10 +51,8 @@ class Arrow(Router):
             a, b = (torch.stack([expert[f"{layer.name}.{part}"] for expert in experts]) for part in ("lora_A", "lora_B"))
             for k in changed:
                 if self.options.subtract_mean:  # D_k - G as one product: its factors side by side, each with its share
-                    share = torch.full((len(experts), 1, 1), -1 / len(experts), device=b.device).index_add(
-                        0, torch.tensor([k], device=b.device), torch.ones(1, 1, 1, device=b.device)
-                    )
-                    found = amplified(a.flatten(0, 1), (b * share).transpose(0, 1).flatten(1))
+                    share = torch.eye(len(experts), device=b.device)[k] - 1 / len(experts)
+                    found = amplified(a.flatten(0, 1), (b * share[:, None, None]).transpose(0, 1).flatten(1))
                 else:
                     found = amplified(a[k], b[k])
                 getattr(self, f"prototype{i}")[k] = found
