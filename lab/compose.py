@@ -1,14 +1,14 @@
 """Arithmetic on saved experts: add, negate, scale, analogy, peft's merges, clusters. Nothing is trained and no input is changed.
 
-The first part are pure functions of tensors; the second reads and writes folders in peft's format. An adapter holds its parameters
-as `<layer>.lora_A` (r, I) and `<layer>.lora_B` (O, r), or `<layer>.ia3_l`. The operators of Zhang et al. (2023, arXiv 2306.14870)
-act on parameters and presume adapters that started from the same values; merges of updates (cat, svd) presume nothing.
+First pure functions, then folders in peft's format. An adapter holds its parameters as `<layer>.lora_A` (r, I) and `<layer>.lora_B`
+(O, r), or `<layer>.ia3_l`. The operators of Zhang et al. (2023, arXiv 2306.14870) act on parameters and presume adapters that
+started from the same values; merges of updates (cat, svd) presume nothing.
 """
 
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ class Adapter:
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any]
     name: str = ""
-    history: tuple[str, ...] = field(default=())  # what it was made of, line by line
+    sha256: str = "none, it was never saved"  # of the file of its weights
 
     @property
     def kind(self) -> str:
@@ -82,13 +82,15 @@ def analogy(task: Adapter, target: Adapter, source: Adapter, weights: Sequence[f
     return _made(task, found)
 
 
-def add(adapters: Sequence[Adapter], weights: Sequence[float] | None = None, how: How = "parameters", density: float = 0.2) -> Adapter:
+def add(
+    adapters: Sequence[Adapter], weights: Sequence[float] | None = None, how: How = "parameters", density: float = 0.2
+) -> Adapter:
     """Several adapters as one. `weights` default to equal parts; K of them, one per adapter.
 
     parameters: weighted means of all parameters, the weights normalised to sum one (LoRA: merge, core matrix w w^T). For LoRA too
     the merges of peft: linear, sqrt(|w| s) on both factors, the sign on one; cat, the sum of the updates, exact, of rank K r;
-    svd, its best approximation of the first adapter's rank; ties, of the factors the `density` share of largest values, and the mean
-    of those whose sign agrees with the sum (Yadav et al. 2023). s is each adapter's own scale, so rsLoRA comes out right.
+    svd, its best approximation of the first adapter's rank; ties, of the factors the `density` share of largest values, and the
+    mean of those whose sign agrees with the sum (Yadav et al. 2023). s is each adapter's own scale: right for rsLoRA too.
     """
     weights = [1 / len(adapters)] * len(adapters) if weights is None else list(weights)
     if len(weights) != len(adapters):
@@ -234,11 +236,11 @@ def read(folder: Path, name: str = "") -> Adapter:
     own = {key: tensor for key, tensor in plain.items() if key.endswith(KINDS[kind])}
     if not own:
         raise LabError(f"{folder} holds no parameters of a {kind} expert")
-    return Adapter(own, config, name or folder.name)
+    return Adapter(own, config, name or folder.name, files.sha256(folder / WEIGHTS))
 
 
-def write(adapter: Adapter, folder: Path, made_by: str, sources: Mapping[str, str]) -> None:
-    """Save in peft's format with a card that says what it was made of: `sources` maps names to SHA-256 of their weights."""
+def write(adapter: Adapter, folder: Path, made_by: str, parts: Sequence[Adapter]) -> None:
+    """Save in peft's format, with a card that says how it was made and of what. Raises LabError if the folder exists."""
     if folder.exists():
         raise LabError(f"{folder} exists already: name a new folder")
     end = ".weight" if adapter.kind == "LORA" else ""
@@ -247,14 +249,24 @@ def write(adapter: Adapter, folder: Path, made_by: str, sources: Mapping[str, st
     try:
         files.write_arrays(folder / WEIGHTS, arrays, {"format": "pt"})
         files.write_json(folder / CONFIG, config)
-        files.replace_bytes(folder / CARD, card(folder.name, config, made_by, sources).encode())
+        files.replace_bytes(folder / CARD, card(folder.name, config, made_by, parts).encode())
     except OSError as error:
         raise LabError(f"{folder} cannot be written: {error.strerror}") from error
 
 
-def card(name: str, config: Mapping[str, Any], made_by: str, sources: Mapping[str, str]) -> str:
+def card(name: str, config: Mapping[str, Any], made_by: str, parts: Sequence[Adapter]) -> str:
     """A model card: how the expert was made, and of what."""
     base = config.get("base_model_name_or_path") or "unknown"
-    lines = ["---", "library_name: peft", f"base_model: {json.dumps(base)}", "---", "", f"# {name}", "", f"Made by `{made_by}` of:", ""]
-    lines += [f"* `{source}` (weights SHA-256 {digest})" for source, digest in sources.items()]
+    lines = [
+        "---",
+        "library_name: peft",
+        f"base_model: {json.dumps(base)}",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"Made by `{made_by}` of:",
+        "",
+    ]
+    lines += [f"* `{part.name}` (weights SHA-256 {part.sha256})" for part in parts]
     return "\n".join([*lines, "", "Nothing was trained; licence: that of the parts and of the base model.", ""])

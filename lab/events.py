@@ -41,7 +41,7 @@ class TaskStarted(Event):
 
 @dataclass(frozen=True)
 class Step(Event):
-    """One optimiser step; `phase` is "train" (stage A, on the task), "gate" (a router's own part for it) or "memory" (stage B)."""
+    """One optimiser step; `phase`: "train" (stage A, on the task), "gate" (a router's own part for it), "memory" (stage B)."""
 
     task: int
     phase: str

@@ -123,7 +123,10 @@ def test_mocl_weighs_by_softmax_of_eight_times_the_cosine():
     """A case by hand: tasks whose unit queries average to (1, 0, ...) and (0, 1, ...); the length of a query does not count."""
     one, two = torch.eye(WIDTH)[:2]
     third = torch.eye(WIDTH)[2]
-    tasks = [(torch.stack([one + third, 5 * (one - third)]), torch.tensor([0, 1])), (torch.stack([two, 3 * two]), torch.tensor([0, 1]))]
+    tasks = [
+        (torch.stack([one + third, 5 * (one - third)]), torch.tensor([0, 1])),
+        (torch.stack([two, 3 * two]), torch.tensor([0, 1])),
+    ]
     w = chosen(taught(recipe_s("mocl"), tasks), torch.stack([7 * (0.6 * one + 0.8 * two)]))
     e = np.exp([8 * 0.6, 8 * 0.8])
     assert np.allclose(w[0].numpy(), e / e.sum(), rtol=1e-5)
@@ -195,7 +198,9 @@ def met(router: Router, made: Bank) -> Router:
 def layer_outputs(host, made: Bank, decision: Decision, batch: dict) -> list[tuple]:
     """(layer, input, output) of every adapted layer in a routed pass."""
     seen = []
-    hooks = [layer.register_forward_hook(lambda layer, args, out: seen.append((layer, args[0], out))) for layer in made.routed_layers]
+    hooks = [
+        layer.register_forward_hook(lambda layer, args, out: seen.append((layer, args[0], out))) for layer in made.routed_layers
+    ]
     with torch.no_grad(), made.routed(decision):
         tiny.hidden(host, batch)
     for hook in hooks:
@@ -204,7 +209,9 @@ def layer_outputs(host, made: Bank, decision: Decision, batch: dict) -> list[tup
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 1000])
-@pytest.mark.parametrize("name, options", [("bert", {}), ("llama", {"rslora": True}), ("gpt2", {}), ("bert", {"targets": ["dense"]})])
+@pytest.mark.parametrize(
+    "name, options", [("bert", {}), ("llama", {"rslora": True}), ("gpt2", {}), ("bert", {"targets": ["dense"]})]
+)
 def test_arrow_is_a_plain_loop_over_tokens_and_experts(name, options, top_k):
     """Also with rsLoRA, with transformers' Conv1D, and with a pooler, whose input has one vector per row."""
     host, made = tiny.bank(name, **options)
@@ -271,7 +278,8 @@ def test_general_knowledge_is_subtracted_and_nothing_is_changed():
         scores = torch.stack([(x.double() @ torch.linalg.svd(d).Vh[0]).abs() for d in rest], -1)
         best = scores.topk(2, -1)
         w = torch.zeros_like(scores).scatter(-1, best.indices, best.values.softmax(-1))
-        expected = layer.base(x).double() + made.kind.scale * sum(w[..., e, None] * (x.double() @ d.T) for e, d in enumerate(rest))
+        change = sum(w[..., e, None] * (x.double() @ d.T) for e, d in enumerate(rest))
+        expected = layer.base(x).double() + made.kind.scale * change
         assert rel(out.double(), expected) < 1e-5
         assert rel(decision.made[layer.index][:, :, 0].double(), w) < 1e-4
     assert torch.allclose(decision.recorded().sum(-1), torch.ones(()), atol=1e-5)
@@ -391,5 +399,7 @@ def test_selections_need_experts_of_their_own():
     for recipe in ("dam", "arrow", "phatgoose"):
         with pytest.raises(LabError, match=r"^router.top_k = 0"):
             configure(recipe, ["router.top_k=0"])
-    with pytest.raises(LabError, match=r"^router arrow reads the parameters of lora experts, experts.name is bottleneck: use lora$"):
+    with pytest.raises(
+        LabError, match=r"^router arrow reads the parameters of lora experts, experts.name is bottleneck: use lora$"
+    ):
         configure("arrow", ["experts=bottleneck"])

@@ -9,7 +9,11 @@ from torch import Tensor, nn
 from lab.expert import Expert, ExpertOptions, LayerInfo
 
 # What peft does not know.
-MORE_TARGETS = {"modernbert": ["Wqkv", "mlp.Wo"], "distilbert": ["k_lin", "v_lin", "lin2"], "camembert": ["key", "value", "output.dense"]}
+MORE_TARGETS = {
+    "modernbert": ["Wqkv", "mlp.Wo"],
+    "distilbert": ["k_lin", "v_lin", "lin2"],
+    "camembert": ["key", "value", "output.dense"],
+}
 
 
 class Ia3Options(ExpertOptions):
@@ -21,10 +25,10 @@ class Ia3Options(ExpertOptions):
 
 
 class Ia3(Expert):
-    """A vector of factors per layer: y * l on the output, or x * l on the input of feed-forward projections; saved in peft's format.
+    """A vector of factors per layer: y * l of the output, or x * l of the input in feed-forward layers; saved in peft's format.
 
     Composed, the changes l - 1 are summed: s = 1 + sum_e w_e (l_e - 1). The layer is linear in s, so "mix" and "merge" are one
-    function; where the weights sum to one, s = sum_e w_e l_e. With routing heads a weight applies to its block of the scaled features.
+    function; where the weights sum to one, s = sum_e w_e l_e. With routing heads a weight applies to its block of the features.
     """
 
     name = "ia3"
@@ -46,7 +50,7 @@ class Ia3(Expert):
         return {"ia3_l": torch.ones((1, layer.inputs) if self.scales_input(layer.name) else (layer.outputs, 1))}
 
     def output(self, base: nn.Module, x: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
-        experts, outputs, inputs = stack["ia3_l"].shape  # (E, O, 1) or (E, 1, I)
+        experts, _, inputs = stack["ia3_l"].shape  # (E, O, 1) or (E, 1, I)
         change = stack["ia3_l"].view(experts, w.shape[2], -1) - 1  # (E, H, block)
         s = 1 + torch.einsum("bthe,ehd->bthd", w, change).flatten(2)  # (B|1, T|1, O or I)
         if inputs > 1:

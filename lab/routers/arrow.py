@@ -2,7 +2,7 @@
 
 Expert e with the update D_e = B_e A_e in a layer: p_e is the first right singular vector of D_e. Per token and layer
 s_e = |x p_e|, neither side scaled to length one; the weights are the softmax of s / temperature over the `top_k` largest.
-General knowledge subtracted (GenKnowSub, Bagherifard et al. 2025): D_e - G in place of D_e throughout, with G the mean of all experts.
+General knowledge subtracted (GenKnowSub, Bagherifard et al. 2025): D_e - G in place of D_e throughout, G the mean of all experts.
 """
 
 from collections.abc import Mapping, Sequence

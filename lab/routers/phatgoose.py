@@ -1,7 +1,7 @@
 """PHATGOOSE (Muqeeth, Liu, Liu and Raffel 2024): a gate per expert and layer, trained after its expert on the same examples.
 
 Gate training: the output of the one expert is weighed per token by sigmoid(x v), x the layer's input, v from 0; all else is frozen.
-Routing, per token and layer: s_e = norm(x) norm(v_e) / sqrt(I) over the I features, norm(z) = (z - mean z) / spread z; the weights are
+Routing, per token and layer: s_e = norm(x) norm(v_e) / sqrt(I) over I features, norm(z) = (z - mean z) / spread z; the weights are
 the softmax of s over the `top_k` largest.
 """
 
@@ -63,7 +63,8 @@ class Phatgoose(Router):
                 scores = layer_norm(x.float(), width) @ vectors.T / width[0] ** 0.5  # (B, T, E)
                 weights = top_softmax(scores, self.options.top_k)
             return {
-                name: found.unsqueeze(2).expand(-1, -1, self.heads, -1) for name, found in (("scores", scores), ("weights", weights))
+                name: found.unsqueeze(2).expand(-1, -1, self.heads, -1)
+                for name, found in (("scores", scores), ("weights", weights))
             }
 
         return LayerDecision(decide, request.mask)
