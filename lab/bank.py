@@ -70,9 +70,11 @@ class RoutedLayer(nn.Module):
             if len(rows) % w.shape[0]:
                 raise LabError(f"the routing decision is for {w.shape[0]} rows, layer {self.info.name} was given {len(rows)}")
             w = w.repeat_interleave(len(rows) // w.shape[0], dim=0)
-        if w.shape[-1] != len(chosen):
-            raise LabError(f"the routing decision has {w.shape[-1]} weights for {len(chosen)} experts")
-        out = bank.kind.output(self.base, rows, self.stack(chosen), w, bank.slot.composition or bank.composition)
+        stack = self.stack(chosen) if bank.slot.stacks is None else bank.slot.stacks[self.index]
+        experts = len(next(iter(stack.values())))
+        if w.shape[-1] != experts:
+            raise LabError(f"the routing decision has {w.shape[-1]} weights for {experts} experts")
+        out = bank.kind.output(self.base, rows, stack, w, bank.slot.composition or bank.composition)
         return out if rows is x else out.reshape(*x.shape[:-1], -1)
 
 

@@ -348,7 +348,9 @@ def app_(
 
 # -- arithmetic on experts ---------------------------------------------------------------------------------------------
 
-composing = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Arithmetic on saved experts: lab compose add A B --out C")
+composing = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Arithmetic on saved experts: lab compose add A B --out C"
+)
 app.add_typer(composing, name="compose")
 
 Saved = Annotated[str, typer.Argument(metavar="EXPERT", help="RUN/EXPERT, or a folder in peft's format")]
@@ -378,7 +380,13 @@ def composed(made: Any, words: str, parts: dict[str, Any], out: Path, as_json: b
     from lab import compose
 
     compose.write(made, out, f"lab compose {words}", [*parts.values()])
-    answer = {"expert": str(out), "kind": made.kind, "rank": made.config.get("r"), "made_by": f"lab compose {words}", "of": [*parts]}
+    answer = {
+        "expert": str(out),
+        "kind": made.kind,
+        "rank": made.config.get("r"),
+        "made_by": f"lab compose {words}",
+        "of": [*parts],
+    }
     show_json(answer) if as_json else print(f"the expert is in {out}")
 
 
@@ -398,7 +406,9 @@ def compose_add(
     experts: Annotated[list[str], typer.Argument(metavar="EXPERT...", help="RUN/EXPERT or folders in peft's format")],
     out: Out,
     weights: Annotated[str | None, typer.Option(help="numbers with commas between them; default: equal parts")] = None,
-    how: Annotated[str, typer.Option(help="parameters (means of all parameters), or a merge: linear, cat, svd, ties")] = "parameters",
+    how: Annotated[
+        str, typer.Option(help="parameters (means of all parameters), or a merge: linear, cat, svd, ties")
+    ] = "parameters",
     density: Annotated[float, typer.Option(help="for ties: share of values that are kept")] = 0.2,
     runs: Runs = None,
     as_json: Json = False,
@@ -414,8 +424,12 @@ def compose_add(
 
 @composing_command
 def compose_negate(
-    expert: Saved, out: Out, by: Annotated[float, typer.Option(help="how much is undone")] = 1.0, runs: Runs = None, as_json: Json = False
-) -> None:  # fmt: skip
+    expert: Saved,
+    out: Out,
+    by: Annotated[float, typer.Option(help="how much is undone")] = 1.0,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
     """The expert that undoes what this one does: lab compose negate A --out B"""
     from lab import compose
 
@@ -425,8 +439,12 @@ def compose_negate(
 
 @composing_command
 def compose_scaled(
-    expert: Saved, out: Out, by: Annotated[float, typer.Option(help="times its effect; negative values negate")], runs: Runs = None, as_json: Json = False
-) -> None:  # fmt: skip
+    expert: Saved,
+    out: Out,
+    by: Annotated[float, typer.Option(help="times its effect; negative values negate")],
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
     """The expert with so many times its effect: lab compose scaled A --by 0.5 --out B"""
     from lab import compose
 
@@ -454,6 +472,26 @@ def compose_analogy(
     made = compose.analogy(*(expert for part in parts for expert in part.values()), given)
     together = parts[0] | parts[1] | parts[2]
     composed(made, f"analogy {task} {target} {source} --weights {weights}", together, out, as_json)
+
+
+@composing_command
+def compose_cluster(
+    experts: Annotated[list[str], typer.Argument(metavar="EXPERT...", help="RUN for all of its experts, RUN/EXPERT, or folders")],
+    clusters: Annotated[int, typer.Option(help="how many")],
+    space: Annotated[str, typer.Option(help="update: what the experts do, B A; parameters: A and B, as published")] = "update",
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Which experts are alike: lab compose cluster RUN --clusters 3"""
+    from lab import compose
+
+    parts = saved(experts, runs)
+    compose.same([*parts.values()], rank=True)
+    if space not in compose.SPACES:
+        raise unknown("space", space, compose.SPACES)
+    found = compose.clusters(compose.products([part.tensors for part in parts.values()], space), clusters)
+    rows = [{"expert": name, "cluster": number} for name, number in zip(parts, found, strict=True)]
+    show_json(rows) if as_json else print_table(rows)
 
 
 def one(word: str, runs: Path | None) -> dict[str, Any]:

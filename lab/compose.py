@@ -1,8 +1,8 @@
 """Arithmetic on saved experts: add, negate, scale, analogy, peft's merges, clusters. Nothing is trained and no input is changed.
 
-First pure functions, then folders in peft's format. An adapter holds its parameters as `<layer>.lora_A` (r, I) and `<layer>.lora_B`
-(O, r), or `<layer>.ia3_l`. The operators of Zhang et al. (2023, arXiv 2306.14870) act on parameters and presume adapters that
-started from the same values; merges of updates (cat, svd) presume nothing.
+First pure functions, then folders in peft's format. An adapter holds its parameters as `<layer>.lora_A` (r, I) and
+`<layer>.lora_B` (O, r), or `<layer>.ia3_l`. The operators of Zhang et al. (2023, arXiv 2306.14870) act on parameters and presume
+adapters that started from the same values; merges of updates (cat, svd) presume nothing.
 """
 
 import json
@@ -23,6 +23,8 @@ from lab.errors import LabError
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 KINDS = {"LORA": (".lora_A", ".lora_B"), "IA3": (".ia3_l",)}
 How = Literal["parameters", "linear", "cat", "svd", "ties"]
+Space = Literal["update", "parameters"]
+SPACES: tuple[str, ...] = ("update", "parameters")
 HOW: tuple[str, ...] = ("parameters", "linear", "cat", "svd", "ties")
 
 
@@ -148,6 +150,54 @@ def low_rank(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     u, s, v = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
     rank = min(rank, len(s))
     return v[:rank] @ q_a.T, q_b @ (u[:, :rank] * s[:rank])
+
+
+def clusters(similarity: Tensor, count: int, seed: int = 42, components: int = 64) -> list[int]:
+    """Cluster numbers of N experts from their inner products (N, N), as model-based clustering does (Ostapenko et al. 2024).
+
+    The rows of the cosines between the experts' first `components` principal coordinates are clustered by k-means (10 starts).
+    The coordinates come from the eigenvectors of the inner products, in the paper from a randomised SVD of long vectors.
+    Clusters are numbered in the order of their first members. Raises LabError for fewer experts than clusters.
+    """
+    from sklearn.cluster import KMeans
+
+    if not 1 <= count <= len(similarity):
+        raise LabError(f"{count} clusters of {len(similarity)} experts cannot be: ask for 1 to {len(similarity)}")
+    values, vectors = torch.linalg.eigh(similarity.double())
+    kept = values.clamp_min(0).argsort(descending=True)[:components]
+    place = torch.nn.functional.normalize(vectors[:, kept] * values[kept].clamp_min(0).sqrt(), dim=1)  # (N, D)
+    found = KMeans(count, n_init=10, random_state=seed).fit_predict((place @ place.T).numpy()).tolist()
+    order = list(dict.fromkeys(found))
+    return [order.index(number) for number in found]
+
+
+def products(adapters: Sequence[Mapping[str, Tensor]], space: Space = "update", quantile: float = 0.8) -> Tensor:
+    """Inner products (K, K) of experts given by their parameters, in float64, over all layers.
+
+    update: of their updates B A without scale, <B_i A_i, B_j A_j> = sum((A_i A_j^T) * (B_i^T B_j)), exact and without making
+    them; the same however a LoRA is factored. parameters, as published: of all parameters as one vector each (of (IA)^3 the
+    changes l - 1), in which the `quantile` of smallest absolute values is set to zero.
+    """
+    if space == "parameters":
+        x = torch.stack([_vector(adapter, quantile) for adapter in adapters])  # (K, N)
+        return x @ x.T
+    total = torch.zeros(len(adapters), len(adapters), dtype=torch.float64)
+    for layer in sorted({name.rpartition(".")[0] for name in adapters[0]}):
+        if f"{layer}.ia3_l" in adapters[0]:
+            raise LabError("(IA)^3 experts have no update B A to compare: use space=parameters")
+        a = torch.stack([adapter[f"{layer}.lora_A"].double().cpu() for adapter in adapters])  # (K, r, I)
+        b = torch.stack([adapter[f"{layer}.lora_B"].double().cpu() for adapter in adapters])  # (K, O, r)
+        inner = torch.einsum("kri,lsi->klrs", a, a)
+        total += (inner * torch.einsum("kor,los->klrs", b, b)).sum((2, 3))
+    return total
+
+
+def _vector(adapter: Mapping[str, Tensor], quantile: float) -> Tensor:
+    """All parameters as one vector (N,), in which the `quantile` of smallest absolute values is zero."""
+    parts = [(t - name.endswith(".ia3_l")).double().cpu().flatten() for name, t in sorted(adapter.items())]
+    vector = torch.cat(parts)
+    smallest = int(quantile * len(vector))
+    return vector.index_fill(0, vector.abs().argsort()[:smallest], 0.0)
 
 
 def normalised(weights: Sequence[float]) -> list[float]:

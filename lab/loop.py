@@ -183,8 +183,8 @@ class Session:
 
     def train_gate(self, t: int) -> Iterator[events.Event]:
         """What the router has for the new expert alone, from the task's training examples; expert and classifier are frozen."""
-        learner, batch_size, rows = self.learner, self.config.train.batch_size, self.rows[t, "train"]
-        expert, options = len(learner.bank) - 1, self.config.router
+        learner, batch_size, options = self.learner, self.config.train.batch_size, self.config.router
+        expert, rows = len(learner.bank) - 1, self.memory.rows if self.learner.router.holds_experts else self.rows[t, "train"]
         gate = {f"router.{name}": parameter for name, parameter in learner.router.gate(expert).items()}
         if not gate:
             return
@@ -194,12 +194,14 @@ class Session:
             return [rows[i] for i in shuffled(rows, batch_size, self.chance("gate order", t, epoch))[place]]
 
         def decide(batch: Batch, step: int) -> Decision:
-            return learner.router.gated(expert)
+            return learner.router.gated(expert, batch.task)
 
         def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
-            return {"gate": learner.own_cross_entropy(learner.logits(batch, t), batch.label, batch.task)}
+            return {"gate": learner.cross_entropy(learner.logits(batch), batch.label, batch.task, "task")}
 
         yield from self.fit(t, Phase([gate], [options.lr], options.steps, 1, rows_of, decide, terms))
+        with self.timed(), torch.no_grad():
+            learner.router.gate_trained()
 
     def train_on_memory(self, t: int) -> Iterator[events.Event]:
         """Stage B: routers, and the classifier if asked, from the stored examples; experts and backbone are frozen."""
@@ -396,6 +398,7 @@ class Session:
         """What the run was given beyond its training examples."""
         task_id = self.config.scenario == "task" or self.learner.router.uses_task_id
         used = self.config.memory_training.steps or any(method.uses_memory for method in self.methods)
+        used = used or self.learner.router.holds_experts
         stored = len(self.memory) if used else 0
         return {"task_id": task_id, "stored_examples": stored, "generated_examples": 0}
 

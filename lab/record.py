@@ -189,7 +189,8 @@ class Recorder:
             arrays = {name: array for j, sums in evaluated.items() for name, array in sums.arrays(j).items()}
             texts = {str(j): [self.text(j, row) for row in sorted(sums.whole)] for j, sums in evaluated.items()}
             layers = [layer.name for layer in learner.bank.layers]
-            about = {"tasks": learner.task_names[: after + 1], "layers": layers, "experts": learner.bank.names, "texts": texts}
+            about = {"tasks": learner.task_names[: after + 1], "layers": layers, "texts": texts}
+            about["experts"] = learner.router.names(learner.bank.names)
             about["steps"] = next(iter(evaluated.values())).steps
             header = {"about": json.dumps(about, ensure_ascii=False)}
             files.write_arrays(self.run.dir / "routing" / f"after_{after}.safetensors", arrays, header)
@@ -236,7 +237,7 @@ class Recorder:
             summary = {"own_expert_share": None, "own_expert_share_by_task": None, "oracle_average_accuracy": None}
             return summary, {f"routing.{name}": reason for name in summary}
         routing = self.run.routing()
-        shares = [float(routing.share(t)[t]) for t in range(len(session.tasks))]
+        shares = [float(routing.share(t)[session.learner.router.owner(t)]) for t in range(len(session.tasks))]
         return {
             "own_expert_share": float(np.mean(shares)),
             "own_expert_share_by_task": dict(zip(session.scores.tasks, shares, strict=True)),

@@ -53,6 +53,7 @@ class Decision:
     losses: dict[str, Tensor] = field(default_factory=dict)
     composition: str | None = None
     steps: dict[str, Tensor] = field(default_factory=dict)
+    stacks: Sequence[Mapping[str, Tensor]] | None = None  # per layer, stacked parameters that act in place of the bank's
 
     def at(self, layer: int, x: Tensor) -> Tensor:
         """Weights (B | 1, H, E) of one layer with input x; a router that decides per token returns (B | 1, T, H, E)."""
@@ -79,8 +80,9 @@ class LayerDecision(Decision):
         decide: Callable[[int, Tensor], Tensor | dict[str, Tensor]],
         mask: Tensor | None = None,
         experts: tuple[int, ...] | None = None,
+        stacks: Sequence[Mapping[str, Tensor]] | None = None,
     ):
-        super().__init__(weights=None, experts=experts)
+        super().__init__(weights=None, experts=experts, stacks=stacks)
         self.decide, self.mask = decide, mask
         self.made: dict[int, Tensor] = {}
         self.made_steps: dict[int, dict[str, Tensor]] = {}
@@ -120,6 +122,7 @@ class Router(nn.Module, Plugin):
     uses_query: bool = False  # needs the frozen backbone's sequence representation
     learns_queries: ClassVar[bool] = False  # `learned` needs the queries of a task's training examples
     trained_on_memory: ClassVar[bool] = True  # parameters are trained in stage B; else nothing but `gate` trains them
+    holds_experts: ClassVar[bool] = False  # experts of its own act (Decision.stacks), trained as `gate` on stored examples
 
     def __init__(self, options: RouterOptions, layers: Sequence[LayerInfo], width: int):
         """`layers`: the adapted layers in forward order; `width`: D of the query."""
@@ -142,12 +145,27 @@ class Router(nn.Module, Plugin):
         """
 
     def gate(self, k: int) -> dict[str, nn.Parameter]:
-        """Parameters for expert k alone, trained after it on its task's examples (see GateOptions); default: none."""
+        """Parameters that are trained once expert k is, on its task's examples (see GateOptions); default: none."""
         return {}
 
-    def gated(self, k: int) -> Decision:
-        """The decision under which the gate of expert k is trained."""
+    def gated(self, k: int, task: Tensor) -> Decision:
+        """The decision under which these are trained, for rows of these tasks (B,)."""
         raise NotImplementedError
+
+    def gate_trained(self) -> None:
+        """The training of a gate has ended."""
+
+    def names(self, experts: Sequence[str]) -> list[str]:
+        """Names of what it chooses among; by default the experts of the bank."""
+        return list(experts)
+
+    def owner(self, task: int) -> int:
+        """The number of the expert that is right for a task."""
+        return task
+
+    def own(self, task: Tensor) -> Decision:
+        """Perfect routing: weight 1 for the expert of each row's task (B,)."""
+        return Decision(one_hot(task, self.experts, self.heads))
 
     def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
         """Begin anew; stored examples may help: their queries, as in `standardise`, and the experts of their tasks (N,)."""

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def in_peft(name: str, **options):
     _, made = tiny.bank(name, **options)
     wrapped = tiny.in_peft(made, name)
     config = made.kind.peft_config([layer.name for layer in made.layers], "base")
-    return made, wrapped, [
+    return wrapped, [
         Adapter({key: p.detach().clone() for key, p in made.expert(k).items()}, config, f"e{k}") for k in range(len(made))
     ]  # fmt: skip
 
@@ -108,7 +109,7 @@ def in_peft(name: str, **options):
 @pytest.mark.parametrize("weights", [[0.5, 0.3, 0.2], [1.0, -0.4, 0.7]])
 @pytest.mark.parametrize("how", ["linear", "cat", "svd", "ties"])
 def test_merges_are_peft_s(how, weights):
-    made, wrapped, adapters = in_peft("bert")
+    wrapped, adapters = in_peft("bert")
     density = {"density": 0.4} if how == "ties" else {}
     rank = {"svd_rank": tiny.RANK} if how == "svd" else {}
     with warnings.catch_warnings():
@@ -144,23 +145,27 @@ def test_cat_takes_any_ranks_and_scales_and_svd_is_the_best_of_its_rank():
         assert rel(svd.update(layer), u[:, :2] * s[:2] @ v[:2]) < 1e-5
 
 
+def first_layer_of(adapter: Adapter) -> Adapter:
+    return replace(adapter, tensors={name: tensor for name, tensor in adapter.tensors.items() if ".0." in name})
+
+
 REFUSED = {
-    "rank": (lambda: compose.add([lora(1), lora(2, rank=2)]), "'e1' and 'e2' have different ranks, 3 and 2: use how=cat or how=svd"),
-    "scale": (lambda: compose.add([lora(1), lora(2, alpha=1.0)]), "'e1' and 'e2' are scaled by 1.66667 and 0.333333: use how=linear, cat or svd"),
+    "rank": (lambda: compose.add([lora(1), lora(2, rank=2)]), "'e1' and 'e2' have different ranks, 3 and 2: use how=cat or"),
+    "scale": (lambda: compose.add([lora(1), lora(2, alpha=1.0)]), "'e1' and 'e2' are scaled by 1.66667 and 0.333333: use"),
     "backbone": (
         lambda: compose.add([lora(1), lora(2, base_model_name_or_path="other")], how="cat"),
         "'e1' and 'e2' belong to different backbones, base and other: transfer one of them first",
     ),
     "layers": (
-        lambda: compose.add([lora(1), Adapter({k: v for k, v in lora(2).tensors.items() if ".0." in k}, lora(2).config, "e2")], how="cat"),
+        lambda: compose.add([lora(1), first_layer_of(lora(2))], how="cat"),
         "'e1' and 'e2' adapt different layers: only one of them has encoder.layer.1.value",
     ),
     "kind": (lambda: compose.add([lora(1), ia3(2)]), "'e1' and 'i2' are of different kinds, LORA and IA3"),
-    "ia3 merge": (lambda: compose.add([ia3(1), ia3(2)], how="cat"), "how = cat merges updates of LoRA experts, these are IA3: use how=parameters"),
+    "ia3 merge": (lambda: compose.add([ia3(1), ia3(2)], how="cat"), "how = cat merges updates of LoRA experts, these are IA3: use"),
     "count": (lambda: compose.add([lora(1), lora(2)], [1.0]), "1 weights were given for 2 experts: give one for each"),
-    "negative": (lambda: compose.add([lora(1), lora(2)], [2.0, -1.0]), "weights 2, -1: one is negative, and they are normalised to sum one"),
+    "negative": (lambda: compose.add([lora(1), lora(2)], [2.0, -1.0]), "weights 2, -1: one is negative, and they are normalised"),
     "zero": (lambda: compose.add([lora(1), lora(2)], [0.0, 0.0]), "weights 0, 0 sum to zero, they cannot be normalised"),
-    "density": (lambda: compose.add([lora(1), lora(2)], how="ties", density=0.0), "density = 0.0: the share of values that are kept"),
+    "density": (lambda: compose.add([lora(1), lora(2)], how="ties", density=0.0), "density = 0.0: the share of values"),
     "none": (lambda: compose.add([]), "no expert was given"),
 }  # fmt: skip
 
@@ -170,6 +175,69 @@ def test_what_does_not_fit_is_refused(case):
     call, text = REFUSED[case]
     with pytest.raises(LabError, match="^" + re.escape(text)):
         call()
+
+
+# clusters ---------------------------------------------------------------------------------------------------------------------
+
+
+def family(groups: int, size: int, noise: float = 0.4) -> tuple[list[dict[str, torch.Tensor]], list[int]]:
+    """Experts near a few common ones, in mixed order, and the group of each."""
+    roots = [lora(90 + g).tensors for g in range(groups)]
+    order = [(7 * i) % (groups * size) % groups for i in range(groups * size)]
+    made = [
+        {name: t + noise * numbers(*t.shape, seed=1000 + 31 * i + j) for j, (name, t) in enumerate(roots[g].items())}
+        for i, g in enumerate(order)
+    ]
+    return made, order
+
+
+def published(experts: list[dict[str, torch.Tensor]], count: int, quantile: float = 0.8) -> np.ndarray:
+    """The published recipe with scikit-learn: long vectors, the smallest values zero, a truncated SVD, k-means on cosines."""
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.metrics.pairwise import cosine_similarity
+
+    x = np.stack([np.concatenate([expert[name].numpy().ravel() for name in sorted(expert)]) for expert in experts]).astype(float)
+    x[np.abs(x) <= np.quantile(np.abs(x), quantile, axis=1, keepdims=True)] = 0
+    place = TruncatedSVD(min(64, len(x)), n_iter=5, random_state=42).fit_transform(x)
+    return KMeans(count, n_init=10, random_state=42).fit_predict(cosine_similarity(place))
+
+
+@pytest.mark.parametrize("groups", [2, 3, 5])
+def test_clusters_are_those_of_scikit_learn(groups):
+    from sklearn.metrics import adjusted_rand_score
+
+    experts, order = family(groups, 6)
+    found = compose.clusters(compose.products(experts, "parameters"), groups)
+    assert adjusted_rand_score(found, published(experts, groups)) == 1.0
+    assert adjusted_rand_score(found, order) == 1.0
+    assert adjusted_rand_score(compose.clusters(compose.products(experts, "update"), groups), order) == 1.0
+    assert list(dict.fromkeys(found)) == list(range(groups))  # numbered by first members
+
+
+def test_products_of_updates_are_exact_and_do_not_depend_on_the_factors():
+    experts, _ = family(2, 3)
+    dense = [
+        torch.cat([(e[f"{layer}.lora_B"].double() @ e[f"{layer}.lora_A"].double()).flatten() for layer in sorted(SHAPES)])
+        for e in experts
+    ]
+    expected = torch.stack([torch.stack([a @ b for b in dense]) for a in dense])
+    assert rel(compose.products(experts), expected) < 1e-10
+    turn = numbers(3, 3, seed=4).double() + 3 * torch.eye(3)
+    other = {
+        name: (torch.linalg.inv(turn) @ t.double() if name.endswith("lora_A") else t.double() @ turn)
+        for name, t in experts[0].items()
+    }
+    assert rel(compose.products([other, *experts[1:]]), expected) < 1e-6
+    assert rel(compose.products([other, *experts[1:]], "parameters"), compose.products(experts, "parameters")) > 0.01
+
+
+def test_more_clusters_than_experts_are_refused():
+    experts, _ = family(2, 2)
+    assert sorted(compose.clusters(compose.products(experts), 4)) == [0, 1, 2, 3]
+    for count in (0, 5):
+        with pytest.raises(LabError, match=f"^{count} clusters of 4 experts cannot be: ask for 1 to 4$"):
+            compose.clusters(compose.products(experts), count)
 
 
 # folders and the command ------------------------------------------------------------------------------------------------------
@@ -191,7 +259,7 @@ def lab(*words: str):
 def test_a_composed_folder_loads_in_peft_and_in_the_bank(saved):
     from peft import PeftModel
 
-    folder, made = saved
+    folder, _ = saved
     done = lab("add", folder / "e0", folder / "e1", "--how", "svd", "--weights", "0.5,0.5", "--out", folder / "both", "--json")
     assert done.exit_code == 0, done.output
     theirs = PeftModel.from_pretrained(tiny.model("bert"), str(folder / "both")).eval()
@@ -212,15 +280,18 @@ def test_a_composed_folder_loads_in_peft_and_in_the_bank(saved):
 
 
 def test_the_command_line(saved):
-    folder, made = saved
+    folder, _ = saved
     assert lab("negate", folder / "e0", "--by", "2", "--out", folder / "n").exit_code == 0
     assert lab("scaled", folder / "e0", "--by", "0.5", "--out", folder / "h").exit_code == 0
     assert lab("analogy", folder / "e0", folder / "e1", folder / "e0", "--out", folder / "a").exit_code == 0
+    told = lab("cluster", folder / "e0", folder / "e1", folder / "h", "--clusters", "2", "--json")
+    assert [row["cluster"] for row in json.loads(told.stdout)] == [0, 1, 0]
     e0 = compose.read(folder / "e0")
     for name, by in (("n", -2.0), ("h", 0.5)):
         got = compose.read(folder / name)
         assert all(rel(got.update(layer), by * e0.update(layer)) < 1e-6 for layer in e0.layers)
     for words, text in (
+        (("cluster", folder / "e0", folder / "e1", "--clusters", "3"), "3 clusters of 2 experts cannot be"),
         (("negate", folder / "e0", "--out", folder / "n"), "exists already: name a new folder"),
         (("negate", folder / "zz", "--out", folder / "m"), "there is no expert"),
         (("add", folder / "e0", folder / "e1", "--weights", "1,x", "--out", folder / "m"), "--weights = 1,x: write numbers"),
@@ -272,7 +343,7 @@ def test_ia3_is_peft_s_with_the_gradient(name, tmp_path):
 
 def test_ia3_experts_mix_to_the_weighted_vector_per_block():
     """With weights that sum to one the layer is scaled by the mean of the vectors, block by block of its features."""
-    host, made = tiny.bank("bert", kind="ia3", heads=2)
+    _, made = tiny.bank("bert", kind="ia3", heads=2)
     w = tiny.weights(4, 1, 2, 3)
     for layer in made.routed_layers:
         x = numbers(4, 5, layer.info.inputs, seed=layer.index)

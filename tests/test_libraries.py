@@ -20,7 +20,7 @@ from lab.router import Decision, Request, Router, top_softmax
 WIDTH = 6
 LAYERS = [LayerInfo("first", 8, 12), LayerInfo("second", 6, 8)]
 SELECTIONS = ["prototype", "epi", "mocl", "dam"]
-RECIPES = [*SELECTIONS, "arrow", "phatgoose"]
+RECIPES = [*SELECTIONS, "arrow", "phatgoose", "mbc"]
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -366,6 +366,67 @@ def test_each_gate_is_trained_on_its_own_task_alone():
     assert all(layer.shape[0] == 3 for layer in gates[-1])
 
 
+# mbc --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_like_experts_share_a_lora_that_starts_as_their_mean_update():
+    """Two of three experts are the same but for their factors: one cluster; the bank's experts stay as they are."""
+    host, made = tiny.bank("bert", experts=3)
+    turn = torch.linalg.qr(numbers(tiny.RANK, tiny.RANK, seed=2)).Q
+    twin = {name: turn.T @ p if name.endswith("lora_A") else p @ turn for name, p in made.expert(0).items()}
+    made.load_expert(2, {name: tensor.detach() for name, tensor in twin.items()})
+    options = routers.options({"name": "mbc", "clusters": 2, "rank": tiny.RANK})
+    router = met(routers.get("mbc")(options, made.layers, 32), made)
+    assert [router.owner(k) for k in range(3)] == [0, 1, 0]
+    assert router.names(["a", "b", "c"]) == ["a+c", "b"]
+    for i, layer in enumerate(made.routed_layers):
+        updates = [e["lora_B"].detach() @ e["lora_A"].detach() for e in layer.experts]
+        for c, members in enumerate(([0, 2], [1])):
+            mean = sum(updates[k] for k in members) / len(members)
+            assert rel(router.up[i][c] @ router.down[i][c], mean) < 1e-4
+    router.gate_trained()
+    batch, task = tiny.tokens(), torch.tensor([2, 1, 0, 1])
+    for layer, x, out in layer_outputs(host, made, router.own(task), batch):
+        for row, k in enumerate(task.tolist()):
+            e = layer.experts[k]  # members are their cluster here
+            expected = layer.base(x[row]) + made.kind.scale * (x[row] @ e["lora_A"].T @ e["lora_B"].T)
+            assert rel(out[row], expected) < 1e-4
+    decision = router(Request(batch["attention_mask"]))
+    for layer, x, _ in layer_outputs(host, made, decision, batch):
+        factors = zip(router.down[layer.index], router.up[layer.index], strict=True)
+        prototypes = torch.stack([torch.linalg.svd(b @ a).Vh[0] for a, b in factors])
+        scores = (x @ prototypes.T).abs()
+        assert rel(decision.made[layer.index][:, :, 0], scores.softmax(-1)) < 1e-3
+
+
+def test_clusters_are_trained_on_stored_examples_and_the_isolated_experts_stay(tmp_path):
+    made = toy.session("mbc", "router.clusters=2", "router.steps=6", of=toy.tasks("sea", "city", "farm"), store=tmp_path)
+    kept, steps, moved = {}, [], []
+    for event in made.train():
+        kind = type(event).__name__
+        if kind == "Learned":
+            kept[event.name] = toy.expert(made, event.name)
+            start = [p.detach().clone() for p in made.learner.router.gate(0).values()]
+        if kind == "Step" and event.phase == "gate":
+            steps.append(event.task)
+            if event.step == event.steps:
+                moved.append(all(not torch.equal(a, b) for a, b in zip(start, made.learner.router.gate(0).values(), strict=True)))
+    assert steps == [0] * 6 + [1] * 6 + [2] * 6 and all(moved)
+    assert all(toy.equal(kept[name], toy.expert(made, name)) for name in kept)
+    assert made.uses()["stored_examples"] == 72
+    run = toy.recorded(
+        toy.session("mbc", "router.clusters=2", of=toy.tasks("sea", "city", "farm"), store=tmp_path), tmp_path / "runs"
+    )
+    names = run.routing(2).experts
+    assert len(names) == 2 and sorted("+".join(names).split("+")) == ["city", "farm", "sea"]
+    own = run.result()["routing"]["own_expert_share_by_task"]
+    assert [*own] == ["sea", "city", "farm"] and all(0 <= share <= 1 for share in own.values())
+    with pytest.raises(
+        LabError, match=r"^router mbc trains the clusters' LoRAs on stored examples: set memory.per_task above 0$"
+    ):
+        configure("mbc", ["memory.per_task=0", "memory_training.steps=0"])
+
+
 # all of them in the loop ------------------------------------------------------------------------------------------------------
 
 
@@ -373,7 +434,7 @@ def test_the_experts_are_those_of_l2r(tmp_path):
     """The same memory, classifier training and stored experts: in one table only the selection differs."""
     first = toy.trained("l2r", store=tmp_path)
     for recipe in RECIPES:
-        made = toy.trained(recipe, *(["router.steps=3"] if recipe == "phatgoose" else []), store=tmp_path)
+        made = toy.trained(recipe, store=tmp_path)
         assert made.cursor.reused_s > 0 and len([*tmp_path.iterdir()]) == 2
         assert toy.equal(toy.expert(made, "city"), toy.expert(first, "city"))
         for field in ("memory", "memory_training", "train"):

@@ -50,7 +50,8 @@ def overrides(recipe: str, *more: str) -> list[str]:
     """Options that make a recipe learn the toy stream in well under a second."""
     config = configure(recipe)
     budget = "memory.total=48" if config.memory.total else "memory.per_task=24"
-    return [*TRAIN, budget, *(MEMORY if config.memory_training.steps else ()), *more]
+    gate = ["router.steps=4"] if hasattr(config.router, "steps") else []
+    return [*TRAIN, budget, *gate, *(MEMORY if config.memory_training.steps else ()), *more]
 
 
 def methods() -> list[str]:

@@ -5,7 +5,7 @@ s_e = |x p_e|, neither side scaled to length one; the weights are the softmax of
 General knowledge subtracted (GenKnowSub, Bagherifard et al. 2025): D_e - G in place of D_e throughout, G the mean of all experts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,13 +49,17 @@ class Arrow(Router):
         changed = range(len(experts)) if self.options.subtract_mean else [len(experts) - 1]
         for i, layer in enumerate(self.layers):
             a, b = (torch.stack([expert[f"{layer.name}.{part}"] for expert in experts]) for part in ("lora_A", "lora_B"))
-            for k in changed:
-                if self.options.subtract_mean:  # D_k - G as one product: its factors side by side, each with its share
-                    share = torch.eye(len(experts), device=b.device)[k] - 1 / len(experts)
-                    found = amplified(a.flatten(0, 1), (b * share[:, None, None]).transpose(0, 1).flatten(1))
-                else:
-                    found = amplified(a[k], b[k])
-                getattr(self, f"prototype{i}")[k] = found
+            self.settle(i, a, b, changed)
+
+    def settle(self, layer: int, a: Tensor, b: Tensor, changed: Iterable[int]) -> None:
+        """Prototypes of the experts that changed, in one layer, from the factors of all: a (E, r, I), b (E, O, r)."""
+        for k in changed:
+            if self.options.subtract_mean:  # D_k - G as one product: its factors side by side, each with its share
+                share = torch.eye(len(a), device=b.device)[k] - 1 / len(a)
+                found = amplified(a.flatten(0, 1), (b * share[:, None, None]).transpose(0, 1).flatten(1))
+            else:
+                found = amplified(a[k], b[k])
+            getattr(self, f"prototype{layer}")[k] = found
 
     def forward(self, request: Request) -> Decision:
         def decide(layer: int, x: Tensor) -> dict[str, Tensor]:

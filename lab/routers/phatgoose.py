@@ -1,8 +1,8 @@
 """PHATGOOSE (Muqeeth, Liu, Liu and Raffel 2024): a gate per expert and layer, trained after its expert on the same examples.
 
-Gate training: the output of the one expert is weighed per token by sigmoid(x v), x the layer's input, v from 0; all else is frozen.
-Routing, per token and layer: s_e = norm(x) norm(v_e) / sqrt(I) over I features, norm(z) = (z - mean z) / spread z; the weights are
-the softmax of s over the `top_k` largest.
+Gate training: the output of the one expert is weighed per token by sigmoid(x v), x the layer's input, v from 0; all else is
+frozen. Routing, per token and layer: s_e = norm(x) norm(v_e) / sqrt(I) over I features, norm(z) = (z - mean z) / spread z; the
+weights are the softmax of s over the `top_k` largest.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class Phatgoose(Router):
     def gate(self, k: int) -> dict[str, nn.Parameter]:
         return {f"vectors.{layer}.{k}": own[k] for layer, own in enumerate(self.vectors)}
 
-    def gated(self, k: int) -> Decision:
+    def gated(self, k: int, task: Tensor) -> Decision:
         def decide(layer: int, x: Tensor) -> Tensor:
             with torch.autocast(x.device.type, enabled=False):
                 gate = torch.sigmoid(x.float() @ self.vectors[layer][k])  # (B, T)
