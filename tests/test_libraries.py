@@ -188,6 +188,7 @@ def arrow_over(made: Bank, **options) -> Router:
     return met(routers.get("arrow")(routers.options({"name": "arrow", **options}), made.layers, 32), made)
 
 
+@torch.no_grad()
 def met(router: Router, made: Bank) -> Router:
     for k in range(len(made)):
         router.grow(max(k + 1, router.experts))
