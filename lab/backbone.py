@@ -5,8 +5,8 @@ import inspect
 import json
 import os
 import zlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from lab.batch import Batch, Encoded
+from lab.batch import Batch, Encoded, by_length, collate
 from lab.config import BackboneConfig
 from lab.errors import LabError
 from lab.stream import Example
@@ -192,7 +192,8 @@ class Backbone(nn.Module):
         self.width: int = model.config.get_text_config().hidden_size
         self.type: str = model.config.model_type
         self.pooling = config.pooling if config.pooling != "auto" else ("last" if _is_decoder(model) else "mean")
-        self.max_length = min(config.max_length, _positions(model) or config.max_length)
+        self.positions = _positions(model)  # that tokens may have; None: no limit is known
+        self.max_length = min(config.max_length, self.positions or config.max_length)
         self.lower: Lower | None = None
         accepted = inspect.signature(model.forward).parameters
         self.takes_types = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
@@ -222,9 +223,30 @@ class Backbone(nn.Module):
         """Say that nothing below the block of this layer is ever adapted."""
         self.lower = Lower.of(self.model, layer)
 
-    def remembering(self, batch: Batch) -> AbstractContextManager:
-        """Inside the block, what the blocks that are never adapted make of this very batch is computed once and kept."""
-        return self.lower.keeping(tuple(batch.keys)) if self.lower else nullcontext()
+    @contextmanager
+    def knowing(self, rows: Sequence[Encoded], size: int = 64, lasting: bool = False) -> Iterator[None]:
+        """Inside the block, what the blocks that are never adapted make of these rows is computed once, here, and reused.
+
+        Bits depend on `rows` and `size` alone. `lasting` keeps the states for later calls with the same rows, up to a limit.
+        """
+        lower = self.lower
+        new = list({row.key: row for row in rows if row.key not in lower.known}.values()) if lower else []
+        if new and lower.has_room(new, self.width):
+            for chunk in by_length(new, size):
+                self._learn_states(collate([new[i] for i in chunk], self.pad, self.device))
+        try:
+            yield
+        finally:
+            if lower and not lasting:
+                lower.forget(new)
+
+    @torch.no_grad()
+    def _learn_states(self, batch: Batch) -> None:
+        """Put what the lower blocks make of each row in `lower.known`."""
+        with self.lower.watching() as seen:
+            self.embed(batch)
+        for key, state, length in zip(batch.keys, seen[0], batch.mask.sum(1).tolist(), strict=True):
+            self.lower.known[key] = state[:length].clone()  # (T, D)
 
     def arithmetic(self) -> Any:
         """The autocast context of the forward pass."""
@@ -234,24 +256,26 @@ class Backbone(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """Sequence representations (B, D) in float32, through whatever experts are switched on."""
         types = {"token_type_ids": batch.types} if self.takes_types else {}
-        with self.arithmetic():
+        with self.arithmetic(), self.lower.standing_in(batch.keys) if self.lower else nullcontext():
             hidden = self.model(input_ids=batch.ids, attention_mask=batch.mask, **types).last_hidden_state  # (B, T, D)
         return pool(hidden.float(), batch.mask, self.pooling)  # (B, D)
 
 
 class Lower:
-    """The blocks below the first expert. They are frozen: the same rows in the same order leave them with the same bits.
+    """The blocks below the first expert. They are frozen, so what they make of a row need not be computed twice.
 
-    Kept are the hidden states (B, T, D) that enter the first block with experts, by the names of the rows: `limit` bytes at most.
+    `known` holds the hidden states (T, D) of rows as they leave the last of these blocks.
     """
 
     def __init__(self, blocks: nn.ModuleList, first: int, limit: int = 2**29):
-        self.kept: dict[Hashable, Tensor] = {}
-        self.key: Hashable = None
-        self.room = limit
-        for block in blocks[:first]:
+        """The blocks before `first` are the lower ones; `limit`: bytes of states that are kept at most."""
+        self.known: dict[tuple[int, str, int], Tensor] = {}
+        self.limit = limit
+        self.states: Tensor | None = None  # (B, T, D) of the batch on its way, if all of its rows are known
+        self.seen: list[Tensor] | None = None
+        for block in blocks[: first - 1]:
             block.forward = partial(self._pass, block.forward)
-        blocks[first].register_forward_pre_hook(self._enter)
+        blocks[first - 1].forward = partial(self._leave, blocks[first - 1].forward)
 
     @classmethod
     def of(cls, model: nn.Module, layer: str) -> "Lower | None":
@@ -262,26 +286,50 @@ class Lower:
         first = int(path[place]) if isinstance(blocks, nn.ModuleList) else 0
         return cls(blocks, first) if first else None
 
+    def has_room(self, rows: Sequence[Encoded], width: int) -> bool:
+        """Whether the states of these rows, float32 of this width, fit beside what is kept."""
+        held = sum(state.numel() for state in self.known.values())
+        return 4 * (held + width * sum(len(row.ids) for row in rows)) <= self.limit
+
+    def forget(self, rows: Sequence[Encoded]) -> None:
+        for row in rows:
+            self.known.pop(row.key, None)
+
     @contextmanager
-    def keeping(self, key: Hashable) -> Iterator[None]:
-        self.key = key
+    def standing_in(self, keys: Sequence[tuple[int, str, int]]) -> Iterator[None]:
+        """Inside the block, a batch of these rows is not computed in the lower blocks if all of them are known."""
+        if self.seen is None and all(key in self.known for key in keys):
+            self.states = nn.utils.rnn.pad_sequence([self.known[key] for key in keys], batch_first=True)  # (B, T, D)
         try:
             yield
         finally:
-            self.key = None
+            self.states = None
+
+    @contextmanager
+    def watching(self) -> Iterator[list[Tensor]]:
+        """Inside the block, what leaves the lower blocks is put in a list, and the blocks above are not computed."""
+        self.seen = []
+        try:
+            with suppress(_Enough):
+                yield self.seen
+        finally:
+            self.seen = None
 
     def _pass(self, forward: Callable[..., Tensor], hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """In place of a lower block: nothing is computed where the result is known."""
-        return hidden if self.key in self.kept else forward(hidden, *args, **kwargs)
+        return hidden if self.states is not None else forward(hidden, *args, **kwargs)
 
-    def _enter(self, block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if self.key is None:
-            return None
-        size = args[0].numel() * args[0].element_size()
-        if self.key not in self.kept and size <= self.room:
-            self.kept[self.key] = args[0].detach()
-            self.room -= size
-        return (self.kept.get(self.key, args[0]), *args[1:])
+    def _leave(self, forward: Callable[..., Tensor], hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.states is not None:
+            return self.states
+        left = forward(hidden, *args, **kwargs)
+        if self.seen is not None:
+            self.seen.append(left)
+            raise _Enough
+        return left
+
+
+class _Enough(Exception):
+    """The rest of a forward pass is not needed."""
 
 
 def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:

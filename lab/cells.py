@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,7 +67,9 @@ class GridFile(Section):
     )
     seeds: list[Seed] = Field([0], min_length=1, description="seeds")
     set: dict[str, Any] = Field({}, description="options that hold for all cells")
-    sweep: dict[str, list[Any]] = Field({}, description="options and the values among which validation chooses, per method")
+    sweep: dict[str, list[Any]] = Field(
+        {}, description="options and the values among which validation chooses, per method; x0.5 means half of the recipe's own"
+    )
     sweep_seed: Seed | None = Field(None, description="the seed of the sweep; null: the first of `seeds`")
 
     @field_validator("recipes", "streams", "scenarios", "orders", "seeds")
@@ -216,12 +219,28 @@ def _candidate(
         section, _, method = name.partition(".")
         if section == "methods" and method and method.split(".")[0] not in own:
             raise LabError(f"'{name}': the recipe has no method '{method.split('.')[0]}'; a recipe file of your own can add it")
-    options = [f"{name}={json.dumps(value)}" for name, value in (grid.set | values).items()]
-    config = configure(recipe, options, **{name: value for name, value in named.items() if value is not None})
+    axes = {name: value for name, value in named.items() if value is not None}
+    fixed = [f"{name}={json.dumps(value)}" for name, value in grid.set.items()]
+    usual = configure(recipe, fixed, **axes).to_dict() if any(map(_factor, values.values())) else {}
+    values = {name: _times(views.pick(usual, name), value, name) if _factor(value) else value for name, value in values.items()}
+    config = configure(recipe, [*fixed, *(f"{name}={json.dumps(value)}" for name, value in values.items())], **axes)
     given = {name: views.pick(config.to_dict(), name) for name in values}
     orders = _orders(grid, config)
     finals = [_cell(config, order, seed, given, threads) for order in orders for seed in grid.seeds]
     return Candidate(given, _cell(config, orders[0], grid.first_seed, given, threads), finals)
+
+
+def _factor(value: Any) -> float | None:
+    """The number in a swept value like x0.5."""
+    match = re.fullmatch(r"x(\d+\.?\d*)", value) if isinstance(value, str) else None
+    return float(match[1]) if match else None
+
+
+def _times(usual: Any, value: str, name: str) -> float:
+    """The recipe's own value of an option times a factor, to twelve digits, so that 3 * 0.1 is called 0.3."""
+    if isinstance(usual, bool) or not isinstance(usual, int | float):
+        raise LabError(f"sweep.{name}: {value} is a multiple of the recipe's own value, which is {usual!r}: write values")
+    return float(f"{usual * _factor(value):.12g}")
 
 
 def _orders(grid: GridFile, config: RunConfig) -> list[list[str]]:

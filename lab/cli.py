@@ -241,6 +241,7 @@ def replay(
 def grid(
     file: Annotated[str, typer.Argument(help="a grid file, or a shipped grid by its name")],
     processes: Annotated[int, typer.Option(min=1, max=512, help="cells that run at the same time")] = 1,
+    look: Annotated[bool, typer.Option("--look", help="run nothing, show what is finished")] = False,
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
@@ -251,11 +252,15 @@ def grid(
     made = Grid(file, runs, processes)
     try:
         with closing(made.work()) as steps:
-            follow_cells(steps)
+            if not look:
+                follow_cells(steps)
     except KeyboardInterrupt:
         print("lab: interrupted; the same command goes on with it", file=sys.stderr)
         raise typer.Exit(1) from None
     show_json(made.result()) if as_json else print_grid(made.result())
+    if look:
+        print(f"lab: {len(made.unfinished())} of the {len(made.planned())} cells known so far are not finished", file=sys.stderr)
+        return
     for id, reason in made.unfinished().items():
         print(f"lab: cell {id} is not finished: {reason}", file=sys.stderr)
     if made.unfinished():
@@ -288,11 +293,12 @@ def list(
 
 def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
     """Objects with a `name` each, for `lab list`."""
-    from lab import registry
+    from lab import registry, taxonomy
     from lab.config import recipes
 
     if what == "recipes":
-        return [{"name": recipe["name"], "about": recipe["about"]} for recipe in recipes()]
+        places = {place.pop("recipe"): place for place in taxonomy.table()}
+        return [{"name": recipe["name"], **places[recipe["name"]], "about": recipe["about"]} for recipe in recipes()]
     if what == "backbones":
         return [{"name": "minilm", "about": "all-MiniLM-L6-v2, 22M parameters, shipped with the package; the default"},
                 {"name": "tiny", "about": "a random two-layer encoder for tests"},
@@ -403,7 +409,7 @@ composing_command = partial(command, of=composing)
 
 @composing_command
 def compose_add(
-    experts: Annotated[list[str], typer.Argument(metavar="EXPERT...", help="RUN/EXPERT or folders in peft's format")],
+    experts: Annotated[List[str], typer.Argument(metavar="EXPERT...", help="RUN/EXPERT or folders in peft's format")],
     out: Out,
     weights: Annotated[str | None, typer.Option(help="numbers with commas between them; default: equal parts")] = None,
     how: Annotated[
@@ -476,7 +482,7 @@ def compose_analogy(
 
 @composing_command
 def compose_cluster(
-    experts: Annotated[list[str], typer.Argument(metavar="EXPERT...", help="RUN for all of its experts, RUN/EXPERT, or folders")],
+    experts: Annotated[List[str], typer.Argument(metavar="EXPERT...", help="RUN for all of its experts, RUN/EXPERT, or folders")],
     clusters: Annotated[int, typer.Option(help="how many")],
     space: Annotated[str, typer.Option(help="update: what the experts do, B A; parameters: A and B, as published")] = "update",
     runs: Runs = None,

@@ -87,19 +87,20 @@ def evaluate(learner: Learner, rows: list[Encoded], seen: int, size: int, oracle
     how = "task" if space.scenario == "task" else "seen"
     label, predicted = np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
     probability, routing, done = np.zeros(len(rows)), RoutingSums(), 0
-    for chunk in by_length(rows, size):
-        batch = learner.collate([rows[i] for i in chunk])
-        decision = learner.router.own(batch.task) if oracle else learner.decide(batch)
-        with learner.bank.routed(decision), learner.backbone.remembering(batch):
-            logits = learner.logits(batch)
-            used, steps = (decision.recorded(), decision.recorded_steps()) if decision else (None, {})
-        logits = logits.masked_fill(~space.competing(batch.task, seen, how), float("-inf"))
-        best = logits.softmax(-1).max(-1)
-        label[chunk] = space.target(batch.label, batch.task).cpu().numpy()
-        predicted[chunk], probability[chunk] = best.indices.cpu().numpy(), best.values.cpu().numpy()
-        if used is not None:
-            routing.add(used, steps, chunk, len(learner.bank.layers))
-        done += len(chunk)
-        yield done
+    with learner.backbone.knowing(rows, size, lasting=True):
+        for chunk in by_length(rows, size):
+            batch = learner.collate([rows[i] for i in chunk])
+            decision = learner.router.own(batch.task) if oracle else learner.decide(batch)
+            with learner.bank.routed(decision):
+                logits = learner.logits(batch)
+                used, steps = (decision.recorded(), decision.recorded_steps()) if decision else (None, {})
+            logits = logits.masked_fill(~space.competing(batch.task, seen, how), float("-inf"))
+            best = logits.softmax(-1).max(-1)
+            label[chunk] = space.target(batch.label, batch.task).cpu().numpy()
+            predicted[chunk], probability[chunk] = best.indices.cpu().numpy(), best.values.cpu().numpy()
+            if used is not None:
+                routing.add(used, steps, chunk, len(learner.bank.layers))
+            done += len(chunk)
+            yield done
     score = float((label == predicted).mean())
     yield Evaluation(score, Predictions(label, predicted, probability), routing if routing.count else None)

@@ -165,7 +165,10 @@ class Grid:
         for step in self._run(self.trials):
             yield step._replace(total=total)
         self._write_manifest()
-        for step in self._run([cell for cell in self.planned() if cell.hash not in trials]):
+        rest = [cell for cell in self.planned() if cell.hash not in trials]
+        places = [cell.key for row in self.rows for cell in row.candidates[0].finals]
+        rest.sort(key=lambda cell: places.index(cell.key))  # all methods at one seed and in one order, then at the next
+        for step in self._run(rest):
             yield step._replace(total=total, done=len(trials) + step.done)
         self._write_manifest()
 

@@ -75,6 +75,7 @@ class Learner(nn.Module):
         self.backbone = Backbone(config.backbone)
         kind = registry.experts.get(config.experts.name)(config.experts)
         self.bank = Bank(self.backbone.model, self.backbone.type, kind, config.composition, config.router.heads)
+        self._check_positions(len(tasks) if self.per_task else len(self.pool))
         self.backbone.unchanged_below(self.bank.layers[0].name)
         router = registry.routers.get(config.router.name)
         self.router = router(config.router, self.bank.layers, self.backbone.width).to(self.device)
@@ -82,6 +83,16 @@ class Learner(nn.Module):
         self.task_names = [task.name for task in tasks]
         self.queries: dict[tuple, Tensor] = {}  # by the keys of the batch
         self.met = 0  # tasks met so far
+
+    def _check_positions(self, experts: int) -> None:
+        """Refuse experts that leave too few positions for the texts."""
+        backbone, kind = self.backbone, self.bank.kind
+        needed = kind.positions(experts, self.bank.composition)
+        if backbone.positions is not None and needed and backbone.max_length + needed > backbone.positions:
+            raise LabError(
+                f"{backbone.max_length} tokens (backbone.max_length) and {needed} positions of {experts} {kind.name}(s) are more "
+                f"than the {backbone.positions} positions of the backbone: cut the texts or shorten the prompts"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -106,6 +117,17 @@ class Learner(nn.Module):
         return self.config.experts.allocation == "per_task"
 
     @property
+    def pool(self) -> list[str]:
+        """Names of the experts that every task trains; none where each task has its own."""
+        allocation = self.config.experts.allocation
+        return [f"pool-{i}" for i in range(allocation)] if isinstance(allocation, int) else ["shared"][: not self.per_task]
+
+    @property
+    def current(self) -> range:
+        """Numbers of the experts that the task met last trains."""
+        return range(len(self.bank) - 1 if self.per_task else 0, len(self.bank))
+
+    @property
     def isolated(self) -> bool:
         """Whether an expert is trained while all others are switched off."""
         return self.per_task and self.config.experts.isolated
@@ -115,11 +137,16 @@ class Learner(nn.Module):
         seed, name = self.config.seed, self.task_names[t]
         self.met = t + 1
         self.classifier.grow(seed, "classifier", name)
-        if self.per_task or not len(self.bank):
-            for k in range(len(self.bank)):
-                self.bank.trainable(k, False)
-            self.bank.grow(name if self.per_task else "shared", seed, "expert", name if self.per_task else "shared")
-            self.router.grow(len(self.bank), len(self.space.own[t]))
+        new = [name] if self.per_task else self.pool[len(self.bank) :]
+        if not new:
+            return
+        for k in range(len(self.bank)):
+            self.bank.trainable(k, False)
+        for expert in new:
+            self.bank.grow(expert, seed, "expert", expert)
+        self.router.grow(len(self.bank), len(self.space.own[t]))
+        if self.router.learns_with_experts and len(self.bank) == len(new):
+            self.router.reset(generator(seed, "router"), [], torch.zeros(0))
 
     def learned(self, rows: Sequence[Encoded]) -> None:
         """Let the router keep what it needs of the task met last: its trained expert and its training examples."""
@@ -205,10 +232,14 @@ class Learner(nn.Module):
         return torch.cat([self(self.collate(rows[i : i + size])).logits for i in range(0, len(rows), size)])
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """What learning the task met last changes, by names of its own: its expert (or the shared one), classifier blocks."""
-        t = self.met - 1
-        expert = {(f"task{t}." if self.per_task else "") + name: p for name, p in self.bank.expert(len(self.bank) - 1).items()}
-        return expert | self.parameters_of(range(self.met) if self.config.train.classes == "seen" else [t])
+        """What learning the task met last changes, by names of its own: its expert (or the shared ones), classifier blocks."""
+        t, found = self.met - 1, {}
+        for k in self.current:
+            owner = f"task{t}." if self.per_task else f"{self.bank.names[k]}." if len(self.current) > 1 else ""
+            found |= {owner + name: p for name, p in self.bank.expert(k).items()}
+        if self.router.learns_with_experts:
+            found |= {f"router.{name}": p for name, p in self.router.named_parameters()}
+        return found | self.parameters_of(range(self.met) if self.config.train.classes == "seen" else [t])
 
     def cross_entropy(self, logits: Tensor, label: Tensor, task: Tensor, how: str | None = None) -> Tensor:
         """Mean cross-entropy over the competing classes ("task" or "seen", see LabelSpace; None: train.classes).

@@ -134,7 +134,7 @@ class Session:
         examples = rows
         for method in self.methods:
             examples = method.examples(examples)
-        expert, isolated, trained = len(learner.bank) - 1, learner.isolated, learner.trained()
+        isolated, trained = learner.isolated, learner.trained()
         store = self.store if isolated and not self.methods else None
         saved_s = store.fetch(self, t, trained) if store and self.cursor.step == 0 else None
         if self.cursor.step == 0:
@@ -154,7 +154,7 @@ class Session:
                 return chosen
 
             def decide(batch: Batch, step: int) -> Decision:
-                return learner.alone(expert) if isolated else learner.decide(batch)
+                return learner.alone(learner.current[0]) if isolated else learner.decide(batch)
 
             def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
                 out = Output(learner.logits(batch, t if isolated else None), decision)
@@ -164,12 +164,15 @@ class Session:
                     named |= method.terms(batch, out)
                 return named
 
-            learner.bank.trainable(expert, True)
-            steps = config.epochs * steps_per_epoch
-            yield from self.fit(t, Phase([trained], [config.lr], steps, config.epochs, rows_of, decide, terms, self.methods))
+            for k in learner.current:
+                learner.bank.trainable(k, True)
+            steps, rates = config.epochs * steps_per_epoch, [config.lr]
+            drawn = [*examples, *self.memory.rows] if self.methods else examples
+            yield from self.fit(t, Phase([trained], rates, steps, config.epochs, drawn, rows_of, decide, terms, self.methods))
             if store:
                 store.keep(self, t, trained, self.cursor.phase_s)
-        learner.bank.trainable(expert, False)
+        for k in learner.current:
+            learner.bank.trainable(k, False)
         self.memory.add(self.tasks[t], rows)
         with self.timed():
             for method in self.methods:
@@ -206,7 +209,7 @@ class Session:
     def train_on_memory(self, t: int) -> Iterator[events.Event]:
         """Stage B: routers, and the classifier if asked, from the stored examples; experts and backbone are frozen."""
         learner, config = self.learner, self.config.memory_training
-        learns = learner.router.trained_on_memory
+        learns = not (learner.router.learns_with_experts or learner.router.learns_after_experts)
         router = {f"router.{name}": parameter for name, parameter in learner.router.named_parameters() if learns}
         classifier = learner.parameters_of(range(t + 1))
         tuned = classifier if config.classifier == "tuned" else {}
@@ -233,7 +236,8 @@ class Session:
         def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
             return {"memory": learner.cross_entropy(learner.logits(batch), batch.label, batch.task, how)} | decision.losses
 
-        yield from self.fit(t, Phase([router, tuned], [config.lr, config.classifier_lr], config.steps, 1, rows_of, decide, terms))
+        rates = [config.lr, config.classifier_lr]
+        yield from self.fit(t, Phase([router, tuned], rates, config.steps, 1, self.memory.rows, rows_of, decide, terms))
 
     def stored(self, t: int) -> tuple[list[Tensor], Tensor]:
         """Of the stored examples of tasks 0..t: what a router is fed with, per layer (N, D), and the expert of their task (N,).
@@ -260,28 +264,31 @@ class Session:
         for parameter in parameters:
             parameter.requires_grad_(True)
         self.optimizer = self.new_optimizer(phase)
-        for step in range(self.cursor.step, phase.steps):
-            began = time.perf_counter()
-            for group, rate in zip(self.optimizer.param_groups, phase.rates, strict=True):
-                group["lr"] = rate * schedule(step, phase.steps, self.config.train.warmup)
-            batch = self.learner.collate(phase.rows(step))
-            decision = phase.decide(batch, step)
-            with self.learner.bank.routed(decision):  # open through backward, see Bank.routed
-                terms = phase.terms(batch, decision)
-                self.optimizer.zero_grad(set_to_none=True)
-                sum(terms.values()).backward()
-            for method in phase.methods:
-                method.adjust_gradients()
-            if self.config.train.clip:
-                nn.utils.clip_grad_norm_(parameters, self.config.train.clip)
-            self.optimizer.step()
-            self.cursor.step = step + 1
+        began = time.perf_counter()
+        with self.learner.backbone.knowing(phase.examples):
             self.cursor.phase_s += time.perf_counter() - began
-            self.partial_work = self.units(t, self.cursor.phase) * (step + 1) / phase.steps
-            yield events.Step(
-                t, self.cursor.phase, step * phase.epochs // phase.steps, phase.epochs, step + 1, phase.steps,
-                {name: term.detach() for name, term in terms.items()}, self.optimizer.param_groups[0]["lr"], self.progress(),
-            )  # fmt: skip
+            for step in range(self.cursor.step, phase.steps):
+                began = time.perf_counter()
+                for group, rate in zip(self.optimizer.param_groups, phase.rates, strict=True):
+                    group["lr"] = rate * schedule(step, phase.steps, self.config.train.warmup)
+                batch = self.learner.collate(phase.rows(step))
+                decision = phase.decide(batch, step)
+                with self.learner.bank.routed(decision):  # open through backward, see Bank.routed
+                    terms = phase.terms(batch, decision)
+                    self.optimizer.zero_grad(set_to_none=True)
+                    sum(terms.values()).backward()
+                for method in phase.methods:
+                    method.adjust_gradients()
+                if self.config.train.clip:
+                    nn.utils.clip_grad_norm_(parameters, self.config.train.clip)
+                self.optimizer.step()
+                self.cursor.step = step + 1
+                self.cursor.phase_s += time.perf_counter() - began
+                self.partial_work = self.units(t, self.cursor.phase) * (step + 1) / phase.steps
+                yield events.Step(
+                    t, self.cursor.phase, step * phase.epochs // phase.steps, phase.epochs, step + 1, phase.steps,
+                    {name: term.detach() for name, term in terms.items()}, self.optimizer.param_groups[0]["lr"], self.progress(),
+                )  # fmt: skip
         for parameter in parameters:
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -368,7 +375,7 @@ class Session:
             result = yield from self.score(last, j, "validation")
             found.append(result.score)
         self.scores.validation, found = found, []
-        if not self.learner.per_task:
+        if not self.learner.isolated:
             return
         for j in range(len(self.tasks)):
             result = yield from self.score(last, j, oracle=True)
@@ -429,12 +436,13 @@ class Session:
 
 @dataclass(frozen=True)
 class Phase:
-    """What the optimiser does in one phase: groups of named parameters with their rates, three functions of the step, methods."""
+    """What the optimiser does in one phase: groups of named parameters, their rates, the examples, three functions."""
 
     groups: list[dict[str, nn.Parameter]]
     rates: list[float]
     steps: int
     epochs: int
+    examples: Sequence[Encoded]
     rows: Callable[[int], list[Encoded]]
     decide: Callable[[Batch, int], Decision | None]
     terms: Callable[[Batch, Decision | None], dict[str, Tensor]]

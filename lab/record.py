@@ -199,8 +199,9 @@ class Recorder:
         rows = {name: p.detach().cpu().numpy() for name, p in learner.classifier.named_parameters()}
         files.write_arrays(folder / "classifier.safetensors", rows)
         if not learner.per_task:
-            self.export(0)
-            learner.bank.export(0, folder / "experts" / learner.bank.names[0], base=self.session.config.backbone.name)
+            for k, name in enumerate(learner.bank.names):
+                self.export(k)
+                learner.bank.export(k, folder / "experts" / name, base=self.session.config.backbone.name)
         self.row = {}
 
     def write_router(self, path: Path) -> None:
@@ -233,13 +234,16 @@ class Recorder:
         """Share of its own expert per task after the last task, and the oracle's average accuracy; None with a reason."""
         session = self.session
         if not session.learner.per_task:
-            reason = "there is one shared expert"
+            reason = "there is one shared expert" if len(session.learner.bank) == 1 else "every task trains all experts"
             summary = {"own_expert_share": None, "own_expert_share_by_task": None, "oracle_average_accuracy": None}
             return summary, {f"routing.{name}": reason for name in summary}
         routing = self.run.routing()
         shares = [float(routing.share(t)[session.learner.router.owner(t)]) for t in range(len(session.tasks))]
-        return {
+        own = {
             "own_expert_share": float(np.mean(shares)),
             "own_expert_share_by_task": dict(zip(session.scores.tasks, shares, strict=True)),
-            "oracle_average_accuracy": float(np.mean(session.scores.oracle)),
-        }, {}
+        }
+        if session.scores.oracle is None:
+            reason = "experts are trained while earlier ones act: none of them alone is the model of a task"
+            return own | {"oracle_average_accuracy": None}, {"routing.oracle_average_accuracy": reason}
+        return own | {"oracle_average_accuracy": float(np.mean(session.scores.oracle))}, {}

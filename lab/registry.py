@@ -83,7 +83,8 @@ def explain(error: ValidationError, model: type[BaseModel], section: str = "") -
 
 
 def _explain(problem: Any, model: Any, section: str) -> str:
-    path = [str(part) for part in problem["loc"] if part not in ("str", "list[str]")]  # members of a union
+    unions = ("str", "list[str]", "literal[", "constrained-int")  # members of a union
+    path = [str(part) for part in problem["loc"] if part not in unions[:2] and not str(part).startswith(unions[2:])]
     if problem["type"] == "extra_forbidden":
         for part in path[:-1]:
             model = model.model_fields[part].annotation

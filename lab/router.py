@@ -6,7 +6,7 @@ Letters: B rows, T tokens, D width of the query, L adapted layers, H routing hea
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -114,15 +114,31 @@ class LayerDecision(Decision):
         return (w * share[..., None, None]).sum(1)
 
 
+class Axes(NamedTuple):
+    """A router's place among modular systems, see lab.taxonomy."""
+
+    choice: str  # fixed | learned | computed (from the experts or from statistics of their data)
+    level: str  # layer: every adapted layer has weights of its own | model: all layers share them
+    granularity: str  # what may be given weights of its own: all | task | example | token
+    hardness: str  # hard: one expert or a few | soft: all of them
+
+
 class Router(nn.Module, Plugin):
     """What chooses among the experts. `uses_task_id` is a declared privilege: evaluation withholds the task otherwise."""
 
     Options: ClassVar[type[RouterOptions]] = RouterOptions
+    axes: ClassVar[Axes]
     uses_task_id: ClassVar[bool] = False
+    learns_with_experts: ClassVar[bool] = False  # trained on the tasks' own examples, by its own loss terms, not on the memory
     uses_query: bool = False  # needs the frozen backbone's sequence representation
     learns_queries: ClassVar[bool] = False  # `learned` needs the queries of a task's training examples
-    trained_on_memory: ClassVar[bool] = True  # parameters are trained in stage B; else nothing but `gate` trains them
+    learns_after_experts: ClassVar[bool] = False  # trained as `gate`, on the tasks' own examples too, and not on the memory
     holds_experts: ClassVar[bool] = False  # experts of its own act (Decision.stacks), trained as `gate` on stored examples
+
+    @classmethod
+    def axes_of(cls, options: RouterOptions) -> Axes:
+        """Its place with these options."""
+        return cls.axes
 
     def __init__(self, options: RouterOptions, layers: Sequence[LayerInfo], width: int):
         """`layers`: the adapted layers in forward order; `width`: D of the query."""
@@ -168,7 +184,10 @@ class Router(nn.Module, Plugin):
         return Decision(one_hot(task, self.experts, self.heads))
 
     def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
-        """Begin anew; stored examples may help: their queries, as in `standardise`, and the experts of their tasks (N,)."""
+        """Begin anew; stored examples may help: their queries, as in `standardise`, and the experts of their tasks (N,).
+
+        A router that learns with the experts is reset once, when the first experts are there, without stored examples.
+        """
 
     def standardise(self, queries: Sequence[Tensor]) -> None:
         """Per adapted layer, the queries (N, D) of the stored examples in the frozen backbone; default: nothing is learned."""

@@ -12,7 +12,7 @@ import platform
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -76,7 +76,7 @@ class Routing:
     experts: list[str]
     arrays: dict[str, np.ndarray]
     texts: dict[str, list[str]]
-    step_names: list[str]  # what led to the weights of whole decisions, in order
+    step_names: Sequence[str] = ()  # what led to the weights of whole decisions, in order
 
     def mean(self, task: int) -> np.ndarray:
         """Mean weight over the test examples of a task: (L, H, E)."""
@@ -240,8 +240,11 @@ class Run:
 
     def recorded(self) -> list[int]:
         """Moments (indices of the last learned task) at which routing was recorded."""
-        names = (path.stem for path in (self.dir / "routing").glob("after_*.safetensors"))
-        return sorted(int(name.removeprefix("after_")) for name in names)
+        return _moments(self.dir / "routing", ".safetensors")
+
+    def kept(self) -> list[int]:
+        """Moments whose weights were kept, so that the model can be asked as it was (lab.inference)."""
+        return _moments(self.dir / "state")
 
     def routing(self, after: int | None = None) -> Routing:
         """Routing recorded after learning task `after` (default: the last); LabError if there is none."""
@@ -350,6 +353,12 @@ class Run:
     @property
     def stop_requested(self) -> bool:
         return (self.dir / "stop").exists()
+
+
+def _moments(folder: Path, ending: str = "") -> list[int]:
+    """The k of all `after_<k>` in a folder."""
+    names = (path.name.removesuffix(ending).removeprefix("after_") for path in folder.glob(f"after_*{ending}"))
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def slug(name: str) -> str:

@@ -30,7 +30,7 @@ class Work:
     @property
     def last(self) -> float:
         """Of what is measured once at the end: validation examples, and the test with oracle routing."""
-        oracle = self.config.experts.allocation == "per_task"
+        oracle = self.config.experts.allocation == "per_task" and self.config.experts.isolated
         return float(sum(size["validation"] + oracle * size["test"] for size in self.sizes))
 
     @property

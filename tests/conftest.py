@@ -147,8 +147,9 @@ def write_routing(run: Run, tasks: list[str], after: int, heads: int, texts: lis
             f"{task}/entropy_sum": -(one * np.log(one.clip(1e-9))).sum(-1) * count, f"{task}/share_sum": one.mean((0, 1)) * count,
             f"{task}/count": np.array([count]), f"{task}/examples": np.repeat(one[None], len(kept[str(task)]), axis=0),
             f"{task}/rows": np.arange(len(kept[str(task)])),
+            f"{task}/steps/logits": np.repeat(np.log(one)[None], len(kept[str(task)]), axis=0),
         }  # fmt: skip
-    about = {"tasks": tasks[: after + 1], "layers": LAYERS, "experts": tasks[: after + 1], "texts": kept}
+    about = {"tasks": tasks[: after + 1], "layers": LAYERS, "experts": tasks[: after + 1], "texts": kept, "steps": ["logits"]}
     files.write_arrays(run.dir / "routing" / f"after_{after}.safetensors", arrays, {"about": files.json.dumps(about)})
 
 

@@ -253,32 +253,67 @@ def test_minilm_is_the_published_model_and_pools_as_sentence_transformers_does()
 # what is computed once ----------------------------------------------------------------------------------------------------------
 
 
+def known(lower: Lower, model, batch) -> list[tuple[int, str, int]]:
+    """Let `lower` know every row of a batch; returns their keys."""
+    with lower.watching() as seen, torch.no_grad():
+        hidden(model, batch)
+    keys = [(0, "train", row) for row in range(len(batch["input_ids"]))]
+    lengths = batch["attention_mask"].sum(1).tolist()
+    lower.known |= {key: state[:length] for key, state, length in zip(keys, seen[0], lengths, strict=True)}
+    return keys
+
+
 @pytest.mark.parametrize("name", tiny.MODELS)
-def test_blocks_below_the_experts_are_computed_once_per_batch_with_the_same_bits(name):
+def test_blocks_below_the_experts_are_computed_once_per_row(name):
     model, made = tiny.bank(name, skip=0.5)
+    tiny.randomise(made)
+    made.trainable(0, True)
     calls, batch = [], tiny.tokens()
-    plain = hidden(model, batch)
     lower = Lower.of(model, made.layers[0].name)
     first = next(module for path, module in model.named_modules() if path.split(".")[-1] == "0" and "." in path)
     next(iter(first.children())).register_forward_hook(lambda *args: calls.append(1))
-    for key, expected in ((None, 1), ("a", 1), ("a", 0), ("b", 1), (None, 1), ("b", 0)):
-        calls.clear()
-        with lower.keeping(key):
-            assert torch.equal(hidden(model, batch), plain)
-        assert len(calls) == expected, key
-    weights = Decision(tiny.weights(len(plain), 1, 1, len(made)))
-    with made.routed(weights):
-        routed = hidden(model, batch)
-    with lower.keeping("a"), made.routed(weights):
-        assert torch.equal(hidden(model, batch), routed) and not torch.equal(routed, plain)
+    real = batch["attention_mask"].bool()
+
+    def both(batch, keys):
+        """Hidden states of the real tokens, and gradients of expert 0, computed from the first block and from what is known."""
+        found = []
+        for names in ([(9, "train", 9)], keys):
+            calls.clear()
+            made.trainable(0, True)
+            weights = tiny.weights(len(batch["input_ids"]), 1, 1, len(made))
+            with made.routed(Decision(weights)), lower.standing_in(names):
+                states = hidden(model, batch)
+                tiny.readout(states, batch["attention_mask"]).backward()
+            gradients = torch.cat([p.grad.flatten() for p in made.expert(0).values()])
+            found.append((states[batch["attention_mask"].bool()].detach(), gradients, len(calls)))
+        return found
+
+    keys = known(lower, model, batch)
+    (direct, gradient, computed), (reused, same, none) = both(batch, keys)
+    assert torch.equal(direct, reused) and torch.equal(gradient, same) and (computed, none) == (1, 0)
+    assert gradient.abs().max() > 0 and int(real.sum()) == len(direct)
+    some = {name: tensor[[1, 3], :4] for name, tensor in batch.items()}  # other neighbours, less padding
+    (direct, gradient, _), (reused, same, none) = both(some, [keys[1], keys[3]])
+    assert rel(reused, direct) < 1e-5 and rel(same, gradient) < 1e-5 and none == 0
+    assert both(some, [keys[1], (1, "train", 0)])[1][2] == 1  # one row is not known
 
 
-def test_what_is_kept_of_the_lower_blocks_is_limited():
-    model, made = tiny.bank("bert", skip=0.5)
-    lower, batch = Lower.of(model, made.layers[0].name), tiny.tokens()
-    lower.room = 1.5 * hidden(model, batch).numel() * 4
-    for key in ("a", "b"):
-        with lower.keeping(key):
-            hidden(model, batch)
-    assert list(lower.kept) == ["a"]
+def test_states_are_known_inside_the_block_or_for_good_within_a_limit():
+    made = backbone("tiny")
+    made.unchanged_below("encoder.layer.1.attention.self.query")
+    rows = made.encode([Example("one two three", 0), Example("four five", 1)], 0, "train")
+    with made.knowing(rows):
+        assert {key: tuple(state.shape) for key, state in made.lower.known.items()} == {
+            rows[0].key: (4, made.width), rows[1].key: (3, made.width)
+        }  # fmt: skip
+    assert not made.lower.known
+    with made.knowing(rows[:1], lasting=True):
+        pass
+    with made.knowing(rows):  # what lasts stays after another block that uses it
+        assert len(made.lower.known) == 2
+    assert list(made.lower.known) == [rows[0].key]
+    made.lower.limit = 4 * made.width * 6
+    with made.knowing(rows):
+        assert list(made.lower.known) == [rows[0].key]  # 7 tokens do not fit
+    model, _ = tiny.bank("bert", skip=0.5)
     assert Lower.of(model, "encoder.layer.0.attention.self.query") is None and Lower.of(model, "pooler.dense") is None

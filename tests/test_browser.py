@@ -11,7 +11,9 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import toy
 from conftest import FORGETS, KEEPS, write_run
 
 from lab.pages import server
@@ -32,7 +34,7 @@ FLAGS = [
 ]
 TASKS = ["animals", "<b>weather</b>", "cooking"]
 PAGES = {"": "What does a model forget?", "train": "Train", "jobs": "Jobs", "compare": "Compare", "routing": "Routing",
-         "library": "Library", "about": "About", "learn": "Lessons"}  # fmt: skip
+         "playground": "Playground", "library": "Library", "about": "About", "learn": "Lessons"}  # fmt: skip
 PROBING = re.compile(r"/_stcore/(health|host-config)$")  # a page below the root looks for its server; the first try fails
 
 
@@ -56,7 +58,8 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(base):
-    """A dashboard with two recorded examples and two runs."""
+    """A dashboard with two recorded examples, two runs written by hand, and an older one that was really trained."""
+    toy.recorded(toy.session("l2r", "router.heads=2"), base / "runs", "trained")
     for folder, names in ((base / "examples", ("seq", "l2r")), (base / "runs", ("own-seq", "own-l2r"))):
         write_run(folder, names[0], "sequential", FORGETS, TASKS, routed=False)
         write_run(folder, names[1], "l2r", KEEPS, TASKS, texts=["A <i>tagged</i> text", "second"])
@@ -122,10 +125,9 @@ def open_page(page, address: str, name: str) -> None:
 
 def settled(page) -> None:
     """Wait until the server has nothing more to draw."""
+    idle = "document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')"
     page.wait_for_timeout(300)
-    page.wait_for_function(
-        "!document.querySelector('[data-testid=stStatusWidget]') && !document.querySelector('[data-stale=true]')", timeout=30_000
-    )
+    page.wait_for_function(f"{idle} && !document.querySelector('[data-stale=true]')", timeout=30_000)
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -219,6 +221,85 @@ def test_a_click_on_a_cell_moves_the_focus(page, address):
     page.get_by_text(re.compile("Expert animals on task cooking")).wait_for(timeout=10_000)
     assert "rt_task=cooking" in page.url and "rt_expert=animals" in page.url
     assert page.problems == []
+
+
+def click(page, key: str, x: float, y: float) -> None:
+    """Click on a point of the chart with this key."""
+    chart = page.locator(f".st-key-{key} .js-plotly-plot")
+    chart.wait_for()
+    place = spot(page, chart, x, y)
+    page.mouse.move(*place, steps=4)
+    page.mouse.click(*place)
+    settled(page)
+
+
+def looking_at(page, *parts: str) -> None:
+    """Wait until the focus is this path."""
+    page.get_by_text("Looking at " + " › ".join(parts)).wait_for(timeout=15_000)
+
+
+def test_clicks_lead_down_to_one_decision(page, browser, address):
+    """Level by level by clicks; an empty click changes nothing; the button goes back; the link has it all."""
+    open_page(page, address, "routing?rt_run=own-l2r")
+    looking_at(page, "task animals", "expert animals", "layer 3 · value", "head 1")
+    click(page, "rt_map", 1, 2)
+    looking_at(page, "task cooking", "expert <b>weather</b>", "layer 0 · query", "head 4")
+    click(page, "rt_layers_weight", 2.2, 4.8)
+    deep = ("task cooking", "expert <b>weather</b>", "layer 2 · value", "head 3")
+    looking_at(page, *deep)
+    click(page, "rt_layers_weight", 1.5, -0.9)  # above the cells
+    click(page, "rt_map", 2.95, -0.85)
+    looking_at(page, *deep)
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    looking_at(other, *deep)
+    other.context.close()
+    click(page, "rt_profile", 2, 1)
+    looking_at(page, "task cooking", "expert cooking", "layer 0 · value", "head 3")
+    page.get_by_role("button", name="Clear focus").click()
+    looking_at(page, "task cooking", "expert cooking", "layer 3 · value", "head 1")
+    assert page.problems == []
+
+
+def test_every_chart_gives_its_code_and_numbers(page, address):
+    open_page(page, address, "routing?rt_run=own-l2r")
+    page.locator(".st-key-rt_map_code button").first.click()
+    page.get_by_text("lab.views.routing_by_task(run1, 2)").wait_for()
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Numbers as CSV").click()
+    table = pd.read_csv(waiting.value.path(), index_col=0)
+    assert list(table.index) == TASKS and list(table.columns) == TASKS
+    assert table.sum(axis=1).to_numpy() == pytest.approx(1)
+    assert page.problems == []
+
+
+def test_playground_changes_the_routing_of_a_typed_text(page, browser, address):
+    """Typed text, live answer, one expert forced, reset; another visitor sees nothing of it."""
+    open_page(page, address, "playground?pg_run=trained&pg_example=city+2")
+    page.get_by_text("recorded", exact=True).wait_for()
+    box = page.get_by_role("textbox", name="Text")
+    box.fill("red <b>wave</b> harbour")
+    box.press("Control+Enter")
+    page.locator(".st-key-pg_classes .js-plotly-plot").wait_for(timeout=120_000)
+    page.get_by_role("radio", name="changed routing").click()
+    page.get_by_role("radio", name="one expert").click()
+    page.get_by_text(re.compile("With changed routing, the answer")).wait_for(timeout=30_000)
+    bars = page.locator(".st-key-pg_classes .js-plotly-plot")
+    settled(page)
+    first, second = bars.evaluate("div => div.data.map(trace => [...trace.text])")
+    assert first != second
+    page.get_by_role("button", name="Reset").click()
+    settled(page)
+    again, reset = bars.evaluate("div => div.data.map(trace => [...trace.text])")
+    assert again == reset == first
+    assert "pg_beside=changed" in page.url and "wave" not in page.url
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    other.get_by_role("textbox", name="Text").wait_for(timeout=30_000)
+    settled(other)
+    assert "harbour" not in other.get_by_role("textbox", name="Text").input_value()
+    other.context.close()
+    assert page.locator("[data-testid=stMain] b").count() == 0 and page.problems == []
 
 
 def test_keyboard_reaches_the_same_place(page, address):

@@ -94,6 +94,15 @@ def test_the_hash_is_that_of_the_resolved_configuration(stream, tmp_path):
     assert runs.ID.fullmatch(cell.id) and cell.id.endswith(cell.hash)
 
 
+def test_swept_values_may_be_multiples_of_the_recipes_own(stream, tmp_path):
+    recipes, sweep = ["sequential", "full"], {"train.lr": ["x0.25", "x1", 0.1]}
+    made = Grid(write(tmp_path, stream, recipes=recipes, sweep=sweep), tmp_path / "runs")
+    own = [configure(recipe).train.lr for recipe in recipes]
+    assert own[0] != own[1]
+    found = [[option.values["train.lr"] for option in row.candidates] for row in made.rows]
+    assert found == [pytest.approx([lr / 4, lr, 0.1]) for lr in own]
+
+
 def test_random_orders(stream, tmp_path):
     def orders(**changes):
         made = Grid(write(tmp_path, stream, **changes), tmp_path)
@@ -116,14 +125,12 @@ def test_a_sweep_of_two_options_and_a_seed_of_its_own(stream, tmp_path):
     assert len(made.trials) == 2 * 4 and len(made.possible) == 2 * 4 * (1 + 2 * 2)
 
 
-def test_shipped_grids_are_valid(tmp_path):
-    """Cells are made of every recipe they name; only the stream of a benchmark may be absent."""
-    names = [path.stem for path in cells.GRIDS.glob("*.yaml")]
-    assert "builtin-tiny" in names
-    for name in names:
-        _, spec = cells.read(name)
-        assert spec.about and all(configure(recipe).recipe == recipe for recipe in spec.recipes)
-    assert len(Grid("builtin-tiny", tmp_path).possible) == 3 * 2 * 2 * 2
+@pytest.mark.parametrize("name", sorted(path.stem for path in cells.GRIDS.glob("*.yaml")))
+def test_shipped_grids_are_valid(name, tmp_path):
+    """Cells are made of every recipe in every scenario that they name; the data of a benchmark may be absent."""
+    made = Grid(name, tmp_path)
+    assert made.spec.about and [row.recipe for row in made.rows] == made.spec.recipes * len(made.spec.scenarios)
+    assert name != "builtin-tiny" or len(made.possible) == 3 * 2 * 2 * 2
 
 
 # choosing ---------------------------------------------------------------------------------------------------------------------
@@ -203,6 +210,14 @@ def test_a_wider_grid_runs_only_what_is_new(whole, stream, tmp_path):
     assert steps[-1].done == 4 and steps[0].done == 3
     new = [Run(root / name) for name in {folder.name for folder in root.glob("*/")} - before]
     assert [run.config["seed"] for run in new] == [2]
+
+
+def test_looking_runs_nothing(whole, stream, tmp_path):
+    path, folder, _ = whole
+    seen = lab("grid", write(tmp_path, stream), "--runs", tmp_path / "runs", "--look", "--json")
+    assert seen.exit_code == 0 and "4 of the 4 cells known so far are not finished" in seen.stderr
+    assert not (tmp_path / "runs").exists() and [row["n"] for row in json.loads(seen.stdout)["table"]] == [0, 0]
+    assert lab("grid", path, "--runs", folder, "--look", "--json").stdout == text(Grid(path, folder).result()) + "\n"
 
 
 def test_times_stand_apart_from_the_table(whole):
@@ -415,6 +430,9 @@ WRONG = [
     ({"set": {"memory.per_task": 1}}, "memory.per_task = 1 is smaller than the 2 classes of task"),
     ({"sweep": {"train.lr": []}}, "sweep.train.lr is empty: write at least one value"),
     ({"sweep": {"train.lr": [0.001, "1e-3"]}}, "sweep holds train.lr=0.001 twice"),
+    ({"sweep": {"train.lr": [0.001, "x0.5", "x1.0"]}, "set": {"train.lr": 0.002}}, "'train.lr' stands in set and in sweep"),
+    ({"sweep": {"train.lr": [0.001, "x0.5"]}, "recipes": ["sequential"]}, "sweep holds train.lr=0.001 twice"),
+    ({"sweep": {"train.classes": ["x0.5"]}}, "train.classes: x0.5 is a multiple of the recipe's own value, which is 'seen'"),
     ({"sweep": {"train.lr": [0.1, -1]}}, "train.lr = -1: input should be greater than 0"),
     ({"sweep": {"router.temperature": [1]}}, "unknown option of router 'temperature'"),
     ({"sweep": {"methods.replay.per_step": [1, 2]}}, "'methods.replay.per_step': the recipe has no method 'replay'"),

@@ -162,7 +162,7 @@ def test_state_round_trip(case):
 @cases
 def test_reset_forgets_what_the_memory_taught_and_is_decided_by_its_generator(case):
     router, other = build(case, 2), build(case, 2)
-    if not [*router.parameters()] or not router.trained_on_memory:
+    if not [*router.parameters()] or router.learns_after_experts:
         state = {name: tensor.clone() for name, tensor in router.state_dict().items()}
         begin(router, 1)
         assert all(torch.equal(tensor, state[name]) for name, tensor in router.state_dict().items())

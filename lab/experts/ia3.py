@@ -32,6 +32,7 @@ class Ia3(Expert):
     """
 
     name = "ia3"
+    computation = "function, features rescaled"
     Options = Ia3Options
     options: Ia3Options
     peft_format = True

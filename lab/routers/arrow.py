@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lab.expert import LayerInfo
-from lab.router import Decision, LayerDecision, Request, Router, RouterOptions, needs_experts_per_task, top_softmax
+from lab.router import Axes, Decision, LayerDecision, Request, Router, RouterOptions, needs_experts_per_task, top_softmax
 
 
 class ArrowOptions(RouterOptions):
@@ -27,6 +27,7 @@ class Arrow(Router):
     """Per token and layer the LoRA experts whose updates amplify the input most; made of their parameters alone, no data."""
 
     name = "arrow"
+    axes = Axes("computed", "layer", "token", "hard")
     Options = ArrowOptions
     options: ArrowOptions
 

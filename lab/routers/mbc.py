@@ -37,7 +37,7 @@ class Mbc(Arrow):
     name = "mbc"
     Options = MbcOptions
     options: MbcOptions
-    trained_on_memory = False
+    learns_after_experts = True
     holds_experts = True
 
     def __init__(self, options: MbcOptions, layers: Sequence[LayerInfo], width: int):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from lab.expert import LayerInfo
-from lab.router import Decision, GateOptions, LayerDecision, Request, Router, needs_experts_per_task, top_softmax
+from lab.router import Axes, Decision, GateOptions, LayerDecision, Request, Router, needs_experts_per_task, top_softmax
 
 
 class PhatgooseOptions(GateOptions):
@@ -26,9 +26,10 @@ class Phatgoose(Router):
     """Per token and layer the experts whose own gates fit the input best; each gate is trained on its task alone."""
 
     name = "phatgoose"
+    axes = Axes("learned", "layer", "token", "hard")
     Options = PhatgooseOptions
     options: PhatgooseOptions
-    trained_on_memory = False
+    learns_after_experts = True
 
     def __init__(self, options: PhatgooseOptions, layers: Sequence[LayerInfo], width: int):
         super().__init__(options, layers, width)

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lab.expert import LayerInfo
-from lab.router import Decision, Request, Router, RouterOptions, needs_experts_per_task, top_softmax
+from lab.router import Axes, Decision, Request, Router, RouterOptions, needs_experts_per_task, top_softmax
+
+ALL = 1000  # as `top_k`
 
 
 class PrototypeOptions(RouterOptions):
@@ -22,7 +24,7 @@ class PrototypeOptions(RouterOptions):
     per: Literal["task", "class"] = Field("class", description="what has a mean: every task, or every class of a task")
     distance: Literal["cosine", "mahalanobis"] = Field("cosine", description="how near a query is to a mean")
     unit: bool = Field(False, description="queries are scaled to length one before they are averaged")
-    top_k: int = Field(1, ge=1, le=1000, description="tasks that get weight; more than there are means all")
+    top_k: int = Field(1, ge=1, le=ALL, description="tasks that get weight; more than there are means all")
     temperature: float = Field(1.0, gt=0, le=100, description="of the softmax over the scores of these; lower is harder")
 
 
@@ -30,6 +32,7 @@ class Prototype(Router):
     """The expert whose task has the nearest mean to the example, by cosine or Mahalanobis distance; nothing is trained."""
 
     name = "prototype"
+    axes = Axes("computed", "model", "example", "hard")
     Options = PrototypeOptions
     options: PrototypeOptions
     uses_query = True
@@ -46,6 +49,10 @@ class Prototype(Router):
     @classmethod
     def check(cls, config: Any) -> None:
         needs_experts_per_task(config)
+
+    @classmethod
+    def axes_of(cls, options: PrototypeOptions) -> Axes:
+        return cls.axes._replace(hardness="soft" if options.top_k == ALL else "hard")
 
     def grow(self, experts: int, classes: int = 1) -> None:
         for k in range(self.experts, experts):
