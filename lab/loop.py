@@ -202,7 +202,7 @@ class Session:
         def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
             return {"gate": learner.cross_entropy(learner.logits(batch), batch.label, batch.task, "task")}
 
-        yield from self.fit(t, Phase([gate], [options.lr], options.steps, 1, rows_of, decide, terms))
+        yield from self.fit(t, Phase([gate], [options.lr], options.steps, 1, rows, rows_of, decide, terms))
         with self.timed(), torch.no_grad():
             learner.router.gate_trained()
 

@@ -161,7 +161,7 @@ REFUSED = {
         "'e1' and 'e2' adapt different layers: only one of them has encoder.layer.1.value",
     ),
     "kind": (lambda: compose.add([lora(1), ia3(2)]), "'e1' and 'i2' are of different kinds, LORA and IA3"),
-    "ia3 merge": (lambda: compose.add([ia3(1), ia3(2)], how="cat"), "how = cat merges updates of LoRA experts, these are IA3: use"),
+    "ia3 merge": (lambda: compose.add([ia3(1), ia3(2)], how="cat"), "how = cat merges updates of LoRA experts, these are"),
     "count": (lambda: compose.add([lora(1), lora(2)], [1.0]), "1 weights were given for 2 experts: give one for each"),
     "negative": (lambda: compose.add([lora(1), lora(2)], [2.0, -1.0]), "weights 2, -1: one is negative, and they are normalised"),
     "zero": (lambda: compose.add([lora(1), lora(2)], [0.0, 0.0]), "weights 0, 0 sum to zero, they cannot be normalised"),
