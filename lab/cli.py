@@ -500,6 +500,41 @@ def compose_cluster(
     show_json(rows) if as_json else print_table(rows)
 
 
+@composing_command
+def compose_transfer(
+    expert: Saved,
+    student: Annotated[str, typer.Option(help="backbone the expert is carried to")],
+    out: Out,
+    teacher: Annotated[str | None, typer.Option(help="backbone it was trained on; default: as it says itself")] = None,
+    layers: Annotated[str, typer.Option(help="skip or average, where the student has fewer blocks")] = "skip",
+    control: Annotated[
+        bool, typer.Option("--control", help="draw values with the same mean and spread instead, to compare with")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="of the control's values")] = 0,
+    stream: Annotated[str, typer.Option(help="whose training texts features are matched on, if the widths differ")] = "builtin",
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """An expert for another backbone: lab compose transfer RUN/EXPERT --student B --out C"""
+    from lab import carry, compose
+    from lab.backbone import Backbone, resolve
+    from lab.config import BackboneConfig
+    from lab.sources import load_tasks
+
+    parts = one(expert, runs)
+    (part,) = parts.values()
+    teacher = teacher or part.config.get("base_model_name_or_path")
+    if not teacher:
+        raise LabError(f"'{expert}' does not say which backbone it was trained on: name it with --teacher")
+    both = [Backbone(resolve(BackboneConfig(name=name, dtype="float32"))) for name in (teacher, student)]
+    texts = [example.text for task in load_tasks(stream) for example in task.train] if both[0].width != both[1].width else []
+    made = carry.carried(part, *both, texts, layers)  # type: ignore[arg-type]
+    made = carry.control(made, seed) if control else made
+    made = compose.belonging(made, student)
+    more = f" --layers {layers}" + (f" --stream {stream}" if texts else "") + (f" --control --seed {seed}" if control else "")
+    composed(made, f"transfer {expert} --teacher {teacher} --student {student}{more}", parts, out, as_json)
+
+
 def one(word: str, runs: Path | None) -> dict[str, Any]:
     """A single expert by what it was called."""
     found = saved([word], runs)

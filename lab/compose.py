@@ -267,6 +267,15 @@ def _listed(weights: Sequence[float]) -> str:
 # -- folders ---------------------------------------------------------------------------------------------------------------
 
 
+def belonging(adapter: Adapter, base: str) -> Adapter:
+    """The adapter as one of the backbone called `base`, with its own layers as targets."""
+    targets = {"base_model_name_or_path": base, "target_modules": adapter.layers}
+    if adapter.kind == "IA3":  # a vector of the input stands as one row
+        rows = {name.rpartition(".")[0] for name, tensor in adapter.tensors.items() if len(tensor) == 1}
+        targets |= {"feedforward_modules": sorted(rows)}
+    return replace(adapter, config=dict(adapter.config) | targets)
+
+
 def read(folder: Path, name: str = "") -> Adapter:
     """The LoRA or (IA)^3 expert saved in `folder` by the lab or by peft. Raises LabError for anything else."""
     for part in (CONFIG, WEIGHTS):
