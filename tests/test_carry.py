@@ -45,11 +45,11 @@ def test_blocks_are_skipped_or_averaged():
     one = teacher_s()
     skip, mean = carry.layers(one, 4, 2, "skip"), carry.layers(one, 4, 2, "average")
     assert skip.layers == mean.layers == ["encoder.layer.0.query", "encoder.layer.1.query"]
-    for l in (0, 1):
+    for block in (0, 1):
         for part in ("lora_A", "lora_B"):
-            a, b = (one.tensors[f"encoder.layer.{2 * l + i}.query.{part}"] for i in (0, 1))
-            assert torch.equal(skip.tensors[f"encoder.layer.{l}.query.{part}"], a)
-            assert torch.allclose(mean.tensors[f"encoder.layer.{l}.query.{part}"], (a + b) / 2)
+            a, b = (one.tensors[f"encoder.layer.{2 * block + i}.query.{part}"] for i in (0, 1))
+            assert torch.equal(skip.tensors[f"encoder.layer.{block}.query.{part}"], a)
+            assert torch.allclose(mean.tensors[f"encoder.layer.{block}.query.{part}"], (a + b) / 2)
     assert carry.layers(one, 4, 4).tensors.keys() == one.tensors.keys()
     upper = Adapter({name: t for name, t in one.tensors.items() if ".0." not in name and ".1." not in name}, one.config, "u")
     assert carry.layers(upper, 4, 2).layers == ["encoder.layer.1.query"]  # nothing for blocks of which nothing is known
@@ -133,7 +133,7 @@ def test_the_command(tmp_path):
         (stream / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = lab("transfer", tmp_path / "e", "--student", narrow, "--stream", tmp_path / "texts", "--out", tmp_path / "b")
     assert done.exit_code == 0, done.output
-    host, other = tiny.bank("bert", experts=0, inside=backbone(narrow).model)
+    _, other = tiny.bank("bert", experts=0, inside=backbone(narrow).model)
     other.bring_in(tmp_path / "b", "b")
     assert {tuple(p.shape) for p in other.expert(0).values()} == {(3, 16), (16, 3)}
     for words, text in (
