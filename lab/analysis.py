@@ -55,6 +55,8 @@ def decompose(run: Run, watch: Callable[[str], None] = lambda task: None) -> dic
 
 
 def _measure(run: Run, watch: Callable[[str], None]) -> dict[str, Any]:
+    if run.protocol == "transfer":
+        raise LabError(f"run '{run.id}' is of protocol transfer: nothing is forgotten, adaptations begin from one moment")
     if run.status != "finished" or len(run.matrix) < 2:
         state = f"is {run.status}" if run.status != "finished" else "has learned one task only"
         raise LabError(f"run '{run.id}' {state}: where its losses went can be asked of finished runs of two or more tasks")

@@ -202,6 +202,17 @@ class Bank(nn.Module):
         fresh = {layer.info.name: self.kind.new(layer.info, generator(*key, layer.info.name)) for layer in self.routed_layers}
         self.load_expert(k, {f"{layer}.{name}": tensor for layer, new in fresh.items() for name, tensor in new.items()})
 
+    @torch.no_grad()
+    def average(self, name: str) -> None:
+        """One expert in place of all, with the means of their parameters: what merging with equal weights makes of them."""
+        for layer in self.routed_layers:
+            mean = {own: torch.stack([expert[own] for expert in layer.experts]).mean(0) for own in layer.experts[0]}
+            layer.experts = nn.ModuleList()
+            layer.add(mean)
+            layer.changed()
+        self.names = [name]
+        self.trainable(0, False)
+
     def expert(self, k: int) -> dict[str, nn.Parameter]:
         """Parameters of expert k, named `<layer>.<parameter>`."""
         return {f"{layer.info.name}.{name}": p for layer in self.routed_layers for name, p in layer.experts[k].items()}

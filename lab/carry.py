@@ -91,7 +91,7 @@ def pruned(adapter: Adapter, kept: Mapping[str, Tensor]) -> Adapter:
 
 
 def control(adapter: Adapter, seed: int) -> Adapter:
-    """Values of a normal distribution with the mean and spread of each of the adapter's parameters: the same scale, no content."""
+    """Normal values with the mean and spread of each of the adapter's parameters: the same scale, no content."""
     drawn = {}
     for name, tensor in adapter.tensors.items():
         noise = torch.randn(tensor.shape, generator=generator(seed, "control", name))

@@ -166,18 +166,23 @@ def compare(
 
         reports.check(report)
     found, excluded = comparable(ids or [], runs)
-    say_different(found)
+    of = {name: [run for run in found if run.protocol == name] for name in ("stream", "transfer")}
+    say_different(of["stream"])
     if report is not None:
-        reports.write(found, report, excluded)
+        if not of["stream"]:
+            raise LabError("a report is about runs on a stream, transfer runs have a table: leave --report away")
+        excluded |= {run.id: f"run '{run.id}' is of protocol transfer, which has a table of its own" for run in of["transfer"]}
+        reports.write(of["stream"], report, excluded)
         print(f"the report is in {report}", file=sys.stderr)
     if as_json:
         show_json([run.result() for run in found])
     elif chosen:
         from lab import tables
 
-        print(tables.FORMATS[chosen[0]](found), end="")
+        print("\n".join(tables.FORMATS[chosen[0]](part) for part in of.values() if part), end="")
     elif report is None:
-        print_comparison(found)
+        for part in filter(None, of.values()):
+            print_comparison(part)
 
 
 def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run], dict[str, str]]:
@@ -326,7 +331,7 @@ def run_row(id: str, runs: Path | None) -> dict[str, Any]:
         result = run_folder.Run.open(id, runs).result()
     except LabError as error:
         return {"name": id, "status": "damaged", "error": str(error)}
-    return {"name": id} | {name: result[name] for name in names}
+    return {"name": id} | {name: result.get(name) for name in names}
 
 
 @command
@@ -572,13 +577,28 @@ def print_table(rows: List[dict[str, Any]]) -> None:
 
 
 def print_result(found: run_folder.Run) -> None:
-    """Metrics, and the matrix with one row per learned task."""
+    """Metrics, and the matrix with one row per learned task; of a transfer run the scores of all tasks."""
     result = found.result()
+    if found.protocol == "transfer":
+        print_transfer(result)
+        return
     routing = {f"routing: {name}": value for name, value in result["routing"].items() if not isinstance(value, dict)}
     print_table([{name: result[name] for name in ("run", "status", *METRICS)} | routing])
     tasks, zero_shot = result["tasks"], result["zero_shot"] or [None] * len(result["tasks"])
     rows = [("before training", zero_shot), *zip(tasks, result["matrix"], strict=False)]
     print_table([{"after": name} | dict(zip(tasks, row, strict=False)) for name, row in rows])
+    for name, reason in result["why"].items():
+        print(f"{name}: {reason}")
+
+
+def print_transfer(result: dict[str, Any]) -> None:
+    """Training tasks, held-out tasks without shots and with each number of them, and the reasons of what is missing."""
+    names = ("run", "status", "trained_average", "alignment")
+    shots = {f"{k} shots": score for k, score in result["average"].items()}
+    print_table([{name: result[name] for name in names} | shots])
+    print_table([{"trained on": task, "score": score} for task, score in result["trained"].items()])
+    held = {task: {"0": score} | result["held_out"].get(task, {}) for task, score in result["zero_shot"].items()}
+    print_table([{"held out": task} | {f"{k} shots": score for k, score in scores.items()} for task, scores in held.items()])
     for name, reason in result["why"].items():
         print(f"{name}: {reason}")
 
@@ -592,10 +612,11 @@ def print_comparison(found: List[run_folder.Run]) -> None:
     print_table([{"measure": title} | dict(table[title]) for title in table.columns])
     for note in notes:
         print(note)
-    pairs = views.differences(found)
-    if len(pairs):
-        print("paired differences in average accuracy, over the seeds and orders that both have:")
-        print_differences(pairs.astype(object).where(pairs.notna(), None).to_dict("records"))
+    for measure in views.tested([run.result() for run in found]):
+        pairs = views.differences(found, measure.path)
+        if len(pairs) and measure.path != "forgetting":
+            print(f"paired differences in {measure.title.lower()}, over the seeds and orders that both have:")
+            print_differences(pairs.astype(object).where(pairs.notna(), None).to_dict("records"))
 
 
 def print_differences(pairs: List[dict[str, Any]]) -> None:
@@ -635,15 +656,17 @@ def print_grid(result: dict[str, Any]) -> None:
     scores, sweeps, places, best = [], [], [], {}
     for row in result["table"]:
         method = {name: row[name] for name in (("recipe", "stream", "scenario") if several else ("recipe",))}
-        means = {name: between(row[name]) for name in ("average_accuracy", "forgetting", "learning_accuracy")}
+        known = ("average_accuracy", "forgetting", "learning_accuracy", "trained_average", "alignment")
+        means = {name: between(row[name]) for name in row if name in known or name.startswith("average.")}
         used = {"task id": row["uses.task_id"], "stored examples": row["uses.stored_examples"], "bytes": row["cost.stored_bytes"]}
         used = {name: value if isinstance(value, bool) else value["mean"] for name, value in used.items()}
         scores.append(method | {"n": row["n"]} | means | {"chosen": settings(row["chosen"]) or None} | used)
         tried = {settings(entry["values"]): entry["why"] or entry["validation"] for entry in row["sweep"]}
         sweeps.append(method | tried)
         places.append(method | {str(place + 1): between(found) for place, found in enumerate(row["by_position"])})
-        accuracy, leader = row["average_accuracy"]["mean"], best.get((row["stream"], row["scenario"]), ("", -1.0))
-        if accuracy is not None and accuracy > leader[1] and row["uses.task_id"] is not True:
+        score = [found for name, found in row.items() if name == "average_accuracy" or name.startswith("average.")][-1]
+        accuracy, leader = score["mean"], best.get((row["stream"], row["scenario"]), ("", -1.0))
+        if accuracy is not None and accuracy > leader[1] and (row["uses.task_id"] is not True or "alignment" in row):
             best[row["stream"], row["scenario"]] = row["recipe"], accuracy
     print_table(scores)
     if len(result["table"][0]["sweep"]) > 1:

@@ -495,6 +495,15 @@ def subspace_overlap(table: pd.DataFrame, title: str = "") -> go.Figure:
     return grid(drawn, numbered(names), heads(names, names), "expert", "with expert")
 
 
+def alignment(table: pd.DataFrame, title: str = "") -> go.Figure:
+    """Cosines between a composed expert and those it was made of by layer, the table of `lab.arithmetic.alignment`."""
+    by_layer = table.iloc[:-1]
+    names = [key.partition("/")[2] for key in table.columns]
+    about = [f"cosine with <b>{literal(key)}</b>" for key in table.columns]
+    scale = {"colorscale": DIVERGING, "zmin": -1, "zmax": 1, "zmid": 0}
+    return weights_by_layer(by_layer, heads(names, ()), "expert", about, title, **scale)
+
+
 # -- lines -----------------------------------------------------------------------------------------------------------------
 
 

@@ -79,6 +79,7 @@ class Learner(nn.Module):
         self.backbone.unchanged_below(self.bank.layers[0].name)
         router = registry.routers.get(config.router.name)
         self.router = router(config.router, self.bank.layers, self.backbone.width).to(self.device)
+        self.router.classes = [len(own) for own in self.space.own]
         self.classifier = self.new_classifier()
         self.task_names = [task.name for task in tasks]
         self.queries: dict[tuple, Tensor] = {}  # by the keys of the batch
@@ -133,20 +134,27 @@ class Learner(nn.Module):
         return self.per_task and self.config.experts.isolated
 
     def meet(self, t: int) -> None:
-        """Room for task t: classifier rows and, where experts are per task, an expert; earlier experts are frozen."""
+        """Room for task t: classifier rows, routing and, where experts are per task, an expert; earlier experts are frozen."""
         seed, name = self.config.seed, self.task_names[t]
         self.met = t + 1
         self.classifier.grow(seed, "classifier", name)
         new = [name] if self.per_task else self.pool[len(self.bank) :]
-        if not new:
-            return
-        for k in range(len(self.bank)):
-            self.bank.trainable(k, False)
-        for expert in new:
-            self.bank.grow(expert, seed, "expert", expert)
-        self.router.grow(len(self.bank), len(self.space.own[t]))
-        if self.router.learns_with_experts and len(self.bank) == len(new):
-            self.router.reset(generator(seed, "router"), [], torch.zeros(0))
+        if new:
+            for k in range(len(self.bank)):
+                self.bank.trainable(k, False)
+            for expert in new:
+                self.bank.grow(expert, seed, "expert", expert)
+            self.router.grow(len(self.bank))
+            if self.router.learns_with_experts and len(self.bank) == len(new):
+                self.router.reset(generator(seed, "router"), [], torch.zeros(0))
+        self.router.meet(t, generator(seed, "router", name))
+
+    def collapse(self) -> None:
+        """One expert, the average of all, in place of the bank; nothing is left to choose."""
+        self.bank.average("average")
+        uniform = registry.routers.get("uniform")
+        self.router = uniform(registry.routers.options("uniform"), self.bank.layers, self.backbone.width)
+        self.router.grow(1)
 
     def learned(self, rows: Sequence[Encoded]) -> None:
         """Let the router keep what it needs of the task met last: its trained expert and its training examples."""

@@ -77,7 +77,7 @@ def describe(expert: SavedExpert) -> dict[str, Any]:
         config, layers = expert.config(), expert.layers()
         kind = str(config.get("peft_type") or config.get("expert", {}).get("name", "?")).lower()
         count = sum(tensor.size for layer in layers.values() for tensor in layer.values())
-        row |= {"kind": kind, "rank": config.get("r"), "parameters": count, "norm": norm(layers, _scale(config))}
+        row |= {"kind": kind, "rank": config.get("r"), "parameters": count, "norm": norm(layers, scale(config))}
         row |= {"bytes": (expert.folder / WEIGHTS).stat().st_size} | retained(expert)
     except DAMAGED as error:
         row |= {"kind": "damaged", "problem": str(error)}
@@ -96,7 +96,7 @@ def retained(expert: SavedExpert) -> dict[str, float]:
     return {"learned": first, "now": last, "kept": last / first if first else math.nan}
 
 
-def _scale(config: dict[str, Any]) -> float:
+def scale(config: dict[str, Any]) -> float:
     """Factor of a LoRA update: alpha / r, or alpha / sqrt(r) for rsLoRA; 1 for other kinds."""
     if "lora_alpha" not in config:
         return 1.0

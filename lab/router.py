@@ -144,13 +144,14 @@ class Router(nn.Module, Plugin):
         """`layers`: the adapted layers in forward order; `width`: D of the query."""
         super().__init__()
         self.options, self.layers, self.width, self.experts = options, layers, width, 0
+        self.classes: Sequence[int] = ()  # how many each task has, where that is known
 
     @property
     def heads(self) -> int:
         return self.options.heads
 
-    def grow(self, experts: int, classes: int = 1) -> None:
-        """The bank now holds so many experts, the newest for a task with so many classes."""
+    def grow(self, experts: int) -> None:
+        """The bank now holds so many experts."""
         self.experts = experts
 
     def learned(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
@@ -182,6 +183,13 @@ class Router(nn.Module, Plugin):
     def own(self, task: Tensor) -> Decision:
         """Perfect routing: weight 1 for the expert of each row's task (B,)."""
         return Decision(one_hot(task, self.experts, self.heads))
+
+    def meet(self, task: int, generator: torch.Generator) -> None:
+        """A task is met, by the number that requests name it with; a router may keep something for each."""
+
+    def of_task(self, task: int) -> dict[str, nn.Parameter]:
+        """Parameters that examples of this task train, by name; default: all there are."""
+        return dict(self.named_parameters())
 
     def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
         """Begin anew; stored examples may help: their queries, as in `standardise`, and the experts of their tasks (N,).

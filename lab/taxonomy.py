@@ -45,6 +45,9 @@ def aggregation(config: RunConfig) -> str:
 
 def training(config: RunConfig) -> str:
     """In what order and company modules are trained."""
+    if config.transfer:
+        adapted = {"all": "", "router": ": routing alone"}[config.transfer.adaptation.tuned]
+        return f"all tasks jointly, then few shots of a new one{adapted}"
     if config.experts.allocation != "per_task":
         how = "task after task"
     else:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import lab
 from lab import analysis, cli, files
 from lab.api import session as api_session
-from lab.config import configure, recipe_names
+from lab.config import configure
 from lab.errors import LabError
 from lab.evaluate import evaluate
 from lab.learner import Learner
@@ -22,7 +22,7 @@ from lab.record import record
 from lab.runs import Run
 
 ACTIVE = ("experts.isolated=false", "experts.allocation=per_task", "router=uniform", "memory_training.steps=0")
-SETUPS = {name: (name, (), configure(name).scenario) for name in recipe_names()}
+SETUPS = {name: (name, (), configure(name).scenario) for name in toy.recipes("stream")}
 SETUPS |= {
     "l2r, scenario task": ("l2r", (), "task"),
     "l2r, scenario domain": ("l2r", (), "domain"),

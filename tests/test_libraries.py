@@ -35,8 +35,10 @@ def recipe_s(recipe: str, *changes: str) -> Router:
 
 def taught(router: Router, tasks: list[tuple[torch.Tensor, torch.Tensor]]) -> Router:
     """A router that has met tasks with these queries (N, D) and labels (N,)."""
+    router.classes = [int(labels.max()) + 1 for _, labels in tasks]
     for k, (queries, labels) in enumerate(tasks):
-        router.grow(k + 1, int(labels.max()) + 1)
+        router.grow(k + 1)
+        router.meet(k, torch.Generator())
         router.learned([{}] * (k + 1), [queries] * len(LAYERS), labels)
     return router
 

@@ -1,12 +1,15 @@
 """Library: the experts of all runs, how alike they are, taking them along; and the notes people keep about runs."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from lab import figures, jobs, library
+from lab import arithmetic, figures, jobs, library
+from lab.arithmetic import OPERATIONS, WAYS, Composed
 from lab.errors import LabError
 from lab.library import SavedExpert
 from lab.pages import actions, shell
@@ -14,6 +17,8 @@ from lab.runs import Run, all_runs
 
 MOST = 24  # experts in one similarity matrix
 FIRST = 8  # experts that are compared at the first look
+PARTS = 8  # experts that are put together
+ANALOGY = "the first is to the second as the third is to the result"
 
 
 @st.cache_data(max_entries=2000, show_spinner=False)
@@ -42,6 +47,7 @@ def experts(found: list[SavedExpert]) -> None:
         st.page_link(shell.page("train"), label="Go to Train", icon=":material/model_training:")
         return
     table = pd.DataFrame([row(expert) for expert in found])
+    table["kept"] = table.get("kept", math.nan) * 100
     columns = {
         "expert": st.column_config.TextColumn("expert", pinned=True),
         "rank": st.column_config.NumberColumn("rank", format="%d"),
@@ -49,7 +55,7 @@ def experts(found: list[SavedExpert]) -> None:
         "norm": st.column_config.NumberColumn("norm", format="%.2f", help="Frobenius norm of the whole update s·B·A (LoRA)."),
         "learned": st.column_config.NumberColumn("learned", format="%.3f", help="Score on its task right after learning it."),
         "now": st.column_config.NumberColumn("now", format="%.3f", help="Score on its task after the last learned task."),
-        "kept": st.column_config.ProgressColumn("kept", min_value=0, max_value=1, format="percent", help="now / learned"),
+        "kept": st.column_config.ProgressColumn("kept", min_value=0, max_value=100, format="%.0f %%", help="now / learned"),
         "bytes": st.column_config.NumberColumn("size", format="bytes"),
         "problem": "problem",
     }
@@ -65,7 +71,10 @@ def experts(found: list[SavedExpert]) -> None:
         shell.begin_with("lib_expert", list(whole), next(iter(whole)))
         chosen = st.selectbox("Take along", list(whole), index=None, key="lib_expert", bind="query-params") or next(iter(whole))
         take(whole[chosen])
-        similarity({key: expert for key, expert in whole.items() if row(expert)["kind"] == "lora"})
+        lora = {key: expert for key, expert in whole.items() if row(expert)["kind"] == "lora"}
+        similarity(lora)
+        with shell.section():
+            put_together(lora)
 
 
 def take(expert: SavedExpert) -> None:
@@ -81,13 +90,21 @@ def take(expert: SavedExpert) -> None:
         st.code(library.card(expert), language="markdown", wrap_lines=True)
 
 
+def siblings(found: dict[str, SavedExpert]) -> list[str]:
+    """The experts of the newest run that has two; else all of them."""
+    by_run: dict[str, list[str]] = {}
+    for key in found:
+        by_run.setdefault(key.partition("/")[0], []).append(key)
+    return next((keys for keys in by_run.values() if len(keys) > 1), list(found))
+
+
 def similarity(found: dict[str, SavedExpert]) -> None:
     """The overlap of the subspaces of the chosen LoRA experts."""
     st.subheader("How alike are they?", anchor=False)
     if len(found) < 2:
         st.caption("Two LoRA experts are needed to compare their subspaces.")
         return
-    shell.begin_with("lib_pick", list(found), list(found)[:FIRST])
+    shell.begin_with("lib_pick", list(found), siblings(found)[:FIRST])
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     keys = left.multiselect("LoRA experts", list(found), key="lib_pick", bind="query-params", max_selections=MOST)
     side = right.segmented_control("Compare", ["output", "input"], default="output", key="lib_side", bind="query-params",
@@ -109,6 +126,79 @@ def similarity(found: dict[str, SavedExpert]) -> None:
             "lab.figures.subspace_overlap(table)",
         ]),
     )  # fmt: skip
+
+
+def put_together(found: dict[str, SavedExpert]) -> None:
+    """Compose LoRA experts, see what the result would do, and keep it."""
+    st.subheader("Put experts together", anchor=False)
+    if not found:
+        return st.caption("Only LoRA experts can be composed here, and there are none.")
+    left, right = st.columns(2)
+    do = left.segmented_control("Operation", list(OPERATIONS), default="add", key="lib_do", bind="query-params", required=True)
+    how = right.segmented_control("Joined by", list(WAYS), default="cat", key="lib_how", bind="query-params", required=True)
+    fixed = OPERATIONS[do]
+    shell.begin_with("lib_parts", list(found), siblings(found)[:2])
+    keys = st.multiselect("Experts, in this order", list(found), key="lib_parts", bind="query-params", max_selections=PARTS)
+    if fixed and len(keys) != len(fixed):
+        return st.info(f"{do} takes {len(fixed)} expert(s){': ' + ANALOGY if do == 'analogy' else ''}; {len(keys)} are chosen.")
+    if not keys:
+        return st.info("Choose at least one expert.")
+    weights = weigh(keys, fixed or [1.0] * len(keys)) if do in ("add", "scale") else list(fixed)
+    density = 0.5
+    if how == "ties":
+        about = "Part of the numbers that is kept of each expert."
+        density = st.slider("Density", 0.05, 1.0, 0.5, 0.05, key="lib_density", bind="query-params", help=about)
+    made = arithmetic.composed([found[key] for key in keys], weights, how, density)
+    preview(made, [found[key] for key in keys], weights, how, density)
+    keep(made)
+
+
+def weigh(keys: list[str], begin: Sequence[float]) -> list[float]:
+    """A weight for every expert, `begin` at first."""
+    look = {"min_value": -10.0, "max_value": 10.0, "step": 0.1, "bind": "query-params", "width": 220}
+    with st.container(horizontal=True):
+        return [
+            st.number_input(f"Weight of {shell.plain(key)}", value=first, key=f"lib_weight_{place}", **look)
+            for place, (key, first) in enumerate(zip(keys, begin, strict=True), 1)
+        ]
+
+
+def preview(made: Composed, chosen: list[SavedExpert], weights: list[float], how: str, density: float) -> None:
+    """What the composed expert would do: its size, and how much of each expert is in it."""
+    table = arithmetic.alignment(made, chosen)
+    overall = table.iloc[-1]
+    terms = " ".join(f"{weight:+g} × **{shell.plain(expert.key)}**" for weight, expert in zip(weights, chosen, strict=True))
+    st.markdown(f"{terms}, joined by {how}: {WAYS[how]}.")
+    left, right = st.columns([1, 3], gap="large")
+    left.metric("Rank", made.rank)
+    left.metric("Norm", f"{made.norm():.2f}", help="Frobenius norm of the whole update.")
+    left.metric("Parameters", f"{sum(part.size for layer in made.layers.values() for part in layer.values()):,}")
+    with right:
+        said = "; ".join(f"{key} {value:+.2f}" for key, value in overall.items())
+        st.markdown("**How much of each expert is in it**  \n" + shell.plain(said))
+        parts = ", ".join(f"SavedExpert(Path({str(expert.folder)!r}))" for expert in chosen)
+        shell.card(
+            figures.alignment, table, key="lib_alignment", alt=f"Cosine with each expert over all layers: {said}",
+            table=lambda given: given,
+            read="Cosine of the updates, by layer. 1: does there what this expert does. −1: the opposite. 0: something else.",
+            python="\n".join([
+                "from pathlib import Path", "", "import lab", "from lab.arithmetic import alignment, composed",
+                "from lab.library import SavedExpert", "", f"chosen = [{parts}]",
+                f"made = composed(chosen, {weights}, {how!r}, {density})", "lab.figures.alignment(alignment(made, chosen))",
+            ]),
+        )  # fmt: skip
+
+
+def keep(made: Composed) -> None:
+    """Put it into the library under a name; from there it can be taken along like any other."""
+    locked = jobs.read_only()
+    with st.form("lib_keep", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
+        name = st.text_input("Name", max_chars=80, placeholder="my-mixture", key="lib_name", disabled=locked, width=320)
+        if st.form_submit_button("Keep in the library", icon=":material/save:", disabled=locked):
+            if name:
+                actions.attempt(arithmetic.keep, made, name)
+            else:
+                st.warning("Write a name first.")
 
 
 def bring_in() -> None:

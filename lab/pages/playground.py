@@ -330,7 +330,8 @@ def decision(name: str, answer: Answer, code: str) -> None:
         figures.answer_decision, answer, layer, head, key="pg_steps", alt=f"Steps of the decision of {name} at {layers[layer]}",
         table=lambda one, at, h: one.decision(at, h),
         python=f"{code}\nlab.figures.answer_decision(answers[{name!r}], {layer}, {head})",
-        read=f"{' → '.join(table.columns)}. The last column is what each expert's output is multiplied by.",
+        read=(f"{' → '.join(table.columns)}. The last column is" if len(table.columns) > 1 else "This is")
+        + " what each expert's output is multiplied by.",
     )  # fmt: skip
 
 

@@ -40,11 +40,11 @@ class Arrow(Router):
     def check(cls, config: Any) -> None:
         needs_experts_per_task(config, "lora")
 
-    def grow(self, experts: int, classes: int = 1) -> None:
+    def grow(self, experts: int) -> None:
         for i, layer in enumerate(self.layers):
             old = getattr(self, f"prototype{i}")
             setattr(self, f"prototype{i}", torch.cat([old, old.new_zeros(experts - self.experts, layer.inputs)]))
-        super().grow(experts, classes)
+        super().grow(experts)
 
     def learned(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
         changed = range(len(experts)) if self.options.subtract_mean else [len(experts) - 1]

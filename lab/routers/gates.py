@@ -58,14 +58,14 @@ class Gates(Router):
             self.register_buffer(f"mean{i}", torch.zeros(w))
             self.register_buffer(f"spread{i}", torch.ones(w))
 
-    def grow(self, experts: int, classes: int = 1) -> None:
+    def grow(self, experts: int) -> None:
         """Rows for the new experts are added; those of old experts keep their values."""
         added = experts - self.experts
         for i, inner in enumerate(self.inner):
             zeros = self.weight[i].new_zeros
             self.weight[i] = nn.Parameter(torch.cat([self.weight[i].data, zeros(self.heads, added, inner)], dim=1))
             self.bias[i] = nn.Parameter(torch.cat([self.bias[i].data, zeros(self.heads, added)], dim=1))
-        super().grow(experts, classes)
+        super().grow(experts)
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:

@@ -46,9 +46,9 @@ class L2P(Router):
                 "give it the size of a pool that has as many"
             )
 
-    def grow(self, experts: int, classes: int = 1) -> None:
+    def grow(self, experts: int) -> None:
         self.key = nn.Parameter(torch.cat([self.key.data, self.key.data.new_zeros(experts - self.experts, self.width)]))
-        super().grow(experts, classes)
+        super().grow(experts)
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:

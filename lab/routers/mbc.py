@@ -53,13 +53,13 @@ class Mbc(Arrow):
         if not (memory.per_task or memory.per_class or memory.total):
             raise LabError("router mbc trains the clusters' LoRAs on stored examples: set memory.per_task above 0")
 
-    def grow(self, experts: int, classes: int = 1) -> None:
+    def grow(self, experts: int) -> None:
         new = min(self.options.clusters, experts)
         self.cluster = torch.cat([self.cluster, self.cluster.new_zeros(experts - len(self.cluster))])
         for parameters in (self.down, self.up):
             for i, old in enumerate(parameters):
                 parameters[i] = nn.Parameter(torch.cat([old.data, old.data.new_zeros(new - self.experts, *old.shape[1:])]))
-        super().grow(new, classes)
+        super().grow(new)
 
     def learned(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
         found = compose.clusters(compose.products(experts, self.options.space), self.experts)

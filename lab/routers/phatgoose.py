@@ -39,11 +39,11 @@ class Phatgoose(Router):
     def check(cls, config: Any) -> None:
         needs_experts_per_task(config)
 
-    def grow(self, experts: int, classes: int = 1) -> None:
+    def grow(self, experts: int) -> None:
         for layer, own in zip(self.layers, self.vectors, strict=True):
             device = own[0].device if len(own) else None
             own.extend(nn.Parameter(torch.zeros(layer.inputs, device=device)) for _ in range(self.experts, experts))
-        super().grow(experts, classes)
+        super().grow(experts)
 
     def gate(self, k: int) -> dict[str, nn.Parameter]:
         return {f"vectors.{layer}.{k}": own[k] for layer, own in enumerate(self.vectors)}

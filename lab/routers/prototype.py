@@ -41,7 +41,7 @@ class Prototype(Router):
     def __init__(self, options: PrototypeOptions, layers: Sequence[LayerInfo], width: int):
         super().__init__(options, layers, width)
         self.register_buffer("mean", torch.zeros(0, width))  # (P, D): all means of all tasks
-        self.owner: list[int] = []  # of each mean, the number of its expert
+        self.task_of: list[int] = []  # of each mean
         if options.distance == "mahalanobis":
             self.register_buffer("covariance", torch.zeros(width, width, dtype=torch.float64))  # (D, D)
             self.register_buffer("whitening", torch.zeros(width, width))  # (D, D): W^T W is the pseudo-inverse
@@ -54,19 +54,17 @@ class Prototype(Router):
     def axes_of(cls, options: PrototypeOptions) -> Axes:
         return cls.axes._replace(hardness="soft" if options.top_k == ALL else "hard")
 
-    def grow(self, experts: int, classes: int = 1) -> None:
-        for k in range(self.experts, experts):
-            new = classes if self.options.per == "class" else 1
-            self.mean = torch.cat([self.mean, self.mean.new_zeros(new, self.width)])
-            self.owner += [k] * new
-        super().grow(experts, classes)
+    def meet(self, task: int, generator: torch.Generator) -> None:
+        new = self.classes[task] if self.options.per == "class" and self.classes else 1
+        self.mean = torch.cat([self.mean, self.mean.new_zeros(new, self.width)])
+        self.task_of += [task] * new
 
     def learned(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
         """Means of the newest task, and the running mean of the covariances; a class without examples has no mean (NaN)."""
         k, query = len(experts) - 1, queries[0].double()  # (N, D)
         query = normalize(query, dim=-1) if self.options.unit else query
         group = labels if self.options.per == "class" else torch.zeros_like(labels)  # (N,)
-        own = [i for i, owner in enumerate(self.owner) if owner == k]
+        own = [i for i, owner in enumerate(self.task_of) if owner == k]
         means = torch.stack([query[group == i].mean(0) for i in range(len(own))])  # (P_k, D)
         self.mean[own] = means.to(self.mean.dtype)
         if self.options.distance == "mahalanobis":
@@ -82,7 +80,7 @@ class Prototype(Router):
             away = (query.float().unsqueeze(1) - self.mean) @ self.whitening.T  # (B, P, D)
             near = -away.square().sum(-1)
         near = near.nan_to_num(nan=-torch.inf)
-        owner = torch.tensor(self.owner, device=near.device).expand_as(near)
+        owner = torch.tensor(self.task_of, device=near.device).expand_as(near)
         return near.new_full((len(near), self.experts), -torch.inf).scatter_reduce(1, owner, near, "amax")
 
     def forward(self, request: Request) -> Decision:
