@@ -30,7 +30,7 @@ def place(config: RunConfig) -> dict[str, str]:
 
 def routing(router: type[Router], config: RunConfig) -> str:
     """How modules are chosen, for what, where, and how sharply."""
-    axes = router.axes
+    axes = router.axes_of(config.router)
     if axes.granularity == "all":
         return f"{axes.choice}, all alike"
     heads = f" and one of {config.router.heads} routing heads" if config.router.heads > 1 else ""
@@ -61,6 +61,7 @@ def uses(router: type[Router], config: RunConfig) -> str:
     """What a recipe is given beside the training examples of the task at hand."""
     memory = config.memory
     stores = config.memory_training.steps > 0 or any(registry.methods.get(name).uses_memory for name in config.methods)
+    stores = stores or router.holds_experts
     budget = f"{memory.total} in all" if memory.total else f"{memory.per_task or memory.per_class} per "
     budget += "" if memory.total else "task" if memory.per_task else "class"
     given = ["task identity"] if config.scenario == "task" or router.uses_task_id else []
