@@ -146,7 +146,7 @@ def _row(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
 
 def _modules(learner: Learner, j: int, oracle: bool) -> dict[str, Tensor]:
     """What `experts` stands for: with perfect routing the expert of task j, else all experts and the router."""
-    if oracle:
+    if oracle and not learner.router.holds_experts:
         return dict(learner.bank.expert(j))
     experts = {f"{k}.{name}": p for k in range(len(learner.bank)) for name, p in learner.bank.expert(k).items()}
     return experts | {f"router.{name}": tensor for name, tensor in learner.router.state_dict().items()}

@@ -94,12 +94,12 @@ def add(
     svd, its best approximation of the first adapter's rank; ties, of the factors the `density` share of largest values, and the
     mean of those whose sign agrees with the sum (Yadav et al. 2023). s is each adapter's own scale: right for rsLoRA too.
     """
-    weights = [1 / len(adapters)] * len(adapters) if weights is None else list(weights)
-    if len(weights) != len(adapters):
-        raise LabError(f"{len(weights)} weights were given for {len(adapters)} experts: give one for each")
     if how not in HOW:
         raise LabError(f"how = {how}: choose one of {', '.join(HOW)}")
     same(adapters, rank=how in ("parameters", "linear", "ties"), scale=how == "parameters")
+    weights = [1 / len(adapters)] * len(adapters) if weights is None else list(weights)
+    if len(weights) != len(adapters):
+        raise LabError(f"{len(weights)} weights were given for {len(adapters)} experts: give one for each")
     if how == "parameters":
         share = normalised(weights)
         return _made(adapters[0], _affine(adapters, share, lambda name: share))
@@ -194,7 +194,7 @@ def products(adapters: Sequence[Mapping[str, Tensor]], space: Space = "update", 
 
 def _vector(adapter: Mapping[str, Tensor], quantile: float) -> Tensor:
     """All parameters as one vector (N,), in which the `quantile` of smallest absolute values is zero."""
-    parts = [(t - name.endswith(".ia3_l")).double().cpu().flatten() for name, t in sorted(adapter.items())]
+    parts = [(t.double() - float(name.endswith(".ia3_l"))).cpu().flatten() for name, t in sorted(adapter.items())]
     vector = torch.cat(parts)
     smallest = int(quantile * len(vector))
     return vector.index_fill(0, vector.abs().argsort()[:smallest], 0.0)

@@ -43,7 +43,7 @@ class TaskStarted(Event):
 
 @dataclass(frozen=True)
 class Step(Event):
-    """One optimiser step; `phase` is "train" (stage A, on the task) or "memory" (stage B, on the memory)."""
+    """One optimiser step; `phase`: "train" (stage A, on the task), "gate" (a router's own part for it), "memory" (stage B)."""
 
     task: int
     phase: str

@@ -604,8 +604,8 @@ def loss_curve(run: Run, title: str = "") -> go.Figure:
     table = views.losses(run)
     drawn = figure(title, 320)
     for (task, phase), rows in table.groupby(["task", "phase"], sort=False):
-        name = short(rows["name"].iloc[0]) + (" (memory)" if phase == "memory" else "")
-        line = {"color": task_style(int(task)).colour, "dash": "dot" if phase == "memory" else "solid", "width": 1.5}
+        name = short(rows["name"].iloc[0]) + ("" if phase == "train" else f" ({phase})")
+        line = {"color": task_style(int(task)).colour, "dash": "solid" if phase == "train" else "dot", "width": 1.5}
         drawn.add_scatter(
             x=rows["index"],
             y=rows["loss"],

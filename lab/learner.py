@@ -79,6 +79,7 @@ class Learner(nn.Module):
         self.backbone.unchanged_below(self.bank.layers[0].name)
         router = registry.routers.get(config.router.name)
         self.router = router(config.router, self.bank.layers, self.backbone.width).to(self.device)
+        self.router.classes = [len(own) for own in self.space.own]
         self.classifier = self.new_classifier()
         self.task_names = [task.name for task in tasks]
         self.queries: dict[tuple, Tensor] = {}  # by the keys of the batch
@@ -154,6 +155,13 @@ class Learner(nn.Module):
         uniform = registry.routers.get("uniform")
         self.router = uniform(registry.routers.options("uniform"), self.bank.layers, self.backbone.width)
         self.router.grow(1)
+
+    def learned(self, rows: Sequence[Encoded]) -> None:
+        """Let the router keep what it needs of the task met last: its trained expert and its training examples."""
+        experts = [dict(self.bank.expert(k)) for k in range(len(self.bank))]
+        queries = self.layer_queries(rows) if self.router.learns_queries else []
+        with torch.no_grad():
+            self.router.learned(experts, queries, torch.tensor([row.label for row in rows], device=self.device))
 
     def renew(self) -> None:
         """Experts and classifier rows of the tasks met so far as they were before any training."""

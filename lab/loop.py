@@ -30,7 +30,7 @@ from lab.stream import SPLITS, Task
 from lab.work import work_of
 
 EVALUATION_BATCH = 64
-RATE = {"train": "train.lr", "memory": "memory_training.lr"}  # the learning rate of a phase
+RATE = {"train": "train.lr", "gate": "router.lr", "memory": "memory_training.lr"}  # the learning rate of a phase
 
 
 @dataclass
@@ -116,8 +116,11 @@ class Session:
         for t in range(self.cursor.task, len(self.tasks)):
             if self.cursor.phase == "train":
                 yield from self.learn(t)
-                self.advance(t, "memory")
+                self.advance(t, "gate")
                 yield events.Learned(t, self.tasks[t].name, self.progress())
+            if self.cursor.phase == "gate":
+                yield from self.train_gate(t)
+                self.advance(t, "memory")
             if self.cursor.phase == "memory":
                 yield from self.train_on_memory(t)
                 self.advance(t, "evaluate")
@@ -185,11 +188,36 @@ class Session:
         for name in learner.parameters_of(range(t + 1)):
             if name in trained:
                 self.isolated[name] = trained[name].detach().clone()
+        if isolated:
+            with self.timed():
+                learner.learned(rows)
+
+    def train_gate(self, t: int) -> Iterator[events.Event]:
+        """What the router has for the new expert alone, from the task's training examples; expert and classifier are frozen."""
+        learner, batch_size, options = self.learner, self.config.train.batch_size, self.config.router
+        expert, rows = len(learner.bank) - 1, self.memory.rows if self.learner.router.holds_experts else self.rows[t, "train"]
+        gate = {f"router.{name}": parameter for name, parameter in learner.router.gate(expert).items()}
+        if not gate:
+            return
+
+        def rows_of(step: int) -> list[Encoded]:
+            epoch, place = divmod(step, -(-len(rows) // batch_size))
+            return [rows[i] for i in shuffled(rows, batch_size, self.chance("gate order", t, epoch))[place]]
+
+        def decide(batch: Batch, step: int) -> Decision:
+            return learner.router.gated(expert, batch.task)
+
+        def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
+            return {"gate": learner.cross_entropy(learner.logits(batch), batch.label, batch.task, "task")}
+
+        yield from self.fit(t, Phase([gate], [options.lr], options.steps, 1, rows, rows_of, decide, terms))
+        with self.timed(), torch.no_grad():
+            learner.router.gate_trained()
 
     def train_on_memory(self, t: int) -> Iterator[events.Event]:
         """Stage B: routers, and the classifier if asked, from the stored examples; experts and backbone are frozen."""
         learner, config = self.learner, self.config.memory_training
-        learns = not learner.router.learns_with_experts
+        learns = not (learner.router.learns_with_experts or learner.router.learns_after_experts)
         router = {f"router.{name}": parameter for name, parameter in learner.router.named_parameters() if learns}
         classifier = learner.parameters_of(range(t + 1))
         tuned = classifier if config.classifier == "tuned" else {}
@@ -422,6 +450,7 @@ class Session:
         """What the run was given beyond its training examples."""
         task_id = self.config.scenario == "task" or self.learner.router.uses_task_id
         used = self.config.memory_training.steps or any(method.uses_memory for method in self.methods)
+        used = used or self.learner.router.holds_experts
         stored = len(self.memory) if used else 0
         return {"task_id": task_id, "stored_examples": stored, "generated_examples": 0}
 

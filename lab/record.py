@@ -134,7 +134,7 @@ class Recorder:
 
     def write_step(self, event: events.Step) -> None:
         """About one line a second, and the first and last step of a phase; the state every N steps, and before an evaluation."""
-        saved = event.step % self.session.config.checkpoint.every == 0 or (event.phase == "memory" and event.step == event.steps)
+        saved = event.step % self.session.config.checkpoint.every == 0 or (event.phase != "train" and event.step == event.steps)
         shown = event.step in (1, event.steps) or time.monotonic() - self.last_step >= LOG_EVERY
         if not (saved or shown):
             return
@@ -190,7 +190,8 @@ class Recorder:
             arrays = {name: array for j, sums in evaluated.items() for name, array in sums.arrays(j).items()}
             texts = {str(j): [self.text(j, row) for row in sorted(sums.whole)] for j, sums in evaluated.items()}
             layers, tasks = [layer.name for layer in learner.bank.layers], learner.task_names[: len(self.row)]
-            about = {"tasks": tasks, "layers": layers, "experts": learner.bank.names, "texts": texts}
+            about = {"tasks": tasks, "layers": layers, "texts": texts}
+            about["experts"] = learner.router.names(learner.bank.names)
             about["steps"] = next(iter(evaluated.values())).steps
             header = {"about": json.dumps(about, ensure_ascii=False)}
             files.write_arrays(self.run.dir / "routing" / f"after_{after}.safetensors", arrays, header)
@@ -238,7 +239,7 @@ class Recorder:
             summary = {"own_expert_share": None, "own_expert_share_by_task": None, "oracle_average_accuracy": None}
             return summary, {f"routing.{name}": reason for name in summary}
         routing = self.run.routing()
-        shares = [float(routing.share(t)[t]) for t in range(len(session.tasks))]
+        shares = [float(routing.share(t)[session.learner.router.owner(t)]) for t in range(len(session.tasks))]
         own = {
             "own_expert_share": float(np.mean(shares)),
             "own_expert_share_by_task": dict(zip(session.scores.tasks, shares, strict=True)),

@@ -532,7 +532,7 @@ STAGES = {
     "TaskEnded": "task learned",
     "RunEnded": "done",
 }
-PHASES = {"train": "training", "memory": "training on the memory"}
+PHASES = {"train": "training", "gate": "training the router's gate", "memory": "training on the memory"}
 
 
 def task_states(run: Run) -> pd.DataFrame:

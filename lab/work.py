@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lab.config import RunConfig, TransferConfig
 
-PHASES = ("train", "memory", "evaluate")
+PHASES = ("train", "gate", "memory", "evaluate")
 LOOKS, ALIGNED = 4, 32  # moments of joint training at which the gradients of tasks are compared, and examples of each task
 TRAINING = 3.0  # a training example counts as much as three forward passes: one forward, about two backward
 
@@ -22,6 +22,8 @@ class Work:
         config = self.config
         if phase == "train":
             return TRAINING * config.train.epochs * self.sizes[task]["train"]
+        if phase == "gate":
+            return TRAINING * getattr(config.router, "steps", 0) * config.train.batch_size
         if phase == "memory":
             return TRAINING * config.memory_training.steps * config.memory_training.batch_size
         return float(sum(size["test"] for size in self.sizes[: task + 1 if task >= 0 else None]))

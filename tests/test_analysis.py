@@ -15,7 +15,7 @@ from lab import analysis, cli, files
 from lab.api import session as api_session
 from lab.config import configure
 from lab.errors import LabError
-from lab.evaluate import evaluate, true_expert
+from lab.evaluate import evaluate
 from lab.learner import Learner
 from lab.loop import EVALUATION_BATCH
 from lab.record import record
@@ -64,7 +64,7 @@ def features(learner: Learner, rows, oracle: bool) -> torch.Tensor:
     found = []
     for row in rows:
         batch = learner.collate([row])
-        with torch.no_grad(), learner.bank.routed(true_expert(learner, batch) if oracle else learner.decide(batch)):
+        with torch.no_grad(), learner.bank.routed(learner.router.own(batch.task) if oracle else learner.decide(batch)):
             found.append(learner.backbone.embed(batch))
     return torch.cat(found)
 

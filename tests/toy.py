@@ -54,7 +54,8 @@ def overrides(recipe: str, *more: str) -> list[str]:
     if config.transfer or any(option.startswith("transfer.") for option in more):
         return [*TRAIN, *TRANSFER, *more]
     budget = "memory.total=48" if config.memory.total else "memory.per_task=24"
-    return [*TRAIN, budget, *(MEMORY if config.memory_training.steps else ()), *more]
+    gate = ["router.steps=4"] if hasattr(config.router, "steps") else []
+    return [*TRAIN, budget, *gate, *(MEMORY if config.memory_training.steps else ()), *more]
 
 
 def recipes(protocol: str) -> list[str]:
