@@ -496,7 +496,7 @@ def subspace_overlap(table: pd.DataFrame, title: str = "") -> go.Figure:
 
 
 def alignment(table: pd.DataFrame, title: str = "") -> go.Figure:
-    """Cosines between a composed expert and those it was made of by layer, the table of `lab.arithmetic.alignment`."""
+    """Cosines between a composed expert and those it was made of by layer, the table of `lab.library.alignment`."""
     by_layer = table.iloc[:-1]
     names = [key.partition("/")[2] for key in table.columns]
     about = [f"cosine with <b>{literal(key)}</b>" for key in table.columns]

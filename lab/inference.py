@@ -139,6 +139,8 @@ def load(run: Run, after: int | None = None, device: str | None = None) -> Model
     `device`: where to compute; default: where the run did if that is here, else the CPU. Raises LabError where the moment was not
     kept, a file is missing or damaged, or the backbone is not the one the run was trained with.
     """
+    if run.protocol != "stream":
+        raise LabError(f"run '{run.id}' is of protocol {run.protocol}: texts can be asked of runs on a stream")
     moments = run.kept()
     after = moments[-1] if after is None and moments else after
     if after not in moments:

@@ -46,8 +46,9 @@ def aggregation(config: RunConfig) -> str:
 def training(config: RunConfig) -> str:
     """In what order and company modules are trained."""
     if config.transfer:
-        adapted = {"all": "", "router": ": routing alone"}[config.transfer.adaptation.tuned]
-        return f"all tasks jointly, then few shots of a new one{adapted}"
+        adaptation = config.transfer.adaptation
+        begun = {"trained": "", "average": ", from the average of all", "fresh": ", from fresh modules"}[adaptation.start]
+        return f"all tasks jointly, then few shots of a new one{begun}{', routing alone' if adaptation.tuned == 'router' else ''}"
     if config.experts.allocation != "per_task":
         how = "task after task"
     else:
@@ -69,6 +70,6 @@ def uses(router: type[Router], config: RunConfig) -> str:
 
 def kept(router: type[Router], config: RunConfig) -> str:
     """What grows by the task."""
-    if config.experts.allocation != "per_task":
-        return "classifier rows"
-    return "module, classifier rows" + (", router rows" if router.axes.choice == "learned" else "")
+    learned, own = router.axes.choice == "learned", config.experts.allocation == "per_task"
+    rows = "classifier rows" + (", router rows" if learned and (own or router.axes.granularity == "task") else "")
+    return f"module, {rows}" if own else rows

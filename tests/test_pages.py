@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 import lab
 from lab import cli, figures, files, jobs, library, preflight, repeats, sources, views
 from lab.answer import kept
-from lab.arithmetic import alignment, composed
 from lab.errors import LabError
 from lab.pages import shell, system
 from lab.runs import now
@@ -774,23 +773,28 @@ def test_library_shows_experts_and_how_alike_they_are(shelf):
 
 def test_library_puts_experts_together_and_keeps_the_result(shelf, runs):
     app, found = open_page("library"), library.experts([shelf])
-    expected = alignment(composed(found, [1.0, 1.0]), found)
-    np.testing.assert_allclose(chart(app, "lib_alignment"), expected.iloc[:-1], rtol=1e-5)
-    assert f"a/animals {expected.iloc[-1, 0]:+.2f}" in texts(app) and app.metric[0].value == "6"
-    assert any("made = composed(chosen, [1.0, 1.0], 'cat', 0.5)" in code.value for code in app.code)
-    app.number_input(key="lib_weight_2").set_value(-2.0).run()
-    expected = alignment(composed(found, [1.0, -2.0]), found).iloc[:-1]
-    np.testing.assert_allclose(chart(app, "lib_alignment"), expected, rtol=1e-5)
+    app.segmented_control(key="lib_do").set_value("add").run()
+    one, two = (expert.layers() for expert in found)
+    for weight in (1.0, -2.0):
+        app.number_input(key="lib_weight_2").set_value(weight).run()
+        for place, name in enumerate(one):
+            x, y = (layers[name]["lora_B"] @ layers[name]["lora_A"] for layers in (one, two))
+            sum_ = x + weight * y
+            cosines = [np.sum(sum_ * other) / np.linalg.norm(sum_) / np.linalg.norm(other) for other in (x, y)]
+            np.testing.assert_allclose(chart(app, "lib_alignment")[place], cosines, rtol=1e-4)
+    assert app.metric[0].value == "6" and any("how='cat')" in code.value for code in app.code)
+    assert any("lab compose add a/animals a/weather --weights 1,-2 --how cat" in code.value for code in app.code)
     app.segmented_control(key="lib_do").set_value("negate").run()
-    assert "negate takes 1 expert" in texts(app) and chart(app, "lib_alignment") is None
+    assert "negate takes 1: what undoes the expert. Now there are 2" in texts(app) and chart(app, "lib_alignment") is None
     app.multiselect(key="lib_parts").set_value(["a/weather"]).run()
     np.testing.assert_allclose(chart(app, "lib_alignment"), -1, rtol=1e-6)
     app.text_input(key="lib_name").set_value("anti")
     next(button for button in app.button if button.label == "Keep in the library").click().run()
     assert not app.error and "anti" in list(app.dataframe[0].value["expert"])
-    made = library.experts([])[0].layers()
-    for name, layer in found[1].layers().items():
-        np.testing.assert_allclose(made[name]["lora_B"] @ made[name]["lora_A"], -2 * layer["lora_B"] @ layer["lora_A"], rtol=1e-5)
+    (kept,) = library.experts([])
+    for name, layer in kept.layers().items():
+        np.testing.assert_allclose(layer["lora_B"] @ layer["lora_A"], -two[name]["lora_B"] @ two[name]["lora_A"], rtol=1e-5)
+    assert "Made by `lab compose negate a/weather` of:" in library.card(kept)
 
 
 def test_library_keeps_notes_and_hides_archived_runs_elsewhere(shelf, runs):
