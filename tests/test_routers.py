@@ -151,8 +151,9 @@ def test_growing_keeps_what_was_learned(case):
     before = {name: p.detach().clone() for name, p in router.named_parameters()}
     router.grow(EXPERTS + 2)
     assert weights(router, asked(router)).shape[-1] == EXPERTS + 2
-    for name, p in router.named_parameters():
-        old = before[name]
+    grown = dict(router.named_parameters())
+    for name, old in before.items():
+        p = grown[name]
         assert torch.equal(p[tuple(slice(size) for size in old.shape)], old), name
         assert p.requires_grad
 
@@ -183,7 +184,7 @@ def test_reset_forgets_what_the_memory_taught_and_is_decided_by_its_generator(ca
 def test_after_reset_a_router_can_learn(case):
     router = build(case, 2)
     begin(router, 1)
-    if not list(router.parameters()):
+    if not list(router.parameters()) or router.holds_experts:  # which no weight depends on
         return
     target = numbers(ROWS, len(LAYERS), 2, EXPERTS, seed=8)
     for _ in range(3):
