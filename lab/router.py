@@ -30,6 +30,7 @@ class Request:
     query: Tensor | None = None  # (B, D): the frozen backbone's sequence representation
     task: Tensor | None = None  # (B,)
     noise: torch.Generator | None = None  # given while the router is trained
+    embedded: Tensor | None = None  # (B, T, D): the tokens as the frozen backbone embeds them, without positions
 
 
 @dataclass
@@ -62,12 +63,13 @@ class Decision:
 class LayerDecision(Decision):
     """A decision made inside the layers: `decide(layer, x)` gives the weights from the layer's input.
 
-    It may give a mapping of named steps in their place, of which the last one is the weights.
+    It may give a mapping of named steps in their place, of which the last one is the weights. What is recorded of weights per
+    token are means over the tokens of `mask` (B, T), or over all.
     """
 
-    def __init__(self, decide: Callable[[int, Tensor], Tensor | dict[str, Tensor]]):
+    def __init__(self, decide: Callable[[int, Tensor], Tensor | dict[str, Tensor]], mask: Tensor | None = None):
         super().__init__(weights=None)
-        self.decide = decide
+        self.decide, self.mask = decide, mask
         self.made: dict[int, Tensor] = {}
         self.made_steps: dict[int, dict[str, Tensor]] = {}
 
@@ -80,16 +82,22 @@ class LayerDecision(Decision):
         return found
 
     def recorded(self) -> Tensor | None:
-        return _over_layers(self.made) if self.made else None
+        return self._over_layers(self.made) if self.made else None
 
     def recorded_steps(self) -> dict[str, Tensor]:
         names = next(iter(self.made_steps.values()), {})
-        return {name: _over_layers({layer: steps[name] for layer, steps in self.made_steps.items()}) for name in names}
+        return {name: self._over_layers({layer: steps[name] for layer, steps in self.made_steps.items()}) for name in names}
 
+    def _over_layers(self, made: dict[int, Tensor]) -> Tensor:
+        """(B | 1, L, H, E) from what each layer made; means over tokens where it is per token."""
+        return torch.stack([self._over_tokens(w) if w.dim() == 4 else w for _, w in sorted(made.items())], dim=1)
 
-def _over_layers(made: dict[int, Tensor]) -> Tensor:
-    """(B | 1, L, H, E) from what each layer made; means over tokens where it is per token."""
-    return torch.stack([w.mean(1) if w.dim() == 4 else w for _, w in sorted(made.items())], dim=1)
+    def _over_tokens(self, w: Tensor) -> Tensor:
+        """(B, T, H, E) -> (B, H, E); layers that see one vector per row, not its tokens, have nothing to leave out."""
+        if self.mask is None or self.mask.shape != w.shape[:2]:
+            return w.mean(1)
+        share = self.mask.to(w.dtype) / self.mask.sum(1, keepdim=True)  # (B, T)
+        return (w * share[..., None, None]).sum(1)
 
 
 class Axes(NamedTuple):
@@ -109,6 +117,7 @@ class Router(nn.Module, Plugin):
     uses_task_id: ClassVar[bool] = False
     learns_with_experts: ClassVar[bool] = False  # trained on the tasks' own examples, by its own loss terms, not on the memory
     uses_query: bool = False  # needs the frozen backbone's sequence representation
+    uses_embedded: bool = False  # needs the embedded tokens
 
     def __init__(self, options: RouterOptions, layers: Sequence[LayerInfo], width: int):
         """`layers`: the adapted layers in forward order; `width`: D of the query."""
@@ -123,11 +132,15 @@ class Router(nn.Module, Plugin):
         """The bank now holds so many experts."""
         self.experts = experts
 
-    def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
-        """Begin anew; stored examples may help: their queries, as in `standardise`, and the experts of their tasks (N,).
+    def meet(self, task: int, generator: torch.Generator) -> None:
+        """A task is met, and its experts are there; what a router that learns with the experts has for new ones is drawn here."""
 
-        A router that learns with the experts is reset once, when the first experts are there, without stored examples.
-        """
+    def of_task(self, task: int) -> dict[str, nn.Parameter]:
+        """Parameters that learning this task changes, by name; default: all there are."""
+        return dict(self.named_parameters())
+
+    def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
+        """Begin anew; stored examples may help: their queries, as in `standardise`, and the experts of their tasks (N,)."""
 
     def standardise(self, queries: Sequence[Tensor]) -> None:
         """Per adapted layer, the queries (N, D) of the stored examples in the frozen backbone; default: nothing is learned."""

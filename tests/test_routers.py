@@ -30,6 +30,11 @@ CASES = {name: {"name": name} for name in routers.names()} | {
 CASES["gates/raw"] = {"name": "gates", "normalise": False, "temperature": 0.5}
 CASES["gates/raw/layer"] = {"name": "gates", "normalise": False, "query": "layer"}
 CASES["gates/tasks"] = {"name": "gates", "start": "tasks"}
+CASES["l2p"] = {"name": "l2p", "top": 2}
+CASES["attention/backbone"] = {"name": "attention", "query": "backbone"}
+CASES["sparse/normalise"] = {"name": "sparse", "normalise": True, "hold": 1.0}
+CASES["sparse/stick-breaking"] = {"name": "sparse", "rule": "stick-breaking", "top_k": 1000, "balance": 1.0}
+UNNORMALISED = ("sum", "progressive", "l2p", "sparse/stick-breaking")
 HEADS = [1, 2]
 
 
@@ -45,6 +50,7 @@ def build(case: str, heads: int = 1, experts: int = EXPERTS, values: bool = True
     options = routers.options(CASES[case] | {"heads": heads} | more)
     router = routers.get(options.name)(options, LAYERS, WIDTH)
     router.grow(experts)
+    router.meet(0, noise(5))
     if values:
         randomise(router)
     return router
@@ -71,9 +77,9 @@ def begin(router: Router, seed: int = 11) -> tuple[list[torch.Tensor], torch.Ten
 def asked(router: Router, task: torch.Tensor | None = TASK, chance: torch.Generator | None = None, order=None) -> Request:
     order = torch.arange(ROWS) if order is None else order
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]])[order]
-    return Request(
-        mask, numbers(ROWS, WIDTH)[order] if router.uses_query else None, None if task is None else task[order], chance
-    )
+    query = numbers(ROWS, WIDTH)[order] if router.uses_query else None
+    embedded = numbers(ROWS, TOKENS, WIDTH)[order] if router.uses_embedded else None
+    return Request(mask, query, None if task is None else task[order], chance, embedded)
 
 
 def inputs(order=None) -> list[torch.Tensor]:
@@ -82,10 +88,12 @@ def inputs(order=None) -> list[torch.Tensor]:
 
 
 def weights(router: Router, request: Request, xs: list[torch.Tensor] | None = None) -> torch.Tensor:
-    """What the layers are given, (B, L, H, E)."""
+    """What the layers are given, (B, L, H, E); of weights per token the means over the tokens that are no padding."""
     decision, xs = router(request), xs or inputs()
-    used = torch.stack([decision.at(i, x).expand(len(x), -1, -1) for i, x in enumerate(xs)], 1)
-    assert torch.equal(decision.recorded().expand_as(used), used)  # what is recorded is what was used
+    given, mask = [decision.at(i, x) for i, x in enumerate(xs)], request.mask.bool()
+    means = [torch.stack([w[row, keep].mean(0) for row, keep in enumerate(mask)]) if w.dim() == 4 else w for w in given]
+    used = torch.stack([w.expand(ROWS, -1, -1) for w in means], 1)
+    assert torch.allclose(decision.recorded().expand_as(used), used, atol=1e-6)  # what is recorded is what was used
     return used
 
 
@@ -107,7 +115,7 @@ def test_shape_sign_and_sum(case, heads):
         assert w.shape == (ROWS, len(LAYERS), heads, EXPERTS)
         assert (w >= 0).all()
         assert w.isfinite().all()
-        if getattr(router.options, "normalise", router.options.name != "sum"):
+        if getattr(router.options, "normalise", case not in UNNORMALISED):
             assert torch.allclose(w.sum(-1), torch.ones(()), atol=1e-5)
 
 
@@ -141,11 +149,12 @@ def test_growing_keeps_what_was_learned(case):
     router = build(case, 2)
     before = {name: p.detach().clone() for name, p in router.named_parameters()}
     router.grow(EXPERTS + 2)
+    router.meet(1, noise(6))
     assert weights(router, asked(router)).shape[-1] == EXPERTS + 2
-    for name, p in router.named_parameters():
-        old = before[name]
-        assert torch.equal(p[tuple(slice(size) for size in old.shape)], old), name
-        assert p.requires_grad
+    after = dict(router.named_parameters())
+    for name, old in before.items():
+        assert torch.equal(after[name][tuple(slice(size) for size in old.shape)], old), name
+    assert all(p.requires_grad for p in after.values())
 
 
 @cases
@@ -156,8 +165,13 @@ def test_state_round_trip(case):
 
 
 @cases
-def test_reset_forgets_and_is_decided_by_its_generator(case):
+def test_reset_forgets_what_the_memory_taught_and_is_decided_by_its_generator(case):
     router, other = build(case, 2), build(case, 2)
+    if router.learns_with_experts:
+        before = {name: tensor.clone() for name, tensor in router.state_dict().items()}
+        begin(router, 1)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in router.state_dict().items())
+        return
     randomise(other, seed=9)
     begin(router, 1)
     begin(other, 1)
@@ -173,13 +187,28 @@ def test_after_reset_a_router_can_learn(case):
         return
     target = numbers(ROWS, len(LAYERS), 2, EXPERTS, seed=8)
     for _ in range(3):
-        loss = (weights(router, asked(router, chance=noise(2))) * target).sum()
+        loss = (weights(router, asked(router, chance=noise(2))) * target).sum() + sum(router(asked(router)).losses.values())
         router.zero_grad()
         loss.backward()
         with torch.no_grad():
             for p in router.parameters():
                 p -= 0.1 * p.grad
     assert all(p.grad is not None and p.grad.any() for p in router.parameters())
+
+
+@cases
+def test_what_is_drawn_for_new_experts_comes_from_the_generator(case):
+    """Once: meeting a task that brings no expert draws nothing."""
+    one, two, other = (build(case, values=False) for _ in range(3))
+    for router, seed in ((one, 6), (two, 6), (other, 7)):
+        router.grow(EXPERTS + 1)
+        router.meet(1, noise(seed))
+    state = {name: tensor.clone() for name, tensor in one.state_dict().items()}
+    assert all(torch.equal(tensor, two.state_dict()[name]) for name, tensor in state.items())
+    if case.split("/")[0] in ("attention", "sparse"):
+        assert not all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in state.items())
+    one.meet(2, noise(8))
+    assert all(torch.equal(tensor, one.state_dict()[name]) for name, tensor in state.items())
 
 
 @cases
