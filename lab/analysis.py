@@ -55,6 +55,8 @@ def decompose(run: Run, watch: Callable[[str], None] = lambda task: None) -> dic
 
 
 def _measure(run: Run, watch: Callable[[str], None]) -> dict[str, Any]:
+    if run.protocol == "transfer":
+        raise LabError(f"run '{run.id}' is of protocol transfer: nothing is forgotten, adaptations begin from one moment")
     if run.status != "finished" or len(run.matrix) < 2:
         state = f"is {run.status}" if run.status != "finished" else "has learned one task only"
         raise LabError(f"run '{run.id}' {state}: where its losses went can be asked of finished runs of two or more tasks")
@@ -144,7 +146,7 @@ def _row(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
 
 def _modules(learner: Learner, j: int, oracle: bool) -> dict[str, Tensor]:
     """What `experts` stands for: with perfect routing the expert of task j, else all experts and the router."""
-    if oracle:
+    if oracle and not learner.router.holds_experts:
         return dict(learner.bank.expert(j))
     experts = {f"{k}.{name}": p for k in range(len(learner.bank)) for name, p in learner.bank.expert(k).items()}
     return experts | {f"router.{name}": tensor for name, tensor in learner.router.state_dict().items()}

@@ -77,9 +77,11 @@ class RoutedLayer(nn.Module):
             if len(x) % w.shape[0]:
                 raise LabError(f"the routing decision is for {w.shape[0]} rows, layer {self.info.name} was given {len(x)}")
             w = w.repeat_interleave(len(x) // w.shape[0], dim=0)
-        if w.shape[-1] != len(chosen):
-            raise LabError(f"the routing decision has {w.shape[-1]} weights for {len(chosen)} experts")
-        return self.stack(chosen), w
+        stack = self.stack(chosen) if slot.stacks is None else slot.stacks[self.index]
+        experts = len(next(iter(stack.values())))
+        if w.shape[-1] != experts:
+            raise LabError(f"the routing decision has {w.shape[-1]} weights for {experts} experts")
+        return stack, w
 
 
 class RoutedInput(RoutedLayer):
@@ -161,8 +163,7 @@ class Bank(nn.Module):
         endings = self.kind.options.targets or self.kind.targets(model_type)
         if not endings:
             raise LabError(
-                f"which layers of a '{model_type}' to adapt is not known: "
-                f"name them with experts.targets, from {_endings(layers)}"
+                f"which layers of a '{model_type}' to adapt is not known: name them with experts.targets, from {_endings(layers)}"
             )
         chosen = [name for name in layers if any(_ends(name, ending) for ending in endings)]
         if not chosen:
@@ -200,6 +201,17 @@ class Bank(nn.Module):
         """Expert k as `grow` with this key made it."""
         fresh = {layer.info.name: self.kind.new(layer.info, generator(*key, layer.info.name)) for layer in self.routed_layers}
         self.load_expert(k, {f"{layer}.{name}": tensor for layer, new in fresh.items() for name, tensor in new.items()})
+
+    @torch.no_grad()
+    def average(self, name: str) -> None:
+        """One expert in place of all, with the means of their parameters: what merging with equal weights makes of them."""
+        for layer in self.routed_layers:
+            mean = {own: torch.stack([expert[own] for expert in layer.experts]).mean(0) for own in layer.experts[0]}
+            layer.experts = nn.ModuleList()
+            layer.add(mean)
+            layer.changed()
+        self.names = [name]
+        self.trainable(0, False)
 
     def expert(self, k: int) -> dict[str, nn.Parameter]:
         """Parameters of expert k, named `<layer>.<parameter>`."""
@@ -248,7 +260,7 @@ class Bank(nn.Module):
         tensors = {name: p.detach().float().cpu().numpy() for name, p in self.expert(k).items()}
         config = {"expert": self.kind.options.model_dump(), "name": self.names[k]}
         if self.kind.peft_format:
-            tensors = {f"base_model.model.{name}.weight": tensor for name, tensor in tensors.items()}
+            tensors = {f"base_model.model.{name}{self.kind.peft_names[1]}": tensor for name, tensor in tensors.items()}
             config = self.kind.peft_config([layer.name for layer in self.layers], base)
         files.write_arrays(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
         files.write_json(folder / "adapter_config.json", config)
@@ -295,7 +307,8 @@ class Bank(nn.Module):
         if config.get("use_dora") or config.get("rank_pattern") or config.get("alpha_pattern"):
             raise LabError(f"{folder}: DoRA and per-layer ranks are not supported")
         names = {layer.name for layer in self.layers}
-        return {_own_name(name, names): tensor.float() for name, tensor in tensors.items() if "lora_" in name}
+        own = self.kind.peft_names[0]
+        return {_own_name(name, names): tensor.float() for name, tensor in tensors.items() if own in name}
 
 
 def _own_name(peft_name: str, layers: set[str]) -> str:

@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.batch import Batch, Encoded, by_length
+from lab.batch import Encoded, by_length
 from lab.learner import Learner
-from lab.router import Decision, one_hot
 
 WHOLE = 16  # test examples per task whose decisions are kept whole
 
@@ -91,7 +90,7 @@ def evaluate(learner: Learner, rows: list[Encoded], seen: int, size: int, oracle
     with learner.backbone.knowing(rows, size, lasting=True):
         for chunk in by_length(rows, size):
             batch = learner.collate([rows[i] for i in chunk])
-            decision = true_expert(learner, batch) if oracle else learner.decide(batch)
+            decision = learner.router.own(batch.task) if oracle else learner.decide(batch)
             with learner.bank.routed(decision):
                 logits = learner.logits(batch)
                 used, steps = (decision.recorded(), decision.recorded_steps()) if decision else (None, {})
@@ -105,8 +104,3 @@ def evaluate(learner: Learner, rows: list[Encoded], seen: int, size: int, oracle
             yield done
     score = float((label == predicted).mean())
     yield Evaluation(score, Predictions(label, predicted, probability), routing if routing.count else None)
-
-
-def true_expert(learner: Learner, batch: Batch) -> Decision:
-    """Weight 1 for the expert of each row's true task."""
-    return Decision(one_hot(batch.task, len(learner.bank), learner.router.heads))

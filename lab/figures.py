@@ -495,6 +495,15 @@ def subspace_overlap(table: pd.DataFrame, title: str = "") -> go.Figure:
     return grid(drawn, numbered(names), heads(names, names), "expert", "with expert")
 
 
+def alignment(table: pd.DataFrame, title: str = "") -> go.Figure:
+    """Cosines between a composed expert and those it was made of by layer, the table of `lab.library.alignment`."""
+    by_layer = table.iloc[:-1]
+    names = [key.partition("/")[2] for key in table.columns]
+    about = [f"cosine with <b>{literal(key)}</b>" for key in table.columns]
+    scale = {"colorscale": DIVERGING, "zmin": -1, "zmax": 1, "zmid": 0}
+    return weights_by_layer(by_layer, heads(names, ()), "expert", about, title, **scale)
+
+
 # -- lines -----------------------------------------------------------------------------------------------------------------
 
 
@@ -595,8 +604,8 @@ def loss_curve(run: Run, title: str = "") -> go.Figure:
     table = views.losses(run)
     drawn = figure(title, 320)
     for (task, phase), rows in table.groupby(["task", "phase"], sort=False):
-        name = short(rows["name"].iloc[0]) + (" (memory)" if phase == "memory" else "")
-        line = {"color": task_style(int(task)).colour, "dash": "dot" if phase == "memory" else "solid", "width": 1.5}
+        name = short(rows["name"].iloc[0]) + ("" if phase == "train" else f" ({phase})")
+        line = {"color": task_style(int(task)).colour, "dash": "solid" if phase == "train" else "dot", "width": 1.5}
         drawn.add_scatter(
             x=rows["index"],
             y=rows["loss"],

@@ -88,7 +88,7 @@ class Model:
         for a change that does not fit.
         """
         learner, override = self.learner, override or Override()
-        override.check(learner.router.heads, len(learner.bank))
+        override.check(learner.router.heads, learner.router.experts)
         if not text.strip():
             raise LabError("the text is empty: type a few words")
         if self.needs_task and task is None:
@@ -99,7 +99,7 @@ class Model:
         batch = learner.collate(rows)
         routed = learner.decide(batch)
         used = LayerDecision(lambda layer, x: override(routed.at(layer, x)))
-        used.experts, used.composition = routed.experts, routed.composition
+        used.experts, used.composition, used.stacks = routed.experts, routed.composition, routed.stacks
         with learner.bank.routed(used):
             logits = learner.logits(batch)
         how = "task" if learner.space.scenario == "task" else "seen"
@@ -112,7 +112,7 @@ class Model:
         length = len(rows[0].ids)
         return Answer(
             text, [name for name, one in zip(learner.space.names, known, strict=True) if one], chances[known],
-            layers, list(learner.bank.names),
+            layers, learner.router.names(learner.bank.names),
             {name: step.float().cpu().expand(1, len(layers), -1, -1)[0].numpy() for name, step in steps.items()},
             self._tokens(text, rows[0].ids), _per_token(used, length), cut=length >= learner.backbone.max_length,
         )  # fmt: skip
@@ -139,6 +139,8 @@ def load(run: Run, after: int | None = None, device: str | None = None) -> Model
     `device`: where to compute; default: where the run did if that is here, else the CPU. Raises LabError where the moment was not
     kept, a file is missing or damaged, or the backbone is not the one the run was trained with.
     """
+    if run.protocol != "stream":
+        raise LabError(f"run '{run.id}' is of protocol {run.protocol}: texts can be asked of runs on a stream")
     moments = run.kept()
     after = moments[-1] if after is None and moments else after
     if after not in moments:

@@ -85,6 +85,7 @@ class Learner(nn.Module):
                 f"router {config.router.name} reads embedded tokens of width {self.backbone.width}, this backbone's have "
                 f"{embedding.shape[1]}: use router.query=backbone"
             )
+        self.router.classes = [len(own) for own in self.space.own]
         self.classifier = self.new_classifier()
         self.task_names = [task.name for task in tasks]
         self.queries: dict[tuple, Tensor] = {}  # by the keys of the batch
@@ -139,7 +140,7 @@ class Learner(nn.Module):
         return self.per_task and self.config.experts.isolated
 
     def meet(self, t: int) -> None:
-        """Room for task t: classifier rows and, where experts are per task, an expert; earlier experts are frozen."""
+        """Room for task t: classifier rows, routing and, where experts are per task, an expert; earlier experts are frozen."""
         seed, name = self.config.seed, self.task_names[t]
         self.met = t + 1
         self.classifier.grow(seed, "classifier", name)
@@ -151,6 +152,20 @@ class Learner(nn.Module):
                 self.bank.grow(expert, seed, "expert", expert)
             self.router.grow(len(self.bank))
         self.router.meet(t, generator(seed, "router", name))
+
+    def collapse(self) -> None:
+        """One expert, the average of all, in place of the bank; nothing is left to choose."""
+        self.bank.average("average")
+        uniform = registry.routers.get("uniform")
+        self.router = uniform(registry.routers.options("uniform"), self.bank.layers, self.backbone.width)
+        self.router.grow(1)
+
+    def learned(self, rows: Sequence[Encoded]) -> None:
+        """Let the router keep what it needs of the task met last: its trained expert and its training examples."""
+        experts = [dict(self.bank.expert(k)) for k in range(len(self.bank))]
+        queries = self.layer_queries(rows) if self.router.learns_queries else []
+        with torch.no_grad():
+            self.router.learned(experts, queries, torch.tensor([row.label for row in rows], device=self.device))
 
     def renew(self) -> None:
         """Experts and classifier rows of the tasks met so far as they were before any training."""

@@ -4,14 +4,15 @@ Letters: B rows, T tokens, D width of the query, L adapted layers, H routing hea
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from lab.errors import LabError
 from lab.expert import LayerInfo
 from lab.registry import Options, Plugin
 
@@ -20,6 +21,13 @@ class RouterOptions(Options):
     """Options every router has."""
 
     heads: int = Field(1, ge=1, le=4096, description="routing heads: blocks of a layer's features with weights of their own")
+
+
+class GateOptions(RouterOptions):
+    """Options of a router that trains a gate of its own for every expert, after it and on the same examples."""
+
+    steps: int = Field(100, ge=1, le=100_000, description="optimiser steps on the task's examples, once its expert is trained")
+    lr: float = Field(1e-3, gt=0, le=10, description="learning rate of the gates")
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Decision:
     losses: dict[str, Tensor] = field(default_factory=dict)
     composition: str | None = None
     steps: dict[str, Tensor] = field(default_factory=dict)
+    stacks: Sequence[Mapping[str, Tensor]] | None = None  # per layer, stacked parameters that act in place of the bank's
 
     def at(self, layer: int, x: Tensor) -> Tensor:
         """Weights (B | 1, H, E) of one layer with input x; a router that decides per token returns (B | 1, T, H, E)."""
@@ -67,8 +76,14 @@ class LayerDecision(Decision):
     token are means over the tokens of `mask` (B, T), or over all.
     """
 
-    def __init__(self, decide: Callable[[int, Tensor], Tensor | dict[str, Tensor]], mask: Tensor | None = None):
-        super().__init__(weights=None)
+    def __init__(
+        self,
+        decide: Callable[[int, Tensor], Tensor | dict[str, Tensor]],
+        mask: Tensor | None = None,
+        experts: tuple[int, ...] | None = None,
+        stacks: Sequence[Mapping[str, Tensor]] | None = None,
+    ):
+        super().__init__(weights=None, experts=experts, stacks=stacks)
         self.decide, self.mask = decide, mask
         self.made: dict[int, Tensor] = {}
         self.made_steps: dict[int, dict[str, Tensor]] = {}
@@ -118,11 +133,20 @@ class Router(nn.Module, Plugin):
     learns_with_experts: ClassVar[bool] = False  # trained on the tasks' own examples, by its own loss terms, not on the memory
     uses_query: bool = False  # needs the frozen backbone's sequence representation
     uses_embedded: bool = False  # needs the embedded tokens
+    learns_queries: ClassVar[bool] = False  # `learned` needs the queries of a task's training examples
+    learns_after_experts: ClassVar[bool] = False  # trained as `gate`, on the tasks' own examples too, and not on the memory
+    holds_experts: ClassVar[bool] = False  # experts of its own act (Decision.stacks), trained as `gate` on stored examples
+
+    @classmethod
+    def axes_of(cls, options: RouterOptions) -> Axes:
+        """Its place with these options."""
+        return cls.axes
 
     def __init__(self, options: RouterOptions, layers: Sequence[LayerInfo], width: int):
         """`layers`: the adapted layers in forward order; `width`: D of the query."""
         super().__init__()
         self.options, self.layers, self.width, self.experts = options, layers, width, 0
+        self.classes: Sequence[int] = ()  # how many each task has, where that is known
 
     @property
     def heads(self) -> int:
@@ -132,11 +156,42 @@ class Router(nn.Module, Plugin):
         """The bank now holds so many experts."""
         self.experts = experts
 
+    def learned(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
+        """The newest of the isolated experts is trained: what a router keeps of it goes into buffers. Default: nothing.
+
+        `experts`: parameters of all, named `<layer>.<parameter>`; of the task's N training examples, where `learns_queries`, the
+        queries in the frozen backbone per adapted layer (N, D); and their labels (N,) within the task.
+        """
+
+    def gate(self, k: int) -> dict[str, nn.Parameter]:
+        """Parameters that are trained once expert k is, on its task's examples (see GateOptions); default: none."""
+        return {}
+
+    def gated(self, k: int, task: Tensor) -> Decision:
+        """The decision under which these are trained, for rows of these tasks (B,)."""
+        raise NotImplementedError
+
+    def gate_trained(self) -> None:
+        """The training of a gate has ended."""
+
+    def names(self, experts: Sequence[str]) -> list[str]:
+        """Names of what it chooses among; by default the experts of the bank."""
+        return list(experts)
+
+    def owner(self, task: int) -> int:
+        """The number of the expert that is right for a task."""
+        return task
+
+    def own(self, task: Tensor) -> Decision:
+        """Perfect routing: weight 1 for the expert of each row's task (B,)."""
+        return Decision(one_hot(task, self.experts, self.heads))
+
     def meet(self, task: int, generator: torch.Generator) -> None:
-        """A task is met, and its experts are there; what a router that learns with the experts has for new ones is drawn here."""
+        """A task is met, by the number that requests name it with, and its experts are there: room for what is kept of them."""
+
 
     def of_task(self, task: int) -> dict[str, nn.Parameter]:
-        """Parameters that learning this task changes, by name; default: all there are."""
+        """Parameters that examples of this task train, by name; default: all there are."""
         return dict(self.named_parameters())
 
     def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
@@ -153,6 +208,26 @@ class Router(nn.Module, Plugin):
 def one_hot(index: Tensor, experts: int, heads: int) -> Tensor:
     """Weights (B, 1, H, E) that give each row one expert; index (B,)."""
     return nn.functional.one_hot(index, experts).float()[:, None, None, :].expand(-1, 1, heads, -1)
+
+
+def top_softmax(scores: Tensor, k: int, temperature: float = 1.0) -> Tensor:
+    """Weights (..., E): softmax of scores / temperature over the k largest, 0 for the others; k above E means all."""
+    if k >= scores.shape[-1]:
+        return torch.softmax(scores / temperature, -1)
+    best = scores.topk(k, dim=-1)
+    return torch.zeros_like(scores).scatter(-1, best.indices, torch.softmax(best.values / temperature, -1))
+
+
+def needs_experts_per_task(config: Any, kind: str | None = None) -> None:
+    """Refuse a configuration in which experts are not one per task, trained alone (and, if asked, of one kind)."""
+    name, experts = config.router.name, config.experts
+    if experts.allocation != "per_task" or not experts.isolated:
+        raise LabError(
+            f"router {name} chooses by what each task's own expert was trained on: "
+            "use experts.allocation=per_task and experts.isolated=true"
+        )
+    if kind and experts.name != kind:
+        raise LabError(f"router {name} reads the parameters of {kind} experts, experts.name is {experts.name}: use {kind}")
 
 
 def normalised(weights: Tensor, eps: float = 1e-12) -> Tensor:

@@ -30,7 +30,7 @@ def place(config: RunConfig) -> dict[str, str]:
 
 def routing(router: type[Router], config: RunConfig) -> str:
     """How modules are chosen, for what, where, and how sharply."""
-    axes = router.axes
+    axes = router.axes_of(config.router)
     if axes.granularity == "all":
         return f"{axes.choice}, all alike"
     heads = f" and one of {config.router.heads} routing heads" if config.router.heads > 1 else ""
@@ -45,6 +45,10 @@ def aggregation(config: RunConfig) -> str:
 
 def training(config: RunConfig) -> str:
     """In what order and company modules are trained."""
+    if config.transfer:
+        adaptation = config.transfer.adaptation
+        begun = {"trained": "", "average": ", from the average of all", "fresh": ", from fresh modules"}[adaptation.start]
+        return f"all tasks jointly, then few shots of a new one{begun}{', routing alone' if adaptation.tuned == 'router' else ''}"
     if config.experts.allocation != "per_task":
         how = "task after task"
     else:
@@ -57,6 +61,7 @@ def uses(router: type[Router], config: RunConfig) -> str:
     """What a recipe is given beside the training examples of the task at hand."""
     memory = config.memory
     stores = config.memory_training.steps > 0 or any(registry.methods.get(name).uses_memory for name in config.methods)
+    stores = stores or router.holds_experts
     budget = f"{memory.total} in all" if memory.total else f"{memory.per_task or memory.per_class} per "
     budget += "" if memory.total else "task" if memory.per_task else "class"
     given = ["task identity"] if config.scenario == "task" or router.uses_task_id else []
@@ -65,6 +70,6 @@ def uses(router: type[Router], config: RunConfig) -> str:
 
 def kept(router: type[Router], config: RunConfig) -> str:
     """What grows by the task."""
-    if config.experts.allocation != "per_task":
-        return "classifier rows"
-    return "module, classifier rows" + (", router rows" if router.axes.choice == "learned" else "")
+    learned, own = router.axes.choice == "learned", config.experts.allocation == "per_task"
+    rows = "classifier rows" + (", router rows" if learned and (own or router.axes.granularity == "task") else "")
+    return f"module, {rows}" if own else rows

@@ -67,6 +67,27 @@ COMMON = Measure("common_average_accuracy", "Average on common tasks", "mean sco
 # -- many runs -------------------------------------------------------------------------------------------------------------
 
 
+def tested(results: Sequence[dict[str, Any]]) -> list[Measure]:
+    """Of these measures those that methods are told apart by."""
+    names = ("average_accuracy", "forgetting", "alignment")
+    return [m for m in measures(results) if m.path in names or (m.path.startswith("average.") and m.path != "average.0")]
+
+
+def measures(results: Sequence[dict[str, Any]]) -> list[Measure]:
+    """What results of one protocol are compared by; uses and costs are the same in both."""
+    shots = sorted({int(k) for result in results for k in result.get("average", ())})
+    if not shots:
+        return MEASURES
+    about = "mean score of the held-out tasks, adapted to so many examples each; 0: before any was seen"
+    return [
+        *(Measure(f"average.{k}", f"{k} shots", about) for k in shots),
+        Measure("trained_average", "Training tasks", "mean score of the training tasks after joint training"),
+        Measure("alignment", "Gradient alignment", "mean cosine between the adapter gradients of two training tasks"),
+        *(measure for measure in MEASURES if measure.path.startswith(("uses.", "cost."))),
+        Measure("cost.adapted_parameters", "Adapted parameters", "tuned for a held-out task beside its classifier rows", False),
+    ]
+
+
 def problem(run: Run) -> str:
     """Why a run folder cannot be read, in one line; empty if it can."""
     try:
@@ -85,6 +106,8 @@ def unready(run: Run) -> str:
         return f"run '{run.id}' is {run.status}: its numbers still change"
     if run.info.get("replay"):
         return f"run '{run.id}' is a replay of '{run.info['replay']['run']}', no repetition"
+    if run.protocol == "transfer":
+        return "" if run.scores.get("held_out") else f"run '{run.id}' is {run.status} and was adapted to no task"
     return "" if run.matrix else f"run '{run.id}' is {run.status} and has learned no task"
 
 
@@ -108,9 +131,14 @@ def run_row(run: Run) -> dict[str, Any]:
         return {"run": run.id, "status": "damaged", "reason": reason}
     result = run.result()
     row = {name: result[name] for name in ("run", "status", "recipe", "stream", "backbone", "scenario", "seed")}
-    row |= {name: result[name] for name in ("average_accuracy", "forgetting")} | {"reason": run.info.get("error") or ""}
-    row |= {"learned": len(result["matrix"]), "tasks": len(result["tasks"]), "created": _moment(run.info.get("created"))}
+    row |= {name: result.get(name) for name in ("average_accuracy", "forgetting")} | {"reason": run.info.get("error") or ""}
+    row |= {"learned": learned(run), "tasks": len(run.tasks), "created": _moment(run.info.get("created"))}
     return row | {"progress": 1.0 if result["status"] == "finished" else _share(run)}
+
+
+def learned(run: Run) -> int:
+    """Tasks that are learned and scored; of a transfer run the stages that have ended."""
+    return len(run.scores.get("done", run.matrix))
 
 
 def _moment(text: str | None) -> datetime | None:
@@ -175,7 +203,7 @@ def _apart(runs: Sequence[Run], names: Sequence[str], i: int) -> str:
 
 def complete(run: Run) -> bool:
     """Whether every task of the run is learned and scored."""
-    return bool(run.tasks) and len(run.matrix) == len(run.tasks)
+    return bool(run.tasks) and learned(run) == len(run.tasks)
 
 
 def summary(runs: Sequence[Run]) -> pd.DataFrame:
@@ -183,14 +211,15 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
 
     `value` is the mean over the n runs of the group, `low` and `high` the bounds of its interval (see lab.statistics), `spread`
     their sample standard deviation, all three NaN below two runs; `why` is the reason of a missing value. Runs of different
-    tasks have the measure COMMON too.
+    tasks have the measure COMMON too. The runs are of one protocol; of transfer runs tasks are stages (see lab.transfer).
     """
     columns = ["label", "recipe", "n", "learned", "tasks", "measure", "value", "low", "high", "spread", "why"]
-    common, rows = common_tasks(runs), []
-    differ = any(set(run.tasks) != set(common) for run in runs)
+    common, rows, shown = common_tasks(runs), [], measures([run.result() for run in runs])
+    if shown is MEASURES and any(set(run.tasks) != set(common) for run in runs):
+        shown = [COMMON, *MEASURES]
     for group in groups(runs):
         results = [run.result() | {COMMON.path: common_average(run, common)} for run in group.runs]
-        rows += [_summary_row(group, results, measure) for measure in ([COMMON, *MEASURES] if differ else MEASURES)]
+        rows += [_summary_row(group, results, measure) for measure in shown]
     return pd.DataFrame(rows, columns=columns).astype({name: float for name in ("value", "low", "high", "spread")})
 
 
@@ -232,15 +261,15 @@ def circumstances(run: Run) -> str:
 def _without(group: Group, measure: str) -> str:
     """Why no run of a group has a value that could be half of a pair."""
     run = group.runs[0]
-    partial = f"{run.id} has learned {len(run.matrix)} of {len(run.tasks)} tasks"
+    partial = f"{run.id} has learned {learned(run)} of {len(run.tasks)} tasks"
     return reason(run.result(), measure) if complete(run) else partial
 
 
 def _summary_row(group: Group, results: list[dict[str, Any]], measure: Measure) -> dict[str, Any]:
     values = [pick(result, measure.path) for result in results]
-    first = results[0]
+    first = group.runs[0]
     row = {"label": group.label, "recipe": group.recipe, "n": len(results), "measure": measure.path}
-    row |= {"learned": len(first["matrix"]), "tasks": len(first["tasks"])}
+    row |= {"learned": learned(first), "tasks": len(first.tasks)}
     if any(value is None for value in values):
         reasons = [reason(result, measure.path) for result, value in zip(results, values, strict=True) if value is None]
         none = dict.fromkeys(("value", "low", "high", "spread"), np.nan)
@@ -268,7 +297,7 @@ def reason(result: dict[str, Any], path: str) -> str:
 def summary_table(runs: Sequence[Run]) -> pd.DataFrame:
     """`summary` as people read it: one row per measure, one column per group, each cell a value or a dash with the reason."""
     found = summary(runs)
-    known = {measure.path: measure for measure in (COMMON, *MEASURES)}
+    known = {measure.path: measure for measure in (COMMON, *measures([run.result() for run in runs]))}
     found["cell"] = [cell(r.value, r.high - r.value, r.why, known[r.measure].score, r.measure) for r in found.itertuples()]
     table = found.pivot(index="measure", columns="label", values="cell")
     shown = list(dict.fromkeys(found["measure"]))
@@ -373,6 +402,13 @@ def forgetting_curves(run: Runs, after: int | None = None) -> pd.DataFrame:
             rows.append(place | {"score": found.mean, "low": found.low, "high": found.high})
     columns = ["after", "after_name", "task", "name", "score", "low", "high"]
     return pd.DataFrame(rows, columns=columns).astype({"low": float, "high": float})
+
+
+def transfer_scores(run: Run) -> pd.DataFrame:
+    """Scores of the held-out tasks of a transfer run: one row per task, one column per number of shots, 0 first; NaN: not yet."""
+    result = run.result()
+    rows = {task: {"0": score} | result["held_out"].get(task, {}) for task, score in result["zero_shot"].items()}
+    return pd.DataFrame(rows, dtype=float).T.reindex(columns=list(result["average"])).rename_axis("task")
 
 
 def average_curve(run: Run, after: int | None = None) -> np.ndarray:
@@ -496,18 +532,19 @@ STAGES = {
     "TaskEnded": "task learned",
     "RunEnded": "done",
 }
-PHASES = {"train": "training", "memory": "training on the memory"}
+PHASES = {"train": "training", "gate": "training the router's gate", "memory": "training on the memory"}
 
 
 def task_states(run: Run) -> pd.DataFrame:
     """Every task of the stream with its state, "learned", "now" or "ahead", and its newest score: name, state, score."""
     names = task_names(run, run.events("RunStarted"))
     scores = accuracy_matrix(run, partial=True) if run.tasks else pd.DataFrame(columns=names, dtype=float)
-    learned = len(run.matrix)
-    rows = []
+    for stage, score in enumerate(run.scores.get("done", ())):
+        scores.iloc[stage, stage] = score
+    rows, done = [], learned(run)
     for number, name in enumerate(names):
         known = scores.iloc[:, number].dropna()
-        state = "learned" if number < learned else "now" if number == learned and run.status == "running" else "ahead"
+        state = "learned" if number < done else "now" if number == done and run.status == "running" else "ahead"
         rows.append({"name": name, "state": state, "score": known.iloc[-1] if len(known) else math.nan})
     return pd.DataFrame(rows, columns=["name", "state", "score"])
 

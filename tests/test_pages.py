@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import FORGETS, KEEPS, TASKS, configuration, write_run
+import streamlit
+from conftest import FORGETS, KEEPS, TASKS, configuration, write_run, write_transfer
 from scipy import stats
 from streamlit.testing.v1 import AppTest
 from test_library import save
@@ -77,6 +78,11 @@ def chart(app: AppTest, key: str) -> np.ndarray | None:
     return heatmap(app, place) if traces and "z" in traces[0] else None
 
 
+def codes(app: AppTest) -> int:
+    """How many popovers with code there are."""
+    return sum(one.proto.popover.label == "Code" for one in app.get("popover"))
+
+
 def bars(app: AppTest) -> str:
     """What stands above the progress bars."""
     return "\n".join(bar.proto.text for bar in app.get("progress")).replace("\\", "")
@@ -91,26 +97,55 @@ def heatmap(app: AppTest, number: int) -> np.ndarray:
     return values.reshape([int(size) for size in z["shape"].split(",")])
 
 
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    """A folder of 200 runs."""
+    folder = tmp_path_factory.mktemp("crowd")
+    for seed in range(200):
+        write_run(folder, f"run-{seed:03}", seed=seed, events=seed > 197, routed=seed > 197)
+    return folder
+
+
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("case", ["none", "one", "many", "damaged", "unrouted", "begun"])
-def test_every_page_in_every_situation(runs, page, case):
+@pytest.mark.parametrize("case", ["none", "one", "many", "damaged", "unrouted", "unrecorded", "begun", "transfer"])
+def test_every_page_in_every_situation(runs, recorded, crowd, page, case, monkeypatch):
+    """Nothing breaks, and every chart has a text equivalent and its code."""
     if case == "many":
-        for seed in range(40):
-            write_run(runs, f"run-{seed}", seed=seed, events=seed < 2, routed=seed < 2)
+        monkeypatch.setenv("LAB_RUNS", str(crowd))
     elif case == "damaged":
         for name in ("run.json", "config.yaml", "matrix.json"):
             (write_run(runs, f"bad-{name[:3]}").dir / name).write_text("{")
         (write_run(runs, "bad-routing").dir / "routing" / "after_2.safetensors").write_bytes(b"xx")
+    elif case == "transfer":
+        write_transfer(runs, "a")
     elif case == "begun":
         write_run(runs, "a", matrix=[], status="queued", events=False)
+    elif case == "unrouted":
+        write_run(runs, "a", "sequential", FORGETS, routed=False)
     elif case != "none":
-        write_run(runs, "a", routed=case != "unrouted")
+        write_run(runs, "a", routed=case != "unrecorded")
+    else:
+        shutil.rmtree(recorded)
     app = open_page(page)
     assert len(app.title) == 1
+    charts = app.get("plotly_chart")
+    assert all(one.proto.alt for one in charts) and codes(app) >= len(charts)
     if case == "damaged" and page == "compare":
         assert "config.yaml cannot be read" in texts(app)
     if page != "train":  # which loads the plug-ins
         assert not app.error or case == "damaged"
+
+
+def test_transfer_runs_stand_in_a_table_of_their_own(runs):
+    write_transfer(runs, "moved"), write_run(runs, "stream")
+    app = open_page("compare", runs=["moved", "stream"])
+    table, other = app.dataframe[0].value, app.dataframe[1].value
+    assert table.loc["32 shots"].tolist() == ["0.700"] and table.loc["Gradient alignment"].tolist() == ["0.200"]
+    assert "Forgetting" in other.index and "32 shots" not in other.index
+    app = open_page("jobs", job="moved")
+    scores = next(table.value for table in app.dataframe if "cooking" in table.value.index)
+    assert scores.loc["cooking"].tolist() == [0.5, 0.6, 0.7]
+    assert "cooking, 32 shots 0.70" in texts(app)
 
 
 def test_start_tells_the_recorded_story(recorded):
@@ -544,8 +579,8 @@ def test_playground_compares_moments_and_runs(model):
     first, second = probabilities(app)
     assert sum(first) == pytest.approx(1, abs=0.02) and len(then.classes) < len(model.learner.space.names)
     assert sorted(value for value in second if value == value) == [round(p, 2) for p in sorted(then.probabilities)]
-    outcome = "stays" if then.prediction in texts(app).split(". With")[0] else "becomes"
-    assert f"With after task 1, the answer {outcome}" in texts(app)
+    verb = "stays" if then.prediction == model.answer("red wave harbour").prediction else "becomes"
+    assert f"With after task 1, the answer {verb} **{then.prediction}**" in texts(app)
     app.segmented_control(key="pg_beside").set_value("another run").run()
     app.selectbox(key="pg_other").set_value("one").run()
     assert "With one, the answer" in texts(app) and not app.exception
@@ -736,6 +771,32 @@ def test_library_shows_experts_and_how_alike_they_are(shelf):
     assert "at least two" in texts(app) and not app.exception
 
 
+def test_library_puts_experts_together_and_keeps_the_result(shelf, runs):
+    app, found = open_page("library"), library.experts([shelf])
+    app.segmented_control(key="lib_do").set_value("add").run()
+    one, two = (expert.layers() for expert in found)
+    for weight in (1.0, -2.0):
+        app.number_input(key="lib_weight_2").set_value(weight).run()
+        for place, name in enumerate(one):
+            x, y = (layers[name]["lora_B"] @ layers[name]["lora_A"] for layers in (one, two))
+            sum_ = x + weight * y
+            cosines = [np.sum(sum_ * other) / np.linalg.norm(sum_) / np.linalg.norm(other) for other in (x, y)]
+            np.testing.assert_allclose(chart(app, "lib_alignment")[place], cosines, rtol=1e-4)
+    assert app.metric[0].value == "6" and any("how='cat')" in code.value for code in app.code)
+    assert any("lab compose add a/animals a/weather --weights 1,-2 --how cat" in code.value for code in app.code)
+    app.segmented_control(key="lib_do").set_value("negate").run()
+    assert "negate takes 1: what undoes the expert. Now there are 2" in texts(app) and chart(app, "lib_alignment") is None
+    app.multiselect(key="lib_parts").set_value(["a/weather"]).run()
+    np.testing.assert_allclose(chart(app, "lib_alignment"), -1, rtol=1e-6)
+    app.text_input(key="lib_name").set_value("anti")
+    next(button for button in app.button if button.label == "Keep in the library").click().run()
+    assert not app.error and "anti" in list(app.dataframe[0].value["expert"])
+    (kept,) = library.experts([])
+    for name, layer in kept.layers().items():
+        np.testing.assert_allclose(layer["lora_B"] @ layer["lora_A"], -two[name]["lora_B"] @ two[name]["lora_A"], rtol=1e-5)
+    assert "Made by `lab compose negate a/weather` of:" in library.card(kept)
+
+
 def test_library_keeps_notes_and_hides_archived_runs_elsewhere(shelf, runs):
     write_run(runs, "b")
     app = open_page("library", lib_run="a")
@@ -774,6 +835,16 @@ def test_self_check_tries_what_training_needs(runs, monkeypatch):
     monkeypatch.setattr(system, "PROBE", "raise SystemExit('no torch here')")
     found = {check.name: check for check in system.self_check(runs / "file")}
     assert not found["Runs can be written"].good and found["A process can train"].seen == "no torch here"
+
+
+def test_the_map_of_recipes_is_that_of_the_command_line(runs, monkeypatch):
+    app = open_page("about", about_map="true")
+    table = app.dataframe[0].value
+    assert table.to_dict("records") == cli.listing("recipes", None) and "l2r" in set(table["name"])
+    monkeypatch.setattr(system, "recipes", lambda: (_ for _ in ()).throw(LabError("no <b>torch</b>")))
+    streamlit.cache_data.clear()
+    app = open_page("about", about_map="true")
+    assert "no <b>torch</b>" in texts(app) and not app.dataframe
 
 
 # -- lessons ---------------------------------------------------------------------------------------------------------------

@@ -42,6 +42,16 @@ def test_places():
     assert rows["sequential"]["routing"] == "none, one module" and rows["sequential"]["uses"] == "nothing"
     assert rows["olora"]["training"] == "each on top of the earlier ones, with orthogonal"
     assert rows["replay-reservoir"]["uses"] == "stored examples (500 in all)"
+    assert rows["poly"]["routing"] == "learned, per task and layer, soft" and rows["poly"]["aggregation"] == "parameters"
+    heads = "learned, per task and layer and one of 8 routing heads, soft"
+    assert rows["mhr"] == rows["poly"] | {"recipe": "mhr", "routing": heads}
+    assert rows["mhr-z"]["training"] == "all tasks jointly, then few shots of a new one, routing alone"
+    assert rows["poly-mu"]["training"] == "all tasks jointly, then few shots of a new one, from the average of all"
+    assert (rows["poly"]["uses"], rows["poly"]["kept per task"]) == ("task identity", "classifier rows, router rows")
+    assert rows["arrow"]["routing"] == "computed, per token and layer, hard" and rows["arrow"]["aggregation"] == "outputs"
+    assert rows["phatgoose"]["routing"] == "learned, per token and layer, hard"
+    assert rows["epi"]["routing"] == "computed, per example, hard" and rows["mocl"]["routing"] == "computed, per example, soft"
+    assert rows["dam"]["aggregation"] == "parameters"
     config = configure("l2r", ["router.heads=4", "memory.per_task=0", "memory.per_class=3", "experts=bottleneck"])
     place = taxonomy.place(config)
     assert place["routing"] == "learned, per example and layer and one of 4 routing heads, soft"

@@ -60,8 +60,8 @@ def entries(
             for key, inner in value.items():
                 if isinstance(inner, BaseModel):
                     yield from entries(inner, choices, (*hidden, f"{path}.{key}.name"), f"{path}.{key}.")
-        else:
-            yield entry(path, field, value, choices.get(path, ()))
+        elif not any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in get_args(field.annotation)):
+            yield entry(path, field, value, choices.get(path, ()))  # an optional section that is not there has no entries
 
 
 def limit(field: FieldInfo, *names: str) -> float | None:

@@ -330,7 +330,8 @@ def decision(name: str, answer: Answer, code: str) -> None:
         figures.answer_decision, answer, layer, head, key="pg_steps", alt=f"Steps of the decision of {name} at {layers[layer]}",
         table=lambda one, at, h: one.decision(at, h),
         python=f"{code}\nlab.figures.answer_decision(answers[{name!r}], {layer}, {head})",
-        read=f"{' → '.join(table.columns)}. The last column is what each expert's output is multiplied by.",
+        read=(f"{' → '.join(table.columns)}. The last column is" if len(table.columns) > 1 else "This is")
+        + " what each expert's output is multiplied by.",
     )  # fmt: skip
 
 
@@ -339,7 +340,8 @@ def decision(name: str, answer: Answer, code: str) -> None:
 
 def draw() -> None:
     shell.heading("Playground", "Type a text, see who answers it, and interfere with the routing.")
-    found = {key: run for key, run in shell.choices().items() if run.kept() or run.recorded()}
+    streams = shell.choices(lambda run: run.protocol == "stream")
+    found = {key: run for key, run in streams.items() if run.kept() or run.recorded()}
     if not found:
         return shell.nothing_yet("No run here has learned a task yet.")
     routed = [key for key, run in found.items() if (run.info.get("routing") or {}).get("own_expert_share") is not None]

@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,17 +202,23 @@ def card(
         figures.clickable(drawn)
         answers = {"on_select": lambda: _clicked(key, on_click), "selection_mode": "points"}
     chart(drawn, key, alt, **answers)
+    shown = [run for one in given for run in (one if isinstance(one, list) else [one]) if isinstance(run, Run)]
+    numbers = partial(table, *given) if table else None
+    foot(key, read, python or python_of(draw, table, given, named), shown, numbers)
+
+
+def foot(key: str, read: str, python: str, shown: Sequence[Run] = (), numbers: Callable[[], pd.DataFrame] | None = None) -> None:
+    """What stands under a chart: how to read it, and a popover with Python, the command for the runs `shown`, and CSV."""
     with st.container(horizontal=True, wrap=False, gap="small", key=f"{key}_foot"):
         if read:
             how_to_read(read)
         with st.popover("Code", icon=":material/code:", type="tertiary", width="content", key=f"{key}_code"):
-            st.code(python or python_of(draw, table, given, named), language="python")
-            shown = [run for one in given for run in (one if isinstance(one, list) else [one]) if isinstance(run, Run)]
+            st.code(python, language="python")
             if shown:
                 st.code(command_of(shown), language="bash")
-            if table:
+            if numbers:
                 st.download_button(
-                    "Numbers as CSV", lambda: table(*given).to_csv(), f"{key}.csv", "text/csv", key=f"{key}_csv",
+                    "Numbers as CSV", lambda: numbers().to_csv(), f"{key}.csv", "text/csv", key=f"{key}_csv",
                     icon=":material/download:", on_click="ignore",
                 )  # fmt: skip
 
@@ -250,7 +257,7 @@ def opened(run: Run) -> str:
     return f"lab.Run.open({run.id!r})" if own(run) else f"lab.Run.open({run.id!r}, lab.__path__[0] + '/examples')"
 
 
-def command_of(runs: list[Run]) -> str:
+def command_of(runs: Sequence[Run]) -> str:
     """The command that prints the results of these runs."""
     ids = list(dict.fromkeys(run.id for run in runs))
     examples = "$(python -c 'import lab; print(lab.__path__[0])')/examples"
