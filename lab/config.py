@@ -387,6 +387,11 @@ def _streamable(config: RunConfig, budgets: Sequence[str]) -> None:
             "train.classes = seen trains classifier rows of earlier tasks, isolated experts must not: "
             "use train.classes=task or experts.isolated=false"
         )
+    if isolated and registry.routers.get(config.router.name).learns_with_experts:
+        raise LabError(
+            f"router {config.router.name} learns while the experts do, isolated experts are trained without it: "
+            "use experts.isolated=false or a pool (experts.allocation=10)"
+        )
     for name in config.methods:
         if registry.methods.get(name).uses_memory and not budgets:
             raise LabError(f"methods.{name} {need}")
