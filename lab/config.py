@@ -33,13 +33,14 @@ class StreamConfig(Section):
     name: str = Field("builtin", description="a shipped stream, a hub benchmark, or a folder of task folders")
     sources: list[str] = Field([], description="several streams or folders joined into one; `name` is then only a title")
     tasks: list[str] | str | None = Field(None, description="tasks in order, or a published order; null: all, alphabetical")
+    labels_as_text: bool = Field(False, description="write the name of the label instead of choosing a class")
     max_train: int | None = Field(None, ge=2, description="training examples per task, label-balanced and seeded; null: all")
     max_validation: int | None = Field(None, ge=2, description="validation examples per task; null: all")
     max_test: int | None = Field(None, ge=2, description="test examples per task; null: all")
 
 
 class BackboneConfig(Section):
-    name: str = Field("minilm", description="minilm, tiny, a hub id, or a folder with weights and tokenizer")
+    name: str = Field("minilm", description="minilm, tiny, strings, a hub id, or a folder with weights and tokenizer")
     pooling: Literal["auto", "mean", "cls", "last"] = Field(
         "auto", description="sequence representation from the last hidden states; auto: mean in encoders, last token in decoders"
     )
@@ -48,7 +49,14 @@ class BackboneConfig(Section):
         "auto", description="arithmetic of the forward pass; auto: bfloat16 autocast on CUDA and on CPUs that compute in it"
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    threads: int = Field(0, ge=0, le=512, description="CPU threads; 0: all cores, 1 for tiny")
+    threads: int = Field(0, ge=0, le=512, description="CPU threads; 0: all cores, 1 for tiny and strings")
+
+
+class DecodingConfig(Section):
+    max_tokens: int | None = Field(
+        None, ge=1, le=8192, description="longest answer that is written; null: as the longest target of the training examples"
+    )
+    beams: int = Field(1, ge=1, le=64, description="width of the beam search; 1: greedy")
 
 
 class MemoryConfig(Section):
@@ -134,6 +142,7 @@ class RunConfig(Section):
     )
     methods: plugins(registry.methods, "methods") = Field({}, description="what acts on training beyond routing: replay, ...")
     memory: MemoryConfig = MemoryConfig()
+    decoding: DecodingConfig = DecodingConfig()
     train: TrainConfig = TrainConfig()
     memory_training: MemoryTrainingConfig = MemoryTrainingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -279,6 +288,10 @@ def validated(content: dict[str, Any]) -> RunConfig:
     """RunConfig from plain values; every mistake is one line that names the field and what is allowed."""
     content = {name: {"name": value} if name in NAMED and isinstance(value, str) else value for name, value in content.items()}
     content = merged({"experts": {"name": "lora"}, "router": {"name": "uniform"}}, content)
+    stream = content.get("stream")
+    if isinstance(stream, dict) and stream.get("name") in registry.streams.names() and not stream.get("sources"):
+        fitting = registry.streams.get(stream["name"]).backbone
+        content = merged({"backbone": {"name": fitting}} if fitting else {}, content)
     try:
         config = RunConfig(**content)
     except ValidationError as error:

@@ -50,6 +50,10 @@ class Decision:
         """Weights (B | 1, H, E) of one layer with input x; a router that decides per token returns (B | 1, T, H, E)."""
         return self.weights[:, layer if self.weights.shape[1] > 1 else 0]
 
+    def held(self) -> "Decision":
+        """The decision for the tokens that are written after the text: the same weights."""
+        return self
+
     def recorded(self) -> Tensor | None:
         """Weights (B | 1, L | 1, H, E) that were used, with means over tokens where the decision was per token."""
         return self.weights
@@ -79,6 +83,11 @@ class LayerDecision(Decision):
         self.made[layer] = found
         return found
 
+    def held(self) -> Decision:
+        """Weights per example stay what they were made of; per token they are decided anew, and those of the text stay recorded."""
+        per_token = any(w.dim() == 4 for w in self.made.values())
+        return LayerDecision(self.decide) if per_token else Decision(self.recorded())
+
     def recorded(self) -> Tensor | None:
         return _over_layers(self.made) if self.made else None
 
@@ -98,6 +107,7 @@ class Router(nn.Module, Plugin):
     Options: ClassVar[type[RouterOptions]] = RouterOptions
     uses_task_id: ClassVar[bool] = False
     uses_query: bool = False  # needs the frozen backbone's sequence representation
+    reads_layers: bool = False  # decides per example from the text in every layer, which the decoder of an encoder-decoder lacks
 
     def __init__(self, options: RouterOptions, layers: Sequence[LayerInfo], width: int):
         """`layers`: the adapted layers in forward order; `width`: D of the query."""

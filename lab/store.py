@@ -32,7 +32,7 @@ class Store:
         config, task = session.config, session.tasks[t]
         content: dict[str, Any] = {
             "engine": ENGINE, "torch": torch.__version__, "seed": config.seed, "task": task.name, "labels": len(task.labels),
-            "data": [list(example) for example in task.train], "backbone": session.learner.backbone.identity,
+            "data": [example.content for example in task.train], "backbone": session.learner.backbone.identity,
             "arithmetic": config.backbone.model_dump(exclude={"name"}), "pooling": session.learner.backbone.pooling,
             "layers": [layer.name for layer in session.learner.bank.layers],
             "experts": config.experts.model_dump(mode="json"), "train": config.train.model_dump(mode="json"),
