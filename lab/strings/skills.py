@@ -8,6 +8,8 @@ import random
 import string
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 LETTERS = string.ascii_lowercase
 LENGTHS = (4, 8)  # shortest and longest string of a prompt
 
@@ -59,3 +61,8 @@ def prompt(tag: str, text: str) -> str:
 def draw(chance: random.Random) -> str:
     """A random string."""
     return "".join(chance.choices(LETTERS, k=chance.randint(*LENGTHS)))
+
+
+def truth(tasks: Sequence[str]) -> np.ndarray:
+    """Which skills each task is made of: (tasks, skills) of booleans, skills in the order of SKILLS."""
+    return np.array([[skill in TASKS[task][1] for skill in SKILLS] for task in tasks])
