@@ -24,14 +24,13 @@ from functools import cache
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lab import api, files
 from lab.config import validated
 from lab.errors import LabError
 from lab.evaluate import evaluate
+from lab.inference import recall
 from lab.learner import Classifier, Learner
 from lab.loop import EVALUATION_BATCH, Session
 from lab.metrics import shares
@@ -56,6 +55,8 @@ def decompose(run: Run, watch: Callable[[str], None] = lambda task: None) -> dic
 
 
 def _measure(run: Run, watch: Callable[[str], None]) -> dict[str, Any]:
+    if run.protocol == "transfer":
+        raise LabError(f"run '{run.id}' is of protocol transfer: nothing is forgotten, adaptations begin from one moment")
     if run.status != "finished" or len(run.matrix) < 2:
         state = f"is {run.status}" if run.status != "finished" else "has learned one task only"
         raise LabError(f"run '{run.id}' {state}: where its losses went can be asked of finished runs of two or more tasks")
@@ -88,20 +89,6 @@ def _session(run: Run) -> Session:
     return session
 
 
-def recall(run: Run, learner: Learner, after: int) -> None:
-    """Give a learner that has met the tasks 0..after the parameters of that moment, from the files of the run."""
-    state = run.dir / "state" / f"after_{after}"
-    try:
-        for k, name in enumerate(learner.bank.names):
-            changing = state / "experts" / name  # an expert that later tasks train on; others stand in the run folder once
-            learner.bank.load_expert(k, learner.bank.read(changing if changing.is_dir() else run.dir / "experts" / name))
-            learner.bank.trainable(k, False)
-        learner.classifier.load_state_dict(load_file(state / "classifier.safetensors"))
-        learner.router.load_state_dict(load_file(state / "router.safetensors") if learner.router.state_dict() else {})
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise LabError(f"run '{run.id}' is damaged: {state.name} cannot be read ({str(error).splitlines()[0]})") from error
-
-
 def routed(session: Session) -> bool:
     """Whether each task has an expert that was trained alone, so that perfect routing means something."""
     return session.learner.per_task and session.config.experts.isolated
@@ -111,7 +98,8 @@ def _why(session: Session) -> dict[str, str]:
     """Reasons of the terms that do not exist."""
     why = {}
     if not routed(session):
-        shared = "there is one shared expert: nothing to route"
+        one = len(session.learner.pool) == 1
+        shared = "there is one shared expert: nothing to route" if one else "every task trains all experts: none is a task's own"
         why["router"] = "experts are trained while earlier ones act: none of them alone is the model of a task"
         why["router"] = why["router"] if session.learner.per_task else shared
     if session.config.scenario != "class":
@@ -158,7 +146,7 @@ def _row(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
 
 def _modules(learner: Learner, j: int, oracle: bool) -> dict[str, Tensor]:
     """What `experts` stands for: with perfect routing the expert of task j, else all experts and the router."""
-    if oracle:
+    if oracle and not learner.router.holds_experts:
         return dict(learner.bank.expert(j))
     experts = {f"{k}.{name}": p for k in range(len(learner.bank)) for name, p in learner.bank.expert(k).items()}
     return experts | {f"router.{name}": tensor for name, tensor in learner.router.state_dict().items()}

@@ -12,6 +12,7 @@ from lab.record import record
 from lab.runs import Run, root
 from lab.sources import load_tasks
 from lab.store import Store
+from lab.transfer import opened
 
 Watch = Callable[[Iterator[events.Event], "Run"], None]
 
@@ -22,7 +23,7 @@ def session(config: RunConfig, runs: str | Path | None = None) -> Session:
     limits = (stream.max_train, stream.max_validation, stream.max_test, stream.labels_as_text)
     tasks = load_tasks(stream.name, stream.sources, stream.tasks, config.seed, *limits)
     store = Store(root(runs) / ".experts") if config.reuse and runs is not False else None
-    return Session(prepare(config, tasks), tasks, store)
+    return opened(prepare(config, tasks), tasks, store)
 
 
 def train(config: RunConfig | str, **settings: Any) -> Iterator[events.Event]:

@@ -214,7 +214,8 @@ class Backbone(nn.Module):
         self.width: int = model.config.get_text_config().hidden_size
         self.type: str = model.config.model_type
         self.pooling = config.pooling if config.pooling != "auto" else ("last" if _is_decoder(model.config) else "mean")
-        self.max_length = min(config.max_length, _positions(model) or config.max_length)
+        self.positions = _positions(model)  # that tokens may have; None: no limit is known
+        self.max_length = min(config.max_length, self.positions or config.max_length)
         self.lower: Lower | None = None
         self.encoder_decoder: bool = model.config.is_encoder_decoder
         self.side = "left" if generates and not self.encoder_decoder else "right"  # of the padding
@@ -289,13 +290,13 @@ class Backbone(nn.Module):
 
     def embed(self, batch: Batch) -> Tensor:
         """Sequence representations (B, D) in float32, through whatever experts are switched on."""
-        more = {"token_type_ids": batch.types} if self.takes_types else self.positions(batch.mask)
+        more = {"token_type_ids": batch.types} if self.takes_types else self.places(batch.mask)
         model = self.model.get_encoder() if self.encoder_decoder else self.model.base_model
         with self.arithmetic(), self.lower.standing_in(batch.keys) if self.lower else nullcontext():
             hidden = model(input_ids=batch.ids, attention_mask=batch.mask, **more).last_hidden_state  # (B, T, D)
         return pool(hidden.float(), batch.mask, self.pooling)  # (B, D)
 
-    def positions(self, mask: Tensor) -> dict[str, Tensor]:
+    def places(self, mask: Tensor) -> dict[str, Tensor]:
         """Places of the tokens (B, T), counted from the first that is no padding, for models that write and ask for them."""
         return {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)} if self.takes_positions else {}
 
@@ -311,7 +312,7 @@ class Backbone(nn.Module):
         wanted = batch.label.shape[1] + 1
         few = {"logits_to_keep": wanted} if self.keeps_logits else {}
         with self.arithmetic():
-            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **self.positions(mask), **few).logits
+            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **self.places(mask), **few).logits
         return logits[:, -wanted:-1].float()
 
     def write(self, batch: Batch, tokens: int, beams: int) -> list[str]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from lab import files
 from lab.chance import generator
 from lab.errors import LabError
-from lab.expert import Expert, LayerInfo, is_linear
+from lab.expert import Expert, InputExpert, LayerInfo, is_linear
 from lab.router import Decision
 
 
@@ -60,20 +61,79 @@ class RoutedLayer(nn.Module):
         bank = self._bank[0]
         if bank.slot is None:
             return self.base(x)
-        chosen = tuple(range(len(self.experts))) if bank.slot.experts is None else bank.slot.experts
         ids = not x.is_floating_point()  # (B, T); of positions (1, T), once for all rows
         rows = x if ids or x.dim() == 3 else x.reshape(len(x), -1, x.shape[-1])  # (B, T, I); 2-D inputs have one token a row
-        w = bank.slot.at(self.index, rows)
-        w = w if w.dim() == 4 else w.unsqueeze(1)  # (B|1, T|1, H, E)
-        shared = ids and len(rows) == 1
-        if w.shape[0] not in (1, len(rows)) and not shared:  # beam search repeats each row, some layers see (B * T, I)
-            if len(rows) % w.shape[0]:
-                raise LabError(f"the routing decision is for {w.shape[0]} rows, layer {self.info.name} was given {len(rows)}")
-            w = w.repeat_interleave(len(rows) // w.shape[0], dim=0)
-        if w.shape[-1] != len(chosen):
-            raise LabError(f"the routing decision has {w.shape[-1]} weights for {len(chosen)} experts")
-        out = bank.kind.output(self.base, rows, self.stack(chosen), w, bank.slot.composition or bank.composition)
+        stack, w = self.routed(bank.slot, rows)
+        out = bank.kind.output(self.base, rows, stack, w, bank.slot.composition or bank.composition)
         return out if rows is x else out.reshape(*x.shape[:-1], -1)
+
+    def routed(self, slot: Decision, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Parameters of the experts that the decision is about, and their weights (B|1, T|1, H, E) for the rows x (B, ...)."""
+        chosen = tuple(range(len(self.experts))) if slot.experts is None else slot.experts
+        w = slot.at(self.index, x)
+        w = w if w.dim() == 4 else w.unsqueeze(1)
+        once = len(x) == 1 and not x.is_floating_point()
+        if w.shape[0] not in (1, len(x)) and not once:  # beam search repeats each row, some layers see (B * T, I)
+            if len(x) % w.shape[0]:
+                raise LabError(f"the routing decision is for {w.shape[0]} rows, layer {self.info.name} was given {len(x)}")
+            w = w.repeat_interleave(len(x) // w.shape[0], dim=0)
+        stack = self.stack(chosen) if slot.stacks is None else slot.stacks[self.index]
+        experts = len(next(iter(stack.values())))
+        if w.shape[-1] != experts:
+            raise LabError(f"the routing decision has {w.shape[-1]} weights for {experts} experts")
+        return stack, w
+
+
+class RoutedInput(RoutedLayer):
+    """The embedding of the tokens, where experts put vectors of their own before them.
+
+    Two hooks on the model keep this from everyone else: the vectors go in with the tokens, and the hidden states that come out
+    are those of the tokens alone. Rows may differ in what stands before them: it is packed without gaps, so positions are counted
+    as if nothing else were there.
+    """
+
+    def __init__(self, base: nn.Module, info: LayerInfo, index: int, bank: "Bank", model: nn.Module):
+        super().__init__(base, info, index, bank)
+        self.entered: Tensor | None = None  # (B, T): where the tokens of the batch in progress stand
+        model.register_forward_pre_hook(self.enter, with_kwargs=True)
+        model.register_forward_hook(self.leave)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.base(ids)
+
+    def enter(self, model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """Replace the token ids by embedded tokens behind what the experts put before them."""
+        bank, self.entered = self._bank[0], None
+        if bank.slot is None:
+            return None
+        if kwargs.get("past_key_values") is not None:
+            raise LabError(f"experts of kind '{bank.kind.name}' stand before the whole text: generate without a cache")
+        given = dict(kwargs)
+        tokens, mask = self.base(given.pop("input_ids")), given["attention_mask"]  # (B, T, D), (B, T)
+        stack, w = self.routed(bank.slot, tokens)
+        if w.shape[1] > 1:
+            raise LabError(f"experts of kind '{bank.kind.name}' are chosen per example, not per token: use another router")
+        before, there = bank.kind.before(stack, w[:, 0], bank.slot.composition or bank.composition)  # (b, P, D), (b, P)
+        there = there.expand(len(tokens), -1)
+        width = int(there.sum(1).max()) + mask.shape[1]
+        absent = torch.cat([~there, torch.zeros_like(mask, dtype=torch.bool)], dim=1)  # (B, P + T)
+        order = absent.to(torch.uint8).argsort(dim=1, stable=True)[:, :width]  # (B, W): what is absent comes last
+        vectors = torch.cat([before.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+        given["inputs_embeds"] = vectors.gather(1, order.unsqueeze(-1).expand(-1, -1, vectors.shape[-1]))
+        given["attention_mask"] = torch.cat([there.to(mask.dtype), mask], dim=1).gather(1, order)
+        if given.get("token_type_ids") is not None:
+            types = given["token_type_ids"]
+            given["token_type_ids"] = torch.cat([types.new_zeros(there.shape), types], dim=1).gather(1, order)
+        self.entered = there.sum(1, keepdim=True) + torch.arange(mask.shape[1], device=mask.device)
+        return args, given
+
+    def leave(self, model: nn.Module, args: tuple, output: Any) -> Any:
+        """Keep the hidden states of the tokens (B, T, D)."""
+        if self.entered is not None:
+            hidden = output.last_hidden_state
+            output.last_hidden_state = hidden.gather(1, self.entered.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+            self.entered = None
+        return output
 
 
 class Bank(nn.Module):
@@ -93,17 +153,18 @@ class Bank(nn.Module):
         for info in infos:  # before any layer is replaced
             kind.check_heads(info, heads)
         for index, info in enumerate(infos):
-            layer = RoutedLayer(model.get_submodule(info.name), info, index, self)
+            base = model.get_submodule(info.name)
+            of_input = isinstance(kind, InputExpert)
+            layer = RoutedInput(base, info, index, self, model) if of_input else RoutedLayer(base, info, index, self)
             model.set_submodule(info.name, layer)
             self.routed_layers.append(layer)
 
     def _targets(self, model: nn.Module, model_type: str) -> list[str]:
-        layers = [name for name, module in model.named_modules() if self.kind.adapts(module)]
+        layers = [name for name, module in model.named_modules() if self.kind.adapts(module, model)]
         endings = self.kind.options.targets or self.kind.targets(model_type)
         if not endings:
             raise LabError(
-                f"which layers of a '{model_type}' to adapt is not known: "
-                f"name them with experts.targets, from {_endings(layers)}"
+                f"which layers of a '{model_type}' to adapt is not known: name them with experts.targets, from {_endings(layers)}"
             )
         chosen = [name for name in layers if any(_ends(name, ending) for ending in endings)]
         if not chosen:
@@ -141,6 +202,17 @@ class Bank(nn.Module):
         """Expert k as `grow` with this key made it."""
         fresh = {layer.info.name: self.kind.new(layer.info, generator(*key, layer.info.name)) for layer in self.routed_layers}
         self.load_expert(k, {f"{layer}.{name}": tensor for layer, new in fresh.items() for name, tensor in new.items()})
+
+    @torch.no_grad()
+    def average(self, name: str) -> None:
+        """One expert in place of all, with the means of their parameters: what merging with equal weights makes of them."""
+        for layer in self.routed_layers:
+            mean = {own: torch.stack([expert[own] for expert in layer.experts]).mean(0) for own in layer.experts[0]}
+            layer.experts = nn.ModuleList()
+            layer.add(mean)
+            layer.changed()
+        self.names = [name]
+        self.trainable(0, False)
 
     def expert(self, k: int) -> dict[str, nn.Parameter]:
         """Parameters of expert k, named `<layer>.<parameter>`."""
@@ -189,7 +261,7 @@ class Bank(nn.Module):
         tensors = {name: p.detach().float().cpu().numpy() for name, p in self.expert(k).items()}
         config = {"expert": self.kind.options.model_dump(), "name": self.names[k]}
         if self.kind.peft_format:
-            tensors = {f"base_model.model.{name}.weight": tensor for name, tensor in tensors.items()}
+            tensors = {f"base_model.model.{name}{self.kind.peft_names[1]}": tensor for name, tensor in tensors.items()}
             config = self.kind.peft_config([layer.name for layer in self.layers], base) | {"task_type": self.peft_task}
         files.write_arrays(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
         files.write_json(folder / "adapter_config.json", config)
@@ -236,7 +308,8 @@ class Bank(nn.Module):
         if config.get("use_dora") or config.get("rank_pattern") or config.get("alpha_pattern"):
             raise LabError(f"{folder}: DoRA and per-layer ranks are not supported")
         names = {layer.name for layer in self.layers}
-        return {_own_name(name, names): tensor.float() for name, tensor in tensors.items() if "lora_" in name}
+        own = self.kind.peft_names[0]
+        return {_own_name(name, names): tensor.float() for name, tensor in tensors.items() if own in name}
 
 
 def _peft_task(model: nn.Module) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lab import files
 from lab.errors import LabError
-from lab.loop import Cursor, Scores, Session
+from lab.loop import Cursor, Session
 
 FORMAT = 1
 WEIGHTS = "adapter_model.safetensors"  # of an expert in its folder
@@ -25,7 +25,7 @@ def save(session: Session, folder: Path, experts: Path, **extra: Any) -> None:
     before = _manifest(folder) if (folder / "manifest.json").exists() else {"number": -1, "experts": {}}
     path = folder / f"{before['number'] + 1}.safetensors"
     files.write_arrays(path, tensors)
-    done = [name for k, name in enumerate(session.learner.bank.names) if not _held(session, k)]
+    done = [name for k, name in enumerate(session.learner.bank.names) if not session.changing(k)]
     files.write_json(folder / "manifest.json", {
         "format": FORMAT, "number": before["number"] + 1, "sha256": {path.name: files.sha256(path)},
         "experts": {name: before["experts"].get(name) or files.sha256(experts / name / WEIGHTS) for name in done},
@@ -59,14 +59,9 @@ def restore(session: Session, folder: Path, experts: Path) -> dict[str, Any]:
     for path in saved:
         arrays, _ = files.read_arrays(path)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    session.cursor, session.scores = Cursor(**manifest["cursor"]), Scores(**manifest["scores"])
-    learner, cursor = session.learner, session.cursor
-    learned = cursor.task + (cursor.phase != "train")  # tasks whose stage A is done
-    met = max(learned, cursor.task + 1 if cursor.phase == "train" and cursor.step else learned)
-    for t in range(met):
-        learner.meet(t)
-        if t < learned:
-            session.memory.add(session.tasks[t], session.rows[t, "train"])
+    session.cursor, session.scores = Cursor(**manifest["cursor"]), type(session.scores)(**manifest["scores"])
+    session.rebuild()
+    learner = session.learner
     for k in range(len(learner.bank)):
         saved = {name: tensors.pop(f"expert{k}.{name}") for name in learner.bank.expert(k) if f"expert{k}.{name}" in tensors}
         learner.bank.load_expert(k, saved or learner.bank.read(experts / learner.bank.names[k]))
@@ -74,9 +69,13 @@ def restore(session: Session, folder: Path, experts: Path) -> dict[str, Any]:
     with torch.no_grad():
         for name, parameter in _small(session).items():
             parameter.copy_(tensors.pop(name))
-    for prefix, take in (("isolated/", session.isolated.update), *((f"method.{m.name}/", m.load_state) for m in session.methods)):
-        take({name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)})
-    session.isolated = {name: tensor.to(learner.device) for name, tensor in session.isolated.items()}
+    def of(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
+
+    for method in session.methods:
+        method.load_state(of(f"method.{method.name}/"))
+    for name, kept in session.kept.items():
+        kept.update({own: tensor.to(learner.device) for own, tensor in of(f"{name}/").items()})
     session.saved_moments = {name: tensor for name, tensor in tensors.items() if name.startswith("optimizer/")}
     return manifest
 
@@ -85,17 +84,13 @@ def _state(session: Session) -> dict[str, Tensor]:
     """All tensors of a checkpoint by name."""
     learner, state = session.learner, dict(_small(session))
     for k in range(len(learner.bank)):
-        if _held(session, k):
+        if session.changing(k):
             state |= {f"expert{k}.{name}": p for name, p in learner.bank.expert(k).items()}
-    state |= {f"isolated/{name}": tensor for name, tensor in session.isolated.items()}
+    for name, kept in session.kept.items():
+        state |= {f"{name}/{own}": tensor for own, tensor in kept.items()}
     for method in session.methods:
         state |= {f"method.{method.name}/{name}": tensor for name, tensor in method.state().items()}
     return state | session.moments()
-
-
-def _held(session: Session, k: int) -> bool:
-    """Whether expert k still changes and belongs to the saved state: it is shared, or its task is being learned."""
-    return not session.learner.per_task or (k == session.cursor.task and session.cursor.phase == "train")
 
 
 def _small(session: Session) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +29,7 @@ METRICS = ("average_accuracy", "forgetting", "backward_transfer", "learning_accu
 LISTS = ("recipes", "streams", "routers", "methods", "experts", "backbones", "runs")
 
 
-def command(function: Callable) -> Callable:
+def command(function: Callable, of: typer.Typer = app) -> Callable:
     """A command whose LabErrors become one line on stderr and exit code 2."""
 
     @wraps(function)
@@ -40,7 +40,7 @@ def command(function: Callable) -> Callable:
             print(f"lab: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
 
-    return app.command(name=function.__name__.strip("_"))(guarded)
+    return of.command(name=function.__name__.strip("_").removeprefix("compose_"))(guarded)
 
 
 def show_json(content: Any) -> None:
@@ -166,18 +166,23 @@ def compare(
 
         reports.check(report)
     found, excluded = comparable(ids or [], runs)
-    say_different(found)
+    of = {name: [run for run in found if run.protocol == name] for name in ("stream", "transfer")}
+    say_different(of["stream"])
     if report is not None:
-        reports.write(found, report, excluded)
+        if not of["stream"]:
+            raise LabError("a report is about runs on a stream, transfer runs have a table: leave --report away")
+        excluded |= {run.id: f"run '{run.id}' is of protocol transfer, which has a table of its own" for run in of["transfer"]}
+        reports.write(of["stream"], report, excluded)
         print(f"the report is in {report}", file=sys.stderr)
     if as_json:
         show_json([run.result() for run in found])
     elif chosen:
         from lab import tables
 
-        print(tables.FORMATS[chosen[0]](found), end="")
+        print("\n".join(tables.FORMATS[chosen[0]](part) for part in of.values() if part), end="")
     elif report is None:
-        print_comparison(found)
+        for part in filter(None, of.values()):
+            print_comparison(part)
 
 
 def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run], dict[str, str]]:
@@ -241,6 +246,7 @@ def replay(
 def grid(
     file: Annotated[str, typer.Argument(help="a grid file, or a shipped grid by its name")],
     processes: Annotated[int, typer.Option(min=1, max=512, help="cells that run at the same time")] = 1,
+    look: Annotated[bool, typer.Option("--look", help="run nothing, show what is finished")] = False,
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
@@ -251,11 +257,15 @@ def grid(
     made = Grid(file, runs, processes)
     try:
         with closing(made.work()) as steps:
-            follow_cells(steps)
+            if not look:
+                follow_cells(steps)
     except KeyboardInterrupt:
         print("lab: interrupted; the same command goes on with it", file=sys.stderr)
         raise typer.Exit(1) from None
     show_json(made.result()) if as_json else print_grid(made.result())
+    if look:
+        print(f"lab: {len(made.unfinished())} of the {len(made.planned())} cells known so far are not finished", file=sys.stderr)
+        return
     for id, reason in made.unfinished().items():
         print(f"lab: cell {id} is not finished: {reason}", file=sys.stderr)
     if made.unfinished():
@@ -288,11 +298,12 @@ def list(
 
 def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
     """Objects with a `name` each, for `lab list`."""
-    from lab import registry
+    from lab import registry, taxonomy
     from lab.config import recipes
 
     if what == "recipes":
-        return [{"name": recipe["name"], "about": recipe["about"]} for recipe in recipes()]
+        places = {place.pop("recipe"): place for place in taxonomy.table()}
+        return [{"name": recipe["name"], **places[recipe["name"]], "about": recipe["about"]} for recipe in recipes()]
     if what == "backbones":
         return [{"name": "minilm", "about": "all-MiniLM-L6-v2, 22M parameters, shipped with the package; the default"},
                 {"name": "tiny", "about": "a random two-layer encoder for tests"},
@@ -320,7 +331,7 @@ def run_row(id: str, runs: Path | None) -> dict[str, Any]:
         result = run_folder.Run.open(id, runs).result()
     except LabError as error:
         return {"name": id, "status": "damaged", "error": str(error)}
-    return {"name": id} | {name: result[name] for name in names}
+    return {"name": id} | {name: result.get(name) for name in names}
 
 
 @command
@@ -344,6 +355,197 @@ def app_(
     from lab.pages import launch
 
     launch(port=port, read_only=read_only, runs=runs)
+
+
+# -- arithmetic on experts ---------------------------------------------------------------------------------------------
+
+composing = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Arithmetic on saved experts: lab compose add A B --out C"
+)
+app.add_typer(composing, name="compose")
+
+Saved = Annotated[str, typer.Argument(metavar="EXPERT", help="RUN/EXPERT, or a folder in peft's format")]
+Out = Annotated[Path, typer.Option("--out", help="new folder for the result, in peft's format with a card")]
+
+
+def saved(words: List[str], runs: Path | None) -> dict[str, Any]:
+    """Experts by what they were called: folders, RUN/EXPERT, or RUN for all of its experts."""
+    from lab import compose
+
+    found = {}
+    for word in words:
+        folders = {word: Path(word)}
+        if not Path(word).is_dir():
+            run, _, name = word.partition("/")
+            library = run_folder.root(runs) / ".library" if run == "imported" else run_folder.root(runs) / run / "experts"
+            every = sorted(path.parent for path in library.glob("*/adapter_config.json")) if not name else [library / name]
+            folders = {f"{run}/{folder.name}": folder for folder in every if folder.is_dir()}
+        if not folders:
+            raise LabError(f"there is no expert '{word}': name a folder, or RUN/EXPERT (lab list runs shows the runs)")
+        found |= {name: compose.read(folder, name) for name, folder in folders.items()}
+    return found
+
+
+def composed(made: Any, words: str, parts: dict[str, Any], out: Path, as_json: bool) -> None:
+    """Write the result of `lab compose <words>` and say where it is."""
+    from lab import compose
+
+    compose.write(made, out, f"lab compose {words}", [*parts.values()])
+    answer = {
+        "expert": str(out),
+        "kind": made.kind,
+        "rank": made.config.get("r"),
+        "made_by": f"lab compose {words}",
+        "of": [*parts],
+    }
+    show_json(answer) if as_json else print(f"the expert is in {out}")
+
+
+def numbers(option: str, text: str | None) -> List[float] | None:
+    """Numbers between commas."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise LabError(f"{option} = {text}: write numbers with commas between them, for example {option} 0.5,0.5") from None
+
+
+composing_command = partial(command, of=composing)
+
+
+@composing_command
+def compose_add(
+    experts: Annotated[List[str], typer.Argument(metavar="EXPERT...", help="RUN/EXPERT or folders in peft's format")],
+    out: Out,
+    weights: Annotated[str | None, typer.Option(help="numbers with commas between them; default: equal parts")] = None,
+    how: Annotated[
+        str, typer.Option(help="parameters (means of all parameters), or a merge: linear, cat, svd, ties")
+    ] = "parameters",
+    density: Annotated[float, typer.Option(help="for ties: share of values that are kept")] = 0.2,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Several experts as one: lab compose add A B --weights 0.7,0.3 --out C"""
+    from lab import compose
+
+    parts, given = saved(experts, runs), numbers("--weights", weights)
+    made = compose.add([*parts.values()], given, how, density)  # type: ignore[arg-type]
+    more = (f" --weights {weights}" if weights else "") + f" --how {how}" + (f" --density {density:g}" if how == "ties" else "")
+    composed(made, f"add {' '.join(parts)}{more}", parts, out, as_json)
+
+
+@composing_command
+def compose_negate(
+    expert: Saved,
+    out: Out,
+    by: Annotated[float, typer.Option(help="how much is undone")] = 1.0,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """The expert that undoes what this one does: lab compose negate A --out B"""
+    from lab import compose
+
+    parts = one(expert, runs)
+    composed(compose.negate(*parts.values(), by), f"negate {expert} --by {by:g}", parts, out, as_json)
+
+
+@composing_command
+def compose_scaled(
+    expert: Saved,
+    out: Out,
+    by: Annotated[float, typer.Option(help="times its effect; negative values negate")],
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """The expert with so many times its effect: lab compose scaled A --by 0.5 --out B"""
+    from lab import compose
+
+    parts = one(expert, runs)
+    composed(compose.scaled(*parts.values(), by), f"scaled {expert} --by {by:g}", parts, out, as_json)
+
+
+@composing_command
+def compose_analogy(
+    task: Saved,
+    target: Saved,
+    source: Saved,
+    out: Out,
+    weights: Annotated[str, typer.Option(help="of the task's expert, and of target minus source")] = "1,1",
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """An expert carried to another domain, task + (target - source): lab compose analogy TASK TARGET SOURCE --out B"""
+    from lab import compose
+
+    parts = [one(word, runs) for word in (task, target, source)]
+    given = numbers("--weights", weights)
+    if len(given) != 2:
+        raise LabError(f"--weights = {weights}: an analogy has two, of the task's expert and of target minus source")
+    made = compose.analogy(*(expert for part in parts for expert in part.values()), given)
+    together = parts[0] | parts[1] | parts[2]
+    composed(made, f"analogy {task} {target} {source} --weights {weights}", together, out, as_json)
+
+
+@composing_command
+def compose_cluster(
+    experts: Annotated[List[str], typer.Argument(metavar="EXPERT...", help="RUN for all of its experts, RUN/EXPERT, or folders")],
+    clusters: Annotated[int, typer.Option(help="how many")],
+    space: Annotated[str, typer.Option(help="update: what the experts do, B A; parameters: A and B, as published")] = "update",
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Which experts are alike: lab compose cluster RUN --clusters 3"""
+    from lab import compose
+
+    parts = saved(experts, runs)
+    compose.same([*parts.values()], rank=True)
+    if space not in compose.SPACES:
+        raise unknown("space", space, compose.SPACES)
+    found = compose.clusters(compose.products([part.tensors for part in parts.values()], space), clusters)
+    rows = [{"expert": name, "cluster": number} for name, number in zip(parts, found, strict=True)]
+    show_json(rows) if as_json else print_table(rows)
+
+
+@composing_command
+def compose_transfer(
+    expert: Saved,
+    student: Annotated[str, typer.Option(help="backbone the expert is carried to")],
+    out: Out,
+    teacher: Annotated[str | None, typer.Option(help="backbone it was trained on; default: as it says itself")] = None,
+    layers: Annotated[str, typer.Option(help="skip or average, where the student has fewer blocks")] = "skip",
+    control: Annotated[
+        bool, typer.Option("--control", help="draw values with the same mean and spread instead, to compare with")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="of the control's values")] = 0,
+    stream: Annotated[str, typer.Option(help="whose training texts features are matched on, if the widths differ")] = "builtin",
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """An expert for another backbone: lab compose transfer RUN/EXPERT --student B --out C"""
+    from lab import carry, compose
+    from lab.backbone import Backbone, resolve
+    from lab.config import BackboneConfig
+    from lab.sources import load_tasks
+
+    parts = one(expert, runs)
+    (part,) = parts.values()
+    teacher = teacher or part.config.get("base_model_name_or_path")
+    if not teacher:
+        raise LabError(f"'{expert}' does not say which backbone it was trained on: name it with --teacher")
+    both = [Backbone(resolve(BackboneConfig(name=name, dtype="float32"))) for name in (teacher, student)]
+    texts = [example.text for task in load_tasks(stream) for example in task.train] if both[0].width != both[1].width else []
+    made = carry.carried(part, *both, texts, layers)  # type: ignore[arg-type]
+    made = carry.control(made, seed) if control else made
+    made = compose.belonging(made, student)
+    more = f" --layers {layers}" + (f" --stream {stream}" if texts else "") + (f" --control --seed {seed}" if control else "")
+    composed(made, f"transfer {expert} --teacher {teacher} --student {student}{more}", parts, out, as_json)
+
+
+def one(word: str, runs: Path | None) -> dict[str, Any]:
+    """A single expert by what it was called."""
+    found = saved([word], runs)
+    if len(found) != 1:
+        raise LabError(f"'{word}' is {len(found)} experts: name one of {', '.join(found)}")
+    return found
 
 
 # -- text output -------------------------------------------------------------------------------------------------------
@@ -375,13 +577,28 @@ def print_table(rows: List[dict[str, Any]]) -> None:
 
 
 def print_result(found: run_folder.Run) -> None:
-    """Metrics, and the matrix with one row per learned task."""
+    """Metrics, and the matrix with one row per learned task; of a transfer run the scores of all tasks."""
     result = found.result()
+    if found.protocol == "transfer":
+        print_transfer(result)
+        return
     routing = {f"routing: {name}": value for name, value in result["routing"].items() if not isinstance(value, dict)}
     print_table([{name: result[name] for name in ("run", "status", *METRICS)} | routing])
     tasks, zero_shot = result["tasks"], result["zero_shot"] or [None] * len(result["tasks"])
     rows = [("before training", zero_shot), *zip(tasks, result["matrix"], strict=False)]
     print_table([{"after": name} | dict(zip(tasks, row, strict=False)) for name, row in rows])
+    for name, reason in result["why"].items():
+        print(f"{name}: {reason}")
+
+
+def print_transfer(result: dict[str, Any]) -> None:
+    """Training tasks, held-out tasks without shots and with each number of them, and the reasons of what is missing."""
+    names = ("run", "status", "trained_average", "alignment")
+    shots = {f"{k} shots": score for k, score in result["average"].items()}
+    print_table([{name: result[name] for name in names} | shots])
+    print_table([{"trained on": task, "score": score} for task, score in result["trained"].items()])
+    held = {task: {"0": score} | result["held_out"].get(task, {}) for task, score in result["zero_shot"].items()}
+    print_table([{"held out": task} | {f"{k} shots": score for k, score in scores.items()} for task, scores in held.items()])
     for name, reason in result["why"].items():
         print(f"{name}: {reason}")
 
@@ -395,10 +612,11 @@ def print_comparison(found: List[run_folder.Run]) -> None:
     print_table([{"measure": title} | dict(table[title]) for title in table.columns])
     for note in notes:
         print(note)
-    pairs = views.differences(found)
-    if len(pairs):
-        print("paired differences in average accuracy, over the seeds and orders that both have:")
-        print_differences(pairs.astype(object).where(pairs.notna(), None).to_dict("records"))
+    for measure in views.tested([run.result() for run in found]):
+        pairs = views.differences(found, measure.path)
+        if len(pairs) and measure.path != "forgetting":
+            print(f"paired differences in {measure.title.lower()}, over the seeds and orders that both have:")
+            print_differences(pairs.astype(object).where(pairs.notna(), None).to_dict("records"))
 
 
 def print_differences(pairs: List[dict[str, Any]]) -> None:
@@ -438,15 +656,17 @@ def print_grid(result: dict[str, Any]) -> None:
     scores, sweeps, places, best = [], [], [], {}
     for row in result["table"]:
         method = {name: row[name] for name in (("recipe", "stream", "scenario") if several else ("recipe",))}
-        means = {name: between(row[name]) for name in ("average_accuracy", "forgetting", "learning_accuracy")}
+        known = ("average_accuracy", "forgetting", "learning_accuracy", "trained_average", "alignment")
+        means = {name: between(row[name]) for name in row if name in known or name.startswith("average.")}
         used = {"task id": row["uses.task_id"], "stored examples": row["uses.stored_examples"], "bytes": row["cost.stored_bytes"]}
         used = {name: value if isinstance(value, bool) else value["mean"] for name, value in used.items()}
         scores.append(method | {"n": row["n"]} | means | {"chosen": settings(row["chosen"]) or None} | used)
         tried = {settings(entry["values"]): entry["why"] or entry["validation"] for entry in row["sweep"]}
         sweeps.append(method | tried)
         places.append(method | {str(place + 1): between(found) for place, found in enumerate(row["by_position"])})
-        accuracy, leader = row["average_accuracy"]["mean"], best.get((row["stream"], row["scenario"]), ("", -1.0))
-        if accuracy is not None and accuracy > leader[1] and row["uses.task_id"] is not True:
+        score = [found for name, found in row.items() if name == "average_accuracy" or name.startswith("average.")][-1]
+        accuracy, leader = score["mean"], best.get((row["stream"], row["scenario"]), ("", -1.0))
+        if accuracy is not None and accuracy > leader[1] and (row["uses.task_id"] is not True or "alignment" in row):
             best[row["stream"], row["scenario"]] = row["recipe"], accuracy
     print_table(scores)
     if len(result["table"][0]["sweep"]) > 1:

@@ -1,6 +1,6 @@
 """What a run is made of: configuration models, recipes, overrides. Everything is checked before a model is loaded.
 
-Precedence: defaults < recipe file < `-o key=value`. The command line, the form of the dashboard and the documentation
+Precedence: defaults < recipe file < what fits the stream < `-o key=value`. The command line, the form of the dashboard and the documentation
 are generated from the fields below and from the `Options` of the plug-ins.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_serializer
 
 from lab import registry
 from lab.errors import LabError, unknown
@@ -89,6 +89,62 @@ class MemoryTrainingConfig(Section):
     warm_start: bool = Field(False, description="go on from the previous stage, not anew from the isolated classifier")
 
 
+class AdaptationConfig(Section):
+    start: Literal["trained", "average", "fresh"] = Field(
+        "trained",
+        description="experts to begin with: as joint training left them; their uniform average as one expert, without a router; "
+        "or drawn anew",
+    )
+    tuned: Literal["all", "router"] = Field(
+        "all", description="what is tuned beside the new task's classifier rows: the experts and its routing, or its routing"
+    )
+    steps: int = Field(100, ge=1, le=100_000, description="optimiser steps on the shots of a held-out task")
+    batch_size: int = Field(8, ge=1, le=4096, description="shots in one step")
+    lr: float | None = Field(None, gt=0, le=10, description="learning rate of experts and classifier rows; null: train.lr")
+    router_lr: float | None = Field(None, gt=0, le=10, description="learning rate of its routing; null: transfer.router_lr")
+
+
+class TransferConfig(Section):
+    """The second protocol: joint training on some tasks (settings of `train`), then few-shot adaptation to each of the others."""
+
+    train_tasks: list[str] | None = Field(None, description="tasks of joint training; null: all that are not held out")
+    held_out: list[str] | None = Field(
+        None, description="tasks met in adaptation only; null: all that are not trained on, or without these the last third"
+    )
+    shots: list[Annotated[int, Field(ge=2, le=1_000_000)]] = Field(
+        [8, 32], min_length=1, description="training examples of a held-out task, label-balanced and seeded; each number is tried"
+    )
+    router_lr: float = Field(0.1, gt=0, le=10, description="learning rate of the routing in joint training")
+    adaptation: AdaptationConfig = AdaptationConfig()
+
+    @staticmethod
+    def third(tasks: int) -> int:
+        """How many tasks are held out where nobody says which."""
+        return max(1, tasks // 3)
+
+    def sides(self, tasks: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Tasks to train on and tasks held out, in the order of `tasks`; LabError for names unknown, repeated or on both."""
+        given = {"train_tasks": self.train_tasks, "held_out": self.held_out}
+        for side, names in given.items():
+            for name in names or ():
+                if name not in tasks:
+                    raise unknown(f"task in transfer.{side}", name, tasks)
+                if (names or []).count(name) > 1:
+                    raise LabError(f"transfer.{side} names '{name}' twice: name each task once")
+                if all(name in (other or ()) for other in given.values()):
+                    raise LabError(f"task '{name}' is in transfer.train_tasks and in transfer.held_out: leave it on one side")
+        held = self.held_out
+        if held is None and self.train_tasks is None:
+            held = tasks[-self.third(len(tasks)) :]
+        elif held is None:
+            held = [name for name in tasks if name not in self.train_tasks]
+        train = [name for name in tasks if (name not in held if self.train_tasks is None else name in self.train_tasks)]
+        for side, names in {"train_tasks": train, "held_out": held}.items():
+            if not names:
+                raise LabError(f"transfer.{side} holds no task: of {len(tasks)} tasks some are trained on and some are held out")
+        return train, [name for name in tasks if name in held]
+
+
 class CheckpointConfig(Section):
     every: int = Field(100, ge=1, description="optimiser steps between saved states, beside one at every task boundary")
 
@@ -145,8 +201,17 @@ class RunConfig(Section):
     decoding: DecodingConfig = DecodingConfig()
     train: TrainConfig = TrainConfig()
     memory_training: MemoryTrainingConfig = MemoryTrainingConfig()
+    transfer: TransferConfig | None = Field(
+        None, description="joint training and few-shot adaptation in place of training on task after task; null: the stream"
+    )
     checkpoint: CheckpointConfig = CheckpointConfig()
     reuse: bool = Field(True, description="take isolated experts from the store if data and settings are equal")
+
+    @model_serializer(mode="wrap")
+    def _serialised(self, plain: Any) -> dict[str, Any]:
+        """A run on a stream says nothing of transfer."""
+        found = plain(self)
+        return found if self.transfer else {name: value for name, value in found.items() if name != "transfer"}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in config.yaml."""
@@ -270,7 +335,7 @@ def _gives(recipe: str, changes: Sequence[str], content: dict[str, Any]) -> bool
 
 
 def configure(recipe: str = "custom", overrides: Sequence[str] = (), **settings: Any) -> RunConfig:
-    """A validated configuration: defaults < recipe < overrides (`key=value`) < settings.
+    """A validated configuration: defaults < recipe < what fits the stream < overrides (`key=value`) < settings.
 
     `settings` are top-level fields, or `stream`, `backbone`, `router` given by name. Raises LabError with the nearest
     valid name for a misspelt one.
@@ -281,17 +346,26 @@ def configure(recipe: str = "custom", overrides: Sequence[str] = (), **settings:
         change = merged(change, parse_override(text))
     for name, value in settings.items():
         change = merged(change, {name: {"name": value} if name in NAMED and isinstance(value, str) else value})
-    return validated(merged(content, change))
+    return validated(merged(fitted(content, _stream(merged(content, change))), change))
+
+
+def fitted(content: dict[str, Any], stream: str | None) -> dict[str, Any]:
+    """A recipe with the settings that fit a stream; they give way to those of a recipe that names the stream itself."""
+    fit = registry.streams.get(stream).fit if stream in registry.streams.names() else {}
+    return merged(fit, content) if _stream(content) == stream else merged(content, fit)
+
+
+def _stream(content: dict[str, Any]) -> str | None:
+    """The name of the stream in plain settings; None where several are joined, or none is named."""
+    given = content.get("stream")
+    given = {"name": given} if isinstance(given, str) else given
+    return given.get("name") if isinstance(given, dict) and not given.get("sources") else None
 
 
 def validated(content: dict[str, Any]) -> RunConfig:
     """RunConfig from plain values; every mistake is one line that names the field and what is allowed."""
     content = {name: {"name": value} if name in NAMED and isinstance(value, str) else value for name, value in content.items()}
     content = merged({"experts": {"name": "lora"}, "router": {"name": "uniform"}}, content)
-    stream = content.get("stream")
-    if isinstance(stream, dict) and stream.get("name") in registry.streams.names() and not stream.get("sources"):
-        fitting = registry.streams.get(stream["name"]).backbone
-        content = merged({"backbone": {"name": fitting}} if fitting else {}, content)
     try:
         config = RunConfig(**content)
     except ValidationError as error:
@@ -310,6 +384,24 @@ def _consistent(config: RunConfig) -> RunConfig:
         raise LabError(f"{named} exclude each other: set all but one of them to 0")
     if config.memory.policy != "reservoir" and not config.memory.total:
         raise LabError("memory.policy says how memory.total is shared: set memory.total above 0 and the other budgets to 0")
+    (_transferable if config.transfer else _streamable)(config, budgets)
+    if config.router.name == "oracle" and config.experts.allocation != "per_task":
+        raise LabError("router oracle picks the expert of the true task: use experts.allocation=per_task")
+    methods = (registry.methods, config.methods.values())
+    for kind, chosen in ((registry.experts, [config.experts]), (registry.routers, [config.router]), methods):
+        for options in chosen:
+            kind.get(options.name).check(config)
+    router = registry.routers.get(config.router.name)
+    if not config.transfer and not isinstance(config.experts.allocation, str) and not router.learns_with_experts:
+        raise LabError(
+            f"experts.allocation = {config.experts.allocation}: router {router.name} does not learn with a pool: "
+            "set transfer.shots to train on all tasks at once, or use router=l2p, experts.allocation=per_task or shared"
+        )
+    return config
+
+
+def _streamable(config: RunConfig, budgets: Sequence[str]) -> None:
+    """Refuse what training on task after task cannot do; `budgets` are those that the memory has."""
     need = "needs stored examples: set memory.per_task, memory.per_class or memory.total above 0"
     if config.memory_training.steps and not budgets:
         raise LabError(f"memory_training.steps {need}")
@@ -327,10 +419,16 @@ def _consistent(config: RunConfig) -> RunConfig:
                 f"methods.{name} brings earlier tasks into training, isolated experts must not know of them: "
                 "use experts.isolated=false or experts.allocation=shared"
             )
-    if config.router.name == "oracle" and config.experts.allocation != "per_task":
-        raise LabError("router oracle picks the expert of the true task: use experts.allocation=per_task")
-    methods = (registry.methods, config.methods.values())
-    for kind, chosen in ((registry.experts, [config.experts]), (registry.routers, [config.router]), methods):
-        for options in chosen:
-            kind.get(options.name).check(config)
-    return config
+
+
+def _transferable(config: RunConfig, budgets: Sequence[str]) -> None:
+    """Refuse what joint training and few-shot adaptation cannot do; `budgets` are those that the memory has."""
+    if config.scenario != "task":
+        raise LabError(f"scenario {config.scenario}: transfer is between known tasks: use scenario=task")
+    if config.methods or config.memory_training.steps or budgets:
+        raise LabError(f"recipe {config.recipe} stores or replays examples of a stream, transfer has none: drop transfer or them")
+    adaptation = config.transfer.adaptation
+    if adaptation.start == "average" and config.composition != "merge":
+        raise LabError("transfer.adaptation.start = average merges parameters: use composition=merge")
+    if adaptation.tuned == "router" and (config.experts.allocation == "shared" or adaptation.start == "average"):
+        raise LabError("transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained")

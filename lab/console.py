@@ -22,7 +22,7 @@ from lab.loop import Session
 
 def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[events.Event]:
     """Pass events on and draw them: one bar for the whole run with its ETA, one for the current phase."""
-    names, count = [task.name for task in session.tasks], len(session.tasks)
+    names, count = session.stages, len(session.stages)
     shares = [TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), MofNCompleteColumn()]
     times = [TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()]
     bars = Progress(*shares, *times, console=Console(stderr=True), transient=False)
@@ -36,12 +36,10 @@ def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[eve
                 title = f"{what} {names[event.task]} ({event.task + 1}/{count}), epoch {event.epoch + 1}/{event.epochs}"
                 bars.update(phase, description=title, completed=event.step, total=event.steps)
             elif isinstance(event, events.Evaluating):
-                bars.update(phase, description=f"evaluating {names[event.task]}", completed=event.done, total=event.total)
+                title = f"evaluating {session.tasks[event.task].name}"
+                bars.update(phase, description=title, completed=event.done, total=event.total)
             elif isinstance(event, events.TaskEnded):
-                row = [score for score in session.scores.matrix[-1] if score is not None]
-                scores = "  ".join(f"{names[j]} {score:.3f}" for j, score in enumerate(row))
-                line = f"after {event.name}: average {sum(row) / len(row):.3f}   {scores}"
-                bars.console.print(line, highlight=False, markup=False)
+                bars.console.print(session.said(event.task), highlight=False, markup=False)
             yield event
 
 

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.batch import Batch, Encoded, by_length
+from lab.batch import Encoded, by_length
 from lab.learner import Learner
-from lab.router import Decision, one_hot
 
 WHOLE = 16  # test examples per task whose decisions are kept whole
 
@@ -97,7 +96,7 @@ def evaluate(learner: Learner, rows: list[Encoded], seen: int, size: int, oracle
     with learner.backbone.knowing(rows, size, lasting=True):
         for chunk in by_length(rows, size):
             batch = learner.collate([rows[i] for i in chunk])
-            decision = true_expert(learner, batch) if oracle else learner.decide(batch)
+            decision = learner.router.own(batch.task) if oracle else learner.decide(batch)
             found = learner.objective.answers(batch, decision, seen)
             columns = (*found[:4], *(found.scores[name] for name in scores))
             answered |= zip(chunk, zip(*columns, strict=True), strict=True)
@@ -108,8 +107,3 @@ def evaluate(learner: Learner, rows: list[Encoded], seen: int, size: int, oracle
     columns = [np.array(column) for column in zip(*(answered[row] for row in range(len(rows))), strict=True)]
     predictions = Predictions(*columns[:4], dict(zip(scores, columns[4:], strict=True)))
     yield Evaluation(float(predictions.correct.mean()), predictions, routing if routing.count else None)
-
-
-def true_expert(learner: Learner, batch: Batch) -> Decision:
-    """Weight 1 for the expert of each row's true task."""
-    return Decision(one_hot(batch.task, len(learner.bank), learner.router.heads))

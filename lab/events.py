@@ -1,5 +1,7 @@
 """What can happen in a run, as small frozen records. Training yields them; everything else reads them.
 
+A run of protocol transfer has the same events; its stages (see lab.transfer) stand in the place of tasks.
+
 `to_json` gives the line that is appended to `events.jsonl`: the fields plus `kind`. Fields marked `bulk` hold arrays
 for the files of the run folder and stay out of the line.
 """
@@ -41,7 +43,7 @@ class TaskStarted(Event):
 
 @dataclass(frozen=True)
 class Step(Event):
-    """One optimiser step; `phase` is "train" (stage A, on the task) or "memory" (stage B, on the memory)."""
+    """One optimiser step; `phase`: "train" (stage A, on the task), "gate" (a router's own part for it), "memory" (stage B)."""
 
     task: int
     phase: str
@@ -79,7 +81,7 @@ class Evaluating(Event):
 
 @dataclass(frozen=True)
 class Evaluated(Event):
-    """Score on one task after learning task `after` (-1: before training)."""
+    """Score on one task after learning task `after` (-1: before training on it or on any)."""
 
     after: int
     task: int

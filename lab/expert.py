@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -17,8 +17,8 @@ class ExpertOptions(Options):
     """Options every kind of expert has."""
 
     name: str = "lora"
-    allocation: Literal["per_task", "shared"] = Field(
-        "per_task", description="one expert per task, frozen after it, or one shared by all"
+    allocation: Literal["per_task", "shared"] | Annotated[int, Field(ge=1, le=1000)] = Field(
+        "per_task", description="one expert per task, frozen after it; one shared by all; or a number: a pool every task trains"
     )
     isolated: bool = Field(True, description="earlier experts are switched off while a new one is trained")
     targets: list[str] | None = Field(
@@ -43,7 +43,9 @@ class Expert(Plugin):
     """A kind of PEFT module. Instances are stateless: parameters live in the bank."""
 
     Options: ClassVar[type[ExpertOptions]] = ExpertOptions
+    computation: ClassVar[str]  # what a module is to the backbone, see lab.taxonomy
     peft_format: ClassVar[bool] = False  # saved as peft saves it, and loadable there
+    peft_names: ClassVar[tuple[str, str]] = ("lora_", ".weight")  # how names of parameters begin and end there
 
     def __init__(self, options: ExpertOptions):
         self.options = options
@@ -52,8 +54,8 @@ class Expert(Plugin):
     def targets(self, model_type: str) -> Sequence[str] | None:
         """Endings of the names of the layers to adapt in this type of model; "*" for all, None if it is not known."""
 
-    def adapts(self, module: nn.Module) -> bool:
-        """Whether this kind can adapt such a module; by default linear layers."""
+    def adapts(self, module: nn.Module, model: nn.Module) -> bool:
+        """Whether this kind can adapt this module of the model; by default linear layers."""
         return is_linear(module)
 
     @abstractmethod
@@ -68,6 +70,10 @@ class Expert(Plugin):
         w (B|1, T|1, H, E), how "mix" or "merge" -> (B, T, O).
         """
 
+    def positions(self, experts: int, how: str) -> int:
+        """Most positions that so many composed experts take of those the backbone has for tokens."""
+        return 0
+
     def check_heads(self, layer: LayerInfo, heads: int) -> None:
         """Refuse numbers of routing heads that do not divide the widths they cut."""
         for width in {layer.inputs, layer.outputs}:
@@ -81,6 +87,35 @@ class Expert(Plugin):
     def peft_config(self, names: Sequence[str], base: str) -> dict:
         """Content of adapter_config.json, for kinds with `peft_format`."""
         raise LabError(f"experts of kind '{self.options.name}' have no peft format")
+
+
+class InputExpert(Expert):
+    """A kind whose experts stand before the embedded tokens. The one layer it adapts is the embedding of the tokens."""
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        given = [name for name in ("skip", "targets") if getattr(config.experts, name)]
+        if given:
+            raise LabError(f"experts of kind '{cls.name}' stand before the text, in no block: leave out experts.{given[0]}")
+
+    def targets(self, model_type: str) -> Sequence[str]:
+        return ["*"]
+
+    def adapts(self, module: nn.Module, model: nn.Module) -> bool:
+        return module is model.get_input_embeddings()
+
+    def output(self, base: nn.Module, x: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
+        return base(x)
+
+    @abstractmethod
+    def before(self, stack: dict[str, Tensor], w: Tensor, how: str) -> tuple[Tensor, Tensor]:
+        """What stands before the tokens: vectors (b, P, D) and whether each is there (b, P).
+
+        stack: parameters with a leading expert axis (E, ...), w (b, H, E), how "mix" or "merge".
+        """
+
+    def check_heads(self, layer: LayerInfo, heads: int) -> None:
+        super().check_heads(LayerInfo(layer.name, layer.outputs, layer.outputs), heads)
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -14,8 +14,10 @@ import pandas as pd
 import plotly.colors
 import plotly.graph_objects as go
 import plotly.io as pio
+from plotly.subplots import make_subplots
 
 from lab import tables, views
+from lab.answer import Answer
 from lab.runs import Run
 from lab.statistics import interval
 
@@ -23,7 +25,8 @@ SCALE = "Cividis"  # scores and shares, 0 to 1
 DIVERGING = "PuOr"  # differences, centred on 0; neither red nor green
 FAINT = "rgba(127,127,127,0.25)"  # grid lines on light and dark
 CELLS_WITH_TEXT = 12  # columns up to which the numbers stand in the cells
-NAMED_COLUMNS = 6  # columns up to which names stand above them
+NAMED_COLUMNS = 6  # columns up to which names stand above them, if these are short
+SHORT = 11  # characters of a short name
 NAME = 16  # characters of a name on an axis; the full one is in the hover text
 
 
@@ -48,6 +51,8 @@ DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"]
 MARKERS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star", "pentagon", "hexagon"]
 TERM_COLOURS = ["#2B7FC4", "#D55E00", "#009E73", "#C98A00"]  # router, experts, classifier, new classes
 TASK_COLOURS = ["#2B7FC4", "#D55E00", "#009E73", "#C06498", "#C98A00", "#7A5FD0", "#3A98A8", "#8A8A8A", "#B2566B", "#4E8F2F"]
+
+ANSWER_COLOURS = ["#2B7FC4", "#C98A00"]  # an answer, and the one beside it
 
 TEMPLATE = go.layout.Template(
     layout=go.Layout(
@@ -94,10 +99,11 @@ def numbered(names: Sequence[Any]) -> list[str]:
 
 
 def heads(names: Sequence[Any], rows: Sequence[Any]) -> list[str]:
-    """Names above columns: as numbers where there are many and the rows, which say the names, are the same."""
-    if len(names) > NAMED_COLUMNS and list(names) == list(rows):
+    """Names above columns: as numbers where these are many or long, and the rows say the same names."""
+    fit = len(names) <= NAMED_COLUMNS and all(len(str(name)) <= SHORT for name in names)
+    if not fit and list(names) == list(rows):
         return [str(i + 1) for i in range(len(names))]
-    return unique(names, NAME - 5)
+    return unique(names)
 
 
 def unique(names: Sequence[Any], length: int = NAME) -> list[str]:
@@ -159,12 +165,12 @@ def _tilt(columns: Sequence[str]) -> int:
     """Angle of the names above columns: level where they fit, upright where they are many."""
     if all(len(name) <= 3 for name in columns) or len(columns) <= 3:
         return 0
-    return -30 if len(columns) <= 8 else -90
+    return -40 if len(columns) <= 8 else -90
 
 
 def _tight(text: str, columns: int) -> str:
     """The number without its leading zero where cells are narrow."""
-    return text.replace("0.", ".", 1) if columns > 7 else text
+    return text.replace("0.", ".", 1) if columns > 6 else text
 
 
 def grid(figure: go.Figure, rows: Sequence[str], columns: Sequence[str], row_title: str, column_title: str) -> go.Figure:
@@ -318,30 +324,162 @@ def _pair_hover(table: pd.DataFrame, form: str) -> np.ndarray:
     return hover
 
 
-def routing_by_layer(run: Run, after: int | None, task: int, expert: int, title: str = "") -> go.Figure:
-    """Mean weight of one expert on one task in every layer and routing head."""
-    table = views.routing_by_layer(run, after, task, expert)
+MEASURES = {"weight": "mean weight", "entropy": "entropy", "change": "change since then"}
+
+
+def routing_by_layer(run: Run, after: int | None, task: int, expert: int, measure: str = "weight", title: str = "") -> go.Figure:
+    """One number per layer and routing head, see `views.routing_by_layer`; bars where there is one routing head."""
+    table = views.routing_by_layer(run, after, task, expert, measure)
+    what, names = MEASURES[measure], [literal(name) for name in views.layer_names(table.index)]
+    if table.shape[1] == 1:
+        drawn = figure(title, cells_height(len(table)))
+        drawn.add_bar(
+            x=table.iloc[:, 0], y=np.arange(len(table)), orientation="h", marker={"color": task_style(expert).colour},
+            text=[f"{value:.2f}" for value in table.iloc[:, 0]], textposition="auto", cliponaxis=False,
+            customdata=[f"{name}<br>{what} {value:.3f}" for name, value in zip(names, table.iloc[:, 0], strict=True)],
+            hovertemplate="%{customdata}<extra></extra>", showlegend=False,
+        )  # fmt: skip
+        drawn.update_xaxes(range=[0, max(1.0, float(np.nanmax(table.to_numpy(), initial=0.0)))], title=what, side="top")
+        drawn.update_yaxes(
+            tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], title="layer", showgrid=False
+        )
+        return drawn
     heads = [str(h + 1) for h in range(table.shape[1])]
-    return _weights_by_layer(table, title, heads, "routing head", [f"routing head {head}<br>mean weight" for head in heads])
+    return weights_by_layer(table, heads, "routing head", [f"routing head {head}<br>{what}" for head in heads], title)
 
 
-def example_by_layer(run: Run, after: int | None, task: int, example: int, title: str = "") -> go.Figure:
-    """Weights of one recorded example in every layer, mean over routing heads."""
-    table = views.example_by_layer(run, after, task, example)
-    about = [f"expert <b>{literal(name)}</b><br>weight" for name in table.columns]
-    return _weights_by_layer(table, title, unique(table.columns), "expert", about)
+def routing_profile(run: Run, after: int | None, task: int, title: str = "") -> go.Figure:
+    """Mean weight of every expert in every layer on one task."""
+    table = views.routing_profile(run, after, task)
+    return weights_by_layer(table, heads(table.columns, ()), "expert", _weight_of(table.columns, "mean weight"), title)
 
 
-def _weights_by_layer(table: pd.DataFrame, title: str, columns: Sequence[str], what: str, about: Sequence[str]) -> go.Figure:
+def routing_load(run: Run, after: int | None = None, title: str = "") -> go.Figure:
+    """Mean share of each expert over the tasks; the dotted line marks equal shares."""
+    table = views.routing_load(run, after)
+    drawn = _bars(table["load"], "mean share over tasks", title)
+    drawn.add_vline(x=1 / max(len(table), 1), line={"color": "rgba(127,127,127,0.8)", "dash": "dot", "width": 1.5})
+    return drawn
+
+
+def routing_entropy(run: Run, after: int | None = None, title: str = "") -> go.Figure:
+    """Mean entropy of the routing of each task, 0 to 1."""
+    return _bars(views.routing_entropy(run, after), "entropy: 0 sure, 1 undecided", title)
+
+
+def _bars(values: pd.Series, what: str, title: str) -> go.Figure:
+    """Shares between 0 and 1 of tasks or of their experts, in the colours of the tasks."""
+    drawn = figure(title, 70 + 24 * len(values))
+    drawn.add_bar(
+        x=values.to_numpy(), y=np.arange(len(values)), orientation="h", showlegend=False,
+        marker={"color": [task_style(i).colour for i in range(len(values))]},
+        text=[f"{value:.2f}" for value in values], textposition="auto", cliponaxis=False,
+        customdata=[literal(name) for name in values.index], hovertemplate="<b>%{customdata}</b> %{x:.3f}<extra></extra>",
+    )  # fmt: skip
+    drawn.update_xaxes(range=[0, 1], title=what, tickformat=".1f")
+    return drawn.update_yaxes(
+        tickvals=list(range(len(values))), ticktext=unique(values.index), range=[len(values) - 0.5, -0.5], showgrid=False
+    )
+
+
+def weights_by_layer(
+    table: pd.DataFrame, columns: Sequence[str], what: str, about: Sequence[str], title: str = "", **scale: Any
+) -> go.Figure:
     """A table of weights with one row per layer; `about` says of each column what its numbers are."""
     values = table.to_numpy()
     hover = np.empty(values.shape, dtype=object)
+    names = [literal(name) for name in views.layer_names(table.index)]
+    form = "{:+.2f}" if scale else "{:.2f}"
     for i, j in np.ndindex(values.shape):
-        hover[i, j] = f"{literal(table.index[i])}<br>{about[j]} {values[i, j]:.3f}"
-    drawn = figure(title, max(240, 110 + 20 * len(table)))
-    top = max(1.0, float(np.nanmax(values, initial=0.0)))  # weights need not sum to one
-    cells(drawn, values, hover, zmax=top, xgap=1, ygap=1)
-    return grid(drawn, [layer_name(name) for name in table.index], columns, "layer", what)
+        hover[i, j] = f"{names[i]}<br>{about[j]} {values[i, j]:.3f}"
+    drawn = figure(title, cells_height(len(table)))
+    top = {"zmax": max(1.0, float(np.nanmax(values, initial=0.0)))}  # weights need not sum to one
+    cells(drawn, values, hover, form, xgap=1, ygap=1, **(scale or top))
+    return grid(drawn, names, columns, "layer", what)
+
+
+def cells_height(layers: int) -> int:
+    """Height of a chart with one row per layer."""
+    return max(240, 110 + 20 * layers)
+
+
+def _weight_of(experts: Sequence[str], what: str) -> list[str]:
+    return [f"expert <b>{literal(name)}</b><br>{what}" for name in experts]
+
+
+# -- one text --------------------------------------------------------------------------------------------------------------
+
+
+def answer_by_layer(answer: Answer, head: int | None = None, title: str = "") -> go.Figure:
+    """Weights of one text in every layer, of one routing head or the mean over them."""
+    table = answer.by_layer(head)
+    return weights_by_layer(table, heads(table.columns, ()), "expert", _weight_of(table.columns, "weight"), title)
+
+
+def answer_change(changed: Answer, original: Answer, title: str = "") -> go.Figure:
+    """Weights of one answer minus those of another, where experts and layers are the same; centred on 0."""
+    table = changed.by_layer() - original.by_layer()
+    about = _weight_of(table.columns, "change of the weight")
+    scale = {"colorscale": DIVERGING, "zmin": -1, "zmax": 1, "zmid": 0}
+    return weights_by_layer(table, heads(table.columns, ()), "expert", about, title, **scale)
+
+
+def answer_by_token(answer: Answer, title: str = "") -> go.Figure:
+    """Weights at every token of one text, mean over layers and routing heads; one row per token."""
+    table = answer.by_token()
+    hover = np.empty(table.shape, dtype=object)
+    for i, j in np.ndindex(table.shape):
+        hover[i, j] = f"{literal(table.index[i])}<br>expert <b>{literal(table.columns[j])}</b> {table.iat[i, j]:.3f}"
+    drawn = figure(title, cells_height(len(table)))
+    cells(drawn, table.to_numpy(), hover, xgap=1, ygap=1)
+    return grid(drawn, [short(token) for token in table.index], heads(table.columns, ()), "token", "expert")
+
+
+def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") -> go.Figure:
+    """One decision step by step: a column of bars per step, a row per expert."""
+    table = answer.decision(layer, head)
+    drawn = make_subplots(
+        1, table.shape[1], shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=[*map(literal, table.columns)]
+    )
+    drawn.update_layout(figure(title, 80 + 30 * len(table)).layout)
+    drawn.update_layout(margin={"t": 36})
+    colours = [task_style(e).colour for e in range(len(table))]
+    for number, name in enumerate(table.columns, 1):
+        values = table[name]
+        drawn.add_bar(
+            x=values, y=np.arange(len(table)), orientation="h", marker={"color": colours}, row=1, col=number, showlegend=False,
+            text=[f"{value:.2f}" for value in values], textposition="auto", cliponaxis=False,
+            customdata=[literal(expert) for expert in table.index],
+            hovertemplate=f"<b>%{{customdata}}</b><br>{literal(name)} %{{x:.4f}}<extra></extra>",
+        )  # fmt: skip
+        free = bool(values.min() < 0 or values.max() > 1)
+        reach = 1.25 * max(1.0, float(values.abs().max()))
+        drawn.update_xaxes(range=[-reach, reach] if free else [0, 1], zeroline=free, showgrid=False, nticks=4, row=1, col=number)
+    names = unique(table.index)
+    drawn.update_yaxes(
+        tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False, zeroline=False
+    )
+    return drawn
+
+
+def answer_probabilities(answers: dict[str, Answer], most: int = 6, title: str = "") -> go.Figure:
+    """Probabilities of the likeliest classes of one or several answers to one text, as grouped bars."""
+    ranked = pd.DataFrame({name: answer.ranked() for name, answer in answers.items()})
+    ranked = ranked.loc[ranked.max(axis=1).sort_values(ascending=False, kind="stable").index[:most]]
+    drawn = figure(title, 60 + (26 + 22 * len(answers)) * len(ranked))
+    for number, name in enumerate(ranked):
+        values = ranked[name]
+        drawn.add_bar(
+            x=values, y=np.arange(len(ranked)), orientation="h", name=literal(name),
+            marker={"color": ANSWER_COLOURS[number], "pattern": {"shape": "/" if number else ""}},
+            text=["–" if np.isnan(value) else f"{value:.2f}" for value in values], textposition="auto", cliponaxis=False,
+            customdata=[literal(label) for label in ranked.index],
+            hovertemplate="<b>%{customdata}</b><br>%{fullData.name}: %{x:.4f}<extra></extra>", showlegend=len(answers) > 1,
+        )  # fmt: skip
+    drawn.update_xaxes(range=[0, 1], title="probability", tickformat=".1f")
+    names = unique(ranked.index, 24)
+    drawn.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False)
+    return drawn.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0}, barmode="group")
 
 
 def subspace_overlap(table: pd.DataFrame, title: str = "") -> go.Figure:
@@ -357,11 +495,13 @@ def subspace_overlap(table: pd.DataFrame, title: str = "") -> go.Figure:
     return grid(drawn, numbered(names), heads(names, names), "expert", "with expert")
 
 
-def layer_name(path: str) -> str:
-    """The telling parts of a module path: 'encoder.layer.3.attention.self.query' is '3 · query'."""
-    parts = path.split(".")
-    number = next((part for part in parts if part.isdigit()), "")
-    return literal(f"{number} · {parts[-1]}" if number and parts[-1] != number else path)
+def alignment(table: pd.DataFrame, title: str = "") -> go.Figure:
+    """Cosines between a composed expert and those it was made of by layer, the table of `lab.library.alignment`."""
+    by_layer = table.iloc[:-1]
+    names = [key.partition("/")[2] for key in table.columns]
+    about = [f"cosine with <b>{literal(key)}</b>" for key in table.columns]
+    scale = {"colorscale": DIVERGING, "zmin": -1, "zmax": 1, "zmid": 0}
+    return weights_by_layer(by_layer, heads(names, ()), "expert", about, title, **scale)
 
 
 # -- lines -----------------------------------------------------------------------------------------------------------------
@@ -464,8 +604,8 @@ def loss_curve(run: Run, title: str = "") -> go.Figure:
     table = views.losses(run)
     drawn = figure(title, 320)
     for (task, phase), rows in table.groupby(["task", "phase"], sort=False):
-        name = short(rows["name"].iloc[0]) + (" (memory)" if phase == "memory" else "")
-        line = {"color": task_style(int(task)).colour, "dash": "dot" if phase == "memory" else "solid", "width": 1.5}
+        name = short(rows["name"].iloc[0]) + ("" if phase == "train" else f" ({phase})")
+        line = {"color": task_style(int(task)).colour, "dash": "solid" if phase == "train" else "dot", "width": 1.5}
         drawn.add_scatter(
             x=rows["index"],
             y=rows["loss"],

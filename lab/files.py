@@ -38,9 +38,11 @@ def write_yaml(path: Path, content: Any) -> None:
 
 def write_arrays(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
     """numpy arrays as safetensors, with string metadata."""
+    import numpy as np
     from safetensors.numpy import save
 
-    replace_bytes(path, save(dict(arrays), metadata=dict(metadata or {})))
+    ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # others are written in the order of memory
+    replace_bytes(path, save(ordered, metadata=dict(metadata or {})))
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

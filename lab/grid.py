@@ -29,14 +29,13 @@ import numpy as np
 from lab import files, runs, sources, views
 from lab.cells import Cell, Problems, Row, make_rows, read
 from lab.errors import LabError
-from lab.loop import Session
 from lab.runs import Run
 from lab.statistics import by_position, difference, interval
 from lab.stream import limited
+from lab.transfer import opened
 
 TICK = 0.5  # seconds between two looks at the cells that run
 TRIED = 8  # examples per split with which it is tried whether a cell can be set up
-TESTED = ("average_accuracy", "forgetting")  # what methods are compared by
 TIMES = ("train_s", "eval_s", "reused_s", "peak_memory_bytes")  # of cost; measured, so never the same twice
 TRANSIENT = ("running", "queued", "lost", "interrupted")  # a cell that will come to another end
 
@@ -123,7 +122,8 @@ class Grid:
                     plain.pop(section)
                 kind = json.dumps(plain | {"stream": [source, sorted(stream.tasks)]}, sort_keys=True)
                 if kind not in tried and not begun:  # what was begun could be set up
-                    Session(cell.config, [limited(task, 0, TRIED, TRIED, TRIED) for task in tasks])
+                    train = max(TRIED, *(cell.config.transfer.shots if cell.config.transfer else [0]))
+                    opened(cell.config, [limited(task, 0, train, TRIED, TRIED) for task in tasks])
                 tried.add(kind)
             except LabError as error:
                 problems.note(error, f"{label}, scenario {cell.config.scenario}")
@@ -143,7 +143,7 @@ class Grid:
         result = run.result()
         if result["status"] != "finished":
             return Outcome(result["status"], run.info.get("error") or f"its run is {result['status']}", result=result)
-        found = Outcome("finished", "", float(np.mean(run.scores["validation"])), result)
+        found = Outcome("finished", "", run.validation, result)
         return self.finished.setdefault(cell.hash, found)
 
     def work(self) -> Iterator[Progress]:
@@ -165,7 +165,10 @@ class Grid:
         for step in self._run(self.trials):
             yield step._replace(total=total)
         self._write_manifest()
-        for step in self._run([cell for cell in self.planned() if cell.hash not in trials]):
+        rest = [cell for cell in self.planned() if cell.hash not in trials]
+        places = [cell.key for row in self.rows for cell in row.candidates[0].finals]
+        rest.sort(key=lambda cell: places.index(cell.key))  # all methods at one seed and in one order, then at the next
+        for step in self._run(rest):
             yield step._replace(total=total, done=len(trials) + step.done)
         self._write_manifest()
 
@@ -228,7 +231,8 @@ class Grid:
         found = self.outcome(cell)
         if found.result is None or found.status != "finished":
             return f"{cell.id}: {found.status}: {found.why}"
-        return f"{cell.id}: average {found.result['average_accuracy']:.3f}, on validation {found.validation:.3f}"
+        scores = ((m.title.lower(), views.pick(found.result, m.path)) for m in views.tested([found.result]))
+        return f"{cell.id}: {', '.join(f'{name} {score:.3f}' for name, score in scores if score is not None)}"
 
     def _share(self, cell: Cell) -> float:
         """Share of the cell's work that is done, from its newest event."""
@@ -299,7 +303,7 @@ class Grid:
         made |= {"seeds": self.spec.seeds, "orders": [list(order) for order in dict.fromkeys(key[1] for key in results)]}
         made |= self.selection(row)
         failed = {cell.id: self.outcome(cell).why for cell in self.finals(row) if cell.key not in results}
-        for measure in views.MEASURES:
+        for measure in views.measures(values):
             if measure.path.removeprefix("cost.") not in TIMES:
                 known = [views.pick(value, measure.path) for value in values]
                 if not known or None in known:
@@ -307,7 +311,7 @@ class Grid:
                     made[measure.path] = {"n": 0, "mean": None, "why": reason}
                 else:
                     made[measure.path] = known[0] if isinstance(known[0], bool) else asdict(interval(known))
-        last = [dict(zip(value["tasks"], value["matrix"][-1], strict=True)) for value in values]
+        last = [dict(zip(value["tasks"], value["matrix"][-1], strict=True)) for value in values if "matrix" in value]
         made["by_position"] = [asdict(entry) for entry in by_position(last)]
         return made | {"failed": failed}
 
@@ -315,8 +319,9 @@ class Grid:
         """Every pair of methods that met the same stream and scenario, first minus second."""
         found = []
         for (one, first), (other, second) in itertools.combinations(zip(self.rows, of_row, strict=True), 2):
-            for measure in TESTED if one.peers == other.peers else ():
-                a, b = ({key: result[measure] for key, result in results.items() if result[measure] is not None}
+            shown = views.tested([*first.values(), *second.values()])
+            for measure in (m.path for m in shown) if one.peers == other.peers else ():
+                a, b = ({key: value for key, result in results.items() if (value := views.pick(result, measure)) is not None}
                         for results in (first, second))  # fmt: skip
                 place = {"stream": one.stream, "scenario": one.scenario, "first": one.recipe, "second": other.recipe}
                 found.append(place | {"measure": measure, **asdict(difference(a, b))})

@@ -77,10 +77,12 @@ class Learner(nn.Module):
         self.backbone = Backbone(config.backbone, generates)
         kind = registry.experts.get(config.experts.name)(config.experts)
         self.bank = Bank(self.backbone.model, self.backbone.type, kind, config.composition, config.router.heads)
+        self._check_positions(len(tasks) if self.per_task else len(self.pool), generates)
         if not generates:  # what would be kept is of texts without answers
             self.backbone.unchanged_below(self.bank.layers[0].name)
         router = registry.routers.get(config.router.name)
         self.router = router(config.router, self.bank.layers, self.backbone.width).to(self.device)
+        self.router.classes = [len(own) for own in self.space.own]
         if self.backbone.encoder_decoder and self.router.reads_layers:
             raise LabError(
                 f"router {config.router.name} reads the text in every layer, but decoder layers of backbone "
@@ -91,6 +93,18 @@ class Learner(nn.Module):
         self.task_names = [task.name for task in tasks]
         self.queries: dict[tuple, Tensor] = {}  # by the keys of the batch
         self.met = 0  # tasks met so far
+
+    def _check_positions(self, experts: int, generates: bool) -> None:
+        """Refuse experts that leave too few positions for the texts, or that would stand before every token that is written."""
+        backbone, kind = self.backbone, self.bank.kind
+        needed = kind.positions(experts, self.bank.composition)
+        if needed and generates:
+            raise LabError(f"experts of kind {kind.name} take positions of their own and cannot write text: use experts.name=lora")
+        if backbone.positions is not None and needed and backbone.max_length + needed > backbone.positions:
+            raise LabError(
+                f"{backbone.max_length} tokens (backbone.max_length) and {needed} positions of {experts} {kind.name}(s) are more "
+                f"than the {backbone.positions} positions of the backbone: cut the texts or shorten the prompts"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -115,20 +129,50 @@ class Learner(nn.Module):
         return self.config.experts.allocation == "per_task"
 
     @property
+    def pool(self) -> list[str]:
+        """Names of the experts that every task trains; none where each task has its own."""
+        allocation = self.config.experts.allocation
+        return [f"pool-{i}" for i in range(allocation)] if isinstance(allocation, int) else ["shared"][: not self.per_task]
+
+    @property
+    def current(self) -> range:
+        """Numbers of the experts that the task met last trains."""
+        return range(len(self.bank) - 1 if self.per_task else 0, len(self.bank))
+
+    @property
     def isolated(self) -> bool:
         """Whether an expert is trained while all others are switched off."""
         return self.per_task and self.config.experts.isolated
 
     def meet(self, t: int) -> None:
-        """Room for task t: classifier rows and, where experts are per task, an expert; earlier experts are frozen."""
+        """Room for task t: classifier rows, routing and, where experts are per task, an expert; earlier experts are frozen."""
         seed, name = self.config.seed, self.task_names[t]
         self.met = t + 1
         self.classifier.grow(seed, "classifier", name)
-        if self.per_task or not len(self.bank):
+        new = [name] if self.per_task else self.pool[len(self.bank) :]
+        if new:
             for k in range(len(self.bank)):
                 self.bank.trainable(k, False)
-            self.bank.grow(name if self.per_task else "shared", seed, "expert", name if self.per_task else "shared")
+            for expert in new:
+                self.bank.grow(expert, seed, "expert", expert)
             self.router.grow(len(self.bank))
+            if self.router.learns_with_experts and len(self.bank) == len(new):
+                self.router.reset(generator(seed, "router"), [], torch.zeros(0))
+        self.router.meet(t, generator(seed, "router", name))
+
+    def collapse(self) -> None:
+        """One expert, the average of all, in place of the bank; nothing is left to choose."""
+        self.bank.average("average")
+        uniform = registry.routers.get("uniform")
+        self.router = uniform(registry.routers.options("uniform"), self.bank.layers, self.backbone.width)
+        self.router.grow(1)
+
+    def learned(self, rows: Sequence[Encoded]) -> None:
+        """Let the router keep what it needs of the task met last: its trained expert and its training examples."""
+        experts = [dict(self.bank.expert(k)) for k in range(len(self.bank))]
+        queries = self.layer_queries(rows) if self.router.learns_queries else []
+        with torch.no_grad():
+            self.router.learned(experts, queries, torch.tensor([row.label for row in rows], device=self.device))
 
     def renew(self) -> None:
         """Experts and classifier rows of the tasks met so far as they were before any training."""
@@ -213,10 +257,14 @@ class Learner(nn.Module):
         return torch.cat([self(self.collate(rows[i : i + size])).logits for i in range(0, len(rows), size)])
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """What learning the task met last changes, by names of its own: its expert (or the shared one), classifier blocks."""
-        t = self.met - 1
-        expert = {(f"task{t}." if self.per_task else "") + name: p for name, p in self.bank.expert(len(self.bank) - 1).items()}
-        return expert | self.parameters_of(range(self.met) if self.config.train.classes == "seen" else [t])
+        """What learning the task met last changes, by names of its own: its expert (or the shared ones), classifier blocks."""
+        t, found = self.met - 1, {}
+        for k in self.current:
+            owner = f"task{t}." if self.per_task else f"{self.bank.names[k]}." if len(self.current) > 1 else ""
+            found |= {owner + name: p for name, p in self.bank.expert(k).items()}
+        if self.router.learns_with_experts:
+            found |= {f"router.{name}": p for name, p in self.router.named_parameters()}
+        return found | self.parameters_of(range(self.met) if self.config.train.classes == "seen" else [t])
 
     def cross_entropy(self, logits: Tensor, label: Tensor, task: Tensor, how: str | None = None) -> Tensor:
         """Mean cross-entropy over the competing classes ("task" or "seen", see LabelSpace; None: train.classes), or over tokens.

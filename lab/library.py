@@ -77,7 +77,7 @@ def describe(expert: SavedExpert) -> dict[str, Any]:
         config, layers = expert.config(), expert.layers()
         kind = str(config.get("peft_type") or config.get("expert", {}).get("name", "?")).lower()
         count = sum(tensor.size for layer in layers.values() for tensor in layer.values())
-        row |= {"kind": kind, "rank": config.get("r"), "parameters": count, "norm": norm(layers, _scale(config))}
+        row |= {"kind": kind, "rank": config.get("r"), "parameters": count, "norm": norm(layers, scale(config))}
         row |= {"bytes": (expert.folder / WEIGHTS).stat().st_size} | retained(expert)
     except DAMAGED as error:
         row |= {"kind": "damaged", "problem": str(error)}
@@ -96,7 +96,7 @@ def retained(expert: SavedExpert) -> dict[str, float]:
     return {"learned": first, "now": last, "kept": last / first if first else math.nan}
 
 
-def _scale(config: dict[str, Any]) -> float:
+def scale(config: dict[str, Any]) -> float:
     """Factor of a LoRA update: alpha / r, or alpha / sqrt(r) for rsLoRA; 1 for other kinds."""
     if "lora_alpha" not in config:
         return 1.0
@@ -173,11 +173,36 @@ def _pair(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
     return float(np.mean(found)) if found else math.nan
 
 
+def alignment(layers: dict[str, dict[str, np.ndarray]], chosen: Sequence[SavedExpert]) -> pd.DataFrame:
+    """Cosine between the update of a LoRA given by its factors and that of each expert: (layers + 1, K), the last row over all.
+
+    1: it does there what this expert does; -1: the opposite; 0: something else. NaN where an update is zero or a layer is not
+    adapted. From the factors, <B A, B' A'> = sum((B^T B') * (A A'^T)), so that no (O, I) matrix is made.
+    """
+
+    def product(x: dict[str, np.ndarray], y: dict[str, np.ndarray]) -> float:
+        return float(np.sum((x["lora_B"].T @ y["lora_B"]) * (x["lora_A"] @ y["lora_A"].T)))
+
+    columns = {}
+    for expert in chosen:
+        other = expert.layers()  # its scale is positive and the same everywhere: a cosine does not know it
+        known = [
+            (product(one, other[name]), product(one, one), product(other[name], other[name])) if name in other else (np.nan,) * 3
+            for name, one in layers.items()
+        ]
+        rows = np.vstack([known, np.nansum(known, axis=0)])  # (layers + 1, 3)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            columns[expert.key] = rows[:, 0] / np.sqrt(rows[:, 1] * rows[:, 2])
+    return pd.DataFrame(columns, pd.Index([*layers, "all layers"], name="layer"))
+
+
 # -- taking along and bringing in ------------------------------------------------------------------------------------------
 
 
 def card(expert: SavedExpert) -> str:
     """A model card: what the expert was trained on, how well it did, and how to load it."""
+    if expert.run is None and (expert.folder / CARD).is_file():  # of a composed expert: it says of what
+        return (expert.folder / CARD).read_text()
     config, row = expert.config(), describe(expert)
     base = config.get("base_model_name_or_path", "unknown")
     lines = ["---", "library_name: peft", f"base_model: {json.dumps(base)}", "---", "", f"# {expert.name}", ""]
@@ -213,17 +238,23 @@ def packed(expert: SavedExpert) -> bytes:
     return buffer.getvalue()
 
 
-def bring_in(content: bytes, name: str, runs: str | Path | None = None) -> SavedExpert:
-    """Unpack a zip of a peft LoRA folder into the library. Raises LabError for whatever is not that, and leaves nothing then.
-
-    Only the two files of an adapter are taken, by their names; links, paths out of the folder and pickles are refused.
-    """
+def place(name: str, runs: str | Path | None = None) -> Path:
+    """The folder for a new expert of the library. Raises LabError for a name that is taken or cannot be one."""
     jobs.refuse_read_only()
     if not ID.fullmatch(name):
         raise LabError(f"'{name}' cannot name an expert: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
     folder = root(runs) / ".library" / name
     if folder.exists():
         raise LabError(f"the library has an expert called '{name}' already: choose another name")
+    return folder
+
+
+def bring_in(content: bytes, name: str, runs: str | Path | None = None) -> SavedExpert:
+    """Unpack a zip of a peft LoRA folder into the library. Raises LabError for whatever is not that, and leaves nothing then.
+
+    Only the two files of an adapter are taken, by their names; links, paths out of the folder and pickles are refused.
+    """
+    folder = place(name, runs)
     parts = _adapter_files(content)
     try:
         for part, data in parts.items():

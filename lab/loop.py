@@ -25,12 +25,12 @@ from lab.learner import Learner, Output
 from lab.memory import Memory
 from lab.method import Method
 from lab.router import Decision
-from lab.store import Store
+from lab.store import Store, anywhere
 from lab.stream import SPLITS, Task
-from lab.work import Work
+from lab.work import work_of
 
 EVALUATION_BATCH = 64
-RATE = {"train": "train.lr", "memory": "memory_training.lr"}  # the learning rate of a phase
+RATE = {"train": "train.lr", "gate": "router.lr", "memory": "memory_training.lr"}  # the learning rate of a phase
 
 
 @dataclass
@@ -68,12 +68,19 @@ def prepare(config: RunConfig, tasks: Sequence[Task]) -> RunConfig:
 def resolved(config: RunConfig, tasks: list[str]) -> RunConfig:
     """The same from the names of the tasks in their order."""
     name = "+".join(Path(source).name for source in config.stream.sources) or config.stream.name
+    if config.transfer:
+        train, held = config.transfer.sides(tasks)
+        tasks = train + held
+        sides = config.transfer.model_copy(update={"train_tasks": train, "held_out": held})
+        config = config.model_copy(update={"transfer": sides})
     stream = config.stream.model_copy(update={"name": name, "tasks": tasks})
     return config.model_copy(update={"stream": stream, "backbone": resolve(config.backbone)})
 
 
 class Session:
     """One run in memory. `train()` trains and evaluates; between two events the state is whole and can be saved."""
+
+    protocol = "stream"
 
     def __init__(self, config: RunConfig, tasks: Sequence[Task], store: Store | None = None):
         """`config` must be prepared. Raises LabError for whatever cannot work, before any training."""
@@ -83,11 +90,12 @@ class Session:
         self.learner = Learner(config, tasks)
         encode = self.learner.encode
         self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(tasks) for s in SPLITS}
-        self.work = Work(config, [{s: len(task.split(s)) for s in SPLITS} for task in tasks])
+        self.work = work_of(config, [{s: len(task.split(s)) for s in SPLITS} for task in tasks])
         self.memory = Memory(**dict(config.memory), seed=config.seed)
         build = registry.methods.get
         self.methods = [build(name)(options, self.learner, self.memory) for name, options in config.methods.items()]
         self.cursor = Cursor()
+        self.stages = [task.name for task in tasks]  # what the cursor's `task` and that of an event count
         self.scores = Scores([task.name for task in tasks], [list(task.labels) for task in tasks])
         self.stored_queries: dict[int, tuple[list[Encoded], list[Tensor]]] = {}  # per task: stored rows; per layer (N, D)
         self.partial_work = 0.0  # units done in the current phase
@@ -109,8 +117,11 @@ class Session:
         for t in range(self.cursor.task, len(self.tasks)):
             if self.cursor.phase == "train":
                 yield from self.learn(t)
-                self.advance(t, "memory")
+                self.advance(t, "gate")
                 yield events.Learned(t, self.tasks[t].name, self.progress())
+            if self.cursor.phase == "gate":
+                yield from self.train_gate(t)
+                self.advance(t, "memory")
             if self.cursor.phase == "memory":
                 yield from self.train_on_memory(t)
                 self.advance(t, "evaluate")
@@ -132,14 +143,14 @@ class Session:
         examples = rows
         for method in self.methods:
             examples = method.examples(examples)
-        expert, isolated, trained = len(learner.bank) - 1, learner.isolated, learner.trained()
+        isolated, trained = learner.isolated, learner.trained()
         store = self.store if isolated and not self.methods else None
-        saved_s = store.fetch(self, t, trained) if store and self.cursor.step == 0 else None
+        found = store.fetch(store.address(self, t), anywhere(trained, t)) if store and self.cursor.step == 0 else None
         if self.cursor.step == 0:
             count = sum(parameter.numel() for parameter in trained.values())
-            yield events.TaskStarted(t, self.tasks[t].name, len(learner.bank), count, saved_s is not None, self.progress())
-        if saved_s is not None:
-            self.cursor.reused_s += saved_s
+            yield events.TaskStarted(t, self.tasks[t].name, len(learner.bank), count, found is not None, self.progress())
+        if found is not None:
+            self.cursor.reused_s += float(found["train_s"])
         else:
             steps_per_epoch = -(-len(examples) // config.batch_size)
 
@@ -152,7 +163,7 @@ class Session:
                 return chosen
 
             def decide(batch: Batch, step: int) -> Decision:
-                return learner.alone(expert) if isolated else learner.decide(batch)
+                return learner.alone(learner.current[0]) if isolated else learner.decide(batch)
 
             def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
                 out = Output(learner.logits(batch, t if isolated else None), decision)
@@ -162,13 +173,15 @@ class Session:
                     named |= method.terms(batch, out)
                 return named
 
-            learner.bank.trainable(expert, True)
+            for k in learner.current:
+                learner.bank.trainable(k, True)
             steps, rates = config.epochs * steps_per_epoch, [config.lr]
             drawn = [*examples, *self.memory.rows] if self.methods else examples
             yield from self.fit(t, Phase([trained], rates, steps, config.epochs, drawn, rows_of, decide, terms, self.methods))
             if store:
-                store.keep(self, t, trained, self.cursor.phase_s)
-        learner.bank.trainable(expert, False)
+                store.keep(store.address(self, t), anywhere(trained, t), self.cursor.phase_s)
+        for k in learner.current:
+            learner.bank.trainable(k, False)
         self.memory.add(self.tasks[t], rows)
         with self.timed():
             for method in self.methods:
@@ -176,11 +189,37 @@ class Session:
         for name in learner.parameters_of(range(t + 1)):
             if name in trained:
                 self.isolated[name] = trained[name].detach().clone()
+        if isolated:
+            with self.timed():
+                learner.learned(rows)
+
+    def train_gate(self, t: int) -> Iterator[events.Event]:
+        """What the router has for the new expert alone, from the task's training examples; expert and classifier are frozen."""
+        learner, batch_size, options = self.learner, self.config.train.batch_size, self.config.router
+        expert, rows = len(learner.bank) - 1, self.memory.rows if self.learner.router.holds_experts else self.rows[t, "train"]
+        gate = {f"router.{name}": parameter for name, parameter in learner.router.gate(expert).items()}
+        if not gate:
+            return
+
+        def rows_of(step: int) -> list[Encoded]:
+            epoch, place = divmod(step, -(-len(rows) // batch_size))
+            return [rows[i] for i in shuffled(rows, batch_size, self.chance("gate order", t, epoch))[place]]
+
+        def decide(batch: Batch, step: int) -> Decision:
+            return learner.router.gated(expert, batch.task)
+
+        def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
+            return {"gate": learner.cross_entropy(learner.logits(batch), batch.label, batch.task, "task")}
+
+        yield from self.fit(t, Phase([gate], [options.lr], options.steps, 1, rows, rows_of, decide, terms))
+        with self.timed(), torch.no_grad():
+            learner.router.gate_trained()
 
     def train_on_memory(self, t: int) -> Iterator[events.Event]:
         """Stage B: routers, and the classifier if asked, from the stored examples; experts and backbone are frozen."""
         learner, config = self.learner, self.config.memory_training
-        router = {f"router.{name}": parameter for name, parameter in learner.router.named_parameters()}
+        learns = not (learner.router.learns_with_experts or learner.router.learns_after_experts)
+        router = {f"router.{name}": parameter for name, parameter in learner.router.named_parameters() if learns}
         classifier = learner.parameters_of(range(t + 1))
         tuned = classifier if config.classifier == "tuned" else {}
         if t == 0 or not config.steps or not (router or tuned):
@@ -264,8 +303,8 @@ class Session:
             parameter.grad = None
         self.optimizer = None
         if not all(parameter.isfinite().all() for parameter in parameters):
-            name, rate = self.tasks[t].name, RATE[self.cursor.phase]
-            raise RunFailed(f"training on task '{name}' left parameters that are not finite: lower {rate}")
+            rate = self.rate_of(t, self.cursor.phase)
+            raise RunFailed(f"training on task '{self.stages[t]}' left parameters that are not finite: lower {rate}")
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -280,7 +319,7 @@ class Session:
 
     def chance(self, purpose: str, t: int, *key: object) -> torch.Generator:
         """The generator of one use of chance: keyed by seed, purpose and the task's name, not by its position."""
-        return generator(self.config.seed, purpose, self.tasks[t].name, *key)
+        return generator(self.config.seed, purpose, self.stages[t], *key)
 
     def new_optimizer(self, phase: "Phase") -> torch.optim.Optimizer:
         """AdamW over the groups; in a phase that was left in its middle, with its moments as they were."""
@@ -345,7 +384,7 @@ class Session:
             result = yield from self.score(last, j, "validation")
             found.append(result.score)
         self.scores.validation, found = found, []
-        if not self.learner.per_task:
+        if not self.learner.isolated:
             return
         for j in range(len(self.tasks)):
             result = yield from self.score(last, j, oracle=True)
@@ -354,6 +393,43 @@ class Session:
         self.scores.oracle = found
 
     # -- bookkeeping -----------------------------------------------------------------------------------------------
+
+    def meet_all(self) -> None:
+        """Room for every task, as at the end of a run."""
+        for t in range(len(self.tasks)):
+            self.learner.meet(t)
+
+    def rebuild(self) -> None:
+        """In a fresh session: the tasks met and the memory filled as the cursor says; values are filled in afterwards."""
+        cursor = self.cursor
+        learned = cursor.task + (cursor.phase != "train")  # tasks whose stage A is done
+        for t in range(max(learned, cursor.task + 1 if cursor.phase == "train" and cursor.step else learned)):
+            self.learner.meet(t)
+            if t < learned:
+                self.memory.add(self.tasks[t], self.rows[t, "train"])
+
+    @property
+    def kept(self) -> dict[str, dict[str, Tensor]]:
+        """What going on needs beside parameters and statistics, by its name in a saved state."""
+        return {"isolated": self.isolated}
+
+    def changing(self, k: int) -> bool:
+        """Whether expert k may still change: it is shared, or its task is being learned."""
+        return not self.learner.per_task or (k == self.cursor.task and self.cursor.phase == "train")
+
+    def final(self, t: int) -> list[int]:
+        """Experts that are done with training on task t."""
+        return [len(self.learner.bank) - 1] if self.learner.per_task else []
+
+    def rate_of(self, t: int, phase: str) -> str:
+        """The option that is the learning rate of a phase."""
+        return RATE[phase]
+
+    def said(self, t: int) -> str:
+        """One line about task t, which has ended."""
+        row = self.scores.matrix[t][: t + 1]
+        scores = "  ".join(f"{name} {score:.3f}" for name, score in zip(self.stages, row, strict=False))
+        return f"after {self.stages[t]}: average {sum(row) / len(row):.3f}   {scores}"
 
     def advance(self, task: int, phase: str) -> None:
         """The current phase is done; the next one begins."""
@@ -375,6 +451,7 @@ class Session:
         """What the run was given beyond its training examples."""
         task_id = self.config.scenario == "task" or self.learner.router.uses_task_id
         used = self.config.memory_training.steps or any(method.uses_memory for method in self.methods)
+        used = used or self.learner.router.holds_experts
         stored = len(self.memory) if used else 0
         return {"task_id": task_id, "stored_examples": stored, "generated_examples": 0}
 

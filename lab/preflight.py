@@ -19,7 +19,7 @@ from lab.config import RunConfig, validated
 from lab.errors import LabError
 from lab.runs import Run
 from lab.stream import SPLITS
-from lab.work import Work
+from lab.work import work_of
 
 DEFAULT = {"minilm": (420.0, 1.6e9), "tiny": (4000.0, 0.5e9)}  # units per second and peak bytes, seen on two CPU cores
 NEWEST = 5  # earlier runs that count
@@ -50,7 +50,7 @@ def sizes(config: RunConfig) -> Sizes:
 
 def forecast(config: RunConfig, tasks: Sizes, earlier: Iterable[Run]) -> Forecast:
     """The run's work over the median speed of the newest earlier runs that are most like it."""
-    backbone, total = config.backbone.name, Work(config, tasks).total
+    backbone, total = config.backbone.name, work_of(config, tasks).total
     alike = [run for run in earlier if run.info.get("host") == socket.gethostname() and _like(run, config)]
     for same in ("stream", "recipe", ""):  # the most alike there are
         found = [run for run in alike if not same or _name(run.config[same]) == _name(getattr(config, same))]
@@ -125,8 +125,7 @@ def look(config: RunConfig) -> dict[str, Any]:
 
     made = api.session(config, runs=False)
     learner = made.learner
-    for t in range(len(made.tasks)):
-        learner.meet(t)
+    made.meet_all()
     limit = learner.backbone.max_length
     tokens = getattr(learner.backbone.tokenizer, "convert_ids_to_tokens", lambda ids: [str(i) for i in ids])
     tasks = []
@@ -147,7 +146,7 @@ def look(config: RunConfig) -> dict[str, Any]:
 def warnings(config: RunConfig, expected: Forecast | None, tasks: Sizes | None, seen: dict[str, Any] | None) -> list[str]:
     """What somebody should know before starting, in sentences; the last three are None where they are not known."""
     found = []
-    if config.scenario == "task":
+    if config.scenario == "task" and not config.transfer:
         found.append("Scenario task: the true task is given at test, so choosing an expert is no longer part of the problem.")
     if expected and expected.seconds and expected.seconds > LONG:
         hours = expected.seconds / 3600

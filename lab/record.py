@@ -17,7 +17,7 @@ import numpy as np
 
 from lab import checkpoint, events, files
 from lab.errors import LabError, RunFailed
-from lab.loop import RATE, Session
+from lab.loop import Session
 from lab.runs import Run, now
 
 LOG_EVERY = 1.0  # seconds between two Step lines of one phase
@@ -120,9 +120,10 @@ class Recorder:
             self.write_step(event)
             return
         self.run.append(event.to_json())
-        if isinstance(event, events.Learned) and self.session.learner.per_task:
-            self.export(len(self.session.learner.bank) - 1)
-        if isinstance(event, events.Evaluated):
+        if isinstance(event, events.Learned):
+            for k in self.session.final(event.task):
+                self.export(k)
+        if isinstance(event, events.RunStarted | events.Evaluated):
             self.write_scores()
         if isinstance(event, events.Evaluated) and event.after >= 0:
             self.row[event.task] = event
@@ -133,15 +134,15 @@ class Recorder:
 
     def write_step(self, event: events.Step) -> None:
         """About one line a second, and the first and last step of a phase; the state every N steps, and before an evaluation."""
-        saved = event.step % self.session.config.checkpoint.every == 0 or (event.phase == "memory" and event.step == event.steps)
+        saved = event.step % self.session.config.checkpoint.every == 0 or (event.phase != "train" and event.step == event.steps)
         shown = event.step in (1, event.steps) or time.monotonic() - self.last_step >= LOG_EVERY
         if not (saved or shown):
             return
         line = event.to_json()
         if not all(math.isfinite(value) for value in line["terms"].values()):
             self.run.append(line | {"terms": {name: None for name in line["terms"]}})
-            name = self.session.tasks[event.task].name
-            raise RunFailed(f"the loss is not finite at step {event.step} of task '{name}': lower {RATE[event.phase]}")
+            name, rate = self.session.stages[event.task], self.session.rate_of(event.task, event.phase)
+            raise RunFailed(f"the loss is not finite at step {event.step} of task '{name}': lower {rate}")
         if shown:
             self.last_step = time.monotonic()
             self.run.append(line)
@@ -162,7 +163,7 @@ class Recorder:
         session, run = self.session, self.run
         self.write_scores()
         self.write_router(run.dir / "router.safetensors")
-        routing, why = self.routing_summary()
+        routing, why = self.routing_summary() if session.protocol == "stream" else (None, {})
         run.update(status="finished", ended=now(), cost=session.cost(), uses=session.uses(), routing=routing, why=why)
 
     # -- pieces ----------------------------------------------------------------------------------------------------
@@ -188,8 +189,9 @@ class Recorder:
         if evaluated:
             arrays = {name: array for j, sums in evaluated.items() for name, array in sums.arrays(j).items()}
             texts = {str(j): [self.text(j, row) for row in sorted(sums.whole)] for j, sums in evaluated.items()}
-            layers = [layer.name for layer in learner.bank.layers]
-            about = {"tasks": learner.task_names[: after + 1], "layers": layers, "experts": learner.bank.names, "texts": texts}
+            layers, tasks = [layer.name for layer in learner.bank.layers], learner.task_names[: len(self.row)]
+            about = {"tasks": tasks, "layers": layers, "texts": texts}
+            about["experts"] = learner.router.names(learner.bank.names)
             about["steps"] = next(iter(evaluated.values())).steps
             header = {"about": json.dumps(about, ensure_ascii=False)}
             files.write_arrays(self.run.dir / "routing" / f"after_{after}.safetensors", arrays, header)
@@ -197,9 +199,10 @@ class Recorder:
         self.write_router(folder / "router.safetensors")
         rows = {name: p.detach().cpu().numpy() for name, p in learner.classifier.named_parameters()}
         files.write_arrays(folder / "classifier.safetensors", rows)
-        if not learner.per_task:
-            self.export(0)
-            learner.bank.export(0, folder / "experts" / learner.bank.names[0], base=self.session.config.backbone.name)
+        if self.session.protocol == "stream" and not learner.per_task:
+            for k, name in enumerate(learner.bank.names):
+                self.export(k)
+                learner.bank.export(k, folder / "experts" / name, base=self.session.config.backbone.name)
         self.row = {}
 
     def write_router(self, path: Path) -> None:
@@ -232,13 +235,16 @@ class Recorder:
         """Share of its own expert per task after the last task, and the oracle's average accuracy; None with a reason."""
         session = self.session
         if not session.learner.per_task:
-            reason = "there is one shared expert"
+            reason = "there is one shared expert" if len(session.learner.bank) == 1 else "every task trains all experts"
             summary = {"own_expert_share": None, "own_expert_share_by_task": None, "oracle_average_accuracy": None}
             return summary, {f"routing.{name}": reason for name in summary}
         routing = self.run.routing()
-        shares = [float(routing.share(t)[t]) for t in range(len(session.tasks))]
-        return {
+        shares = [float(routing.share(t)[session.learner.router.owner(t)]) for t in range(len(session.tasks))]
+        own = {
             "own_expert_share": float(np.mean(shares)),
             "own_expert_share_by_task": dict(zip(session.scores.tasks, shares, strict=True)),
-            "oracle_average_accuracy": float(np.mean(session.scores.oracle)),
-        }, {}
+        }
+        if session.scores.oracle is None:
+            reason = "experts are trained while earlier ones act: none of them alone is the model of a task"
+            return own | {"oracle_average_accuracy": None}, {"routing.oracle_average_accuracy": reason}
+        return own | {"oracle_average_accuracy": float(np.mean(session.scores.oracle))}, {}

@@ -8,7 +8,7 @@ model `Options`. The options are what `-o`, recipes, forms and the documentation
 import importlib
 import pkgutil
 from abc import ABC
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -83,10 +83,12 @@ def explain(error: ValidationError, model: type[BaseModel], section: str = "") -
 
 
 def _explain(problem: Any, model: Any, section: str) -> str:
-    path = [str(part) for part in problem["loc"] if part not in ("str", "list[str]")]  # members of a union
+    unions = ("str", "list[str]", "literal[", "constrained-int")  # members of a union
+    path = [str(part) for part in problem["loc"] if part not in unions[:2] and not str(part).startswith(unions[2:])]
     if problem["type"] == "extra_forbidden":
         for part in path[:-1]:
-            model = model.model_fields[part].annotation
+            kinds = model.model_fields[part].annotation
+            model = next((kind for kind in get_args(kinds) if kind is not type(None)), kinds)  # of an optional section
         place = ".".join(filter(None, [section, *path[:-1]]))
         return str(unknown(f"option of {place}" if place else "option", path[-1], model.model_fields))
     where, message = ".".join(filter(None, [section, *path])), problem["msg"].removeprefix("Value error, ")

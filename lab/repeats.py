@@ -86,8 +86,8 @@ def sweep(runs: Sequence[Run], option: str = "train.lr") -> pd.DataFrame:
             value = (views.pick(run.config, section) or {}).get(name) if section else run.config.get(name)
             if not isinstance(value, int | float):
                 raise LabError(f"run '{run.id}' has no number {option} that could be swept")
-            if run.scores.get("validation"):
-                scores.setdefault(value, []).append(float(np.mean(run.scores["validation"])))
+            if run.validation is not None:
+                scores.setdefault(value, []).append(run.validation)
         found = {value: interval(scores[value]) for value in sorted(scores)}
         best = max(found, key=lambda value: found[value].mean, default=None)
         if len(found) > 1:

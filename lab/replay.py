@@ -37,6 +37,8 @@ def trace(run: Run) -> bytes:
     if run.status != "finished" or run.info.get("replay"):
         state = "is a replay" if run.info.get("replay") else f"is {run.status}"
         raise LabError(f"run '{run.id}' {state}: a replay file is made of a finished run")
+    if run.protocol != "stream":
+        raise LabError(f"run '{run.id}' is of protocol {run.protocol}: a replay file is made of a run on a stream")
     head = {"replay": FORMAT, "run": run.id, "lab": __version__, "config": run.config, "environment": run.environment,
             "scores": run.scores, "end": {name: run.info[name] for name in END if name in run.info}}  # fmt: skip
     lines = [head]

@@ -12,7 +12,7 @@ import platform
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -76,7 +76,7 @@ class Routing:
     experts: list[str]
     arrays: dict[str, np.ndarray]
     texts: dict[str, list[str]]
-    step_names: list[str]  # what led to the weights of whole decisions, in order
+    step_names: Sequence[str] = ()  # what led to the weights of whole decisions, in order
 
     def mean(self, task: int) -> np.ndarray:
         """Mean weight over the test examples of a task: (L, H, E)."""
@@ -220,6 +220,14 @@ class Run:
         """R[i][j]: score on task j after learning task i; None where not yet seen; complete rows only."""
         return self.scores.get("matrix", [])
 
+    @property
+    def validation(self) -> float | None:
+        """Mean score on validation examples at the end, by which values are chosen; None while it is not measured."""
+        found = self.scores.get("validation")
+        if self.protocol == "transfer" and found:
+            found = [score for by_shots in found.values() for score in by_shots.values()]
+        return sum(found) / len(found) if found else None
+
     def metrics(self) -> dict[str, Any]:
         """Average accuracy, forgetting, ...; None with a reason under `why` where undefined."""
         return metrics(self.matrix)
@@ -240,8 +248,11 @@ class Run:
 
     def recorded(self) -> list[int]:
         """Moments (indices of the last learned task) at which routing was recorded."""
-        names = (path.stem for path in (self.dir / "routing").glob("after_*.safetensors"))
-        return sorted(int(name.removeprefix("after_")) for name in names)
+        return _moments(self.dir / "routing", ".safetensors")
+
+    def kept(self) -> list[int]:
+        """Moments whose weights were kept, so that the model can be asked as it was (lab.inference)."""
+        return _moments(self.dir / "state")
 
     def routing(self, after: int | None = None) -> Routing:
         """Routing recorded after learning task `after` (default: the last); LabError if there is none."""
@@ -264,9 +275,52 @@ class Run:
         after = len(self.matrix) - 1 if after is None else after
         return pandas.read_parquet(self.dir / "predictions" / f"after_{after}.parquet")
 
+    @property
+    def protocol(self) -> str:
+        """What was done: "stream", task after task, or "transfer", joint training and few-shot adaptation."""
+        return "transfer" if self.config.get("transfer") else "stream"
+
     def result(self) -> dict[str, Any]:
         """The run as `lab run --json` prints it."""
-        config, scores, info = self.config, self.scores, self.info
+        return self._transfer_result() if self.protocol == "transfer" else self._stream_result()
+
+    def _transfer_result(self) -> dict[str, Any]:
+        scores, info = self.scores, self.info
+        given, held_out = self.config["transfer"], scores.get("held_out", {})
+        average = transfer_averages(scores.get("zero_shot", {}), held_out, given["held_out"] or [], given["shots"])
+        trained = [scores.get("trained", {}).get(task) for task in given["train_tasks"] or []]
+        mean = None if None in trained or not trained else sum(trained) / len(trained)
+        measured = [value for value in scores.get("alignment", {}).values() if value is not None]
+        alignment = sum(measured) / len(measured) if measured else None
+        missing = [name for name in ("uses", "cost") if not info.get(name)]
+        why = dict.fromkeys(missing, "measured when the run is finished")
+        why |= {f"average.{k}": "not all held-out tasks are adapted to yet" for k, value in average.items() if value is None}
+        if mean is None:
+            why["trained_average"] = "joint training is not scored yet"
+        if alignment is None:
+            allocation = self.config["experts"]["allocation"]
+            own = "training tasks share no expert, so their gradients have nothing in common" if allocation == "per_task" else ""
+            why["alignment"] = own or "not measured yet, or a gradient was zero"
+        if info.get("error"):
+            why["status"] = info["error"]
+        return self._about() | {
+            "protocol": "transfer", "train_tasks": given["train_tasks"], "trained": scores.get("trained", {}),
+            "trained_average": mean,
+            "zero_shot": scores.get("zero_shot", {}), "held_out": held_out, "average": average, "alignment": alignment,
+            "alignment_by_step": scores.get("alignment", {}), "uses": info.get("uses"), "cost": info.get("cost"), "why": why,
+        }  # fmt: skip
+
+    def _about(self) -> dict[str, Any]:
+        """What every result begins with."""
+        config = self.config
+        return {
+            "run": self.id, "dir": str(self.dir), "status": self.status, "recipe": config["recipe"],
+            "scenario": config["scenario"], "stream": config["stream"]["name"],
+            "backbone": config["backbone"]["name"], "seed": config["seed"],
+        }  # fmt: skip
+
+    def _stream_result(self) -> dict[str, Any]:
+        scores, info = self.scores, self.info
         found = metrics(self.matrix)
         why = found.pop("why")
         routing = info.get("routing") or {"own_expert_share": None, "oracle_average_accuracy": None}
@@ -279,10 +333,7 @@ class Run:
         why |= {name: "measured when the run is finished" for name in ("uses", "cost") if not info.get(name)}
         if scores.get("zero_shot") is None:
             why["zero_shot"] = "not evaluated yet"
-        return {
-            "run": self.id, "dir": str(self.dir), "status": self.status, "recipe": config["recipe"],
-            "scenario": config["scenario"], "stream": config["stream"]["name"],
-            "backbone": config["backbone"]["name"], "seed": config["seed"],
+        return self._about() | {
             "tasks": self.tasks, "matrix": self.matrix, "zero_shot": scores.get("zero_shot"), **found, "routing": routing,
             "uses": info.get("uses"), "cost": info.get("cost"), "why": why,
         }  # fmt: skip
@@ -350,6 +401,21 @@ class Run:
     @property
     def stop_requested(self) -> bool:
         return (self.dir / "stop").exists()
+
+
+def _moments(folder: Path, ending: str = "") -> list[int]:
+    """The k of all `after_<k>` in a folder."""
+    names = (path.name.removesuffix(ending).removeprefix("after_") for path in folder.glob(f"after_*{ending}"))
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def transfer_averages(
+    zero_shot: dict[str, float], held_out: dict[str, dict[str, float]], tasks: list[str], shots: list[int]
+) -> dict[str, float | None]:
+    """Mean score over held-out tasks without shots and for each number of them; None while a task lacks one."""
+    found = {"0": [zero_shot.get(task) for task in tasks]}
+    found |= {str(k): [held_out.get(task, {}).get(str(k)) for task in tasks] for k in sorted(set(shots))}
+    return {k: None if None in scores or not scores else sum(scores) / len(scores) for k, scores in found.items()}
 
 
 def slug(name: str) -> str:

@@ -1,8 +1,8 @@
-"""Isolated experts, trained once: kept by content address and taken by every run that would train the same thing.
+"""Isolated experts and joint trainings, done once: kept by content address and taken by every run that would do the same.
 
-The address covers all that decides the bytes: backbone weights and arithmetic, the task's training examples, the kind of
-expert, the training settings, the seed, and the versions of the engine. A kept expert is bit-identical to a trained one, in
-whatever order the tasks come. Two processes that train the same one at the same time write the same content, each whole.
+The address covers all that decides the bytes: backbone weights and arithmetic, the training examples, the kind of expert, the
+training settings, the seed, and the versions of the engine. What is kept is bit-identical to what is trained; an isolated expert
+is so in whatever order the tasks come. Two processes that train the same one at the same time write the same content, each whole.
 """
 
 import hashlib
@@ -22,42 +22,46 @@ ENGINE = 4  # raised when the same settings give other bytes
 
 
 class Store:
-    """A folder of experts named by their content address."""
+    """A folder of trained parameters named by their content address."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def address(self, session: "Session", t: int) -> str:
         """Content address of the expert that `session` trains for task t."""
-        config, task = session.config, session.tasks[t]
-        content: dict[str, Any] = {
-            "engine": ENGINE, "torch": torch.__version__, "seed": config.seed, "task": task.name, "labels": len(task.labels),
-            "data": [example.content for example in task.train], "backbone": session.learner.backbone.identity,
+        task = session.tasks[t]
+        data = [example.content for example in task.train]
+        return self.address_of(session, {"task": task.name, "labels": len(task.labels), "data": data})
+
+    @staticmethod
+    def address_of(session: "Session", data: dict[str, Any]) -> str:
+        """Content address of what `session` trains on some data, with what else is particular to that training."""
+        config = session.config
+        content = data | {
+            "engine": ENGINE, "torch": torch.__version__, "seed": config.seed, "backbone": session.learner.backbone.identity,
             "arithmetic": config.backbone.model_dump(exclude={"name"}), "pooling": session.learner.backbone.pooling,
             "layers": [layer.name for layer in session.learner.bank.layers],
             "experts": config.experts.model_dump(mode="json"), "train": config.train.model_dump(mode="json"),
         }  # fmt: skip
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
-    def fetch(self, session: "Session", t: int, parameters: dict[str, Tensor]) -> float | None:
-        """Fill the parameters of a kept expert and return the seconds its training took; None if it is not there."""
-        path = self.folder / f"{self.address(session, t)}.safetensors"
+    def fetch(self, address: str, parameters: dict[str, Tensor]) -> dict[str, str] | None:
+        """Fill the parameters with what is kept and return what is known about it, `train_s` too; None if it is not there."""
+        path = self.folder / f"{address}.safetensors"
         if not path.is_file():
             return None
         arrays, about = files.read_arrays(path)
-        names = _names(parameters, t)
         with torch.no_grad():
-            for own, parameter in parameters.items():
-                parameter.copy_(torch.from_numpy(arrays[names[own]]))
-        return float(about["train_s"])
+            for name, parameter in parameters.items():
+                parameter.copy_(torch.from_numpy(arrays[name]))
+        return about
 
-    def keep(self, session: "Session", t: int, parameters: dict[str, Tensor], seconds: float) -> None:
-        """Keep a trained expert and the seconds its training took."""
-        names = _names(parameters, t)
-        arrays = {names[own]: parameter.detach().cpu().numpy() for own, parameter in parameters.items()}
-        files.write_arrays(self.folder / f"{self.address(session, t)}.safetensors", arrays, {"train_s": repr(round(seconds, 3))})
+    def keep(self, address: str, parameters: dict[str, Tensor], seconds: float, **about: str) -> None:
+        """Keep trained parameters, the seconds their training took, and what else is to be known about them."""
+        arrays = {name: parameter.detach().cpu().numpy() for name, parameter in parameters.items()}
+        files.write_arrays(self.folder / f"{address}.safetensors", arrays, {"train_s": repr(round(seconds, 3)), **about})
 
 
-def _names(parameters: dict[str, Tensor], t: int) -> dict[str, str]:
-    """Names without the task's position in the stream."""
-    return {name: name.removeprefix(f"task{t}.") for name in parameters}
+def anywhere(parameters: dict[str, Tensor], t: int) -> dict[str, Tensor]:
+    """Parameters by names without the task's position in the stream."""
+    return {name.removeprefix(f"task{t}."): parameter for name, parameter in parameters.items()}

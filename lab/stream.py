@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -65,7 +65,7 @@ class Stream(Plugin):
     """
 
     orders: ClassVar[dict[str, tuple[str, ...]]] = {}
-    backbone: ClassVar[str | None] = None  # the one that fits, if it is not the usual one
+    fit: ClassVar[Mapping[str, Any]] = {}  # settings that recipes made for other streams need here
     downloads: ClassVar[bool] = False  # whether loading a task may need the network
 
     @abstractmethod

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lab.answer import kept
 from lab.errors import LabError
 from lab.metrics import array
-from lab.runs import Run
+from lab.runs import Routing, Run
 from lab.statistics import difference, interval
 
 UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)  # what a damaged folder can cause
@@ -66,6 +67,27 @@ COMMON = Measure("common_average_accuracy", "Average on common tasks", "mean sco
 # -- many runs -------------------------------------------------------------------------------------------------------------
 
 
+def tested(results: Sequence[dict[str, Any]]) -> list[Measure]:
+    """Of these measures those that methods are told apart by."""
+    names = ("average_accuracy", "forgetting", "alignment")
+    return [m for m in measures(results) if m.path in names or (m.path.startswith("average.") and m.path != "average.0")]
+
+
+def measures(results: Sequence[dict[str, Any]]) -> list[Measure]:
+    """What results of one protocol are compared by; uses and costs are the same in both."""
+    shots = sorted({int(k) for result in results for k in result.get("average", ())})
+    if not shots:
+        return MEASURES
+    about = "mean score of the held-out tasks, adapted to so many examples each; 0: before any was seen"
+    return [
+        *(Measure(f"average.{k}", f"{k} shots", about) for k in shots),
+        Measure("trained_average", "Training tasks", "mean score of the training tasks after joint training"),
+        Measure("alignment", "Gradient alignment", "mean cosine between the adapter gradients of two training tasks"),
+        *(measure for measure in MEASURES if measure.path.startswith(("uses.", "cost."))),
+        Measure("cost.adapted_parameters", "Adapted parameters", "tuned for a held-out task beside its classifier rows", False),
+    ]
+
+
 def problem(run: Run) -> str:
     """Why a run folder cannot be read, in one line; empty if it can."""
     try:
@@ -84,6 +106,8 @@ def unready(run: Run) -> str:
         return f"run '{run.id}' is {run.status}: its numbers still change"
     if run.info.get("replay"):
         return f"run '{run.id}' is a replay of '{run.info['replay']['run']}', no repetition"
+    if run.protocol == "transfer":
+        return "" if run.scores.get("held_out") else f"run '{run.id}' is {run.status} and was adapted to no task"
     return "" if run.matrix else f"run '{run.id}' is {run.status} and has learned no task"
 
 
@@ -107,9 +131,14 @@ def run_row(run: Run) -> dict[str, Any]:
         return {"run": run.id, "status": "damaged", "reason": reason}
     result = run.result()
     row = {name: result[name] for name in ("run", "status", "recipe", "stream", "backbone", "scenario", "seed")}
-    row |= {name: result[name] for name in ("average_accuracy", "forgetting")} | {"reason": run.info.get("error") or ""}
-    row |= {"learned": len(result["matrix"]), "tasks": len(result["tasks"]), "created": _moment(run.info.get("created"))}
+    row |= {name: result.get(name) for name in ("average_accuracy", "forgetting")} | {"reason": run.info.get("error") or ""}
+    row |= {"learned": learned(run), "tasks": len(run.tasks), "created": _moment(run.info.get("created"))}
     return row | {"progress": 1.0 if result["status"] == "finished" else _share(run)}
+
+
+def learned(run: Run) -> int:
+    """Tasks that are learned and scored; of a transfer run the stages that have ended."""
+    return len(run.scores.get("done", run.matrix))
 
 
 def _moment(text: str | None) -> datetime | None:
@@ -174,7 +203,7 @@ def _apart(runs: Sequence[Run], names: Sequence[str], i: int) -> str:
 
 def complete(run: Run) -> bool:
     """Whether every task of the run is learned and scored."""
-    return bool(run.tasks) and len(run.matrix) == len(run.tasks)
+    return bool(run.tasks) and learned(run) == len(run.tasks)
 
 
 def summary(runs: Sequence[Run]) -> pd.DataFrame:
@@ -182,14 +211,15 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
 
     `value` is the mean over the n runs of the group, `low` and `high` the bounds of its interval (see lab.statistics), `spread`
     their sample standard deviation, all three NaN below two runs; `why` is the reason of a missing value. Runs of different
-    tasks have the measure COMMON too.
+    tasks have the measure COMMON too. The runs are of one protocol; of transfer runs tasks are stages (see lab.transfer).
     """
     columns = ["label", "recipe", "n", "learned", "tasks", "measure", "value", "low", "high", "spread", "why"]
-    common, rows = common_tasks(runs), []
-    differ = any(set(run.tasks) != set(common) for run in runs)
+    common, rows, shown = common_tasks(runs), [], measures([run.result() for run in runs])
+    if shown is MEASURES and any(set(run.tasks) != set(common) for run in runs):
+        shown = [COMMON, *MEASURES]
     for group in groups(runs):
         results = [run.result() | {COMMON.path: common_average(run, common)} for run in group.runs]
-        rows += [_summary_row(group, results, measure) for measure in ([COMMON, *MEASURES] if differ else MEASURES)]
+        rows += [_summary_row(group, results, measure) for measure in shown]
     return pd.DataFrame(rows, columns=columns).astype({name: float for name in ("value", "low", "high", "spread")})
 
 
@@ -231,15 +261,15 @@ def circumstances(run: Run) -> str:
 def _without(group: Group, measure: str) -> str:
     """Why no run of a group has a value that could be half of a pair."""
     run = group.runs[0]
-    partial = f"{run.id} has learned {len(run.matrix)} of {len(run.tasks)} tasks"
+    partial = f"{run.id} has learned {learned(run)} of {len(run.tasks)} tasks"
     return reason(run.result(), measure) if complete(run) else partial
 
 
 def _summary_row(group: Group, results: list[dict[str, Any]], measure: Measure) -> dict[str, Any]:
     values = [pick(result, measure.path) for result in results]
-    first = results[0]
+    first = group.runs[0]
     row = {"label": group.label, "recipe": group.recipe, "n": len(results), "measure": measure.path}
-    row |= {"learned": len(first["matrix"]), "tasks": len(first["tasks"])}
+    row |= {"learned": learned(first), "tasks": len(first.tasks)}
     if any(value is None for value in values):
         reasons = [reason(result, measure.path) for result, value in zip(results, values, strict=True) if value is None]
         none = dict.fromkeys(("value", "low", "high", "spread"), np.nan)
@@ -267,7 +297,7 @@ def reason(result: dict[str, Any], path: str) -> str:
 def summary_table(runs: Sequence[Run]) -> pd.DataFrame:
     """`summary` as people read it: one row per measure, one column per group, each cell a value or a dash with the reason."""
     found = summary(runs)
-    known = {measure.path: measure for measure in (COMMON, *MEASURES)}
+    known = {measure.path: measure for measure in (COMMON, *measures([run.result() for run in runs]))}
     found["cell"] = [cell(r.value, r.high - r.value, r.why, known[r.measure].score, r.measure) for r in found.itertuples()]
     table = found.pivot(index="measure", columns="label", values="cell")
     shown = list(dict.fromkeys(found["measure"]))
@@ -372,6 +402,13 @@ def forgetting_curves(run: Runs, after: int | None = None) -> pd.DataFrame:
             rows.append(place | {"score": found.mean, "low": found.low, "high": found.high})
     columns = ["after", "after_name", "task", "name", "score", "low", "high"]
     return pd.DataFrame(rows, columns=columns).astype({"low": float, "high": float})
+
+
+def transfer_scores(run: Run) -> pd.DataFrame:
+    """Scores of the held-out tasks of a transfer run: one row per task, one column per number of shots, 0 first; NaN: not yet."""
+    result = run.result()
+    rows = {task: {"0": score} | result["held_out"].get(task, {}) for task, score in result["zero_shot"].items()}
+    return pd.DataFrame(rows, dtype=float).T.reindex(columns=list(result["average"])).rename_axis("task")
 
 
 def average_curve(run: Run, after: int | None = None) -> np.ndarray:
@@ -495,18 +532,19 @@ STAGES = {
     "TaskEnded": "task learned",
     "RunEnded": "done",
 }
-PHASES = {"train": "training", "memory": "training on the memory"}
+PHASES = {"train": "training", "gate": "training the router's gate", "memory": "training on the memory"}
 
 
 def task_states(run: Run) -> pd.DataFrame:
     """Every task of the stream with its state, "learned", "now" or "ahead", and its newest score: name, state, score."""
     names = task_names(run, run.events("RunStarted"))
     scores = accuracy_matrix(run, partial=True) if run.tasks else pd.DataFrame(columns=names, dtype=float)
-    learned = len(run.matrix)
-    rows = []
+    for stage, score in enumerate(run.scores.get("done", ())):
+        scores.iloc[stage, stage] = score
+    rows, done = [], learned(run)
     for number, name in enumerate(names):
         known = scores.iloc[:, number].dropna()
-        state = "learned" if number < learned else "now" if number == learned and run.status == "running" else "ahead"
+        state = "learned" if number < done else "now" if number == done and run.status == "running" else "ahead"
         rows.append({"name": name, "state": state, "score": known.iloc[-1] if len(known) else math.nan})
     return pd.DataFrame(rows, columns=["name", "state", "score"])
 
@@ -649,14 +687,75 @@ def routing_by_task(run: Run, after: int | None = None) -> pd.DataFrame:
     return pd.DataFrame(shares, index=pd.Index(routing.tasks, name="task"), columns=pd.Index(routing.experts, name="expert"))
 
 
-def routing_by_layer(run: Run, after: int | None, task: int, expert: int) -> pd.DataFrame:
-    """Mean weight of one expert on one task in every layer and routing head: (L, H)."""
+def routing_by_layer(run: Run, after: int | None, task: int, expert: int, measure: str = "weight") -> pd.DataFrame:
+    """One number per layer and routing head on the test examples of a task: (L, H).
+
+    `measure`: "weight", the mean weight of the expert; "entropy" of all weights, from 0 (one expert takes all) to 1 (all have the
+    same); "change" since the task was learned, the Jensen-Shannon distance (base 2, 0 to 1) of the mean weights then and now; NaN
+    if that moment was not recorded.
+    """
     routing = run.routing(after)
     if not (0 <= task < len(routing.tasks) and 0 <= expert < len(routing.experts)):
         raise LabError(f"run '{run.id}' has no task {task} or expert {expert} recorded after task {after}")
-    weights = routing.mean(task)[:, :, expert]
-    heads = pd.Index([f"head {h + 1}" for h in range(weights.shape[1])], name="routing head")
-    return pd.DataFrame(weights, index=pd.Index(routing.layers, name="layer"), columns=heads)
+    if measure == "weight":
+        values = routing.mean(task)[:, :, expert]
+    elif measure == "entropy":
+        values = routing.entropy(task) / max(math.log(len(routing.experts)), 1e-9)
+    elif measure == "change":
+        values = _change(run, routing, task)
+    else:
+        raise LabError(f"measure '{measure}' is unknown: use weight, entropy or change")
+    heads = pd.Index([f"head {h + 1}" for h in range(values.shape[1])], name="routing head")
+    return pd.DataFrame(values, index=pd.Index(routing.layers, name="layer"), columns=heads)
+
+
+def _change(run: Run, now: Routing, task: int) -> np.ndarray:
+    """Jensen-Shannon distance of the mean weights when the task was learned and now, (L, H)."""
+    means = now.mean(task)
+    if task not in run.recorded():
+        return np.full(means.shape[:2], np.nan)
+    then = run.routing(task).mean(task)
+    then = np.pad(then, ((0, 0), (0, 0), (0, means.shape[-1] - then.shape[-1])))  # later experts had no weight then
+    p, q = (np.clip(w, 0, None) / np.clip(w, 1e-12, None).sum(-1, keepdims=True) for w in (then, means))
+    middle = (p + q) / 2
+
+    def divergence(w: np.ndarray) -> np.ndarray:
+        return (w * np.log2(np.where(w > 0, w / np.where(middle > 0, middle, 1), 1))).sum(-1)
+
+    return np.sqrt(np.clip((divergence(p) + divergence(q)) / 2, 0, 1))
+
+
+def routing_profile(run: Run, after: int | None, task: int) -> pd.DataFrame:
+    """Mean weight of every expert in every layer on the test examples of a task, mean over routing heads: (L, E)."""
+    routing = run.routing(after)
+    layers, experts = pd.Index(routing.layers, name="layer"), pd.Index(routing.experts, name="expert")
+    return pd.DataFrame(routing.mean(task).mean(1), index=layers, columns=experts)
+
+
+def routing_load(run: Run, after: int | None = None) -> pd.DataFrame:
+    """What each expert has to do: `load`, its mean share over the tasks seen (they sum to one), and `largest`, on which part of
+    all choices its weight is the largest."""
+    routing, shares = run.routing(after), routing_by_task(run, after).dropna(how="all")
+    top = np.mean([routing.top1(t).mean((0, 1)) for t in range(len(routing.tasks)) if f"{t}/count" in routing.arrays], axis=0)
+    return pd.DataFrame({"load": shares.mean(), "largest": top})
+
+
+def routing_entropy(run: Run, after: int | None = None) -> pd.Series:
+    """Mean entropy of the routing of each task, from 0 (one expert takes all) to 1 (all have the same weight)."""
+    routing = run.routing(after)
+    most = max(math.log(len(routing.experts)), 1e-9)
+    values = [routing.entropy(t).mean() / most if f"{t}/count" in routing.arrays else np.nan for t in range(len(routing.tasks))]
+    return pd.Series(values, pd.Index(routing.tasks, name="task"), name="entropy")
+
+
+def layer_names(paths: Sequence[str]) -> list[str]:
+    """The telling parts of module paths, 'encoder.layer.3.attention.self.query' as '3 · query'; whole paths where these clash."""
+    short = []
+    for path in paths:
+        parts = path.split(".")
+        number = next((part for part in parts if part.isdigit()), "")
+        short.append(f"{number} · {parts[-1]}" if number and parts[-1] != number else path)
+    return [path if short.count(name) > 1 else name for name, path in zip(short, paths, strict=True)]
 
 
 def routing_drift(run: Run, after: int | None = None) -> pd.DataFrame:
@@ -691,38 +790,14 @@ def own_share(run: Run, after: int) -> float:
 
 
 def routed_examples(run: Run, after: int | None, task: int) -> pd.DataFrame:
-    """Recorded test examples of a task: text, label, prediction, correct, probability, and the share of each expert.
+    """Test examples of a task that were kept whole: text, label, prediction, correct, probability, and each expert's share.
 
-    Columns of experts are prefixed with "share: ". Labels and predictions are missing where no predictions are stored.
+    Columns of experts are prefixed with "share: ". Where no predictions are stored, label and correct are None.
     """
-    moments = run.recorded()
-    after = moments[-1] if after is None and moments else after
-    routing = run.routing(after)
-    weights = routing.examples(task)  # (N, L, H, E)
-    total = weights.sum(axis=-1, keepdims=True)
-    shares = np.divide(weights, total, out=np.zeros_like(weights, dtype=float), where=total != 0).mean(axis=(1, 2))  # (N, E)
-    rows = routing.arrays[f"{task}/rows"].astype(int)
-    texts = routing.texts.get(str(task), [])
-    table = pd.DataFrame({"row": rows, "text": [*texts, *[""] * len(rows)][: len(rows)]})
-    table = table.merge(_predictions(run, after, routing.tasks[task], task), on="row", how="left")
-    for number, name in enumerate(routing.experts):
-        table[f"share: {name}"] = shares[:, number]
-    return table
-
-
-def example_by_layer(run: Run, after: int | None, task: int, example: int) -> pd.DataFrame:
-    """Weights of one recorded example, mean over routing heads: (L, E)."""
-    routing = run.routing(after)
-    layers, experts = pd.Index(routing.layers, name="layer"), pd.Index(routing.experts, name="expert")
-    return pd.DataFrame(routing.examples(task)[example].mean(axis=1), index=layers, columns=experts)
-
-
-def _predictions(run: Run, after: int, name: str, number: int) -> pd.DataFrame:
-    """Predictions of one task, one line per test row."""
-    columns = ["row", "label", "prediction", "correct", "probability"]
-    try:
-        found = run.predictions(after)
-    except UNREADABLE:
-        return pd.DataFrame({column: pd.Series(dtype=int if column == "row" else object) for column in columns})
-    mine = found[(found["task"] == name) | (found["task"] == number)]
-    return mine[columns].drop_duplicates("row")
+    columns = ["text", "label", "prediction", "correct", "probability"]
+    rows = []
+    for one in kept(run, after, task):
+        correct = None if one.label is None else one.label == one.prediction
+        row = dict(zip(columns, (one.text, one.label, one.prediction, correct, float(one.probabilities[0])), strict=True))
+        rows.append(row | {f"share: {name}": share for name, share in one.by_expert().items()})
+    return pd.DataFrame(rows, columns=None if rows else columns)

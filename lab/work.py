@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lab.config import RunConfig
+from lab.config import RunConfig, TransferConfig
 
-PHASES = ("train", "memory", "evaluate")
+PHASES = ("train", "gate", "memory", "evaluate")
+LOOKS, ALIGNED = 4, 32  # moments of joint training at which the gradients of tasks are compared, and examples of each task
 TRAINING = 3.0  # a training example counts as much as three forward passes: one forward, about two backward
 
 
@@ -21,6 +22,8 @@ class Work:
         config = self.config
         if phase == "train":
             return TRAINING * config.train.epochs * self.sizes[task]["train"]
+        if phase == "gate":
+            return TRAINING * getattr(config.router, "steps", 0) * config.train.batch_size
         if phase == "memory":
             return TRAINING * config.memory_training.steps * config.memory_training.batch_size
         return float(sum(size["test"] for size in self.sizes[: task + 1 if task >= 0 else None]))
@@ -28,7 +31,7 @@ class Work:
     @property
     def last(self) -> float:
         """Of what is measured once at the end: validation examples, and the test with oracle routing."""
-        oracle = self.config.experts.allocation == "per_task"
+        oracle = self.config.experts.allocation == "per_task" and self.config.experts.isolated
         return float(sum(size["validation"] + oracle * size["test"] for size in self.sizes))
 
     @property
@@ -36,3 +39,39 @@ class Work:
         """Of the whole run."""
         phases = (self.units(task, phase) for task in range(len(self.sizes)) for phase in PHASES)
         return self.units(-1, "evaluate") + sum(phases) + self.last
+
+
+class TransferWork(Work):
+    """Number 0 is joint training, then comes each held-out task with each number of shots. Held-out tasks stand last."""
+
+    @property
+    def held_out(self) -> int:
+        """How many tasks are held out; see TransferConfig.sides."""
+        given, tasks = self.config.transfer, len(self.sizes)
+        if given.held_out is None:
+            return TransferConfig.third(tasks) if given.train_tasks is None else tasks - len(given.train_tasks)
+        return len(given.held_out)
+
+    def units(self, task: int, phase: str) -> float:
+        config, trained, shots = self.config, len(self.sizes) - self.held_out, len(self.config.transfer.shots)
+        if task < 0:
+            return 0.0
+        if task == 0 and phase == "train":
+            compared = ALIGNED * LOOKS * trained
+            return TRAINING * (compared + config.train.epochs * sum(size["train"] for size in self.sizes[:trained]))
+        if task == 0:  # with the held-out tasks before adaptation
+            return float(sum(size["test"] for size in self.sizes))
+        if phase == "train":
+            return TRAINING * config.transfer.adaptation.steps * config.transfer.adaptation.batch_size
+        size = self.sizes[trained + (task - 1) // shots]
+        return float(size["test"] + size["validation"])
+
+    @property
+    def total(self) -> float:
+        stages = range(1 + self.held_out * len(self.config.transfer.shots))
+        return sum(self.units(stage, phase) for stage in stages for phase in ("train", "evaluate"))
+
+
+def work_of(config: RunConfig, sizes: Sequence[Mapping[str, int]]) -> Work:
+    """The work of a configuration in its protocol."""
+    return (TransferWork if config.transfer else Work)(config, sizes)

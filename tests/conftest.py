@@ -82,6 +82,28 @@ def write_run(
     return run
 
 
+def write_transfer(runs: Path, id: str, recipe: str = "mhr", seed: int = 0) -> Run:
+    """A run folder as joint training on two tasks and adaptation to a third one leave it."""
+    train, held, stages = TASKS[:2], TASKS[2], ["joint training", f"{TASKS[2]}, 8 shots", f"{TASKS[2]}, 32 shots"]
+    transfer = {"train_tasks": train, "held_out": [held], "shots": [8, 32]}
+    more = {"scenario": "task", "experts": {"name": "lora", "allocation": 2}, "transfer": transfer}
+    run = Run.create(configuration(recipe, seed, **more), runs, id, "finished")
+    files.write_json(run.dir / "matrix.json", {
+        "protocol": "transfer", "tasks": stages, "labels": [["no", "yes"]] * 3, "train_tasks": train,
+        "trained": dict(zip(train, (0.9, 0.8), strict=True)), "zero_shot": {held: 0.5}, "held_out": {held: {"8": 0.6, "32": 0.7}},
+        "validation": {held: {"8": 0.62, "32": 0.72}}, "alignment": {"10": 0.1, "20": 0.3}, "done": [0.85, 0.6, 0.7],
+    })  # fmt: skip
+    write_events(run, stages, len(stages), finished=True)
+    write_routing(run, TASKS, 1, 4, None)
+    (run.dir / "routing" / "after_1.safetensors").rename(run.dir / "routing" / "after_0.safetensors")
+    write_predictions(run, train, 1, None)
+    uses = {"task_id": True, "stored_examples": 0, "generated_examples": 0}
+    cost = dict.fromkeys(("trainable_parameters", "adapted_parameters", "stored_parameters", "stored_bytes", "adapter_bytes",
+                          "memory_bytes", "statistics_bytes", "train_s", "eval_s", "peak_memory_bytes"), 7)  # fmt: skip
+    run.update(started="2026-01-31T10:00:00.000+00:00", ended="2026-01-31T10:01:00.000+00:00", routing=None, uses=uses, cost=cost)
+    return run
+
+
 def write_events(run: Run, tasks: list[str], learned: int, finished: bool, steps: int = 20) -> None:
     """Events of `learned` tasks, and of half a task more if the run is not finished."""
 
@@ -147,8 +169,9 @@ def write_routing(run: Run, tasks: list[str], after: int, heads: int, texts: lis
             f"{task}/entropy_sum": -(one * np.log(one.clip(1e-9))).sum(-1) * count, f"{task}/share_sum": one.mean((0, 1)) * count,
             f"{task}/count": np.array([count]), f"{task}/examples": np.repeat(one[None], len(kept[str(task)]), axis=0),
             f"{task}/rows": np.arange(len(kept[str(task)])),
+            f"{task}/steps/logits": np.repeat(np.log(one)[None], len(kept[str(task)]), axis=0),
         }  # fmt: skip
-    about = {"tasks": tasks[: after + 1], "layers": LAYERS, "experts": tasks[: after + 1], "texts": kept}
+    about = {"tasks": tasks[: after + 1], "layers": LAYERS, "experts": tasks[: after + 1], "texts": kept, "steps": ["logits"]}
     files.write_arrays(run.dir / "routing" / f"after_{after}.safetensors", arrays, {"about": files.json.dumps(about)})
 
 

@@ -13,16 +13,16 @@ from typer.testing import CliRunner
 import lab
 from lab import analysis, cli, files
 from lab.api import session as api_session
-from lab.config import configure, recipe_names
+from lab.config import configure
 from lab.errors import LabError
-from lab.evaluate import evaluate, true_expert
+from lab.evaluate import evaluate
 from lab.learner import Learner
 from lab.loop import EVALUATION_BATCH
 from lab.record import record
 from lab.runs import Run
 
 ACTIVE = ("experts.isolated=false", "experts.allocation=per_task", "router=uniform", "memory_training.steps=0")
-SETUPS = {name: (name, (), configure(name).scenario) for name in recipe_names()}
+SETUPS = {name: (name, (), configure(name).scenario) for name in toy.recipes("stream")}
 SETUPS |= {
     "l2r, scenario task": ("l2r", (), "task"),
     "l2r, scenario domain": ("l2r", (), "domain"),
@@ -64,7 +64,7 @@ def features(learner: Learner, rows, oracle: bool) -> torch.Tensor:
     found = []
     for row in rows:
         batch = learner.collate([row])
-        with torch.no_grad(), learner.bank.routed(true_expert(learner, batch) if oracle else learner.decide(batch)):
+        with torch.no_grad(), learner.bank.routed(learner.router.own(batch.task) if oracle else learner.decide(batch)):
             found.append(learner.backbone.embed(batch))
     return torch.cat(found)
 

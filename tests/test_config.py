@@ -307,6 +307,31 @@ def test_another_plugin_drops_the_options_of_the_old_one(recipe):
             )
             for name in registry.methods.names()
         ),
+        ("progprompt", "scenario=class", "recipe progprompt makes no sense in scenario class: use scenario task"),
+        (
+            "l2p",
+            "router.top=11",
+            "router l2p chooses 11 experts (router.top) from a pool, experts.allocation is 10: "
+            "give it the size of a pool that has as many",
+        ),
+        (
+            "l2p",
+            "experts.allocation=0",
+            "experts.allocation = 0: input should be 'per_task' or 'shared'; "
+            "experts.allocation = 0: input should be greater than or equal to 1",
+        ),
+        (
+            "progprompt",
+            "experts.allocation=3",
+            "router progressive adds the true task's expert to the earlier ones: use experts.allocation=per_task",
+        ),
+        ("l2p", "experts.length=0", "experts.length = 0: input should be greater than or equal to 1"),
+        ("l2p", "experts.skip=0.5", "experts of kind 'prompt' stand before the text, in no block: leave out experts.skip"),
+        (
+            "l2p",
+            "experts.targets=[query]",
+            "experts of kind 'prompt' stand before the text, in no block: leave out experts.targets",
+        ),
         ("per-task", "scenario=class", "recipe per-task makes no sense in scenario class: use scenario task"),
         (
             "multitask",

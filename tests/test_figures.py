@@ -1,11 +1,14 @@
 """Figures: their numbers are those of the views, their colours and ranges are the same on every chart."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import FORGETS, KEEPS, write_run
 from test_tables import WENT
 
 from lab import figures, files, tables, views
+from lab.answer import kept
 from lab.figures import METHOD_STYLE
 
 
@@ -77,7 +80,35 @@ def test_routing_figures(pair):
     layers = figures.routing_by_layer(pair[0], 2, 1, 1)
     np.testing.assert_allclose(cells(layers), views.routing_by_layer(pair[0], 2, 1, 1), rtol=1e-6)
     assert figures.routing_drift(pair[0]).data[0].zmin == -1
-    assert cells(figures.example_by_layer(pair[0], 2, 0, 1)).shape == (8, 3)
+    np.testing.assert_allclose(cells(figures.routing_profile(pair[0], 2, 1)), views.routing_profile(pair[0], 2, 1), rtol=1e-6)
+    assert list(figures.routing_load(pair[0]).data[0].x) == pytest.approx([*views.routing_load(pair[0])["load"]])
+    assert list(figures.routing_entropy(pair[0]).data[0].x) == pytest.approx([*views.routing_entropy(pair[0])])
+    assert cells(figures.answer_by_layer(kept(pair[0], 2, 0)[1])).shape == (8, 3)
+
+
+def test_one_routing_head_is_drawn_as_bars(runs):
+    run = write_run(runs, "a", heads=1)
+    for measure in figures.MEASURES:
+        bars = figures.routing_by_layer(run, 2, 0, 0, measure).data[0]
+        assert bars.type == "bar" and list(bars.x) == pytest.approx([*views.routing_by_layer(run, 2, 0, 0, measure)["head 1"]])
+
+
+def test_one_answer(runs):
+    answer, other = kept(write_run(runs, "a"), 2, 0)
+    steps = figures.answer_decision(answer, 5, 2)
+    assert [list(bars.x) for bars in steps.data] == [list(answer.steps[name][5, 2]) for name in ("logits", "weights")]
+    assert steps.layout.xaxis.range[0] < 0 and steps.layout.xaxis2.range == (0, 1)
+    changed = dataclasses.replace(other, steps={"weights": np.roll(other.weights, 1, axis=-1)})
+    np.testing.assert_allclose(cells(figures.answer_change(changed, answer)), changed.by_layer() - answer.by_layer(), atol=1e-6)
+    assert figures.answer_change(changed, answer).data[0].zmid == 0
+    wide = dataclasses.replace(answer, classes=["a", "b", "c"], probabilities=np.array([0.1, 0.7, 0.2]))
+    moved = dataclasses.replace(wide, probabilities=np.array([0.85, 0.05, 0.1]))
+    first, second = figures.answer_probabilities({"x": wide, "y": moved}, most=2).data
+    assert (list(first.x), list(second.x)) == ([0.1, 0.7], [0.85, 0.05]) and first.marker.color != second.marker.color
+    spoken = dataclasses.replace(answer, tokens=["<i>", "b"], token_weights=np.full((8, 2, 4, 3), 1 / 3))
+    drawn = figures.answer_by_token(spoken)
+    np.testing.assert_allclose(cells(drawn), 1 / 3, rtol=1e-6)
+    assert drawn.layout.yaxis.ticktext[0] == "&lt;i&gt;"
 
 
 def test_blame_figures(pair):
@@ -115,7 +146,12 @@ def test_names_are_literal_everywhere(runs):
         figures.loss_curve(run),
         figures.clickable(figures.routing_by_task(run)),
         figures.routing_drift(run),
-        figures.example_by_layer(run, 2, 0, 0),
+        figures.answer_by_layer(kept(run, 2, 0)[0]),
+        figures.answer_decision(kept(run, 2, 0)[0], 0),
+        figures.answer_probabilities({"x": kept(run, 2, 0)[0]}),
+        figures.routing_profile(run, 2, 0),
+        figures.routing_load(run),
+        figures.routing_entropy(run),
     ):
         text = drawn.to_json().replace("\\u003c", "<")
         assert "<b>bold" not in text.replace("<b>&lt;b&gt;bold", "") and "&lt;b&gt;bold" in text

@@ -125,14 +125,17 @@ def test_a_sweep_of_two_options_and_a_seed_of_its_own(stream, tmp_path):
     assert len(made.trials) == 2 * 4 and len(made.possible) == 2 * 4 * (1 + 2 * 2)
 
 
-def test_shipped_grids_are_valid(tmp_path):
-    """Cells are made of every recipe they name; only the stream of a benchmark may be absent."""
-    names = [path.stem for path in cells.GRIDS.glob("*.yaml")]
-    assert "builtin-tiny" in names
-    for name in names:
-        _, spec = cells.read(name)
-        assert spec.about and all(configure(recipe).recipe == recipe for recipe in spec.recipes)
-    assert len(Grid("builtin-tiny", tmp_path).possible) == 3 * 2 * 2 * 2
+@pytest.mark.parametrize("name", sorted(path.stem for path in cells.GRIDS.glob("*.yaml")))
+def test_shipped_grids_are_valid(name, tmp_path, monkeypatch):
+    """Cells are made of every recipe in every scenario that they name; the data of a benchmark may be absent."""
+    fixed = cells.read(name)[1].set
+    for place, source in enumerate(fixed.get("stream.sources", [])):  # folders that hold names only
+        for task in fixed["stream.tasks"] if place == 0 else [f"of {source}"]:
+            files.write_json(tmp_path / "data" / source / task / "task.json", {})
+        monkeypatch.setenv("LAB_DATA", str(tmp_path / "data"))
+    made = Grid(name, tmp_path)
+    assert made.spec.about and [row.recipe for row in made.rows] == made.spec.recipes * len(made.spec.scenarios)
+    assert name != "builtin-tiny" or len(made.possible) == 3 * 2 * 2 * 2
 
 
 # choosing ---------------------------------------------------------------------------------------------------------------------
@@ -212,6 +215,14 @@ def test_a_wider_grid_runs_only_what_is_new(whole, stream, tmp_path):
     assert steps[-1].done == 4 and steps[0].done == 3
     new = [Run(root / name) for name in {folder.name for folder in root.glob("*/")} - before]
     assert [run.config["seed"] for run in new] == [2]
+
+
+def test_looking_runs_nothing(whole, stream, tmp_path):
+    path, folder, _ = whole
+    seen = lab("grid", write(tmp_path, stream), "--runs", tmp_path / "runs", "--look", "--json")
+    assert seen.exit_code == 0 and "4 of the 4 cells known so far are not finished" in seen.stderr
+    assert not (tmp_path / "runs").exists() and [row["n"] for row in json.loads(seen.stdout)["table"]] == [0, 0]
+    assert lab("grid", path, "--runs", folder, "--look", "--json").stdout == text(Grid(path, folder).result()) + "\n"
 
 
 def test_times_stand_apart_from_the_table(whole):
@@ -488,3 +499,25 @@ def test_a_damaged_manifest(stream, tmp_path):
     files.write_json(made.manifest, {"cells": []})
     with pytest.raises(LabError, match=r"g-[0-9a-f]{12}.json is damaged \('threads'\): remove it; finished cells stay"):
         Grid(path, tmp_path)
+
+
+def test_transfer_recipes_in_a_grid(tmp_path):
+    """Chosen and compared by what they have: scores of held-out tasks for each number of shots, and gradient alignment."""
+    stream = toy.folder(tmp_path / "toy", toy.tasks("sea", "city", "farm", train=32))
+    options = {"train.epochs": 1, "transfer.held_out": ["farm"], "transfer.shots": [4, 8], "transfer.adaptation.steps": 3}
+    path = write(tmp_path, stream, recipes=["shared", "mhr-z"], scenarios=["task"], orders=None, set=options, seeds=[0])
+    made = Grid(path, tmp_path / "runs")
+    done(made)
+    result = made.result()
+    assert not made.unfinished() and len(result["cells"]) == 4
+    for row in result["table"]:
+        cell = next(c for c in result["cells"] if c["recipe"] == row["recipe"] and c["values"] == row["chosen"])
+        scores = Run(tmp_path / "runs" / cell["run"]).scores["validation"]["farm"]
+        best = max(row["sweep"], key=lambda entry: entry["validation"])
+        assert row["chosen"] == best["values"] and best["validation"] == pytest.approx(np.mean([*scores.values()]))
+        assert row["average.8"]["mean"] == cell["average"]["8"] and row["alignment"]["mean"] == pytest.approx(cell["alignment"])
+        assert "average_accuracy" not in row and row["by_position"] == []
+    pairs = {pair["measure"]: pair["why"] for pair in result["differences"]}
+    assert set(pairs) == {"average.4", "average.8", "alignment"}
+    shown = CliRunner().invoke(cli.app, ["grid", str(path), "--runs", str(tmp_path / "runs")])
+    assert shown.exit_code == 0 and "average.8" in shown.stdout

@@ -42,7 +42,7 @@ def test_claims_of_the_lessons_are_true_of_the_runs():
         rest = {name: share for name, share in zip(routing.experts, shares[task], strict=True) if name != task}
         assert max(rest, key=rest.get) == rival
     own = {name: share[routing.experts.index(name)] for name, share in shares.items()}
-    assert own["news_topic"] > 0.7 and max(own["review_aspect"], own["support_intent"]) < 0.5
+    assert own["news_topic"] > 0.7 and own["news_topic"] - max(own["review_aspect"], own["support_intent"]) > 0.2
     average = {name: result["average_accuracy"] for name, result in results.items()}
     assert average["example-uniform"] < average["example-l2r-merge"] < average["example-l2r"] < results["example-l2r"]["routing"][
         "oracle_average_accuracy"]  # fmt: skip

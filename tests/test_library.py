@@ -31,6 +31,22 @@ def save(folder, rank=3, seed=0, alpha=6.0, layers=LAYERS, zero=False, **config)
     return SavedExpert(folder)
 
 
+def test_alignment_is_the_cosine_of_the_whole_updates(tmp_path):
+    """Against dense matrices, for experts of other ranks and scales; unknown where an update is zero or not there."""
+    experts = [save(tmp_path / "a", 3, 1), save(tmp_path / "b", 2, 2, use_rslora=True), save(tmp_path / "c", 3, 3, alpha=1.0)]
+    one, *others = [expert.layers() for expert in experts]
+    table = library.alignment(one, experts)
+    assert list(table.columns) == [expert.key for expert in experts] and list(table.index) == [*LAYERS, "all layers"]
+    np.testing.assert_allclose(table[experts[0].key], 1)
+    for expert, other in zip(experts[1:], others, strict=True):
+        x, y = ([layers[name]["lora_B"] @ layers[name]["lora_A"] for name in LAYERS] for layers in (one, other))
+        x, y = [*x, np.concatenate(x)], [*y, np.concatenate(y)]
+        expected = [np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(x, y, strict=True)]
+        np.testing.assert_allclose(table[expert.key], expected)
+    odd = [save(tmp_path / "d", zero=True), save(tmp_path / "e", layers={"other": (12, 10)})]
+    assert library.alignment(one, odd).isna().all(axis=None)
+
+
 @pytest.mark.parametrize("shapes", [(3, 3), (2, 5), (1, 1)])
 def test_angles_are_those_of_scipy(shapes):
     draw = np.random.default_rng(7)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import FORGETS, KEEPS, TASKS, configuration, write_run
+import streamlit
+from conftest import FORGETS, KEEPS, TASKS, configuration, write_run, write_transfer
 from scipy import stats
 from streamlit.testing.v1 import AppTest
 from test_library import save
@@ -18,13 +20,14 @@ from typer.testing import CliRunner
 
 import lab
 from lab import cli, figures, files, jobs, library, preflight, repeats, sources, views
+from lab.answer import kept
 from lab.errors import LabError
 from lab.pages import shell, system
 from lab.runs import now
 from lab.stream import Example, Task
 
 MAIN = Path(lab.__file__).parent / "pages" / "main.py"
-PAGES = ["start", "train", "jobs", "compare", "routing", "library", "about", "learn"]
+PAGES = ["start", "train", "jobs", "compare", "routing", "playground", "library", "about", "learn"]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +48,7 @@ def task(name: str) -> Task:
 
 def open_page(name: str, **parameters: str) -> AppTest:
     """A page as it looks when opened by its link."""
-    app = AppTest.from_file(str(MAIN), default_timeout=60)
+    app = AppTest.from_file(str(MAIN), default_timeout=180)  # seconds, for busy machines
     if name != "start":
         app.run()  # the list of pages is known after this
         app.switch_page(f"{name}.py")
@@ -62,6 +65,24 @@ def texts(app: AppTest) -> str:
     return "\n".join(element.value for kind in kinds for element in getattr(app, kind)).replace("\\", "")
 
 
+def element(app: AppTest, key: str):
+    """The chart with this key, or None."""
+    return next((one for one in app.get("plotly_chart") if one.proto.id.endswith(f"-{key}")), None)
+
+
+def chart(app: AppTest, key: str) -> np.ndarray | None:
+    """The cells of the chart with this key; None if it has none."""
+    numbers = [one.proto.id for one in app.get("plotly_chart")]
+    place = next((i for i, id in enumerate(numbers) if id.endswith(f"-{key}")), None)
+    traces = json.loads(element(app, key).proto.spec)["data"] if place is not None else []
+    return heatmap(app, place) if traces and "z" in traces[0] else None
+
+
+def codes(app: AppTest) -> int:
+    """How many popovers with code there are."""
+    return sum(one.proto.popover.label == "Code" for one in app.get("popover"))
+
+
 def bars(app: AppTest) -> str:
     """What stands above the progress bars."""
     return "\n".join(bar.proto.text for bar in app.get("progress")).replace("\\", "")
@@ -76,26 +97,55 @@ def heatmap(app: AppTest, number: int) -> np.ndarray:
     return values.reshape([int(size) for size in z["shape"].split(",")])
 
 
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    """A folder of 200 runs."""
+    folder = tmp_path_factory.mktemp("crowd")
+    for seed in range(200):
+        write_run(folder, f"run-{seed:03}", seed=seed, events=seed > 197, routed=seed > 197)
+    return folder
+
+
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("case", ["none", "one", "many", "damaged", "unrouted", "begun"])
-def test_every_page_in_every_situation(runs, page, case):
+@pytest.mark.parametrize("case", ["none", "one", "many", "damaged", "unrouted", "unrecorded", "begun", "transfer"])
+def test_every_page_in_every_situation(runs, recorded, crowd, page, case, monkeypatch):
+    """Nothing breaks, and every chart has a text equivalent and its code."""
     if case == "many":
-        for seed in range(40):
-            write_run(runs, f"run-{seed}", seed=seed, events=seed < 2, routed=seed < 2)
+        monkeypatch.setenv("LAB_RUNS", str(crowd))
     elif case == "damaged":
         for name in ("run.json", "config.yaml", "matrix.json"):
             (write_run(runs, f"bad-{name[:3]}").dir / name).write_text("{")
         (write_run(runs, "bad-routing").dir / "routing" / "after_2.safetensors").write_bytes(b"xx")
+    elif case == "transfer":
+        write_transfer(runs, "a")
     elif case == "begun":
         write_run(runs, "a", matrix=[], status="queued", events=False)
+    elif case == "unrouted":
+        write_run(runs, "a", "sequential", FORGETS, routed=False)
     elif case != "none":
-        write_run(runs, "a", routed=case != "unrouted")
+        write_run(runs, "a", routed=case != "unrecorded")
+    else:
+        shutil.rmtree(recorded)
     app = open_page(page)
     assert len(app.title) == 1
+    charts = app.get("plotly_chart")
+    assert all(one.proto.alt for one in charts) and codes(app) >= len(charts)
     if case == "damaged" and page == "compare":
         assert "config.yaml cannot be read" in texts(app)
     if page != "train":  # which loads the plug-ins
         assert not app.error or case == "damaged"
+
+
+def test_transfer_runs_stand_in_a_table_of_their_own(runs):
+    write_transfer(runs, "moved"), write_run(runs, "stream")
+    app = open_page("compare", runs=["moved", "stream"])
+    table, other = app.dataframe[0].value, app.dataframe[1].value
+    assert table.loc["32 shots"].tolist() == ["0.700"] and table.loc["Gradient alignment"].tolist() == ["0.200"]
+    assert "Forgetting" in other.index and "32 shots" not in other.index
+    app = open_page("jobs", job="moved")
+    scores = next(table.value for table in app.dataframe if "cooking" in table.value.index)
+    assert scores.loc["cooking"].tolist() == [0.5, 0.6, 0.7]
+    assert "cooking, 32 shots 0.70" in texts(app)
 
 
 def test_start_tells_the_recorded_story(recorded):
@@ -329,7 +379,8 @@ def test_routing_focus_and_examples(runs):
     np.testing.assert_allclose(heatmap(app, 0), views.routing_by_task(run), rtol=1e-6)
     app.selectbox(key="rt_task").set_value("cooking").run()
     app.selectbox(key="rt_expert").set_value("weather").run()
-    np.testing.assert_allclose(heatmap(app, 1), views.routing_by_layer(run, 2, 2, 1), rtol=1e-6)
+    np.testing.assert_allclose(chart(app, "rt_profile"), views.routing_profile(run, 2, 2), rtol=1e-6)
+    np.testing.assert_allclose(chart(app, "rt_layers_weight"), views.routing_by_layer(run, 2, 2, 1), rtol=1e-6)
     assert app.text[0].value == "A <b>tagged</b> text"
     app.select_slider(key="rt_after").set_value(2).run()
     assert not app.exception and app.selectbox(key="rt_task").value == "animals"
@@ -362,9 +413,198 @@ def test_a_chart_card_offers_code_and_numbers(runs):
     assert button.proto.id and run.id == "a"
 
 
+def test_routing_follows_one_decision_step_by_step(runs):
+    run = write_run(runs, "a")
+    app = open_page("routing", rt_task="weather", rt_layer="2 · value", rt_head="3", rt_example="2")
+    assert "Looking at task **weather** › expert **weather** › layer **2 · value** › head **3**" in texts(app)
+    answer = kept(run, 2, 1)[1]
+    own = answer.weights[5, 2, 1]
+    assert f"logits {np.log(own):.3f} → weights {own:.3f}" in texts(app) and app.text[0].value == answer.text
+    bars = json.loads(element(app, "rt_steps").proto.spec)["data"]
+    assert [trace["customdata"] for trace in bars] == [list(answer.experts)] * 2
+    np.testing.assert_allclose(chart(app, "rt_one"), answer.by_layer(2), rtol=1e-6)
+    app.button(key="rt_clear").click().run()
+    assert app.selectbox(key="rt_layer").value == "(largest weight)" and app.selectbox(key="rt_task").value == "weather"
+    assert "layer **3 · value** › head **1**" in texts(app)  # where the fixture gives the own expert the most
+
+
+def test_routing_lists_examples_from_the_most_to_the_least_routed(runs, monkeypatch):
+    run = write_run(runs, "a", texts=["little", "much", "some"])
+    path = run.dir / "routing" / "after_2.safetensors"
+    arrays, header = files.read_arrays(path)
+    for i, weight in enumerate((0.1, 0.8, 0.4)):
+        arrays["0/examples"][i, :, :, 1] = weight
+    files.write_arrays(path, arrays, header)
+    app = open_page("routing", rt_task="animals", rt_expert="weather")
+    table = app.dataframe[0].value
+    assert table["text"].tolist() == ["much", "some", "little"] and table.index.tolist() == [2, 3, 1]
+    assert table["weight here"].tolist() == pytest.approx([0.8, 0.4, 0.1]) and app.text[0].value == "much"
+
+
+def test_routing_measures_and_warnings(runs, monkeypatch):
+    run = write_run(runs, "a", heads=1)
+    app = open_page("routing", rt_measure="Change")
+    bars = json.loads(element(app, "rt_layers_change").proto.spec)["data"][0]
+    assert bars["type"] == "bar" and not [box for box in app.selectbox if box.key == "rt_head"]
+    (run.dir / "routing" / "after_0.safetensors").unlink()
+    assert "nothing to compare with" in texts(open_page("routing", rt_measure="Change"))
+    two = np.array([0.5, 0.49, 0.01], dtype=np.float32)
+    monkeypatch.setattr("conftest.weights", lambda task, experts, layers, heads: np.tile(two[:experts], (layers, heads, 1)))
+    write_run(runs, "dead")
+    assert "Expert cooking is dead" in texts(open_page("routing", rt_run="dead"))
+    same = np.full(3, 1 / 3, dtype=np.float32)
+    monkeypatch.setattr("conftest.weights", lambda task, experts, layers, heads: np.tile(same[:experts], (layers, heads, 1)))
+    write_run(runs, "equal", "uniform")
+    assert "nothing is chosen" in texts(open_page("routing", rt_run="equal"))
+
+
 def test_routing_explains_what_is_missing(runs):
     write_run(runs, "a", "sequential", routed=False)
     assert "No routing is recorded" in texts(open_page("routing"))
+
+
+def test_routing_of_one_shared_expert_is_explained(runs, monkeypatch):
+    monkeypatch.setattr("conftest.weights", lambda task, experts, layers, heads: np.ones((layers, heads, 1), dtype=np.float32))
+    run = write_run(runs, "a", "sequential")
+    for path in run.dir.glob("routing/*"):
+        arrays, header = files.read_arrays(path)
+        about = json.loads(header["about"]) | {"experts": ["shared"]}
+        files.write_arrays(path, arrays, {"about": json.dumps(about)})
+    app = open_page("routing")
+    assert "one expert for all tasks" in texts(app) and not app.get("plotly_chart")
+
+
+def test_routing_with_a_damaged_moment_says_so_and_the_others_work(runs):
+    run = write_run(runs, "a")
+    (run.dir / "routing" / "after_1.safetensors").write_bytes(b"xx")
+    app = open_page("routing")
+    assert len(app.get("plotly_chart")) > 4 and not app.error
+    app.select_slider(key="rt_after").set_value(2).run()
+    assert "routing/after_1.safetensors cannot be read" in texts(app) and not app.exception
+
+
+# -- playground --------------------------------------------------------------------------------------------------------------
+
+
+def test_playground_shows_recorded_answers_without_a_model(runs, monkeypatch):
+    run = write_run(runs, "a", texts=["A <b>tagged</b> text", "second"])
+    app = open_page("playground")
+    assert app.text_area(key="pg_text").value == "A <b>tagged</b> text"
+    assert "#### **animals/yes** with probability 0.90; the true class is **animals/yes**" in texts(app)
+    np.testing.assert_allclose(chart(app, "pg_layers_0"), kept(run, 2, 0)[0].by_layer(), rtol=1e-6)
+    app.selectbox(key="pg_example").set_value("weather 2").run()
+    assert app.text_area(key="pg_text").value == "second" and "**weather/no**" in texts(app)
+    app.text_area(key="pg_text").set_value("a text of mine").run()
+    assert app.selectbox(key="pg_example").value == "(typed)" and "without its weights" in texts(app)
+    app.text_area(key="pg_text").set_value("  ").run()
+    assert "Type a text above" in texts(app)
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    """Runs that were really trained, on the toy stream with the tiny backbone."""
+    import toy
+
+    folder = tmp_path_factory.mktemp("trained")
+    for id, recipe, *more in (("told", "oracle"), ("one", "sequential"), ("routed", "l2r", "router.heads=2")):
+        toy.recorded(toy.session(recipe, *more), folder, id)
+    return folder
+
+
+@pytest.fixture
+def model(runs, played, monkeypatch):
+    """The dashboard over those runs, and the model of the routed one."""
+    from lab.inference import load
+
+    monkeypatch.setenv("LAB_RUNS", str(played))
+    return load(lab.Run.open("routed"), 1)
+
+
+def probabilities(app: AppTest) -> list[list[float]]:
+    """The bars of the classes, one list per answer; NaN for a class that an answer does not know."""
+    traces = json.loads(element(app, "pg_classes").proto.spec)["data"]
+    return [[float(text.replace("–", "nan")) for text in trace["text"]] for trace in traces]
+
+
+def typed(text: str = "red wave harbour", **parameters: str) -> AppTest:
+    app = open_page("playground", pg_run="routed", **parameters)
+    app.text_area(key="pg_text").set_value(text).run()
+    assert not app.exception, app.exception[0].message
+    return app
+
+
+def test_playground_answers_as_the_model_does(model):
+    app, answer = typed(), model.answer("red wave harbour")
+    assert f"#### **{answer.prediction}** with probability {answer.probabilities.max():.2f}" in texts(app)
+    assert probabilities(app) == [[round(p, 2) for p in answer.ranked()]]
+    np.testing.assert_allclose(chart(app, "pg_layers_0"), answer.by_layer(), atol=1e-6)
+    app.segmented_control(key="pg_head").set_value("2").run()
+    np.testing.assert_allclose(chart(app, "pg_layers_0"), answer.by_layer(1), atol=1e-6)
+    assert any("load(lab.Run.open('routed'), 1).answer('red wave harbour')" in code.value for code in app.code)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "change"),
+    [
+        ({"pg_route": "one expert", "pg_expert": "city"}, {"expert": 1}),
+        ({"pg_route": "equal weights"}, {"uniform": True}),
+        ({"pg_temperature": "0.2", "pg_top": "1"}, {"temperature": 0.2, "top": 1}),
+        ({"pg_off": "2"}, {"without": (1,)}),
+    ],
+)
+def test_playground_changes_the_routing_beside_the_original(model, parameters, change):
+    """A link restores the change; the answer is that of the model; reset puts the original's numbers there."""
+    from lab.inference import Override
+
+    app = typed(pg_beside="changed routing", **parameters)
+    original, changed = model.answer("red wave harbour"), model.answer("red wave harbour", Override(**change))
+    np.testing.assert_allclose(chart(app, "pg_layers_0"), original.by_layer(), atol=1e-6)
+    np.testing.assert_allclose(chart(app, "pg_layers_1"), changed.by_layer(), atol=1e-6)
+    np.testing.assert_allclose(chart(app, "pg_change"), changed.by_layer() - original.by_layer(), atol=1e-6)
+    verb = "stays" if original.prediction == changed.prediction else "becomes"
+    assert f"With changed routing, the answer {verb} **{changed.prediction}**" in texts(app)
+    made = ", ".join(f"{name}={value!r}" for name, value in change.items())
+    assert any(f"Override({made})" in code.value for code in app.code)
+    app.button(key="pg_reset").click().run()
+    assert np.array_equal(chart(app, "pg_layers_1"), chart(app, "pg_layers_0")) and not chart(app, "pg_change").any()
+    first, second = probabilities(app)
+    assert first == second
+
+
+def test_playground_compares_moments_and_runs(model):
+    from lab.inference import load
+
+    app = typed(pg_beside="another moment")
+    then = load(lab.Run.open("routed"), 0).answer("red wave harbour")
+    first, second = probabilities(app)
+    assert sum(first) == pytest.approx(1, abs=0.02) and len(then.classes) < len(model.learner.space.names)
+    assert sorted(value for value in second if value == value) == [round(p, 2) for p in sorted(then.probabilities)]
+    verb = "stays" if then.prediction == model.answer("red wave harbour").prediction else "becomes"
+    assert f"With after task 1, the answer {verb} **{then.prediction}**" in texts(app)
+    app.segmented_control(key="pg_beside").set_value("another run").run()
+    app.selectbox(key="pg_other").set_value("one").run()
+    assert "With one, the answer" in texts(app) and not app.exception
+    assert [one for one in app.get("plotly_chart") if one.proto.id.endswith("pg_layers_0")] and not element(app, "pg_change")
+
+
+def test_playground_tells_the_task_where_the_model_is_told(model):
+    app = open_page("playground", pg_run="told")
+    app.text_area(key="pg_text").set_value("red wave").run()
+    app.selectbox(key="pg_task").set_value("city").run()
+    assert (chart(app, "pg_layers_0") == [0, 1]).all()
+    app = open_page("playground", pg_run="one")
+    app.text_area(key="pg_text").set_value("red wave").run()
+    assert "one expert for everything" in texts(app) and not [box for box in app.selectbox if box.key == "pg_task"]
+
+
+def test_playground_says_why_a_model_cannot_be_asked(model, played, tmp_path, monkeypatch):
+    shutil.copytree(played / "routed", tmp_path / "broken" / "routed")
+    (tmp_path / "broken" / "routed" / "experts" / "sea" / "adapter_model.safetensors").unlink()
+    monkeypatch.setenv("LAB_RUNS", str(tmp_path / "broken"))
+    app = typed()
+    assert "adapter_model.safetensors is missing" in app.error[0].value.replace("\\", "")
+    app.selectbox(key="pg_example").set_value("sea 1").run()
+    assert not app.error and chart(app, "pg_layers_0") is not None  # recorded answers need no model
 
 
 # -- train -----------------------------------------------------------------------------------------------------------------
@@ -435,7 +675,7 @@ def test_pages_that_read_load_no_torch(runs):
 import sys
 from streamlit.testing.v1 import AppTest
 app = AppTest.from_file({str(MAIN)!r}, default_timeout=60).run()
-for page in ("jobs", "compare", "routing", "library", "about"):
+for page in ("jobs", "compare", "routing", "playground", "library", "about"):
     app.switch_page(page + ".py").run()
     assert not app.exception and app.title
 assert "torch" not in sys.modules, "torch"
@@ -531,6 +771,32 @@ def test_library_shows_experts_and_how_alike_they_are(shelf):
     assert "at least two" in texts(app) and not app.exception
 
 
+def test_library_puts_experts_together_and_keeps_the_result(shelf, runs):
+    app, found = open_page("library"), library.experts([shelf])
+    app.segmented_control(key="lib_do").set_value("add").run()
+    one, two = (expert.layers() for expert in found)
+    for weight in (1.0, -2.0):
+        app.number_input(key="lib_weight_2").set_value(weight).run()
+        for place, name in enumerate(one):
+            x, y = (layers[name]["lora_B"] @ layers[name]["lora_A"] for layers in (one, two))
+            sum_ = x + weight * y
+            cosines = [np.sum(sum_ * other) / np.linalg.norm(sum_) / np.linalg.norm(other) for other in (x, y)]
+            np.testing.assert_allclose(chart(app, "lib_alignment")[place], cosines, rtol=1e-4)
+    assert app.metric[0].value == "6" and any("how='cat')" in code.value for code in app.code)
+    assert any("lab compose add a/animals a/weather --weights 1,-2 --how cat" in code.value for code in app.code)
+    app.segmented_control(key="lib_do").set_value("negate").run()
+    assert "negate takes 1: what undoes the expert. Now there are 2" in texts(app) and chart(app, "lib_alignment") is None
+    app.multiselect(key="lib_parts").set_value(["a/weather"]).run()
+    np.testing.assert_allclose(chart(app, "lib_alignment"), -1, rtol=1e-6)
+    app.text_input(key="lib_name").set_value("anti")
+    next(button for button in app.button if button.label == "Keep in the library").click().run()
+    assert not app.error and "anti" in list(app.dataframe[0].value["expert"])
+    (kept,) = library.experts([])
+    for name, layer in kept.layers().items():
+        np.testing.assert_allclose(layer["lora_B"] @ layer["lora_A"], -two[name]["lora_B"] @ two[name]["lora_A"], rtol=1e-5)
+    assert "Made by `lab compose negate a/weather` of:" in library.card(kept)
+
+
 def test_library_keeps_notes_and_hides_archived_runs_elsewhere(shelf, runs):
     write_run(runs, "b")
     app = open_page("library", lib_run="a")
@@ -569,6 +835,16 @@ def test_self_check_tries_what_training_needs(runs, monkeypatch):
     monkeypatch.setattr(system, "PROBE", "raise SystemExit('no torch here')")
     found = {check.name: check for check in system.self_check(runs / "file")}
     assert not found["Runs can be written"].good and found["A process can train"].seen == "no torch here"
+
+
+def test_the_map_of_recipes_is_that_of_the_command_line(runs, monkeypatch):
+    app = open_page("about", about_map="true")
+    table = app.dataframe[0].value
+    assert table.to_dict("records") == cli.listing("recipes", None) and "l2r" in set(table["name"])
+    monkeypatch.setattr(system, "recipes", lambda: (_ for _ in ()).throw(LabError("no <b>torch</b>")))
+    streamlit.cache_data.clear()
+    app = open_page("about", about_map="true")
+    assert "no <b>torch</b>" in texts(app) and not app.dataframe
 
 
 # -- lessons ---------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,9 @@ SHORT = ("checkpoint.every=3", "train.epochs=2")
 RECIPES = ["l2r", "replay"]
 SHARED = ("memory.per_task=0", "memory.total=20")
 METHODS = {name: ("sequential", f"methods.{name}={{}}") for name in toy.methods()}
-CASES = METHODS | {  # recipe and options, where a case is not simply a recipe
+FULL = ("full", "scenario=task", "transfer.shots=[4]", "transfer.adaptation.steps=6", "experts.targets=[query]")
+TRANSFER = {"poly-mu": ("poly-mu",), "mhr": ("mhr",), "private": ("private",), "full, transfer": FULL}
+CASES = METHODS | TRANSFER | {  # recipe and options, where a case is not simply a recipe
     "all methods": ("sequential", *SHARED, *(options for _, options in METHODS.values())),
     "ewc online": ("ewc-online", "methods.ewc.decay=0.5"),
     "balanced": ("replay-balanced", *SHARED),

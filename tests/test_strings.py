@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lab.backbone import STRINGS, Backbone, resolve
-from lab.config import BackboneConfig, configure
+from lab.config import BackboneConfig, command_line, configure, validated
 from lab.sources import load_tasks, open_stream
 from lab.stream import Example
 from lab.strings import pretrain
@@ -56,7 +56,20 @@ def test_the_truth_is_a_table_of_tasks_and_skills():
 def test_the_stream_brings_its_backbone():
     assert configure("l2r", stream="strings").backbone.name == "strings"
     assert configure("l2r", ["stream=strings", "backbone=tiny"]).backbone.name == "tiny"
-    assert configure("l2r").backbone.name == "minilm" and open_stream("builtin").backbone is None
+    assert configure("l2r").backbone.name == "minilm" and not open_stream("builtin").fit
+
+
+def test_what_fits_the_stream_stands_between_recipe_and_options(tmp_path):
+    usual, here = configure("l2r"), configure("l2r", stream="strings")
+    assert (usual.experts.skip, usual.train.lr, here.experts.skip, here.train.lr) == (0.5, 2e-3, 0.0, 0.01)
+    assert here.memory_training == usual.memory_training and here.train.epochs == usual.train.epochs
+    assert configure("l2r", ["experts.skip=0.25"], stream="strings").experts.skip == 0.25
+    own = tmp_path / "mine.yaml"
+    own.write_text("base: l2r\nstream: strings\ntrain: {lr: 0.003}\n")
+    assert configure(str(own)).train.lr == 0.003 and configure(str(own)).backbone.name == "strings"
+    assert validated(here.to_dict()) == here and command_line(here.to_dict()) == "lab run l2r -o stream.name=strings"
+    joined = configure("l2r", ["stream.sources=[strings, builtin]", "stream.name=strings"])
+    assert joined.backbone.name == "minilm"
 
 
 def test_the_shipped_weights_know_the_basic_skills():

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy
 from conftest import FORGETS, KEEPS, TASKS, configuration, weights, write_run
 from scipy import stats
 
@@ -141,6 +142,42 @@ def test_routing_tables(runs):
     assert views.own_share(run, 2) == pytest.approx(np.diag(shares).mean())
     with pytest.raises(LabError, match="no routing recorded"):
         views.routing_by_task(write_run(runs, "b", routed=False))
+
+
+def test_routing_by_layer_measures_undecidedness_and_change(runs):
+    run = write_run(runs, "a")
+    now, then = run.routing(2), run.routing(0)
+    entropy = views.routing_by_layer(run, 2, 0, 0, "entropy")
+    change = views.routing_by_layer(run, 2, 0, 0, "change")
+    for layer, head in np.ndindex(8, 4):
+        p, q = then.mean(0)[layer, head], now.mean(0)[layer, head]
+        assert entropy.iat[layer, head] == pytest.approx(scipy.stats.entropy(q) / np.log(3), rel=1e-4)
+        expected = scipy.spatial.distance.jensenshannon([*p, 0, 0], q, 2)
+        assert change.iat[layer, head] == pytest.approx(expected, abs=1e-3)
+    assert (views.routing_by_layer(run, 2, 2, 0, "change") < 1e-3).all(axis=None)  # just learned
+    (run.dir / "routing" / "after_0.safetensors").unlink()
+    assert views.routing_by_layer(run, 2, 0, 0, "change").isna().all(axis=None)
+    with pytest.raises(LabError, match="use weight, entropy or change"):
+        views.routing_by_layer(run, 2, 0, 0, "size")
+
+
+def test_load_of_experts(runs, monkeypatch):
+    run = write_run(runs, "a")
+    load = views.routing_load(run)
+    assert load["load"].sum() == pytest.approx(1) and load["load"].to_numpy() == pytest.approx(views.routing_by_task(run).mean())
+    assert load["largest"].sum() == pytest.approx(1)
+    assert views.routing_profile(run, 2, 1).sum(axis=1).to_numpy() == pytest.approx(1)
+    assert views.routing_entropy(run).min() > 0 and views.routing_entropy(run).max() < 1
+    two = np.array([0.5, 0.49, 0.01])
+    monkeypatch.setattr("conftest.weights", lambda task, experts, layers, heads: np.tile(two[:experts], (layers, heads, 1)))
+    load = views.routing_load(write_run(runs, "b"))
+    assert load["load"].tolist() == pytest.approx(two) and load["largest"].tolist() == pytest.approx([1, 0, 0])
+
+
+def test_layer_names_are_short_where_they_differ():
+    assert views.layer_names(["encoder.layer.0.attention.self.query", "h.1.mlp"]) == ["0 · query", "1 · mlp"]
+    clash = ["a.0.left.query", "a.0.right.query", "b"]
+    assert views.layer_names(clash) == clash
 
 
 def test_examples_join_predictions_and_shares(runs):

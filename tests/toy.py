@@ -13,19 +13,21 @@ from typing import Any
 import torch
 
 from lab import events, registry
-from lab.config import configure
+from lab.config import configure, recipe_names
 from lab.errors import LabError
 from lab.loop import Session, prepare
 from lab.record import record
 from lab.runs import Run
 from lab.store import Store
 from lab.stream import SPLITS, Example, Task
+from lab.transfer import opened
 
 TOPICS = {"sea": "wave tide reef coral", "city": "tram street tower plaza", "farm": "barn hay goat field"}
 FLIPPED = {"sea": False, "city": True, "farm": False}
 LABELS = ("no", "yes")
 TRAIN = ("train.lr=0.02", "train.epochs=3")
 MEMORY = ("memory_training.steps=20", "memory_training.lr=0.1")
+TRANSFER = ("transfer.shots=[4, 8]", "transfer.adaptation.steps=6")
 
 
 def task(name: str, train: int = 48, test: int = 20, labels: Sequence[str] = LABELS) -> Task:
@@ -49,8 +51,16 @@ def tasks(*names: str, **options: Any) -> list[Task]:
 def overrides(recipe: str, *more: str) -> list[str]:
     """Options that make a recipe learn the toy stream in well under a second."""
     config = configure(recipe)
+    if config.transfer or any(option.startswith("transfer.") for option in more):
+        return [*TRAIN, *TRANSFER, *more]
     budget = "memory.total=48" if config.memory.total else "memory.per_task=24"
-    return [*TRAIN, budget, *(MEMORY if config.memory_training.steps else ()), *more]
+    gate = ["router.steps=4"] if hasattr(config.router, "steps") else []
+    return [*TRAIN, budget, *gate, *(MEMORY if config.memory_training.steps else ()), *more]
+
+
+def recipes(protocol: str) -> list[str]:
+    """Names of the shipped recipes of a protocol."""
+    return [name for name in recipe_names() if (configure(name).transfer is not None) == (protocol == "transfer")]
 
 
 def methods() -> list[str]:
@@ -68,7 +78,7 @@ def session(
     """A session on the toy stream, ready to train."""
     of = tasks() if of is None else of
     config = configure(recipe, overrides(recipe, *more), backbone="tiny", **settings)
-    return Session(prepare(config, of), of, Store(store) if store else None)
+    return opened(prepare(config, of), of, Store(store) if store else None)
 
 
 def trained(*args: Any, **settings: Any) -> Session:

@@ -40,6 +40,7 @@ class Bottleneck(Expert):
     """
 
     name = "bottleneck"
+    computation = "function, layers put in"
     Options = BottleneckOptions
     options: BottleneckOptions
 

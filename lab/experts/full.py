@@ -24,6 +24,7 @@ class Full(Expert):
     """
 
     name = "full"
+    computation = "parameters, all"
     Options = FullOptions
 
     @classmethod
@@ -37,7 +38,7 @@ class Full(Expert):
     def targets(self, model_type: str) -> Sequence[str]:
         return ["*"]
 
-    def adapts(self, module: nn.Module) -> bool:
+    def adapts(self, module: nn.Module, model: nn.Module) -> bool:
         own = any(True for _ in module.parameters(recurse=False))
         if own and any(True for _ in module.children()):
             kind = type(module).__name__

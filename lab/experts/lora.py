@@ -25,6 +25,7 @@ class Lora(Expert):
     """Low-rank update of a linear layer, by default of the query and value projections; saved in peft's format."""
 
     name = "lora"
+    computation = "parameters, low rank"
     Options = LoraOptions
     options: LoraOptions
     peft_format = True

@@ -5,6 +5,7 @@ import json
 import streamlit as st
 
 from lab import __version__, glossary, jobs, views
+from lab.errors import LabError
 from lab.pages import shell, system
 from lab.runs import environment, root
 
@@ -37,6 +38,25 @@ def metrics() -> None:
                 formula.latex(entry.filled)
             else:
                 formula.caption(f"– ({shell.plain(entry.why)})", text_alignment="center")
+
+
+@st.cache_data(show_spinner="Reading every recipe")
+def recipes() -> list[dict[str, str]]:
+    return system.recipes()
+
+
+def recipe_map() -> None:
+    """Every recipe on the axes of modular systems."""
+    st.subheader("The map of recipes", anchor=False)
+    st.caption(
+        "What a module computes, how modules are chosen, joined and trained, and what a recipe uses beside training examples, "
+        "on the axes of Pfeiffer et al. (2023). On the command line: `lab list recipes`."
+    )
+    if st.toggle("Show the map", key="about_map", bind="query-params"):
+        try:
+            st.dataframe(recipes(), hide_index=True, height="content")
+        except LabError as error:
+            st.error(shell.plain(str(error)), icon=":material/error:")
 
 
 def machine() -> None:
@@ -78,6 +98,7 @@ def check() -> None:
 def draw() -> None:
     shell.heading("About", "What runs here, whether it works, and what every number means.")
     metrics()
+    recipe_map()
     machine()
     check()
     st.subheader("Keyboard", anchor=False)

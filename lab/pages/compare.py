@@ -374,6 +374,9 @@ def draw() -> None:
     runs, excluded = comparable(chosen)
     for reason in excluded.values():
         st.warning(f"Left out: {shell.plain(reason)}.")
+    transfers, runs = [run for run in runs if run.protocol == "transfer"], [run for run in runs if run.protocol == "stream"]
+    if transfers:
+        transfer(transfers)
     if not runs:
         return None
     groups = views.groups(runs)
@@ -398,6 +401,17 @@ def draw() -> None:
     baseline = right.selectbox("Baseline", labels, key="baseline", bind="query-params", help=help)
     with shell.section():
         shown[view]()
+
+
+def transfer(runs: list[Run]) -> None:
+    """Runs that were trained jointly and adapted to held-out tasks, in a table of their own."""
+    st.subheader("Transfer to held-out tasks", anchor=False)
+    alt = "Measures of the transfer runs, one column per method"
+    st.dataframe(views.summary_table(runs), key="transfer", alt=alt, height="content")
+    shell.how_to_read(
+        f"Mean scores of the held-out tasks after so many examples of each, over repetitions, ± half of the {INTERVAL}. "
+        "Every method begins from its own joint training on the other tasks; the true task is known."
+    )
 
 
 def first_baseline(groups: list[Group]) -> str:

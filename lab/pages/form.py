@@ -60,8 +60,8 @@ def entries(
             for key, inner in value.items():
                 if isinstance(inner, BaseModel):
                     yield from entries(inner, choices, (*hidden, f"{path}.{key}.name"), f"{path}.{key}.")
-        else:
-            yield entry(path, field, value, choices.get(path, ()))
+        elif not any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in get_args(field.annotation)):
+            yield entry(path, field, value, choices.get(path, ()))  # an optional section that is not there has no entries
 
 
 def limit(field: FieldInfo, *names: str) -> float | None:
@@ -80,7 +80,8 @@ def entry(path: str, field: FieldInfo, value: Any, choices: Sequence[str] = ()) 
     if any(get_origin(kind) is list for kind in kinds):
         return Entry(path, about, value, "names", optional, choices=tuple(choices))
     if get_origin(kinds[0]) is Literal:
-        return Entry(path, about, value, "choice", optional, choices=tuple(str(choice) for choice in get_args(kinds[0])))
+        names, value = [str(choice) for choice in get_args(kinds[0])], str(value) if len(kinds) > 1 else value
+        return Entry(path, about, value, "choice", optional, choices=tuple(dict.fromkeys([*names, *[value] * (len(kinds) > 1)])))
     if choices:
         return Entry(path, about, value, "choice", optional, choices=tuple(dict.fromkeys([*choices, str(value)])))
     kind = {bool: "bool", int: "int", float: "float"}.get(kinds[0], "text")

@@ -109,7 +109,7 @@ def controls(run: Run, state: str) -> None:
                 shell.page("train"), label="Duplicate", icon=":material/content_copy:",
                 query_params={"recipe": run.config["recipe"], "from": run.id}, help="Opens the form with its settings.",
             )  # fmt: skip
-        if state == "finished" and not run.info.get("replay"):
+        if state == "finished" and not run.info.get("replay") and run.protocol == "stream":
             st.download_button(
                 "Replay file", lambda: replay.trace(run), f"{run.id}.jsonl", "application/jsonl", icon=":material/movie:",
                 type="tertiary", on_click="ignore", key="job_trace", help="The run without weights: it plays anywhere.",
@@ -176,17 +176,15 @@ def loss(run: Run) -> None:
     wide = table.pivot_table(index="index", columns="task", values="loss")[tasks].set_axis(names, axis=1).reset_index()
     st.line_chart(wide, x="index", y=names, color=colours, x_label="optimiser steps", y_label="loss", height=280, alt=alt)
     memory = " A jump marks where training on the memory begins." if (table["phase"] == "memory").any() else ""
-    shell.how_to_read(f"The whole run, one colour per task.{memory}")
-    with st.popover("Code", icon=":material/code:", type="tertiary", key="job_loss_code"):
-        st.code(shell.python_of(figures.loss_curve, views.losses, (run,), {}), language="python")
-        st.download_button(
-            "Numbers as CSV", lambda: views.losses(run).to_csv(index=False), "loss.csv", "text/csv", key="job_loss_csv",
-            icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
+    python = shell.python_of(figures.loss_curve, views.losses, (run,), {})
+    shell.foot("job_loss", f"The whole run, one colour per task.{memory}", python, [run], lambda: views.losses(run))
 
 
 def matrix(run: Run) -> None:
     st.subheader("Scores", anchor=False)
+    if run.protocol == "transfer":
+        st.dataframe(views.transfer_scores(run), key="job_transfer", alt="Scores of the held-out tasks by number of shots")
+        return shell.how_to_read("Each held-out task before any of its examples is seen (0), and after adaptation to so many.")
     if not run.matrix and not run.scores.get("partial"):
         st.caption("The first row appears when the first task is learned.")
         return

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from lab import figures, lesson, views
@@ -111,7 +112,10 @@ def answer(key: str, one: Prediction, guesses: list[float], truths: list[float])
     """Guesses beside what was measured, and what to see in it."""
     labels = [point.label for point in one.points]
     pairs = "; ".join(f"{n}: guess {g:.2f}, measured {t:.2f}" for n, g, t in zip(labels, guesses, truths, strict=True))
-    shell.chart(figures.guesses(labels, guesses, truths), f"{key}/chart".replace("/", "_"), pairs)
+    shell.card(
+        figures.guesses, labels, guesses, [round(truth, 4) for truth in truths], key=f"{key}/chart".replace("/", "_"), alt=pairs,
+        table=lambda labels, guesses, truths: pd.DataFrame({"guess": guesses, "measured": truths}, labels),
+    )  # fmt: skip
     off = sum(abs(guess - true) for guess, true in zip(guesses, truths, strict=True)) / len(truths)
     st.markdown(f"**{'Close' if off <= CLOSE else 'Surprised?'}** Your guesses are {off:.2f} off on average. {one.tell}")
 

@@ -46,13 +46,13 @@ def sidebar() -> None:
 def main() -> None:
     st.set_page_config(page_title="Adapter routing lab", page_icon="🧭", layout="wide")
     page = st.navigation(shell.pages())
-    with st.sidebar:
-        sidebar()
     try:
         page.run()
     except (LabError, OSError) as error:
         st.error(shell.plain(error), title="This cannot be shown")
         st.page_link(shell.page("start"), label="Go to Start", icon=":material/home:")
+    with st.sidebar:  # after the page, which people wait for: it looks at all runs
+        sidebar()
 
 
 if __name__ == "__main__":

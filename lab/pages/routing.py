@@ -1,160 +1,326 @@
-"""Routing: which expert answers, from the overview of all tasks down to single examples."""
+"""Routing: which expert answers, on three linked levels: tasks and experts, layers and routing heads, one decision.
 
+The focus is five select boxes, which stand in the URL and are the way of the keyboard; a click on a cell sets them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
 import streamlit as st
 
 from lab import figures, views
+from lab.answer import Answer, kept
 from lab.pages import shell
 from lab.runs import Run
 
-FOCUS = ("rt_task", "rt_expert")  # keys of the select boxes, and names in the URL
-SHOWN = 4  # experts with columns of their own in the list of examples
 OWN = "(own of the task)"
+LARGEST = "(largest weight)"
+LOAD, ENTROPY = "Load of the experts", "Entropy of the tasks"
+FIRST = {"rt_expert": OWN, "rt_layer": LARGEST, "rt_head": LARGEST, "rt_example": LARGEST}  # what a select box begins with
+MEASURES = {"Weight": "weight", "Entropy": "entropy", "Change": "change"}
+STEPS = {
+    "logits": "the router reads the layer's input and gives each expert a number",
+    "noisy logits": "noise is added, so that training tries other experts",
+    "gates": "each number is squashed into the range from 0 to 1",
+    "kept gates": "only the gates that pass the rule of this router stay",
+    "weights": "what each expert's output is multiplied by",
+}
 
 
-def explain_missing(run: Run) -> None:
-    """A run without recorded routing."""
+@dataclass(frozen=True)
+class Focus:
+    """What the page looks at, as numbers."""
+
+    task: int
+    expert: int
+    layer: int
+    head: int
+
+
+def nothing_routed(run: Run) -> None:
+    """Why a run has no routing to look into, and where its scores are."""
     recipe = shell.plain(run.config["recipe"])
-    st.info(
-        f"No routing is recorded for this run of {recipe}. Either the method has nothing to choose (one expert for all tasks), "
-        "or no task was learned yet. Runs with a router record it by themselves after every task."
-    )
-    st.page_link(shell.page("compare"), label="See its scores", icon=":material/compare_arrows:", query_params={"runs": run.id})
+    if run.recorded():
+        st.info(
+            f"This run of {recipe} has one expert for all tasks: it always gets the whole weight, so there is no routing to look "
+            "into. What the tasks do to each other shows in the scores."
+        )
+    else:
+        st.info(
+            f"No routing is recorded for this run of {recipe}. Either the method has nothing to choose (one expert for all "
+            "tasks), or no task was learned yet. Runs with a router record it by themselves after every task."
+        )
+    where = {"runs": shell.link_name(run)}
+    st.page_link(shell.page("compare"), label="See its scores", icon=":material/compare_arrows:", query_params=where)
 
 
-def moment(run: Run) -> int:
-    """The moment that is looked at, among the recorded ones; bound to the URL."""
-    moments = run.recorded()
-    if len(moments) == 1:
-        return moments[0]
-    names = run.tasks
-    chosen = st.select_slider(
-        "After task", [k + 1 for k in moments], moments[-1] + 1, key="rt_after", bind="query-params",
-        help="Weights on the test examples of all tasks seen, as they were at this moment.",
+# -- the focus -------------------------------------------------------------------------------------------------------------
+
+
+def box(place: Any, label: str, key: str, options: list[str]) -> str:
+    """A select box of the focus; a choice that this run does not have falls back to the first."""
+    shell.forget(key, options)
+    return place.selectbox(label, options, key=key, bind="query-params")
+
+
+def clear_focus() -> None:
+    for key, first in FIRST.items():
+        if key in st.session_state:
+            st.session_state[key] = first
+
+
+def focus(run: Run, after: int) -> Focus:
+    """The select boxes, and what they mean."""
+    routing = run.routing(after)
+    tasks, experts, layers = routing.tasks, routing.experts, views.layer_names(routing.layers)
+    places = st.columns(5)
+    task = tasks.index(box(places[0], "Task", "rt_task", tasks))
+    name = box(places[1], "Expert", "rt_expert", [OWN, *experts])
+    expert = views.own_expert(run, after, task) if name == OWN else experts.index(name)
+    table = views.routing_by_layer(run, after, task, expert).to_numpy()  # (L, H)
+    chosen = box(places[2], "Layer", "rt_layer", [LARGEST, *layers])
+    layer = int(table.max(1).argmax()) if chosen == LARGEST else layers.index(chosen)
+    head = 0
+    if table.shape[1] > 1:
+        chosen = box(places[3], "Routing head", "rt_head", [LARGEST, *(str(h + 1) for h in range(table.shape[1]))])
+        head = int(table[layer].argmax()) if chosen == LARGEST else int(chosen) - 1
+    places[4].space("small")
+    places[4].button(
+        "Clear focus", icon=":material/filter_alt_off:", on_click=clear_focus, key="rt_clear", width="stretch",
+        help="Back to the task's own expert, where it has the largest weight.",
     )  # fmt: skip
-    st.caption(f"After learning task {chosen} of {len(names)}: **{shell.plain(names[chosen - 1])}**")
-    return chosen - 1
+    path = [f"task **{shell.plain(tasks[task])}**", f"expert **{shell.plain(experts[expert])}**"]
+    path += [f"layer **{shell.plain(layers[layer])}**"] + ([f"head **{head + 1}**"] if table.shape[1] > 1 else [])
+    st.markdown(f"Looking at {' › '.join(path)}")
+    return Focus(task, expert, layer, head)
 
 
-def take_click(task: int, expert: int) -> None:
-    """A click on a cell moves the focus."""
-    tasks, experts = st.session_state["rt_names"]
-    st.session_state["rt_task"], st.session_state["rt_expert"] = tasks[task], experts[expert]
-
-
-def focus(run: Run, after: int) -> tuple[int, int]:
-    """The chosen pair of task and expert, from the select boxes."""
-    shares = views.routing_by_task(run, after)
-    tasks, experts = list(shares.index), list(shares.columns)
-    st.session_state["rt_names"] = (tasks, experts)
-    offered = [OWN, *experts]
-    for key, options in zip(FOCUS, (tasks, offered), strict=True):
-        if st.session_state.get(key) not in options:
-            st.session_state.pop(key, None)
-    left, right = st.columns(2)
-    task = tasks.index(left.selectbox("Task", tasks, key="rt_task", bind="query-params"))
-    chosen = right.selectbox("Expert", offered, key="rt_expert", bind="query-params")
-    return task, views.own_expert(run, after, task) if chosen == OWN else experts.index(chosen)
+# -- level 1: tasks and experts --------------------------------------------------------------------------------------------
 
 
 def overview(run: Run, after: int) -> None:
-    shares = views.routing_by_task(run, after)
     st.subheader("Who answers which task", anchor=False)
+    shares = views.routing_by_task(run, after)
+
+    def look(task: int, expert: int) -> None:
+        st.session_state["rt_task"], st.session_state["rt_expert"] = shares.index[task], shares.columns[expert]
+
     strongest = "; ".join(f"{task}: {row.idxmax()} {row.max():.0%}" for task, row in shares.iterrows())
-    shell.card(
-        figures.routing_by_task, run, after, key="rt_map", alt=f"Share of each expert per task. {strongest}",
-        table=views.routing_by_task, on_click=take_click,
-        read="Each row is a task and sums to 1: the part of the routing weight each expert gets on its test examples. "
-        "Bright on the diagonal means that tasks find their own expert. Click a cell to look inside.",
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        shell.card(
+            figures.routing_by_task, run, after, key="rt_map", alt=f"Share of each expert per task. {strongest}",
+            table=views.routing_by_task, on_click=look,
+            read="Each row is a task and sums to 1: the part of the routing weight each expert gets on its test examples. "
+            "Bright on the diagonal means that tasks find their own expert. Click a cell to look inside.",
+        )  # fmt: skip
+    with right:
+        asked = st.segmented_control(
+            "Over all tasks", [LOAD, ENTROPY], default=LOAD, key="rt_summary", bind="query-params", label_visibility="collapsed",
+            required=True,
+        )  # fmt: skip
+        if asked == ENTROPY:
+            found = views.routing_entropy(run, after)
+            alt = "Entropy of the routing of each task: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+            read = "How undecided the routing of each task is. 0: one expert takes all. 1: all have the same weight."
+            shell.card(figures.routing_entropy, run, after, key="rt_entropy", alt=alt, table=views.routing_entropy, read=read)
+        else:
+            found = views.routing_load(run, after)["load"]
+            alt = "Mean share of each expert: " + ", ".join(f"{name} {value:.0%}" for name, value in found.items())
+            read = "Dotted: equal shares. An expert far below it is hardly used."
+            shell.card(figures.routing_load, run, after, key="rt_load", alt=alt, table=views.routing_load, read=read)
+
+
+def warnings(run: Run, after: int) -> None:
+    """What is wrong with the routing as a whole."""
+    for alert in views.alerts(run):
+        if alert.kind in ("collapse", "dead", "damaged"):
+            st.warning(shell.plain(alert.text), icon=":material/warning:")
+    if views.routing_entropy(run, after).min() > 0.999 and len(run.routing(after).experts) > 1:
+        st.info("All experts have the same weight everywhere: nothing is chosen. This is what is left without routing.")
+
+
+# -- level 2: layers and routing heads ---------------------------------------------------------------------------------------
+
+
+def inside(run: Run, after: int, at: Focus) -> None:
+    st.subheader("Where in the network", anchor=False)
+    routing = run.routing(after)
+    task, expert = routing.tasks[at.task], routing.experts[at.expert]
+    share = routing.share(at.task)[at.expert]
+    st.markdown(f"Expert **{shell.plain(expert)}** on task **{shell.plain(task)}**: {share:.1%} of the weight")
+    layers = views.layer_names(routing.layers)
+
+    def look_at_expert(layer: int, number: int) -> None:
+        st.session_state["rt_layer"], st.session_state["rt_expert"] = layers[layer], routing.experts[number]
+
+    def look_at_head(layer: int, head: int) -> None:
+        st.session_state["rt_layer"], st.session_state["rt_head"] = layers[layer], str(head + 1)
+
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.markdown(f"**All experts on {shell.plain(task)}**")
+        shell.card(
+            figures.routing_profile, run, after, at.task, key="rt_profile", table=views.routing_profile, on_click=look_at_expert,
+            alt=f"Mean weight of every expert on task {task} by layer",
+            read="Input side on top; mean over routing heads. Early layers often cannot tell the tasks apart yet.",
+        )  # fmt: skip
+    with right:
+        several = routing.mean(at.task).shape[1] > 1
+        asked = st.segmented_control(
+            "Each routing head" if several else "Each layer", list(MEASURES), default="Weight", key="rt_measure",
+            bind="query-params", label_visibility="collapsed", required=True,
+        )  # fmt: skip
+        measure = MEASURES[asked or "Weight"]
+        table = views.routing_by_layer(run, after, at.task, at.expert, measure)
+        if table.isna().all(axis=None):
+            st.info("The moment this task was learned is not recorded, so there is nothing to compare with.")
+            return
+        told = {
+            "weight": f"Mean weight of expert {expert} on task {task}",
+            "entropy": f"Entropy of the routing of task {task}",
+            "change": f"Change of the routing of task {task} since it was learned",
+        }[measure]
+        read = {
+            "weight": "A routing head is a block of a layer's features with weights of its own.",
+            "entropy": "0: one expert takes all. 1: all experts have the same weight.",
+            "change": "Jensen-Shannon distance between the weights when the task was learned and now. 0: as then.",
+        }[measure]
+        shell.card(
+            figures.routing_by_layer, run, after, at.task, at.expert, measure, key=f"rt_layers_{measure}",
+            alt=f"{told} by layer and routing head, from {table.min().min():.2f} to {table.max().max():.2f}",
+            table=views.routing_by_layer, on_click=look_at_head if several else None, read=f"{told}. {read}",
+        )  # fmt: skip
+
+
+# -- level 3: one decision -------------------------------------------------------------------------------------------------
+
+
+def decisions(run: Run, after: int, at: Focus) -> None:
+    """The kept examples, from the one with the largest weight at the focus to the one with the smallest; one step by step."""
+    routing = run.routing(after)
+    expert, layer = routing.experts[at.expert], views.layer_names(routing.layers)[at.layer]
+    st.subheader("One decision, step by step", anchor=False)
+    answers = kept(run, after, at.task)
+    if not answers:
+        st.info("No single examples are recorded for this task.")
+        return
+    weights = [float(answer.weights[at.layer, at.head, at.expert]) for answer in answers]
+    order = sorted(range(len(answers)), key=lambda i: -weights[i])
+    where = f"{shell.plain(layer)}" + (f", head {at.head + 1}" if routing.mean(at.task).shape[1] > 1 else "")
+    st.markdown(
+        f"The {len(answers)} recorded examples of **{shell.plain(routing.tasks[at.task])}**, from most to least routed to "
+        f"**{shell.plain(expert)}** at **{where}**"
+    )
+    examples_table(answers, weights, order)
+    chosen = box(st, "Example", "rt_example", [LARGEST, *(str(i + 1) for i in range(len(answers)))])
+    answer = answers[order[0] if chosen == LARGEST else int(chosen) - 1]
+    step_by_step(run, after, at, answers.index(answer), answer, where)
+
+
+def take_row(order: list[int]) -> None:
+    """A click on a row of the list chooses its example."""
+    rows = st.session_state["rt_examples"].selection.rows
+    if rows:
+        st.session_state["rt_example"] = str(order[rows[0]] + 1)
+
+
+def examples_table(answers: list[Answer], weights: list[float], order: list[int]) -> None:
+    known = any(answer.label is not None for answer in answers)
+    rows = [
+        {
+            "weight here": weights[i],
+            "text": answers[i].text,
+            **({"prediction": answers[i].prediction, "correct": answers[i].prediction == answers[i].label} if known else {}),
+            **({"probability": float(answers[i].probabilities[0])} if known else {}),
+        }
+        for i in order
+    ]
+    columns = {
+        "weight here": st.column_config.ProgressColumn("weight here", min_value=0, max_value=1, format="%.2f", width="small"),
+        "text": st.column_config.TextColumn("text", width="large"),
+        "probability": st.column_config.NumberColumn(format="%.2f"),
+    }
+    st.dataframe(
+        pd.DataFrame(rows, index=[i + 1 for i in order]), column_config=columns, key="rt_examples", height=248,
+        selection_mode="single-row", on_select=lambda: take_row(order),
+        alt="Recorded examples from the most to the least routed to the expert in focus",
     )  # fmt: skip
 
 
-def inside(run: Run, after: int, task: int, expert: int) -> None:
-    shares = views.routing_by_task(run, after)
-    name, other = shares.index[task], shares.columns[expert]
-    st.subheader("Where in the network", anchor=False)
-    st.markdown(f"Expert **{shell.plain(other)}** on task **{shell.plain(name)}**: {shares.iat[task, expert]:.1%} of the weight")
-    table = views.routing_by_layer(run, after, task, expert)
-    span = f"from {table.min().min():.2f} to {table.max().max():.2f}"
-    alt = f"Mean weight of expert {other} on task {name} by layer and routing head, {span}"
-    shell.chart(figures.routing_by_layer(run, after, task, expert), "rt_layers", alt)
-    shell.how_to_read(
-        "Input side on top. A routing head is a block of a layer's features with weights of its own. "
-        "Columns that differ mean that heads decide differently."
+def step_by_step(run: Run, after: int, at: Focus, number: int, answer: Answer, where: str) -> None:
+    expert = answer.experts[at.expert]
+    steps = answer.decision(at.layer, at.head)
+    python = (
+        f"import lab\nfrom lab.answer import kept\n\nanswer = kept({shell.opened(run)}, {after}, {at.task})[{number}]\n"
+        f"lab.figures.%s\nanswer.%s"
     )
+    left, right = st.columns([2, 3], gap="large")
+    with left:
+        st.text(answer.text)
+        if answer.label is not None:
+            mark = ":material/check:" if answer.prediction == answer.label else ":material/close:"
+            st.markdown(f"{mark} predicted **{shell.plain(answer.prediction)}**, true **{shell.plain(answer.label)}**")
+        values = " → ".join(f"{shell.plain(name)} {value:.3f}" for name, value in steps.loc[expert].items())
+        st.markdown(f"Expert **{shell.plain(expert)}** at {where}: {values}")
+        for place, name in enumerate(steps.columns, 1):
+            st.caption(f"{place}. **{shell.plain(name)}**: {STEPS.get(name, 'a step that this router names')}")
+        if "logits" in steps.columns:
+            st.caption("No noise is added at test; it only helps a router while it learns.")
+    with right:
+        call = f"{at.layer}, {at.head}"
+        shell.card(
+            figures.answer_decision, answer, at.layer, at.head, key="rt_steps",
+            alt=f"Steps of the decision at {where}: " + "; ".join(f"{name} {row.iloc[-1]:.2f}" for name, row in steps.iterrows()),
+            table=lambda *_: steps, python=python % (f"answer_decision(answer, {call})", f"decision({call})"),
+            read="One row per expert, one column per step; the last column is what is used.",
+        )  # fmt: skip
+    head = at.head if answer.weights.shape[1] > 1 else None
+    st.markdown("**This example in every layer**" + (f", routing head {head + 1}" if head is not None else ""))
+    shell.card(
+        figures.answer_by_layer, answer, head, key="rt_one", alt="Weights of the chosen example by layer and expert",
+        table=lambda *_: answer.by_layer(head), python=python % (f"answer_by_layer(answer, {head})", f"by_layer({head})"),
+        read="Each row sums to 1 where the router normalises. A row that changes its favourite asks another expert for help.",
+    )  # fmt: skip
+
+
+# -- drift -----------------------------------------------------------------------------------------------------------------
 
 
 def drift(run: Run, after: int) -> None:
     st.subheader("What changed since a task was learned", anchor=False)
     own = views.routing_drift(run, after)
     text = "; ".join(f"{task} {own.at[task, task]:+.0%}" for task in own.index if task in own.columns)
-    shell.chart(figures.routing_drift(run, after), "rt_drift", f"Change of the share of the own expert: {text}")
-    shell.how_to_read(
-        "Orange: the expert lost weight on this task since it was learned. Purple: it gained. The last task cannot have changed."
-    )
-
-
-def example_list(run: Run, after: int, task: int) -> None:
-    """Recorded test examples of the task with their routing, and one of them by layer."""
-    st.subheader("Examples", anchor=False)
-    table = views.routed_examples(run, after, task)
-    if table.empty:
-        st.info("No single examples are recorded for this task.")
-        return
-    means = table[[name for name in table.columns if name.startswith("share: ")]].mean().sort_values(ascending=False)
-    kept = list(means.index[:SHOWN])
-    shares = {
-        name: st.column_config.ProgressColumn(name.removeprefix("share: "), min_value=0, max_value=1, format="percent")
-        for name in kept
-    }
-    columns = {
-        "text": st.column_config.TextColumn("text", width="large"),
-        "probability": st.column_config.NumberColumn(format="%.2f"),
-    }
-    told = ["text"] if table["label"].isna().all() else ["text", "label", "prediction", "correct", "probability"]
-    shown = table[[*told, *kept]]
-    st.dataframe(
-        shown,
-        hide_index=True,
-        column_config=columns | shares,
-        key="rt_examples",
-        alt="Recorded examples with label, prediction and routing",
-    )
-    numbers = list(range(len(table)))
-    chosen = st.selectbox("Example", numbers, format_func=lambda n: f"{n + 1}: {table['text'].iloc[n][:80]}", key="rt_example")
-    left, right = st.columns([2, 3], gap="large")
-    row = table.iloc[chosen]
-    with left:
-        st.text(row["text"])
-        if isinstance(row["label"], str):
-            mark = ":material/check:" if row["correct"] else ":material/close:"
-            st.markdown(f"{mark} predicted **{shell.plain(row['prediction'])}**, true **{shell.plain(row['label'])}**")
-    with right:
-        shell.chart(
-            figures.example_by_layer(run, after, task, chosen), "rt_one", "Weights of the chosen example by layer and expert"
-        )
+    shell.card(
+        figures.routing_drift, run, after, key="rt_drift", alt=f"Change of the share of the own expert: {text}",
+        table=views.routing_drift,
+        read="Orange: the expert lost weight on this task since it was learned. Purple: it gained. "
+        "The last task cannot have changed.",
+    )  # fmt: skip
 
 
 def draw() -> None:
-    shell.heading("Routing", "Which expert answers: by task, by layer and routing head, and for single examples.")
+    shell.heading("Routing", "Which expert answers: by task, by layer and routing head, and in one decision step by step.")
     found = shell.choices()
     if not found:
         return shell.nothing_yet("There are no runs to look into yet.")
-    routed = [key for key, run in found.items() if run.recorded()]
-    run = shell.pick_run("Run", "rt_run", found, (routed or list(found))[0])
-    if not run.recorded():
-        return explain_missing(run)
-    after = moment(run)
-    for alert in views.alerts(run):
-        if alert.kind in ("collapse", "damaged"):
-            st.warning(shell.plain(alert.text), icon=":material/warning:")
-    task, expert = focus(run, after)
+    routed = [key for key, run in found.items() if (run.info.get("routing") or {}).get("own_expert_share") is not None]
     left, right = st.columns(2, gap="large")
     with left:
-        overview(run, after)
+        run = shell.pick_run("Run", "rt_run", found, (routed or list(found))[0])
+    if not run.recorded() or (len(run.recorded()) > 1 and len(run.routing().experts) == 1):
+        return nothing_routed(run)
     with right:
-        inside(run, after, task, expert)
+        about = "Weights on the test examples of all tasks seen, as they were then."
+        after = shell.moment(run, run.recorded(), "rt_after", about)
+    warnings(run, after)
+    at = focus(run, after)
+    overview(run, after)
     with shell.section():
-        example_list(run, after, task)
+        inside(run, after, at)
+    with shell.section():
+        decisions(run, after, at)
     if after > 0:
         with shell.section():
             drift(run, after)

@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,11 @@ HERE = Path(__file__).parent
 SECTIONS = {
     "Learn": [("start", "Start", ":material/home:"), ("learn", "Lessons", ":material/school:")],
     "Experiment": [("train", "Train", ":material/model_training:"), ("jobs", "Jobs", ":material/monitoring:")],
-    "Understand": [("compare", "Compare", ":material/compare_arrows:"), ("routing", "Routing", ":material/alt_route:")],
+    "Understand": [
+        ("compare", "Compare", ":material/compare_arrows:"),
+        ("routing", "Routing", ":material/alt_route:"),
+        ("playground", "Playground", ":material/experiment:"),
+    ],
     "Keep": [("library", "Library", ":material/inventory_2:"), ("about", "About", ":material/info:")],
 }
 RECORDED = "~"  # begins the key of a recorded example; no run id has it
@@ -128,6 +133,11 @@ def run_name(key: str) -> str:
     return f"{key.removeprefix(RECORDED)} (recorded example)" if key.startswith(RECORDED) else key
 
 
+def link_name(run: Run) -> str:
+    """How a picker writes a run into the URL."""
+    return run_name(run.id if own(run) else RECORDED + run.id)
+
+
 def pick_run(label: str, key: str, found: dict[str, Run], first: str) -> Run:
     """A select box over runs, bound to the URL; begins with the run called `first`."""
     begin_with(key, list(found), first)
@@ -145,6 +155,13 @@ def begin_with(key: str, options: list[str], first: Any) -> None:
         st.session_state[key] = first
         with suppress(StreamlitAPIException):  # the link follows by itself once the widget was drawn
             st.query_params[key] = [run_name(one) for one in first] if many else run_name(first)
+
+
+def forget(key: str, options: list[Any]) -> None:
+    """Drop the choice of a widget that is not, or not wholly, among what it now offers."""
+    chosen = st.session_state.get(key)
+    if chosen is not None and not set(chosen if isinstance(chosen, list) else [chosen]) <= set(options):
+        del st.session_state[key]
 
 
 def nothing_yet(what: str) -> None:
@@ -185,17 +202,23 @@ def card(
         figures.clickable(drawn)
         answers = {"on_select": lambda: _clicked(key, on_click), "selection_mode": "points"}
     chart(drawn, key, alt, **answers)
-    with st.container(horizontal=True, gap="xxsmall", key=f"{key}_foot"):
+    shown = [run for one in given for run in (one if isinstance(one, list) else [one]) if isinstance(run, Run)]
+    numbers = partial(table, *given) if table else None
+    foot(key, read, python or python_of(draw, table, given, named), shown, numbers)
+
+
+def foot(key: str, read: str, python: str, shown: Sequence[Run] = (), numbers: Callable[[], pd.DataFrame] | None = None) -> None:
+    """What stands under a chart: how to read it, and a popover with Python, the command for the runs `shown`, and CSV."""
+    with st.container(horizontal=True, wrap=False, gap="small", key=f"{key}_foot"):
         if read:
             how_to_read(read)
         with st.popover("Code", icon=":material/code:", type="tertiary", width="content", key=f"{key}_code"):
-            st.code(python or python_of(draw, table, given, named), language="python")
-            shown = [run for one in given for run in (one if isinstance(one, list) else [one]) if isinstance(run, Run)]
+            st.code(python, language="python")
             if shown:
                 st.code(command_of(shown), language="bash")
-            if table:
+            if numbers:
                 st.download_button(
-                    "Numbers as CSV", lambda: table(*given).to_csv(), f"{key}.csv", "text/csv", key=f"{key}_csv",
+                    "Numbers as CSV", lambda: numbers().to_csv(), f"{key}.csv", "text/csv", key=f"{key}_csv",
                     icon=":material/download:", on_click="ignore",
                 )  # fmt: skip
 
@@ -209,16 +232,16 @@ def _clicked(key: str, answer: Callable[[int, int], None]) -> None:
 
 def python_of(draw: Callable[..., Any], table: Callable[..., Any] | None, given: tuple[Any, ...], named: dict[str, Any]) -> str:
     """The lines that draw a figure outside of the page, and make its table."""
-    opened: dict[str, str] = {}
+    names: dict[str, str] = {}
 
     def written(value: Any) -> str:
         if isinstance(value, Run):
-            return opened.setdefault(_open(value), f"run{len(opened) + 1}")
+            return names.setdefault(opened(value), f"run{len(names) + 1}")
         return f"[{', '.join(map(written, value))}]" if isinstance(value, list) else repr(value)
 
     positional = [written(value) for value in given]
     call = ", ".join([*positional, *(f"{name}={written(value)}" for name, value in named.items())])
-    lines = ["import lab", "", *(f"{name} = {how}" for how, name in opened.items()), f"{draw.__module__}.{draw.__name__}({call})"]
+    lines = ["import lab", "", *(f"{name} = {how}" for how, name in names.items()), f"{draw.__module__}.{draw.__name__}({call})"]
     if table and table.__name__ != "<lambda>":
         lines.append(f"{table.__module__}.{table.__name__}({', '.join(positional)})")
     return "\n".join(lines)
@@ -229,12 +252,12 @@ def own(run: Run) -> bool:
     return run.dir.parent.resolve() == root().resolve()
 
 
-def _open(run: Run) -> str:
+def opened(run: Run) -> str:
     """The expression that opens a run."""
     return f"lab.Run.open({run.id!r})" if own(run) else f"lab.Run.open({run.id!r}, lab.__path__[0] + '/examples')"
 
 
-def command_of(runs: list[Run]) -> str:
+def command_of(runs: Sequence[Run]) -> str:
     """The command that prints the results of these runs."""
     ids = list(dict.fromkeys(run.id for run in runs))
     examples = "$(python -c 'import lab; print(lab.__path__[0])')/examples"
@@ -252,6 +275,17 @@ def after_slider(tasks: list[str], key: str, learned: int) -> int:
         return learned - 1
     chosen = st.slider("After task", 1, learned, learned, key=key, bind="query-params", help="Moves every chart to this moment.")
     st.caption(f"After learning task {chosen} of {len(tasks)}: **{plain(tasks[chosen - 1])}**")
+    return chosen - 1
+
+
+def moment(run: Run, moments: list[int], key: str, about: str) -> int:
+    """The moment that is looked at, one of `moments` of a run; bound to the URL, there as "after task k"."""
+    if len(moments) == 1:
+        return moments[0]
+    options = [k + 1 for k in moments]
+    forget(key, options)
+    chosen = st.select_slider("After task", options, options[-1], key=key, bind="query-params", help=about)
+    st.caption(f"After learning task {chosen} of {len(run.tasks)}: **{plain(run.tasks[chosen - 1])}**")
     return chosen - 1
 
 

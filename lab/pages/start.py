@@ -75,9 +75,9 @@ def side_by_side(runs: tuple[Run, Run], after: int) -> None:
         with column:
             st.subheader(TITLES[recipe], anchor=False)
             alt = f"Score matrix of {recipe} after task {after + 1}: average accuracy {accuracy:.3f}"
-            shell.chart(figures.accuracy_matrix(run, after), f"matrix_{recipe}", alt)
+            shell.card(figures.accuracy_matrix, run, after, key=f"matrix_{recipe}", alt=alt, table=views.accuracy_matrix)
             alt = f"Score of each task over the stream for {recipe}, up to task {after + 1}"
-            shell.chart(figures.forgetting_curves(run, after), f"curves_{recipe}", alt)
+            shell.card(figures.forgetting_curves, run, after, key=f"curves_{recipe}", alt=alt, table=views.forgetting_curves)
 
 
 def doors() -> None:
@@ -88,11 +88,13 @@ def doors() -> None:
         ("jobs", "Watch a replay", "A recorded run as if it were live, faster, without training."),
         ("compare", "Compare runs", "Numbers, matrices and differences of two or more runs."),
         ("routing", "Look into the routing", "Which adapter answers, per task, layer and routing head."),
+        ("playground", "Type a text", "See which adapters answer it, change the routing, and look again."),
     ]
-    for column, (name, title, about) in zip(st.columns(len(ways)), ways, strict=True):
-        with column.container(border=True, height="stretch"):
-            st.page_link(shell.page(name), label=f"**{title}**", query_params=LINKS.get(name))
-            st.caption(about)
+    for row in (ways[:3], ways[3:]):
+        for column, (name, title, about) in zip(st.columns(3), row, strict=True):
+            with column.container(border=True, height="stretch"):
+                st.page_link(shell.page(name), label=f"**{title}**", query_params=LINKS.get(name))
+                st.caption(about)
     st.caption(":material/menu_book: The same figures in a notebook, cell by cell:")
     st.code("jupyter lab notebooks/00_forgetting_in_five_minutes.ipynb", language="bash")
 

@@ -64,6 +64,18 @@ def self_check(folder: Path) -> list[Check]:
     return [_writable(folder), _space(folder), *_process()]
 
 
+def recipes() -> list[dict[str, str]]:
+    """What `lab list recipes` says, from a process of its own, since it loads torch. LabError if that cannot be."""
+    command = [sys.executable, "-m", "lab", "list", "recipes", "--json"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=jobs.environment())
+        return json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, OSError) as error:
+        raise LabError(f"the list of recipes did not come: {type(error).__name__}") from error
+    except ValueError:
+        raise LabError((done.stderr.strip().splitlines() or ["the list of recipes is empty"])[-1]) from None
+
+
 def _writable(folder: Path) -> Check:
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -157,9 +157,12 @@ def task_names(stream: str) -> list[str]:
 
 def choices(recipe: str, recipe_stream: str) -> dict[str, list[str]]:
     """Names to choose from where the type is only text."""
+    tasks = task_names(drafted(recipe, "stream.name", recipe_stream))
     return {
         "stream.name": stream_names(),
-        "stream.tasks": task_names(drafted(recipe, "stream.name", recipe_stream)),
+        "stream.tasks": tasks,
+        "transfer.train_tasks": tasks,
+        "transfer.held_out": tasks,
         "backbone.name": list(BACKBONES),
         "experts.name": registry.experts.names(),
         "router.name": registry.routers.names(),
@@ -181,7 +184,8 @@ def widget(recipe: str, one: Entry, label: str = "") -> Any:
         chosen = one.default if isinstance(one.default, list) else []
         kept = [name for name in chosen if name in one.choices]
         return st.multiselect(label, one.choices, kept, placeholder="all, alphabetically", **common) or None
-    text = st.text_input(label, "" if one.default is None else form.written(one.default), **common)
+    parts = one.default if one.kind == "names" and isinstance(one.default, list) else [one.default]
+    text = st.text_input(label, ", ".join(form.written(part) for part in parts if part is not None), **common)
     return yaml.safe_load(f"[{text}]") if one.kind == "names" else text
 
 
@@ -280,11 +284,11 @@ def before_start(made: config.RunConfig) -> None:
         tasks, forecast = expected(made, report)
     except LabError as error:
         return st.warning(f"The data cannot be read: {shell.plain(error)}", icon=":material/broken_image:")
-    time_, memory, parameters = st.columns(3)
     unknown = "not known before the data is loaded" if forecast is None else forecast.source
     known = forecast and forecast.seconds is not None
-    time_.metric("Time, about", duration(forecast.seconds) if known else "–", help=shell.plain(unknown))
-    memory.metric("Memory, about", f"{forecast.peak_bytes / 1e9:.1f} GB" if known else "–", help=shell.plain(unknown))
+    time_, memory, parameters = st.columns(3)
+    time_.metric("Time", duration(forecast.seconds) if known else "–", help=shell.plain(unknown))
+    memory.metric("Memory", f"{forecast.peak_bytes / 1e9:.1f} GB" if known else "–", help=shell.plain(unknown))
     count = f"{report['trainable_parameters']:,}" if report else "–"
     parameters.metric("Trainable", count, help="Parameters trained over the whole stream; counted when the model is looked at.")
     st.caption(f"Forecast: {shell.plain(unknown)}. Less if another run has trained some of these experts already.")

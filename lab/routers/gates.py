@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab.expert import LayerInfo
-from lab.router import Decision, LayerDecision, Request, Router, RouterOptions, normalised
+from lab.router import Axes, Decision, LayerDecision, Request, Router, RouterOptions, normalised
 
 
 class GatesOptions(RouterOptions):
@@ -40,6 +40,7 @@ class Gates(Router):
     """Learned gates per adapted layer and routing head, from the sequence representation; trained on the memory (L2R)."""
 
     name = "gates"
+    axes = Axes("learned", "layer", "example", "soft")
     Options = GatesOptions
     options: GatesOptions
 

@@ -1,13 +1,14 @@
 """The true task picks the expert: the reference point of perfect routing."""
 
 from lab.errors import LabError
-from lab.router import Decision, Request, Router, one_hot
+from lab.router import Axes, Decision, Request, Router, one_hot
 
 
 class Oracle(Router):
     """The expert of the true task has weight 1, all others 0; uses the task identity and says so."""
 
     name = "oracle"
+    axes = Axes("fixed", "model", "task", "hard")
     uses_task_id = True
 
     def forward(self, request: Request) -> Decision:

@@ -2,13 +2,14 @@
 
 import torch
 
-from lab.router import Decision, Request, Router
+from lab.router import Axes, Decision, Request, Router
 
 
 class Uniform(Router):
     """Every expert of the bank has the weight 1 / E; with one shared expert that is the expert itself."""
 
     name = "uniform"
+    axes = Axes("fixed", "model", "all", "soft")
 
     def forward(self, request: Request) -> Decision:
         return Decision(torch.full((1, 1, self.heads, self.experts), 1 / self.experts, device=request.mask.device))

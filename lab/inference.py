@@ -1,0 +1,183 @@
+"""The model of a run as it was after a task, asked about texts: as it routes them, or with its routing changed.
+
+`load(run, after=3).answer("A text", Override(expert=1)).ranked()` is what it says if expert 1 alone may act.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lab.answer import Answer
+from lab.backbone import HashTokenizer, resolve_device
+from lab.config import validated
+from lab.errors import LabError
+from lab.learner import Learner
+from lab.router import LayerDecision, normalised
+from lab.runs import Run
+from lab.stream import Example, Task
+
+
+@dataclass(frozen=True)
+class Override:
+    """A change of routing weights, whatever router gave them; nothing set: no change.
+
+    `expert` or `uniform` replace the weights by others that sum to one. Else `temperature` t raises them to the power 1/t (of a
+    softmax the same as dividing its logits by t) and `top` leaves the largest so many; both keep the sum over the experts.
+    `without` are numbers of routing heads that are switched off: their blocks of features are those of the frozen backbone.
+    """
+
+    expert: int | None = None
+    uniform: bool = False
+    temperature: float = 1.0
+    top: int | None = None
+    without: tuple[int, ...] = ()
+
+    def check(self, heads: int, experts: int) -> None:
+        """LabError if the change does not fit a decision over so many heads and experts."""
+        if self.expert is not None and not 0 <= self.expert < experts:
+            raise LabError(f"there is no expert {self.expert}: use 0 to {experts - 1}")
+        if not self.temperature > 0:
+            raise LabError(f"temperature = {self.temperature}: it must be above 0")
+        if self.top is not None and not 1 <= self.top <= experts:
+            raise LabError(f"top = {self.top}: use 1 to {experts}")
+        if not set(self.without) <= set(range(heads)):
+            raise LabError(f"without = {list(self.without)}: this run has {heads} routing head(s), numbered from 0")
+
+    def __call__(self, w: Tensor) -> Tensor:
+        """Weights (..., H, E) -> weights of the same shape."""
+        if self.expert is not None:
+            changed = torch.zeros_like(w)
+            changed[..., self.expert] = 1
+        elif self.uniform:
+            changed = torch.full_like(w, 1 / w.shape[-1])
+        else:
+            changed, total = w, w.sum(-1, keepdim=True)
+            if self.temperature != 1:
+                changed = total * (w.clamp_min(1e-30).log() / self.temperature).softmax(-1)
+            if self.top is not None:
+                largest = torch.zeros_like(w).scatter(-1, changed.topk(self.top).indices, 1.0)
+                changed = total * normalised(changed * largest)
+        if self.without:
+            on = torch.ones(w.shape[-2], 1, device=w.device, dtype=w.dtype)
+            on[list(self.without)] = 0
+            changed = changed * on
+        return changed
+
+
+@dataclass(frozen=True)
+class Model:
+    """A learner with the weights of one moment of a run; `after` is the last task it had learned."""
+
+    learner: Learner
+    after: int
+
+    @property
+    def needs_task(self) -> bool:
+        """Whether the model must be told the task of a text."""
+        return self.learner.space.scenario == "task" or self.learner.router.uses_task_id
+
+    @torch.no_grad()
+    def answer(self, text: str, override: Override | None = None, task: int | None = None, pair: str | None = None) -> Answer:
+        """The answer to one text, or pair of texts.
+
+        `task`: its number in the stream, for models that are told. LabError for an empty text, an unknown or missing task, and
+        for a change that does not fit.
+        """
+        learner, override = self.learner, override or Override()
+        override.check(learner.router.heads, learner.router.experts)
+        if not text.strip():
+            raise LabError("the text is empty: type a few words")
+        if self.needs_task and task is None:
+            raise LabError("this model is told the task of every text: name it")
+        if task is not None and not 0 <= task <= self.after:
+            raise LabError(f"task {task} was not learned at this moment: use 0 to {self.after}")
+        rows = learner.backbone.encode([Example(text, 0, pair)], task or 0, "train")  # of other splits queries are kept by row
+        batch = learner.collate(rows)
+        routed = learner.decide(batch)
+        used = LayerDecision(lambda layer, x: override(routed.at(layer, x)))
+        used.experts, used.composition, used.stacks = routed.experts, routed.composition, routed.stacks
+        with learner.bank.routed(used):
+            logits = learner.logits(batch)
+        how = "task" if learner.space.scenario == "task" else "seen"
+        competing = learner.space.competing(batch.task, self.after + 1, how)
+        chances = logits.masked_fill(~competing, float("-inf")).softmax(-1)[0].cpu().numpy()
+        known = competing[0].cpu().numpy()
+        steps = routed.recorded_steps() | {"weights": routed.recorded()}
+        steps |= {"changed": used.recorded()} if override != Override() else {}
+        layers = [layer.name for layer in learner.bank.layers]
+        length = len(rows[0].ids)
+        return Answer(
+            text, [name for name, one in zip(learner.space.names, known, strict=True) if one], chances[known],
+            layers, learner.router.names(learner.bank.names),
+            {name: step.float().cpu().expand(1, len(layers), -1, -1)[0].numpy() for name, step in steps.items()},
+            self._tokens(text, rows[0].ids), _per_token(used, length), cut=length >= learner.backbone.max_length,
+        )  # fmt: skip
+
+    def _tokens(self, text: str, ids: list[int]) -> list[str]:
+        """The tokens of a text as people read them."""
+        tokenizer = self.learner.backbone.tokenizer
+        if isinstance(tokenizer, HashTokenizer):  # which cannot be turned round; its words are those between blanks
+            return ["[start]", *text.split()][: len(ids)]
+        return [tokenizer.decode([number]).strip() or "␣" for number in ids]
+
+
+def _per_token(decision: LayerDecision, tokens: int) -> np.ndarray | None:
+    """Weights (L, T, H, E) of a decision that was made for each token of one text; None of any other."""
+    made = [w for _, w in sorted(decision.made.items())]
+    if not all(w.dim() == 4 and w.shape[1] == tokens for w in made):
+        return None
+    return torch.stack([w[0] for w in made]).float().cpu().numpy()
+
+
+def load(run: Run, after: int | None = None, device: str | None = None) -> Model:
+    """The model of `run` as it was after learning task `after` (default: the last one that was kept).
+
+    `device`: where to compute; default: where the run did if that is here, else the CPU. Raises LabError where the moment was not
+    kept, a file is missing or damaged, or the backbone is not the one the run was trained with.
+    """
+    if run.protocol != "stream":
+        raise LabError(f"run '{run.id}' is of protocol {run.protocol}: texts can be asked of runs on a stream")
+    moments = run.kept()
+    after = moments[-1] if after is None and moments else after
+    if after not in moments:
+        raise LabError(f"run '{run.id}' has no weights of the moment after task {after}; kept: {moments or 'none'}")
+    config = validated(run.config)
+    backbone = config.backbone.model_copy(update={"device": device or _here(config.backbone.device)})
+    if not all(run.scores["labels"]):
+        raise LabError(f"run '{run.id}' writes free text: only models that choose a class can be asked here")
+    tasks = [Task(name, tuple(labels), (), (), ()) for name, labels in zip(run.tasks, run.scores["labels"], strict=True)]
+    learner = Learner(config.model_copy(update={"backbone": backbone}), tasks)
+    trained_with = run.info.get("fingerprint", {}).get("backbone")
+    if trained_with and trained_with != learner.backbone.identity:
+        raise LabError(f"the backbone {backbone.name} is not the one that run '{run.id}' was trained with: it has changed since")
+    for t in range(after + 1):
+        learner.meet(t)
+    recall(run, learner, after)
+    learner.requires_grad_(False)
+    return Model(learner, after)
+
+
+def recall(run: Run, learner: Learner, after: int) -> None:
+    """Give a learner that has met the tasks 0..after the parameters of that moment, from the files of the run."""
+    state = run.dir / "state" / f"after_{after}"
+    try:
+        for k, name in enumerate(learner.bank.names):
+            changing = state / "experts" / name  # an expert that later tasks train on; others stand in the run folder once
+            learner.bank.load_expert(k, learner.bank.read(changing if changing.is_dir() else run.dir / "experts" / name))
+            learner.bank.trainable(k, False)
+        learner.classifier.load_state_dict(load_file(state / "classifier.safetensors"))
+        learner.router.load_state_dict(load_file(state / "router.safetensors") if learner.router.state_dict() else {})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise LabError(f"run '{run.id}' is damaged: {state.name} cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def _here(device: str) -> str:
+    """The device if this machine has it, else the CPU."""
+    try:
+        return str(resolve_device(device))
+    except LabError:
+        return "cpu"

@@ -1,0 +1,104 @@
+"""Model-based clustering (Ostapenko et al. 2024): experts with like parameters share one LoRA; Arrow chooses among these."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lab import compose
+from lab.errors import LabError
+from lab.expert import LayerInfo
+from lab.router import Decision, GateOptions, Request, needs_experts_per_task, one_hot
+from lab.routers.arrow import Arrow, ArrowOptions
+
+
+class MbcOptions(ArrowOptions, GateOptions):
+    name: str = "mbc"
+    clusters: int = Field(
+        10, ge=1, le=1000, description="LoRAs the experts are gathered into; while there are fewer, each has one"
+    )
+    space: compose.Space = Field(
+        "update", description="what is clustered: the updates B A, or as published the parameters A and B"
+    )
+    rank: int = Field(8, ge=1, le=1024, description="rank of a cluster's LoRA")
+    steps: int = Field(80, ge=1, le=100_000, description="optimiser steps on the stored examples for the clusters' LoRAs")
+    lr: float = Field(2e-3, gt=0, le=10, description="learning rate of the clusters' LoRAs")
+
+
+class Mbc(Arrow):
+    """Isolated LoRAs are clustered after every task, each cluster gets a LoRA of its own, and Arrow chooses among these.
+
+    A cluster's LoRA starts as the best approximation of its members' mean update and is trained on the stored examples of their
+    tasks, each example through the LoRA of its own cluster.
+    """
+
+    name = "mbc"
+    Options = MbcOptions
+    options: MbcOptions
+    learns_after_experts = True
+    holds_experts = True
+
+    def __init__(self, options: MbcOptions, layers: Sequence[LayerInfo], width: int):
+        super().__init__(options, layers, width)
+        self.register_buffer("cluster", torch.zeros(0))  # (K,): of each isolated expert
+        self.down = nn.ParameterList(torch.zeros(0, options.rank, layer.inputs) for layer in layers)  # per layer (C, R, I)
+        self.up = nn.ParameterList(torch.zeros(0, layer.outputs, options.rank) for layer in layers)  # per layer (C, O, R)
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        needs_experts_per_task(config, "lora")
+        memory = config.memory
+        if not (memory.per_task or memory.per_class or memory.total):
+            raise LabError("router mbc trains the clusters' LoRAs on stored examples: set memory.per_task above 0")
+
+    def grow(self, experts: int) -> None:
+        new = min(self.options.clusters, experts)
+        self.cluster = torch.cat([self.cluster, self.cluster.new_zeros(experts - len(self.cluster))])
+        for parameters in (self.down, self.up):
+            for i, old in enumerate(parameters):
+                parameters[i] = nn.Parameter(torch.cat([old.data, old.data.new_zeros(new - self.experts, *old.shape[1:])]))
+        super().grow(new)
+
+    def learned(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
+        found = compose.clusters(compose.products(experts, self.options.space), self.experts)
+        self.cluster.copy_(torch.tensor(found))
+        for c in range(self.experts):
+            members = [expert for expert, own in zip(experts, found, strict=True) if own == c]
+            for i, layer in enumerate(self.layers):
+                a = torch.cat([member[f"{layer.name}.lora_A"] for member in members]).double() / len(members)
+                b = torch.cat([member[f"{layer.name}.lora_B"] for member in members], dim=1).double()
+                down, up = compose.low_rank(a, b, self.options.rank)
+                for own, factor in ((self.down[i][c], down), (self.up[i][c], up)):
+                    own.zero_()[: factor.shape[0], : factor.shape[1]] = factor
+
+    def gate(self, k: int) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.named_parameters() if name.startswith(("down.", "up."))}
+
+    def gated(self, k: int, task: Tensor) -> Decision:
+        return self.own(task)
+
+    def gate_trained(self) -> None:
+        for i, (down, up) in enumerate(zip(self.down, self.up, strict=True)):
+            self.settle(i, down, up, range(self.experts))
+
+    def names(self, experts: Sequence[str]) -> list[str]:
+        of = [[name for k, name in enumerate(experts) if self.owner(k) == c] for c in range(self.experts)]
+        return ["+".join(members) for members in of]
+
+    def owner(self, task: int) -> int:
+        return int(self.cluster[task])
+
+    def own(self, task: Tensor) -> Decision:
+        return Decision(one_hot(self.cluster[task].long(), self.experts, self.heads), composition="mix", stacks=self.stacks)
+
+    @property
+    def stacks(self) -> list[dict[str, Tensor]]:
+        """Parameters of the clusters' LoRAs per layer."""
+        return [{"lora_A": down, "lora_B": up} for down, up in zip(self.down, self.up, strict=True)]
+
+    def forward(self, request: Request) -> Decision:
+        decision = super().forward(request)
+        decision.stacks = self.stacks
+        return decision

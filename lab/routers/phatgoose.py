@@ -1,0 +1,71 @@
+"""PHATGOOSE (Muqeeth, Liu, Liu and Raffel 2024): a gate per expert and layer, trained after its expert on the same examples.
+
+Gate training: the output of the one expert is weighed per token by sigmoid(x v), x the layer's input, v from 0; all else is
+frozen. Routing, per token and layer: s_e = norm(x) norm(v_e) / sqrt(I) over I features, norm(z) = (z - mean z) / spread z; the
+weights are the softmax of s over the `top_k` largest.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+
+from lab.expert import LayerInfo
+from lab.router import Axes, Decision, GateOptions, LayerDecision, Request, Router, needs_experts_per_task, top_softmax
+
+
+class PhatgooseOptions(GateOptions):
+    name: str = "phatgoose"
+    top_k: int = Field(2, ge=1, le=1000, description="experts that act on a token; more than there are means all")
+
+
+class Phatgoose(Router):
+    """Per token and layer the experts whose own gates fit the input best; each gate is trained on its task alone."""
+
+    name = "phatgoose"
+    axes = Axes("learned", "layer", "token", "hard")
+    Options = PhatgooseOptions
+    options: PhatgooseOptions
+    learns_after_experts = True
+
+    def __init__(self, options: PhatgooseOptions, layers: Sequence[LayerInfo], width: int):
+        super().__init__(options, layers, width)
+        self.vectors = nn.ModuleList(nn.ParameterList() for _ in layers)  # per layer and expert (I,)
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        needs_experts_per_task(config)
+
+    def grow(self, experts: int) -> None:
+        for layer, own in zip(self.layers, self.vectors, strict=True):
+            device = own[0].device if len(own) else None
+            own.extend(nn.Parameter(torch.zeros(layer.inputs, device=device)) for _ in range(self.experts, experts))
+        super().grow(experts)
+
+    def gate(self, k: int) -> dict[str, nn.Parameter]:
+        return {f"vectors.{layer}.{k}": own[k] for layer, own in enumerate(self.vectors)}
+
+    def gated(self, k: int, task: Tensor) -> Decision:
+        def decide(layer: int, x: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, enabled=False):
+                gate = torch.sigmoid(x.float() @ self.vectors[layer][k])  # (B, T)
+                return gate[:, :, None, None].expand(-1, -1, self.heads, 1)
+
+        return LayerDecision(decide, experts=(k,))
+
+    def forward(self, request: Request) -> Decision:
+        def decide(layer: int, x: Tensor) -> dict[str, Tensor]:
+            width = x.shape[-1:]
+            with torch.autocast(x.device.type, enabled=False):
+                vectors = layer_norm(torch.stack([*self.vectors[layer]]), width)  # (E, I)
+                scores = layer_norm(x.float(), width) @ vectors.T / width[0] ** 0.5  # (B, T, E)
+                weights = top_softmax(scores, self.options.top_k)
+            return {
+                name: found.unsqueeze(2).expand(-1, -1, self.heads, -1)
+                for name, found in (("scores", scores), ("weights", weights))
+            }
+
+        return LayerDecision(decide, request.mask)

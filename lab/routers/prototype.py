@@ -1,0 +1,97 @@
+"""Similarity to what a task looked like: the query against one mean per task or per class, in the frozen backbone.
+
+With m the means of the training queries q of a task, or of its classes:
+cosine: s = cos(q, m). mahalanobis: s = -(q - m)^T S^+ (q - m), S the mean over tasks of the covariance within the means.
+A task's score is the largest over its means; the weights are the softmax of score / temperature over the `top_k` best tasks.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lab.expert import LayerInfo
+from lab.router import Axes, Decision, Request, Router, RouterOptions, needs_experts_per_task, top_softmax
+
+ALL = 1000  # as `top_k`
+
+
+class PrototypeOptions(RouterOptions):
+    name: str = "prototype"
+    per: Literal["task", "class"] = Field("class", description="what has a mean: every task, or every class of a task")
+    distance: Literal["cosine", "mahalanobis"] = Field("cosine", description="how near a query is to a mean")
+    unit: bool = Field(False, description="queries are scaled to length one before they are averaged")
+    top_k: int = Field(1, ge=1, le=ALL, description="tasks that get weight; more than there are means all")
+    temperature: float = Field(1.0, gt=0, le=100, description="of the softmax over the scores of these; lower is harder")
+
+
+class Prototype(Router):
+    """The expert whose task has the nearest mean to the example, by cosine or Mahalanobis distance; nothing is trained."""
+
+    name = "prototype"
+    axes = Axes("computed", "model", "example", "hard")
+    Options = PrototypeOptions
+    options: PrototypeOptions
+    uses_query = True
+    learns_queries = True
+
+    def __init__(self, options: PrototypeOptions, layers: Sequence[LayerInfo], width: int):
+        super().__init__(options, layers, width)
+        self.register_buffer("mean", torch.zeros(0, width))  # (P, D): all means of all tasks
+        self.task_of: list[int] = []  # of each mean
+        if options.distance == "mahalanobis":
+            self.register_buffer("covariance", torch.zeros(width, width, dtype=torch.float64))  # (D, D)
+            self.register_buffer("whitening", torch.zeros(width, width))  # (D, D): W^T W is the pseudo-inverse
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        needs_experts_per_task(config)
+
+    @classmethod
+    def axes_of(cls, options: PrototypeOptions) -> Axes:
+        return cls.axes._replace(hardness="soft" if options.top_k == ALL else "hard")
+
+    def meet(self, task: int, generator: torch.Generator) -> None:
+        new = self.classes[task] if self.options.per == "class" and self.classes else 1
+        self.mean = torch.cat([self.mean, self.mean.new_zeros(new, self.width)])
+        self.task_of += [task] * new
+
+    def learned(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
+        """Means of the newest task, and the running mean of the covariances; a class without examples has no mean (NaN)."""
+        k, query = len(experts) - 1, queries[0].double()  # (N, D)
+        query = normalize(query, dim=-1) if self.options.unit else query
+        group = labels if self.options.per == "class" else torch.zeros_like(labels)  # (N,)
+        own = [i for i, owner in enumerate(self.task_of) if owner == k]
+        means = torch.stack([query[group == i].mean(0) for i in range(len(own))])  # (P_k, D)
+        self.mean[own] = means.to(self.mean.dtype)
+        if self.options.distance == "mahalanobis":
+            away = query - means[group]
+            self.covariance += (away.T @ away / len(away) - self.covariance) / (k + 1)
+            self.whitening.copy_(whitening(self.covariance))
+
+    def scores(self, query: Tensor) -> Tensor:
+        """(B, D) -> (B, E)."""
+        if self.options.distance == "cosine":
+            near = normalize(query.float(), dim=-1) @ normalize(self.mean, dim=-1).T  # (B, P)
+        else:
+            away = (query.float().unsqueeze(1) - self.mean) @ self.whitening.T  # (B, P, D)
+            near = -away.square().sum(-1)
+        near = near.nan_to_num(nan=-torch.inf)
+        owner = torch.tensor(self.task_of, device=near.device).expand_as(near)
+        return near.new_full((len(near), self.experts), -torch.inf).scatter_reduce(1, owner, near, "amax")
+
+    def forward(self, request: Request) -> Decision:
+        scores = self.scores(request.query)
+        found = {"scores": scores, "weights": top_softmax(scores, self.options.top_k, self.options.temperature)}
+        steps = {name: step[:, None, None, :].expand(-1, 1, self.heads, -1) for name, step in found.items()}  # (B, 1, H, E)
+        return Decision(steps["weights"], steps=steps)
+
+
+def whitening(covariance: Tensor) -> Tensor:
+    """W (D, D) with W^T W the pseudo-inverse of a covariance, in which directions without variance do not count."""
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > values.max() * len(values) * torch.finfo(values.dtype).eps
+    return torch.where(kept, values, 1.0).rsqrt().mul(kept).unsqueeze(1) * vectors.T

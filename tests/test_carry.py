@@ -1,0 +1,146 @@
+"""Experts for other backbones: which blocks, which features, and the control."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from test_backbone import TEXTS, backbone, tokenizer
+from test_compose import lab
+from tiny import rel
+
+from lab import carry, compose
+from lab.compose import Adapter
+from lab.errors import LabError
+
+
+def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def teacher_s(blocks: int = 4, width: int = 6, rank: int = 2) -> Adapter:
+    tensors = {}
+    for i in range(blocks):
+        tensors[f"encoder.layer.{i}.query.lora_A"] = numbers(rank, width, seed=i)
+        tensors[f"encoder.layer.{i}.query.lora_B"] = numbers(width, rank, seed=50 + i)
+    return Adapter(tensors, {"peft_type": "LORA", "r": rank, "lora_alpha": 4.0}, "t")
+
+
+def folder(path, seed: int, **changes) -> str:
+    """A tiny BERT with other sizes, in a folder."""
+    import transformers
+
+    settings = tiny.config("bert")
+    for key, value in changes.items():
+        setattr(settings, key, value)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformers.BertModel(settings).save_pretrained(path)
+    tokenizer(True).save_pretrained(path)
+    return str(path)
+
+
+def test_blocks_are_skipped_or_averaged():
+    one = teacher_s()
+    skip, mean = carry.layers(one, 4, 2, "skip"), carry.layers(one, 4, 2, "average")
+    assert skip.layers == mean.layers == ["encoder.layer.0.query", "encoder.layer.1.query"]
+    for block in (0, 1):
+        for part in ("lora_A", "lora_B"):
+            a, b = (one.tensors[f"encoder.layer.{2 * block + i}.query.{part}"] for i in (0, 1))
+            assert torch.equal(skip.tensors[f"encoder.layer.{block}.query.{part}"], a)
+            assert torch.allclose(mean.tensors[f"encoder.layer.{block}.query.{part}"], (a + b) / 2)
+    assert carry.layers(one, 4, 4).tensors.keys() == one.tensors.keys()
+    upper = Adapter({name: t for name, t in one.tensors.items() if ".0." not in name and ".1." not in name}, one.config, "u")
+    assert carry.layers(upper, 4, 2).layers == ["encoder.layer.1.query"]  # nothing for blocks of which nothing is known
+
+
+def test_correlation_and_matching_are_those_of_scikit_learn_and_scipy():
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.feature_selection import r_regression
+
+    x, y = numbers(200, 5, seed=1) * 3 + 1, numbers(200, 8, seed=2)
+    y[:, [6, 0, 3]] += 2 * x[:, [0, 1, 4]]
+    found = carry.correlation(x, y)
+    expected = np.stack([r_regression(y.numpy().astype(float), x[:, d].numpy().astype(float)) for d in range(5)])
+    assert np.allclose(found.numpy(), expected, atol=1e-10)
+    index = carry.matched(found)
+    assert index.tolist() == linear_sum_assignment(-expected)[1].tolist()
+    assert [index[d].item() for d in (0, 1, 4)] == [6, 0, 3] and len(set(index.tolist())) == 5
+    with pytest.raises(LabError, match=r"^the student has 8 features, the teacher 5: it must not be wider$"):
+        carry.matched(found.T)
+
+
+def test_features_are_pruned_on_both_sides():
+    one, index = teacher_s(1), torch.tensor([4, 0, 3])
+    (layer,) = one.layers
+    small = carry.pruned(one, {layer: index})
+    assert torch.allclose(small.update(layer), one.update(layer)[index][:, index])
+
+
+def test_the_control_has_the_same_scale_and_no_content():
+    one = teacher_s(1, width=4000, rank=4)
+    drawn, again = carry.control(one, 3), carry.control(one, 3)
+    for name, tensor in one.tensors.items():
+        assert torch.equal(drawn.tensors[name], again.tensors[name])
+        assert abs(drawn.tensors[name].std() / tensor.std() - 1) < 0.05 and abs(drawn.tensors[name].mean()) < 0.05
+        assert abs(torch.corrcoef(torch.stack([drawn.tensors[name].flatten(), tensor.flatten()]))[0, 1]) < 0.05
+
+
+def test_a_student_that_is_its_teacher_with_shuffled_features_gets_the_same_expert(tmp_path):
+    """The student's hidden features are the teacher's in another order: matching finds the order, from texts alone."""
+    import transformers
+
+    wide = backbone(folder(tmp_path / "t", 1))
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(4))
+    states = {}
+    for name, tensor in wide.model.state_dict().items():
+        inside = "attention.self" in name or "intermediate" in name  # their outputs keep their order
+        for side in range(tensor.dim()):
+            own = tensor.shape[side] == 32 and not (inside and side == 0)
+            own = own and not ("attention.output.dense.weight" in name and side == 1)
+            tensor = tensor.index_select(side, order) if own else tensor
+        states[name] = tensor
+    made = transformers.BertModel(wide.model.config)
+    made.load_state_dict(states)
+    made.save_pretrained(tmp_path / "s")
+    tokenizer(True).save_pretrained(tmp_path / "s")
+    student = backbone(str(tmp_path / "s"))
+    names = [f"encoder.layer.{i}.attention.self.query" for i in (0, 1)]
+    seen = carry.inputs(student, wide, names, names, TEXTS * 5)
+    for name in names:
+        assert rel(seen[0][name], seen[1][name][:, order]) < 1e-4
+        assert carry.matched(carry.correlation(seen[0][name], seen[1][name])).tolist() == order.tolist()
+
+
+def test_the_command(tmp_path):
+    _, made = tiny.bank("bert")
+    teacher = folder(tmp_path / "t", 1, num_hidden_layers=2)
+    made.export(0, tmp_path / "e", teacher)
+    short = folder(tmp_path / "short", 2, num_hidden_layers=1)
+    narrow = folder(tmp_path / "narrow", 3, hidden_size=16, num_hidden_layers=2)
+    done = lab("transfer", tmp_path / "e", "--student", short, "--out", tmp_path / "a", "--json")
+    assert done.exit_code == 0, done.output
+    found = compose.read(tmp_path / "a")
+    assert {carry.block_of(name) for name in found.tensors} == {0}
+    assert json.loads((tmp_path / "a" / "adapter_config.json").read_text())["base_model_name_or_path"] == short
+    for name, tensor in found.tensors.items():
+        assert torch.equal(tensor, made.expert(0)[name].detach())
+    stream = tmp_path / "texts" / "a"
+    stream.mkdir(parents=True)
+    for i, split in enumerate(("train", "validation", "test")):
+        rows = [{"text": f"{text} {'and ' * (3 * i + n)}", "label": "xy"[n % 2]} for n, text in enumerate(TEXTS)]
+        (stream / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = lab("transfer", tmp_path / "e", "--student", narrow, "--stream", tmp_path / "texts", "--out", tmp_path / "b")
+    assert done.exit_code == 0, done.output
+    _, other = tiny.bank("bert", experts=0, inside=backbone(narrow).model)
+    other.bring_in(tmp_path / "b", "b")
+    assert {tuple(p.shape) for p in other.expert(0).values()} == {(3, 16), (16, 3)}
+    for words, text in (
+        ((tmp_path / "e", "--student", "tiny"), "the student has no layer|does not say which characters"),
+        ((tmp_path / "b", "--student", teacher), "it must not be wider"),
+        ((tmp_path / "a", "--student", teacher), "the first must be a multiple of the second"),
+    ):
+        done = lab("transfer", *words, "--out", tmp_path / "c")
+        assert done.exit_code == 2 and any(one in done.output for one in text.split("|")), done.output
+        assert not (tmp_path / "c").exists()
