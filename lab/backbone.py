@@ -324,7 +324,8 @@ class Backbone(nn.Module):
 
         own, known = self.tokenizer.eos_token_id, self.model.generation_config.eos_token_id
         settings = GenerationConfig(
-            max_new_tokens=tokens, num_beams=beams, do_sample=False, pad_token_id=self.pad, bos_token_id=self.tokenizer.bos_token_id,
+            max_new_tokens=tokens, num_beams=beams, do_sample=False,
+            pad_token_id=self.pad, bos_token_id=self.tokenizer.bos_token_id,
             eos_token_id=[own, *(known if isinstance(known, list) else [known] if known is not None else [])],
             decoder_start_token_id=self.model.config.decoder_start_token_id if self.encoder_decoder else None,
         )  # fmt: skip

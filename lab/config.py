@@ -1,7 +1,7 @@
 """What a run is made of: configuration models, recipes, overrides. Everything is checked before a model is loaded.
 
-Precedence: defaults < recipe file < what fits the stream < `-o key=value`. The command line, the form of the dashboard and the documentation
-are generated from the fields below and from the `Options` of the plug-ins.
+Precedence: defaults < recipe file < what fits the stream < `-o key=value`. The command line, the form of the dashboard and the
+documentation are generated from the fields below and from the `Options` of the plug-ins.
 """
 
 import math

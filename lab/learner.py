@@ -99,7 +99,7 @@ class Learner(nn.Module):
         backbone, kind = self.backbone, self.bank.kind
         needed = kind.positions(experts, self.bank.composition)
         if needed and generates:
-            raise LabError(f"experts of kind {kind.name} take positions of their own and cannot write text: use experts.name=lora")
+            raise LabError(f"experts of kind {kind.name} stand before the text and cannot write: use experts.name=lora")
         if backbone.positions is not None and needed and backbone.max_length + needed > backbone.positions:
             raise LabError(
                 f"{backbone.max_length} tokens (backbone.max_length) and {needed} positions of {experts} {kind.name}(s) are more "

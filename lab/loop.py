@@ -55,6 +55,7 @@ class Scores:
     labels: list[list[str]]
     matrix: list[list[float | None]] = field(default_factory=list)
     partial: list[float] = field(default_factory=list)  # the row in progress
+    measures: dict[str, list[list[float | None]]] = field(default_factory=dict)  # matrices beside it, of texts ROUGE-L
     zero_shot: list[float] | None = None
     oracle: list[float] | None = None
     validation: list[float] | None = None  # last row, on the validation examples
@@ -368,13 +369,17 @@ class Session:
 
     def evaluate_row(self, t: int) -> Iterator[events.Event]:
         """Row t of the matrix: every task seen so far, on its test examples."""
-        self.scores.partial = []
+        self.scores.partial, beside = [], []
         for j in range(t + 1):
             result = yield from self.score(t, j)
             self.scores.partial.append(result.score)
+            beside.append(result.scores)
             yield events.Evaluated(t, j, result.score, len(self.rows[j, "test"]), self.progress(),
                                    scores=result.scores, predictions=result.predictions, routing=result.routing)  # fmt: skip
-        self.scores.matrix.append(self.scores.partial + [None] * (len(self.tasks) - t - 1))
+        unseen = [None] * (len(self.tasks) - t - 1)
+        self.scores.matrix.append(self.scores.partial + unseen)
+        for name in self.learner.objective.measures:
+            self.scores.measures.setdefault(name, []).append([scores[name] for scores in beside] + unseen)
         self.scores.partial = []
 
     def last_measures(self) -> Iterator[events.Event]:

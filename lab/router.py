@@ -101,7 +101,7 @@ class LayerDecision(Decision):
         return found
 
     def held(self) -> Decision:
-        """Weights per example stay what they were made of; per token they are decided anew, and those of the text stay recorded."""
+        """Weights per example stay; per token they are decided anew, and those of the text stay recorded."""
         per_token = any(w.dim() == 4 for w in self.made.values())
         if not per_token:
             return Decision(self.recorded(), self.experts, composition=self.composition, stacks=self.stacks)

@@ -1,6 +1,8 @@
 """Tasks of free text: loss and decoding against transformers and peft, routing by what is asked, scores by hand."""
 
+import os
 import random
+from pathlib import Path
 
 import pytest
 import tiny
@@ -14,6 +16,7 @@ from lab.errors import LabError
 from lab.loop import Session, prepare
 from lab.objective import exact_match, rouge_l
 from lab.router import Decision, LayerDecision, one_hot
+from lab.sources import open_stream
 from lab.stream import Example, Task, as_text
 
 MODELS = ("llama", "gpt2", "t5")
@@ -387,3 +390,36 @@ def test_what_cannot_write_or_work_on_texts_is_refused(folders):
         assert refusal(folders["llama"], *given, recipe="sequential").startswith(
             f"methods.{name} works on the probabilities of classes, task 'a' asks for free text: use one of "
         )
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------------
+
+SMALL = [
+    "stream.max_train=8", "stream.max_validation=2", "stream.max_test=4", "train.epochs=1", "memory.per_task=4",
+    "memory_training.steps=2", "backbone.max_length=48", "decoding.max_tokens=4",
+]  # fmt: skip
+
+
+def test_a_classification_stream_with_labels_as_text(tmp_path):
+    import lab
+
+    tasks = "stream.tasks=[product_review, news_topic]"
+    run = lab.run("l2r", [*SMALL, tasks, "stream.labels_as_text=true"], backbone="strings", runs=tmp_path, progress=False)
+    table = run.predictions()
+    assert len(table) == 8 and set(table["label"]) <= {*open_stream("builtin").load("product_review").labels,
+                                                       *open_stream("builtin").load("news_topic").labels}  # fmt: skip
+    assert [len(row) for row in run.result()["measures"]["rouge_l"]] == [2, 2]
+
+
+def test_super_natural_instructions(tmp_path):
+    """Two of its tasks, end to end, on the texts as they are; several answers may be right."""
+    import lab
+
+    folder = Path(os.environ.get("LAB_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data") / "superni15"
+    if not folder.is_dir():
+        pytest.skip("the stream superni15 is not in LAB_DATA")
+    names = ["task1572_samsum_summary", "task181_outcome_extraction"]
+    given = [*SMALL, f"stream.tasks=[{', '.join(names)}]"]
+    run = lab.run("l2r", given, stream=str(folder), backbone="strings", runs=tmp_path, progress=False)
+    assert run.status == "finished" and run.tasks == names and len(run.predictions()) == 8
+    assert 0 <= run.scores["measures"]["rouge_l"][1][0] <= 1

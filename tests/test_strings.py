@@ -3,14 +3,17 @@
 import random
 import string
 
+import numpy as np
 import pytest
 import torch
 
 from lab.backbone import STRINGS, Backbone, resolve
 from lab.config import BackboneConfig, command_line, configure, validated
+from lab.errors import LabError
 from lab.sources import load_tasks, open_stream
 from lab.stream import Example
 from lab.strings import pretrain
+from lab.strings.recovery import recovery
 from lab.strings.skills import BASIC, SKILLS, TASKS, apply, draw, prompt, truth
 
 BY_HAND = {
@@ -119,3 +122,30 @@ def test_labels_of_the_pretraining_batch_cover_the_answers_only():
 def test_texts_outside_its_letters_can_be_read(text):
     made = Backbone(resolve(BackboneConfig(name="strings", device="cpu")), generates=True)
     assert isinstance(made.write(made.collate(made.encode([Example(text, 0)], 0, "test")), 3, 1)[0], str)
+
+
+# recovery of skills ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_allocation_that_is_the_truth_is_recovered_whatever_the_order_and_scale():
+    found = truth(list(TASKS))
+    skills = np.flatnonzero(found.std(0) > 0)
+    modules = np.random.default_rng(0).permutation(len(skills))
+    exact = recovery(3.0 * found[:, skills][:, modules] + 0.5, found)
+    assert exact.score == pytest.approx(1.0)
+    assert {(s, int(skills[modules[k]])) for s, k, _ in exact.pairs} == {(int(s), int(s)) for s in skills}
+    assert recovery(np.full((len(TASKS), 4), 0.25), found).score == 0.0
+
+
+def test_recovery_by_hand():
+    """Module 1 is skill 0 exactly; module 0 correlates with skill 1 by 1/sqrt(3); the constant skill 2 is left out."""
+    known = np.array([[1, 0, 1], [1, 0, 1], [0, 1, 1], [0, 0, 1]], dtype=bool)
+    learned = np.array([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    found = recovery(learned, known)
+    assert [(s, k) for s, k, _ in found.pairs] == [(0, 1), (1, 0)]
+    assert found.score == pytest.approx((1 + 1 / 3**0.5) / 2)
+    assert recovery(learned[:, 1:], known).score == pytest.approx(0.5)  # one module: the second skill has none
+    with pytest.raises(LabError, match="of 4 tasks, the truth of 3"):
+        recovery(learned, known[:3])
+    with pytest.raises(LabError, match="nothing to recover"):
+        recovery(learned, known[:, 2:])

@@ -1,4 +1,4 @@
-"""From rows to examples: the one place where text, text_pair, label and targets of a row are read, for folders and for the hub."""
+"""From rows to examples: the one place where text, text_pair, label and targets of a row are read, of folders and the hub."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
