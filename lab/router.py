@@ -3,6 +3,7 @@
 Letters: B rows, T tokens, D width of the query, L adapted layers, H routing heads, E experts.
 """
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,6 +61,10 @@ class Decision:
         """Weights (B | 1, H, E) of one layer with input x; a router that decides per token returns (B | 1, T, H, E)."""
         return self.weights[:, layer if self.weights.shape[1] > 1 else 0]
 
+    def held(self) -> "Decision":
+        """The decision for the tokens that are written after the text: the same weights."""
+        return self
+
     def recorded(self) -> Tensor | None:
         """Weights (B | 1, L | 1, H, E) that were used, with means over tokens where the decision was per token."""
         return self.weights
@@ -95,6 +100,15 @@ class LayerDecision(Decision):
             found = [*found.values()][-1]
         self.made[layer] = found
         return found
+
+    def held(self) -> Decision:
+        """Weights per example stay; per token they are decided anew, and those of the text stay recorded."""
+        per_token = any(w.dim() == 4 for w in self.made.values())
+        if not per_token:
+            return Decision(self.recorded(), self.experts, composition=self.composition, stacks=self.stacks)
+        again = copy.copy(self)
+        again.made, again.made_steps = {}, {}
+        return again
 
     def recorded(self) -> Tensor | None:
         return self._over_layers(self.made) if self.made else None
@@ -133,6 +147,7 @@ class Router(nn.Module, Plugin):
     learns_with_experts: ClassVar[bool] = False  # trained on the tasks' own examples, by its own loss terms, not on the memory
     uses_query: bool = False  # needs the frozen backbone's sequence representation
     uses_embedded: bool = False  # needs the embedded tokens
+    reads_layers: bool = False  # decides per example from the text in every layer, which the decoder of an encoder-decoder lacks
     learns_queries: ClassVar[bool] = False  # `learned` needs the queries of a task's training examples
     learns_after_experts: ClassVar[bool] = False  # trained as `gate`, on the tasks' own examples too, and not on the memory
     holds_experts: ClassVar[bool] = False  # experts of its own act (Decision.stacks), trained as `gate` on stored examples

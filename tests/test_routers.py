@@ -41,7 +41,7 @@ HEADS = [1, 2]
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def noise(seed: int = 11) -> torch.Generator:

@@ -22,7 +22,7 @@ from lab.pages import form, shell
 from lab.pages.form import Entry
 from lab.runs import Run, all_runs
 
-BACKBONES = ("minilm", "tiny")  # others only from the command line: a page does not take names of models to load
+BACKBONES = ("minilm", "tiny", "strings")  # others only from the command line: a page does not take names of models to load
 STRUCTURE = ("experts.name", "router.name")  # what decides which other options there are
 HIDDEN = ("recipe", "about", "scenarios", "stream.sources")
 MAIN = {
@@ -329,7 +329,7 @@ def examples(report: dict[str, Any]) -> None:
             st.caption(f"label **{shell.plain(example['label'])}** · {len(tokens)} tokens{cut}")
     st.caption(
         f"{task['train']} training, {task['validation']} validation, {task['test']} test examples · "
-        f"{len(task['labels'])} labels · longest text {task['longest']} of {report['limit']} tokens · "
+        f"{len(task['labels']) or 'no'} labels · longest text {task['longest']} of {report['limit']} tokens · "
         f"{report['device']}, {report['dtype']}, {report['layers']} adapted layers"
     )
 
