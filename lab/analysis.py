@@ -102,7 +102,9 @@ def _why(session: Session) -> dict[str, str]:
         shared = "there is one shared expert: nothing to route" if one else "every task trains all experts: none is a task's own"
         why["router"] = "experts are trained while earlier ones act: none of them alone is the model of a task"
         why["router"] = why["router"] if session.learner.per_task else shared
-    if session.config.scenario != "class":
+    if session.tasks[0].generates:
+        why["new_classes"] = "answers are free text: there are no classes"
+    elif session.config.scenario != "class":
         own = {"task": "only the classes of the given task compete", "domain": "all tasks have the same classes"}
         why["new_classes"] = own[session.config.scenario]
     return why
@@ -115,7 +117,7 @@ def _row(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
     changed = {
         "experts": not _equal(_modules(then, j, oracle), _modules(now, j, oracle)),
         "classifier": not _equal(dict(old.named_parameters()), dict(now.classifier.named_parameters())),
-        "new_classes": session.config.scenario == "class",
+        "new_classes": session.config.scenario == "class" and not session.tasks[0].generates,
     }
     parts = [part for part, differs in changed.items() if differs]
 

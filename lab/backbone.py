@@ -1,4 +1,4 @@
-"""The frozen pretrained language model and its tokenizer: texts in, one vector per text out."""
+"""The frozen pretrained language model and its tokenizer: texts in, one vector per text out, or text."""
 
 import hashlib
 import inspect
@@ -17,14 +17,16 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from lab.batch import Batch, Encoded, by_length, collate
+from lab.batch import UNLABELLED, Batch, Encoded, by_length, collate
 from lab.config import BackboneConfig
 from lab.errors import LabError
 from lab.stream import Example
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
-BUILT_IN = ("minilm", "tiny")
+STRINGS = Path(__file__).parent / "strings" / "model"
+BUILT_IN = ("minilm", "tiny", "strings")
+SMALL = ("tiny", "strings")  # too small to gain from bfloat16 or from more than one thread
 
 
 def resolve_device(device: str) -> torch.device:
@@ -43,10 +45,10 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: torch.device, name: str) -> str:
-    """float32 or bfloat16; auto takes bfloat16 where the hardware computes in it, and float32 for the tiny backbone."""
+    """float32 or bfloat16; auto takes bfloat16 where the hardware computes in it, and float32 for small backbones."""
     if dtype != "auto":
         return dtype
-    if name == "tiny":
+    if name in SMALL:
         return "float32"
     fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
     return "bfloat16" if fast else "float32"
@@ -56,7 +58,7 @@ def resolve(config: BackboneConfig) -> BackboneConfig:
     """The configuration with everything automatic decided, so that it can be frozen into config.yaml."""
     device = resolve_device(config.device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = config.threads or (1 if config.name == "tiny" else cores)
+    threads = config.threads or (1 if config.name in SMALL else cores)
     dtype = resolve_dtype(config.dtype, device, config.name)
     return config.model_copy(update={"device": str(device), "dtype": dtype, "threads": threads})
 
@@ -75,7 +77,7 @@ def locate(name: str) -> Source:
         return Source(None, local=True)
     if name == "minilm":
         return _minilm()
-    folder = Path(name)
+    folder = STRINGS if name == "strings" else Path(name)
     if not folder.exists():
         if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
             near = get_close_matches(name, BUILT_IN, n=1, cutoff=0.5)
@@ -141,7 +143,8 @@ def _tiny() -> tuple[nn.Module, HashTokenizer]:
     return model, HashTokenizer()
 
 
-def _pretrained(source: Source, device: torch.device) -> tuple[nn.Module, Any]:
+def _pretrained(source: Source, device: torch.device, generates: bool) -> tuple[nn.Module, Any]:
+    """Model and tokenizer; with the part that writes text if it `generates`."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -152,7 +155,8 @@ def _pretrained(source: Source, device: torch.device) -> tuple[nn.Module, Any]:
     transformers.utils.logging.set_verbosity_error()  # a missing pooler is expected and not worth a table
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.path, **options)
-        model = transformers.AutoModel.from_pretrained(
+        kind = _kind(transformers.AutoConfig.from_pretrained(source.path, **options), source.path) if generates else "AutoModel"
+        model = getattr(transformers, kind).from_pretrained(
             source.path, dtype=torch.float32, attn_implementation=attention, use_safetensors=True, **options
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -161,11 +165,21 @@ def _pretrained(source: Source, device: torch.device) -> tuple[nn.Module, Any]:
         raise LabError(f"backbone '{source.path}' cannot be loaded: {reason}{help}") from error
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
-    if model.config.is_encoder_decoder:
+    if model.config.is_encoder_decoder and not generates:
         raise LabError(f"backbone '{source.path}' is an encoder-decoder: classification needs an encoder or a decoder")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+def _kind(config: Any, path: str) -> str:
+    """The class of transformers that writes text with a model of this configuration; LabError where there is none."""
+    if config.is_encoder_decoder:
+        return "AutoModelForSeq2SeqLM"
+    if not _is_decoder(config):
+        reason = "it is an encoder; tasks of free text need a decoder or an encoder-decoder, for example the backbone strings"
+        raise LabError(f"backbone '{path}' cannot write text: {reason}")
+    return "AutoModelForCausalLM"
 
 
 class Backbone(nn.Module):
@@ -174,28 +188,40 @@ class Backbone(nn.Module):
     width D of the sequence representation; `identity` is a hash of weights, configuration and tokenizer for content addresses.
     """
 
-    def __init__(self, config: BackboneConfig):
-        """`config` must be resolved. Raises LabError where the backbone cannot be found or loaded."""
+    def __init__(self, config: BackboneConfig, generates: bool = False):
+        """`config` must be resolved; `generates`: with the part that writes text.
+
+        Raises LabError where the backbone cannot be found or loaded, or cannot write.
+        """
         super().__init__()
         self.config = config
         self.device = torch.device(config.device)
         torch.set_num_threads(config.threads)
         source = locate(config.name)
-        model, self.tokenizer = _tiny() if source.path is None else _pretrained(source, self.device)
+        if generates and source.path is None:
+            _kind(_tiny()[0].config, config.name)
+        model, self.tokenizer = _tiny() if source.path is None else _pretrained(source, self.device, generates)
+        if generates and self.tokenizer.eos_token_id is None:
+            raise LabError(f"backbone '{config.name}' cannot write text: its tokenizer has no token that ends one (eos_token)")
         self.identity = _identity(model, self.tokenizer)
         self.pad: int = self.tokenizer.pad_token_id or 0  # padding is masked: any token does where there is none for it
         self.model = model.to(self.device).eval().requires_grad_(False)
         if config.dtype == "bfloat16":  # autocast would round these weights at every use: the same numbers, rounded once
+            output = self.model.get_output_embeddings() if generates else None  # its weights may be those of the input
             for module in self.model.modules():
-                if isinstance(module, nn.Linear):
+                if isinstance(module, nn.Linear) and module is not output:
                     module.to(torch.bfloat16)
         self.width: int = model.config.get_text_config().hidden_size
         self.type: str = model.config.model_type
-        self.pooling = config.pooling if config.pooling != "auto" else ("last" if _is_decoder(model) else "mean")
+        self.pooling = config.pooling if config.pooling != "auto" else ("last" if _is_decoder(model.config) else "mean")
         self.positions = _positions(model)  # that tokens may have; None: no limit is known
         self.max_length = min(config.max_length, self.positions or config.max_length)
         self.lower: Lower | None = None
+        self.encoder_decoder: bool = model.config.is_encoder_decoder
+        self.side = "left" if generates and not self.encoder_decoder else "right"  # of the padding
         accepted = inspect.signature(model.forward).parameters
+        self.takes_positions = generates and "position_ids" in accepted
+        self.keeps_logits = "logits_to_keep" in accepted
         self.takes_types = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -215,9 +241,18 @@ class Backbone(nn.Module):
         types = tokens.get("token_type_ids") or [[0] * len(ids) for ids in tokens["input_ids"]]
         rows = zip(tokens["input_ids"], types, examples, strict=True)
         return [  # a text that no token is left of stands as one for padding
-            Encoded(list(ids) or [self.pad], list(kinds) or [0], ex.label, task, (task, split, row))
+            Encoded(list(ids) or [self.pad], list(kinds) or [0], ex.label, task, (task, split, row),
+                    self.target(ex.targets[0]) if ex.targets else (), ex.targets)
             for row, (ids, kinds, ex) in enumerate(rows)
-        ]
+        ]  # fmt: skip
+
+    def target(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text to write, cut to the maximal length, with the token that ends it."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"][: self.max_length - 1]
+        return (*ids, self.tokenizer.eos_token_id)
+
+    def collate(self, rows: Sequence[Encoded]) -> Batch:
+        return collate(rows, self.pad, self.device, self.side)
 
     def unchanged_below(self, layer: str) -> None:
         """Say that nothing below the block of this layer is ever adapted."""
@@ -233,7 +268,7 @@ class Backbone(nn.Module):
         new = list({row.key: row for row in rows if row.key not in lower.known}.values()) if lower else []
         if new and lower.has_room(new, self.width):
             for chunk in by_length(new, size):
-                self._learn_states(collate([new[i] for i in chunk], self.pad, self.device))
+                self._learn_states(self.collate([new[i] for i in chunk]))
         try:
             yield
         finally:
@@ -253,12 +288,55 @@ class Backbone(nn.Module):
         bf16 = self.config.dtype == "bfloat16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
 
+    @torch.no_grad()
+    def embedded(self, batch: Batch) -> Tensor:
+        """The tokens (B, T, D) in float32 as they enter the model, without positions; outside of any routing."""
+        return self.model.get_input_embeddings()(batch.ids).float()
+
     def embed(self, batch: Batch) -> Tensor:
         """Sequence representations (B, D) in float32, through whatever experts are switched on."""
-        types = {"token_type_ids": batch.types} if self.takes_types else {}
+        more = {"token_type_ids": batch.types} if self.takes_types else self.places(batch.mask)
+        model = self.model.get_encoder() if self.encoder_decoder else self.model.base_model
         with self.arithmetic(), self.lower.standing_in(batch.keys) if self.lower else nullcontext():
-            hidden = self.model(input_ids=batch.ids, attention_mask=batch.mask, **types).last_hidden_state  # (B, T, D)
+            hidden = model(input_ids=batch.ids, attention_mask=batch.mask, **more).last_hidden_state  # (B, T, D)
         return pool(hidden.float(), batch.mask, self.pooling)  # (B, D)
+
+    def places(self, mask: Tensor) -> dict[str, Tensor]:
+        """Places of the tokens (B, T), counted from the first that is no padding, for models that write and ask for them."""
+        return {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)} if self.takes_positions else {}
+
+    def token_logits(self, batch: Batch) -> Tensor:
+        """Logits (B, S, V) of the next token at every place of the targets, given the text and what stands before."""
+        if self.encoder_decoder:
+            before = self.model.prepare_decoder_input_ids_from_labels(labels=batch.label)  # (B, S)
+            with self.arithmetic():
+                return self.model(input_ids=batch.ids, attention_mask=batch.mask, decoder_input_ids=before).logits.float()
+        known = batch.label != UNLABELLED
+        ids = torch.cat([batch.ids, batch.label.where(known, self.pad)], dim=1)  # (B, T + S)
+        mask = torch.cat([batch.mask, known.long()], dim=1)
+        wanted = batch.label.shape[1] + 1
+        few = {"logits_to_keep": wanted} if self.keeps_logits else {}
+        with self.arithmetic():
+            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **self.places(mask), **few).logits
+        return logits[:, -wanted:-1].float()
+
+    def write(self, batch: Batch, tokens: int, beams: int) -> list[str]:
+        """What the model writes after each text, at most so many tokens; greedily with one beam.
+
+        Rows are repeated for their beams, each row's beams side by side.
+        """
+        from transformers import GenerationConfig
+
+        own, known = self.tokenizer.eos_token_id, self.model.generation_config.eos_token_id
+        settings = GenerationConfig(
+            max_new_tokens=tokens, num_beams=beams, do_sample=False,
+            pad_token_id=self.pad, bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=[own, *(known if isinstance(known, list) else [known] if known is not None else [])],
+            decoder_start_token_id=self.model.config.decoder_start_token_id if self.encoder_decoder else None,
+        )  # fmt: skip
+        with self.arithmetic():
+            made = self.model.generate(input_ids=batch.ids, attention_mask=batch.mask, generation_config=settings)  # (B, T + S)
+        return self.tokenizer.batch_decode(made[:, 0 if self.encoder_decoder else batch.ids.shape[1] :], skip_special_tokens=True)
 
 
 class Lower:
@@ -337,18 +415,19 @@ def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
     if how == "cls":
         return hidden[:, 0]
     if how == "last":
-        return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
+        last = mask.shape[1] - 1 - mask.flip(1).argmax(1)  # (B,), on whichever side the padding is
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
     weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
     return (hidden * weights).sum(1) / weights.sum(1)
 
 
-def _is_decoder(model: nn.Module) -> bool:
+def _is_decoder(config: Any) -> bool:
     """Whether tokens see only what stands before them."""
     import transformers
 
     causal = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     masked = transformers.models.auto.modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    return model.config.model_type in causal and model.config.model_type not in masked
+    return config.model_type in causal and config.model_type not in masked
 
 
 def _positions(model: nn.Module) -> int | None:

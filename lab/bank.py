@@ -147,6 +147,7 @@ class Bank(nn.Module):
         self.kind, self.composition = kind, composition
         self.slot: Decision | None = None
         self.names: list[str] = []
+        self.peft_task = _peft_task(model)
         self.routed_layers: list[RoutedLayer] = []
         infos = [info_of(name, model.get_submodule(name)) for name in self._targets(model, model_type)]
         for info in infos:  # before any layer is replaced
@@ -261,7 +262,7 @@ class Bank(nn.Module):
         config = {"expert": self.kind.options.model_dump(), "name": self.names[k]}
         if self.kind.peft_format:
             tensors = {f"base_model.model.{name}{self.kind.peft_names[1]}": tensor for name, tensor in tensors.items()}
-            config = self.kind.peft_config([layer.name for layer in self.layers], base)
+            config = self.kind.peft_config([layer.name for layer in self.layers], base) | {"task_type": self.peft_task}
         files.write_arrays(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
         files.write_json(folder / "adapter_config.json", config)
 
@@ -309,6 +310,13 @@ class Bank(nn.Module):
         names = {layer.name for layer in self.layers}
         own = self.kind.peft_names[0]
         return {_own_name(name, names): tensor.float() for name, tensor in tensors.items() if own in name}
+
+
+def _peft_task(model: nn.Module) -> str:
+    """What peft calls the use of such a model."""
+    if not model.can_generate():
+        return "FEATURE_EXTRACTION"
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
 
 
 def _own_name(peft_name: str, layers: set[str]) -> str:

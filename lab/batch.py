@@ -10,35 +10,49 @@ UNLABELLED = -100  # label of a row that only rides along: losses over labels le
 
 
 class Encoded(NamedTuple):
-    """One tokenised example; `key` = (task, split, row) names it for caches and predictions."""
+    """One tokenised example; `key` = (task, split, row) names it for caches and predictions.
+
+    Of a task of free text: `target` the tokens to write, `answers` the texts that are right.
+    """
 
     ids: list[int]
     types: list[int]
     label: int  # within its task, or UNLABELLED
     task: int
     key: tuple[int, str, int]
+    target: tuple[int, ...] = ()
+    answers: tuple[str, ...] = ()
 
 
 class Batch(NamedTuple):
-    """Rows of one or several tasks, padded to the longest. B rows, T tokens."""
+    """Rows of one or several tasks, padded to the longest. B rows, T tokens, S tokens of the longest target."""
 
     ids: Tensor  # (B, T) int64
     mask: Tensor  # (B, T) int64, 1 where there is a token
     types: Tensor  # (B, T) int64
-    label: Tensor  # (B,) int64, within the task, or UNLABELLED
+    label: Tensor  # (B,) int64, within the task, or UNLABELLED; of free text (B, S): tokens, and UNLABELLED behind them
     task: Tensor  # (B,) int64
     keys: list[tuple[int, str, int]]
+    answers: list[tuple[str, ...]]  # of free text: what is right
 
 
-def collate(rows: Sequence[Encoded], pad: int, device: torch.device | str = "cpu") -> Batch:
-    """Pad rows on the right and stack them."""
-    width = max(len(row.ids) for row in rows)
-    ids = torch.tensor([row.ids + [pad] * (width - len(row.ids)) for row in rows])  # (B, T)
-    mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows])  # (B, T)
-    types = torch.tensor([row.types + [0] * (width - len(row.types)) for row in rows])  # (B, T)
+def collate(rows: Sequence[Encoded], pad: int, device: torch.device | str = "cpu", side: str = "right") -> Batch:
+    """Pad rows on a side and stack them. Padding on the left is for decoders that go on from the texts."""
+    ids = padded([row.ids for row in rows], pad, side)  # (B, T)
+    mask = padded([[1] * len(row.ids) for row in rows], 0, side)  # (B, T)
+    types = padded([row.types for row in rows], 0, side)  # (B, T)
     label, task = torch.tensor([row.label for row in rows]), torch.tensor([row.task for row in rows])  # (B,)
+    if any(row.target for row in rows):
+        targets = [[] if row.label == UNLABELLED else row.target for row in rows]
+        label = padded(targets, UNLABELLED, "right")  # (B, S)
     tensors = (tensor.to(device, non_blocking=True) for tensor in (ids, mask, types, label, task))
-    return Batch(*tensors, keys=[row.key for row in rows])
+    return Batch(*tensors, keys=[row.key for row in rows], answers=[row.answers for row in rows])
+
+
+def padded(rows: Sequence[Sequence[int]], value: int, side: str) -> Tensor:
+    """(B, width of the longest row), filled up with `value` on the left or the right."""
+    fill = [[value] * (max(map(len, rows)) - len(row)) for row in rows]
+    return torch.tensor([[*f, *row] if side == "left" else [*row, *f] for row, f in zip(rows, fill, strict=True)])
 
 
 def shuffled(rows: Sequence[Encoded], size: int, generator: torch.Generator) -> list[list[int]]:

@@ -72,7 +72,7 @@ def run(
         list[str] | None, typer.Option("-o", help="any option, for example -o train.lr=0.001 -o stream.tasks=[agnews,dbpedia]")
     ] = None,
     stream: Annotated[str | None, typer.Option(help="shipped stream, hub benchmark, or folder of task folders")] = None,
-    backbone: Annotated[str | None, typer.Option(help="minilm, tiny, a hub id, or a folder")] = None,
+    backbone: Annotated[str | None, typer.Option(help="minilm, tiny, strings, a hub id, or a folder")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of every use of chance")] = None,
     runs: Runs = None,
     id: Annotated[str | None, typer.Option(help="name of the run's folder (default: time, recipe, stream, seed)")] = None,
@@ -307,6 +307,7 @@ def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
     if what == "backbones":
         return [{"name": "minilm", "about": "all-MiniLM-L6-v2, 22M parameters, shipped with the package; the default"},
                 {"name": "tiny", "about": "a random two-layer encoder for tests"},
+                {"name": "strings", "about": "a small decoder that knows basic string skills; goes with the stream strings"},
                 {"name": "owner/model or folder", "about": "any encoder or decoder, of the hub or a folder"}]  # fmt: skip
     if what == "runs":
         return [run_row(found.id, runs) for found in run_folder.all_runs(runs)]

@@ -1,7 +1,7 @@
 """What a run is made of: configuration models, recipes, overrides. Everything is checked before a model is loaded.
 
-Precedence: defaults < recipe file < `-o key=value`. The command line, the form of the dashboard and the documentation
-are generated from the fields below and from the `Options` of the plug-ins.
+Precedence: defaults < recipe file < what fits the stream < `-o key=value`. The command line, the form of the dashboard and the
+documentation are generated from the fields below and from the `Options` of the plug-ins.
 """
 
 import math
@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_serializer
 
 from lab import registry
-from lab.errors import LabError, unknown
+from lab.errors import LabError, bad_yaml, unknown
 from lab.registry import Options
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -33,13 +33,14 @@ class StreamConfig(Section):
     name: str = Field("builtin", description="a shipped stream, a hub benchmark, or a folder of task folders")
     sources: list[str] = Field([], description="several streams or folders joined into one; `name` is then only a title")
     tasks: list[str] | str | None = Field(None, description="tasks in order, or a published order; null: all, alphabetical")
+    labels_as_text: bool = Field(False, description="write the name of the label instead of choosing a class")
     max_train: int | None = Field(None, ge=2, description="training examples per task, label-balanced and seeded; null: all")
     max_validation: int | None = Field(None, ge=2, description="validation examples per task; null: all")
     max_test: int | None = Field(None, ge=2, description="test examples per task; null: all")
 
 
 class BackboneConfig(Section):
-    name: str = Field("minilm", description="minilm, tiny, a hub id, or a folder with weights and tokenizer")
+    name: str = Field("minilm", description="minilm, tiny, strings, a hub id, or a folder with weights and tokenizer")
     pooling: Literal["auto", "mean", "cls", "last"] = Field(
         "auto", description="sequence representation from the last hidden states; auto: mean in encoders, last token in decoders"
     )
@@ -48,7 +49,14 @@ class BackboneConfig(Section):
         "auto", description="arithmetic of the forward pass; auto: bfloat16 autocast on CUDA and on CPUs that compute in it"
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    threads: int = Field(0, ge=0, le=512, description="CPU threads; 0: all cores, 1 for tiny")
+    threads: int = Field(0, ge=0, le=512, description="CPU threads; 0: all cores, 1 for tiny and strings")
+
+
+class DecodingConfig(Section):
+    max_tokens: int | None = Field(
+        None, ge=1, le=8192, description="longest answer that is written; null: as the longest target of the training examples"
+    )
+    beams: int = Field(1, ge=1, le=64, description="width of the beam search; 1: greedy")
 
 
 class MemoryConfig(Section):
@@ -190,6 +198,7 @@ class RunConfig(Section):
     )
     methods: plugins(registry.methods, "methods") = Field({}, description="what acts on training beyond routing: replay, ...")
     memory: MemoryConfig = MemoryConfig()
+    decoding: DecodingConfig = DecodingConfig()
     train: TrainConfig = TrainConfig()
     memory_training: MemoryTrainingConfig = MemoryTrainingConfig()
     transfer: TransferConfig | None = Field(
@@ -237,9 +246,7 @@ def _read(name: str, beside: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = getattr(error, "problem", None) or str(error).split("\n")[0]
-        raise LabError(f"recipe {path.name}{f', line {mark.line + 1}' if mark else ''}: not valid YAML ({reason})") from error
+        raise bad_yaml(f"recipe {path.name}", error) from error
     if not isinstance(content, dict):
         raise LabError(f"recipe {path.name} must be a mapping of options to values, not {type(content).__name__}")
     base = content.pop("base", None)
@@ -326,7 +333,7 @@ def _gives(recipe: str, changes: Sequence[str], content: dict[str, Any]) -> bool
 
 
 def configure(recipe: str = "custom", overrides: Sequence[str] = (), **settings: Any) -> RunConfig:
-    """A validated configuration: defaults < recipe < overrides (`key=value`) < settings.
+    """A validated configuration: defaults < recipe < what fits the stream < overrides (`key=value`) < settings.
 
     `settings` are top-level fields, or `stream`, `backbone`, `router` given by name. Raises LabError with the nearest
     valid name for a misspelt one.
@@ -337,7 +344,20 @@ def configure(recipe: str = "custom", overrides: Sequence[str] = (), **settings:
         change = merged(change, parse_override(text))
     for name, value in settings.items():
         change = merged(change, {name: {"name": value} if name in NAMED and isinstance(value, str) else value})
-    return validated(merged(content, change))
+    return validated(merged(fitted(content, _stream(merged(content, change))), change))
+
+
+def fitted(content: dict[str, Any], stream: str | None) -> dict[str, Any]:
+    """A recipe with the settings that fit a stream; they give way to those of a recipe that names the stream itself."""
+    fit = registry.streams.get(stream).fit if stream in registry.streams.names() else {}
+    return merged(fit, content) if _stream(content) == stream else merged(content, fit)
+
+
+def _stream(content: dict[str, Any]) -> str | None:
+    """The name of the stream in plain settings; None where several are joined, or none is named."""
+    given = content.get("stream")
+    given = {"name": given} if isinstance(given, str) else given
+    return given.get("name") if isinstance(given, dict) and not given.get("sources") else None
 
 
 def validated(content: dict[str, Any]) -> RunConfig:
@@ -388,6 +408,11 @@ def _streamable(config: RunConfig, budgets: Sequence[str]) -> None:
         raise LabError(
             "train.classes = seen trains classifier rows of earlier tasks, isolated experts must not: "
             "use train.classes=task or experts.isolated=false"
+        )
+    if isolated and registry.routers.get(config.router.name).learns_with_experts:
+        raise LabError(
+            f"router {config.router.name} learns while the experts do, isolated experts are trained without it: "
+            "use experts.isolated=false or a pool (experts.allocation=10)"
         )
     for name in config.methods:
         if registry.methods.get(name).uses_memory and not budgets:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,13 @@ WHOLE = 16  # test examples per task whose decisions are kept whole
 
 @dataclass
 class Predictions:
-    """Per test example: class and predicted class (indices of the label space), and the predicted class's probability."""
+    """Per test example: the true answer and the given one (classes, indices of the label space, or texts), see Answers."""
 
     label: np.ndarray
     predicted: np.ndarray
+    correct: np.ndarray
     probability: np.ndarray
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,6 +78,11 @@ class Evaluation:
     predictions: Predictions
     routing: RoutingSums | None
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """Further scores of the task by name."""
+        return {name: float(values.mean()) for name, values in self.predictions.scores.items()}
+
 
 @torch.no_grad()
 def evaluate(learner: Learner, rows: list[Encoded], seen: int, size: int, oracle: bool = False) -> Iterator[int | Evaluation]:
@@ -83,24 +91,19 @@ def evaluate(learner: Learner, rows: list[Encoded], seen: int, size: int, oracle
     The classes that compete are those of the first `seen` tasks, or in scenario task those of the row's own. `oracle`: the
     true task picks the expert.
     """
-    space = learner.space
-    how = "task" if space.scenario == "task" else "seen"
-    label, predicted = np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
-    probability, routing, done = np.zeros(len(rows)), RoutingSums(), 0
+    answered: dict[int, tuple[Any, ...]] = {}  # by row
+    routing, scores = RoutingSums(), learner.objective.measures
     with learner.backbone.knowing(rows, size, lasting=True):
         for chunk in by_length(rows, size):
             batch = learner.collate([rows[i] for i in chunk])
             decision = learner.router.own(batch.task) if oracle else learner.decide(batch)
-            with learner.bank.routed(decision):
-                logits = learner.logits(batch)
-                used, steps = (decision.recorded(), decision.recorded_steps()) if decision else (None, {})
-            logits = logits.masked_fill(~space.competing(batch.task, seen, how), float("-inf"))
-            best = logits.softmax(-1).max(-1)
-            label[chunk] = space.target(batch.label, batch.task).cpu().numpy()
-            predicted[chunk], probability[chunk] = best.indices.cpu().numpy(), best.values.cpu().numpy()
+            found = learner.objective.answers(batch, decision, seen)
+            columns = (*found[:4], *(found.scores[name] for name in scores))
+            answered |= zip(chunk, zip(*columns, strict=True), strict=True)
+            used = decision.recorded() if decision else None
             if used is not None:
-                routing.add(used, steps, chunk, len(learner.bank.layers))
-            done += len(chunk)
-            yield done
-    score = float((label == predicted).mean())
-    yield Evaluation(score, Predictions(label, predicted, probability), routing if routing.count else None)
+                routing.add(used, decision.recorded_steps(), chunk, len(learner.bank.layers))
+            yield len(answered)
+    columns = [np.array(column) for column in zip(*(answered[row] for row in range(len(rows))), strict=True)]
+    predictions = Predictions(*columns[:4], dict(zip(scores, columns[4:], strict=True)))
+    yield Evaluation(float(predictions.correct.mean()), predictions, routing if routing.count else None)

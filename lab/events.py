@@ -89,6 +89,7 @@ class Evaluated(Event):
     examples: int
     progress: float
     split: str = "test"
+    scores: dict[str, float] = field(default_factory=dict)  # further ones by name, of texts ROUGE-L
     predictions: Any = field(default=None, metadata=BULK)  # lab.evaluate.Predictions
     routing: Any = field(default=None, metadata=BULK)  # lab.evaluate.RoutingSums or None
 

@@ -147,6 +147,8 @@ def load(run: Run, after: int | None = None, device: str | None = None) -> Model
         raise LabError(f"run '{run.id}' has no weights of the moment after task {after}; kept: {moments or 'none'}")
     config = validated(run.config)
     backbone = config.backbone.model_copy(update={"device": device or _here(config.backbone.device)})
+    if not all(run.scores["labels"]):
+        raise LabError(f"run '{run.id}' writes free text: only models that choose a class can be asked here")
     tasks = [Task(name, tuple(labels), (), (), ()) for name, labels in zip(run.tasks, run.scores["labels"], strict=True)]
     learner = Learner(config.model_copy(update={"backbone": backbone}), tasks)
     trained_with = run.info.get("fingerprint", {}).get("backbone")

@@ -10,17 +10,18 @@ from torch import Tensor, nn
 from lab import registry
 from lab.backbone import Backbone, pool
 from lab.bank import Bank
-from lab.batch import UNLABELLED, Batch, Encoded, collate
+from lab.batch import Batch, Encoded
 from lab.chance import generator
 from lab.config import RunConfig
 from lab.errors import LabError
 from lab.labels import LabelSpace
+from lab.objective import objective
 from lab.router import Decision, LayerDecision, Request
-from lab.stream import Task
+from lab.stream import Example, Task
 
 
 class Output(NamedTuple):
-    logits: Tensor  # (B, C)
+    logits: Tensor  # (B, C), or of texts (B, S, V)
     decision: Decision | None
 
 
@@ -72,23 +73,39 @@ class Learner(nn.Module):
         super().__init__()
         self.config = config
         self.space = LabelSpace(config.scenario, tasks)
-        self.backbone = Backbone(config.backbone)
+        generates = writes(tasks)
+        self.backbone = Backbone(config.backbone, generates)
         kind = registry.experts.get(config.experts.name)(config.experts)
         self.bank = Bank(self.backbone.model, self.backbone.type, kind, config.composition, config.router.heads)
-        self._check_positions(len(tasks) if self.per_task else len(self.pool))
-        self.backbone.unchanged_below(self.bank.layers[0].name)
+        self._check_positions(len(tasks) if self.per_task else len(self.pool), generates)
+        if not generates:  # what would be kept is of texts without answers
+            self.backbone.unchanged_below(self.bank.layers[0].name)
         router = registry.routers.get(config.router.name)
         self.router = router(config.router, self.bank.layers, self.backbone.width).to(self.device)
+        embedding = self.backbone.model.get_input_embeddings().weight
+        if self.router.uses_embedded and embedding.shape[1] != self.backbone.width:
+            raise LabError(
+                f"router {config.router.name} reads embedded tokens of width {self.backbone.width}, this backbone's have "
+                f"{embedding.shape[1]}: use router.query=backbone"
+            )
         self.router.classes = [len(own) for own in self.space.own]
-        self.classifier = self.new_classifier()
+        if self.backbone.encoder_decoder and self.router.reads_layers:
+            raise LabError(
+                f"router {config.router.name} reads the text in every layer, but decoder layers of backbone "
+                f"'{config.backbone.name}' are given the answer: use router.query=backbone"
+            )
+        self.classifier = self.new_classifier()  # without rows where tasks ask for free text
+        self.objective = objective(self, generates)
         self.task_names = [task.name for task in tasks]
         self.queries: dict[tuple, Tensor] = {}  # by the keys of the batch
         self.met = 0  # tasks met so far
 
-    def _check_positions(self, experts: int) -> None:
-        """Refuse experts that leave too few positions for the texts."""
+    def _check_positions(self, experts: int, generates: bool) -> None:
+        """Refuse experts that leave too few positions for the texts, or that would stand before every token that is written."""
         backbone, kind = self.backbone, self.bank.kind
         needed = kind.positions(experts, self.bank.composition)
+        if needed and generates:
+            raise LabError(f"experts of kind {kind.name} stand before the text and cannot write: use experts.name=lora")
         if backbone.positions is not None and needed and backbone.max_length + needed > backbone.positions:
             raise LabError(
                 f"{backbone.max_length} tokens (backbone.max_length) and {needed} positions of {experts} {kind.name}(s) are more "
@@ -145,9 +162,8 @@ class Learner(nn.Module):
             for expert in new:
                 self.bank.grow(expert, seed, "expert", expert)
             self.router.grow(len(self.bank))
-            if self.router.learns_with_experts and len(self.bank) == len(new):
-                self.router.reset(generator(seed, "router"), [], torch.zeros(0))
         self.router.meet(t, generator(seed, "router", name))
+        self.router.to(self.device)  # what it drew for the task was made on the CPU
 
     def collapse(self) -> None:
         """One expert, the average of all, in place of the bank; nothing is left to choose."""
@@ -172,8 +188,14 @@ class Learner(nn.Module):
         for k, name in enumerate(self.bank.names):
             self.bank.renew(k, seed, "expert", name)
 
+    def encode(self, examples: Sequence[Example], task: int, split: str) -> list[Encoded]:
+        """Token ids of all examples of a split, see Backbone.encode."""
+        rows = self.backbone.encode(examples, task, split)
+        self.objective.look(rows, split)
+        return rows
+
     def collate(self, rows: Sequence[Encoded]) -> Batch:
-        return collate(rows, self.backbone.pad, self.device)
+        return self.backbone.collate(rows)
 
     @torch.no_grad()
     def query(self, batch: Batch) -> Tensor:
@@ -211,7 +233,8 @@ class Learner(nn.Module):
     def request(self, batch: Batch, noise: torch.Generator | None = None) -> Request:
         """What the router may see; the task only if the router declares that it uses it."""
         query = self.query(batch) if self.router.uses_query else None
-        return Request(batch.mask, query, batch.task if self.router.uses_task_id else None, noise)
+        embedded = self.backbone.embedded(batch) if self.router.uses_embedded else None
+        return Request(batch.mask, query, batch.task if self.router.uses_task_id else None, noise, embedded)
 
     def decide(self, batch: Batch, noise: torch.Generator | None = None) -> Decision | None:
         """The router's decision; None while the bank is empty."""
@@ -226,8 +249,8 @@ class Learner(nn.Module):
         return Decision(torch.ones(1, 1, 1, 1, device=self.device), experts=(k,), composition="mix")
 
     def logits(self, batch: Batch, only: int | None = None) -> Tensor:
-        """(B, C) under the decision the bank is routed by."""
-        return self.classifier(self.backbone.embed(batch), only)
+        """(B, C), or of texts (B, S, V), under the decision the bank is routed by."""
+        return self.objective.logits(batch, only)
 
     def forward(self, batch: Batch) -> Output:
         decision = self.decide(batch)
@@ -246,16 +269,16 @@ class Learner(nn.Module):
             owner = f"task{t}." if self.per_task else f"{self.bank.names[k]}." if len(self.current) > 1 else ""
             found |= {owner + name: p for name, p in self.bank.expert(k).items()}
         if self.router.learns_with_experts:
-            found |= {f"router.{name}": p for name, p in self.router.named_parameters()}
+            found |= {f"router.{name}": p for name, p in self.router.of_task(t).items()}
         return found | self.parameters_of(range(self.met) if self.config.train.classes == "seen" else [t])
 
     def cross_entropy(self, logits: Tensor, label: Tensor, task: Tensor, how: str | None = None) -> Tensor:
-        """Mean cross-entropy over the competing classes ("task" or "seen", see LabelSpace; None: train.classes).
+        """Mean cross-entropy over the competing classes ("task" or "seen", see LabelSpace; None: train.classes), or over tokens.
 
-        logits (B, C), labels within their tasks (B,), tasks (B,); rows that are UNLABELLED do not count.
+        logits (B, C), labels within their tasks (B,), tasks (B,); of texts logits (B, S, V) and tokens (B, S). What is UNLABELLED
+        does not count.
         """
-        target = self.space.target(label, task)
-        return nn.functional.cross_entropy(self.competing(logits, task, how), target, ignore_index=UNLABELLED)
+        return self.objective.loss(logits, label, task, how or self.config.train.classes)
 
     def own_cross_entropy(self, logits: Tensor, label: Tensor, task: Tensor) -> Tensor:
         """Mean cross-entropy among the classes of the one task that all rows are of; arguments as for cross_entropy.
@@ -263,8 +286,7 @@ class Learner(nn.Module):
         Only that task's columns are computed with. Masked ones would change nothing but the rounding, which depends on where the
         task's columns stand among all: an isolated expert is to have the same bytes in every order of the tasks.
         """
-        own = self.space.own[int(task[0])]
-        return nn.functional.cross_entropy(logits[:, own.start : own.stop], label, ignore_index=UNLABELLED)
+        return self.objective.own_loss(logits, label, task)
 
     def competing(self, logits: Tensor, task: Tensor, how: str | None = None) -> Tensor:
         """Logits (B, C) with -inf where a class does not compete, see cross_entropy."""
@@ -273,4 +295,15 @@ class Learner(nn.Module):
     def parameters_of(self, tasks: Iterable[int]) -> dict[str, nn.Parameter]:
         """Classifier blocks of some tasks, by name; each parameter once."""
         blocks = [0] if self.classifier.one_block else tasks
-        return {f"task{t}.{name}": p for t in blocks for name, p in self.classifier.block(t).items()}
+        return {f"task{t}.{name}": p for t in blocks for name, p in self.classifier.block(t).items() if p.numel()}
+
+
+def writes(tasks: Sequence[Task]) -> bool:
+    """Whether the tasks ask for free text; LabError where some do and some do not."""
+    kinds = {task.generates: task.name for task in tasks}
+    if len(kinds) > 1:
+        raise LabError(
+            f"task '{kinds[True]}' asks for free text and task '{kinds[False]}' for labels: "
+            "stream.labels_as_text=true writes labels as text, or name tasks of one kind in stream.tasks"
+        )
+    return True in kinds

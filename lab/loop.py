@@ -55,6 +55,7 @@ class Scores:
     labels: list[list[str]]
     matrix: list[list[float | None]] = field(default_factory=list)
     partial: list[float] = field(default_factory=list)  # the row in progress
+    measures: dict[str, list[list[float | None]]] = field(default_factory=dict)  # matrices beside it, of texts ROUGE-L
     zero_shot: list[float] | None = None
     oracle: list[float] | None = None
     validation: list[float] | None = None  # last row, on the validation examples
@@ -86,8 +87,9 @@ class Session:
         """`config` must be prepared. Raises LabError for whatever cannot work, before any training."""
         self.config, self.tasks, self.store = config, tasks, store
         check_memory(config, tasks)
+        check_methods(config, tasks)
         self.learner = Learner(config, tasks)
-        encode = self.learner.backbone.encode
+        encode = self.learner.encode
         self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(tasks) for s in SPLITS}
         self.work = work_of(config, [{s: len(task.split(s)) for s in SPLITS} for task in tasks])
         self.memory = Memory(**dict(config.memory), seed=config.seed)
@@ -362,18 +364,22 @@ class Session:
             for j in range(len(self.tasks)):
                 result = yield from self.score(-1, j, seen=len(self.tasks))
                 found.append(result.score)
-                yield events.Evaluated(-1, j, result.score, len(self.rows[j, "test"]), self.progress())
+                yield events.Evaluated(-1, j, result.score, len(self.rows[j, "test"]), self.progress(), scores=result.scores)
         self.scores.zero_shot = found
 
     def evaluate_row(self, t: int) -> Iterator[events.Event]:
         """Row t of the matrix: every task seen so far, on its test examples."""
-        self.scores.partial = []
+        self.scores.partial, beside = [], []
         for j in range(t + 1):
             result = yield from self.score(t, j)
             self.scores.partial.append(result.score)
+            beside.append(result.scores)
             yield events.Evaluated(t, j, result.score, len(self.rows[j, "test"]), self.progress(),
-                                   predictions=result.predictions, routing=result.routing)  # fmt: skip
-        self.scores.matrix.append(self.scores.partial + [None] * (len(self.tasks) - t - 1))
+                                   scores=result.scores, predictions=result.predictions, routing=result.routing)  # fmt: skip
+        unseen = [None] * (len(self.tasks) - t - 1)
+        self.scores.matrix.append(self.scores.partial + unseen)
+        for name in self.learner.objective.measures:
+            self.scores.measures.setdefault(name, []).append([scores[name] for scores in beside] + unseen)
         self.scores.partial = []
 
     def last_measures(self) -> Iterator[events.Event]:
@@ -510,6 +516,17 @@ def check_memory(config: RunConfig, tasks: Sequence[Task]) -> None:
             raise LabError(
                 f"memory.per_task = {config.memory.per_task} is smaller than the {len(task.labels)} classes "
                 f"of task '{task.name}': store at least {len(task.labels)}"
+            )
+
+
+def check_methods(config: RunConfig, tasks: Sequence[Task]) -> None:
+    """Methods that work on the probabilities of classes are refused where tasks ask for free text."""
+    for name in config.methods:
+        if tasks[0].generates and registry.methods.get(name).needs_classes:
+            others = [other for other in registry.methods.names() if not registry.methods.get(other).needs_classes]
+            raise LabError(
+                f"methods.{name} works on the probabilities of classes, task '{tasks[0].name}' asks for free text: "
+                f"use one of {', '.join(others)}"
             )
 
 

@@ -8,7 +8,7 @@ import torch
 
 from lab.batch import Encoded
 from lab.chance import generator
-from lab.stream import Task
+from lab.stream import Example, Task
 
 
 class Memory:
@@ -32,7 +32,7 @@ class Memory:
 
     @property
     def bytes(self) -> int:
-        """UTF-8 bytes of the stored texts, plus 8 per label."""
+        """UTF-8 bytes of the stored texts, plus 8 per label that is no text."""
         return sum(self.sizes.values())
 
     def add(self, task: Task, encoded: list[Encoded]) -> None:
@@ -50,12 +50,18 @@ class Memory:
             self.rows += offered[: self.per_task]
         self.seen += len(offered)
         texts = {encoded[i].key: task.train[i] for i in order}
-        sizes = {key: len(text.encode()) + len((pair or "").encode()) + 8 for key, (text, _, pair) in texts.items()} | self.sizes
+        sizes = {key: stored_bytes(example) for key, example in texts.items()} | self.sizes
         self.sizes = {row.key: sizes[row.key] for row in self.rows}
 
     def sample(self, size: int, generator: torch.Generator) -> list[Encoded]:
         """`size` stored examples without repetition, or all where there are fewer."""
         return [self.rows[i] for i in torch.randperm(len(self.rows), generator=generator)[:size].tolist()]
+
+
+def stored_bytes(example: Example) -> int:
+    """Of its texts in UTF-8, and 8 for its label if it has one."""
+    answer = len(example.targets[0].encode()) if example.targets else 8
+    return len(example.text.encode()) + len((example.pair or "").encode()) + answer
 
 
 def reservoir(

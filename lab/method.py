@@ -18,6 +18,7 @@ class Method(Plugin):
     """
 
     uses_memory: ClassVar[bool] = False  # needs stored examples
+    needs_classes: ClassVar[bool] = False  # works on the probabilities of classes, so not on tasks of free text
 
     def __init__(self, options: Options, learner: Learner, memory: Memory):
         self.options, self.learner, self.memory = options, learner, memory

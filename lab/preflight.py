@@ -21,7 +21,11 @@ from lab.runs import Run
 from lab.stream import SPLITS
 from lab.work import work_of
 
-DEFAULT = {"minilm": (420.0, 1.6e9), "tiny": (4000.0, 0.5e9)}  # units per second and peak bytes, seen on two CPU cores
+DEFAULT = {  # units per second and peak bytes, seen on two CPU cores
+    "minilm": (420.0, 1.6e9),
+    "tiny": (4000.0, 0.5e9),
+    "strings": (900.0, 0.6e9),
+}
 NEWEST = 5  # earlier runs that count
 SHOWN = 3  # examples per task
 PATIENCE = 300  # seconds for the process that looks
@@ -132,7 +136,8 @@ def look(config: RunConfig) -> dict[str, Any]:
     for t, task in enumerate(made.tasks):
         rows = made.rows[t, "train"]
         lengths = [len(row.ids) for row in rows]
-        shown = [{"label": task.labels[row.label], "tokens": tokens(row.ids)} for row in rows[:SHOWN]]
+        answers = [row.answers[0] if task.generates else task.labels[row.label] for row in rows[:SHOWN]]
+        shown = [{"label": answer, "tokens": tokens(row.ids)} for answer, row in zip(answers, rows, strict=False)]
         tasks.append({
             "name": task.name, "labels": list(task.labels), **made.work.sizes[t], "longest": max(lengths),
             "at_limit": sum(length >= limit for length in lengths) / len(lengths), "examples": shown,
@@ -154,7 +159,7 @@ def warnings(config: RunConfig, expected: Forecast | None, tasks: Sizes | None, 
     if tasks and len(tasks) < 2:
         found.append("With one task there is nothing to forget and nothing to route.")
     for task in (seen or {}).get("tasks", ()):
-        name, per_label = task["name"], task["train"] / len(task["labels"])
+        name, per_label = task["name"], task["train"] / max(len(task["labels"]), 1)
         if task["at_limit"] > CUT:
             limit, share = seen["limit"], task["at_limit"]
             found.append(f"{name}: {share:.0%} of the texts reach the limit of {limit} tokens and are cut there.")

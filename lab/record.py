@@ -220,12 +220,12 @@ class Recorder:
 
         import pandas
 
-        names = np.array(self.session.learner.space.names)
+        written = self.session.learner.objective.written
         parts = []
         for j, event in sorted(self.row.items()):
             p = event.predictions
-            columns = {"task": self.session.tasks[j].name, "row": np.arange(len(p.label)), "label": names[p.label]}
-            columns |= {"prediction": names[p.predicted], "correct": p.label == p.predicted, "probability": p.probability}
+            columns = {"task": self.session.tasks[j].name, "row": np.arange(len(p.label)), "label": written(p.label)}
+            columns |= {"prediction": written(p.predicted), "correct": p.correct, "probability": p.probability, **p.scores}
             parts.append(pandas.DataFrame(columns))
         buffer = io.BytesIO()
         pandas.concat(parts, ignore_index=True).to_parquet(buffer, index=False)

@@ -335,6 +335,7 @@ class Run:
             why["zero_shot"] = "not evaluated yet"
         return self._about() | {
             "tasks": self.tasks, "matrix": self.matrix, "zero_shot": scores.get("zero_shot"), **found, "routing": routing,
+            **({"measures": scores["measures"]} if scores.get("measures") else {}),
             "uses": info.get("uses"), "cost": info.get("cost"), "why": why,
         }  # fmt: skip
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lab.errors import LabError, unknown
 from lab.registry import streams
-from lab.stream import Stream, Task, check, limited, order
+from lab.stream import Stream, Task, as_text, check, limited, order
 from lab.streams._folder import FolderStream
 
 
@@ -69,15 +69,17 @@ def load_tasks(
     max_train: int | None = None,
     max_validation: int | None = None,
     max_test: int | None = None,
+    labels_as_text: bool = False,
 ) -> list[Task]:
-    """The tasks of a stream in their order, each checked whole and then sub-sampled.
+    """The tasks of a stream in their order, each checked whole and then sub-sampled, and last with labels as text if asked.
 
     `tasks` is a list of names, the name of a published order of the stream ("mtl5-i"), or None for all, alphabetically.
     Raises LabError for an unknown name and for a task that `check` refuses.
     """
     stream = open_stream(name, sources)
     chosen = task_order(stream, tasks)
-    return [limited(check(stream.load(task)), seed, max_train, max_validation, max_test) for task in chosen]
+    loaded = [limited(check(stream.load(task)), seed, max_train, max_validation, max_test) for task in chosen]
+    return [as_text(task) for task in loaded] if labels_as_text else loaded
 
 
 def task_order(stream: Stream, tasks: Sequence[str] | str | None) -> list[str]:

@@ -30,7 +30,7 @@ class Store:
     def address(self, session: "Session", t: int) -> str:
         """Content address of the expert that `session` trains for task t."""
         task = session.tasks[t]
-        data = [list(example) for example in task.train]
+        data = [example.content for example in task.train]
         return self.address_of(session, {"task": task.name, "labels": len(task.labels), "data": data})
 
     @staticmethod

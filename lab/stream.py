@@ -4,9 +4,9 @@ import hashlib
 import json
 import random
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from lab.errors import LabError, unknown
 from lab.registry import Plugin
@@ -17,16 +17,25 @@ MAX_LABELS = 1000  # of one task; more is a regression or an identifier in the l
 
 
 class Example(NamedTuple):
-    """One labelled text, or pair of texts; `label` indexes the labels of its task."""
+    """One labelled text, or pair of texts; `label` indexes the labels of its task.
+
+    In a task of free text the label is 0 and `targets` holds the accepted answers; the first one is learned.
+    """
 
     text: str
     label: int
     pair: str | None = None
+    targets: tuple[str, ...] = ()
+
+    @property
+    def content(self) -> list[Any]:
+        """Plain values for content addresses."""
+        return [*self] if self.targets else [self.text, self.label, self.pair]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A labelled text problem with disjoint train, validation and test examples."""
+    """A labelled text problem with disjoint train, validation and test examples; without labels it asks for free text."""
 
     name: str
     labels: tuple[str, ...]
@@ -38,9 +47,14 @@ class Task:
     def split(self, name: Split) -> Sequence[Example]:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
+    @property
+    def generates(self) -> bool:
+        """Whether the answers are free text."""
+        return not self.labels
+
     def digest(self) -> str:
         """SHA-256 over labels and examples: the identity of the data in content addresses."""
-        content = [self.labels, *([list(example) for example in self.split(s)] for s in SPLITS)]
+        content = [self.labels, *([example.content for example in self.split(s)] for s in SPLITS)]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -51,6 +65,7 @@ class Stream(Plugin):
     """
 
     orders: ClassVar[dict[str, tuple[str, ...]]] = {}
+    fit: ClassVar[Mapping[str, Any]] = {}  # settings that recipes made for other streams need here
     downloads: ClassVar[bool] = False  # whether loading a task may need the network
 
     @abstractmethod
@@ -65,7 +80,7 @@ class Stream(Plugin):
 def check(task: Task) -> Task:
     """Return the task if it is usable; raise a LabError that names task, split and row if not."""
     where = f"task '{task.name}'"
-    if len(task.labels) < 2:
+    if len(task.labels) == 1 or not (task.labels or any(example.targets for example in task.train)):
         raise LabError(f"{where} has {len(task.labels)} label(s): a task needs at least 2")
     if len(task.labels) > MAX_LABELS:
         given = f"{where} has {len(task.labels)} labels"
@@ -80,14 +95,24 @@ def check(task: Task) -> Task:
         for row, example in enumerate(examples):
             if not example.text.strip():
                 raise LabError(f"{where}, {split}, row {row}: empty text")
-            if not 0 <= example.label < len(task.labels):
+            if task.generates and not all(target.strip() for target in example.targets or [""]):
+                raise LabError(f"{where}, {split}, row {row}: empty target")
+            if not 0 <= example.label < max(len(task.labels), 1):
                 raise LabError(f"{where}, {split}, row {row}: label {example.label} is outside 0..{len(task.labels) - 1}")
             seen = owner.setdefault((example.text, example.pair), split)
             if seen != split:
                 raise LabError(f"{where}: a text of {split} (row {row}) is also in {seen}: splits must be disjoint")
-    if len({example.label for example in task.train}) < 2:
+    if task.labels and len({example.label for example in task.train}) < 2:
         raise LabError(f"{where}: the training examples hold one label only")
     return task
+
+
+def as_text(task: Task) -> Task:
+    """The task with the name of each label as the text to write; a task of free text as it is."""
+    if task.generates:
+        return task
+    worded = {s: [example._replace(label=0, targets=(task.labels[example.label],)) for example in task.split(s)] for s in SPLITS}
+    return replace(task, labels=(), **worded)
 
 
 def sample(examples: Sequence[Example], limit: int | None, key: str) -> Sequence[Example]:

@@ -10,18 +10,19 @@ import pytest
 import lab
 
 ROOT = Path(lab.__file__).parent
-PLURAL = ("experts", "methods", "pages", "recipes", "routers", "streams")  # folders of plug-ins and of data
+PLURAL = ("experts", "methods", "pages", "recipes", "routers", "streams", "strings")  # folders of plug-ins and of data
 
 # From the ground up; modules of one floor do not import one another.
 FLOORS = [
     ["errors", "chance", "events", "metrics", "statistics"],
     ["registry", "files"],
     ["config", "runs", "stream", "batch"],
-    ["answer"],
+    ["answer", "strings/*"],
     ["streams/*", "memory", "labels", "views", "work", "replay"],
-    ["sources", "expert", "composition", "tables", "repeats", "glossary", "lesson"],
+    ["sources", "expert", "composition", "compose", "tables", "repeats", "glossary", "lesson"],
     ["router", "experts/*", "figures"],
     ["routers/*", "backbone", "bank", "report", "versus", "taxonomy"],
+    ["objective"],
     ["learner"],
     ["method", "evaluate", "inference"],
     ["methods/*", "store"],
@@ -30,7 +31,7 @@ FLOORS = [
     ["record"],
     ["api"],
     ["cells"],
-    ["grid", "bench", "compose", "jobs", "analysis"],
+    ["grid", "bench", "jobs", "analysis", "carry"],
     ["preflight", "library"],
     ["pages/*"],
     ["cli"],

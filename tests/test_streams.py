@@ -1,6 +1,7 @@
 """Streams: folders in every format, bad input, the hub's tables offline, published orders, and the way from a name to tasks."""
 
 import gzip
+import hashlib
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from lab.sources import load_tasks, open_stream
 from lab.stream import SPLITS, Example, Stream, Task, check, limited, sample
 from lab.streams._folder import FolderStream
 from lab.streams._hub import HubStream, HubTask
+from lab.streams._rows import NEEDS
 
 DATA = Path(os.environ.get("LAB_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 FORMATS = ("jsonl", "jsonl.gz", "csv", "parquet", "saved")
@@ -240,7 +242,7 @@ def test_missing_column(tmp_path, kind):
     folder = a_stream(tmp_path, kind, test=rows)
     place = {"jsonl": "/test.jsonl, line 1", "jsonl.gz": "/test.jsonl.gz, line 1", "saved": ", test, row 0"}
     where = place.get(kind, f"/test.{kind}, row 0")
-    refuse(folder, f"{{0}}/news{where}: no column 'text', only sentence, label; each row needs text and label")
+    refuse(folder, f"{{0}}/news{where}: no column 'text', only sentence, label; {NEEDS}")
 
 
 @pytest.mark.parametrize(
@@ -252,11 +254,8 @@ def test_missing_column(tmp_path, kind):
         ({"text": "x", "label": "old"}, "label 'old' is not in the list: 0, 1, 2 (taken from the training rows)"),
         ({"text": "x", "label": 1.5}, "label 1.5 is not in the list: 0, 1, 2 (taken from the training rows)"),
         ({"text": "x \ud800", "label": 1}, "text cannot be written as UTF-8 (surrogates not allowed at character 2)"),
-        ({"text": "x"}, "no column 'label', only text; each row needs text and label"),
-        (
-            {"text": "x", "targets": ["y"]},
-            "'targets' instead of 'label': a generation task, and this stream takes classification tasks only",
-        ),
+        ({"text": "x"}, f"no column 'label', only text; {NEEDS}"),
+        ({"text": "x", "targets": ["y"]}, f"no column 'label', only text, targets; {NEEDS}"),
     ],
 )
 def test_bad_value(tmp_path, row, message):
@@ -325,8 +324,6 @@ def test_broken_saved_folder(tmp_path):
         ("{", "broken JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
         ("[]", "list instead of a JSON object with label_names and fields"),
         ('{"label_names": "ab"}', "label_names must be a list of strings"),
-        ('{"label_names": null, "fields": ["text", "targets"]}',
-         "'targets' instead of 'label': a generation task, and this stream takes classification tasks only"),
     ],
 )  # fmt: skip
 def test_bad_task_json(tmp_path, content, message):
@@ -685,6 +682,47 @@ def test_real_long_sequence(monkeypatch):
 
 
 def test_real_generation_stream():
-    folder = real("superni15")
-    with pytest.raises(LabError, match=r"task\.json: 'targets' instead of 'label': a generation task"):
-        FolderStream(folder).load("task1572_samsum_summary")
+    stream = FolderStream(real("superni15"))
+    task = check(stream.load("task1572_samsum_summary"))
+    assert task.generates and [len(task.split(split)) for split in SPLITS] == [144, 16, 20]
+    assert all(len(example.targets) >= 1 and example.label == 0 for example in task.test)
+    assert stream.load("task363_sst2_polarity_classification").labels == ("NEG", "POS")
+
+
+# tasks of free text -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_targets_instead_of_labels(tmp_path, kind):
+    """A list of texts that are all right, where the format has lists; a single text in any."""
+    answers = ["p", "q"] if kind == "csv" else [["p"], ["q", "r"]]
+    rows = {split: [{"text": f"{split}{i}", "targets": answer} for i, answer in enumerate(answers)] for split in SPLITS}
+    task = check(FolderStream(a_stream(tmp_path, kind, **rows)).load("news"))
+    assert task.generates and task.labels == ()
+    assert [example.targets for example in task.train] == ([("p",), ("q",)] if kind == "csv" else [("p",), ("q", "r")])
+    assert limited(task, 0, 2, 2, 2).test == task.test
+    changed = Task("news", (), task.train, task.validation, [task.test[0], task.test[1]._replace(targets=("s",))])
+    assert changed.digest() != task.digest()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "x"}, f"no column 'targets', only text; {NEEDS}"),
+        ({"text": "x", "targets": []}, "targets = [] must be a text, or a list of texts that are all right"),
+        ({"text": "x", "targets": 3}, "targets = 3 must be a text, or a list of texts that are all right"),
+        ({"text": "x", "targets": ["y", 3]}, "targets is of type int, not a string"),
+        ({"text": "x", "targets": ["y", " "]}, "empty target"),
+        ({"text": " ", "targets": ["y"]}, "empty text"),
+    ],
+)
+def test_bad_targets(tmp_path, row, message):
+    rows = {split: [{"text": f"{split}{i}", "targets": ["y"]} for i in range(2)] for split in SPLITS}
+    refuse(a_stream(tmp_path, **rows | {"test": [rows["test"][0], row]}), f"{{0}}/news/test.jsonl, line 2: {message}")
+
+
+def test_the_digest_of_labelled_tasks_has_no_targets():
+    """Recorded runs and kept experts are addressed by it."""
+    rows = [Example("a", 0), Example("b", 1, "c")]
+    task, content = Task("t", ("x", "y"), rows, rows, rows), [["x", "y"], *[[["a", 0, None], ["b", 1, "c"]]] * 3]
+    assert task.digest() == hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -29,6 +29,7 @@ class DERpp(Method):
     Options = DERppOptions
     options: DERppOptions
     uses_memory = True
+    needs_classes = True
 
     def __init__(self, options: DERppOptions, learner: Learner, memory: Memory):
         super().__init__(options, learner, memory)

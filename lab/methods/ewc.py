@@ -41,6 +41,7 @@ class EWC(Method):
     name = "ewc"
     Options = EWCOptions
     options: EWCOptions
+    needs_classes = True
 
     def __init__(self, options: EWCOptions, learner: Learner, memory: Memory):
         super().__init__(options, learner, memory)

@@ -26,6 +26,7 @@ class LwF(Method):
     name = "lwf"
     Options = LwFOptions
     options: LwFOptions
+    needs_classes = True
 
     def __init__(self, options: LwFOptions, learner: Learner, memory: Memory):
         super().__init__(options, learner, memory)

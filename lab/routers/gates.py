@@ -47,6 +47,7 @@ class Gates(Router):
     def __init__(self, options: GatesOptions, layers: Sequence[LayerInfo], width: int):
         super().__init__(options, layers, width)
         self.uses_query = options.query == "backbone"
+        self.reads_layers = not self.uses_query
         widths = [width if self.uses_query else layer.inputs for layer in layers]
         self.hidden = nn.ParameterList()
         if options.hidden:
@@ -121,7 +122,8 @@ class Gates(Router):
         def decide(layer: int, x: Tensor) -> dict[str, Tensor]:
             with torch.autocast(x.device.type, enabled=False):
                 share = weight.repeat_interleave(len(x) // len(weight), 0)  # beam search repeats each row
-                logits = self.logits(layer, (x.float() * share).sum(1))
+                text = x[:, : share.shape[1]].float()  # an answer that is learned stands behind it
+                logits = self.logits(layer, (text * share).sum(1))
                 return self.steps(logits, None if noise is None else noise[layer])
 
         return LayerDecision(decide)

@@ -5,7 +5,8 @@
       reviews/   train.csv    dev.csv           test.csv
       topics/    dataset_dict.json ...          (what `DatasetDict.save_to_disk` wrote)
 
-A row has `text`, `label` (a name, or a number) and optionally `text_pair`. `task.json` may hold `label_names` (then a number
+A row has `text`, `label` (a name, or a number) and optionally `text_pair`; in a task of free text, it has `targets` (a text, or a
+list of texts that are all right) and no `label`. `task.json` may hold `label_names` (then a number
 is an index into them) and `fields`; without it the names are those of a ClassLabel feature, or the labels of the training rows.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 from lab.errors import LabError, unknown
 from lab.stream import SPLITS, Split, Stream, Task
 from lab.streams._read import READERS, read_saved
-from lab.streams._rows import GENERATION, Table, examples, label_names
+from lab.streams._rows import Table, examples, label_names, written
 
 STEMS: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
 SAVED = "dataset_dict.json"  # what marks a save_to_disk folder
@@ -49,6 +50,9 @@ class FolderStream(Stream):
             tables = _pick(folder, read_saved(folder))
         else:
             tables = {split: _reader(folder, split) for split in SPLITS}
+        if not any("label" in row for row in tables["train"].rows) and any("targets" in row for row in tables["train"].rows):
+            train, validation, test = (written(tables[split]) for split in SPLITS)
+            return Task(name, (), train, validation, test, about=str(spec.get("about") or ""))
         declared = spec.get("label_names") or tables["train"].labels
         names = tuple(declared or label_names(row.get("label") for row in tables["train"].rows))
         train, validation, test = (examples(tables[split], names, declared is not None) for split in SPLITS)
@@ -64,7 +68,7 @@ def _is_task(folder: Path) -> bool:
 
 
 def _spec(folder: Path) -> dict[str, Any]:
-    """What `task.json` says; {} without one. Raises LabError for a broken one and for a generation task."""
+    """What `task.json` says; {} without one. Raises LabError for a broken one."""
     path = folder / "task.json"
     if not path.is_file():
         return {}
@@ -74,11 +78,9 @@ def _spec(folder: Path) -> dict[str, Any]:
         raise LabError(f"{path}: broken JSON ({error})") from error
     if not isinstance(spec, dict):
         raise LabError(f"{path}: {type(spec).__name__} instead of a JSON object with label_names and fields")
-    names, fields = spec.get("label_names"), spec.get("fields") or []
+    names = spec.get("label_names")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise LabError(f"{path}: label_names must be a list of strings")
-    if "targets" in fields and "label" not in fields:
-        raise LabError(f"{path}: {GENERATION}")
     return spec
 
 

@@ -1,4 +1,4 @@
-"""From rows to examples: the one place where text, text_pair and label of a row are read, for folders and for the hub."""
+"""From rows to examples: the one place where text, text_pair, label and targets of a row are read, of folders and the hub."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from lab.errors import LabError
 from lab.stream import Example
 
 Row = Mapping[str, Any]
-GENERATION = "'targets' instead of 'label': a generation task, and this stream takes classification tasks only"
+NEEDS = "each row needs text and label, or in a task of free text, text and targets"
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,8 @@ def examples(table: Table, names: Sequence[str], declared: bool) -> list[Example
     index = {name: number for number, name in enumerate(names)}
     found = []
     for i, row in enumerate(table.rows):
-        for column in ("text", "label"):
-            if column not in row:
-                raise LabError(f"{table.place(i)}: {_missing(column, row)}")
-        text, pair, label = row["text"], row.get("text_pair") or None, row["label"]
-        for column, value in (("text", text), ("text_pair", pair)):
-            if value is not None or column == "text":
-                _require_text(value, f"{table.place(i)}: {column}")
-        if not text.strip():
-            raise LabError(f"{table.place(i)}: empty text")
+        text, pair = _texts(row, table.place(i), "label")
+        label = row["label"]
         if declared and isinstance(label, int) and not isinstance(label, bool):
             number = label if 0 <= label < len(names) else None
         else:
@@ -59,6 +52,40 @@ def examples(table: Table, names: Sequence[str], declared: bool) -> list[Example
     return found
 
 
+def written(table: Table) -> list[Example]:
+    """Examples of a table whose rows hold `targets`: the texts that are right, as a list, or a single one.
+
+    Raises LabError naming file and row for a missing column, for a text or target that is empty or no text.
+    """
+    found = []
+    for i, row in enumerate(table.rows):
+        place = table.place(i)
+        text, pair = _texts(row, place, "targets")
+        targets = [row["targets"]] if isinstance(row["targets"], str) else row["targets"]
+        if not isinstance(targets, list) or not targets:
+            raise LabError(f"{place}: targets = {targets!r} must be a text, or a list of texts that are all right")
+        for target in targets:
+            _require_text(target, f"{place}: targets")
+            if not target.strip():
+                raise LabError(f"{place}: empty target")
+        found.append(Example(text, 0, pair, tuple(targets)))
+    return found
+
+
+def _texts(row: Row, place: str, answer: str) -> tuple[str, str | None]:
+    """Text and pair of a row that is to have them and an answer."""
+    for column in ("text", answer):
+        if column not in row:
+            raise LabError(f"{place}: no column '{column}', only {', '.join(map(str, row)) or 'nothing'}; {NEEDS}")
+    text, pair = row["text"], row.get("text_pair") or None
+    for column, value in (("text", text), ("text_pair", pair)):
+        if value is not None or column == "text":
+            _require_text(value, f"{place}: {column}")
+    if not text.strip():
+        raise LabError(f"{place}: empty text")
+    return text, pair
+
+
 def _require_text(value: Any, where: str) -> None:
     if not isinstance(value, str):
         raise LabError(f"{where} is of type {type(value).__name__}, not a string")
@@ -66,12 +93,6 @@ def _require_text(value: Any, where: str) -> None:
         value.encode()
     except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
         raise LabError(f"{where} cannot be written as UTF-8 ({error.reason} at character {error.start})") from error
-
-
-def _missing(column: str, row: Row) -> str:
-    if column == "label" and "targets" in row:
-        return GENERATION
-    return f"no column '{column}', only {', '.join(map(str, row)) or 'nothing'}; each row needs text and label"
 
 
 def _listing(names: Sequence[str], declared: bool) -> str:
