@@ -288,6 +288,11 @@ class Backbone(nn.Module):
         bf16 = self.config.dtype == "bfloat16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
 
+    @torch.no_grad()
+    def embedded(self, batch: Batch) -> Tensor:
+        """The tokens (B, T, D) in float32 as they enter the model, without positions; outside of any routing."""
+        return self.model.get_input_embeddings()(batch.ids).float()
+
     def embed(self, batch: Batch) -> Tensor:
         """Sequence representations (B, D) in float32, through whatever experts are switched on."""
         more = {"token_type_ids": batch.types} if self.takes_types else self.places(batch.mask)

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from lab import registry, runs, sources, views
 from lab.config import RunConfig, Section, configure, read_recipe
-from lab.errors import LabError, unknown
+from lab.errors import LabError, bad_yaml, unknown
 from lab.loop import resolved
 
 GRIDS = Path(__file__).parent / "grids"
@@ -103,8 +103,7 @@ def read(file: str | Path) -> tuple[Path, GridFile]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error).split("\n")[0]
-        raise LabError(f"grid {path.name}{f', line {mark.line + 1}' if mark else ''}: not valid YAML ({reason})") from error
+        raise bad_yaml(f"grid {path.name}", error) from error
     if not isinstance(content, dict):
         raise LabError(f"grid {path.name} must be a mapping with recipes, stream, seeds, ..., not {type(content).__name__}")
     try:

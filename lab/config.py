@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_serializer
 
 from lab import registry
-from lab.errors import LabError, unknown
+from lab.errors import LabError, bad_yaml, unknown
 from lab.registry import Options
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -246,9 +246,7 @@ def _read(name: str, beside: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = getattr(error, "problem", None) or str(error).split("\n")[0]
-        raise LabError(f"recipe {path.name}{f', line {mark.line + 1}' if mark else ''}: not valid YAML ({reason})") from error
+        raise bad_yaml(f"recipe {path.name}", error) from error
     if not isinstance(content, dict):
         raise LabError(f"recipe {path.name} must be a mapping of options to values, not {type(content).__name__}")
     base = content.pop("base", None)
@@ -410,6 +408,11 @@ def _streamable(config: RunConfig, budgets: Sequence[str]) -> None:
         raise LabError(
             "train.classes = seen trains classifier rows of earlier tasks, isolated experts must not: "
             "use train.classes=task or experts.isolated=false"
+        )
+    if isolated and registry.routers.get(config.router.name).learns_with_experts:
+        raise LabError(
+            f"router {config.router.name} learns while the experts do, isolated experts are trained without it: "
+            "use experts.isolated=false or a pool (experts.allocation=10)"
         )
     for name in config.methods:
         if registry.methods.get(name).uses_memory and not budgets:

@@ -82,6 +82,12 @@ class Learner(nn.Module):
             self.backbone.unchanged_below(self.bank.layers[0].name)
         router = registry.routers.get(config.router.name)
         self.router = router(config.router, self.bank.layers, self.backbone.width).to(self.device)
+        embedding = self.backbone.model.get_input_embeddings().weight
+        if self.router.uses_embedded and embedding.shape[1] != self.backbone.width:
+            raise LabError(
+                f"router {config.router.name} reads embedded tokens of width {self.backbone.width}, this backbone's have "
+                f"{embedding.shape[1]}: use router.query=backbone"
+            )
         self.router.classes = [len(own) for own in self.space.own]
         if self.backbone.encoder_decoder and self.router.reads_layers:
             raise LabError(
@@ -156,9 +162,8 @@ class Learner(nn.Module):
             for expert in new:
                 self.bank.grow(expert, seed, "expert", expert)
             self.router.grow(len(self.bank))
-            if self.router.learns_with_experts and len(self.bank) == len(new):
-                self.router.reset(generator(seed, "router"), [], torch.zeros(0))
         self.router.meet(t, generator(seed, "router", name))
+        self.router.to(self.device)  # what it drew for the task was made on the CPU
 
     def collapse(self) -> None:
         """One expert, the average of all, in place of the bank; nothing is left to choose."""
@@ -228,7 +233,8 @@ class Learner(nn.Module):
     def request(self, batch: Batch, noise: torch.Generator | None = None) -> Request:
         """What the router may see; the task only if the router declares that it uses it."""
         query = self.query(batch) if self.router.uses_query else None
-        return Request(batch.mask, query, batch.task if self.router.uses_task_id else None, noise)
+        embedded = self.backbone.embedded(batch) if self.router.uses_embedded else None
+        return Request(batch.mask, query, batch.task if self.router.uses_task_id else None, noise, embedded)
 
     def decide(self, batch: Batch, noise: torch.Generator | None = None) -> Decision | None:
         """The router's decision; None while the bank is empty."""
@@ -263,7 +269,7 @@ class Learner(nn.Module):
             owner = f"task{t}." if self.per_task else f"{self.bank.names[k]}." if len(self.current) > 1 else ""
             found |= {owner + name: p for name, p in self.bank.expert(k).items()}
         if self.router.learns_with_experts:
-            found |= {f"router.{name}": p for name, p in self.router.named_parameters()}
+            found |= {f"router.{name}": p for name, p in self.router.of_task(t).items()}
         return found | self.parameters_of(range(self.met) if self.config.train.classes == "seen" else [t])
 
     def cross_entropy(self, logits: Tensor, label: Tensor, task: Tensor, how: str | None = None) -> Tensor:

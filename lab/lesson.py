@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from lab import views
 from lab.config import Section
-from lab.errors import LabError, unknown
+from lab.errors import LabError, bad_yaml, unknown
 from lab.registry import explain
 from lab.runs import Run
 
@@ -104,9 +104,7 @@ def read_lesson(name: str) -> Lesson:
             raise LabError(f"lesson {name} must be a mapping with title, about and cards")
         return Lesson(**content)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise LabError(f"lesson {name}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
+        raise bad_yaml(f"lesson {name}", error) from error
     except ValidationError as error:
         raise LabError(f"lesson {name}: {_where(error)}") from error
 

@@ -39,6 +39,7 @@ class Request:
     query: Tensor | None = None  # (B, D): the frozen backbone's sequence representation
     task: Tensor | None = None  # (B,)
     noise: torch.Generator | None = None  # given while the router is trained
+    embedded: Tensor | None = None  # (B, T, D): the tokens as the frozen backbone embeds them, without positions
 
 
 @dataclass
@@ -145,6 +146,7 @@ class Router(nn.Module, Plugin):
     uses_task_id: ClassVar[bool] = False
     learns_with_experts: ClassVar[bool] = False  # trained on the tasks' own examples, by its own loss terms, not on the memory
     uses_query: bool = False  # needs the frozen backbone's sequence representation
+    uses_embedded: bool = False  # needs the embedded tokens
     reads_layers: bool = False  # decides per example from the text in every layer, which the decoder of an encoder-decoder lacks
     learns_queries: ClassVar[bool] = False  # `learned` needs the queries of a task's training examples
     learns_after_experts: ClassVar[bool] = False  # trained as `gate`, on the tasks' own examples too, and not on the memory
@@ -200,17 +202,15 @@ class Router(nn.Module, Plugin):
         return Decision(one_hot(task, self.experts, self.heads))
 
     def meet(self, task: int, generator: torch.Generator) -> None:
-        """A task is met, by the number that requests name it with; a router may keep something for each."""
+        """A task is met, by the number that requests name it with, and its experts are there: room for what is kept of them."""
+
 
     def of_task(self, task: int) -> dict[str, nn.Parameter]:
         """Parameters that examples of this task train, by name; default: all there are."""
         return dict(self.named_parameters())
 
     def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
-        """Begin anew; stored examples may help: their queries, as in `standardise`, and the experts of their tasks (N,).
-
-        A router that learns with the experts is reset once, when the first experts are there, without stored examples.
-        """
+        """Begin anew; stored examples may help: their queries, as in `standardise`, and the experts of their tasks (N,)."""
 
     def standardise(self, queries: Sequence[Tensor]) -> None:
         """Per adapted layer, the queries (N, D) of the stored examples in the frozen backbone; default: nothing is learned."""

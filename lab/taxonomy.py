@@ -5,13 +5,28 @@ down per recipe: its place follows from its configuration and from what its plug
 """
 
 from lab import registry
-from lab.config import RunConfig, configure, recipe_names
+from lab.config import RunConfig, configure, recipe_names, recipes
 from lab.router import Router
+
+ALL = 1_000_000  # examples; no task has more
 
 
 def table() -> list[dict[str, str]]:
     """The place of every shipped recipe, in the order of their names."""
     return [{"recipe": name} | place(configure(name)) for name in recipe_names()]
+
+
+def markdown() -> str:
+    """The table as README shows it."""
+    rows = table()
+    lines = [[f"`{row['recipe']}`", *list(row.values())[1:]] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [list(rows[0]), ["---"] * len(rows[0]), *lines]) + "\n"
+
+
+def abouts() -> str:
+    """What every recipe is, in its own words, as README shows it."""
+    lines = [f"| `{recipe['name']}` | {recipe['about']} |" for recipe in recipes()]
+    return "\n".join(["| recipe | what it is |", "| --- | --- |", *lines]) + "\n"
 
 
 def place(config: RunConfig) -> dict[str, str]:
@@ -62,8 +77,8 @@ def uses(router: type[Router], config: RunConfig) -> str:
     memory = config.memory
     stores = config.memory_training.steps > 0 or any(registry.methods.get(name).uses_memory for name in config.methods)
     stores = stores or router.holds_experts
-    budget = f"{memory.total} in all" if memory.total else f"{memory.per_task or memory.per_class} per "
-    budget += "" if memory.total else "task" if memory.per_task else "class"
+    unit = "in all" if memory.total else "per task" if memory.per_task else "per class"
+    budget = "all" if memory.per_task >= ALL else f"{memory.total or memory.per_task or memory.per_class} {unit}"
     given = ["task identity"] if config.scenario == "task" or router.uses_task_id else []
     return ", ".join(given + ([f"stored examples ({budget})"] if stores else [])) or "nothing"
 

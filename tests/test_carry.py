@@ -137,10 +137,9 @@ def test_the_command(tmp_path):
     other.bring_in(tmp_path / "b", "b")
     assert {tuple(p.shape) for p in other.expert(0).values()} == {(3, 16), (16, 3)}
     for words, text in (
-        ((tmp_path / "e", "--student", "tiny"), "the student has no layer|does not say which characters"),
         ((tmp_path / "b", "--student", teacher), "it must not be wider"),
         ((tmp_path / "a", "--student", teacher), "the first must be a multiple of the second"),
     ):
         done = lab("transfer", *words, "--out", tmp_path / "c")
-        assert done.exit_code == 2 and any(one in done.output for one in text.split("|")), done.output
+        assert done.exit_code == 2 and text in done.output, done.output
         assert not (tmp_path / "c").exists()

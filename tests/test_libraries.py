@@ -176,7 +176,7 @@ def test_means_of_earlier_tasks_stay_as_tasks_come(recipe):
 
 def test_arrow_s_prototype_is_the_first_right_singular_vector_of_the_product():
     """At full size: d = 2048, r = 16, random factors, whose spectrum is nearly flat."""
-    amplified = importlib.import_module("lab.routers.arrow").amplified
+    amplified = importlib.import_module("lab.routers._arrow").amplified
     for rank, inputs, outputs in ((16, 2048, 2048), (4, 96, 32), (3, 2, 40), (1, 8, 5)):
         a, b = numbers(rank, inputs, seed=1), numbers(outputs, rank, seed=2)
         exact = torch.linalg.svd(b @ a).Vh[0]

@@ -32,13 +32,16 @@ CASES["l2p"]["top"] = 2  # of the three experts there are here
 CASES["gates/raw"] = {"name": "gates", "normalise": False, "temperature": 0.5}
 CASES["gates/raw/layer"] = {"name": "gates", "normalise": False, "query": "layer"}
 CASES["gates/tasks"] = {"name": "gates", "start": "tasks"}
+CASES["attention/backbone"] = {"name": "attention", "query": "backbone"}
+CASES["sparse/normalise"] = {"name": "sparse", "normalise": True, "hold": 1.0}
+CASES["sparse/stick-breaking"] = {"name": "sparse", "rule": "stick-breaking", "top_k": 1000, "balance": 1.0}
 CASES["prototype/mahalanobis"] = {"name": "prototype", "distance": "mahalanobis", "top_k": 2}
 CASES["prototype/all"] = {"name": "prototype", "per": "task", "top_k": 1000, "temperature": 0.1}
 HEADS = [1, 2]
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def noise(seed: int = 11) -> torch.Generator:
@@ -77,9 +80,9 @@ def begin(router: Router, seed: int = 11) -> tuple[list[torch.Tensor], torch.Ten
 def asked(router: Router, task: torch.Tensor | None = TASK, chance: torch.Generator | None = None, order=None) -> Request:
     order = torch.arange(ROWS) if order is None else order
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]])[order]
-    return Request(
-        mask, numbers(ROWS, WIDTH)[order] if router.uses_query else None, None if task is None else task[order], chance
-    )
+    query = numbers(ROWS, WIDTH)[order] if router.uses_query else None
+    embedded = numbers(ROWS, TOKENS, WIDTH)[order] if router.uses_embedded else None
+    return Request(mask, query, None if task is None else task[order], chance, embedded)
 
 
 def inputs(order=None) -> list[torch.Tensor]:
@@ -150,11 +153,12 @@ def test_growing_keeps_what_was_learned(case):
     router = build(case, 2)
     before = {name: p.detach().clone() for name, p in router.named_parameters()}
     router.grow(EXPERTS + 2)
+    router.meet(1, noise(6))
     assert weights(router, asked(router)).shape[-1] == EXPERTS + 2
-    for name, p in router.named_parameters():
-        old = before[name]
-        assert torch.equal(p[tuple(slice(size) for size in old.shape)], old), name
-        assert p.requires_grad
+    after = dict(router.named_parameters())
+    for name, old in before.items():
+        assert torch.equal(after[name][tuple(slice(size) for size in old.shape)], old), name
+    assert all(p.requires_grad for p in after.values())
 
 
 @cases
@@ -167,7 +171,7 @@ def test_state_round_trip(case):
 @cases
 def test_reset_forgets_what_the_memory_taught_and_is_decided_by_its_generator(case):
     router, other = build(case, 2), build(case, 2)
-    if not [*router.parameters()] or router.learns_after_experts:
+    if not [*router.parameters()] or router.learns_with_experts or router.learns_after_experts:
         state = {name: tensor.clone() for name, tensor in router.state_dict().items()}
         begin(router, 1)
         assert all(torch.equal(tensor, state[name]) for name, tensor in router.state_dict().items())
@@ -183,7 +187,7 @@ def test_reset_forgets_what_the_memory_taught_and_is_decided_by_its_generator(ca
 def test_after_reset_a_router_can_learn(case):
     router = build(case, 2)
     begin(router, 1)
-    if not list(router.parameters()):
+    if not list(router.parameters()) or router.holds_experts:  # which no weight depends on
         return
     target = numbers(ROWS, len(LAYERS), 2, EXPERTS, seed=8)
     for _ in range(3):
@@ -195,6 +199,21 @@ def test_after_reset_a_router_can_learn(case):
             for p in router.parameters():
                 p -= 0.1 * p.grad
     assert all(p.grad is not None and p.grad.any() for p in router.parameters())
+
+
+@cases
+def test_what_is_drawn_for_new_experts_comes_from_the_generator(case):
+    """Once: meeting a task that brings no expert draws nothing."""
+    one, two, other = (build(case, values=False) for _ in range(3))
+    for router, seed in ((one, 6), (two, 6), (other, 7)):
+        router.grow(EXPERTS + 1)
+        router.meet(1, noise(seed))
+    state = {name: tensor.clone() for name, tensor in one.state_dict().items()}
+    assert all(torch.equal(tensor, two.state_dict()[name]) for name, tensor in state.items())
+    if case.split("/")[0] in ("attention", "sparse"):
+        assert not all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in state.items())
+    one.meet(2, noise(8))
+    assert all(torch.equal(tensor, one.state_dict()[name]) for name, tensor in state.items())
 
 
 @cases

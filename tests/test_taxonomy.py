@@ -1,5 +1,7 @@
 """The map of recipes: every one has a place, and those the literature is clear about have the right one."""
 
+from pathlib import Path
+
 import pytest
 
 from lab import registry, taxonomy
@@ -22,6 +24,12 @@ def test_every_router_says_where_it_stands(name):
 @pytest.mark.parametrize("name", registry.experts.names())
 def test_every_kind_of_expert_says_what_it_computes(name):
     assert registry.experts.get(name).computation.partition(",")[0] in ("parameters", "function", "input")
+
+
+@pytest.mark.parametrize("shown", [taxonomy.markdown, taxonomy.abouts])
+def test_readme_shows_the_same_tables(shown):
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert shown() in readme, f"README.md: put in what lab.taxonomy.{shown.__name__}() returns"
 
 
 def test_every_recipe_has_a_place():

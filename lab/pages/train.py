@@ -17,7 +17,7 @@ import streamlit as st
 import yaml
 
 from lab import config, jobs, preflight, registry, sources
-from lab.errors import LabError
+from lab.errors import LabError, bad_yaml
 from lab.pages import form, shell
 from lab.pages.form import Entry
 from lab.runs import Run, all_runs
@@ -431,8 +431,11 @@ def open_file(recipe_names: list[str]) -> None:
         content = yaml.safe_load(given.getvalue().decode())
         if not isinstance(content, dict) or content.get("base", content.get("recipe")) not in recipe_names:
             raise LabError(f"{given.name} does not say which recipe it is based on: begin it with base: NAME")
-    except (LabError, UnicodeDecodeError, yaml.YAMLError) as error:
-        st.session_state["train_file_error"] = str(error).split("\n")[0]
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        st.session_state["train_file_error"] = str(bad_yaml(given.name, error))
+        return
+    except LabError as error:
+        st.session_state["train_file_error"] = str(error)
         return
     recipe = content.pop("base", content.pop("recipe", ""))
     st.session_state["recipe"] = recipe

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import normalize
 
 from lab.errors import LabError
@@ -51,8 +51,9 @@ class L2P(Router):
         super().grow(experts)
 
     @torch.no_grad()
-    def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
-        self.key.copy_(torch.rand(self.key.shape, generator=generator) * 2 - 1)
+    def meet(self, task: int, generator: torch.Generator) -> None:
+        if task == 0:
+            self.key.copy_(torch.rand(self.key.shape, generator=generator) * 2 - 1)
 
     def forward(self, request: Request) -> Decision:
         similar = normalize(request.query.float(), dim=-1) @ normalize(self.key, dim=-1).T  # (B, E)

@@ -11,10 +11,10 @@ from lab import compose
 from lab.errors import LabError
 from lab.expert import LayerInfo
 from lab.router import Decision, GateOptions, Request, needs_experts_per_task, one_hot
-from lab.routers.arrow import Arrow, ArrowOptions
+from lab.routers._arrow import ByDirection, DirectionOptions
 
 
-class MbcOptions(ArrowOptions, GateOptions):
+class MbcOptions(DirectionOptions, GateOptions):
     name: str = "mbc"
     clusters: int = Field(
         10, ge=1, le=1000, description="LoRAs the experts are gathered into; while there are fewer, each has one"
@@ -27,7 +27,7 @@ class MbcOptions(ArrowOptions, GateOptions):
     lr: float = Field(2e-3, gt=0, le=10, description="learning rate of the clusters' LoRAs")
 
 
-class Mbc(Arrow):
+class Mbc(ByDirection):
     """Isolated LoRAs are clustered after every task, each cluster gets a LoRA of its own, and Arrow chooses among these.
 
     A cluster's LoRA starts as the best approximation of its members' mean update and is trained on the stored examples of their

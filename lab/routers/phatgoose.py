@@ -34,6 +34,7 @@ class Phatgoose(Router):
     def __init__(self, options: PhatgooseOptions, layers: Sequence[LayerInfo], width: int):
         super().__init__(options, layers, width)
         self.vectors = nn.ModuleList(nn.ParameterList() for _ in layers)  # per layer and expert (I,)
+        self.register_buffer("fresh", torch.zeros(()), persistent=False)  # where the router is, that gates follow
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -41,8 +42,7 @@ class Phatgoose(Router):
 
     def grow(self, experts: int) -> None:
         for layer, own in zip(self.layers, self.vectors, strict=True):
-            device = own[0].device if len(own) else None
-            own.extend(nn.Parameter(torch.zeros(layer.inputs, device=device)) for _ in range(self.experts, experts))
+            own.extend(nn.Parameter(self.fresh.new_zeros(layer.inputs)) for _ in range(self.experts, experts))
         super().grow(experts)
 
     def gate(self, k: int) -> dict[str, nn.Parameter]:

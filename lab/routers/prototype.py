@@ -55,6 +55,8 @@ class Prototype(Router):
         return cls.axes._replace(hardness="soft" if options.top_k == ALL else "hard")
 
     def meet(self, task: int, generator: torch.Generator) -> None:
+        if task in self.task_of:
+            return
         new = self.classes[task] if self.options.per == "class" and self.classes else 1
         self.mean = torch.cat([self.mean, self.mean.new_zeros(new, self.width)])
         self.task_of += [task] * new

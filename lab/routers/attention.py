@@ -1,0 +1,94 @@
+"""Shared attentive selection (SAPT, Zhao et al. 2024): the example attends to a learned key per expert.
+
+Query of an example: e, the maximum over its embedded tokens, feature by feature; q = LayerNorm(SiLU(W_up W_down e)).
+Weights: softmax over the experts of k_i q / (temperature * sqrt(D)), one set for all layers.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lab.errors import LabError
+from lab.expert import LayerInfo
+from lab.router import Axes, Decision, Request, Router, RouterOptions
+
+
+class AttentionOptions(RouterOptions):
+    name: str = "attention"
+    query: Literal["embeddings", "backbone"] = Field(
+        "embeddings",
+        description="what the query is made of; embeddings: the largest value of each feature among the text's embedded tokens; "
+        "backbone: the frozen backbone's representation",
+    )
+    pooling: Literal["masked", "unmasked"] = Field(
+        "masked",
+        description="tokens that `embeddings` looks at; masked: those of the text; unmasked: padding too, as the published code "
+        "does, so that weights depend on what stands in the same batch",
+    )
+    hidden: int = Field(100, ge=1, le=4096, description="width in the middle of the projection that makes the query")
+    temperature: float = Field(1.0, gt=0, le=1000, description="of the softmax, beside the root of the width; lower is harder")
+
+
+class Attention(Router):
+    """Softmax of the products of an example's projected query with a key per expert; the same weights in every layer.
+
+    The key of a task is learned while its expert is, with the earlier experts frozen but acting. The projection is shared by
+    all tasks and goes on learning, so what earlier tasks are sent to drifts unless something holds it (method `reflection`).
+    """
+
+    name = "attention"
+    axes = Axes("learned", "model", "example", "soft")
+    Options = AttentionOptions
+    options: AttentionOptions
+    learns_with_experts = True
+
+    def __init__(self, options: AttentionOptions, layers: Sequence[LayerInfo], width: int):
+        super().__init__(options, layers, width)
+        self.uses_query, self.uses_embedded = options.query == "backbone", options.query == "embeddings"
+        self.down = nn.Parameter(torch.zeros(options.hidden, width))
+        self.up = nn.Parameter(torch.zeros(width, options.hidden))
+        self.norm = nn.LayerNorm(width)
+        self.keys = nn.ParameterList()  # per expert (D,)
+        self.drawn = 0  # keys that have their values
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        if config.experts.allocation != "per_task":
+            raise LabError("router attention has a key per task's expert: use experts.allocation=per_task")
+
+    def grow(self, experts: int) -> None:
+        self.keys.extend(self.down.new_zeros(self.width) for _ in range(experts - self.experts))
+        super().grow(experts)
+
+    @torch.no_grad()
+    def meet(self, task: int, generator: torch.Generator) -> None:
+        """Keys of new experts are drawn from U(-1, 1); the projection, once, as torch draws linear layers."""
+        drawn = [(key, 1.0) for key in self.keys[self.drawn :]]
+        drawn += [(weight, weight.shape[1] ** -0.5) for weight in (self.down, self.up) if not self.drawn]
+        for tensor, bound in drawn:
+            tensor.copy_(bound * (2 * torch.rand(tensor.shape, generator=generator) - 1))
+        self.drawn = self.experts
+
+    def of_task(self, task: int) -> dict[str, nn.Parameter]:
+        """The projection and the task's own key."""
+        return {name: p for name, p in self.named_parameters() if not name.startswith("keys.") or name == f"keys.{task}"}
+
+    def query(self, request: Request) -> Tensor:
+        """(B, D)."""
+        if self.uses_query:
+            found = request.query.float()
+        else:
+            unseen = (request.mask == 0).unsqueeze(-1) & (self.options.pooling == "masked")  # (B, T, 1)
+            found = request.embedded.masked_fill(unseen, float("-inf")).amax(1)
+        return self.norm(F.silu(found @ self.down.T @ self.up.T))
+
+    def forward(self, request: Request) -> Decision:
+        keys = torch.stack([*self.keys])  # (E, D)
+        scores = self.query(request) @ keys.T / (self.options.temperature * self.width**0.5)  # (B, E)
+        steps = {"scores": scores, "weights": torch.softmax(scores, -1)}
+        steps = {name: step[:, None, None, :].expand(-1, 1, self.heads, -1) for name, step in steps.items()}  # (B, 1, H, E)
+        return Decision(steps["weights"], steps=steps)
