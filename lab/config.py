@@ -393,7 +393,7 @@ def _consistent(config: RunConfig) -> RunConfig:
     if not config.transfer and not isinstance(config.experts.allocation, str) and not router.learns_with_experts:
         raise LabError(
             f"experts.allocation = {config.experts.allocation}: router {router.name} does not learn with a pool: "
-            "set transfer.shots to train on all tasks at once, or use router=l2p, experts.allocation=per_task or shared"
+            "set transfer.shots to train on all tasks at once, or use router=l2p or sparse, experts.allocation=per_task or shared"
         )
     return config
 

@@ -60,6 +60,9 @@ def test_places():
     assert rows["phatgoose"]["routing"] == "learned, per token and layer, hard"
     assert rows["epi"]["routing"] == "computed, per example, hard" and rows["mocl"]["routing"] == "computed, per example, soft"
     assert rows["dam"]["aggregation"] == "parameters"
+    assert rows["sapt"]["routing"] == "learned, per example, soft" and rows["sapt"]["aggregation"] == "outputs"
+    assert rows["sapt"]["training"] == "each on top of the earlier ones, with reflection, then on the memory"
+    assert rows["moduleformer"]["routing"] == "learned, per token and layer, hard" and rows["moduleformer"]["uses"] == "nothing"
     config = configure("l2r", ["router.heads=4", "memory.per_task=0", "memory.per_class=3", "experts=bottleneck"])
     place = taxonomy.place(config)
     assert place["routing"] == "learned, per example and layer and one of 4 routing heads, soft"

@@ -367,7 +367,8 @@ def test_every_label_gets_a_shot():
     ("recipe", "options", "said"),
     [
         ("poly", ["transfer=null"], "experts.allocation = 8: router skills does not learn with a pool: "
-             "set transfer.shots to train on all tasks at once, or use router=l2p, experts.allocation=per_task or shared"),
+             "set transfer.shots to train on all tasks at once, or use router=l2p or sparse, "
+             "experts.allocation=per_task or shared"),
         ("full", ["transfer={}"], "scenario class: transfer is between known tasks: use scenario=task"),
         ("replay", ["transfer={}", "scenario=task"],
          "recipe replay stores or replays examples of a stream, transfer has none: drop transfer or them"),

@@ -134,8 +134,8 @@ def entropy(p: Tensor) -> Tensor:
 def kept_by_load(loads: Iterable[float], share: float) -> list[int]:
     """Numbers of the fewest experts that together carry `share` of the load, in order; the others may be pruned.
 
-    `loads`: recorded weight of every expert, for instance the mean over layers and tasks of a run's routing. LabError for a
-    share outside of (0, 1], negative loads, and where there is no load.
+    `loads`: recorded weight of every expert, for instance the mean over layers and tasks of a run's routing; what is lost without
+    the others, `lab.inference.Override(without=...)` shows. LabError for a share outside of (0, 1], negative loads, and none.
     """
     found = torch.tensor([*loads], dtype=torch.float64)
     if not 0 < share <= 1:
