@@ -163,6 +163,7 @@ class Learner(nn.Module):
                 self.bank.grow(expert, seed, "expert", expert)
             self.router.grow(len(self.bank))
         self.router.meet(t, generator(seed, "router", name))
+        self.router.to(self.device)  # what it drew for the task was made on the CPU
 
     def collapse(self) -> None:
         """One expert, the average of all, in place of the bank; nothing is left to choose."""

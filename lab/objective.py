@@ -79,7 +79,7 @@ class Classification(Objective):
         competing = space.competing(batch.task, seen, "task" if space.scenario == "task" else "seen")
         best = logits.masked_fill(~competing, float("-inf")).softmax(-1).max(-1)
         label, given = space.target(batch.label, batch.task).cpu().numpy(), best.indices.cpu().numpy()
-        return Answers(label, given, label == given, best.values.cpu().numpy(), {})
+        return Answers(label, given, label == given, best.values.double().cpu().numpy(), {})
 
     def written(self, answers: np.ndarray) -> np.ndarray:
         return np.array(self.learner.space.names)[answers.astype(int)]

@@ -144,7 +144,8 @@ def test_terms_are_those_of_learners_copied_while_they_were_trained(name, made, 
             before, after = score(frozenset()), score(frozenset(parts))
             assert (row["oracle_learned"], row["oracle_last"]) == pytest.approx((before, after))
             assert row["router"] == pytest.approx((after - matrix[2][j]) - (before - matrix[j][j]))
-            assert row["oracle_last"] == run.scores["oracle"][j] and row["experts"] == 0
+            assert row["oracle_last"] == run.scores["oracle"][j]
+            assert row["experts"] == 0 or session.learner.router.holds_experts  # which are trained again after every task
     assert found["mean"]["loss"] == pytest.approx(-run.metrics()["backward_transfer"])
     assert set(found["why"]) == {term for term in analysis.TERMS if found["mean"][term] is None}
     assert (found["mean"]["router"] is None) == (not oracle) and (found["mean"]["new_classes"] is None) == (not classes)

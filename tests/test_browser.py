@@ -227,9 +227,9 @@ def test_the_slider_moves_numbers_matrix_and_link(page, address):
     assert "after=2" in page.url and numbers.first.inner_text() == "0.900"
     last = "[...document.querySelector('.st-key-matrix_l2r .js-plotly-plot').data[0].z.at(-1)]"
     page.wait_for_function(f"{last}.every(value => value === null || isNaN(value))")
+    assert page.problems == []
     page.reload()
     page.get_by_text("After learning task 2 of 3").wait_for()
-    assert page.problems == []
 
 
 def test_every_door_of_the_first_page_leads_somewhere(page, address):
@@ -548,11 +548,12 @@ def test_notes_survive_a_reload(page, base, address):
     note.fill("Forgets <b>all</b> of it.")
     page.get_by_role("button", name="Save").click()
     settled(page)
+    assert page.problems == []
     page.reload()
     page.get_by_role("heading", name="Library", exact=True, level=1).wait_for()
     settled(page)
     assert note.input_value() == "Forgets <b>all</b> of it." == Run(base / "runs" / "own-seq").notes["text"]
-    assert page.locator("[data-testid=stMain] b").count() == 0 and page.problems == []
+    assert page.locator("[data-testid=stMain] b").count() == 0
 
 
 def test_an_archive_that_leads_out_of_its_folder_is_refused(page, base, address, tmp_path):

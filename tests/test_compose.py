@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_refused(case):
 def family(groups: int, size: int, noise: float = 0.4) -> tuple[list[dict[str, torch.Tensor]], list[int]]:
     """Experts near a few common ones, in mixed order, and the group of each."""
     roots = [lora(90 + g).tensors for g in range(groups)]
-    order = [(7 * i) % (groups * size) % groups for i in range(groups * size)]
+    order = [i % groups for i in torch.randperm(groups * size, generator=torch.Generator().manual_seed(5)).tolist()]
     made = [
         {name: t + noise * numbers(*t.shape, seed=1000 + 31 * i + j) for j, (name, t) in enumerate(roots[g].items())}
         for i, g in enumerate(order)

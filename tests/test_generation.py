@@ -132,8 +132,9 @@ def test_the_loss_is_transformers_own(name, folders):
 @pytest.mark.parametrize("name", MODELS)
 def test_routed_loss_and_gradients_are_peft_s_row_by_row(name, folders):
     made = learner(folders[name])
-    peft, batch = peft_of(made, name).double(), asked(made)
-    made.double()
+    peft, batch = peft_of(made, name), asked(made)
+    if name == "t5":  # whose gradients are further apart in float32 than the bound
+        peft, made = peft.double(), made.double()
     for k in range(3):
         made.bank.trainable(k, True)
     with made.bank.routed(Decision(one_hot(ROWS, 3, 1))):

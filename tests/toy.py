@@ -122,6 +122,6 @@ def folder(path: Path, of: Sequence[Task] | None = None) -> Path:
     for made in tasks() if of is None else of:
         (path / made.name).mkdir(parents=True)
         for split in SPLITS:
-            rows = [{"text": text, "label": made.labels[label]} for text, label, _ in made.split(split)]
+            rows = [{"text": example.text, "label": made.labels[example.label]} for example in made.split(split)]
             (path / made.name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
