@@ -297,7 +297,7 @@ def test_parquet_that_is_not_utf8(tmp_path):
         ("test.csv", b"text,label\na,b,c\n", "{0}/news/test.csv: not a readable csv file ("),
         ("test.csv", b'text,label\n"a,0\nb,1\n', "{0}/news/test.csv: a quotation mark is not closed ("),
         ("test.jsonl.gz", b"no gzip", "{0}/news/test.jsonl.gz cannot be read: "),
-        ("test.jsonl.gz", gzip.compress(b'{"text": "x"}' * 99)[:-9], "{0}/news/test.jsonl.gz cannot be read: "),
+        ("test.jsonl.gz", gzip.compress(b'{"text": "x"}' * 99, mtime=0)[:-9], "{0}/news/test.jsonl.gz cannot be read: "),
     ],
 )
 def test_broken_file(tmp_path, name, content, start):
