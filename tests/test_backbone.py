@@ -169,7 +169,7 @@ def test_folders_that_miss_something_are_refused(tmp_path):
     unknown = "unknown backbone '{}': {}a hub id like owner/model, or an existing folder"
     assert refused("minlm") == unknown.format("minlm", "did you mean 'minilm'? Or ")
     for name in ("./nowhere", str(tmp_path / "nowhere"), "a/b/c"):
-        assert refused(name) == unknown.format(name, "use minilm, tiny, ")
+        assert refused(name) == unknown.format(name, "use minilm, tiny, strings, ")
     assert locate("owner/model").local is False
 
 

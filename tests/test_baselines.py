@@ -36,7 +36,7 @@ def test_per_task_shares_its_experts_with_l2r_and_forgets_nothing(tmp_path):
     """Expert and classifier rows of a task are those of any recipe that trains isolated experts; no later task moves a score."""
     made = toy.trained("per-task", store=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
-    again = toy.trained("l2r", "memory_training.steps=0", "router=oracle", "experts.skip=0", store=tmp_path, scenario="task")
+    again = toy.trained("l2r", "memory_training.steps=0", "router=oracle", store=tmp_path, scenario="task")
     assert again.cursor.reused_s > 0 and again.scores.matrix == made.scores.matrix
     assert made.scores.matrix[0][0] == made.scores.matrix[1][0]
     assert made.uses() == {"task_id": True, "stored_examples": 0, "generated_examples": 0}

@@ -10,13 +10,13 @@ import toy
 
 from lab import files
 from lab.answer import kept
-from lab.config import recipe_names
+from lab.config import configure, recipe_names
 from lab.errors import LabError
 from lab.evaluate import WHOLE
 from lab.inference import Override, load
 from lab.router import LayerDecision
 
-CASES = {name: [name] for name in recipe_names()} | {
+CASES = {name: [name] for name in recipe_names() if not configure(name).transfer} | {
     "heads": ["l2r", "router.heads=4"],
     "merged heads": ["l2r-merge", "router.heads=4"],
     "backbone": ["l2r", "router.query=backbone", "router.gate=softmax"],
@@ -67,7 +67,7 @@ def same_as_recorded(run, after):
             assert (other.text, other.prediction, other.label) == (answer.text, answer.prediction, then["label"])
             assert list(other.steps) == list(answer.steps) and other.layers == answer.layers and other.experts == answer.experts
             for name, step in answer.steps.items():
-                np.testing.assert_allclose(step, other.steps[name], atol=2e-5, err_msg=name)
+                np.testing.assert_allclose(step, other.steps[name], rtol=1e-6, atol=2e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("name", CASES)
