@@ -35,7 +35,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 120_000  # ms that a step may take on a busy machine; what must be quick has a limit of its own
+PATIENCE = 45_000  # ms that a step may take on a busy machine; what must be quick has a limit of its own
 TASKS = ["animals", "<b>weather</b>", "cooking"]
 PAGES = {"": "What does a model forget?", "train": "Train", "jobs": "Jobs", "compare": "Compare", "routing": "Routing",
          "playground": "Playground", "library": "Library", "about": "About", "learn": "Lessons"}  # fmt: skip
@@ -113,7 +113,8 @@ def page(browser):
     opened = visitor(browser, viewport={"width": 1440, "height": 1000})
     opened.problems = []
     opened.on("pageerror", lambda error: opened.problems.append(str(error)))
-    opened.on("requestfailed", lambda request: opened.problems.append(f"failed: {request.url}"))
+    cut = "net::ERR_ABORTED"  # by going on to the next page
+    opened.on("requestfailed", lambda r: opened.problems.append(f"failed: {r.url}") if r.failure != cut else None)
     opened.on(
         "response",
         lambda answer: opened.problems.append(answer.url) if answer.status >= 400 and not PROBING.search(answer.url) else None,
@@ -196,7 +197,7 @@ def test_a_link_restores_the_view_in_another_browser(page, browser, address):
     assert "rt_task=cooking" in page.url
     other = visitor(browser)
     other.goto(page.url)
-    other.get_by_text(re.compile("on task cooking")).wait_for()
+    other.get_by_text(re.compile("on task cooking")).first.wait_for()
     other.context.close()
 
 
@@ -216,9 +217,11 @@ def test_a_link_restores_the_view_of_compare_and_matrices_share_one_scale(page, 
     other.context.close()
 
 
+@pytest.mark.slow
 def test_the_slider_moves_numbers_matrix_and_link(page, address):
     open_page(page, address, "")
     numbers = page.locator("[data-testid=stMetricValue]")
+    page.wait_for_function("document.querySelectorAll('[data-testid=stMetricValue]').length == 3")
     assert numbers.all_inner_texts() == ["0.903", "0.025", "0.710"]  # (.86 + .91 + .94) / 3, (.04 + .01) / 2
     page.get_by_text("recorded example", exact=True).wait_for()
     page.get_by_role("slider", name="After task").press("ArrowLeft")
@@ -250,11 +253,13 @@ def test_a_page_that_is_not_there_leads_to_the_first_one(page, address):
 
 def test_the_keyboard_reaches_the_first_control_of_a_page(page, address):
     open_page(page, address, "compare")
-    for _ in range(25):  # past the links of all pages
+    reached = "!!document.activeElement.closest('[class*=st-key-runs]')"
+    page.locator("[class*=st-key-runs]").first.wait_for()
+    for _ in range(30):  # past the links of all pages
         page.keyboard.press("Tab")
-        if page.evaluate("!!document.activeElement.closest('[data-testid=stMain]')"):
+        if page.evaluate(reached):
             break
-    assert page.evaluate("document.activeElement.closest('[class*=st-key-]').className").find("st-key-runs") >= 0
+    assert page.evaluate(reached)
 
 
 def test_the_colour_range_stays_while_the_moment_moves(page, address):
@@ -296,6 +301,7 @@ def looking_at(page, *parts: str) -> None:
     page.get_by_text("Looking at " + " › ".join(parts)).wait_for()
 
 
+@pytest.mark.slow
 def test_clicks_lead_down_to_one_decision(page, browser, address):
     """Level by level by clicks; an empty click changes nothing; the button goes back; the link has it all."""
     open_page(page, address, "routing?rt_run=own-l2r")
@@ -331,6 +337,7 @@ def test_every_chart_gives_its_code_and_numbers(page, address):
     assert page.problems == []
 
 
+@pytest.mark.slow
 def test_playground_changes_the_routing_of_a_typed_text(page, browser, address):
     """Typed text, live answer, one expert forced, reset; another visitor sees nothing of it."""
     open_page(page, address, "playground?pg_run=trained&pg_example=city+2")
@@ -360,6 +367,7 @@ def test_playground_changes_the_routing_of_a_typed_text(page, browser, address):
     assert page.locator("[data-testid=stMain] b").count() == 0 and page.problems == []
 
 
+@pytest.mark.slow
 def test_a_text_that_is_too_long_is_refused(page, address):
     open_page(page, address, "playground?pg_run=own-l2r")
     box = page.get_by_role("textbox", name="Text")
@@ -542,6 +550,7 @@ def test_numbers_of_the_page_are_those_of_the_command(page, base, address):
             assert shown == pytest.approx(result[measure], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_notes_survive_a_reload(page, base, address):
     open_page(page, address, "library?lib_run=own-seq")
     note = page.get_by_role("textbox", name="Note")
