@@ -228,7 +228,7 @@ def test_the_slider_moves_numbers_matrix_and_link(page, address):
     page.get_by_text("After learning task 2 of 3").wait_for()
     settled(page)
     assert "after=2" in page.url and numbers.first.inner_text() == "0.900"
-    last = "[...document.querySelector('.st-key-matrix_l2r .js-plotly-plot').data[0].z.at(-1)]"
+    last = "Array.from(Array.from(document.querySelector('.st-key-matrix_l2r .js-plotly-plot')._fullData[0].z).pop())"
     page.wait_for_function(f"{last}.every(value => value === null || isNaN(value))")
     assert page.problems == []
     page.reload()
@@ -353,7 +353,7 @@ def test_playground_changes_the_routing_of_a_typed_text(page, browser, address):
     settled(page)
     first, second = bars.evaluate("div => div.data.map(trace => [...trace.text])")
     assert first != second
-    page.get_by_role("button", name="Reset").click()
+    page.get_by_role("button", name="Reset", exact=True).click()
     settled(page)
     again, reset = bars.evaluate("div => div.data.map(trace => [...trace.text])")
     assert again == reset == first
@@ -564,6 +564,7 @@ def test_notes_survive_a_reload(page, base, address):
     page.reload()
     page.get_by_role("heading", name="Library", exact=True, level=1).wait_for()
     settled(page)
+    assert Run(base / "runs" / "own-seq").notes["text"] == "Forgets <b>all</b> of it."
     assert note.input_value() == "Forgets <b>all</b> of it." == Run(base / "runs" / "own-seq").notes["text"]
     assert page.locator("[data-testid=stMain] b").count() == 0
 
