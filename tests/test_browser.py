@@ -23,7 +23,11 @@ from lab.runs import Run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+    pytest.mark.flaky(reruns=2),  # clicks fall between two drawings of a page now and then; what is broken fails three times
+]
 
 FLAGS = [
     "--headless",
@@ -175,14 +179,18 @@ def test_a_blank_cell_says_that_the_task_is_not_learned_yet(page, address):
 
 
 def spot(page, chart, x: float, y: float) -> tuple[float, float]:
-    """Where in the window a point of a chart lies."""
+    """Where in the window a point of a chart lies, once the chart stands still there."""
     chart.scroll_into_view_if_needed()
-    page.wait_for_timeout(300)
-    return chart.evaluate(
-        """(div, [x, y]) => { const l = div._fullLayout, b = div.getBoundingClientRect();
-        return [b.left + l.xaxis._offset + l.xaxis.c2p(x), b.top + l.yaxis._offset + l.yaxis.c2p(y)] }""",
-        [x, y],
-    )
+    now, before, steady = None, None, 0
+    while steady < 3:
+        page.wait_for_timeout(200)
+        now = chart.evaluate(
+            """(div, [x, y]) => { const l = div._fullLayout, b = div.getBoundingClientRect();
+            return [b.left + l.xaxis._offset + l.xaxis.c2p(x), b.top + l.yaxis._offset + l.yaxis.c2p(y)] }""",
+            [x, y],
+        )
+        before, steady = now, steady + 1 if now == before else 0
+    return now
 
 
 def hover(page, chart, x: float, y: float) -> None:
@@ -217,7 +225,6 @@ def test_a_link_restores_the_view_of_compare_and_matrices_share_one_scale(page, 
     other.context.close()
 
 
-@pytest.mark.slow
 def test_the_slider_moves_numbers_matrix_and_link(page, address):
     open_page(page, address, "")
     numbers = page.locator("[data-testid=stMetricValue]")
@@ -253,13 +260,14 @@ def test_a_page_that_is_not_there_leads_to_the_first_one(page, address):
 
 def test_the_keyboard_reaches_the_first_control_of_a_page(page, address):
     open_page(page, address, "compare")
-    reached = "!!document.activeElement.closest('[class*=st-key-runs]')"
     page.locator("[class*=st-key-runs]").first.wait_for()
-    for _ in range(30):  # past the links of all pages
+    settled(page)
+    reached = "!!document.activeElement.closest('[class*=st-key-runs]')"
+    for _ in range(120):  # past the links of all pages, again from the top if the page is drawn anew meanwhile
         page.keyboard.press("Tab")
         if page.evaluate(reached):
-            break
-    assert page.evaluate(reached)
+            return
+    raise AssertionError("no number of tabs reaches the runs")
 
 
 def test_the_colour_range_stays_while_the_moment_moves(page, address):
@@ -276,11 +284,7 @@ def test_the_colour_range_stays_while_the_moment_moves(page, address):
 
 def test_a_click_on_a_cell_moves_the_focus(page, address):
     open_page(page, address, "routing")
-    chart = page.locator(".st-key-rt_map .js-plotly-plot")
-    chart.wait_for()
-    x, y = spot(page, chart, 0.3, 2.3)  # off the middle of task cooking, expert animals
-    page.mouse.move(x, y, steps=4)
-    page.mouse.click(x, y)
+    click(page, "rt_map", 0.3, 2.3)  # off the middle of task cooking, expert animals
     page.get_by_text(re.compile("Expert animals on task cooking")).wait_for()
     assert "rt_task=cooking" in page.url and "rt_expert=animals" in page.url
     assert page.problems == []
@@ -292,6 +296,7 @@ def click(page, key: str, x: float, y: float) -> None:
     chart.wait_for()
     place = spot(page, chart, x, y)
     page.mouse.move(*place, steps=4)
+    page.wait_for_timeout(400)  # a click is on the cell that plotly last saw the mouse over, and it looks at times only
     page.mouse.click(*place)
     settled(page)
 
@@ -301,7 +306,6 @@ def looking_at(page, *parts: str) -> None:
     page.get_by_text("Looking at " + " › ".join(parts)).wait_for()
 
 
-@pytest.mark.slow
 def test_clicks_lead_down_to_one_decision(page, browser, address):
     """Level by level by clicks; an empty click changes nothing; the button goes back; the link has it all."""
     open_page(page, address, "routing?rt_run=own-l2r")
@@ -337,7 +341,6 @@ def test_every_chart_gives_its_code_and_numbers(page, address):
     assert page.problems == []
 
 
-@pytest.mark.slow
 def test_playground_changes_the_routing_of_a_typed_text(page, browser, address):
     """Typed text, live answer, one expert forced, reset; another visitor sees nothing of it."""
     open_page(page, address, "playground?pg_run=trained&pg_example=city+2")
@@ -367,15 +370,13 @@ def test_playground_changes_the_routing_of_a_typed_text(page, browser, address):
     assert page.locator("[data-testid=stMain] b").count() == 0 and page.problems == []
 
 
-@pytest.mark.slow
 def test_a_text_that_is_too_long_is_refused(page, address):
     open_page(page, address, "playground?pg_run=own-l2r")
     box = page.get_by_role("textbox", name="Text")
     box.fill("word " * 2_000)
     box.press("Control+Enter")
-    settled(page)
-    assert page.get_by_text(re.compile("10000/4000|10000 characters")).count() and page.problems == []
-    assert page.locator("[data-testid=stException]").count() == 0
+    page.get_by_text("This text has 10,000 characters, at most 4,000 are answered.").wait_for()
+    assert page.problems == [] and page.locator("[data-testid=stException]").count() == 0
 
 
 def test_keyboard_reaches_the_same_place(page, address):
@@ -550,7 +551,6 @@ def test_numbers_of_the_page_are_those_of_the_command(page, base, address):
             assert shown == pytest.approx(result[measure], abs=1e-12)
 
 
-@pytest.mark.slow
 def test_notes_survive_a_reload(page, base, address):
     open_page(page, address, "library?lib_run=own-seq")
     note = page.get_by_role("textbox", name="Note")

@@ -114,10 +114,13 @@ def prompt(run: Run, after: int, answers: dict[str, list[Answer]]) -> Asked:
         st.session_state["pg_text"] = texts.get(chosen, "")
     pairs = [name for name, found in answers.items() if found and all(BAR in one.text for one in found)]
     text = left.text_area(
-        "Text", key="pg_text", max_chars=LONGEST, height=96, on_change=take_text, persist_state="session",
+        "Text", key="pg_text", height=96, on_change=take_text, persist_state="session",
         placeholder="Type a text and press Ctrl+Enter",
         help="Stays in this browser session." + (f" “{BAR.strip()}” stands between the two texts of a pair." if pairs else ""),
     )  # fmt: skip
+    if len(text) > LONGEST:  # not max_chars: the box would drop what is pasted without a word
+        st.error(f"This text has {len(text):,} characters, at most {LONGEST:,} are answered. Shorten it.", icon=":material/error:")
+        st.stop()
     task = None
     if told(run):
         tasks = run.tasks[: after + 1]
