@@ -10,7 +10,7 @@ import pytest
 import lab
 
 ROOT = Path(lab.__file__).parent
-PLURAL = ("experts", "methods", "pages", "recipes", "routers", "streams", "strings")  # folders of plug-ins and of data
+PLURAL = ("experts", "figures", "methods", "pages", "recipes", "routers", "streams", "strings", "views")  # folders of alike files
 
 # From the ground up; modules of one floor do not import one another.
 FLOORS = [
@@ -18,9 +18,9 @@ FLOORS = [
     ["registry", "files"],
     ["config", "runs", "stream", "batch"],
     ["answer", "strings/*"],
-    ["streams/*", "memory", "labels", "views", "work", "replay"],
+    ["streams/*", "memory", "labels", "views/*", "work", "replay"],
     ["sources", "expert", "composition", "compose", "tables", "repeats", "glossary", "lesson"],
-    ["router", "experts/*", "figures"],
+    ["router", "experts/*", "figures/*"],
     ["routers/*", "backbone", "bank", "report", "versus", "taxonomy"],
     ["objective"],
     ["learner"],

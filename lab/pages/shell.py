@@ -72,7 +72,7 @@ def how_to_read(text: str) -> None:
 
 def examples() -> list[Run]:
     """Recorded example runs: those of the package, or of the folder in LAB_EXAMPLES."""
-    folder = Path(os.environ.get("LAB_EXAMPLES") or Path(views.__file__).parent / "examples")
+    folder = Path(os.environ.get("LAB_EXAMPLES") or HERE.parent / "examples")
     return views.readable(all_runs(folder))
 
 
@@ -241,10 +241,15 @@ def python_of(draw: Callable[..., Any], table: Callable[..., Any] | None, given:
 
     positional = [written(value) for value in given]
     call = ", ".join([*positional, *(f"{name}={written(value)}" for name, value in named.items())])
-    lines = ["import lab", "", *(f"{name} = {how}" for how, name in names.items()), f"{draw.__module__}.{draw.__name__}({call})"]
+    lines = ["import lab", "", *(f"{name} = {how}" for how, name in names.items()), f"{_public(draw)}({call})"]
     if table and table.__name__ != "<lambda>":
-        lines.append(f"{table.__module__}.{table.__name__}({', '.join(positional)})")
+        lines.append(f"{_public(table)}({', '.join(positional)})")
     return "\n".join(lines)
+
+
+def _public(function: Callable[..., Any]) -> str:
+    """Where a function is offered: `lab.views.labels` is made in a module of the package `lab.views`."""
+    return ".".join([*function.__module__.split(".")[:2], function.__name__])
 
 
 def own(run: Run) -> bool:

@@ -1,0 +1,41 @@
+"""Plotly figures of runs: pure functions, the same for dashboard and notebooks.
+
+Backgrounds are transparent, so a figure fits a light and a dark page. Scores and shares are always drawn on one fixed
+colour range from 0 to 1; differences on a range that is symmetric around 0. Names and texts are shown literally.
+"""
+
+from lab.figures.answers import answer_by_layer, answer_by_token, answer_change, answer_decision, answer_probabilities
+from lab.figures.compare import comparison, decomposition, pareto
+from lab.figures.drawing import (
+    DASHES,
+    FAINT,
+    MARKERS,
+    METHOD_STYLE,
+    Style,
+    clickable,
+    figure,
+    literal,
+    short,
+    style,
+    task_style,
+)
+from lab.figures.experts import alignment, subspace_overlap
+from lab.figures.routing import (
+    MEASURES,
+    routing_by_layer,
+    routing_by_task,
+    routing_confusion,
+    routing_drift,
+    routing_entropy,
+    routing_load,
+    routing_profile,
+)
+from lab.figures.scores import (
+    accuracy_matrix,
+    average_curves,
+    forgetting_curves,
+    guesses,
+    interference,
+    loss_curve,
+    matrix_difference,
+)

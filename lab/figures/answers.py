@@ -1,0 +1,96 @@
+"""Figures of one text: its answer, and the routing that led to it."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from lab.answer import Answer
+from lab.figures.drawing import (
+    DIVERGING,
+    cells,
+    cells_height,
+    figure,
+    grid,
+    heads,
+    literal,
+    short,
+    task_style,
+    unique,
+    weight_of,
+    weights_by_layer,
+)
+
+ANSWER_COLOURS = ["#2B7FC4", "#C98A00"]  # an answer, and the one beside it
+
+
+def answer_by_layer(answer: Answer, head: int | None = None, title: str = "") -> go.Figure:
+    """Weights of one text in every layer, of one routing head or the mean over them."""
+    table = answer.by_layer(head)
+    return weights_by_layer(table, heads(table.columns, ()), "expert", weight_of(table.columns, "weight"), title)
+
+
+def answer_change(changed: Answer, original: Answer, title: str = "") -> go.Figure:
+    """Weights of one answer minus those of another, where experts and layers are the same; centred on 0."""
+    table = changed.by_layer() - original.by_layer()
+    about = weight_of(table.columns, "change of the weight")
+    scale = {"colorscale": DIVERGING, "zmin": -1, "zmax": 1, "zmid": 0}
+    return weights_by_layer(table, heads(table.columns, ()), "expert", about, title, **scale)
+
+
+def answer_by_token(answer: Answer, title: str = "") -> go.Figure:
+    """Weights at every token of one text, mean over layers and routing heads; one row per token."""
+    table = answer.by_token()
+    hover = np.empty(table.shape, dtype=object)
+    for i, j in np.ndindex(table.shape):
+        hover[i, j] = f"{literal(table.index[i])}<br>expert <b>{literal(table.columns[j])}</b> {table.iat[i, j]:.3f}"
+    drawn = figure(title, cells_height(len(table)))
+    cells(drawn, table.to_numpy(), hover, xgap=1, ygap=1)
+    return grid(drawn, [short(token) for token in table.index], heads(table.columns, ()), "token", "expert")
+
+
+def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") -> go.Figure:
+    """One decision step by step: a column of bars per step, a row per expert."""
+    table = answer.decision(layer, head)
+    drawn = make_subplots(
+        1, table.shape[1], shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=[*map(literal, table.columns)]
+    )
+    drawn.update_layout(figure(title, 80 + 30 * len(table)).layout)
+    drawn.update_layout(margin={"t": 36})
+    colours = [task_style(e).colour for e in range(len(table))]
+    for number, name in enumerate(table.columns, 1):
+        values = table[name]
+        drawn.add_bar(
+            x=values, y=np.arange(len(table)), orientation="h", marker={"color": colours}, row=1, col=number, showlegend=False,
+            text=[f"{value:.2f}" for value in values], textposition="auto", cliponaxis=False,
+            customdata=[literal(expert) for expert in table.index],
+            hovertemplate=f"<b>%{{customdata}}</b><br>{literal(name)} %{{x:.4f}}<extra></extra>",
+        )  # fmt: skip
+        free = bool(values.min() < 0 or values.max() > 1)
+        reach = 1.25 * max(1.0, float(values.abs().max()))
+        drawn.update_xaxes(range=[-reach, reach] if free else [0, 1], zeroline=free, showgrid=False, nticks=4, row=1, col=number)
+    names = unique(table.index)
+    drawn.update_yaxes(
+        tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False, zeroline=False
+    )
+    return drawn
+
+
+def answer_probabilities(answers: dict[str, Answer], most: int = 6, title: str = "") -> go.Figure:
+    """Probabilities of the likeliest classes of one or several answers to one text, as grouped bars."""
+    ranked = pd.DataFrame({name: answer.ranked() for name, answer in answers.items()})
+    ranked = ranked.loc[ranked.max(axis=1).sort_values(ascending=False, kind="stable").index[:most]]
+    drawn = figure(title, 60 + (26 + 22 * len(answers)) * len(ranked))
+    for number, name in enumerate(ranked):
+        values = ranked[name]
+        drawn.add_bar(
+            x=values, y=np.arange(len(ranked)), orientation="h", name=literal(name),
+            marker={"color": ANSWER_COLOURS[number], "pattern": {"shape": "/" if number else ""}},
+            text=["–" if np.isnan(value) else f"{value:.2f}" for value in values], textposition="auto", cliponaxis=False,
+            customdata=[literal(label) for label in ranked.index],
+            hovertemplate="<b>%{customdata}</b><br>%{fullData.name}: %{x:.4f}<extra></extra>", showlegend=len(answers) > 1,
+        )  # fmt: skip
+    drawn.update_xaxes(range=[0, 1], title="probability", tickformat=".1f")
+    names = unique(ranked.index, 24)
+    drawn.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False)
+    return drawn.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0}, barmode="group")

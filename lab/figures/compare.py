@@ -1,0 +1,117 @@
+"""Figures of methods beside each other: a measure, a trade-off, and where losses went."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from lab import tables, views
+from lab.figures.drawing import FAINT, figure, literal, numbered, short, style
+from lab.runs import Run
+
+TERM_COLOURS = ["#2B7FC4", "#D55E00", "#009E73", "#C98A00"]  # router, experts, classifier, new classes
+
+
+def comparison(runs: Sequence[Run], measure: str = "average_accuracy", title: str = "") -> go.Figure:
+    """One measure of several groups of runs as bars with intervals, coloured by recipe; missing values have no bar."""
+    found = views.summary(runs)
+    found = found[found["measure"] == measure].iloc[::-1]
+    drawn = figure(title, 90 + 44 * len(found))
+    colours = [style(name).colour for name in found["recipe"]]
+    texts = [views.cell(row.value, row.high - row.value, row.why, True) for row in found.itertuples()]
+    drawn.add_bar(
+        x=found["value"].fillna(0.0),
+        y=np.arange(len(found)),
+        orientation="h",
+        marker={"color": colours},
+        error_x={"type": "data", "array": found["high"] - found["value"], "thickness": 1},
+        text=[literal(text) for text in texts],
+        textposition="auto",
+        hovertemplate="%{text}<extra></extra>",
+        showlegend=False,
+    )
+    drawn.update_yaxes(tickvals=list(range(len(found))), ticktext=[literal(name) for name in found["label"]], showgrid=False)
+    return drawn.update_xaxes(zeroline=True)
+
+
+def decomposition(run: Run, title: str = "") -> go.Figure:
+    """Where the loss of each old task went: one bar per task, one piece per term; what was gained lies left of zero."""
+    table = tables.decomposition(run)
+    drawn = figure(title, 130 + 34 * len(table))
+    names = [*numbered(table.index[:-1]), "mean"]
+    for colour, (term, name) in zip(TERM_COLOURS, tables.TERMS.items(), strict=True):
+        if table[term].isna().all():
+            continue  # this run has no such term
+        hover = [f"{name}: {piece:+.3f}<br>of a loss of {loss:.3f}" for piece, loss in table[[term, "loss"]].to_numpy()]
+        drawn.add_bar(
+            x=table[term],
+            y=np.arange(len(table)),
+            orientation="h",
+            name=name,
+            marker={"color": colour},
+            customdata=hover,
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    drawn.add_scatter(
+        x=table["loss"],
+        y=np.arange(len(table)),
+        mode="markers",
+        name="Loss",
+        marker={"symbol": "line-ns-open", "size": 20, "color": "#8A8A8A", "line": {"width": 3}},
+        hovertemplate="loss %{x:.3f}<extra></extra>",
+    )
+    drawn.update_xaxes(title="accuracy lost since the task was learned", zeroline=True)
+    drawn.update_yaxes(tickvals=list(range(len(table))), ticktext=names, range=[len(table) - 0.4, -0.6], showgrid=False)
+    legend = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0, "traceorder": "normal"}
+    return drawn.update_layout(barmode="relative", legend=legend)
+
+
+def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = "average_accuracy", title: str = "") -> go.Figure:
+    """A score against a cost; dominated groups of runs are faint, those that use the task identity hollow.
+
+    The line runs along the groups that are not dominated and get no task identity. See `lab.tables.pareto`.
+    """
+    titles = {measure.path: measure.title for measure in views.MEASURES}
+    table = tables.pareto(runs, cost, score)
+    known = table[table["cost"].notna() & table["score"].notna()]
+    log = len(known) > 0 and known["cost"].min() > 0 and known["cost"].max() > 10 * known["cost"].min()
+    drawn = figure(title, 400)
+    _pareto_points(drawn, known, titles[cost])
+    drawn.update_xaxes(title=titles[cost] + (" (logarithmic)" if log else ""), type="log" if log else "linear")
+    return drawn.update_yaxes(title=titles[score])
+
+
+def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str) -> None:
+    """The line of the best groups, and all groups."""
+    front = table[(table["dominated_by"] == "") & ~table["task_id"]].sort_values("cost")
+    drawn.add_scatter(
+        x=front["cost"],
+        y=front["score"],
+        mode="lines",
+        line={"color": FAINT, "width": 2, "shape": "hv"},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    hover, symbols = [], []
+    for row in table.itertuples():
+        verdict = f"dominated by {literal(row.dominated_by)}" if row.dominated_by else "not dominated"
+        privilege = "<br>uses the task identity" if row.task_id else ""
+        hover.append(f"<b>{literal(row.label)}</b><br>score {row.score:.3f}<br>{cost} {row.cost:,.0f}<br>{verdict}{privilege}")
+        symbols.append(style(row.recipe).marker + ("-open" if row.task_id else ""))
+    marker = {
+        "color": [style(name).colour for name in table["recipe"]], "symbol": symbols, "size": 13,
+        "opacity": [0.35 if other else 1.0 for other in table["dominated_by"]], "line": {"width": 2},
+    }  # fmt: skip
+    drawn.add_scatter(
+        x=table["cost"],
+        y=table["score"],
+        mode="markers+text",
+        marker=marker,
+        text=[short(label, 28) for label in table["label"]],
+        textposition=np.where(table["score"].rank(method="first") % 2, "top center", "bottom center"),  # neighbours part
+        customdata=hover,
+        hovertemplate="%{customdata}<extra></extra>",
+        showlegend=False,
+        cliponaxis=False,
+    )

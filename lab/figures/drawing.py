@@ -1,0 +1,232 @@
+"""What all figures share: styles of methods and tasks, names on axes, an empty figure, heatmaps."""
+
+import hashlib
+from collections.abc import Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import plotly.colors
+import plotly.graph_objects as go
+import plotly.io as pio
+
+from lab import views
+
+SCALE = "Cividis"  # scores and shares, 0 to 1
+DIVERGING = "PuOr"  # differences, centred on 0; neither red nor green
+FAINT = "rgba(127,127,127,0.25)"  # grid lines on light and dark
+CELLS_WITH_TEXT = 12  # columns up to which the numbers stand in the cells
+NAMED_COLUMNS = 6  # columns up to which names stand above them, if these are short
+SHORT = 11  # characters of a short name
+NAME = 16  # characters of a name on an axis; the full one is in the hover text
+
+
+class Style(NamedTuple):
+    """How a recipe is drawn on every chart; dash and marker repeat what the colour says."""
+
+    colour: str
+    dash: str
+    marker: str
+
+
+METHOD_STYLE = {
+    "sequential": Style("#D55E00", "dash", "x"),
+    "replay": Style("#C98A00", "dashdot", "diamond"),
+    "uniform": Style("#8A8A8A", "dot", "square"),
+    "oracle": Style("#C06498", "longdash", "star"),
+    "l2r": Style("#2B7FC4", "solid", "circle"),
+    "l2r-merge": Style("#009E73", "longdashdot", "triangle-up"),
+}
+OTHER_COLOURS = ["#7A5FD0", "#B2566B", "#4E8F2F", "#3A98A8", "#A8662A", "#8C7BA1"]
+DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"]
+MARKERS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star", "pentagon", "hexagon"]
+TASK_COLOURS = ["#2B7FC4", "#D55E00", "#009E73", "#C06498", "#C98A00", "#7A5FD0", "#3A98A8", "#8A8A8A", "#B2566B", "#4E8F2F"]
+TEMPLATE = go.layout.Template(
+    layout=go.Layout(
+        font={"family": "Source Sans Pro, Segoe UI, Helvetica, Arial, sans-serif", "size": 13},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        colorway=TASK_COLOURS,
+        xaxis={"gridcolor": FAINT, "zerolinecolor": FAINT, "automargin": True},
+        yaxis={"gridcolor": FAINT, "zerolinecolor": FAINT, "automargin": True},
+        hoverlabel={"align": "left"},
+    )
+)
+pio.templates["lab"] = TEMPLATE
+
+
+def style(recipe: str) -> Style:
+    """The fixed style of a recipe; recipes without one get theirs from a hash of the name, the same everywhere."""
+    if recipe in METHOD_STYLE:
+        return METHOD_STYLE[recipe]
+    digest = hashlib.sha256(recipe.encode()).digest()
+    parts = [(OTHER_COLOURS, digest[0]), (DASHES, digest[1]), (MARKERS, digest[2])]
+    return Style(*(choices[byte % len(choices)] for choices, byte in parts))
+
+
+def task_style(task: int) -> Style:
+    """The style of the task with this number in the stream."""
+    return Style(TASK_COLOURS[task % len(TASK_COLOURS)], DASHES[task % len(DASHES)], MARKERS[task % len(MARKERS)])
+
+
+def literal(text: Any) -> str:
+    """Text that Plotly shows as it is, tags included."""
+    return escape(str(text), quote=False)
+
+
+def short(name: Any, length: int = NAME) -> str:
+    """A name for an axis: cut in the middle if it is long."""
+    text = str(name)
+    return literal(text if len(text) <= length else f"{text[: length - 5]}…{text[-4:]}")
+
+
+def numbered(names: Sequence[Any]) -> list[str]:
+    """Names of rows that are tasks, with their place in the stream."""
+    return [f"{i + 1} · {name}" for i, name in enumerate(unique(names))]
+
+
+def heads(names: Sequence[Any], rows: Sequence[Any]) -> list[str]:
+    """Names above columns: as numbers where these are many or long, and the rows say the same names."""
+    fit = len(names) <= NAMED_COLUMNS and all(len(str(name)) <= SHORT for name in names)
+    if not fit and list(names) == list(rows):
+        return [str(i + 1) for i in range(len(names))]
+    return unique(names)
+
+
+def unique(names: Sequence[Any], length: int = NAME) -> list[str]:
+    """Names cut for an axis that stay different from each other."""
+    cut = [short(name, length) for name in names]
+    return [f"{name} ({i + 1})" if cut.count(name) > 1 else name for i, name in enumerate(cut)]
+
+
+def figure(title: str = "", height: int = 360) -> go.Figure:
+    """An empty figure in the style of the lab."""
+    top = 44 if title else 12
+    layout = {"template": "lab", "height": height, "margin": {"l": 8, "r": 8, "t": top, "b": 8}, "hovermode": "closest"}
+    if title:
+        layout["title"] = {"text": literal(title), "font": {"size": 15}, "x": 0, "xref": "container", "xanchor": "left"}
+    return go.Figure(layout=layout)
+
+
+def cells(drawn: go.Figure, values: np.ndarray, hover: np.ndarray, form: str = "{:.2f}", **options: Any) -> None:
+    """Add cells at whole coordinates with their number inside; values and hover texts (rows, columns), NaN stays blank."""
+    texts = values.shape[1] <= CELLS_WITH_TEXT  # then a colour bar would only take their room
+    look = {"zmin": 0, "zmax": 1, "colorscale": SCALE, "hoverongaps": True, "xgap": 2, "ygap": 2} | options
+    drawn.add_heatmap(
+        z=values.astype(np.float32),
+        x=np.arange(values.shape[1]),
+        y=np.arange(values.shape[0]),
+        customdata=hover,
+        hovertemplate="%{customdata}<extra></extra>",
+        showscale=not texts,
+        colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9},
+        **look,
+    )
+    if texts:
+        drawn.add_trace(_numbers(values, form, look))
+
+
+def _numbers(values: np.ndarray, form: str, look: dict[str, Any]) -> go.Scatter:
+    """The numbers of the cells, black on light ones and white on dark ones."""
+    known = ~np.isnan(values)
+    y, x = np.nonzero(known)
+    shares = ((values[known] - look["zmin"]) / (look["zmax"] - look["zmin"])).clip(0, 1)
+    colours = plotly.colors.sample_colorscale(look["colorscale"], list(shares), colortype="tuple") if len(shares) else []
+    light = [0.2126 * r**2.2 + 0.7152 * g**2.2 + 0.0722 * b**2.2 > 0.18 for r, g, b in colours]  # where black has more contrast
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="text",
+        text=[_tight(form.format(value), values.shape[1]) for value in values[known]],
+        textfont={"color": ["#000000" if one else "#FFFFFF" for one in light], "size": 11},
+        hoverinfo="skip",
+        showlegend=False,
+        name="numbers",
+    )
+
+
+def _tilt(columns: Sequence[str]) -> int:
+    """Angle of the names above columns: level where they fit, upright where they are many."""
+    if all(len(name) <= 3 for name in columns) or len(columns) <= 3:
+        return 0
+    return -40 if len(columns) <= 8 else -90
+
+
+def _tight(text: str, columns: int) -> str:
+    """The number without its leading zero where cells are narrow."""
+    return text.replace("0.", ".", 1) if columns > 6 else text
+
+
+def grid(figure: go.Figure, rows: Sequence[str], columns: Sequence[str], row_title: str, column_title: str) -> go.Figure:
+    """Name the cells of a heatmap: first row on top, column names above."""
+    figure.update_xaxes(
+        tickvals=list(range(len(columns))),
+        ticktext=list(columns),
+        range=[-0.5, len(columns) - 0.5],
+        title=column_title,
+        side="top",
+        ticklabeloverflow="allow",
+        showgrid=False,
+        zeroline=False,
+        fixedrange=True,
+        tickangle=_tilt(columns),
+    )
+    figure.update_yaxes(
+        tickvals=list(range(len(rows))),
+        ticktext=list(rows),
+        range=[len(rows) - 0.5, -0.5],
+        title=row_title,
+        showgrid=False,
+        zeroline=False,
+        fixedrange=True,
+    )
+    return figure
+
+
+def cell_height(rows: int, least: int = 220) -> int:
+    """Height of a heatmap with this many rows."""
+    return max(least, 110 + (34 if rows <= 12 else 22) * rows)
+
+
+def cells_height(layers: int) -> int:
+    """Height of a chart with one row per layer."""
+    return max(240, 110 + 20 * layers)
+
+
+def weights_by_layer(
+    table: pd.DataFrame, columns: Sequence[str], what: str, about: Sequence[str], title: str = "", **scale: Any
+) -> go.Figure:
+    """A table of weights with one row per layer; `about` says of each column what its numbers are."""
+    values = table.to_numpy()
+    hover = np.empty(values.shape, dtype=object)
+    names = [literal(name) for name in views.layer_names(table.index)]
+    form = "{:+.2f}" if scale else "{:.2f}"
+    for i, j in np.ndindex(values.shape):
+        hover[i, j] = f"{names[i]}<br>{about[j]} {values[i, j]:.3f}"
+    drawn = figure(title, cells_height(len(table)))
+    top = {"zmax": max(1.0, float(np.nanmax(values, initial=0.0)))}  # weights need not sum to one
+    cells(drawn, values, hover, form, xgap=1, ygap=1, **(scale or top))
+    return grid(drawn, names, columns, "layer", what)
+
+
+def weight_of(experts: Sequence[str], what: str) -> list[str]:
+    return [f"expert <b>{literal(name)}</b><br>{what}" for name in experts]
+
+
+def clickable(figure: go.Figure) -> go.Figure:
+    """Transparent markers over the cells of a heatmap: a click anywhere in a cell returns its row as y and its column as x."""
+    hover = np.asarray(figure.data[0].customdata)  # (rows, columns)
+    y, x = np.mgrid[0 : hover.shape[0], 0 : hover.shape[1]].reshape(2, -1)
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="markers",
+        marker={"size": 24, "opacity": 0, "symbol": "square"},
+        text=hover.reshape(-1),
+        hovertemplate="%{text}<extra></extra>",
+        showlegend=False,
+        name="targets",
+    )
+    figure.data[-1].selected = figure.data[-1].unselected = {"marker": {"opacity": 0}}
+    return figure.update_layout(hoverdistance=-1, clickmode="event+select")

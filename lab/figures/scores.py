@@ -1,0 +1,221 @@
+"""Figures of scores: the matrix R, curves over the tasks, the loss."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.colors
+import plotly.graph_objects as go
+
+from lab import tables, views
+from lab.figures.drawing import (
+    DASHES,
+    DIVERGING,
+    FAINT,
+    MARKERS,
+    cell_height,
+    cells,
+    figure,
+    grid,
+    heads,
+    literal,
+    numbered,
+    short,
+    style,
+    task_style,
+    unique,
+)
+from lab.runs import Run
+from lab.statistics import interval
+
+
+def accuracy_matrix(
+    run: views.Runs, after: int | None = None, title: str = "", partial: bool = False, zero_shot: bool = True
+) -> go.Figure:
+    """R as a heatmap: time runs down, one column per task, scores before any training on top; rows later than `after` blank.
+
+    Of several runs of the same tasks: their mean; so too for the other figures of R.
+    """
+    table = views.accuracy_matrix(run, after, partial)
+    values, tasks = table.to_numpy(), list(table.columns)
+    rows = numbered(tasks)
+    hover = _matrix_hover(values, tasks)
+    first = views.zero_shot(run) if zero_shot else None
+    if first is not None and len(first) == len(tasks):
+        values = np.vstack([first, values])
+        rows = ["before training", *rows]
+        hover = np.vstack(
+            [[f"{literal(name)} before any training: {_score(s)}" for name, s in zip(tasks, first, strict=True)], hover]
+        )
+    drawn = figure(title, cell_height(len(rows)))
+    cells(drawn, values, hover)
+    return grid(drawn, rows, heads(tasks, tasks), "after learning task", "score on task")
+
+
+def _score(value: float) -> str:
+    return "not measured" if np.isnan(value) else f"{value:.3f}"
+
+
+def _matrix_hover(values: np.ndarray, tasks: Sequence[str]) -> np.ndarray:
+    """Hover texts of R, (T, T)."""
+    hover = np.empty(values.shape, dtype=object)
+    for i, j in np.ndindex(values.shape):
+        known = not np.isnan(values[i, j])
+        missing = "not learned yet" if j > i else "not measured yet"
+        score = f"score {values[i, j]:.3f}" if known else missing
+        hover[i, j] = f"<b>{literal(tasks[j])}</b><br>after learning {i + 1} · {literal(tasks[i])}<br>{score}"
+    return hover
+
+
+def matrix_difference(first: views.Runs, second: views.Runs, title: str = "", reach: float | None = None) -> go.Figure:
+    """R of the first run minus R of the second, on a range from -reach to reach; by default that of the largest difference."""
+    table = views.matrix_difference(first, second)
+    values, tasks = table.to_numpy(), list(table.columns)
+    if reach is None:
+        reach = max(0.05, float(np.nanmax(np.abs(values), initial=0.0))) if np.isfinite(values).any() else 0.05
+    hover = _matrix_hover(values, tasks)
+    hover = np.vectorize(lambda text: text.replace("score ", "difference "), otypes=[object])(hover)
+    drawn = figure(title, cell_height(len(tasks)))
+    scale = {"colorscale": DIVERGING, "zmin": -reach, "zmax": reach, "zmid": 0}
+    cells(drawn, values, hover, "{:+.2f}", **scale)
+    return grid(drawn, numbered(tasks), heads(tasks, tasks), "after learning task", "difference on task")
+
+
+def interference(run: views.Runs, title: str = "") -> go.Figure:
+    """What learning each task cost the earlier ones, on the fixed range -1 to 1."""
+    table = tables.interference_matrix(run)
+    values, tasks = table.to_numpy()[1:, :-1], list(table.columns)  # the first task costs nobody, the last one lost nothing yet
+    hover = np.empty(values.shape, dtype=object)
+    for i, j in np.ndindex(values.shape):
+        missing = "not learned yet" if j > i else "not measured yet"
+        cost = missing if np.isnan(values[i, j]) else f"cost {values[i, j]:+.3f}"
+        hover[i, j] = f"learning <b>{literal(tasks[i + 1])}</b><br>{cost}<br>on task <b>{literal(tasks[j])}</b>"
+    drawn = figure(title, cell_height(len(values)))
+    cells(drawn, values, hover, "{:+.2f}", colorscale=DIVERGING, zmin=-1, zmax=1, zmid=0)
+    return grid(drawn, numbered(tasks)[1:], heads(tasks, tasks)[:-1], "learning task", "lost by task")
+
+
+def forgetting_curves(run: views.Runs, after: int | None = None, title: str = "") -> go.Figure:
+    """Score of every task from the moment it was learned; dotted lines mark where the next task begins.
+
+    Of several runs: their mean, with its t-interval as a band.
+    """
+    tasks = views.each(run)[0].tasks
+    curves = views.forgetting_curves(run, after)
+    drawn = figure(title, 380)
+    for task, rows in curves.groupby("task"):
+        colour, dash, marker = task_style(int(task))
+        texts = [f"<b>{literal(row.name)}</b> after {literal(row.after_name)}" for row in rows.itertuples(index=False)]
+        band(drawn, rows["after"] + 1, rows["low"], rows["high"], colour)
+        drawn.add_scatter(
+            x=rows["after"] + 1,
+            y=rows["score"],
+            name=short(tasks[task]),
+            mode="lines+markers",
+            line={"color": colour, "dash": dash},
+            marker={"symbol": marker, "size": 8},
+            text=texts,
+            hovertemplate="%{text}<br>score %{y:.3f}<extra></extra>",
+        )
+    return _over_tasks(drawn, len(tasks), "score on the task")
+
+
+def band(drawn: go.Figure, x: Sequence[float], low: pd.Series, high: pd.Series, colour: str) -> None:
+    """Shade the interval of a line; nothing where there is none."""
+    if low.isna().any():
+        return
+    fill = f"rgba{(*plotly.colors.hex_to_rgb(colour), 0.15)}"
+    drawn.add_scatter(
+        x=[*x, *list(x)[::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=fill, line={"width": 0}, mode="lines",
+        hoverinfo="skip", showlegend=False, name="interval",
+    )  # fmt: skip
+
+
+def average_curves(runs: Sequence[Run], title: str = "") -> go.Figure:
+    """Mean score over the tasks seen, one line per recipe; several seeds: mean and t-interval, the runs as thin lines."""
+    drawn = figure(title, 380)
+    curves = views.average_curves(runs)
+    drawn_recipes: list[str] = []
+    for label in dict.fromkeys(curves["label"]):
+        rows = curves[curves["label"] == label]
+        _average_curve(drawn, rows, label, drawn_recipes.count(rows["recipe"].iloc[0]))
+        drawn_recipes.append(rows["recipe"].iloc[0])
+    return _over_tasks(drawn, max((len(run.tasks) for run in runs), default=0), "average accuracy so far")
+
+
+def _average_curve(drawn: go.Figure, rows: pd.DataFrame, label: str, repeat: int) -> None:
+    """Add the curve of one group of seeds; the `repeat`-th group of a recipe keeps its colour and changes dash and marker."""
+    colour, dash, marker = style(rows["recipe"].iloc[0])
+    if repeat:
+        dash, marker = (
+            DASHES[(DASHES.index(dash) + repeat) % len(DASHES)],
+            MARKERS[(MARKERS.index(marker) + repeat) % len(MARKERS)],
+        )
+    seeds = rows["run"].nunique()
+    if seeds > 1:
+        for name, one in rows.groupby("run"):
+            drawn.add_scatter(
+                x=one["after"] + 1,
+                y=one["score"],
+                mode="lines",
+                line={"color": colour, "width": 1},
+                opacity=0.4,
+                showlegend=False,
+                name=literal(name),
+                hoverinfo="skip",
+            )
+    found = {after: interval(one["score"]) for after, one in rows.groupby("after")}
+    mean = pd.DataFrame.from_dict(found, orient="index").astype({"low": float, "high": float})
+    band(drawn, mean.index + 1, mean["low"], mean["high"], colour)
+    drawn.add_scatter(
+        x=mean.index + 1,
+        y=mean["mean"],
+        mode="lines+markers",
+        line={"color": colour, "dash": dash, "width": 3},
+        marker={"symbol": marker, "size": 9},
+        name=literal(label) + (f" (mean of {seeds})" if seeds > 1 else ""),
+        hovertemplate="%{fullData.name}<br>after %{x} tasks: %{y:.3f}<extra></extra>",
+    )
+
+
+def _over_tasks(drawn: go.Figure, tasks: int, what: str) -> go.Figure:
+    """Axes of a chart over learned tasks."""
+    for border in range(1, tasks):
+        drawn.add_vline(x=border + 0.5, line={"color": FAINT, "width": 1, "dash": "dot"})
+    drawn.update_xaxes(title="tasks learned", range=[0.6, max(tasks, 1) + 0.4], dtick=1, showgrid=False, zeroline=False)
+    drawn.update_yaxes(title=what, range=[-0.02, 1.04], tickformat=".1f")
+    return drawn.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0})
+
+
+def loss_curve(run: Run, title: str = "") -> go.Figure:
+    """Loss over the whole run, one colour per task; training on the memory is dotted."""
+    table = views.losses(run)
+    drawn = figure(title, 320)
+    for (task, phase), rows in table.groupby(["task", "phase"], sort=False):
+        name = short(rows["name"].iloc[0]) + ("" if phase == "train" else f" ({phase})")
+        line = {"color": task_style(int(task)).colour, "dash": "solid" if phase == "train" else "dot", "width": 1.5}
+        drawn.add_scatter(
+            x=rows["index"],
+            y=rows["loss"],
+            mode="lines",
+            line=line,
+            name=name,
+            hovertemplate="%{fullData.name}<br>step %{x}: loss %{y:.3f}<extra></extra>",
+        )
+    drawn.update_xaxes(title="optimiser steps", showgrid=False)
+    drawn.update_yaxes(title="loss", rangemode="tozero")
+    return drawn.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0})
+
+
+def guesses(labels: Sequence[str], guessed: Sequence[float], measured: Sequence[float], title: str = "") -> go.Figure:
+    """Guesses from 0 to 1 beside what was measured, one pair of bars per label."""
+    drawn = figure(title, 260)
+    names = unique(labels, 24)
+    for name, values, colour, pattern in (("your guess", guessed, "#8A8A8A", "/"), ("measured", measured, "#2B7FC4", "")):
+        drawn.add_bar(
+            name=name, x=names, y=list(values), marker={"color": colour, "pattern": {"shape": pattern}},
+            text=[f"{value:.2f}" for value in values], textposition="outside", cliponaxis=False,
+            hovertemplate=f"%{{x}}<br>{name} %{{y:.3f}}<extra></extra>",
+        )  # fmt: skip
+    drawn.update_layout(barmode="group", legend={"orientation": "h", "y": 1.15, "x": 0}, margin={"t": 40})
+    return drawn.update_yaxes(range=[0, 1.08])

@@ -1,0 +1,58 @@
+"""Run folders as tables: pure functions from Run objects to pandas and numpy, shared by screens and notebooks.
+
+No torch, no streamlit. T tasks, L adapted layers, H routing heads, E experts. `after` is the index of the last learned
+task, from 0. Missing values are NaN or None, never 0.
+"""
+
+from lab.views.compare import (
+    Group,
+    circumstances,
+    common_average,
+    common_tasks,
+    config_difference,
+    differences,
+    groups,
+    labels,
+    summary,
+    summary_table,
+)
+from lab.views.results import COMMON, MEASURES, Measure, cell, measures, pick, reason, tested
+from lab.views.routing import (
+    layer_names,
+    own_expert,
+    own_share,
+    routed_examples,
+    routing_by_layer,
+    routing_by_task,
+    routing_drift,
+    routing_entropy,
+    routing_load,
+    routing_profile,
+)
+from lab.views.runs import (
+    COLUMNS,
+    UNREADABLE,
+    complete,
+    learned,
+    log_tail,
+    problem,
+    readable,
+    recent_events,
+    run_row,
+    runs_table,
+    task_names,
+    unready,
+)
+from lab.views.scores import (
+    Runs,
+    accuracy_matrix,
+    average_curve,
+    average_curves,
+    each,
+    forgetting_curves,
+    matrix_difference,
+    metrics_after,
+    transfer_scores,
+    zero_shot,
+)
+from lab.views.training import Alert, Progress, alerts, clock, losses, progress, task_states

@@ -1,0 +1,173 @@
+"""Many runs side by side: groups over seeds and orders, their means with intervals, differences of results and options."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lab.runs import Run
+from lab.statistics import difference, interval
+from lab.views.results import COMMON, MEASURES, Measure, cell, measures, pick, reason
+from lab.views.runs import complete, learned
+
+APART = 40  # characters up to which options stand in a label
+
+
+def labels(runs: Sequence[Run], seeds: bool = True) -> list[str]:
+    """Short unique names: the recipe, and what else is needed to tell the runs apart; without `seeds` these may share one."""
+    facts = [run.result() for run in runs]
+    names = [fact["recipe"] for fact in facts]
+    fields = {"stream": "{}", "scenario": "{}", "backbone": "{}", **({"seed": "seed {}"} if seeds else {})}
+    for field, form in fields.items():
+        values: dict[str, set[Any]] = {}
+        for name, fact in zip(names, facts, strict=True):
+            values.setdefault(name, set()).add(fact[field])
+        names = [f"{n}, {form.format(f[field])}" if len(values[n]) > 1 else n for n, f in zip(names, facts, strict=True)]
+    if not seeds:
+        return names
+    return [f"{name}, {run.id}" if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but some options, by default the seed and the order of the tasks."""
+
+    label: str
+    recipe: str
+    runs: list[Run]
+
+
+def groups(runs: Sequence[Run], over: Sequence[str] = ("seed", "stream.tasks")) -> list[Group]:
+    """Runs put together that differ in nothing but the options `over`, and learned the same tasks.
+
+    A run without a complete matrix stays alone.
+    """
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        same = {name: value for name, value in _flat(run.config).items() if name not in (*over, "about")}
+        own = "" if complete(run) else run.id
+        members.setdefault(json.dumps([same, sorted(run.tasks), own], sort_keys=True), []).append(run)
+    firsts = [group[0] for group in members.values()]
+    names = labels(firsts, seeds=False)
+    names = [f"{name}, {_apart(firsts, names, i)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+    names = [f"{name}, {run.id}" if names.count(name) > 1 else name for name, run in zip(names, firsts, strict=True)]
+    return [Group(name, g[0].config["recipe"], g) for name, g in zip(names, members.values(), strict=True)]
+
+
+def _apart(runs: Sequence[Run], names: Sequence[str], i: int) -> str:
+    """What tells run i from the others of the same name: the options in which they differ if these are short, else its id."""
+    alike = [_flat(run.config) for run, name in zip(runs, names, strict=True) if name == names[i]]
+    own = _flat(runs[i].config)
+    differing = [name for name in own if name not in ("seed", "about") and any(c.get(name) != own[name] for c in alike)]
+    text = ", ".join(f"{name} {own[name]}" for name in differing)
+    return text if 0 < len(text) <= APART else runs[i].id
+
+
+def summary(runs: Sequence[Run]) -> pd.DataFrame:
+    """Long form, one row per group of runs and measure: label, recipe, n, learned, tasks, measure, value, low, high, spread, why.
+
+    `value` is the mean over the n runs of the group, `low` and `high` the bounds of its interval (see lab.statistics), `spread`
+    their sample standard deviation, all three NaN below two runs; `why` is the reason of a missing value. Runs of different
+    tasks have the measure COMMON too. The runs are of one protocol; of transfer runs tasks are stages (see lab.transfer).
+    """
+    columns = ["label", "recipe", "n", "learned", "tasks", "measure", "value", "low", "high", "spread", "why"]
+    common, rows, shown = common_tasks(runs), [], measures([run.result() for run in runs])
+    if shown is MEASURES and any(set(run.tasks) != set(common) for run in runs):
+        shown = [COMMON, *MEASURES]
+    for group in groups(runs):
+        results = [run.result() | {COMMON.path: common_average(run, common)} for run in group.runs]
+        rows += [_summary_row(group, results, measure) for measure in shown]
+    return pd.DataFrame(rows, columns=columns).astype({name: float for name in ("value", "low", "high", "spread")})
+
+
+def _summary_row(group: Group, results: list[dict[str, Any]], measure: Measure) -> dict[str, Any]:
+    values = [pick(result, measure.path) for result in results]
+    first = group.runs[0]
+    row = {"label": group.label, "recipe": group.recipe, "n": len(results), "measure": measure.path}
+    row |= {"learned": learned(first), "tasks": len(first.tasks)}
+    if any(value is None for value in values):
+        reasons = [reason(result, measure.path) for result, value in zip(results, values, strict=True) if value is None]
+        none = dict.fromkeys(("value", "low", "high", "spread"), np.nan)
+        return row | none | {"why": "no task is common to all runs" if measure is COMMON else reasons[0]}
+    numbers = np.array(values, dtype=float)
+    spread, found = numbers.std(ddof=1) if len(numbers) > 1 else np.nan, interval(numbers)
+    return row | {"value": found.mean, "low": found.low, "high": found.high, "spread": spread, "why": ""}
+
+
+def summary_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """`summary` as people read it: one row per measure, one column per group, each cell a value or a dash with the reason."""
+    found = summary(runs)
+    known = {measure.path: measure for measure in (COMMON, *measures([run.result() for run in runs]))}
+    found["cell"] = [cell(r.value, r.high - r.value, r.why, known[r.measure].score, r.measure) for r in found.itertuples()]
+    table = found.pivot(index="measure", columns="label", values="cell")
+    shown = list(dict.fromkeys(found["measure"]))
+    table = table.loc[shown, list(dict.fromkeys(found["label"]))]
+    table.index = pd.Index([known[path].title for path in shown], name="measure")
+    return table
+
+
+def common_tasks(runs: Sequence[Run]) -> list[str]:
+    """Tasks of the same name and labels that all runs have learned, in the order of the first run."""
+    learned = [dict(zip(run.tasks[: len(run.matrix)], run.scores.get("labels", []), strict=False)) for run in runs]
+    return [task for task in (learned[0] if runs else {}) if all(other.get(task) == learned[0][task] for other in learned)]
+
+
+def common_average(run: Run, tasks: Sequence[str]) -> float | None:
+    """Mean score on some of its tasks after the last one that it learned; None if there is none."""
+    return float(np.mean([run.matrix[-1][run.tasks.index(task)] for task in tasks])) if tasks else None
+
+
+def differences(runs: Sequence[Run], measure: str = "average_accuracy") -> pd.DataFrame:
+    """Paired differences between groups, long form: first, second, measure, n, mean, low, high, p, claim, why.
+
+    First minus second over the seeds and orders that both have in equal circumstances; see lab.statistics.Difference. Groups
+    without such pairs have no difference but a reason.
+    """
+    rows = []
+    for one, other in combinations(groups(runs), 2):
+        whole = ([run for run in group.runs if complete(run)] for group in (one, other))
+        values = ({circumstances(run): pick(run.result(), measure) for run in runs} for runs in whole)
+        first, second = ({key: value for key, value in given.items() if value is not None} for given in values)
+        found = asdict(difference(first, second))
+        missing = [_without(group, measure) for group, values in ((one, first), (other, second)) if not values]
+        rows.append({"first": one.label, "second": other.label, "measure": measure, **found, "why": (*missing, found["why"])[0]})
+    columns = ["first", "second", "measure", "n", "mean", "low", "high", "p", "claim", "why"]
+    return pd.DataFrame(rows, columns=columns).astype({"claim": object})
+
+
+def circumstances(run: Run) -> str:
+    """What two runs must share for their scores to be a pair: seed, stream with its order and limits, scenario, backbone."""
+    config = run.config
+    return json.dumps([config["seed"], config["stream"], run.tasks, config["scenario"], config["backbone"]["name"]], default=str)
+
+
+def _without(group: Group, measure: str) -> str:
+    """Why no run of a group has a value that could be half of a pair."""
+    run = group.runs[0]
+    partial = f"{run.id} has learned {learned(run)} of {len(run.tasks)} tasks"
+    return reason(run.result(), measure) if complete(run) else partial
+
+
+def config_difference(runs: Sequence[Run]) -> pd.DataFrame:
+    """Options in which the runs differ: one row per option, one column per run, values as text."""
+    flat = [_flat(run.config) for run in runs]
+    names = list(dict.fromkeys(name for config in flat for name in config))
+    rows = {name: [config.get(name, "–") for config in flat] for name in names if name != "about"}
+    differing = {name: row for name, row in rows.items() if len(set(row)) > 1}
+    table = pd.DataFrame.from_dict(differing, orient="index", columns=labels(runs), dtype=object)
+    return table.rename_axis("option")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """{'a': {'b': 1}} as {'a.b': '1'}."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return flat

@@ -1,0 +1,137 @@
+"""Routing: which expert gets what share on which task, in which layer and routing head, and how that changed."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lab.answer import kept
+from lab.errors import LabError
+from lab.runs import Routing, Run
+
+
+def routing_by_task(run: Run, after: int | None = None) -> pd.DataFrame:
+    """Mean share of each expert in the routing of each task seen: (tasks seen, E); rows sum to one."""
+    routing = run.routing(after)
+    shares = np.full((len(routing.tasks), len(routing.experts)), np.nan)
+    for task in range(len(routing.tasks)):
+        if f"{task}/share_sum" in routing.arrays:
+            shares[task] = routing.share(task)
+    return pd.DataFrame(shares, index=pd.Index(routing.tasks, name="task"), columns=pd.Index(routing.experts, name="expert"))
+
+
+def routing_by_layer(run: Run, after: int | None, task: int, expert: int, measure: str = "weight") -> pd.DataFrame:
+    """One number per layer and routing head on the test examples of a task: (L, H).
+
+    `measure`: "weight", the mean weight of the expert; "entropy" of all weights, from 0 (one expert takes all) to 1 (all have the
+    same); "change" since the task was learned, the Jensen-Shannon distance (base 2, 0 to 1) of the mean weights then and now; NaN
+    if that moment was not recorded.
+    """
+    routing = run.routing(after)
+    if not (0 <= task < len(routing.tasks) and 0 <= expert < len(routing.experts)):
+        raise LabError(f"run '{run.id}' has no task {task} or expert {expert} recorded after task {after}")
+    if measure == "weight":
+        values = routing.mean(task)[:, :, expert]
+    elif measure == "entropy":
+        values = routing.entropy(task) / max(math.log(len(routing.experts)), 1e-9)
+    elif measure == "change":
+        values = _change(run, routing, task)
+    else:
+        raise LabError(f"measure '{measure}' is unknown: use weight, entropy or change")
+    heads = pd.Index([f"head {h + 1}" for h in range(values.shape[1])], name="routing head")
+    return pd.DataFrame(values, index=pd.Index(routing.layers, name="layer"), columns=heads)
+
+
+def _change(run: Run, now: Routing, task: int) -> np.ndarray:
+    """Jensen-Shannon distance of the mean weights when the task was learned and now, (L, H)."""
+    means = now.mean(task)
+    if task not in run.recorded():
+        return np.full(means.shape[:2], np.nan)
+    then = run.routing(task).mean(task)
+    then = np.pad(then, ((0, 0), (0, 0), (0, means.shape[-1] - then.shape[-1])))  # later experts had no weight then
+    p, q = (np.clip(w, 0, None) / np.clip(w, 1e-12, None).sum(-1, keepdims=True) for w in (then, means))
+    middle = (p + q) / 2
+
+    def divergence(w: np.ndarray) -> np.ndarray:
+        return (w * np.log2(np.where(w > 0, w / np.where(middle > 0, middle, 1), 1))).sum(-1)
+
+    return np.sqrt(np.clip((divergence(p) + divergence(q)) / 2, 0, 1))
+
+
+def routing_profile(run: Run, after: int | None, task: int) -> pd.DataFrame:
+    """Mean weight of every expert in every layer on the test examples of a task, mean over routing heads: (L, E)."""
+    routing = run.routing(after)
+    layers, experts = pd.Index(routing.layers, name="layer"), pd.Index(routing.experts, name="expert")
+    return pd.DataFrame(routing.mean(task).mean(1), index=layers, columns=experts)
+
+
+def routing_load(run: Run, after: int | None = None) -> pd.DataFrame:
+    """What each expert has to do: `load`, its mean share over the tasks seen (they sum to one), and `largest`, on which part of
+    all choices its weight is the largest."""
+    routing, shares = run.routing(after), routing_by_task(run, after).dropna(how="all")
+    top = np.mean([routing.top1(t).mean((0, 1)) for t in range(len(routing.tasks)) if f"{t}/count" in routing.arrays], axis=0)
+    return pd.DataFrame({"load": shares.mean(), "largest": top})
+
+
+def routing_entropy(run: Run, after: int | None = None) -> pd.Series:
+    """Mean entropy of the routing of each task, from 0 (one expert takes all) to 1 (all have the same weight)."""
+    routing = run.routing(after)
+    most = max(math.log(len(routing.experts)), 1e-9)
+    values = [routing.entropy(t).mean() / most if f"{t}/count" in routing.arrays else np.nan for t in range(len(routing.tasks))]
+    return pd.Series(values, pd.Index(routing.tasks, name="task"), name="entropy")
+
+
+def layer_names(paths: Sequence[str]) -> list[str]:
+    """The telling parts of module paths, 'encoder.layer.3.attention.self.query' as '3 · query'; whole paths where these clash."""
+    short = []
+    for path in paths:
+        parts = path.split(".")
+        number = next((part for part in parts if part.isdigit()), "")
+        short.append(f"{number} · {parts[-1]}" if number and parts[-1] != number else path)
+    return [path if short.count(name) > 1 else name for name, path in zip(short, paths, strict=True)]
+
+
+def routing_drift(run: Run, after: int | None = None) -> pd.DataFrame:
+    """Change of the shares since each task was learned: (tasks seen, E); a row is NaN if that moment was not recorded.
+
+    An expert that did not exist then had a share of 0, so the share that later experts took is their gain.
+    """
+    now = routing_by_task(run, after)
+    moments = set(run.recorded())
+    rows = []
+    for task, name in enumerate(now.index):
+        if task in moments:
+            then = routing_by_task(run, task)
+            rows.append((now.iloc[task] - then.iloc[task].reindex(now.columns, fill_value=0.0)).rename(name))
+        else:
+            rows.append(pd.Series(np.nan, index=now.columns, name=name))
+    return pd.DataFrame(rows).rename_axis("task")
+
+
+def own_expert(run: Run, after: int, task: int) -> int:
+    """The expert named like the task, else the one with the largest share."""
+    shares = routing_by_task(run, after)
+    name = shares.index[task]
+    return list(shares.columns).index(name) if name in shares.columns else int(np.nanargmax(shares.iloc[task].to_numpy()))
+
+
+def own_share(run: Run, after: int) -> float:
+    """Mean over the tasks seen of the share of the expert named like the task; NaN where there are no such experts."""
+    shares = routing_by_task(run, after)
+    own = [shares.at[name, name] for name in shares.index if name in shares.columns]
+    return float(np.mean(own)) if own else math.nan
+
+
+def routed_examples(run: Run, after: int | None, task: int) -> pd.DataFrame:
+    """Test examples of a task that were kept whole: text, label, prediction, correct, probability, and each expert's share.
+
+    Columns of experts are prefixed with "share: ". Where no predictions are stored, label and correct are None.
+    """
+    columns = ["text", "label", "prediction", "correct", "probability"]
+    rows = []
+    for one in kept(run, after, task):
+        correct = None if one.label is None else one.label == one.prediction
+        row = dict(zip(columns, (one.text, one.label, one.prediction, correct, float(one.probabilities[0])), strict=True))
+        rows.append(row | {f"share: {name}": share for name, share in one.by_expert().items()})
+    return pd.DataFrame(rows, columns=None if rows else columns)

@@ -1,0 +1,116 @@
+"""Run folders one by one: which can be read, a row for each, the newest events and lines."""
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+
+from lab.errors import LabError
+from lab.runs import Run
+
+UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)  # what a damaged folder can cause
+TAIL = 1 << 16  # bytes of events.jsonl read for the newest events
+COLUMNS = ["run", "status", "recipe", "stream", "backbone", "scenario", "seed", "learned", "tasks", "progress",
+           "average_accuracy", "forgetting", "created", "reason"]  # fmt: skip
+
+
+def problem(run: Run) -> str:
+    """Why a run folder cannot be read, in one line; empty if it can."""
+    try:
+        run.refuse_newer()
+        run.result()
+    except LabError as error:
+        return str(error)
+    except UNREADABLE as error:
+        return f"run '{run.id}' is damaged: {type(error).__name__}: {error}"
+    return ""
+
+
+def unready(run: Run) -> str:
+    """Why a readable run has no numbers to compare yet; empty if it has."""
+    if run.status in ("queued", "running"):
+        return f"run '{run.id}' is {run.status}: its numbers still change"
+    if run.info.get("replay"):
+        return f"run '{run.id}' is a replay of '{run.info['replay']['run']}', no repetition"
+    if run.protocol == "transfer":
+        return "" if run.scores.get("held_out") else f"run '{run.id}' is {run.status} and was adapted to no task"
+    return "" if run.matrix else f"run '{run.id}' is {run.status} and has learned no task"
+
+
+def readable(runs: Iterable[Run]) -> list[Run]:
+    return [run for run in runs if not problem(run)]
+
+
+def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
+    """One row per run, damaged ones included with the reason."""
+    return pd.DataFrame([run_row(run) for run in runs], columns=COLUMNS)
+
+
+def run_row(run: Run) -> dict[str, Any]:
+    """One row of `runs_table`."""
+    reason = problem(run)
+    if reason:
+        return {"run": run.id, "status": "damaged", "reason": reason}
+    result = run.result()
+    row = {name: result[name] for name in ("run", "status", "recipe", "stream", "backbone", "scenario", "seed")}
+    row |= {name: result.get(name) for name in ("average_accuracy", "forgetting")} | {"reason": run.info.get("error") or ""}
+    row |= {"learned": learned(run), "tasks": len(run.tasks), "created": moment(run.info.get("created"))}
+    return row | {"progress": 1.0 if result["status"] == "finished" else _share(run)}
+
+
+def learned(run: Run) -> int:
+    """Tasks that are learned and scored; of a transfer run the stages that have ended."""
+    return len(run.scores.get("done", run.matrix))
+
+
+def complete(run: Run) -> bool:
+    """Whether every task of the run is learned and scored."""
+    return bool(run.tasks) and learned(run) == len(run.tasks)
+
+
+def moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _share(run: Run) -> float:
+    """Share of the work that is done, from the newest event."""
+    newest = recent_events(run)
+    return float(newest[-1].get("progress", 0.0)) if newest else 0.0
+
+
+def task_names(run: Run, events: Iterable[dict[str, Any]] = ()) -> list[str]:
+    """Names of the tasks; before the first score is written they are known from the event that begins the run."""
+    return run.tasks or next((event["tasks"] for event in events if event.get("kind") == "RunStarted"), [])
+
+
+def recent_events(run: Run) -> list[dict[str, Any]]:
+    """The newest events, oldest first, from the end of the file only; damaged lines are skipped."""
+    path = run.dir / "events.jsonl"
+    if not path.exists():
+        return []
+    with open(path, "rb") as handle:
+        handle.seek(max(0, path.stat().st_size - TAIL))
+        lines = handle.read().decode("utf-8", errors="replace").splitlines()
+    found = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(event, dict):
+            found.append(event)
+    return found
+
+
+def log_tail(run: Run, lines: int = 200) -> str:
+    """The last lines of log.txt; progress bars that rewrote their line are kept in their last state."""
+    path = run.dir / "log.txt"
+    if not path.exists():
+        return ""
+    with open(path, "rb") as handle:
+        handle.seek(max(0, path.stat().st_size - TAIL))
+        text = handle.read().decode("utf-8", errors="replace")
+    kept = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n")]
+    return "\n".join(kept[-lines:]).strip("\n")

@@ -1,0 +1,108 @@
+"""Scores: the matrix R of a run, or of several as their mean, and the curves drawn from it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lab.errors import LabError
+from lab.metrics import array, metrics
+from lab.runs import Run
+from lab.statistics import interval
+from lab.views.compare import groups
+
+Runs = Run | Sequence[Run]  # one run, or several that learned the same tasks in the same order: then means over them
+
+
+def each(runs: Runs) -> list[Run]:
+    """The runs as a list; LabError if they learned different tasks or orders, so that there is no mean over them."""
+    found = [runs] if isinstance(runs, Run) else list(runs)
+    for run in found[1:]:
+        if run.tasks != found[0].tasks:
+            raise LabError(f"{found[0].id} and {run.id} learned different tasks or another order: they cannot be put together")
+    return found
+
+
+def accuracy_matrix(run: Runs, after: int | None = None, partial: bool = False) -> pd.DataFrame:
+    """R as a table (T, T): rows "learned so far", columns tasks; rows later than `after` are NaN. Of several runs: their mean.
+
+    With `partial` the row that is being measured is filled as far as it is known.
+    """
+    found = [_accuracy_matrix(one, after, partial) for one in each(run)]
+    return sum(found[1:], found[0]) / len(found)
+
+
+def _accuracy_matrix(run: Run, after: int | None, partial: bool) -> pd.DataFrame:
+    tasks, scores = run.tasks, run.scores
+    rows = [list(row) for row in scores.get("matrix", [])]
+    if partial and len(rows) < len(tasks) and scores.get("partial"):
+        rows.append(list(scores["partial"]))
+    values = np.full((len(tasks), len(tasks)), np.nan)
+    for i, row in enumerate(rows if after is None else rows[: after + 1]):
+        values[i, : len(row)] = [np.nan if score is None else score for score in row]
+    return pd.DataFrame(values, index=pd.Index(tasks, name="after"), columns=pd.Index(tasks, name="task"))
+
+
+def zero_shot(run: Runs) -> list[float] | None:
+    """Scores before any training, one per task, or None; of several runs: their mean."""
+    found = [one.scores.get("zero_shot") for one in each(run)]
+    return None if None in found else [float(score) for score in np.array(found, dtype=float).mean(0)]
+
+
+def matrix_difference(first: Runs, second: Runs) -> pd.DataFrame:
+    """R of the first run minus R of the second; LabError if they learned different tasks or orders."""
+    one, other = each(first)[0], each(second)[0]
+    if one.tasks != other.tasks:
+        raise LabError(f"{one.id} and {other.id} learned different tasks or another order: there is no difference to show")
+    return accuracy_matrix(first) - accuracy_matrix(second)
+
+
+def forgetting_curves(run: Runs, after: int | None = None) -> pd.DataFrame:
+    """Score of each task after each task from its own on, long form: after, after_name, task, name, score, low, high.
+
+    Of several runs `score` is the mean and `low` to `high` its t-interval, which is NaN for one run.
+    """
+    runs = each(run)
+    scores = np.array([accuracy_matrix(one, after) for one in runs])  # (runs, T, T)
+    tasks = runs[0].tasks
+    rows = []
+    for j, i in zip(*np.triu_indices(len(tasks)), strict=True):  # j before i
+        if not np.isnan(scores[:, i, j]).any():
+            found = interval(scores[:, i, j])
+            place = {"after": i, "after_name": tasks[i], "task": j, "name": tasks[j]}
+            rows.append(place | {"score": found.mean, "low": found.low, "high": found.high})
+    columns = ["after", "after_name", "task", "name", "score", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).astype({"low": float, "high": float})
+
+
+def transfer_scores(run: Run) -> pd.DataFrame:
+    """Scores of the held-out tasks of a transfer run: one row per task, one column per number of shots, 0 first; NaN: not yet."""
+    result = run.result()
+    rows = {task: {"0": score} | result["held_out"].get(task, {}) for task, score in result["zero_shot"].items()}
+    return pd.DataFrame(rows, dtype=float).T.reindex(columns=list(result["average"])).rename_axis("task")
+
+
+def average_curve(run: Run, after: int | None = None) -> np.ndarray:
+    """Mean score over the tasks seen, after each learned task: (rows learned,)."""
+    rows = run.matrix if after is None else run.matrix[: after + 1]
+    if not rows:
+        return np.zeros(0)
+    r = array(rows)
+    return np.array([np.mean(r[i, : i + 1]) for i in range(len(r))])
+
+
+def average_curves(runs: Sequence[Run]) -> pd.DataFrame:
+    """Average curves of several runs, long form: label, recipe, run, after, score; `label` names the group of seeds."""
+    rows = [
+        {"label": group.label, "recipe": group.recipe, "run": run.id, "after": i, "score": score}
+        for group in groups(runs)
+        for run in group.runs
+        for i, score in enumerate(average_curve(run))
+    ]
+    return pd.DataFrame(rows, columns=["label", "recipe", "run", "after", "score"])
+
+
+def metrics_after(run: Run, after: int) -> dict[str, Any]:
+    """The metrics of the run as they stood after learning task `after`."""
+    return metrics(run.matrix[: after + 1])
