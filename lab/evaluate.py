@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lab.batch import Encoded, by_length
 from lab.learner import Learner
+from lab.router import Decision, Match
 
 WHOLE = 16  # test examples per task whose decisions are kept whole
 
@@ -25,6 +26,12 @@ class Predictions:
     scores: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+def short(values: Tensor) -> np.ndarray:
+    """In half precision, which is enough for a picture, unless numbers are too large for it."""
+    half = values.detach().half()
+    return (half if half.isfinite().all() else values.detach().float()).cpu().numpy()
+
+
 @dataclass
 class RoutingSums:
     """Sums of the weights over the test examples of one task; L layers, H routing heads, E experts."""
@@ -35,9 +42,14 @@ class RoutingSums:
     entropy_sum: np.ndarray | float = 0.0  # (L, H) in nats, of the weights rescaled to sum to one
     share_sum: np.ndarray | float = 0.0  # (E,): part in the sum of weights, mean over layers and heads
     whole: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)  # row -> the steps to its weights, (L, H, E) each
+    queries: dict[int, np.ndarray] = field(default_factory=dict)  # row -> its query (D,), of the rows kept whole
+    match: Match | None = None  # the newest, for its keys
 
-    def add(self, weights: Tensor, steps: dict[str, Tensor], rows: Sequence[int], layers: int) -> None:
-        """Weights (B | 1, L | 1, H, E) of the given rows, and the steps that led to them."""
+    def add(self, decision: Decision, rows: Sequence[int], layers: int) -> None:
+        """A decision on the given rows that was used; nothing where it has no weights."""
+        weights, steps = decision.recorded(), decision.recorded_steps()
+        if weights is None:
+            return
 
         def plain(values: Tensor) -> Tensor:
             return values.detach().float().cpu().expand(len(rows), layers, -1, -1)
@@ -52,19 +64,36 @@ class RoutingSums:
         self.share_sum += share.mean((1, 2)).sum(0).numpy()
         kept = {name: plain(step) for name, step in (steps | {"weights": weights}).items()}
         self.whole |= {row: {name: kept[name][i].numpy() for name in kept} for i, row in enumerate(rows) if row < WHOLE}
+        if decision.match:
+            self.match, query = decision.match, short(decision.match.query)
+            self.queries |= {row: query[i] for i, row in enumerate(rows) if row < WHOLE}
 
     def arrays(self, task: int) -> dict[str, np.ndarray]:
         """The arrays of the run folder's routing file; see lab.runs.Routing."""
         rows = sorted(self.whole)
-        return {
-            f"{task}/count": np.array([self.count]),
-            f"{task}/weight_sum": np.asarray(self.weight_sum, dtype=np.float32),
-            f"{task}/top_count": np.asarray(self.top_count, dtype=np.float32),
-            f"{task}/entropy_sum": np.asarray(self.entropy_sum, dtype=np.float32),
-            f"{task}/share_sum": np.asarray(self.share_sum, dtype=np.float32),
-            f"{task}/rows": np.array(rows),
-            f"{task}/examples": np.stack([self.whole[row]["weights"] for row in rows]),
-        } | {f"{task}/steps/{name}": np.stack([self.whole[row][name] for row in rows]) for name in self.steps}
+        return (
+            {
+                f"{task}/count": np.array([self.count]),
+                f"{task}/weight_sum": np.asarray(self.weight_sum, dtype=np.float32),
+                f"{task}/top_count": np.asarray(self.top_count, dtype=np.float32),
+                f"{task}/entropy_sum": np.asarray(self.entropy_sum, dtype=np.float32),
+                f"{task}/share_sum": np.asarray(self.share_sum, dtype=np.float32),
+                f"{task}/rows": np.array(rows),
+                f"{task}/examples": np.stack([self.whole[row]["weights"] for row in rows]),
+            }
+            | {f"{task}/steps/{name}": np.stack([self.whole[row][name] for row in rows]) for name in self.steps}
+            | self.asked(task)
+        )
+
+    def asked(self, task: int) -> dict[str, np.ndarray]:
+        """Queries of the rows kept whole, where the router has one per example."""
+        return {f"{task}/query": np.stack([self.queries[row] for row in sorted(self.whole)])} if self.match else {}
+
+    def keys(self) -> dict[str, np.ndarray]:
+        """What queries were compared with, where the router has keys; the same for all tasks."""
+        if not self.match or self.match.keys is None:
+            return {}
+        return {"keys": short(self.match.keys), "key_experts": np.array(self.match.experts)}
 
     @property
     def steps(self) -> list[str]:
@@ -100,9 +129,8 @@ def evaluate(learner: Learner, rows: list[Encoded], seen: int, size: int, oracle
             found = learner.objective.answers(batch, decision, seen)
             columns = (*found[:4], *(found.scores[name] for name in scores))
             answered |= zip(chunk, zip(*columns, strict=True), strict=True)
-            used = decision.recorded() if decision else None
-            if used is not None:
-                routing.add(used, decision.recorded_steps(), chunk, len(learner.bank.layers))
+            if decision:
+                routing.add(decision, chunk, len(learner.bank.layers))
             yield len(answered)
     columns = [np.array(column) for column in zip(*(answered[row] for row in range(len(rows))), strict=True)]
     predictions = Predictions(*columns[:4], dict(zip(scores, columns[4:], strict=True)))

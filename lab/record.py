@@ -188,6 +188,7 @@ class Recorder:
         evaluated = {j: event.routing for j, event in self.row.items() if event.routing is not None}
         if evaluated:
             arrays = {name: array for j, sums in evaluated.items() for name, array in sums.arrays(j).items()}
+            arrays |= next(iter(evaluated.values())).keys()
             texts = {str(j): [self.text(j, row) for row in sorted(sums.whole)] for j, sums in evaluated.items()}
             layers, tasks = [layer.name for layer in learner.bank.layers], learner.task_names[: len(self.row)]
             about = {"tasks": tasks, "layers": layers, "texts": texts}

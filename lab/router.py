@@ -42,12 +42,22 @@ class Request:
     embedded: Tensor | None = None  # (B, T, D): the tokens as the frozen backbone embeds them, without positions
 
 
+@dataclass(frozen=True)
+class Match:
+    """What was looked up: queries, and the keys they were compared with in the same space; for people, it changes nothing."""
+
+    query: Tensor  # (B, D)
+    keys: Tensor | None = None  # (P, D)
+    experts: Sequence[int] = ()  # whose each key is
+
+
 @dataclass
 class Decision:
     """Weights of the experts, as a value: `weights` (B | 1, L | 1, H, E), over `experts` (None: all of the bank).
 
     `losses` are the router's own named loss terms. `composition` replaces the bank's. `steps` are the named values that lead to
     the weights, each of their shape and in order; they are for people and change nothing.
+    So is `match`, where one query per example led to them; of routers with a query in each layer, that of the last one.
     """
 
     weights: Tensor | None
@@ -56,6 +66,7 @@ class Decision:
     composition: str | None = None
     steps: dict[str, Tensor] = field(default_factory=dict)
     stacks: Sequence[Mapping[str, Tensor]] | None = None  # per layer, stacked parameters that act in place of the bank's
+    match: Match | None = None
 
     def at(self, layer: int, x: Tensor) -> Tensor:
         """Weights (B | 1, H, E) of one layer with input x; a router that decides per token returns (B | 1, T, H, E)."""

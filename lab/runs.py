@@ -1,9 +1,9 @@
 """The run folder: plain files that one process writes and every screen only reads. No torch here.
 
-    config.yaml (resolved)   run.json (status, times, error)   env.json   events.jsonl   matrix.json (scores only)
-    predictions/after_<k>.parquet   routing/after_<k>.safetensors   experts/<task>/   router.safetensors
-    state/after_<k>/   checkpoint/   log.txt   decomposition.json (once it was asked for)
-    notes.json (what people wrote about the run)
+config.yaml (resolved)   run.json (status, times, error)   env.json   events.jsonl   matrix.json (scores only)
+predictions/after_<k>.parquet   routing/after_<k>.safetensors   experts/<task>/   router.safetensors
+state/after_<k>/   checkpoint/   log.txt   decomposition.json (once it was asked for)
+notes.json (what people wrote about the run)
 """
 
 import json
@@ -104,6 +104,15 @@ class Routing:
     def steps(self, task: int) -> dict[str, np.ndarray]:
         """Whole decisions step by step, as the router names them ("logits", "gates", ...), "weights" last: (N, L, H, E) each."""
         return {name: self.arrays[f"{task}/steps/{name}"] for name in self.step_names} | {"weights": self.examples(task)}
+
+    def queries(self, task: int) -> np.ndarray | None:
+        """What the examples kept whole were routed by, (N, D); None where that is not one vector per example."""
+        return self.arrays.get(f"{task}/query")
+
+    def keys(self) -> tuple[np.ndarray, list[int]]:
+        """What queries are compared with, (P, D), and whose expert each key is; none where the router has no keys."""
+        owners = self.arrays.get("key_experts", np.zeros(0))
+        return self.arrays.get("keys", np.zeros((0, 0))), owners.astype(int).tolist()
 
 
 class Run:

@@ -467,6 +467,23 @@ def test_a_recorded_decision_can_be_followed_step_by_step(tmp_path, query):
         np.testing.assert_allclose(steps["gates"], 1 / (1 + np.exp(-steps["logits"] / 0.5)), rtol=1e-4)
         np.testing.assert_allclose(steps["weights"], steps["gates"] / steps["gates"].sum(-1, keepdims=True), rtol=1e-4)
         assert np.ptp(steps["logits"]) > 0.1 and np.array_equal(steps["weights"], routing.examples(task))
+        asked = torch.from_numpy(routing.queries(task)).float()  # what the last layer was asked, in half precision
+        with torch.no_grad():
+            logits = made.learner.router.logits(len(made.learner.bank.layers) - 1, asked)
+        np.testing.assert_allclose(steps["logits"][:, -1], logits, rtol=0.05, atol=0.02)
+    assert routing.keys()[1] == []
+
+
+def test_recorded_queries_and_keys_are_those_of_the_router(tmp_path):
+    made = toy.session("l2p")
+    routing, learner = toy.recorded(made, tmp_path).routing(1), made.learner
+    for task in (0, 1):
+        query = torch.nn.functional.normalize(learner.query(collate(made.rows[task, "test"], 0))[:WHOLE], dim=-1)
+        np.testing.assert_allclose(routing.queries(task), query, atol=1e-3)
+    keys, owners = routing.keys()
+    assert owners == [*range(learner.router.experts)] and [routing.experts[i] for i in owners] == learner.bank.names
+    np.testing.assert_allclose(keys, torch.nn.functional.normalize(learner.router.key.detach(), dim=-1), atol=1e-3)
+    assert toy.recorded(toy.session("uniform"), tmp_path, "uniform").routing(1).queries(0) is None
 
 
 def test_a_router_without_steps_records_its_weights_alone(tmp_path):

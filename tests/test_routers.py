@@ -149,6 +149,27 @@ def test_the_task_is_used_only_where_that_is_declared(case):
 
 
 @cases
+def test_what_is_said_to_be_compared_is_what_decides(case):
+    """The expert whose key fits a query best has the largest weight; a query is one vector per row."""
+    router = build(case)
+    decision, w = router(asked(router)), weights(router, asked(router))
+    if decision.match is None:
+        for i, x in enumerate(inputs()):
+            decision.at(i, x)
+    if decision.match is None:  # made per token, by the task, or not at all
+        assert not (router.uses_query or router.uses_embedded)
+        return
+    query, keys = decision.match.query, decision.match.keys
+    assert query.shape[0] == ROWS and query.dim() == 2
+    if keys is None:
+        return
+    assert keys.shape == (len(decision.match.experts), query.shape[1]) and max(decision.match.experts) < EXPERTS
+    near = -torch.cdist(query, keys) if CASES[case].get("distance") == "mahalanobis" else query @ keys.T
+    best = [decision.match.experts[i] for i in near.argmax(1)]
+    assert torch.allclose(w[range(ROWS), 0, 0, best], w[:, 0, 0].max(-1).values)
+
+
+@cases
 def test_growing_keeps_what_was_learned(case):
     router = build(case, 2)
     before = {name: p.detach().clone() for name, p in router.named_parameters()}

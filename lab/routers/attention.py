@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lab.errors import LabError
 from lab.expert import LayerInfo
-from lab.router import Axes, Decision, Request, Router, RouterOptions
+from lab.router import Axes, Decision, Match, Request, Router, RouterOptions
 
 
 class AttentionOptions(RouterOptions):
@@ -88,7 +88,8 @@ class Attention(Router):
 
     def forward(self, request: Request) -> Decision:
         keys = torch.stack([*self.keys])  # (E, D)
-        scores = self.query(request) @ keys.T / (self.options.temperature * self.width**0.5)  # (B, E)
+        query = self.query(request)  # (B, D)
+        scores = query @ keys.T / (self.options.temperature * self.width**0.5)  # (B, E)
         steps = {"scores": scores, "weights": torch.softmax(scores, -1)}
         steps = {name: step[:, None, None, :].expand(-1, 1, self.heads, -1) for name, step in steps.items()}  # (B, 1, H, E)
-        return Decision(steps["weights"], steps=steps)
+        return Decision(steps["weights"], steps=steps, match=Match(query, keys, range(self.experts)))

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab.expert import LayerInfo
-from lab.router import Axes, Decision, LayerDecision, Request, Router, RouterOptions, normalised
+from lab.router import Axes, Decision, LayerDecision, Match, Request, Router, RouterOptions, normalised
 
 
 class GatesOptions(RouterOptions):
@@ -116,17 +116,19 @@ class Gates(Router):
         if self.uses_query:
             logits = torch.stack([self.logits(layer, request.query) for layer in range(layers)])  # (L, B, H, E)
             steps = {name: step.transpose(0, 1) for name, step in self.steps(logits, noise).items()}  # (B, L, H, E)
-            return Decision(steps["weights"], steps=steps)
+            return Decision(steps["weights"], steps=steps, match=Match(request.query))
         weight = request.mask.unsqueeze(-1).float() / request.mask.sum(1)[:, None, None]  # (B, T, 1)
 
         def decide(layer: int, x: Tensor) -> dict[str, Tensor]:
             with torch.autocast(x.device.type, enabled=False):
                 share = weight.repeat_interleave(len(x) // len(weight), 0)  # beam search repeats each row
                 text = x[:, : share.shape[1]].float()  # an answer that is learned stands behind it
-                logits = self.logits(layer, (text * share).sum(1))
-                return self.steps(logits, None if noise is None else noise[layer])
+                query = (text * share).sum(1)  # (B, D)
+                decision.match = Match(query.detach())
+                return self.steps(self.logits(layer, query), None if noise is None else noise[layer])
 
-        return LayerDecision(decide)
+        decision = LayerDecision(decide)
+        return decision
 
 
 def read_out(features: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:

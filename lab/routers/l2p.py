@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from lab.errors import LabError
 from lab.expert import LayerInfo
-from lab.router import Axes, Decision, Request, Router, RouterOptions
+from lab.router import Axes, Decision, Match, Request, Router, RouterOptions
 
 
 class L2POptions(RouterOptions):
@@ -56,8 +56,10 @@ class L2P(Router):
             self.key.copy_(torch.rand(self.key.shape, generator=generator) * 2 - 1)
 
     def forward(self, request: Request) -> Decision:
-        similar = normalize(request.query.float(), dim=-1) @ normalize(self.key, dim=-1).T  # (B, E)
+        query, keys = normalize(request.query.float(), dim=-1), normalize(self.key, dim=-1)
+        similar = query @ keys.T  # (B, E)
         best = similar.topk(self.options.top, dim=-1)  # (B, N)
         weights = torch.zeros_like(similar).scatter(1, best.indices, 1.0)
         losses = {"pull": self.options.pull * (1 - best.values).sum(-1).mean()}
-        return Decision(weights[:, None, None, :].expand(-1, 1, self.heads, -1), losses=losses)
+        match = Match(query, keys, range(self.experts))
+        return Decision(weights[:, None, None, :].expand(-1, 1, self.heads, -1), losses=losses, match=match)

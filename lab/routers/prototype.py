@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lab.expert import LayerInfo
-from lab.router import Axes, Decision, Request, Router, RouterOptions, needs_experts_per_task, top_softmax
+from lab.router import Axes, Decision, Match, Request, Router, RouterOptions, needs_experts_per_task, top_softmax
 
 ALL = 1000  # as `top_k`
 
@@ -74,11 +74,20 @@ class Prototype(Router):
             self.covariance += (away.T @ away / len(away) - self.covariance) / (k + 1)
             self.whitening.copy_(whitening(self.covariance))
 
-    def scores(self, query: Tensor) -> Tensor:
-        """(B, D) -> (B, E)."""
+    def match(self, query: Tensor) -> Match:
+        """Queries (B, D) and means where they are compared: at length one, or whitened."""
+        places = (query.float(), self.mean)
         if self.options.distance == "cosine":
-            near = normalize(query.float(), dim=-1) @ normalize(self.mean, dim=-1).T  # (B, P)
+            found = (normalize(place, dim=-1) for place in places)
         else:
+            found = (place @ self.whitening.T for place in places)
+        return Match(*found, self.task_of)
+
+    def scores(self, query: Tensor, match: Match) -> Tensor:
+        """(B, D), and where it is compared -> (B, E)."""
+        if self.options.distance == "cosine":
+            near = match.query @ match.keys.T  # (B, P)
+        else:  # differences first: whitened numbers are large and nearly alike
             away = (query.float().unsqueeze(1) - self.mean) @ self.whitening.T  # (B, P, D)
             near = -away.square().sum(-1)
         near = near.nan_to_num(nan=-torch.inf)
@@ -86,10 +95,11 @@ class Prototype(Router):
         return near.new_full((len(near), self.experts), -torch.inf).scatter_reduce(1, owner, near, "amax")
 
     def forward(self, request: Request) -> Decision:
-        scores = self.scores(request.query)
+        match = self.match(request.query)
+        scores = self.scores(request.query, match)
         found = {"scores": scores, "weights": top_softmax(scores, self.options.top_k, self.options.temperature)}
         steps = {name: step[:, None, None, :].expand(-1, 1, self.heads, -1) for name, step in found.items()}  # (B, 1, H, E)
-        return Decision(steps["weights"], steps=steps)
+        return Decision(steps["weights"], steps=steps, match=match)
 
 
 def whitening(covariance: Tensor) -> Tensor:
