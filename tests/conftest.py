@@ -178,6 +178,18 @@ def write_routing(run: Run, tasks: list[str], after: int, heads: int, texts: lis
     files.write_arrays(run.dir / "routing" / f"after_{after}.safetensors", arrays, {"about": files.json.dumps(about)})
 
 
+def write_queries(run: Run, keys: bool = True) -> None:
+    """Queries of the recorded examples at every moment, the same at each, and a key per expert: random, (2, 5) per task."""
+    draw = np.random.default_rng(0).standard_normal
+    queries = {task: draw((2, 5)).astype(np.float16) + 3 for task in range(3)}
+    owned = {"keys": draw((3, 5)).astype(np.float16), "key_experts": np.arange(3)}
+    for after, path in enumerate(sorted((run.dir / "routing").glob("after_*"))):
+        arrays, header = files.read_arrays(path)
+        arrays |= {f"{task}/query": queries[task] for task in range(after + 1)}
+        arrays |= {name: array[: after + 1] for name, array in owned.items()} if keys else {}
+        files.write_arrays(path, arrays, header)
+
+
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of runs that screens and commands use, and no recorded examples."""

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import FORGETS, KEEPS, write_run
+from conftest import FORGETS, KEEPS, write_queries, write_run
 from test_tables import WENT
 
 from lab import figures, files, tables, views
@@ -86,6 +86,40 @@ def test_routing_figures(pair):
     assert cells(figures.answer_by_layer(kept(pair[0], 2, 0)[1])).shape == (8, 3)
 
 
+def test_flow_keeps_the_weight_and_the_colours_of_experts(pair):
+    drawn = figures.routing_flow(pair[0]).data[0]
+    into = np.bincount(drawn.link.target, drawn.link.value, minlength=8)
+    out = np.bincount(drawn.link.source, drawn.link.value, minlength=8)
+    table = views.routing_flow(pair[0])
+    assert out[:3] == pytest.approx(table.groupby("task", sort=False)["weight"].sum())
+    assert into[3:6] == pytest.approx(out[3:6]) and into[6] == pytest.approx(table[table["own"]]["weight"].sum())
+    assert list(drawn.node.color[3:6]) == [figures.task_style(i).colour for i in range(3)] == list(drawn.node.color[:3])
+    assert drawn.node.label[-2:] == ("own expert", "another expert")
+    late = figures.routing_flow(pair[0], 2, 7).data[0]
+    assert late.link.value[0] == pytest.approx(0.92) and len(late.link.value) == 9 + 6
+
+
+def test_the_animation_has_a_frame_per_moment_on_one_scale(pair):
+    drawn = figures.routing_animation(pair[0])
+    assert [frame.name for frame in drawn.frames] == ["1", "2", "3"] and {f.data[0].zmax for f in drawn.frames} == {1}
+    for after, frame in enumerate(drawn.frames):
+        values = np.array(frame.data[0].z, dtype=float)
+        np.testing.assert_allclose(values[: after + 1, : after + 1], views.routing_by_task(pair[0], after), rtol=1e-6)
+        assert values.shape == (3, 3) and np.isnan(values[after + 1 :]).all() and np.isnan(values[:, after + 1 :]).all()
+    assert drawn.data == drawn.frames[-1].data and drawn.layout.sliders[0].active == 2
+    assert [step.args[0] for step in drawn.layout.sliders[0].steps] == [("1",), ("2",), ("3",)]
+
+
+def test_query_map_draws_tasks_wrong_answers_and_keys(pair):
+    write_queries(pair[0])
+    table, drawn = views.query_map(pair[0]), figures.query_map(pair[0])
+    *tasks, keys = drawn.data
+    assert [list(trace.x) for trace in tasks] == [list(table["x"][i : i + 2]) for i in (0, 2, 4)]
+    assert [trace.marker.color for trace in tasks] == list(keys.marker.color) == [figures.task_style(i).colour for i in range(3)]
+    assert tasks[0].marker.symbol == ("circle", "circle-open") and "answered wrong" in tasks[0].customdata[1]
+    assert list(keys.y) == list(table["y"][6:]) and "of the variance" in drawn.layout.xaxis.title.text
+
+
 def test_one_routing_head_is_drawn_as_bars(runs):
     run = write_run(runs, "a", heads=1)
     for measure in figures.MEASURES:
@@ -138,7 +172,11 @@ def test_pareto_marks_the_dominated(pair):
 def test_names_are_literal_everywhere(runs):
     tasks = ["<b>bold</b>", "a&b", "plain"]
     run = write_run(runs, "a", tasks=tasks)
+    write_queries(run)
     for drawn in (
+        figures.routing_flow(run),
+        figures.routing_animation(run),
+        figures.query_map(run),
         figures.interference(run),
         figures.routing_confusion(run),
         figures.accuracy_matrix(run),

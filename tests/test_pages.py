@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import streamlit
-from conftest import FORGETS, KEEPS, TASKS, configuration, write_run, write_transfer
+from conftest import FORGETS, KEEPS, TASKS, configuration, write_queries, write_run, write_transfer
 from scipy import stats
 from streamlit.testing.v1 import AppTest
 from test_library import save
@@ -456,6 +456,26 @@ def test_routing_measures_and_warnings(runs, monkeypatch):
     monkeypatch.setattr("conftest.weights", lambda task, experts, layers, heads: np.tile(same[:experts], (layers, heads, 1)))
     write_run(runs, "equal", "uniform")
     assert "nothing is chosen" in texts(open_page("routing", rt_run="equal"))
+
+
+def test_routing_pictures_flow_map_and_animation(runs):
+    run = write_run(runs, "a")
+    app = open_page("routing", rt_flow_layer="2 · value")
+    links = json.loads(element(app, "rt_flow").proto.spec)["data"][0]["link"]
+    assert links["value"][:9] == pytest.approx(views.routing_flow(run, 2, 5)["weight"].tolist())
+    assert "of all weight reaches the expert of the task it comes from" in texts(app)
+    app.select_slider(key="rt_after").set_value(1).run()
+    assert not app.exception and len(json.loads(element(app, "rt_flow").proto.spec)["data"][0]["link"]["value"]) == 2
+    play = open_page("routing", rt_picture="Over tasks")
+    frames = json.loads(element(play, "rt_play").proto.spec)["frames"]
+    assert [frame["name"] for frame in frames] == ["1", "2", "3"]
+    assert "No queries are recorded for this run" in texts(open_page("routing", rt_picture="Query map"))
+    write_queries(run)
+    drawn = json.loads(element(open_page("routing", rt_picture="Query map"), "rt_queries").proto.spec)["data"]
+    assert [trace["name"] for trace in drawn] == [*TASKS, "keys"]
+    for path in run.dir.glob("routing/after_[01]*"):
+        path.unlink()
+    assert "something to play" in texts(open_page("routing", rt_picture="Over tasks"))
 
 
 def test_routing_explains_what_is_missing(runs):

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 import scipy
-from conftest import FORGETS, KEEPS, TASKS, configuration, weights, write_run
+from conftest import FORGETS, KEEPS, TASKS, configuration, weights, write_queries, write_run
 from scipy import stats
+from sklearn.decomposition import PCA
 
 from lab import files, views
 from lab.errors import LabError
@@ -253,3 +254,53 @@ def test_runs_of_different_tasks_are_compared_on_the_common_ones(runs):
     assert np.isnan(last["value"]) and last["why"] == "no task is common to all runs"
     files.write_json(two.dir / "matrix.json", two.scores | {"labels": [["no", "yes"], ["other", "labels"]]})
     assert views.common_tasks([one, two]) == ["c"], "the same name with other labels is another task"
+
+
+def test_flow_is_the_mean_weight_of_all_layers_or_of_one(runs):
+    run = write_run(runs, "a")
+    flow = views.routing_flow(run, 2).pivot(index="task", columns="expert", values="weight").loc[TASKS, TASKS]
+    want = np.array([weights(task, 3, 8, 4).mean((0, 1)) for task in range(3)])
+    np.testing.assert_allclose(flow, want, rtol=1e-6)
+    one = views.routing_flow(run, 2, layer=7)
+    assert one[one["own"]]["weight"].tolist() == pytest.approx([0.95 - 0.02 * 1.5] * 3)  # mean over four heads
+    assert (one[one["own"]]["task"] == one[one["own"]]["expert"]).all() and len(one) == 9
+    for layer in (8, -1):
+        with pytest.raises(LabError, match="8 layers"):
+            views.routing_flow(run, 2, layer)
+
+
+def test_history_holds_the_shares_of_every_moment(runs):
+    run = write_run(runs, "a")
+    history = views.routing_history(run)
+    assert list(history["after"].unique()) == [0, 1, 2]
+    for after, rows in history.groupby("after"):
+        table = rows.pivot(index="task", columns="expert", values="share").loc[TASKS[: after + 1], TASKS[: after + 1]]
+        np.testing.assert_allclose(table, views.routing_by_task(run, after))
+    assert views.routing_history(write_run(runs, "b", routed=False)).empty
+
+
+def test_query_map_is_the_principal_components_and_stands_still(runs):
+    run = write_run(runs, "a")
+    with pytest.raises(LabError, match="no queries recorded"):
+        views.query_map(run)
+    write_queries(run)
+    found, routing = views.query_map(run), run.routing()
+    points = np.concatenate([routing.queries(task) for task in range(3)]).astype(float)
+    pca = PCA(2).fit(points)
+    reference = np.concatenate([pca.transform(points), pca.transform(routing.keys()[0].astype(float))])
+    np.testing.assert_allclose(np.abs(found[["x", "y"]]), np.abs(reference), rtol=1e-6)  # signs of axes are free
+    assert found.attrs["explained"] == pytest.approx(pca.explained_variance_ratio_)
+    assert found["kind"].tolist() == ["query"] * 6 + ["key"] * 3 and found["task"].tolist()[6:] == TASKS
+    assert found["correct"].tolist()[:2] == [True, False] and found["text"][0] == "A sentence about animals."
+    early = views.query_map(run, 0)
+    assert early["task"].tolist() == ["animals"] * 3
+    np.testing.assert_allclose(early.iloc[:2][["x", "y"]], found.iloc[:2][["x", "y"]])
+
+
+def test_query_map_without_keys_or_predictions(runs):
+    run = write_run(runs, "a")
+    write_queries(run, keys=False)
+    for path in run.dir.glob("predictions/*"):
+        path.unlink()
+    found = views.query_map(run)
+    assert set(found["kind"]) == {"query"} and found["correct"].isna().all()

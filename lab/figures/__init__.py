@@ -22,11 +22,14 @@ from lab.figures.drawing import (
 from lab.figures.experts import alignment, subspace_overlap
 from lab.figures.routing import (
     MEASURES,
+    query_map,
+    routing_animation,
     routing_by_layer,
     routing_by_task,
     routing_confusion,
     routing_drift,
     routing_entropy,
+    routing_flow,
     routing_load,
     routing_profile,
 )

@@ -1,6 +1,7 @@
 """What all figures share: styles of methods and tasks, names on axes, an empty figure, heatmaps."""
 
 import hashlib
+import textwrap
 from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
@@ -70,9 +71,20 @@ def task_style(task: int) -> Style:
     return Style(TASK_COLOURS[task % len(TASK_COLOURS)], DASHES[task % len(DASHES)], MARKERS[task % len(MARKERS)])
 
 
+def faint(colour: str, opacity: float = 0.45) -> str:
+    """A colour that lets what is below shine through."""
+    return f"rgba{(*plotly.colors.hex_to_rgb(colour), opacity)}"
+
+
 def literal(text: Any) -> str:
     """Text that Plotly shows as it is, tags included."""
     return escape(str(text), quote=False)
+
+
+def wrapped(text: Any, width: int = 60, lines: int = 4) -> str:
+    """A text in lines for a hover box, cut if it is long."""
+    found = textwrap.wrap(str(text), width, max_lines=lines, placeholder=" …")
+    return "<br>".join(map(literal, found))
 
 
 def short(name: Any, length: int = NAME) -> str:

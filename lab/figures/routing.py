@@ -7,21 +7,26 @@ import plotly.graph_objects as go
 from lab import tables, views
 from lab.figures.drawing import (
     DIVERGING,
+    FAINT,
     cell_height,
     cells,
     cells_height,
+    faint,
     figure,
     grid,
     heads,
     literal,
     numbered,
+    short,
     task_style,
     unique,
     weight_of,
     weights_by_layer,
+    wrapped,
 )
 from lab.runs import Run
 
+PLAY_MS = 900  # milliseconds that each moment is shown
 MEASURES = {"weight": "mean weight", "entropy": "entropy", "change": "change since then"}
 
 
@@ -114,3 +119,102 @@ def _bars(values: pd.Series, what: str, title: str) -> go.Figure:
     return drawn.update_yaxes(
         tickvals=list(range(len(values))), ticktext=unique(values.index), range=[len(values) - 0.5, -0.5], showgrid=False
     )
+
+
+def routing_flow(run: Run, after: int | None = None, layer: int | None = None, title: str = "") -> go.Figure:
+    """Weight that flows from tasks to experts, in one layer or their mean; where each task has an expert of its own, on to right
+    and wrong: what reached the own expert, and what another one."""
+    table = views.routing_flow(run, after, layer)
+    tasks, experts = [*dict.fromkeys(table["task"])], [*dict.fromkeys(table["expert"])]
+    names = [*tasks, *experts]
+    colours = [task_style(i).colour for i in (*range(len(tasks)), *range(len(experts)))]
+    links = [
+        (tasks.index(row.task), len(tasks) + experts.index(row.expert), row.weight, f"{row.task} → {row.expert}")
+        for row in table.itertuples()
+    ]
+    if set(tasks) <= set(experts):
+        names, colours = [*names, "own expert", "another expert"], [*colours, "#009E73", "#D55E00"]
+        for (expert, own), weight in table.groupby(["expert", "own"], sort=False)["weight"].sum().items():
+            about = f"{expert}, on {'its own task' if own else 'other tasks'}"
+            links.append((len(tasks) + experts.index(expert), len(names) - (2 if own else 1), weight, about))
+    source, target, value, about = zip(*(link for link in links if link[2] > 0), strict=True)
+    expert_of = [to if of < len(tasks) else of for of, to in zip(source, target, strict=True)]  # a link has its expert's colour
+    drawn = figure(title, max(320, 60 + 44 * max(len(tasks), len(experts))))
+    drawn.add_sankey(
+        node={
+            "label": [short(name) for name in names], "color": colours, "pad": 14, "thickness": 14, "line": {"width": 0},
+            "customdata": [literal(name) for name in names], "hovertemplate": "<b>%{customdata}</b> %{value:.3f}<extra></extra>",
+        },
+        link={
+            "source": source, "target": target, "value": value, "customdata": [literal(text) for text in about],
+            "color": [faint(colours[expert]) for expert in expert_of],
+            "hovertemplate": "%{customdata}<br>%{value:.3f}<extra></extra>",
+        },
+        textfont={"size": 12},
+    )  # fmt: skip
+    return drawn
+
+
+def routing_animation(run: Run, title: str = "") -> go.Figure:
+    """Share of each expert on each task at every recorded moment: one frame per moment, played in the browser alone."""
+    history = views.routing_history(run)
+    tasks, experts = [*dict.fromkeys(history["task"])], [*dict.fromkeys(history["expert"])]
+    drawn = figure(title, cell_height(len(tasks)) + 90)
+    for after, rows in history.groupby("after"):
+        table = rows.pivot(index="task", columns="expert", values="share").reindex(index=tasks, columns=experts)
+        moment = go.Figure()
+        cells(moment, table.to_numpy(), _pair_hover(table, "gets {:.1%} of the weight on"))
+        drawn.frames += (go.Frame(data=moment.data, name=str(after + 1)),)
+    if drawn.frames:
+        drawn.add_traces(drawn.frames[-1].data)
+    now = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+    play = now | {"frame": {"duration": PLAY_MS, "redraw": True}, "fromcurrent": False}
+    names = [frame.name for frame in drawn.frames]
+    buttons = [("▶ Play", [None, play]), ("❚❚ Pause", [[None], now])]
+    drawn.update_layout(
+        margin={"b": 90},
+        updatemenus=[{
+            "type": "buttons", "direction": "left", "x": 0, "y": 0, "xanchor": "left", "yanchor": "top", "pad": {"t": 34},
+            "showactive": False, "bgcolor": FAINT, "bordercolor": FAINT,
+            "buttons": [{"label": label, "method": "animate", "args": args} for label, args in buttons],
+        }],
+        sliders=[{
+            "x": 0.3, "len": 0.7, "y": 0, "yanchor": "top", "pad": {"t": 14}, "active": max(len(names) - 1, 0),
+            "currentvalue": {"prefix": "after task "},
+            "steps": [{"label": name, "method": "animate", "args": [[name], now]} for name in names],
+        }],
+    )  # fmt: skip
+    return grid(drawn, numbered(tasks), heads(experts, tasks), "examples of task", "expert")
+
+
+def query_map(run: Run, after: int | None = None, title: str = "") -> go.Figure:
+    """Recorded queries on their two main axes, by task, hollow where the answer was wrong; stars are the router's keys."""
+    table = views.query_map(run, after)
+    drawn = figure(title, 460)
+    for number, (task, rows) in enumerate(table[table["kind"] == "query"].groupby("task", sort=False)):
+        colour, _, marker = task_style(number)
+        told = rows["correct"].map({True: "answered right", False: "answered wrong"}).fillna("answer not known")
+        drawn.add_scatter(
+            x=rows["x"], y=rows["y"], mode="markers", name=short(task),
+            marker={
+                "color": colour, "size": 9, "opacity": 0.85, "line": {"width": 1.5},
+                "symbol": [marker + ("-open" if correct is False else "") for correct in rows["correct"]],
+            },
+            customdata=[f"<b>{literal(task)}</b>, {how}<br>{wrapped(one)}" for how, one in zip(told, rows["text"], strict=True)],
+            hovertemplate="%{customdata}<extra></extra>",
+        )  # fmt: skip
+    keys, experts = table[table["kind"] == "key"], [*run.routing(after).experts]
+    if len(keys):
+        drawn.add_scatter(
+            x=keys["x"], y=keys["y"], mode="markers", name="keys", showlegend=False,
+            marker={
+                "symbol": "star", "size": 17, "color": [task_style(experts.index(name)).colour for name in keys["task"]],
+                "line": {"width": 1.5, "color": "#8A8A8A"},
+            },
+            customdata=[f"key of expert <b>{literal(name)}</b>" for name in keys["task"]],
+            hovertemplate="%{customdata}<extra></extra>",
+        )  # fmt: skip
+    parts = [f"{part:.0%} of the variance" for part in table.attrs["explained"]] + [""]
+    drawn.update_xaxes(title=f"first main axis: {parts[0]}", zeroline=False)
+    drawn.update_yaxes(title=f"second main axis: {parts[1]}", zeroline=False)
+    return drawn.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0})

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import plotly.colors
 import plotly.graph_objects as go
 
 from lab import tables, views
@@ -15,6 +14,7 @@ from lab.figures.drawing import (
     MARKERS,
     cell_height,
     cells,
+    faint,
     figure,
     grid,
     heads,
@@ -124,10 +124,9 @@ def band(drawn: go.Figure, x: Sequence[float], low: pd.Series, high: pd.Series, 
     """Shade the interval of a line; nothing where there is none."""
     if low.isna().any():
         return
-    fill = f"rgba{(*plotly.colors.hex_to_rgb(colour), 0.15)}"
     drawn.add_scatter(
-        x=[*x, *list(x)[::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=fill, line={"width": 0}, mode="lines",
-        hoverinfo="skip", showlegend=False, name="interval",
+        x=[*x, *list(x)[::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=faint(colour, 0.15), line={"width": 0},
+        mode="lines", hoverinfo="skip", showlegend=False, name="interval",
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import streamlit as st
 
 from lab import figures, views
 from lab.answer import Answer, kept
-from lab.pages import shell
+from lab.pages import pictures, shell
 from lab.runs import Run
 
 OWN = "(own of the task)"
@@ -324,6 +324,8 @@ def draw() -> None:
     if after > 0:
         with shell.section():
             drift(run, after)
+    with shell.section():
+        pictures.draw(run, after)
 
 
 draw()

@@ -176,6 +176,8 @@ def nothing_yet(what: str) -> None:
 
 def chart(figure: go.Figure, key: str, alt: str, **options: Any) -> Any:
     """A Plotly chart in the theme of the page, with its text equivalent."""
+    ink = "#FAFAFA" if st.context.theme.type == "dark" else "#1A1D24"  # the theme's grey is lost on the bands of a flow
+    figure.update_traces(textfont={"color": ink}, selector={"type": "sankey"})
     return st.plotly_chart(figure, key=key, theme="streamlit", config=CHART, alt=alt, **options)
 
 

@@ -135,3 +135,70 @@ def routed_examples(run: Run, after: int | None, task: int) -> pd.DataFrame:
         row = dict(zip(columns, (one.text, one.label, one.prediction, correct, float(one.probabilities[0])), strict=True))
         rows.append(row | {f"share: {name}": share for name, share in one.by_expert().items()})
     return pd.DataFrame(rows, columns=None if rows else columns)
+
+
+def routing_flow(run: Run, after: int | None = None, layer: int | None = None) -> pd.DataFrame:
+    """Weight that each task sends to each expert, long form: task, expert, weight, own (the expert is named like the task).
+
+    Means over test examples and routing heads, in one layer (its number) or over all. Weights are as recorded: those of a task
+    need not sum to one. LabError for a layer that is not there.
+    """
+    routing = run.routing(after)
+    if layer is not None and not 0 <= layer < len(routing.layers):
+        raise LabError(f"run '{run.id}' has {len(routing.layers)} layers, numbered from 0; layer {layer} is none of them")
+    rows = []
+    for t, task in enumerate(routing.tasks):
+        if f"{t}/count" in routing.arrays:
+            mean = routing.mean(t)  # (L, H, E)
+            weights = mean.mean((0, 1)) if layer is None else mean[layer].mean(0)
+            pairs = zip(routing.experts, weights, strict=True)
+            rows += [{"task": task, "expert": name, "weight": float(weight), "own": name == task} for name, weight in pairs]
+    return pd.DataFrame(rows, columns=["task", "expert", "weight", "own"])
+
+
+def routing_history(run: Run) -> pd.DataFrame:
+    """`routing_by_task` at every recorded moment, long form: after, task, expert, share."""
+    tables = [routing_by_task(run, after).stack().rename("share").reset_index().assign(after=after) for after in run.recorded()]
+    columns = ["after", "task", "expert", "share"]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def query_map(run: Run, after: int | None = None) -> pd.DataFrame:
+    """Recorded queries and the router's keys on the two main axes of the queries: kind ("query" or "key"), task (of a key the
+    expert it belongs to), text, correct, x, y; `attrs["explained"]` is the part of the queries' variance on each axis.
+
+    The axes are the principal components of the queries at the last moment, so that a query that does not change stays where it
+    is. `correct` is None where no predictions are stored. LabError where no queries are recorded.
+    """
+    now, last = run.routing(after), run.routing()
+    queries = {t: now.queries(t) for t in range(len(now.tasks)) if now.queries(t) is not None}
+    if not queries:
+        raise LabError(
+            f"run '{run.id}' has no queries recorded: its router chooses token by token, by the task, or not at all, or the run "
+            "is of an earlier version. Routers with one query per text (attention, gates, l2p, prototype) record theirs"
+        )
+    of_last = [last.queries(t) for t in range(len(last.tasks)) if last.queries(t) is not None]
+    centre, axes, explained = _principal(np.concatenate(of_last or [*queries.values()]).astype(float))
+    rows = []
+    for t, points in queries.items():
+        for answer, (x, y) in zip(kept(run, after, t), (points - centre) @ axes, strict=True):
+            correct = None if answer.label is None else answer.label == answer.prediction
+            rows.append({"kind": "query", "task": now.tasks[t], "text": answer.text, "correct": correct, "x": x, "y": y})
+    keys, owners = now.keys()
+    for key, owner in zip(keys, owners, strict=True):
+        if np.isfinite(key).all():
+            x, y = (key - centre) @ axes
+            rows.append({"kind": "key", "task": now.experts[owner], "text": "", "correct": None, "x": x, "y": y})
+    table = pd.DataFrame(rows).astype({"correct": object})
+    table.attrs["explained"] = explained
+    return table
+
+
+def _principal(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Centre (D,), the two main axes (D, 2) and the part of the variance on each, of points (N, D); largest entries positive."""
+    centre = points.mean(0)
+    _, sizes, axes = np.linalg.svd(points - centre, full_matrices=False)
+    axes = np.pad(axes[:2], ((0, max(0, 2 - len(axes))), (0, 0))).T
+    signs = np.sign(axes[np.abs(axes).argmax(0), [0, 1]])
+    parts = (sizes**2 / max((sizes**2).sum(), 1e-12))[:2]
+    return centre, axes * np.where(signs == 0, 1, signs), [float(part) for part in parts]

@@ -1,0 +1,88 @@
+"""Pictures of the routing as a whole, for its page: its flow, the map of queries, and the stream played in the browser."""
+
+import streamlit as st
+
+from lab import figures, views
+from lab.pages import shell
+from lab.runs import Run
+
+MEAN = "(mean over layers)"
+
+
+def flow(run: Run, after: int) -> None:
+    """From tasks to experts, in one layer or their mean."""
+    layers = views.layer_names(run.routing(after).layers)
+    shell.forget("rt_flow_layer", [MEAN, *layers])
+    chosen = st.selectbox("Layer of the flow", [MEAN, *layers], key="rt_flow_layer", bind="query-params")
+    layer = None if chosen == MEAN else layers.index(chosen)
+    table = views.routing_flow(run, after, layer)
+    most = table.loc[table.groupby("task", sort=False)["weight"].idxmax()]
+    strongest = "; ".join(f"{row.task} to {row.expert} {row.weight:.2f}" for row in most.itertuples())
+    right = table.groupby("own")["weight"].sum()
+    judged = ""
+    if set(table["task"]) <= set(table["expert"]):
+        judged = f" {right.get(True, 0.0) / right.sum():.0%} of all weight reaches the expert of the task it comes from."
+    shell.card(
+        figures.routing_flow, run, after, layer, key="rt_flow", table=views.routing_flow,
+        alt=f"Weight that flows from tasks to experts, the widest of each task: {strongest}.{judged}",
+        read=f"Left the tasks, then the experts; a band is as wide as the mean weight of its expert, and has its colour.{judged}",
+    )  # fmt: skip
+
+
+def over_tasks(run: Run, after: int) -> None:
+    """The first chart of the page at every recorded moment; plays without the server."""
+    moments = run.recorded()
+    if len(moments) < 2:
+        st.info("Routing is recorded after one task only. From the second task on there is something to play.")
+        return
+    own = ", ".join(f"after {k + 1}: {shell.number(views.own_share(run, k), '{:.0%}')}" for k in moments)
+    shell.card(
+        figures.routing_animation, run, key="rt_play", table=views.routing_history,
+        alt=f"Share of each expert per task after each learned task, to play. Mean share of the own expert {own}",
+        read="Play shows how routing changed while the tasks were learned; the slider stops at any task. A row and a column "
+        "appear when their task is learned.",
+    )  # fmt: skip
+
+
+def query_map(run: Run, after: int) -> None:
+    """What the router looks at, and the keys it compares it with."""
+    routing = run.routing(after)
+    if routing.queries(0) is None:
+        st.info(
+            f"No queries are recorded for this run. Its router, {shell.plain(run.config['router']['name'])}, chooses token by "
+            "token, by the task, or not at all; or the run was made by an earlier version. Routers that look at one vector per "
+            "text (attention, gates, l2p, prototype) record it by themselves."
+        )
+        return
+    table = views.query_map(run, after)
+    keys = table[table["kind"] == "key"]
+    layered = run.config["router"].get("query") == "layer"
+    whose = " Every layer has a query of its own; this is that of the last one." if layered else ""
+    told = (
+        f"Stars are the keys that queries are compared with, in the colours of their experts ({len(keys)})." if len(keys)
+        else "This router has no keys: its gates are functions of the query, not points beside it."
+    )  # fmt: skip
+    shell.card(
+        figures.query_map, run, after, key="rt_queries", table=views.query_map,
+        alt=f"Map of {len(table) - len(keys)} recorded queries of {table['task'].nunique()} tasks on their two main axes. {told}",
+        read=f"Each point is what the router saw of one recorded test example; hollow: answered wrongly.{whose} Tasks that "
+        f"overlap here are hard to tell apart by this query; two axes show only a part of it. {told}",
+    )  # fmt: skip
+
+
+PICTURES = {"Flow": flow, "Query map": query_map, "Over tasks": over_tasks}
+
+
+def draw(run: Run, after: int) -> None:
+    st.subheader("The routing as a whole", anchor=False)
+    first = next(iter(PICTURES))
+    asked = st.segmented_control(
+        "Picture",
+        list(PICTURES),
+        default=first,
+        key="rt_picture",
+        bind="query-params",
+        label_visibility="collapsed",
+        required=True,
+    )
+    PICTURES[asked or first](run, after)
