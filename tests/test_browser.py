@@ -329,6 +329,24 @@ def test_clicks_lead_down_to_one_decision(page, browser, address):
     assert page.problems == []
 
 
+def test_the_stream_plays_in_the_browser_alone(page, address):
+    """Play goes from the first task to the last, and asks the server for nothing."""
+    asked = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda frame: asked.append(frame)))
+    open_page(page, address, "routing?rt_run=own-l2r&rt_picture=Over+tasks")
+    chart = page.locator(".st-key-rt_play .js-plotly-plot")
+    chart.get_by_text("after task 3").wait_for()
+    settled(page)
+    before = len(asked)
+    assert before and chart.locator(".textpoint").count() == 9
+    chart.get_by_text("Play").click()
+    chart.get_by_text("after task 1").wait_for()
+    page.wait_for_function("document.querySelectorAll('.st-key-rt_play .textpoint').length == 1")
+    chart.get_by_text("after task 3").wait_for()
+    page.wait_for_function("document.querySelectorAll('.st-key-rt_play .textpoint').length == 9")
+    assert len(asked) == before and page.problems == []
+
+
 def test_every_chart_gives_its_code_and_numbers(page, address):
     open_page(page, address, "routing?rt_run=own-l2r")
     page.locator(".st-key-rt_map_code button").first.click()

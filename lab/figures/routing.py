@@ -1,5 +1,7 @@
 """Figures of routing: experts by task, by layer and routing head, and over time."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -138,10 +140,13 @@ def routing_flow(run: Run, after: int | None = None, layer: int | None = None, t
             about = f"{expert}, on {'its own task' if own else 'other tasks'}"
             links.append((len(tasks) + experts.index(expert), len(names) - (2 if own else 1), weight, about))
     source, target, value, about = zip(*(link for link in links if link[2] > 0), strict=True)
+    x, y = _columns(len(tasks), len(experts), len(names), source, target, value)
     expert_of = [to if of < len(tasks) else of for of, to in zip(source, target, strict=True)]  # a link has its expert's colour
     drawn = figure(title, max(320, 60 + 44 * max(len(tasks), len(experts))))
     drawn.add_sankey(
+        arrangement="snap",
         node={
+            "x": x, "y": y,
             "label": [short(name) for name in names], "color": colours, "pad": 14, "thickness": 14, "line": {"width": 0},
             "customdata": [literal(name) for name in names], "hovertemplate": "<b>%{customdata}</b> %{value:.3f}<extra></extra>",
         },
@@ -153,6 +158,19 @@ def routing_flow(run: Run, after: int | None = None, layer: int | None = None, t
         textfont={"size": 12},
     )  # fmt: skip
     return drawn
+
+
+def _columns(tasks: int, experts: int, names: int, *links: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Places of the nodes of a flow in columns that keep their order, from 0 to 1; `links` are source, target and value."""
+    source, target, value = map(np.asarray, links)
+    size = np.maximum(np.bincount(source, value, names), np.bincount(target, value, names))
+    columns = [range(tasks), range(tasks, tasks + experts), range(tasks + experts, names)]
+    x, y = np.zeros(names), np.zeros(names)
+    middle = 0.5 if len(columns[2]) else 0.999
+    for place, nodes in zip((0.001, middle, 0.999), columns, strict=True):  # at 0 itself a place counts as not given
+        x[nodes] = place
+        y[nodes] = (np.cumsum(size[nodes]) - size[nodes] / 2) / max(size[nodes].sum(), 1e-9)
+    return x.tolist(), y.clip(0.001, 0.999).tolist()
 
 
 def routing_animation(run: Run, title: str = "") -> go.Figure:
@@ -197,7 +215,7 @@ def query_map(run: Run, after: int | None = None, title: str = "") -> go.Figure:
         drawn.add_scatter(
             x=rows["x"], y=rows["y"], mode="markers", name=short(task),
             marker={
-                "color": colour, "size": 9, "opacity": 0.85, "line": {"width": 1.5},
+                "color": colour, "size": 9, "opacity": 0.85, "line": {"width": 1.5, "color": colour},
                 "symbol": [marker + ("-open" if correct is False else "") for correct in rows["correct"]],
             },
             customdata=[f"<b>{literal(task)}</b>, {how}<br>{wrapped(one)}" for how, one in zip(told, rows["text"], strict=True)],
@@ -208,7 +226,7 @@ def query_map(run: Run, after: int | None = None, title: str = "") -> go.Figure:
         drawn.add_scatter(
             x=keys["x"], y=keys["y"], mode="markers", name="keys", showlegend=False,
             marker={
-                "symbol": "star", "size": 17, "color": [task_style(experts.index(name)).colour for name in keys["task"]],
+                "symbol": "star", "size": 15, "color": [task_style(experts.index(name)).colour for name in keys["task"]],
                 "line": {"width": 1.5, "color": "#8A8A8A"},
             },
             customdata=[f"key of expert <b>{literal(name)}</b>" for name in keys["task"]],
