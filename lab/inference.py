@@ -3,6 +3,7 @@
 `load(run, after=3).answer("A text", Override(expert=1)).ranked()` is what it says if expert 1 alone may act.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from lab.answer import Answer
 from lab.backbone import HashTokenizer, resolve_device
+from lab.compose import Adapter
 from lab.config import validated
 from lab.errors import LabError
 from lab.learner import Learner
-from lab.router import LayerDecision, normalised
+from lab.router import Decision, LayerDecision, normalised
 from lab.runs import Run
 from lab.stream import Example, Task
 
@@ -116,6 +118,34 @@ class Model:
             {name: step.float().cpu().expand(1, len(layers), -1, -1)[0].numpy() for name, step in steps.items()},
             self._tokens(text, rows[0].ids), _per_token(used, length), cut=length >= learner.backbone.max_length,
         )  # fmt: skip
+
+    @torch.no_grad()
+    def accuracy(self, adapter: Adapter, task: int, examples: Sequence[Example], size: int = 32) -> float:
+        """Part of a learned task's examples that are answered right while this LoRA alone acts, with the model's classifier.
+
+        The classes that compete are those of the scenario, as in the oracle's score. LabError for no LoRA, and for other layers.
+        """
+        learner, own = self.learner, self.learner.bank.layers
+        shapes = {f"{layer.name}.lora_A": layer.inputs for layer in own} | {
+            f"{layer.name}.lora_B": layer.outputs for layer in own
+        }
+        fits = {name: tensor.shape[name.endswith("lora_A")] for name, tensor in adapter.tensors.items()} == shapes
+        if learner.bank.kind.name != "lora" or adapter.kind != "LORA" or not fits:
+            raise LabError(f"expert '{adapter.name}' is no LoRA of the layers of this model, so the model cannot answer with it")
+        rows = learner.backbone.encode(examples, task, "train")  # of other splits queries are kept by row
+        decision = Decision(torch.ones(1, 1, 1, 1, device=learner.device), stacks=self._stacks(adapter), composition="mix")
+        batches = [learner.collate(rows[i : i + size]) for i in range(0, len(rows), size)]
+        right = [learner.objective.answers(batch, decision, self.after + 1).correct for batch in batches]
+        return float(np.concatenate(right).mean())
+
+    def _stacks(self, adapter: Adapter) -> list[dict[str, Tensor]]:
+        """Per layer the adapter's factors, (1, r, I) and (1, O, r), as if it were of this bank."""
+        bank, device = self.learner.bank, self.learner.device
+        factors = {"lora_A": 1.0, "lora_B": adapter.scale / bank.kind.scale}
+        return [
+            {part: (times * adapter.tensors[f"{layer.name}.{part}"]).to(device).unsqueeze(0) for part, times in factors.items()}
+            for layer in bank.layers
+        ]
 
     def _tokens(self, text: str, ids: list[int]) -> list[str]:
         """The tokens of a text as people read them."""

@@ -8,7 +8,7 @@ import tiny
 import torch
 import toy
 
-from lab import files
+from lab import compose, files
 from lab.answer import kept
 from lab.config import configure, recipe_names
 from lab.errors import LabError
@@ -102,6 +102,27 @@ def test_an_expert_alone_equals_the_oracle(trained):
             logits = model.learner.logits(batch)[0]
     answer = model.answer(STREAM[0].test[0].text, Override(expert=0))
     np.testing.assert_allclose(answer.probabilities, logits.softmax(-1).numpy(), atol=1e-6)
+
+
+def test_a_saved_expert_tried_alone_has_the_score_of_the_oracle(trained):
+    """So has the exact sum of its halves, of twice the rank; without effect it is the frozen backbone."""
+    run = trained("l2r")
+    model, experts = load(run), {task.name: compose.read(run.dir / "experts" / task.name) for task in STREAM}
+    for t, task in enumerate(STREAM):
+        own = experts[task.name]
+        halves = compose.add([own, own], weights=[0.5, 0.5], how="cat")
+        assert halves.config["r"] == 2 * own.config["r"]
+        for adapter in (own, halves):
+            assert model.accuracy(adapter, t, task.test, size=7) == pytest.approx(run.scores["oracle"][t])
+    nothing = [model.accuracy(compose.scaled(own, 0.0), t, task.test) for t, task in enumerate(STREAM)]
+    frozen = []
+    for t, task in enumerate(STREAM):
+        batch = model.learner.collate(model.learner.backbone.encode(task.test, t, "train"))
+        frozen.append(model.learner.objective.answers(batch, None, 3).correct.mean())
+    assert nothing == pytest.approx(frozen) and nothing != pytest.approx(run.scores["oracle"])
+    odd = dataclasses.replace(own, tensors=dict([*own.tensors.items()][2:]))
+    with pytest.raises(LabError, match="no LoRA of the layers of this model"):
+        model.accuracy(odd, 0, STREAM[0].test)
 
 
 def test_uniform_override_equals_the_uniform_router(trained):

@@ -15,12 +15,12 @@ from lab import registry
 from lab.batch import collate
 from lab.config import configure, recipe_names
 from lab.errors import LabError, RunFailed
-from lab.evaluate import WHOLE, Evaluation, evaluate
+from lab.evaluate import WHOLE, Evaluation, RoutingSums, evaluate
 from lab.labels import LabelSpace
 from lab.memory import Memory
 from lab.method import Method
 from lab.registry import Options
-from lab.router import Decision, Request, Router, RouterOptions
+from lab.router import Decision, Match, Request, Router, RouterOptions
 from lab.stream import Example, Task
 
 
@@ -453,6 +453,15 @@ def test_routing_sums(l2r):
     np.testing.assert_allclose(sums.share_sum, weights.mean((1, 2)).sum(0), rtol=1e-5)
     assert sorted(sums.whole) == [*range(WHOLE)]
     np.testing.assert_allclose(np.stack([sums.whole[i]["weights"] for i in range(WHOLE)]), weights[:WHOLE], rtol=1e-5)
+
+
+def test_kept_queries_stand_in_the_order_of_their_rows():
+    sums, query = RoutingSums(), torch.arange(3.0)[:, None]
+    sums.add(Decision(torch.ones(3, 1, 1, 2) / 2, match=Match(query, query, range(3))), [5, 2, WHOLE], 1)
+    assert sums.arrays(0)["0/rows"].tolist() == [2, 5] and sums.arrays(0)["0/query"].tolist() == [[1], [0]]
+    assert sums.keys()["keys"].dtype == np.float16
+    sums.match = Match(query, 1e6 * query)
+    assert sums.keys()["keys"].tolist() == [[0], [1e6], [2e6]], "too large for half precision"
 
 
 @pytest.mark.parametrize("query", ["layer", "backbone"])

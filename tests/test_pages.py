@@ -817,6 +817,32 @@ def test_library_puts_experts_together_and_keeps_the_result(shelf, runs):
     assert "Made by `lab compose negate a/weather` of:" in library.card(kept)
 
 
+def test_library_tries_a_composed_expert_beside_its_parts(model, played, monkeypatch):
+    """On a click: accuracies are those of the model; nothing is computed before, after another choice, or in read-only mode."""
+    import toy
+
+    from lab import compose
+
+    monkeypatch.setattr(sources, "load_tasks", lambda name, parts, tasks, *limits: toy.tasks(*tasks))
+    parts = ["routed/sea", "routed/city"]
+    app = open_page("library", lib_do="add", lib_parts=parts)
+    assert app.multiselect(key="lib_try").value == ["sea", "city"] and "lib_effect" not in str(app)
+    app.button(key="lib_measure").click().run()
+    assert not app.exception, app.exception[0].message
+    table = app.dataframe[1].value
+    adapters = [compose.read(played / "routed" / "experts" / name, f"routed/{name}") for name in ("sea", "city")]
+    for name, adapter in {
+        "composed": compose.add(adapters, [1.0, 1.0], "cat"),
+        **dict(zip(parts, adapters, strict=True)),
+    }.items():
+        right = [model.accuracy(adapter, t, task.test) for t, task in enumerate(toy.tasks("sea", "city"))]
+        assert table[name].tolist() == pytest.approx(right)
+    app.number_input(key="lib_weight_2").set_value(3.0).run()
+    assert len(app.dataframe) == 2
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    assert "nothing is computed here" in texts(open_page("library", lib_do="add", lib_parts=parts))
+
+
 def test_library_keeps_notes_and_hides_archived_runs_elsewhere(shelf, runs):
     write_run(runs, "b")
     app = open_page("library", lib_run="a")

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -11,27 +11,11 @@ from lab import figures, jobs, library
 from lab.errors import LabError
 from lab.library import SavedExpert
 from lab.pages import actions, shell
+from lab.pages.composing import put_together, siblings
 from lab.runs import Run, all_runs
-
-if TYPE_CHECKING:
-    from lab.compose import Adapter
 
 MOST = 24  # experts in one similarity matrix
 FIRST = 8  # experts that are compared at the first look
-PARTS = 8  # experts that are put together
-TAKES = {  # how many experts an operation takes, at least and at most, and what it makes of them
-    "add": (2, PARTS, "their weighted sum, or another merge"),
-    "scaled": (1, 1, "the expert with so many times its effect"),
-    "negate": (1, 1, "what undoes the expert"),
-    "analogy": (3, 3, "the first one carried over: first + (second − third)"),
-}
-HOW = {
-    "cat": "Exact: the factors stand beside each other, so the rank is the sum of the ranks.",
-    "svd": "The nearest update of the first expert's rank, by singular value decomposition.",
-    "linear": "Both factors are summed, which brings products of different experts in.",
-    "ties": "As linear, after small numbers were cut and signs elected (Yadav et al. 2023).",
-    "parameters": "Weighted means of the factors, the weights normalised to sum one.",
-}
 
 
 @st.cache_data(max_entries=2000, show_spinner=False)
@@ -103,14 +87,6 @@ def take(expert: SavedExpert) -> None:
         st.code(library.card(expert), language="markdown", wrap_lines=True)
 
 
-def siblings(found: dict[str, SavedExpert]) -> list[str]:
-    """The experts of the newest run that has two; else all of them."""
-    by_run: dict[str, list[str]] = {}
-    for key in found:
-        by_run.setdefault(key.partition("/")[0], []).append(key)
-    return next((keys for keys in by_run.values() if len(keys) > 1), list(found))
-
-
 def similarity(found: dict[str, SavedExpert]) -> None:
     """The overlap of the subspaces of the chosen LoRA experts."""
     st.subheader("How alike are they?", anchor=False)
@@ -139,100 +115,6 @@ def similarity(found: dict[str, SavedExpert]) -> None:
             "lab.figures.subspace_overlap(table)",
         ]),
     )  # fmt: skip
-
-
-def put_together(found: dict[str, SavedExpert]) -> None:
-    """Compose LoRA experts, see what the result would do, and keep it. Only this imports torch, once it is asked for."""
-    st.subheader("Put experts together", anchor=False)
-    do = st.segmented_control("Operation", list(TAKES), key="lib_do", bind="query-params")
-    if do is None or not found:
-        return st.caption("New experts by arithmetic on saved ones: nothing is trained, and nothing that is there changes.")
-    few, many, about = TAKES[do]
-    shell.begin_with("lib_parts", list(found), siblings(found)[:few])
-    keys = st.multiselect("Experts, in this order", list(found), key="lib_parts", bind="query-params", max_selections=PARTS)
-    if not few <= len(keys) <= many:
-        return st.info(f"{do} takes {few}{' or more' if many > few else ''}: {about}. Now there are {len(keys)}.")
-    options = chosen_options(do, keys)
-    from lab import compose
-
-    parts = [compose.read(found[key].folder, key) for key in keys]
-    made = compose.add(parts, **options) if do == "add" else getattr(compose, do)(*parts, **options)
-    preview(made, do, [found[key] for key in keys], options)
-    keep(made, " ".join(["lab compose", do, *keys, *flags(options)]), parts)
-
-
-def chosen_options(do: str, keys: list[str]) -> dict[str, Any]:
-    """What can be said about an operation besides the experts."""
-    number = {"min_value": -10.0, "max_value": 10.0, "step": 0.1, "bind": "query-params", "width": 220}
-    if do == "scaled":
-        return {"by": st.number_input("Times its effect", value=0.5, key="lib_by", **number)}
-    if do != "add":
-        return {}
-    how = st.segmented_control("Joined by", list(HOW), default="cat", key="lib_how", bind="query-params", required=True)
-    st.caption(HOW[how])
-    with st.container(horizontal=True):
-        named = [(f"Weight of {shell.plain(key)}", f"lib_weight_{place}") for place, key in enumerate(keys, 1)]
-        weights = [st.number_input(label, value=1.0, key=key, **number) for label, key in named]
-    options: dict[str, Any] = {"weights": weights, "how": how}
-    if how == "ties":
-        about = "Part of the numbers that is kept of each expert."
-        options["density"] = st.slider("Density", 0.05, 1.0, 0.2, 0.05, key="lib_density", bind="query-params", help=about)
-    return options
-
-
-def flags(options: dict[str, Any]) -> list[str]:
-    """Options as the command line has them."""
-    said = {name: ",".join(f"{one:g}" for one in value) if isinstance(value, list) else value for name, value in options.items()}
-    return [f"--{name} {value}" for name, value in said.items()]
-
-
-def preview(made: "Adapter", do: str, chosen: list[SavedExpert], options: dict[str, Any]) -> None:
-    """What the composed expert would do: its size, and how much of each expert is in it."""
-    layers = {
-        layer: {part: made.tensors[f"{layer}.{part}"].double().numpy() for part in ("lora_A", "lora_B")} for layer in made.layers
-    }
-    table = library.alignment(layers, chosen)
-    said = "; ".join(f"{key} {value:+.2f}" for key, value in table.iloc[-1].items())
-    left, right = st.columns([1, 3], gap="large")
-    left.metric("Rank", made.config["r"])
-    left.metric("Norm", f"{library.norm(layers, made.scale):.2f}", help="Frobenius norm of the whole update.")
-    left.metric("Parameters", f"{sum(tensor.numel() for tensor in made.tensors.values()):,}")
-    with right:
-        st.markdown("**How much of each expert is in it**  \n" + shell.plain(said))
-        parts = "".join(f"    SavedExpert(Path({str(expert.folder)!r})),\n" for expert in chosen)
-        given = ", ".join(["parts" if do == "add" else "*parts", *(f"{name}={value!r}" for name, value in options.items())])
-        shell.card(
-            figures.alignment, table, key="lib_alignment", alt=f"Cosine with each expert over all layers: {said}",
-            table=lambda given: given,
-            read="Cosine of the updates, by layer. 1: does there what this expert does. −1: the opposite. 0: something else.",
-            python="\n".join([
-                "from pathlib import Path", "", "import lab", "from lab import compose",
-                "from lab.library import SavedExpert, alignment", "", f"chosen = [\n{parts}]",
-                "parts = [compose.read(expert.folder) for expert in chosen]",
-                f"made = compose.{do}({given})", "factors = ('lora_A', 'lora_B')",
-                "layers = {name: {f: made.tensors[f'{name}.{f}'].double().numpy() for f in factors} for name in made.layers}",
-                "lab.figures.alignment(alignment(layers, chosen))",
-            ]),
-        )  # fmt: skip
-
-
-def keep(made: "Adapter", words: str, parts: "list[Adapter]") -> None:
-    """Put it into the library under a name; from there it can be taken along like any other."""
-    locked = jobs.read_only()
-    with st.form("lib_keep", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
-        name = st.text_input("Name", max_chars=80, placeholder="my-mixture", key="lib_name", disabled=locked, width=320)
-        if st.form_submit_button("Keep in the library", icon=":material/save:", disabled=locked):
-            if name:
-                actions.attempt(lambda: compose_write(made, name, words, parts))
-            else:
-                st.warning("Write a name first.")
-    st.code(f"{words} --out FOLDER", language="bash")
-
-
-def compose_write(made: "Adapter", name: str, words: str, parts: "list[Adapter]") -> None:
-    from lab import compose
-
-    compose.write(made, library.place(name), words, parts)
 
 
 def bring_in() -> None:

@@ -4,22 +4,17 @@ Texts that the run kept are shown as they were recorded. For every other text, a
 then does this page import torch.
 """
 
-import threading
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from lab import figures, jobs, views
+from lab import figures, views
 from lab.answer import Answer, kept
 from lab.errors import LabError
-from lab.pages import shell
+from lab.pages import models, shell
 from lab.runs import Run
-
-if TYPE_CHECKING:
-    from lab.inference import Model
 
 TYPED, ORIGINAL = "(typed)", "the original"
 NOTHING, CHANGED, MOMENT, RUN = "nothing", "changed routing", "another moment", "another run"
@@ -56,23 +51,10 @@ class Asked:
     known: Answer | None
 
 
-# -- the model -------------------------------------------------------------------------------------------------------------
-
-
-@st.cache_resource(max_entries=2, show_spinner="Loading the backbone, and experts and router as they were at that moment …")
-def loaded(folder: str, after: int, stamped: tuple, device: str | None) -> "tuple[Model, threading.Lock]":
-    """The model of a moment, shared by all visitors: one asks at a time."""
-    from lab.inference import load
-
-    return load(Run(Path(folder)), after, device), threading.Lock()
-
-
 def ask(side: Side, asked: Asked) -> Answer:
     """The live answer of one side."""
-    device = "cpu" if jobs.active() else None  # a job has the accelerator for itself
-    stamped = shell.stamp(side.run, "run.json", f"state/after_{side.after}/classifier.safetensors")
-    model, turn = loaded(str(side.run.dir), side.after, stamped, device)
-    from lab.inference import Override  # not before: it takes its time, and only `loaded` says so
+    model, turn = models.loaded(side.run, side.after)
+    from lab.inference import Override  # not before: it takes its time, and only the line above says so
 
     with turn:
         return model.answer(asked.text, Override(**dict(side.change)), task=asked.task, pair=asked.pair)
