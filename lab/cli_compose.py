@@ -174,8 +174,9 @@ def transfer(
 ) -> None:
     """An expert for another backbone: lab compose transfer RUN/EXPERT --student B --out C"""
     from lab import carry, compose
-    from lab.backbone import Backbone, resolve
+    from lab.backbone import Backbone
     from lab.config import BackboneConfig
+    from lab.pretrained import resolve
     from lab.sources import load_tasks
 
     parts = one(expert, runs)

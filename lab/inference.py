@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lab.answer import Answer
-from lab.backbone import HashTokenizer, resolve_device
 from lab.config import validated
 from lab.errors import LabError
 from lab.learner import Learner
+from lab.pretrained import HashTokenizer, resolve_device
 from lab.router import LayerDecision, normalised
 from lab.runs import Run
 from lab.stream import Example, Task

@@ -20,7 +20,7 @@ FLOORS = [
     ["answer", "strings/*"],
     ["streams/*", "memory", "labels", "views", "work", "replay"],
     ["sources", "expert", "composition", "compose", "tables", "repeats", "glossary", "lesson"],
-    ["router", "experts/*", "figures"],
+    ["router", "experts/*", "figures", "pretrained", "lower"],
     ["routers/*", "backbone", "bank", "report", "versus", "taxonomy", "printing"],
     ["objective"],
     ["learner"],

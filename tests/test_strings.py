@@ -12,9 +12,10 @@ from conftest import write_run
 from typer.testing import CliRunner
 
 from lab import files
-from lab.backbone import STRINGS, Backbone, resolve
+from lab.backbone import Backbone
 from lab.config import BackboneConfig, command_line, configure, validated
 from lab.errors import LabError
+from lab.pretrained import STRINGS, resolve
 from lab.runs import Run
 from lab.sources import load_tasks, open_stream
 from lab.stream import Example
