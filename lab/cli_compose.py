@@ -94,10 +94,7 @@ def negate(
     as_json: Json = False,
 ) -> None:
     """The expert that undoes what this one does: lab compose negate A --out B"""
-    from lab import compose
-
-    parts = one(expert, runs)
-    composed(compose.negate(*parts.values(), by), f"negate {expert} --by {by:g}", parts, out, as_json)
+    of_one("negate", expert, by, out, runs, as_json)
 
 
 @command
@@ -109,10 +106,16 @@ def scaled(
     as_json: Json = False,
 ) -> None:
     """The expert with so many times its effect: lab compose scaled A --by 0.5 --out B"""
+    of_one("scaled", expert, by, out, runs, as_json)
+
+
+def of_one(operation: str, expert: str, by: float, out: Path, runs: Path | None, as_json: bool) -> None:
+    """`lab.compose.<operation>` of a single expert."""
     from lab import compose
 
     parts = one(expert, runs)
-    composed(compose.scaled(*parts.values(), by), f"scaled {expert} --by {by:g}", parts, out, as_json)
+    made = getattr(compose, operation)(*parts.values(), by)
+    composed(made, f"{operation} {expert} --by {by:g}", parts, out, as_json)
 
 
 @command
