@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lab.answer import Answer
-from lab.backbone import HashTokenizer, resolve_device
 from lab.compose import Adapter
 from lab.config import validated
 from lab.errors import LabError
 from lab.learner import Learner
+from lab.pretrained import HashTokenizer, resolve_device
 from lab.router import Decision, LayerDecision, normalised
 from lab.runs import Run
 from lab.stream import Example, Task

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from lab import events, registry
-from lab.backbone import resolve
 from lab.batch import Batch, Encoded, shuffled
 from lab.chance import generator
 from lab.config import RunConfig
@@ -24,6 +23,7 @@ from lab.evaluate import Evaluation, evaluate
 from lab.learner import Learner, Output
 from lab.memory import Memory
 from lab.method import Method
+from lab.pretrained import resolve
 from lab.router import Decision
 from lab.store import Store, anywhere
 from lab.stream import SPLITS, Task

@@ -194,8 +194,8 @@ class Router(nn.Module, Plugin):
         return {}
 
     def gated(self, k: int, task: Tensor) -> Decision:
-        """The decision under which these are trained, for rows of these tasks (B,)."""
-        raise NotImplementedError
+        """The decision under which these are trained, for rows of these tasks (B,); default: perfect routing."""
+        return self.own(task)
 
     def gate_trained(self) -> None:
         """The training of a gate has ended."""
@@ -214,7 +214,6 @@ class Router(nn.Module, Plugin):
 
     def meet(self, task: int, generator: torch.Generator) -> None:
         """A task is met, by the number that requests name it with, and its experts are there: room for what is kept of them."""
-
 
     def of_task(self, task: int) -> dict[str, nn.Parameter]:
         """Parameters that examples of this task train, by name; default: all there are."""

@@ -7,10 +7,12 @@ import tiny
 import torch
 from tiny import hidden, rel
 
-from lab.backbone import MINILM_SHA256, Backbone, Lower, _file_sha256, locate, pool, resolve, resolve_device, resolve_dtype
+from lab.backbone import Backbone, pool
 from lab.batch import collate
 from lab.config import BackboneConfig
 from lab.errors import LabError
+from lab.lower import Lower
+from lab.pretrained import MINILM_SHA256, _file_sha256, locate, resolve, resolve_device, resolve_dtype
 from lab.router import Decision
 from lab.stream import Example
 

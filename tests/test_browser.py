@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -71,13 +72,19 @@ def address(base):
     for folder, names in ((base / "examples", ("seq", "l2r")), (base / "runs", ("own-seq", "own-l2r"))):
         write_run(folder, names[0], "sequential", FORGETS, TASKS, routed=False)
         write_run(folder, names[1], "l2r", KEEPS, TASKS, texts=["A <i>tagged</i> text", "second"])
+    with dashboard(LAB_RUNS=str(base / "runs"), LAB_EXAMPLES=str(base / "examples")) as served:
+        yield served
+
+
+@contextmanager
+def dashboard(**environment: str):
+    """The address of a dashboard of its own with these environment variables."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    package = str(Path(server.HERE).parents[1])
-    environment = os.environ | {"LAB_RUNS": str(base / "runs"), "LAB_EXAMPLES": str(base / "examples"), "PYTHONPATH": package}
+    package = {"PYTHONPATH": str(Path(server.HERE).parents[1])}
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(server.command(port), env=environment, start_new_session=True, **quiet)
+    process = subprocess.Popen(server.command(port), env=os.environ | package | environment, start_new_session=True, **quiet)
     try:
         yield wait_for(f"http://127.0.0.1:{port}")
     finally:

@@ -5,12 +5,12 @@ import tiny
 import torch
 from tiny import hidden, rel
 
-from lab.backbone import resolve
 from lab.chance import generator
 from lab.config import BackboneConfig, RunConfig
 from lab.errors import LabError
 from lab.expert import Expert, InputExpert, LayerInfo
 from lab.learner import Learner
+from lab.pretrained import resolve
 from lab.registry import experts
 from lab.router import Decision, one_hot
 from lab.stream import Example, Task

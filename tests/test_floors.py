@@ -15,13 +15,13 @@ PLURAL = ("experts", "figures", "methods", "pages", "recipes", "routers", "strea
 # From the ground up; modules of one floor do not import one another.
 FLOORS = [
     ["errors", "chance", "events", "metrics", "statistics"],
-    ["registry", "files"],
+    ["registry", "files", "commands"],
     ["config", "runs", "stream", "batch"],
     ["answer", "strings/*"],
     ["streams/*", "memory", "labels", "views/*", "work", "replay"],
     ["sources", "expert", "composition", "compose", "tables", "repeats", "glossary", "lesson"],
-    ["router", "experts/*", "figures/*"],
-    ["routers/*", "backbone", "bank", "report", "versus", "taxonomy"],
+    ["router", "experts/*", "figures/*", "pretrained", "lower"],
+    ["routers/*", "backbone", "bank", "report", "versus", "taxonomy", "printing"],
     ["objective"],
     ["learner"],
     ["method", "evaluate", "inference"],
@@ -31,13 +31,16 @@ FLOORS = [
     ["record"],
     ["api"],
     ["cells"],
-    ["grid", "bench", "jobs", "analysis", "carry"],
+    ["grid", "jobs", "analysis", "carry"],
     ["preflight", "library"],
-    ["pages/*"],
+    ["pages/*", "cli_compose"],
     ["cli"],
     ["__main__"],
 ]
-LIGHT = ["errors", "events", "metrics", "registry", "files", "config", "runs", "stream", "sources", "cli", "streams/*"]
+LIGHT = [
+    "errors", "events", "metrics", "registry", "files", "config", "runs", "stream", "sources", "streams/*",
+    "commands", "printing", "cli_compose", "cli",
+]  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "streamlit", "datasets", "pandas", "plotly"}
 
 

@@ -244,7 +244,7 @@ def test_two_at_a_time_give_the_same(whole, stream, tmp_path):
 def test_threads_are_split_once_and_for_all(stream, tmp_path, monkeypatch):
     """Cells that left the number to the machine get their part; asked again with other processes they stay the same cells."""
     monkeypatch.setattr(grid.os, "sched_getaffinity", lambda _: range(8))
-    monkeypatch.setattr("lab.backbone.os.sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr("lab.pretrained.os.sched_getaffinity", lambda _: range(8))
     path = write(tmp_path, stream, backbone="minilm")
     made = Grid(path, tmp_path / "runs", processes=3)
     assert {cell.config.backbone.threads for cell in made.possible.values()} == {2}

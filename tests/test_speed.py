@@ -1,20 +1,15 @@
 """How fast the pages appear with 200 runs in the folder, measured in Chromium: run by hand with -m slow, on an idle machine."""
 
-import os
 import shutil
-import signal
-import socket
 import statistics
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from test_browser import CHROMIUM, PAGES, browser, wait_for  # noqa: F401
+from test_browser import CHROMIUM, PAGES, browser, dashboard  # noqa: F401
 
 import lab
 from lab import files
-from lab.pages import server
 from lab.runs import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
@@ -31,17 +26,8 @@ def crowded(tmp_path_factory):
     for number in range(RUNS):
         copy = shutil.copytree(recorded[number % len(recorded)], folder / f"run-{number:03}")
         files.write_yaml(copy / "config.yaml", Run(copy).config | {"seed": number // len(recorded)})
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"LAB_RUNS": str(folder), "PYTHONPATH": str(Path(server.HERE).parents[1])}
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(server.command(port), env=environment, start_new_session=True, **quiet)
-    try:
-        yield wait_for(f"http://127.0.0.1:{port}")
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(10)
+    with dashboard(LAB_RUNS=str(folder)) as served:
+        yield served
 
 
 def title(page, name: str):

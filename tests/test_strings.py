@@ -2,19 +2,27 @@
 
 import random
 import string
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+import typer
+from conftest import write_run
+from typer.testing import CliRunner
 
-from lab.backbone import STRINGS, Backbone, resolve
+from lab import files
+from lab.backbone import Backbone
 from lab.config import BackboneConfig, command_line, configure, validated
 from lab.errors import LabError
+from lab.pretrained import STRINGS, resolve
+from lab.runs import Run
 from lab.sources import load_tasks, open_stream
 from lab.stream import Example
 from lab.strings import pretrain
-from lab.strings.recovery import recovery
-from lab.strings.skills import BASIC, SKILLS, TASKS, apply, draw, prompt, truth
+from lab.strings import recovery as recoveries
+from lab.strings.recovery import recovered, recovery
+from lab.strings.skills import BASIC, PAIRS, SKILLS, TASKS, apply, draw, prompt, truth
 
 BY_HAND = {
     "copy": "zebra", "reverse": "arbez", "sort": "aberz", "shift": "afcsb", "rotate": "ebraz", "swap": "ezrba",
@@ -149,3 +157,40 @@ def test_recovery_by_hand():
         recovery(learned, known[:3])
     with pytest.raises(LabError, match="nothing to recover"):
         recovery(learned, known[:, 2:])
+
+
+def test_recovery_of_a_run_against_shuffled_tasks(tmp_path):
+    """An allocation that is the truth, recorded in one head, is told from one that is not, in the other."""
+    tasks = list(PAIRS)
+    run = write_run(tmp_path, "known", matrix=[[0.5] * len(tasks)] * len(tasks), tasks=tasks, heads=2)
+    path = run.dir / "routing" / f"after_{len(tasks) - 1}.safetensors"
+    arrays, about = files.read_arrays(path)
+    known = truth(tasks)
+    for t in range(len(tasks)):
+        weights = np.zeros_like(arrays[f"{t}/weight_sum"])  # (L, H, E)
+        weights[:, 0, : known.shape[1]] = known[t]
+        weights[:, 1, : known.shape[1]] = known[(t + 1) % len(tasks)]
+        arrays[f"{t}/weight_sum"] = weights * arrays[f"{t}/count"]
+    files.write_arrays(path, arrays, about)
+    found = recovered(run)
+    assert found.scores[:, 0] == pytest.approx(1.0) and (found.scores[:, 1] < 0.8).all()
+    assert found.chance.shape == (recoveries.DRAWS, 2) and found.chance.mean() < 0.6
+    assert found.p() == pytest.approx(1 / (1 + recoveries.DRAWS))  # no shuffling comes near
+    command = typer.Typer()
+    command.command()(recoveries.main)
+    shown = CliRunner().invoke(command, ["known", "--runs", str(tmp_path)])
+    assert shown.exit_code == 0 and f"1.00 {found.scores[0, 1]:.2f}" in shown.stdout
+    write_run(tmp_path, "others")
+    refused = CliRunner().invoke(command, ["others", "--runs", str(tmp_path)])
+    assert refused.exit_code == 2 and "the skills of task" in refused.stderr
+    write_run(tmp_path, "bare", routed=False)
+    with pytest.raises(LabError, match="no recorded routing"):
+        recovered(Run(tmp_path / "bare"))
+
+
+def test_compositions_are_all_pairs_of_six_skills_and_no_two_tasks_do_the_same():
+    assert {frozenset(skills) for _, skills in PAIRS.values()} == {frozenset(p) for p in combinations(set(SKILLS) - {"copy"}, 2)}
+    assert len({tag for tag, _ in (TASKS | PAIRS).values()}) == len(TASKS | PAIRS) and len(TASKS.keys() & PAIRS.keys()) == 3
+    does = [apply(skills, "qxbmzah") for skills in ((), *((one,) for one in SKILLS), *(skills for _, skills in PAIRS.values()))]
+    assert len(set(does)) == len(does) - 1  # to copy is to do nothing
+    assert [task.name for task in load_tasks("compositions")] == sorted(PAIRS)

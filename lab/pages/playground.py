@@ -101,9 +101,7 @@ def prompt(run: Run, after: int, answers: dict[str, list[Answer]]) -> Asked:
         help="Stays in this browser session." + (f" “{BAR.strip()}” stands between the two texts of a pair." if pairs else ""),
     )  # fmt: skip
     if len(text) > LONGEST:  # not max_chars: the box would drop what is pasted without a word
-        st.error(
-            f"This text has {len(text):,} characters, at most {LONGEST:,} are answered. Shorten it.", icon=":material/error:"
-        )
+        st.error(f"This text has {len(text):,} characters, at most {LONGEST:,} are answered. Shorten it.")
         st.stop()
     task = None
     if told(run):

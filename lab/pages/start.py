@@ -80,6 +80,21 @@ def side_by_side(runs: tuple[Run, Run], after: int) -> None:
             shell.card(figures.forgetting_curves, run, after, key=f"curves_{recipe}", alt=alt, table=views.forgetting_curves)
 
 
+def numbers_stand() -> bool:
+    """Whether the browser has drawn the numbers. The script of the charts holds it for seconds, so they come in a second run."""
+    if st.session_state.get("numbers_stand"):
+        return True
+
+    @st.fragment(run_every=0.1)  # seconds; the browser's own clock, which waits while it draws
+    def again() -> None:
+        if st.session_state.get("numbers_stand"):
+            st.rerun()
+        st.session_state["numbers_stand"] = True
+
+    again()
+    return False
+
+
 def doors() -> None:
     """Where to go from here."""
     ways = [
@@ -95,8 +110,9 @@ def doors() -> None:
             with column.container(border=True, height="stretch"):
                 st.page_link(shell.page(name), label=f"**{title}**", query_params=LINKS.get(name))
                 st.caption(about)
-    st.caption(":material/menu_book: The same figures in a notebook, cell by cell:")
-    st.code("jupyter lab notebooks/00_forgetting_in_five_minutes.ipynb", language="bash")
+    # Not st.code: its highlighter is 1.5 MB of script, which this page would wait for.
+    notebook = "jupyter lab notebooks/00_forgetting_in_five_minutes.ipynb"
+    st.caption(f":material/menu_book: The same figures in a notebook, cell by cell: `{notebook}`")
 
 
 def draw() -> None:
@@ -115,6 +131,8 @@ def draw() -> None:
     after = shell.after_slider(routed.tasks, "after", learned)
     metrics(sequential, routed, after)
     st.markdown(f"#### {conclusion(sequential, routed, after)}")
+    if not numbers_stand():
+        return
     side_by_side(pair, after)
     shell.how_to_read(
         "Each row of a matrix is a moment: the scores on all tasks learned so far. Look down a column to see what happens to a "

@@ -76,9 +76,6 @@ class Mbc(ByDirection):
     def gate(self, k: int) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.named_parameters() if name.startswith(("down.", "up."))}
 
-    def gated(self, k: int, task: Tensor) -> Decision:
-        return self.own(task)
-
     def gate_trained(self) -> None:
         for i, (down, up) in enumerate(zip(self.down, self.up, strict=True)):
             self.settle(i, down, up, range(self.experts))

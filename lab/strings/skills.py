@@ -34,7 +34,7 @@ SKILLS: dict[str, Callable[[str], str]] = {
     "swap": swap,
     "duplicate": lambda text: "".join(letter * 2 for letter in text),
 }
-# Tasks of the stream: their tag and the skills they are made of, in order.
+# Tasks of the stream `strings`: their tag and the skills they are made of, in order.
 TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rotate": ("A", ("rotate",)),
     "swap": ("B", ("swap",)),
@@ -42,6 +42,22 @@ TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "descending": ("E", ("sort", "reverse")),
     "reverse-shift": ("F", ("reverse", "shift")),
     "rotate-shift": ("G", ("rotate", "shift")),
+}
+# Every pair of six skills, in an order in which neither undoes or hides the other.
+PAIRS: dict[str, tuple[str, tuple[str, ...]]] = {
+    **{name: TASKS[name] for name in ("descending", "reverse-shift", "rotate-shift")},
+    "reverse-rotate": ("I", ("reverse", "rotate")),
+    "reverse-swap": ("J", ("reverse", "swap")),
+    "reverse-duplicate": ("K", ("reverse", "duplicate")),
+    "sort-shift": ("L", ("sort", "shift")),
+    "sort-rotate": ("M", ("sort", "rotate")),
+    "sort-swap": ("N", ("sort", "swap")),
+    "sort-duplicate": ("O", ("sort", "duplicate")),
+    "swap-shift": ("P", ("swap", "shift")),
+    "duplicate-shift": ("Q", ("duplicate", "shift")),
+    "rotate-swap": ("T", ("rotate", "swap")),
+    "rotate-duplicate": ("U", ("rotate", "duplicate")),
+    "swap-duplicate": ("V", ("swap", "duplicate")),
 }
 BASIC = {"copy": "C", "reverse": "R", "sort": "S", "shift": "H"}  # what the backbone is pretrained on, and the tag of each
 
@@ -64,5 +80,5 @@ def draw(chance: random.Random) -> str:
 
 
 def truth(tasks: Sequence[str]) -> np.ndarray:
-    """Which skills each task is made of: (tasks, skills) of booleans, skills in the order of SKILLS."""
-    return np.array([[skill in TASKS[task][1] for skill in SKILLS] for task in tasks])
+    """Which skills each task of TASKS or PAIRS is made of: (tasks, skills) of booleans, skills in the order of SKILLS."""
+    return np.array([[skill in (TASKS | PAIRS)[task][1] for skill in SKILLS] for task in tasks])
