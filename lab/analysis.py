@@ -100,7 +100,7 @@ def _why(session: Session) -> dict[str, str]:
     if not routed(session):
         one = len(session.learner.pool) == 1
         shared = "there is one shared expert: nothing to route" if one else "every task trains all experts: none is a task's own"
-        why["router"] = "experts are trained while earlier ones act: none of them alone is the model of a task"
+        why["router"] = "experts act together: none alone is the model of a task"
         why["router"] = why["router"] if session.learner.per_task else shared
     if session.tasks[0].generates:
         why["new_classes"] = "answers are free text: there are no classes"

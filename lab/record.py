@@ -246,6 +246,6 @@ class Recorder:
             "own_expert_share_by_task": dict(zip(session.scores.tasks, shares, strict=True)),
         }
         if session.scores.oracle is None:
-            reason = "experts are trained while earlier ones act: none of them alone is the model of a task"
+            reason = "experts act together: none alone is the model of a task"
             return own | {"oracle_average_accuracy": None}, {"routing.oracle_average_accuracy": reason}
         return own | {"oracle_average_accuracy": float(np.mean(session.scores.oracle))}, {}
