@@ -87,7 +87,7 @@ class Session:
         """`config` must be prepared. Raises LabError for whatever cannot work, before any training."""
         self.config, self.tasks, self.store = config, tasks, store
         check_memory(config, tasks)
-        check_methods(config, tasks)
+        check_plugins(config, tasks)
         self.learner = Learner(config, tasks)
         encode = self.learner.encode
         self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(tasks) for s in SPLITS}
@@ -519,15 +519,11 @@ def check_memory(config: RunConfig, tasks: Sequence[Task]) -> None:
             )
 
 
-def check_methods(config: RunConfig, tasks: Sequence[Task]) -> None:
-    """Methods that work on the probabilities of classes are refused where tasks ask for free text."""
-    for name in config.methods:
-        if tasks[0].generates and registry.methods.get(name).needs_classes:
-            others = [other for other in registry.methods.names() if not registry.methods.get(other).needs_classes]
-            raise LabError(
-                f"methods.{name} works on the probabilities of classes, task '{tasks[0].name}' asks for free text: "
-                f"use one of {', '.join(others)}"
-            )
+def check_plugins(config: RunConfig, tasks: Sequence[Task]) -> None:
+    """Tasks that the kind of expert, the router or a method cannot work on are refused."""
+    chosen = [(registry.experts, config.experts), (registry.routers, config.router)]
+    for kind, options in chosen + [(registry.methods, options) for options in config.methods.values()]:
+        kind.get(options.name).check_tasks(config, tasks)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,14 +1,18 @@
 """Methods: what acts on training beyond routing. Five moments, each optional, in the order in which the loop meets them."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from lab import registry
 from lab.batch import Batch, Encoded
+from lab.errors import LabError
 from lab.learner import Learner, Output
 from lab.memory import Memory
 from lab.registry import Options, Plugin
+from lab.stream import Task
 
 
 class Method(Plugin):
@@ -22,6 +26,16 @@ class Method(Plugin):
 
     def __init__(self, options: Options, learner: Learner, memory: Memory):
         self.options, self.learner, self.memory = options, learner, memory
+
+    @classmethod
+    def check_tasks(cls, config: Any, tasks: Sequence[Task]) -> None:
+        """Methods that work on the probabilities of classes are refused where tasks ask for free text."""
+        if tasks[0].generates and cls.needs_classes:
+            others = [name for name in registry.methods.names() if not registry.methods.get(name).needs_classes]
+            raise LabError(
+                f"methods.{cls.name} works on the probabilities of classes, task '{tasks[0].name}' asks for free text: "
+                f"use one of {', '.join(others)}"
+            )
 
     def begin_task(self, t: int, rows: list[Encoded]) -> None:
         """Task t is about to be learned from these training examples: snapshot, initialise."""
