@@ -16,7 +16,7 @@ from lab.expert import LayerInfo
 from lab.methods.reflection import divergence
 from lab.registry import routers
 from lab.router import Request
-from lab.routers.sparse import entropy, kept_by_load, stick_breaking
+from lab.routers.sparse import entropy, stick_breaking
 
 THREE = ("sea", "city", "farm")
 LAYERS = [LayerInfo("first", 6, 6), LayerInfo("second", 4, 6)]
@@ -324,17 +324,6 @@ def test_hold_by_hand():
         router.outer[1][3, 0] += 0.5
         router.bias[0][1] -= 1.0
     assert router(Request(torch.ones(1, 2))).losses["hold"].item() == pytest.approx(2 * (0.25 + 1), rel=1e-5)
-
-
-def test_experts_are_kept_by_load():
-    loads = [0.05, 0.5, 0.0, 0.3, 0.15]
-    assert kept_by_load(loads, 0.8) == [1, 3]
-    assert kept_by_load(loads, 0.81) == [1, 3, 4]
-    assert kept_by_load(loads, 1.0) == [0, 1, 3, 4]
-    assert kept_by_load([2.0, 2.0], 0.5) == [0]
-    for bad, share in (([], 0.5), ([0.0, 0.0], 0.5), ([1.0, -1.0], 0.5), ([1.0], 0.0), ([1.0], 1.1), ([float("nan")], 0.5)):
-        with pytest.raises(LabError):
-            kept_by_load(bad, share)
 
 
 # bad input ----------------------------------------------------------------------------------------------------------------------
