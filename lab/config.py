@@ -414,8 +414,8 @@ def _streamable(config: RunConfig, budgets: Sequence[str]) -> None:
             f"router {config.router.name} learns while the experts do, isolated experts are trained without it: "
             "use experts.isolated=false or a pool (experts.allocation=10)"
         )
-    for name in config.methods:
-        if registry.methods.get(name).uses_memory and not budgets:
+    for name, options in config.methods.items():
+        if registry.methods.get(name).given(options) == "stored" and not budgets:
             raise LabError(f"methods.{name} {need}")
         if isolated:
             raise LabError(

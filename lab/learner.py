@@ -209,7 +209,7 @@ class Learner(nn.Module):
         if key in self.queries:
             return self.queries[key].to(self.device)
         found = self.backbone.embed(batch)
-        if all(split != "train" for _, split, _ in key):
+        if all(split in ("validation", "test") for _, split, _ in key):
             self.queries[key] = found.cpu()
         return found
 

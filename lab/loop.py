@@ -455,15 +455,16 @@ class Session:
     def uses(self) -> dict[str, Any]:
         """What the run was given beyond its training examples."""
         task_id = self.config.scenario == "task" or self.learner.router.uses_task_id
-        used = self.config.memory_training.steps or any(method.uses_memory for method in self.methods)
+        used = self.config.memory_training.steps or any(method.given(method.options) == "stored" for method in self.methods)
         used = used or self.learner.router.holds_experts
-        stored = len(self.memory) if used else 0
-        return {"task_id": task_id, "stored_examples": stored, "generated_examples": 0}
+        stored, generated = len(self.memory) if used else 0, sum(len(method.generated) for method in self.methods)
+        return {"task_id": task_id, "stored_examples": stored, "generated_examples": generated}
 
     def cost(self) -> dict[str, Any]:
         """Parameters, bytes, seconds; what is kept from one task to the next, adapters, memory and statistics apart.
 
-        Adapters: experts, classifier and router. Statistics: what routers and methods keep beside them. Memory: stored texts.
+        Adapters: experts, classifier and router. Statistics: what routers and methods keep beside them. Memory: stored texts and
+        generated ones.
         Times include what was saved by reuse; `reused_s` says how much of train_s that is.
         """
         learner = self.learner
@@ -471,12 +472,13 @@ class Session:
         adapters += [*learner.classifier.parameters(), *learner.router.parameters()]
         statistics = [*learner.router.buffers(), *(tensor for method in self.methods for tensor in method.state().values())]
         adapter_bytes, statistics_bytes = (sum(t.numel() * t.element_size() for t in kept) for kept in (adapters, statistics))
+        memory_bytes = self.memory.bytes + sum(method.generated.bytes for method in self.methods)
         return {
             "trainable_parameters": sum(p.numel() for p in adapters),
             "stored_parameters": sum(t.numel() for t in [*adapters, *statistics]),
-            "stored_bytes": adapter_bytes + self.memory.bytes + statistics_bytes,
+            "stored_bytes": adapter_bytes + memory_bytes + statistics_bytes,
             "adapter_bytes": adapter_bytes,
-            "memory_bytes": self.memory.bytes,
+            "memory_bytes": memory_bytes,
             "statistics_bytes": statistics_bytes,
             "train_s": round(self.cursor.train_s + self.cursor.reused_s, 3),
             "reused_s": round(self.cursor.reused_s, 3),

@@ -10,7 +10,7 @@ from lab import registry
 from lab.batch import Batch, Encoded
 from lab.errors import LabError
 from lab.learner import Learner, Output
-from lab.memory import Memory
+from lab.memory import ALL, Memory
 from lab.registry import Options, Plugin
 from lab.stream import Task
 
@@ -26,6 +26,12 @@ class Method(Plugin):
 
     def __init__(self, options: Options, learner: Learner, memory: Memory):
         self.options, self.learner, self.memory = options, learner, memory
+        self.generated = Memory(ALL, 0, learner.config.seed)  # pseudo-examples that it keeps in place of stored ones
+
+    @classmethod
+    def given(cls, options: Options) -> str:
+        """What it has of earlier tasks with these options: "stored" examples, "generated" ones, or "" for neither."""
+        return "stored" if cls.uses_memory else ""
 
     @classmethod
     def check_tasks(cls, config: Any, tasks: Sequence[Task]) -> None:
@@ -68,4 +74,4 @@ class Method(Plugin):
     @property
     def bytes(self) -> int:
         """Bytes of what the method keeps."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.state().values())
+        return self.generated.bytes + sum(tensor.numel() * tensor.element_size() for tensor in self.state().values())
