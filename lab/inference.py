@@ -111,11 +111,10 @@ class Model:
         batch = learner.collate(rows)
         routed = learner.decide(batch)
         used = override.of(routed)
-        with learner.bank.routed(used):
-            logits = learner.logits(batch)
         how = "task" if learner.space.scenario == "task" else "seen"
         competing = learner.space.competing(batch.task, self.after + 1, how)
-        chances = logits.masked_fill(~competing, float("-inf")).softmax(-1)[0].cpu().numpy()
+        with learner.bank.routed(learner.objective.held(batch, used)):
+            chances = learner.objective.scores(batch, competing).softmax(-1)[0].cpu().numpy()
         known = competing[0].cpu().numpy()
         steps = routed.recorded_steps() | {"weights": routed.recorded()}
         steps |= {"changed": used.recorded()} if override != Override() else {}

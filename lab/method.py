@@ -35,13 +35,11 @@ class Method(Plugin):
 
     @classmethod
     def check_tasks(cls, config: Any, tasks: Sequence[Task]) -> None:
-        """Methods that work on the probabilities of classes are refused where tasks ask for free text."""
-        if tasks[0].generates and cls.needs_classes:
+        """Methods that work on the probabilities of classes are refused where the language model answers."""
+        if cls.needs_classes and (tasks[0].generates or config.answer == "words"):
             others = [name for name in registry.methods.names() if not registry.methods.get(name).needs_classes]
-            raise LabError(
-                f"methods.{cls.name} works on the probabilities of classes, task '{tasks[0].name}' asks for free text: "
-                f"use one of {', '.join(others)}"
-            )
+            instead = f"task '{tasks[0].name}' asks for free text" if tasks[0].generates else "answer=words has no classifier"
+            raise LabError(f"methods.{cls.name} works on the probabilities of classes, {instead}: use one of {', '.join(others)}")
 
     def begin_task(self, t: int, rows: list[Encoded]) -> None:
         """Task t is about to be learned from these training examples: snapshot, initialise."""

@@ -86,5 +86,6 @@ def uses(router: type[Router], config: RunConfig) -> str:
 def kept(router: type[Router], config: RunConfig) -> str:
     """What grows by the task."""
     learned, own = router.axes.choice == "learned", config.experts.allocation == "per_task"
-    rows = "classifier rows" + (", router rows" if learned and (own or router.axes.granularity == "task") else "")
-    return f"module, {rows}" if own else rows
+    parts = {"module": own, "classifier rows": config.answer == "classifier"}
+    parts["router rows"] = learned and (own or router.axes.granularity == "task")
+    return ", ".join(part for part, grows in parts.items() if grows) or "nothing"
