@@ -60,7 +60,7 @@ def _measure(run: Run, watch: Callable[[str], None]) -> dict[str, Any]:
     if run.status != "finished" or len(run.matrix) < 2:
         state = f"is {run.status}" if run.status != "finished" else "has learned one task only"
         raise LabError(f"run '{run.id}' {state}: where its losses went can be asked of finished runs of two or more tasks")
-    session = _session(run)
+    session = reopened(run)
     last = len(run.matrix) - 1
     then, now = Learner(session.config, session.tasks), session.learner
     for t in range(last + 1):
@@ -77,8 +77,8 @@ def _measure(run: Run, watch: Callable[[str], None]) -> dict[str, Any]:
     return {"tasks": rows, "mean": mean, "why": _why(session)}
 
 
-def _session(run: Run) -> Session:
-    """The session of the run before training; LabError where data or backbone are not those of the run."""
+def reopened(run: Run) -> Session:
+    """The session of the run before training; LabError where it kept no moments, or data or backbone are not those of the run."""
     if not (run.dir / "state" / "after_0" / "classifier.safetensors").is_file():
         raise LabError(
             f"run '{run.id}' has no files of its moments (state/after_0): only a run that kept them can be looked back at"

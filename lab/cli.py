@@ -224,6 +224,24 @@ def replay(
 
 
 @command
+def prune(
+    run: Annotated[str, typer.Argument(help="id of the run")],
+    share: Annotated[float, typer.Option(help="part of the routing's load that the kept experts carry, in (0, 1]")] = 0.9,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """The fewest experts that carry the load of a run, and its scores without the others: lab prune RUN --share 0.9"""
+    from lab.pruning import pruned
+
+    found = pruned(run_folder.Run.open(run, runs), share, lambda task: print(f"evaluating task {task}", file=sys.stderr))
+    if as_json:
+        show_json(found)
+        return
+    print_table(found["experts"])
+    print_table([*found["tasks"], {"task": "mean"} | found["average_accuracy"]])
+
+
+@command
 def grid(
     file: Annotated[str, typer.Argument(help="a grid file, or a shipped grid by its name")],
     processes: Annotated[int, typer.Option(min=1, max=512, help="cells that run at the same time")] = 1,

@@ -198,6 +198,11 @@ class RunConfig(Section):
     )
     methods: plugins(registry.methods, "methods") = Field({}, description="what acts on training beyond routing: replay, ...")
     memory: MemoryConfig = MemoryConfig()
+    answer: Literal["classifier", "words"] = Field(
+        "classifier",
+        description="how a label is chosen; classifier: by trained rows on the sequence representation; words: the label whose "
+        "words the language model finds most probable after the text (decoders and encoder-decoders)",
+    )
     decoding: DecodingConfig = DecodingConfig()
     train: TrainConfig = TrainConfig()
     memory_training: MemoryTrainingConfig = MemoryTrainingConfig()
@@ -209,9 +214,9 @@ class RunConfig(Section):
 
     @model_serializer(mode="wrap")
     def _serialised(self, plain: Any) -> dict[str, Any]:
-        """A run on a stream says nothing of transfer."""
-        found = plain(self)
-        return found if self.transfer else {name: value for name, value in found.items() if name != "transfer"}
+        """A run on a stream says nothing of transfer, and one with a classifier nothing of another answer."""
+        usual = {"transfer": None, "answer": "classifier"}
+        return {name: value for name, value in plain(self).items() if name not in usual or value != usual[name]}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in config.yaml."""
@@ -382,6 +387,8 @@ def _consistent(config: RunConfig) -> RunConfig:
         raise LabError(f"{named} exclude each other: set all but one of them to 0")
     if config.memory.policy != "reservoir" and not config.memory.total:
         raise LabError("memory.policy says how memory.total is shared: set memory.total above 0 and the other budgets to 0")
+    if config.answer == "words" and config.stream.labels_as_text:
+        raise LabError("stream.labels_as_text writes labels, answer=words chooses among them: drop one of the two")
     (_transferable if config.transfer else _streamable)(config, budgets)
     if config.router.name == "oracle" and config.experts.allocation != "per_task":
         raise LabError("router oracle picks the expert of the true task: use experts.allocation=per_task")
@@ -414,8 +421,8 @@ def _streamable(config: RunConfig, budgets: Sequence[str]) -> None:
             f"router {config.router.name} learns while the experts do, isolated experts are trained without it: "
             "use experts.isolated=false or a pool (experts.allocation=10)"
         )
-    for name in config.methods:
-        if registry.methods.get(name).uses_memory and not budgets:
+    for name, options in config.methods.items():
+        if registry.methods.get(name).given(options) == "stored" and not budgets:
             raise LabError(f"methods.{name} {need}")
         if isolated:
             raise LabError(

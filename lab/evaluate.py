@@ -1,6 +1,6 @@
 """Evaluation of one task: score, predictions and sums of the routing weights. Observing changes no bit of the run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,11 +114,18 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(learner: Learner, rows: list[Encoded], seen: int, size: int, oracle: bool = False) -> Iterator[int | Evaluation]:
+def evaluate(
+    learner: Learner,
+    rows: list[Encoded],
+    seen: int,
+    size: int,
+    oracle: bool = False,
+    change: Callable[[Decision], Decision] | None = None,
+) -> Iterator[int | Evaluation]:
     """Yields the number of examples done after each batch, and at last the Evaluation.
 
     The classes that compete are those of the first `seen` tasks, or in scenario task those of the row's own. `oracle`: the
-    true task picks the expert.
+    true task picks the expert. `change`: what every decision is replaced by before it acts.
     """
     answered: dict[int, tuple[Any, ...]] = {}  # by row
     routing, scores = RoutingSums(), learner.objective.measures
@@ -126,6 +133,7 @@ def evaluate(learner: Learner, rows: list[Encoded], seen: int, size: int, oracle
         for chunk in by_length(rows, size):
             batch = learner.collate([rows[i] for i in chunk])
             decision = learner.router.own(batch.task) if oracle else learner.decide(batch)
+            decision = change(decision) if change and decision else decision
             found = learner.objective.answers(batch, decision, seen)
             columns = (*found[:4], *(found.scores[name] for name in scores))
             answered |= zip(chunk, zip(*columns, strict=True), strict=True)

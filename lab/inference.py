@@ -29,6 +29,7 @@ class Override:
 
     `expert` or `uniform` replace the weights by others that sum to one. Else `temperature` t raises them to the power 1/t (of a
     softmax the same as dividing its logits by t) and `top` leaves the largest so many; both keep the sum over the experts.
+    `pruned` are numbers of experts that do not act; the others get their weight in proportion, before any other change.
     `without` are numbers of routing heads that are switched off: their blocks of features are those of the frozen backbone.
     """
 
@@ -37,6 +38,7 @@ class Override:
     temperature: float = 1.0
     top: int | None = None
     without: tuple[int, ...] = ()
+    pruned: tuple[int, ...] = ()
 
     def check(self, heads: int, experts: int) -> None:
         """LabError if the change does not fit a decision over so many heads and experts."""
@@ -48,6 +50,8 @@ class Override:
             raise LabError(f"top = {self.top}: use 1 to {experts}")
         if not set(self.without) <= set(range(heads)):
             raise LabError(f"without = {list(self.without)}: this run has {heads} routing head(s), numbered from 0")
+        if not set(self.pruned) < set(range(experts)):
+            raise LabError(f"pruned = {list(self.pruned)}: this run has {experts} expert(s), numbered from 0, and one must stay")
 
     def __call__(self, w: Tensor) -> Tensor:
         """Weights (..., H, E) -> weights of the same shape."""
@@ -58,6 +62,8 @@ class Override:
             changed = torch.full_like(w, 1 / w.shape[-1])
         else:
             changed, total = w, w.sum(-1, keepdim=True)
+            if self.pruned:
+                changed = total * normalised(w.index_fill(-1, torch.tensor(self.pruned, device=w.device), 0.0))
             if self.temperature != 1:
                 changed = total * (w.clamp_min(1e-30).log() / self.temperature).softmax(-1)
             if self.top is not None:
@@ -68,6 +74,12 @@ class Override:
             on[list(self.without)] = 0
             changed = changed * on
         return changed
+
+    def of(self, decision: Decision) -> LayerDecision:
+        """The decision with its weights changed, whether they were made before the layers or are made in them."""
+        used = LayerDecision(lambda layer, x: self(decision.at(layer, x)), getattr(decision, "mask", None))
+        used.experts, used.composition, used.stacks = decision.experts, decision.composition, decision.stacks
+        return used
 
 
 @dataclass(frozen=True)
@@ -100,13 +112,11 @@ class Model:
         rows = learner.backbone.encode([Example(text, 0, pair)], task or 0, "train")  # of other splits queries are kept by row
         batch = learner.collate(rows)
         routed = learner.decide(batch)
-        used = LayerDecision(lambda layer, x: override(routed.at(layer, x)))
-        used.experts, used.composition, used.stacks = routed.experts, routed.composition, routed.stacks
-        with learner.bank.routed(used):
-            logits = learner.logits(batch)
+        used = override.of(routed)
         how = "task" if learner.space.scenario == "task" else "seen"
         competing = learner.space.competing(batch.task, self.after + 1, how)
-        chances = logits.masked_fill(~competing, float("-inf")).softmax(-1)[0].cpu().numpy()
+        with learner.bank.routed(learner.objective.held(batch, used)):
+            chances = learner.objective.scores(batch, competing).softmax(-1)[0].cpu().numpy()
         known = competing[0].cpu().numpy()
         steps = routed.recorded_steps() | {"weights": routed.recorded()}
         steps |= {"changed": used.recorded()} if override != Override() else {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from lab.stream import Example, Task
 
 
 class Output(NamedTuple):
-    logits: Tensor  # (B, C), or of texts (B, S, V)
+    logits: Tensor  # (B, C), or of texts and label words (B, S, V)
     decision: Decision | None
 
 
@@ -73,7 +74,9 @@ class Learner(nn.Module):
         super().__init__()
         self.config = config
         self.space = LabelSpace(config.scenario, tasks)
-        generates = writes(tasks)
+        generates = writes(tasks, config.answer)
+        with_rows = [replace(task, labels=()) if generates else task for task in tasks]
+        self.classified = LabelSpace(config.scenario, with_rows)  # the classes that have rows of the classifier
         self.backbone = Backbone(config.backbone, generates)
         kind = registry.experts.get(config.experts.name)(config.experts)
         self.bank = Bank(self.backbone.model, self.backbone.type, kind, config.composition, config.router.heads)
@@ -94,8 +97,8 @@ class Learner(nn.Module):
                 f"router {config.router.name} reads the text in every layer, but decoder layers of backbone "
                 f"'{config.backbone.name}' are given the answer: use router.query=backbone"
             )
-        self.classifier = self.new_classifier()  # without rows where tasks ask for free text
-        self.objective = objective(self, generates)
+        self.classifier = self.new_classifier()  # without rows where the language model answers
+        self.objective = objective(self, tasks)
         self.task_names = [task.name for task in tasks]
         self.queries: dict[tuple, Tensor] = {}  # by the keys of the batch
         self.met = 0  # tasks met so far
@@ -117,7 +120,7 @@ class Learner(nn.Module):
         return self.backbone.device
 
     def new_classifier(self) -> Classifier:
-        return Classifier(self.space, self.backbone.width, self.device, one_block=not self.isolated)
+        return Classifier(self.classified, self.backbone.width, self.device, one_block=not self.isolated)
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
@@ -209,7 +212,7 @@ class Learner(nn.Module):
         if key in self.queries:
             return self.queries[key].to(self.device)
         found = self.backbone.embed(batch)
-        if all(split != "train" for _, split, _ in key):
+        if all(split in ("validation", "test") for _, split, _ in key):
             self.queries[key] = found.cpu()
         return found
 
@@ -249,7 +252,7 @@ class Learner(nn.Module):
         return Decision(torch.ones(1, 1, 1, 1, device=self.device), experts=(k,), composition="mix")
 
     def logits(self, batch: Batch, only: int | None = None) -> Tensor:
-        """(B, C), or of texts (B, S, V), under the decision the bank is routed by."""
+        """(B, C), or of texts and label words (B, S, V), under the decision the bank is routed by."""
         return self.objective.logits(batch, only)
 
     def forward(self, batch: Batch) -> Output:
@@ -298,12 +301,17 @@ class Learner(nn.Module):
         return {f"task{t}.{name}": p for t in blocks for name, p in self.classifier.block(t).items() if p.numel()}
 
 
-def writes(tasks: Sequence[Task]) -> bool:
-    """Whether the tasks ask for free text; LabError where some do and some do not."""
+def writes(tasks: Sequence[Task], answer: str) -> bool:
+    """Whether the language model answers, with free text or by the words of labels.
+
+    LabError where some tasks ask for free text and some do not, and where words of labels are to answer those that do.
+    """
     kinds = {task.generates: task.name for task in tasks}
     if len(kinds) > 1:
         raise LabError(
             f"task '{kinds[True]}' asks for free text and task '{kinds[False]}' for labels: "
             "stream.labels_as_text=true writes labels as text, or name tasks of one kind in stream.tasks"
         )
-    return True in kinds
+    if True in kinds and answer == "words":
+        raise LabError(f"answer=words chooses among labels, task '{kinds[True]}' asks for free text: use answer=classifier")
+    return True in kinds or answer == "words"

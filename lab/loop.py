@@ -87,7 +87,7 @@ class Session:
         """`config` must be prepared. Raises LabError for whatever cannot work, before any training."""
         self.config, self.tasks, self.store = config, tasks, store
         check_memory(config, tasks)
-        check_methods(config, tasks)
+        check_plugins(config, tasks)
         self.learner = Learner(config, tasks)
         encode = self.learner.encode
         self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(tasks) for s in SPLITS}
@@ -455,15 +455,16 @@ class Session:
     def uses(self) -> dict[str, Any]:
         """What the run was given beyond its training examples."""
         task_id = self.config.scenario == "task" or self.learner.router.uses_task_id
-        used = self.config.memory_training.steps or any(method.uses_memory for method in self.methods)
+        used = self.config.memory_training.steps or any(method.given(method.options) == "stored" for method in self.methods)
         used = used or self.learner.router.holds_experts
-        stored = len(self.memory) if used else 0
-        return {"task_id": task_id, "stored_examples": stored, "generated_examples": 0}
+        stored, generated = len(self.memory) if used else 0, sum(len(method.generated) for method in self.methods)
+        return {"task_id": task_id, "stored_examples": stored, "generated_examples": generated}
 
     def cost(self) -> dict[str, Any]:
         """Parameters, bytes, seconds; what is kept from one task to the next, adapters, memory and statistics apart.
 
-        Adapters: experts, classifier and router. Statistics: what routers and methods keep beside them. Memory: stored texts.
+        Adapters: experts, classifier and router. Statistics: what routers and methods keep beside them. Memory: stored texts and
+        generated ones.
         Times include what was saved by reuse; `reused_s` says how much of train_s that is.
         """
         learner = self.learner
@@ -471,12 +472,13 @@ class Session:
         adapters += [*learner.classifier.parameters(), *learner.router.parameters()]
         statistics = [*learner.router.buffers(), *(tensor for method in self.methods for tensor in method.state().values())]
         adapter_bytes, statistics_bytes = (sum(t.numel() * t.element_size() for t in kept) for kept in (adapters, statistics))
+        memory_bytes = self.memory.bytes + sum(method.generated.bytes for method in self.methods)
         return {
             "trainable_parameters": sum(p.numel() for p in adapters),
             "stored_parameters": sum(t.numel() for t in [*adapters, *statistics]),
-            "stored_bytes": adapter_bytes + self.memory.bytes + statistics_bytes,
+            "stored_bytes": adapter_bytes + memory_bytes + statistics_bytes,
             "adapter_bytes": adapter_bytes,
-            "memory_bytes": self.memory.bytes,
+            "memory_bytes": memory_bytes,
             "statistics_bytes": statistics_bytes,
             "train_s": round(self.cursor.train_s + self.cursor.reused_s, 3),
             "reused_s": round(self.cursor.reused_s, 3),
@@ -519,15 +521,11 @@ def check_memory(config: RunConfig, tasks: Sequence[Task]) -> None:
             )
 
 
-def check_methods(config: RunConfig, tasks: Sequence[Task]) -> None:
-    """Methods that work on the probabilities of classes are refused where tasks ask for free text."""
-    for name in config.methods:
-        if tasks[0].generates and registry.methods.get(name).needs_classes:
-            others = [other for other in registry.methods.names() if not registry.methods.get(other).needs_classes]
-            raise LabError(
-                f"methods.{name} works on the probabilities of classes, task '{tasks[0].name}' asks for free text: "
-                f"use one of {', '.join(others)}"
-            )
+def check_plugins(config: RunConfig, tasks: Sequence[Task]) -> None:
+    """Tasks that the kind of expert, the router or a method cannot work on are refused."""
+    chosen = [(registry.experts, config.experts), (registry.routers, config.router)]
+    for kind, options in chosen + [(registry.methods, options) for options in config.methods.values()]:
+        kind.get(options.name).check_tasks(config, tasks)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -10,6 +10,8 @@ from lab.batch import Encoded
 from lab.chance import generator
 from lab.stream import Example, Task
 
+ALL = 1_000_000  # examples per task; no task has more
+
 
 class Memory:
     """Random training examples of every task seen, within one of three budgets.

@@ -1,14 +1,18 @@
 """Methods: what acts on training beyond routing. Five moments, each optional, in the order in which the loop meets them."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from lab import registry
 from lab.batch import Batch, Encoded
+from lab.errors import LabError
 from lab.learner import Learner, Output
-from lab.memory import Memory
+from lab.memory import ALL, Memory
 from lab.registry import Options, Plugin
+from lab.stream import Task
 
 
 class Method(Plugin):
@@ -22,6 +26,20 @@ class Method(Plugin):
 
     def __init__(self, options: Options, learner: Learner, memory: Memory):
         self.options, self.learner, self.memory = options, learner, memory
+        self.generated = Memory(ALL, 0, learner.config.seed)  # pseudo-examples that it keeps in place of stored ones
+
+    @classmethod
+    def given(cls, options: Options) -> str:
+        """What it has of earlier tasks with these options: "stored" examples, "generated" ones, or "" for neither."""
+        return "stored" if cls.uses_memory else ""
+
+    @classmethod
+    def check_tasks(cls, config: Any, tasks: Sequence[Task]) -> None:
+        """Methods that work on the probabilities of classes are refused where the language model answers."""
+        if cls.needs_classes and (tasks[0].generates or config.answer == "words"):
+            others = [name for name in registry.methods.names() if not registry.methods.get(name).needs_classes]
+            instead = f"task '{tasks[0].name}' asks for free text" if tasks[0].generates else "answer=words has no classifier"
+            raise LabError(f"methods.{cls.name} works on the probabilities of classes, {instead}: use one of {', '.join(others)}")
 
     def begin_task(self, t: int, rows: list[Encoded]) -> None:
         """Task t is about to be learned from these training examples: snapshot, initialise."""
@@ -54,4 +72,4 @@ class Method(Plugin):
     @property
     def bytes(self) -> int:
         """Bytes of what the method keeps."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.state().values())
+        return self.generated.bytes + sum(tensor.numel() * tensor.element_size() for tensor in self.state().values())

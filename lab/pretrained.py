@@ -160,7 +160,8 @@ def load(source: Source, device: torch.device, generates: bool) -> tuple[nn.Modu
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
     if model.config.is_encoder_decoder and not generates:
-        raise LabError(f"backbone '{source.path}' is an encoder-decoder: classification needs an encoder or a decoder")
+        need = "classification needs an encoder or a decoder, or answer=words"
+        raise LabError(f"backbone '{source.path}' is an encoder-decoder: {need}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
@@ -171,8 +172,8 @@ def writer(config: Any, path: str) -> str:
     if config.is_encoder_decoder:
         return "AutoModelForSeq2SeqLM"
     if not is_decoder(config):
-        reason = "it is an encoder; tasks of free text need a decoder or an encoder-decoder, for example the backbone strings"
-        raise LabError(f"backbone '{path}' cannot write text: {reason}")
+        need = "free text and answer=words need a decoder or an encoder-decoder, for example the backbone strings"
+        raise LabError(f"backbone '{path}' cannot write text: it is an encoder; {need}")
     return "AutoModelForCausalLM"
 
 

@@ -8,6 +8,7 @@ model `Options`. The options are what `-o`, recipes, forms and the documentation
 import importlib
 import pkgutil
 from abc import ABC
+from collections.abc import Sequence
 from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -36,6 +37,10 @@ class Plugin(ABC):
     @classmethod  # noqa: B027 (nothing to refuse is a good answer)
     def check(cls, config: Any) -> None:
         """Refuse what cannot work together with the rest of a `RunConfig`; raises LabError. Default: everything works."""
+
+    @classmethod  # noqa: B027
+    def check_tasks(cls, config: Any, tasks: Sequence[Any]) -> None:
+        """Refuse tasks (lab.stream.Task) that it cannot work on, before a model is loaded; raises LabError. Default: none."""
 
 
 class Registry:

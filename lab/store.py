@@ -31,7 +31,8 @@ class Store:
         """Content address of the expert that `session` trains for task t."""
         task = session.tasks[t]
         data = [example.content for example in task.train]
-        return self.address_of(session, {"task": task.name, "labels": len(task.labels), "data": data})
+        labels = task.labels if session.config.answer == "words" else len(task.labels)
+        return self.address_of(session, {"task": task.name, "labels": labels, "data": data})
 
     @staticmethod
     def address_of(session: "Session", data: dict[str, Any]) -> str:

@@ -6,9 +6,8 @@ down per recipe: its place follows from its configuration and from what its plug
 
 from lab import registry
 from lab.config import RunConfig, configure, recipe_names, recipes
+from lab.memory import ALL
 from lab.router import Router
-
-ALL = 1_000_000  # examples; no task has more
 
 
 def table() -> list[dict[str, str]]:
@@ -75,16 +74,18 @@ def training(config: RunConfig) -> str:
 def uses(router: type[Router], config: RunConfig) -> str:
     """What a recipe is given beside the training examples of the task at hand."""
     memory = config.memory
-    stores = config.memory_training.steps > 0 or any(registry.methods.get(name).uses_memory for name in config.methods)
-    stores = stores or router.holds_experts
+    have = {registry.methods.get(name).given(options) for name, options in config.methods.items()}
+    stores = config.memory_training.steps > 0 or "stored" in have or router.holds_experts
     unit = "in all" if memory.total else "per task" if memory.per_task else "per class"
     budget = "all" if memory.per_task >= ALL else f"{memory.total or memory.per_task or memory.per_class} {unit}"
     given = ["task identity"] if config.scenario == "task" or router.uses_task_id else []
-    return ", ".join(given + ([f"stored examples ({budget})"] if stores else [])) or "nothing"
+    given += ([f"stored examples ({budget})"] if stores else []) + (["generated examples"] if "generated" in have else [])
+    return ", ".join(given) or "nothing"
 
 
 def kept(router: type[Router], config: RunConfig) -> str:
     """What grows by the task."""
     learned, own = router.axes.choice == "learned", config.experts.allocation == "per_task"
-    rows = "classifier rows" + (", router rows" if learned and (own or router.axes.granularity == "task") else "")
-    return f"module, {rows}" if own else rows
+    parts = {"module": own, "classifier rows": config.answer == "classifier"}
+    parts["router rows"] = learned and (own or router.axes.granularity == "task")
+    return ", ".join(part for part, grows in parts.items() if grows) or "nothing"

@@ -125,7 +125,10 @@ class Transfer(Session):
     def joint_address(self) -> str:
         """Content address of joint training: recipes that differ in the adaptation alone share it."""
         config, tasks = self.config, [self.tasks[t] for t in self.trained_on]
-        data = [[task.name, len(task.labels), [example.content for example in task.train]] for task in tasks]
+        words = config.answer == "words"
+        data = [
+            [task.name, task.labels if words else len(task.labels), [example.content for example in task.train]] for task in tasks
+        ]
         return Store.address_of(self, {
             "joint": data, "router": config.router.model_dump(mode="json"), "composition": config.composition,
             "router_lr": config.transfer.router_lr,

@@ -114,7 +114,7 @@ def shapley(score, parts: tuple[str, ...], part: str) -> float:
 def test_recall_gives_back_every_row_of_the_matrix(name, made, data):
     """What a learner computes from the files of a moment is what was measured then."""
     _, run, _ = made(name)
-    session = analysis._session(run)
+    session = analysis.reopened(run)
     learner = session.learner
     for after in range(3):
         learner.meet(after)
@@ -256,4 +256,4 @@ def test_refusals_leave_nothing_behind(what, message, made, data, tmp_path):
 def test_the_session_of_a_run_is_that_of_the_run(made, data):
     """The stand-in for the stream gives the data that the run was trained on."""
     session, run, _ = made("l2r")
-    assert api_session(session.config, runs=False).fingerprint() == session.fingerprint() == analysis._session(run).fingerprint()
+    assert api_session(session.config, runs=False).fingerprint() == session.fingerprint() == analysis.reopened(run).fingerprint()

@@ -32,7 +32,7 @@ FLOORS = [
     ["api"],
     ["cells"],
     ["grid", "jobs", "analysis", "carry"],
-    ["preflight", "library"],
+    ["preflight", "library", "pruning"],
     ["pages/*", "cli_compose"],
     ["cli"],
     ["__main__"],

@@ -372,7 +372,7 @@ def refusal(folder, *options: str, recipe: str = "l2r", of=None) -> str:
 
 
 def test_what_cannot_write_or_work_on_texts_is_refused(folders):
-    encoder = "cannot write text: it is an encoder; tasks of free text need a decoder or an encoder-decoder, "
+    encoder = "cannot write text: it is an encoder; free text and answer=words need a decoder or an encoder-decoder, "
     assert refusal("tiny") == f"backbone 'tiny' {encoder}for example the backbone strings"
     assert refusal("minilm").endswith(f"{encoder}for example the backbone strings")
     labelled = Task("t", ("yes", "no"), [Example("w4", 0), Example("w5", 1)], [Example("w6", 0)], [Example("w7", 1)])

@@ -9,13 +9,16 @@ import torch
 import toy
 from sklearn.covariance import empirical_covariance
 from tiny import rel
+from typer.testing import CliRunner
 
 from lab.bank import Bank
+from lab.cli import app
 from lab.config import configure
 from lab.errors import LabError
 from lab.expert import LayerInfo
 from lab.registry import routers
 from lab.router import Decision, Request, Router, top_softmax
+from lab.routers.mbc import untrained
 
 WIDTH = 6
 LAYERS = [LayerInfo("first", 8, 12), LayerInfo("second", 6, 8)]
@@ -428,6 +431,70 @@ def test_clusters_are_trained_on_stored_examples_and_the_isolated_experts_stay(t
         LabError, match=r"^router mbc trains the clusters' LoRAs on stored examples: set memory.per_task above 0$"
     ):
         configure("mbc", ["memory.per_task=0", "memory_training.steps=0"])
+
+
+UNTRAINED = [name for name in routers.names() if untrained(name)]
+
+
+def test_what_is_not_trained_may_choose_among_clusters():
+    assert {"arrow", "prototype", "sum", "uniform"} <= set(UNTRAINED)
+    assert not {"gates", "oracle", "phatgoose", "attention", "skills", "mbc"} & set(UNTRAINED)
+
+
+@pytest.mark.parametrize("choice", [name for name in UNTRAINED if name != "arrow"])
+def test_a_cluster_has_the_sum_of_the_weights_of_its_tasks(choice):
+    """Beside a run whose router weighs the tasks' own experts: the same tasks, experts and statistics."""
+    of = toy.tasks("sea", "city", "farm")
+    made = toy.trained("mbc", f"router.choice={choice}", of=of)
+    plain = toy.trained("prototype", f"router={choice}", of=of)
+    batch = made.learner.collate([row for t in range(3) for row in made.rows[t, "test"]])
+    found, tasks = made.learner.decide(batch).weights[:, 0, 0], plain.learner.decide(batch).weights[:, 0, 0]
+    owner = [made.learner.router.owner(t) for t in range(3)]
+    assert sorted(set(owner)) == [0, 1] and found.shape == (len(tasks), 2)
+    for c in (0, 1):
+        assert torch.allclose(found[:, c], sum(tasks[:, t] for t in range(3) if owner[t] == c))
+    assert choice in ("sum", "uniform") or len(found.unique(dim=0)) == 2, "texts differ in their cluster"
+
+
+@pytest.mark.parametrize("choice", ["sum", "uniform"])
+def test_before_training_equal_weights_on_clusters_are_equal_weights_on_tasks(choice):
+    """Each cluster's LoRA is its members' mean update then, and their number is its weight, so nothing is lost by clustering."""
+    host, made = tiny.bank("bert", experts=3)
+    options = routers.options({"name": "mbc", "clusters": 2, "rank": 2 * tiny.RANK, "choice": choice})
+    router, batch = met(routers.get("mbc")(options, made.layers, 32), made), tiny.tokens()
+    plain = met(routers.get(choice)(routers.options(choice), made.layers, 32), made)
+    request = Request(batch["attention_mask"])
+    pairs = zip(layer_outputs(host, made, router(request), batch), layer_outputs(host, made, plain(request), batch), strict=True)
+    (first, x, out), (_, same, expected) = next(iter(pairs))  # later layers are given what earlier ones made
+    assert torch.equal(x, same) and rel(out - first.base(x), expected - first.base(x)) < 1e-4
+
+
+@pytest.mark.parametrize("choice", ["gates", "oracle", "phatgoose", "mbc"])
+def test_what_is_trained_or_told_the_task_cannot_choose_among_clusters(choice):
+    with pytest.raises(LabError) as error:
+        configure("mbc", [f"router.choice={choice}"])
+    assert str(error.value) == (
+        f"router.choice = {choice}: clusters are chosen without training and without the task: use {', '.join(UNTRAINED)}"
+    )
+
+
+def test_what_chooses_among_clusters_has_their_routing_heads():
+    with pytest.raises(LabError) as error:
+        configure("mbc", ["router.choice.heads=2"])
+    assert str(error.value) == "router.choice.heads = 2: what chooses has the routing heads of mbc, use router.heads=2"
+    router = recipe_s("mbc", "router.choice=prototype", "router.heads=2")
+    assert router.choice.heads == 2
+
+
+def test_more_clusters_than_tasks_are_refused_before_any_work(tmp_path):
+    with pytest.raises(LabError) as error:
+        toy.session("mbc", "router.clusters=3")
+    assert str(error.value) == "router.clusters = 3: the stream has 2 task(s), so as many experts: ask for 1 to 2 clusters"
+    stream = toy.folder(tmp_path / "toy")
+    words = ["run", "mbc", "--stream", stream, "--backbone", "tiny", "--runs", tmp_path / "runs"]
+    told = CliRunner().invoke(app, [str(word) for word in words])
+    assert told.exit_code == 2 and "router.clusters = 3: the stream has 2 task(s)" in told.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 # all of them in the loop ------------------------------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ CASES["sparse/normalise"] = {"name": "sparse", "normalise": True, "hold": 1.0}
 CASES["sparse/stick-breaking"] = {"name": "sparse", "rule": "stick-breaking", "top_k": 1000, "balance": 1.0}
 CASES["prototype/mahalanobis"] = {"name": "prototype", "distance": "mahalanobis", "top_k": 2}
 CASES["prototype/all"] = {"name": "prototype", "per": "task", "top_k": 1000, "temperature": 0.1}
+CASES["mbc"]["clusters"] = 10  # one for each expert
+CASES["mbc/prototype"] = {"name": "mbc", "clusters": 10, "choice": "prototype"}
 HEADS = [1, 2]
 
 

@@ -1,6 +1,8 @@
 """Systems that learn to select while the experts are trained: shared attention with reflection, sparse gates."""
 
+import json
 import math
+from itertools import permutations
 
 import pytest
 import torch
@@ -10,13 +12,17 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.models.jetmoe.modeling_jetmoe import JetMoeTopKGating
 
+from lab import taxonomy
+from lab.batch import UNLABELLED
 from lab.config import configure
 from lab.errors import LabError
 from lab.expert import LayerInfo
 from lab.methods.reflection import divergence
+from lab.record import record
 from lab.registry import routers
 from lab.router import Request
-from lab.routers.sparse import entropy, kept_by_load, stick_breaking
+from lab.routers.sparse import entropy, stick_breaking
+from lab.runs import Run
 
 THREE = ("sea", "city", "farm")
 LAYERS = [LayerInfo("first", 6, 6), LayerInfo("second", 4, 6)]
@@ -181,6 +187,99 @@ def test_reflection_with_a_memory_that_drops_examples():
     assert {len(weights) for weights in method.recorded.values()} == {3}
 
 
+# pseudo-examples ----------------------------------------------------------------------------------------------------------------
+
+WITHOUT_MEMORY = ("memory.per_task=0", "memory_training.steps=0")
+
+
+def pseudo(path, *names: str, count: int = 16):
+    """Texts about each task's topic as a generator might have written them, none of them of the task."""
+    lines = [{"task": name, "text": text} for name in names for text in invented(name)[:count]]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def invented(name: str) -> list[str]:
+    words, real = toy.TOPICS[name].split(), {example.text for example in toy.task(name).train}
+    texts = [" ".join([colour, *two, *three]) for colour in ("red", "blue") for two in permutations(words, 2)
+             for three in permutations(words, 2)]  # fmt: skip
+    return [text for text in texts[::7] if text not in real]
+
+
+def test_reflection_on_pseudo_examples_lowers_the_drift_without_stored_ones(tmp_path):
+    file = pseudo(tmp_path / "made.jsonl", *THREE)
+    without = drift("methods.reflection.strength=0", *WITHOUT_MEMORY, f"methods.reflection.pseudo={file}")
+    held = drift("methods.reflection.strength=10", *WITHOUT_MEMORY, f"methods.reflection.pseudo={file}")
+    assert held < 0.6 * without and without > 0.1, (held, without)
+
+
+def test_pseudo_examples_are_kept_and_counted_as_such(tmp_path):
+    """Of every task learned, its own texts in the file; nothing of the training examples."""
+    file = pseudo(tmp_path / "made.jsonl", "farm", *THREE, count=5)
+    made = toy.session("sapt", *WITHOUT_MEMORY, f"methods.reflection.pseudo={file}", of=toy.tasks(*THREE))
+    (method,), counts = made.methods, []
+    for event in made.train():
+        if type(event).__name__ == "Step" and event.step == 2:
+            counts.append(len(method.generated))
+            assert all(row.task < event.task for row in method.drawn) and ("reflection" in event.terms) == (event.task > 0)
+    assert counts == [0, 5, 10] and len(method.recorded) == 20 == len(method.generated)
+    own = {tuple(row.ids) for row in made.learner.encode([toy.Example(text, 0) for text in invented("sea")[:5]], 0, "test")}
+    assert {tuple(row.ids) for row in method.generated.rows if row.task == 0} == own
+    assert {row.key[1] for row in method.generated.rows} == {"generated"} and {row.label for row in method.drawn} == {UNLABELLED}
+    assert made.uses() == {"task_id": False, "stored_examples": 0, "generated_examples": 20} and len(made.memory) == 0
+    texts = [text for name in ("farm", *THREE) for text in invented(name)[:5]]
+    assert made.cost()["memory_bytes"] == sum(len(text) + 8 for text in texts)
+    assert made.cost()["statistics_bytes"] == 20 * 3 * 4 + 32
+    place = taxonomy.place(made.config)
+    assert place["uses"] == "generated examples"
+    assert taxonomy.place(configure("sapt", [f"methods.reflection.pseudo={file}"]))["uses"] == (
+        "stored examples (100 per task), generated examples"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, ": the file cannot be read (No such file or directory)"),
+        ('{"task": "sea", "text": "a"}', ": there is no example of task 'city', and every task of the stream needs one"),
+        ('{"task": "sea", "text": "a"}\n{"task": "citys", "text": "a"}', ", line 2: unknown task 'citys': did you mean 'city'?"),
+        ('{"task": "sea"}', ', line 1: write {"task": name, "text": text}, with a text that is not empty'),
+        ('{"task": "sea", "text": " "}', ', line 1: write {"task": name, "text": text}, with a text that is not empty'),
+        ("sea wave", ', line 1: write {"task": name, "text": text}, with a text that is not empty'),
+    ],
+)
+def test_pseudo_examples_that_are_missing_are_refused_before_a_model_is_loaded(content, message, tmp_path, monkeypatch):
+    file = tmp_path / "made.jsonl"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setattr("lab.loop.Learner", None)
+    with pytest.raises(LabError) as error:
+        toy.session("sapt", f"methods.reflection.pseudo={file}")
+    assert str(error.value) == f"methods.reflection.pseudo = {file}{message}"
+
+
+def test_a_run_on_pseudo_examples_goes_on_to_the_same_bytes_and_not_with_other_ones(tmp_path):
+    file = pseudo(tmp_path / "made.jsonl", *THREE)
+    options = (*WITHOUT_MEMORY, f"methods.reflection.pseudo={file}", "checkpoint.every=2")
+
+    def fresh():
+        return toy.session("sapt", *options, of=toy.tasks(*THREE))
+
+    whole, broken = toy.recorded(fresh(), tmp_path), Run.create(fresh().config.to_dict(), tmp_path, "broken")
+    for event in record(broken, fresh()):
+        if type(event).__name__ == "Step" and (event.task, event.step) == (2, 4):
+            break
+    content = file.read_text()
+    file.write_text(content.replace("wave", "waves"))
+    with pytest.raises(LabError, match=r"the file has changed since the run began$"):
+        list(record(broken, fresh()))
+    file.write_text(content)
+    list(record(broken, fresh()))
+    for name in ("router.safetensors", "predictions/after_2.parquet", "experts/farm/adapter_model.safetensors"):
+        assert (whole.dir / name).read_bytes() == (broken.dir / name).read_bytes()
+    assert broken.result()["uses"] == whole.result()["uses"]
+
+
 # sparse gates -------------------------------------------------------------------------------------------------------------------
 
 
@@ -324,17 +423,6 @@ def test_hold_by_hand():
         router.outer[1][3, 0] += 0.5
         router.bias[0][1] -= 1.0
     assert router(Request(torch.ones(1, 2))).losses["hold"].item() == pytest.approx(2 * (0.25 + 1), rel=1e-5)
-
-
-def test_experts_are_kept_by_load():
-    loads = [0.05, 0.5, 0.0, 0.3, 0.15]
-    assert kept_by_load(loads, 0.8) == [1, 3]
-    assert kept_by_load(loads, 0.81) == [1, 3, 4]
-    assert kept_by_load(loads, 1.0) == [0, 1, 3, 4]
-    assert kept_by_load([2.0, 2.0], 0.5) == [0]
-    for bad, share in (([], 0.5), ([0.0, 0.0], 0.5), ([1.0, -1.0], 0.5), ([1.0], 0.0), ([1.0], 1.1), ([float("nan")], 0.5)):
-        with pytest.raises(LabError):
-            kept_by_load(bad, share)
 
 
 # bad input ----------------------------------------------------------------------------------------------------------------------

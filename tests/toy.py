@@ -27,6 +27,7 @@ FLIPPED = {"sea": False, "city": True, "farm": False}
 LABELS = ("no", "yes")
 TRAIN = ("train.lr=0.02", "train.epochs=3")
 MEMORY = ("memory_training.steps=20", "memory_training.lr=0.1")
+ROUTER = {"steps": 4, "clusters": 2}  # where a router has them
 TRANSFER = ("transfer.shots=[4, 8]", "transfer.adaptation.steps=6")
 
 
@@ -54,8 +55,8 @@ def overrides(recipe: str, *more: str) -> list[str]:
     if config.transfer or any(option.startswith("transfer.") for option in more):
         return [*TRAIN, *TRANSFER, *more]
     budget = "memory.total=48" if config.memory.total else "memory.per_task=24"
-    gate = ["router.steps=4"] if hasattr(config.router, "steps") else []
-    return [*TRAIN, budget, *gate, *(MEMORY if config.memory_training.steps else ()), *more]
+    small = [f"router.{name}={value}" for name, value in ROUTER.items() if hasattr(config.router, name)]
+    return [*TRAIN, budget, *small, *(MEMORY if config.memory_training.steps else ()), *more]
 
 
 def recipes(protocol: str) -> list[str]:

@@ -1,9 +1,14 @@
 """Attentive reflection (SAPT, Zhao et al. 2024): examples of earlier tasks are still sent where they were when learned.
 
 Loss: strength * sum over earlier tasks s of the mean over examples x of s of KL(a*_x || a(x)), with a*_x the weights recorded
-when s was learned, 0 for experts that came later, and a(x) the present ones.
+when s was learned, 0 for experts that came later, and a(x) the present ones. The examples are stored ones, or as in the paper
+pseudo-examples that a generator wrote for each task (there 2 % of its training examples); only their texts are used.
 """
 
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,13 +16,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from lab.batch import Batch, Encoded
-from lab.errors import LabError
+from lab.batch import UNLABELLED, Batch, Encoded
+from lab.errors import LabError, unknown
 from lab.learner import Learner, Output
 from lab.memory import Memory
 from lab.method import Method
 from lab.registry import Options
 from lab.router import Request
+from lab.stream import Example, Task
 
 
 class ReflectionOptions(Options):
@@ -26,11 +32,16 @@ class ReflectionOptions(Options):
     target: Literal["sample", "task"] = Field(
         "task", description="weights that an example is held to; sample: its own; task: their mean over its task's examples"
     )
-    per_step: int = Field(32, ge=1, le=4096, description="stored examples drawn at each step; only the router sees them")
+    per_step: int = Field(32, ge=1, le=4096, description="examples of earlier tasks drawn at each step, for the router alone")
+    pseudo: str | None = Field(
+        None,
+        description='file of generated examples in place of stored ones, one JSON object {"task": name, "text": text} per line; '
+        "null: stored ones",
+    )
 
 
 class Reflection(Method):
-    """On stored examples of earlier tasks the router's weights are held near those recorded when the task was learned."""
+    """On examples of earlier tasks, stored or generated, the router's weights are held near those when the task was learned."""
 
     name = "reflection"
     Options = ReflectionOptions
@@ -39,7 +50,9 @@ class Reflection(Method):
 
     def __init__(self, options: ReflectionOptions, learner: Learner, memory: Memory):
         super().__init__(options, learner, memory)
-        self.recorded: dict[tuple[int, str, int], Tensor] = {}  # target of every stored example by its key: (E,)
+        self.texts = pseudo_examples(options.pseudo, learner.task_names) if options.pseudo else {}
+        self.source = self.generated if options.pseudo else memory
+        self.recorded: dict[tuple[int, str, int], Tensor] = {}  # target of every example of the source by its key: (E,)
         self.drawn: list[Encoded] = []  # at the step in progress
         self.asked: Request | None = None  # what the router is asked about them
 
@@ -48,8 +61,18 @@ class Reflection(Method):
         if config.router.name != "attention":
             raise LabError(f"methods.reflection holds the weights of router attention, router is {config.router.name}")
 
+    @classmethod
+    def check_tasks(cls, config: Any, tasks: Sequence[Task]) -> None:
+        super().check_tasks(config, tasks)
+        if file := config.methods[cls.name].pseudo:
+            pseudo_examples(file, [task.name for task in tasks])
+
+    @classmethod
+    def given(cls, options: ReflectionOptions) -> str:
+        return "generated" if options.pseudo else "stored"
+
     def rows(self, rows: list[Encoded], generator: torch.Generator) -> list[Encoded]:
-        self.drawn = self.memory.sample(self.options.per_step, generator)
+        self.drawn = self.source.sample(self.options.per_step, generator)
         self.asked = self._request(self.drawn) if self.drawn else None
         return rows
 
@@ -63,27 +86,76 @@ class Reflection(Method):
 
     @torch.no_grad()
     def end_task(self, t: int, rows: list[Encoded]) -> None:
-        """Earlier targets are kept as they are, 0 for the new expert; stored examples of the task get theirs."""
-        self.recorded = {row.key: self.recorded[row.key] for row in self.memory.rows if row.key in self.recorded}
+        """Earlier targets are kept as they are, 0 for the new expert; examples of the task get theirs."""
+        self._keep(t)
+        self.recorded = {row.key: self.recorded[row.key] for row in self.source.rows if row.key in self.recorded}
         self.recorded = {key: F.pad(weights, (0, 1)) for key, weights in self.recorded.items()}
-        new = [row for row in self.memory.rows if row.key not in self.recorded]
+        new = [row for row in self.source.rows if row.key not in self.recorded]
         if not new:
             return
         weights = self.learner.router(self._request(new)).weights[:, 0, 0]  # (N, E)
         if self.options.target == "task":
             weights = weights.mean(0).expand_as(weights)
         found = self.recorded | {row.key: kept for row, kept in zip(new, weights, strict=True)}
-        self.recorded = {row.key: found[row.key] for row in self.memory.rows}
+        self.recorded = {row.key: found[row.key] for row in self.source.rows}
+
+    def _keep(self, t: int) -> None:
+        """Keep the pseudo-examples of task t, if there are any."""
+        name = self.learner.task_names[t]
+        if self.texts:
+            examples = [Example(text, UNLABELLED) for text in self.texts[name]]
+            made = Task(name, (), examples, (), ())
+            self.generated.add(made, self.learner.encode(examples, t, "generated"))
 
     def _request(self, rows: list[Encoded]) -> Request:
         return self.learner.request(self.learner.collate(rows))
 
     def state(self) -> dict[str, Tensor]:
-        return {"recorded": torch.stack([*self.recorded.values()])} if self.recorded else {}
+        made = {"pseudo": digest(self.texts)} if self.texts else {}
+        return made | ({"recorded": torch.stack([*self.recorded.values()])} if self.recorded else {})
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        recorded = tensors["recorded"].to(self.learner.device) if tensors else []
-        self.recorded = {row.key: weights for row, weights in zip(self.memory.rows, recorded, strict=True)}
+        if self.texts and not torch.equal(tensors["pseudo"].cpu(), digest(self.texts)):
+            raise LabError(f"methods.reflection.pseudo = {self.options.pseudo}: the file has changed since the run began")
+        recorded = tensors["recorded"].to(self.learner.device) if "recorded" in tensors else []
+        while self.texts and len(self.generated) < len(recorded):
+            self._keep(len({row.task for row in self.generated.rows}))
+        self.recorded = {row.key: weights for row, weights in zip(self.source.rows, recorded, strict=True)}
+
+
+def pseudo_examples(file: str, tasks: Sequence[str]) -> dict[str, list[str]]:
+    """Generated texts of every task, from a file of JSON lines {"task": name, "text": text}.
+
+    Raises LabError for a file that is missing or cannot be read, for a line of another form, for a task that is not in the
+    stream, and for a task of the stream without an example.
+    """
+    where, found = f"methods.reflection.pseudo = {file}", {task: [] for task in tasks}
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise LabError(f"{where}: the file cannot be read ({reason})") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            task, text = row["task"], row["text"]
+        except (ValueError, KeyError, TypeError):
+            task, text = None, None
+        if not isinstance(task, str) or not isinstance(text, str) or not text.strip():
+            raise LabError(f'{where}, line {number}: write {{"task": name, "text": text}}, with a text that is not empty')
+        if task not in found:
+            raise LabError(f"{where}, line {number}: {unknown('task', task, tasks)}")
+        found[task].append(text)
+    for task, texts in found.items():
+        if not texts:
+            raise LabError(f"{where}: there is no example of task '{task}', and every task of the stream needs one")
+    return found
+
+
+def digest(texts: dict[str, list[str]]) -> Tensor:
+    """SHA-256 of the texts by task: (32,) uint8."""
+    content = json.dumps(texts, sort_keys=True).encode()
+    return torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8)
 
 
 def divergence(scores: Tensor, target: Tensor, task: Tensor) -> Tensor:

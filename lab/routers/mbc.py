@@ -1,4 +1,8 @@
-"""Model-based clustering (Ostapenko et al. 2024): experts with like parameters share one LoRA; Arrow chooses among these."""
+"""Model-based clustering (Ostapenko et al. 2024): experts with like parameters share one LoRA; any rule chooses among these.
+
+A rule that reads the experts' parameters (arrow) reads those of the clusters' LoRAs, as published. Any other (prototype, uniform)
+weighs the tasks, and a cluster gets the sum of the weights of its tasks.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,17 +11,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab import compose
+from lab import compose, registry
+from lab.config import plugin
 from lab.errors import LabError
 from lab.expert import LayerInfo
-from lab.router import Decision, GateOptions, Request, needs_experts_per_task, one_hot
-from lab.routers._arrow import ByDirection, DirectionOptions
+from lab.router import Axes, Decision, GateOptions, Request, Router, RouterOptions, needs_experts_per_task, one_hot
+from lab.routers._arrow import ByDirection
 
 
-class MbcOptions(DirectionOptions, GateOptions):
+class MbcOptions(GateOptions):
     name: str = "mbc"
     clusters: int = Field(
-        10, ge=1, le=1000, description="LoRAs the experts are gathered into; while there are fewer, each has one"
+        3, ge=1, le=1000, description="LoRAs the experts are gathered into; while there are fewer experts, each has one"
     )
     space: compose.Space = Field(
         "update", description="what is clustered: the updates B A, or as published the parameters A and B"
@@ -25,16 +30,20 @@ class MbcOptions(DirectionOptions, GateOptions):
     rank: int = Field(8, ge=1, le=1024, description="rank of a cluster's LoRA")
     steps: int = Field(80, ge=1, le=100_000, description="optimiser steps on the stored examples for the clusters' LoRAs")
     lr: float = Field(2e-3, gt=0, le=10, description="learning rate of the clusters' LoRAs")
+    choice: plugin(registry.routers, "router.choice") = Field(
+        {"name": "arrow"}, validate_default=True, description="what chooses among the clusters: a router that is not trained"
+    )
 
 
-class Mbc(ByDirection):
-    """Isolated LoRAs are clustered after every task, each cluster gets a LoRA of its own, and Arrow chooses among these.
+class Mbc(Router):
+    """Isolated LoRAs are clustered after every task, each cluster gets a LoRA of its own, and `choice` routes among these.
 
     A cluster's LoRA starts as the best approximation of its members' mean update and is trained on the stored examples of their
     tasks, each example through the LoRA of its own cluster.
     """
 
     name = "mbc"
+    axes = Axes("computed", "layer", "token", "hard")
     Options = MbcOptions
     options: MbcOptions
     learns_after_experts = True
@@ -45,13 +54,36 @@ class Mbc(ByDirection):
         self.register_buffer("cluster", torch.zeros(0))  # (K,): of each isolated expert
         self.down = nn.ParameterList(torch.zeros(0, options.rank, layer.inputs) for layer in layers)  # per layer (C, R, I)
         self.up = nn.ParameterList(torch.zeros(0, layer.outputs, options.rank) for layer in layers)  # per layer (C, O, R)
+        chosen = options.choice.model_copy(update={"heads": options.heads})
+        self.choice: Router = registry.routers.get(chosen.name)(chosen, layers, width)
+        self.reads_parameters = isinstance(self.choice, ByDirection)
+        for need in ("uses_query", "uses_embedded", "reads_layers", "learns_queries"):
+            setattr(self, need, getattr(self.choice, need))
+
+    @classmethod
+    def axes_of(cls, options: RouterOptions) -> Axes:
+        return registry.routers.get(options.choice.name).axes_of(options.choice)
 
     @classmethod
     def check(cls, config: Any) -> None:
         needs_experts_per_task(config, "lora")
-        memory = config.memory
+        memory, choice, heads = config.memory, config.router.choice.name, config.router.choice.heads
         if not (memory.per_task or memory.per_class or memory.total):
             raise LabError("router mbc trains the clusters' LoRAs on stored examples: set memory.per_task above 0")
+        if not untrained(choice):
+            able = ", ".join(filter(untrained, registry.routers.names()))
+            raise LabError(f"router.choice = {choice}: clusters are chosen without training and without the task: use {able}")
+
+        if heads not in (1, config.router.heads):
+            raise LabError(f"router.choice.heads = {heads}: what chooses has the routing heads of mbc, use router.heads={heads}")
+
+    @classmethod
+    def check_tasks(cls, config: Any, tasks: Sequence[Any]) -> None:
+        if config.router.clusters > len(tasks):
+            raise LabError(
+                f"router.clusters = {config.router.clusters}: the stream has {len(tasks)} task(s), so as many experts: "
+                f"ask for 1 to {len(tasks)} clusters"
+            )
 
     def grow(self, experts: int) -> None:
         new = min(self.options.clusters, experts)
@@ -60,10 +92,17 @@ class Mbc(ByDirection):
             for i, old in enumerate(parameters):
                 parameters[i] = nn.Parameter(torch.cat([old.data, old.data.new_zeros(new - self.experts, *old.shape[1:])]))
         super().grow(new)
+        self.choice.grow(new if self.reads_parameters else experts)
+
+    def meet(self, task: int, generator: torch.Generator) -> None:
+        self.choice.classes = self.classes
+        self.choice.meet(task, generator)
 
     def learned(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
         found = compose.clusters(compose.products(experts, self.options.space), self.experts)
         self.cluster.copy_(torch.tensor(found))
+        if not self.reads_parameters:
+            self.choice.learned(experts, queries, labels)
         for c in range(self.experts):
             members = [expert for expert, own in zip(experts, found, strict=True) if own == c]
             for i, layer in enumerate(self.layers):
@@ -77,8 +116,10 @@ class Mbc(ByDirection):
         return {name: p for name, p in self.named_parameters() if name.startswith(("down.", "up."))}
 
     def gate_trained(self) -> None:
+        if not self.reads_parameters:
+            return
         for i, (down, up) in enumerate(zip(self.down, self.up, strict=True)):
-            self.settle(i, down, up, range(self.experts))
+            self.choice.settle(i, down, up, range(self.experts))
 
     def names(self, experts: Sequence[str]) -> list[str]:
         of = [[name for k, name in enumerate(experts) if self.owner(k) == c] for c in range(self.experts)]
@@ -96,6 +137,15 @@ class Mbc(ByDirection):
         return [{"lora_A": down, "lora_B": up} for down, up in zip(self.down, self.up, strict=True)]
 
     def forward(self, request: Request) -> Decision:
-        decision = super().forward(request)
+        decision = self.choice(request)
+        if not self.reads_parameters:
+            member = one_hot(self.cluster.long(), self.experts, 1)[:, 0, 0]  # (K, C)
+            decision = Decision(decision.weights @ member)  # (B | 1, L | 1, H, C)
         decision.stacks = self.stacks
         return decision
+
+
+def untrained(name: str) -> bool:
+    """Whether a router works without training of its own and without the true task."""
+    router = registry.routers.get(name)
+    return router.axes.choice != "learned" and not router.uses_task_id and not router.holds_experts

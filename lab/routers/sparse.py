@@ -7,7 +7,7 @@ Stick-breaking, the paper's attention over positions, is used here over experts:
 p_j = sigmoid(z_j) * product of (1 - sigmoid(z_k)). The newest expert has the first claim; what nobody claims goes to none.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -129,19 +129,3 @@ def stick_breaking(logits: Tensor) -> Tensor:
 def entropy(p: Tensor) -> Tensor:
     """In nats, over the last axis."""
     return -(p * p.clamp_min(1e-12).log()).sum(-1)
-
-
-def kept_by_load(loads: Iterable[float], share: float) -> list[int]:
-    """Numbers of the fewest experts that together carry `share` of the load, in order; the others may be pruned.
-
-    `loads`: recorded weight of every expert, for instance the mean over layers and tasks of a run's routing; what is lost without
-    the others, `lab.inference.Override(without=...)` shows. LabError for a share outside of (0, 1], negative loads, and none.
-    """
-    found = torch.tensor([*loads], dtype=torch.float64)
-    if not 0 < share <= 1:
-        raise LabError(f"share = {share}: give the part of the load to keep, above 0 and at most 1")
-    if not len(found) or not (found >= 0).all() or not found.sum() > 0:
-        raise LabError(f"loads = {found.tolist()}: give one number per expert, none negative and not all zero")
-    order = found.argsort(descending=True, stable=True)
-    carried = found[order].cumsum(0) / found.sum()
-    return sorted(order[: int((carried < share - 1e-12).sum()) + 1].tolist())
