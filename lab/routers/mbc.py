@@ -73,7 +73,6 @@ class Mbc(Router):
         if not untrained(choice):
             able = ", ".join(filter(untrained, registry.routers.names()))
             raise LabError(f"router.choice = {choice}: clusters are chosen without training and without the task: use {able}")
-
         if heads not in (1, config.router.heads):
             raise LabError(f"router.choice.heads = {heads}: what chooses has the routing heads of mbc, use router.heads={heads}")
 
