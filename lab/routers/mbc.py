@@ -5,6 +5,7 @@ weighs the tasks, and a cluster gets the sum of the weights of its tasks.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -139,7 +140,8 @@ class Mbc(Router):
         decision = self.choice(request)
         if not self.reads_parameters:
             member = one_hot(self.cluster.long(), self.experts, 1)[:, 0, 0]  # (K, C)
-            decision = Decision(decision.weights @ member)  # (B | 1, L | 1, H, C)
+            match = decision.match and replace(decision.match, experts=[self.owner(k) for k in decision.match.experts])
+            decision = Decision(decision.weights @ member, match=match)  # (B | 1, L | 1, H, C)
         decision.stacks = self.stacks
         return decision
 
