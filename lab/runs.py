@@ -393,9 +393,9 @@ class Run:
         except filelock.Timeout:
             raise LabError(f"run '{self.id}' is already being worked on by another process") from None
         process = psutil.Process()
+        (self.dir / "stop").unlink(missing_ok=True)  # an old request, before anybody can see that it runs and ask anew
         self.update(status="running", started=now(), ended=None, error=None, pid=process.pid,
                     process_started=process.create_time(), host=socket.gethostname())  # fmt: skip
-        (self.dir / "stop").unlink(missing_ok=True)
         return lock
 
     def append(self, event: dict[str, Any]) -> None:

@@ -346,3 +346,19 @@ def test_the_folder_holds_what_is_promised(finished):
     assert "train_s" not in (finished.dir / "matrix.json").read_text()
     env = json.loads((finished.dir / "env.json").read_text())
     assert str(Path.home()) not in json.dumps(env) and {"lab", "python", "system", "packages"} <= set(env)
+
+
+def test_a_request_to_stop_made_as_soon_as_a_run_is_seen_running_is_kept(tmp_path, monkeypatch):
+    """An old request is forgotten at the start, one that comes the moment the status changes is not."""
+    run = Run.create(CONFIG, tmp_path, "one", "queued")
+    run.request_stop()
+    update = Run.update
+
+    def seen(self, **fields):
+        assert not self.stop_requested  # the old one
+        update(self, **fields)
+        self.request_stop()
+
+    monkeypatch.setattr(Run, "update", seen)
+    with run.start():
+        assert run.status == "running" and run.stop_requested
