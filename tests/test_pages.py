@@ -227,6 +227,15 @@ def test_jobs_name_dead_experts(runs):
     arrays, header = files.read_arrays(path)
     files.write_arrays(path, arrays | {f"{t}/share_sum": shares[t] * arrays[f"{t}/count"] for t in range(3)}, header)
     assert [alert.text for alert in views.alerts(run)] == ["Expert cooking is dead: no task gives it more than 1.0%."]
+    five = write_run(runs, "b", matrix=[[0.5] * 5] * 5, tasks=list("vwxyz"))
+    path = five.dir / "routing" / "after_4.safetensors"
+    arrays, header = files.read_arrays(path)
+    shares = np.eye(5) / 2 + np.roll(np.eye(5), 1, axis=1) / 2
+    shares[:, 0] += shares[:, 1] + shares[:, 3]
+    shares[:, [1, 3]] = 0.0
+    files.write_arrays(path, arrays | {f"{t}/share_sum": shares[t] * arrays[f"{t}/count"] for t in range(5)}, header)
+    said = "Experts w, y are dead: no task gives one of them any weight that shows."
+    assert [alert.text for alert in views.alerts(five) if alert.kind == "dead"] == [said]
 
 
 def test_jobs_order_and_hold_the_queue(runs, monkeypatch):

@@ -202,7 +202,12 @@ def _dead_alerts(run: Run) -> list[Alert]:
         return []
     most = shares.max()  # of each expert over the tasks
     dead = most[most < DEAD / len(most)]
-    return [Alert("dead", f"Expert {name} is dead: no task gives it more than {most[name]:.1%}.") for name in dead.index]
+    if dead.empty:
+        return []
+    several = len(dead) > 1
+    who = f"Experts {', '.join(dead.index)} are dead" if several else f"Expert {dead.index[0]} is dead"
+    share = f"more than {dead.max():.1%}" if dead.max() >= 0.0005 else "any weight that shows"
+    return [Alert("dead", f"{who}: no task gives {'one of them' if several else 'it'} {share}.")]
 
 
 def _forgotten_alerts(run: Run) -> list[Alert]:
