@@ -85,9 +85,9 @@ def session(folder, recipe: str = "l2r", *options: str, of=None) -> Session:
     return Session(prepare(config, of), of)
 
 
-def learner(folder, *options: str):
+def learner(folder, *options: str, of=None):
     """With three experts that are not trained but random."""
-    made = session(folder, "l2r", "router.query=backbone", *options).learner
+    made = session(folder, "l2r", "router.query=backbone", *options, of=of).learner
     for t in range(3):
         made.meet(t)
     tiny.randomise(made.bank)

@@ -4,7 +4,6 @@ import random
 
 import pytest
 import test_generation as generation
-import tiny
 import torch
 from test_generation import folders  # noqa: F401 (a fixture)
 from tiny import rel
@@ -41,20 +40,11 @@ def tasks(*names: str, train: int = 40) -> list[Task]:
 
 
 def session(folder, recipe: str = "l2r", *options: str, of=None) -> Session:
-    of = tasks() if of is None else of
-    stage_b = ["memory_training.steps=6", "memory.per_task=6"] if configure(recipe).memory_training.steps else []
-    fixed = ["experts.skip=0", "backbone.dtype=float32", "backbone.device=cpu", "backbone.threads=1", "answer=words"]
-    config = configure(recipe, [*stage_b, *fixed, *options], backbone=str(folder))
-    return Session(prepare(config, of), of)
+    return generation.session(folder, recipe, "answer=words", *options, of=tasks() if of is None else of)
 
 
 def learner(folder, *options: str):
-    """With three random experts."""
-    made = session(folder, "l2r", "router.query=backbone", *options).learner
-    for t in range(3):
-        made.meet(t)
-    tiny.randomise(made.bank)
-    return made
+    return generation.learner(folder, "answer=words", *options, of=tasks())
 
 
 def asked(made, task: int = 0, labels=(0, 1, 1, 0)):
