@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lab import registry
 from lab.backbone import Backbone, pool
 from lab.bank import Bank
-from lab.batch import Batch, Encoded
+from lab.batch import Batch, Encoded, by_length
 from lab.chance import generator
 from lab.config import RunConfig
 from lab.errors import LabError
@@ -175,10 +175,9 @@ class Learner(nn.Module):
         self.router = uniform(registry.routers.options("uniform"), self.bank.layers, self.backbone.width)
         self.router.grow(1)
 
-    def learned(self, rows: Sequence[Encoded]) -> None:
-        """Let the router keep what it needs of the task met last: its trained expert and its training examples."""
+    def learned(self, rows: Sequence[Encoded], queries: Sequence[Tensor]) -> None:
+        """Let the router keep what it needs of the task met last: its trained expert, its training examples and their queries."""
         experts = [dict(self.bank.expert(k)) for k in range(len(self.bank))]
-        queries = self.layer_queries(rows) if self.router.learns_queries else []
         with torch.no_grad():
             self.router.learned(experts, queries, torch.tensor([row.label for row in rows], device=self.device))
 
@@ -232,6 +231,16 @@ class Learner(nn.Module):
             with self.bank.routed(LayerDecision(silent)):
                 self.backbone.embed(batch)
         return [torch.cat(parts) for parts in seen]
+
+    @torch.no_grad()
+    def represented(self, rows: Sequence[Encoded], size: int = 64) -> dict[tuple[int, str, int], Tensor]:
+        """The sequence representation (D,) of each row as the router sends it, by the row's key."""
+        found: dict[tuple[int, str, int], Tensor] = {}
+        for chunk in by_length(rows, size):
+            batch = self.collate([rows[i] for i in chunk])
+            with self.bank.routed(self.decide(batch)):
+                found |= zip(batch.keys, self.backbone.embed(batch), strict=True)
+        return found
 
     def request(self, batch: Batch, noise: torch.Generator | None = None) -> Request:
         """What the router may see; the task only if the router declares that it uses it."""

@@ -192,7 +192,7 @@ class Session:
                 self.isolated[name] = trained[name].detach().clone()
         if isolated:
             with self.timed():
-                learner.learned(rows)
+                learner.learned(rows, self.queries(t) if learner.router.learns_queries else [])
 
     def train_gate(self, t: int) -> Iterator[events.Event]:
         """What the router has for the new expert alone, from the task's training examples; expert and classifier are frozen."""
@@ -219,7 +219,7 @@ class Session:
     def train_on_memory(self, t: int) -> Iterator[events.Event]:
         """Stage B: routers, and the classifier if asked, from the stored examples; experts and backbone are frozen."""
         learner, config = self.learner, self.config.memory_training
-        learns = not (learner.router.learns_with_experts or learner.router.learns_after_experts)
+        learns = learner.router.learns_on_memory(self.config.router)
         router = {f"router.{name}": parameter for name, parameter in learner.router.named_parameters() if learns}
         classifier = learner.parameters_of(range(t + 1))
         tuned = classifier if config.classifier == "tuned" else {}
@@ -234,20 +234,41 @@ class Session:
                     for name, parameter in classifier.items():
                         parameter.copy_(self.isolated[name])
         how = "task" if self.config.scenario == "task" else "seen"
+        with self.timed():  # where nothing below the classifier learns, what it is fed with
+            fixed = {} if router else learner.represented(self.memory.rows)
 
         def rows_of(step: int) -> list[Encoded]:
             rows = self.memory.rows
             epoch, place = divmod(step, -(-len(rows) // config.batch_size))
             return [rows[i] for i in shuffled(rows, config.batch_size, self.chance("memory order", t, epoch))[place]]
 
-        def decide(batch: Batch, step: int) -> Decision:
-            return learner.decide(batch, noise=self.chance("gate noise", t, step))
+        def decide(batch: Batch, step: int) -> Decision | None:
+            return learner.decide(batch, noise=self.chance("gate noise", t, step)) if router else None
 
-        def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
-            return {"memory": learner.cross_entropy(learner.logits(batch), batch.label, batch.task, how)} | decision.losses
+        def terms(batch: Batch, decision: Decision | None) -> dict[str, Tensor]:
+            known = torch.stack([fixed[key] for key in batch.keys]) if fixed else None  # (B, D)
+            logits = learner.logits(batch) if known is None else learner.classifier(known)
+            return {"memory": learner.cross_entropy(logits, batch.label, batch.task, how)} | (decision.losses if decision else {})
 
-        rates = [config.lr, config.classifier_lr]
-        yield from self.fit(t, Phase([router, tuned], rates, config.steps, 1, self.memory.rows, rows_of, decide, terms))
+        rates, examples = [config.lr, config.classifier_lr], self.memory.rows if router else []
+        yield from self.fit(t, Phase([router, tuned], rates, config.steps, 1, examples, rows_of, decide, terms))
+
+    def queries(self, t: int) -> list[Tensor]:
+        """What layer_queries makes of a task's training examples; done once by all runs that share a store."""
+        one, layers = self.learner.router.uses_query, len(self.learner.bank.layers)
+        address = self.store.address_of_queries(self, t) if self.store else ""
+        found = self.store.read(address) if self.store else None
+        if found is not None:
+            arrays, about = found
+            self.cursor.reused_s += float(about["train_s"])
+            queries = [torch.from_numpy(arrays[str(layer)]).to(self.learner.device) for layer in range(len(arrays))]
+            return queries * layers if one else queries
+        began = time.perf_counter()
+        queries = self.learner.layer_queries(self.rows[t, "train"])
+        if self.store:
+            kept = {str(layer): found for layer, found in enumerate(queries[:1] if one else queries)}
+            self.store.keep(address, kept, time.perf_counter() - began)
+        return queries
 
     def stored(self, t: int) -> tuple[list[Tensor], Tensor]:
         """Of the stored examples of tasks 0..t: what a router is fed with, per layer (N, D), and the expert of their task (N,).

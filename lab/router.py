@@ -168,6 +168,11 @@ class Router(nn.Module, Plugin):
         """Its place with these options."""
         return cls.axes
 
+    @classmethod
+    def learns_on_memory(cls, options: RouterOptions) -> bool:
+        """Whether stored examples train it."""
+        return cls.axes_of(options).choice == "learned" and not (cls.learns_with_experts or cls.learns_after_experts)
+
     def __init__(self, options: RouterOptions, layers: Sequence[LayerInfo], width: int):
         """`layers`: the adapted layers in forward order; `width`: D of the query."""
         super().__init__()

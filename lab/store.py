@@ -1,4 +1,4 @@
-"""Isolated experts and joint trainings, done once: kept by content address and taken by every run that would do the same.
+"""Isolated experts, joint trainings and queries in the frozen backbone, done once: kept by content address for every run.
 
 The address covers all that decides the bytes: backbone weights and arithmetic, the training examples, the kind of expert, the
 training settings, the seed, and the versions of the engine. What is kept is bit-identical to what is trained; an isolated expert
@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,12 +47,29 @@ class Store:
         }  # fmt: skip
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
-    def fetch(self, address: str, parameters: dict[str, Tensor]) -> dict[str, str] | None:
-        """Fill the parameters with what is kept and return what is known about it, `train_s` too; None if it is not there."""
+    @staticmethod
+    def address_of_queries(session: "Session", t: int) -> str:
+        """Content address of what routers are fed with on the training examples of task t: the frozen backbone alone counts."""
+        config, learner = session.config, session.learner
+        content = {
+            "engine": ENGINE, "torch": torch.__version__, "backbone": learner.backbone.identity,
+            "arithmetic": config.backbone.model_dump(exclude={"name"}), "pooling": learner.backbone.pooling,
+            "queries": "backbone" if learner.router.uses_query else [layer.name for layer in learner.bank.layers],
+            "data": [(example.text, example.pair) for example in session.tasks[t].train],
+        }  # fmt: skip
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+    def read(self, address: str) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
+        """The arrays that are kept and what is known about them, `train_s` too; None if they are not there."""
         path = self.folder / f"{address}.safetensors"
-        if not path.is_file():
+        return files.read_arrays(path) if path.is_file() else None
+
+    def fetch(self, address: str, parameters: dict[str, Tensor]) -> dict[str, str] | None:
+        """Fill the parameters with what is kept and return what is known about it, see `read`."""
+        kept = self.read(address)
+        if kept is None:
             return None
-        arrays, about = files.read_arrays(path)
+        arrays, about = kept
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(torch.from_numpy(arrays[name]))

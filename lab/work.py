@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lab import registry
 from lab.config import RunConfig, TransferConfig
 
 PHASES = ("train", "gate", "memory", "evaluate")
@@ -25,8 +26,18 @@ class Work:
         if phase == "gate":
             return TRAINING * getattr(config.router, "steps", 0) * config.train.batch_size
         if phase == "memory":
-            return TRAINING * config.memory_training.steps * config.memory_training.batch_size
+            drawn = config.memory_training.steps * config.memory_training.batch_size
+            if drawn and not registry.routers.get(config.router.name).learns_on_memory(config.router):
+                return float(self.stored(task))  # each goes through the model once, then the classifier alone is tuned
+            return TRAINING * drawn
         return float(sum(size["test"] for size in self.sizes[: task + 1 if task >= 0 else None]))
+
+    def stored(self, task: int) -> int:
+        """Stored examples once this task is learned, at most."""
+        memory = self.config.memory
+        offered = [size["train"] for size in self.sizes[: task + 1]]
+        held = sum(min(memory.per_task or size, size) for size in offered)
+        return min(memory.total or held, held)
 
     @property
     def last(self) -> float:

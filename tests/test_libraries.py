@@ -11,6 +11,7 @@ from sklearn.covariance import empirical_covariance
 from tiny import rel
 from typer.testing import CliRunner
 
+from lab import files
 from lab.bank import Bank
 from lab.cli import app
 from lab.config import configure
@@ -505,7 +506,8 @@ def test_the_experts_are_those_of_l2r(tmp_path):
     first = toy.trained("l2r", store=tmp_path)
     for recipe in RECIPES:
         made = toy.trained(recipe, store=tmp_path)
-        assert made.cursor.reused_s > 0 and len([*tmp_path.iterdir()]) == 2
+        assert made.cursor.reused_s > 0
+        assert sum("classifier.weight" in files.read_arrays(path)[0] for path in tmp_path.iterdir()) == 2
         assert toy.equal(toy.expert(made, "city"), toy.expert(first, "city"))
         for field in ("memory", "memory_training", "train"):
             assert getattr(made.config, field) == getattr(first.config, field)

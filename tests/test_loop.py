@@ -17,10 +17,12 @@ from lab.config import configure, recipe_names
 from lab.errors import LabError, RunFailed
 from lab.evaluate import WHOLE, Evaluation, RoutingSums, evaluate
 from lab.labels import LabelSpace
+from lab.learner import Learner
+from lab.loop import schedule
 from lab.memory import Memory
 from lab.method import Method
 from lab.registry import Options
-from lab.router import Decision, Match, Request, Router, RouterOptions
+from lab.router import Axes, Decision, Match, Request, Router, RouterOptions
 from lab.stream import Example, Task
 
 
@@ -271,6 +273,42 @@ def test_stage_b_and_replay_see_stored_training_rows_only():
             assert len({key for key in seen}) == 96
 
 
+@pytest.mark.parametrize("recipe", ["uniform", "oracle", "prototype", "arrow", "phatgoose"])
+def test_a_classifier_alone_is_tuned_as_by_whole_passes(monkeypatch, recipe):
+    """Where no router learns, every stored example goes through the model once; the result is that of training by hand."""
+    made, passed = toy.session(recipe, "memory_training.steps=5", "memory_training.batch_size=48", "router=" + recipe), 0
+    learner, inner = made.learner, made.learner.backbone.embed
+
+    def counted(batch):
+        nonlocal passed
+        passed += len(batch.keys) * (made.cursor.phase == "memory")
+        return inner(batch)
+
+    monkeypatch.setattr(learner.backbone, "embed", counted)
+    for event in made.train():
+        if type(event).__name__ == "Step" and event.phase == "memory":
+            assert passed == 48 * (1 + learner.router.uses_query)
+    tuned = {name: parameter.detach().clone() for name, parameter in learner.parameters_of([0, 1]).items()}
+    parameters = learner.parameters_of([0, 1])
+    batch = learner.collate(made.memory.rows)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(True).copy_(made.isolated[name])
+    optimizer = torch.optim.AdamW(parameters.values(), weight_decay=made.config.train.weight_decay)
+    for step in range(5):
+        optimizer.param_groups[0]["lr"] = made.config.memory_training.classifier_lr * schedule(step, 5, made.config.train.warmup)
+        decision = learner.decide(batch)
+        with learner.bank.routed(decision):
+            loss = torch.nn.functional.cross_entropy(learner.logits(batch), batch.label + 2 * batch.task)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters.values(), made.config.train.clip)
+        optimizer.step()
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(parameter.detach(), tuned[name], rtol=1e-4, atol=1e-5)
+        assert not torch.equal(tuned[name], made.isolated[name])
+
+
 def test_memory_that_cannot_hold_a_class_each():
     with pytest.raises(LabError) as error:
         toy.session("l2r", "memory.per_task=1")
@@ -408,6 +446,7 @@ class Spy(Router):
 
     name = "spy"
     Options = RouterOptions
+    axes = Axes("fixed", "model", "all", "soft")
     shown: list[Request]
 
     def forward(self, request):
@@ -422,7 +461,7 @@ def test_the_task_is_withheld_from_a_router_that_does_not_declare_it(monkeypatch
     made = toy.session("uniform", scenario=scenario)
     made.learner.router = spy(RouterOptions(name="spy"), made.learner.bank.layers, 32)
     list(made.train())
-    assert len(spy.shown) > 20
+    assert sum(len(request.mask) for request in spy.shown) == 48 + 20 + 40 + 16, "the memory, two rows of the matrix, validation"
     assert all((request.task is not None) == declared for request in spy.shown)
     assert made.uses()["task_id"] == (declared or scenario == "task")
 
@@ -527,6 +566,27 @@ def test_reused_experts_are_bit_identical(l2r, tmp_path):
     layers = made.learner.bank.layers
     assert fresh["statistics_bytes"] == sum(2 * 4 * layer.inputs for layer in layers), "mean and spread of each router's query"
     assert fresh["stored_bytes"] == fresh["adapter_bytes"] + fresh["memory_bytes"] + fresh["statistics_bytes"]
+
+
+@pytest.mark.parametrize("query", ["backbone", "layer"])
+def test_queries_of_training_examples_are_computed_once_for_all_runs(tmp_path, monkeypatch, query):
+    """They depend on the frozen backbone and the texts alone, so runs with other experts and seeds of training share them."""
+    router = registry.routers.get("prototype")
+    monkeypatch.setattr(router, "uses_query", query == "backbone")
+    if query == "layer":  # which asks the decision nothing
+        monkeypatch.setattr(router, "forward", lambda self, request: Decision(torch.full((1, 1, 1, self.experts), 1 / self.experts)))
+    asked = []
+    inner = Learner.layer_queries
+    monkeypatch.setattr(Learner, "layer_queries", lambda self, rows: asked.append(len(rows)) or inner(self, rows))
+    fresh = toy.trained("prototype", "experts.rank=4")
+    first = toy.trained("prototype", store=tmp_path)
+    assert asked == 4 * [48]
+    second = toy.trained("prototype", "experts.rank=4", store=tmp_path)
+    assert asked == 4 * [48] and second.cursor.reused_s > 0 == first.cursor.reused_s
+    assert second.scores == fresh.scores
+    assert toy.equal(dict(second.learner.router.named_buffers()), dict(fresh.learner.router.named_buffers()))
+    toy.trained("prototype", "backbone.max_length=4", store=tmp_path)
+    assert asked == 6 * [48], "texts that are cut elsewhere have other queries"
 
 
 def test_what_shares_an_expert_and_what_does_not(tmp_path):
