@@ -574,7 +574,8 @@ def test_queries_of_training_examples_are_computed_once_for_all_runs(tmp_path, m
     router = registry.routers.get("prototype")
     monkeypatch.setattr(router, "uses_query", query == "backbone")
     if query == "layer":  # which asks the decision nothing
-        monkeypatch.setattr(router, "forward", lambda self, request: Decision(torch.full((1, 1, 1, self.experts), 1 / self.experts)))
+        monkeypatch.setattr(router, "forward", Spy.forward)
+        monkeypatch.setattr(router, "shown", [], raising=False)
     asked = []
     inner = Learner.layer_queries
     monkeypatch.setattr(Learner, "layer_queries", lambda self, rows: asked.append(len(rows)) or inner(self, rows))

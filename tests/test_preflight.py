@@ -23,7 +23,8 @@ def test_work_by_hand():
     assert [work.units(t, "evaluate") for t in (-1, 0, 1)] == [9, 4, 9]
     assert work.last == 5 + 9 and work.total == 60 + 36 + 2 * 84 + 9 + 4 + 9 + 14
     assert Work(configure("sequential"), TASKS).last == 5  # one expert: no oracle
-    fixed = [Work(configure("uniform", options), TASKS) for options in ([], ["memory.per_task=7"], ["memory.per_task=0", "memory.total=12"])]
+    budgets = ([], ["memory.per_task=7"], ["memory.per_task=0", "memory.total=12"])
+    fixed = [Work(configure("uniform", options), TASKS) for options in budgets]
     assert [[work.units(t, "memory") for t in (0, 1)] for work in fixed] == [[10, 16], [7, 13], [10, 12]]
 
 
