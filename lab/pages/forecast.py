@@ -1,0 +1,105 @@
+"""Before the start of a run: forecast of time and memory, warnings, and the first examples as the model will see them."""
+
+import json
+from typing import Any
+
+import streamlit as st
+
+from lab import config, jobs, preflight, sources
+from lab.errors import LabError
+from lab.pages import shell
+from lab.runs import all_runs
+
+NEWEST = 20  # earlier runs that a forecast may rest on
+TOKENS = 60  # of an example that are shown
+
+
+@st.cache_data(ttl=300, max_entries=50, show_spinner=False)
+def sizes(settings: str) -> preflight.Sizes | None:
+    """Examples of each task, for configurations (as JSON) whose data is at hand; None where it had to be downloaded first."""
+    made = config.validated(json.loads(settings))
+    if sources.open_stream(made.stream.name, made.stream.sources).downloads:
+        return None
+    return preflight.sizes(made)
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def seen(settings: str) -> dict[str, Any]:
+    """What the process that loads data and model found, by the configuration as JSON."""
+    return preflight.ask(json.loads(settings))
+
+
+def concerns_data(made: config.RunConfig) -> str:
+    """The part of a configuration that decides how much data there is, as JSON."""
+    return json.dumps({"stream": made.stream.model_dump(mode="json"), "seed": made.seed}, sort_keys=True)
+
+
+def expected(made: config.RunConfig, report: dict[str, Any] | None) -> tuple[preflight.Sizes | None, preflight.Forecast | None]:
+    """Sizes of the tasks and the forecast, as far as they are known before the start."""
+    tasks = report["tasks"] if report else sizes(concerns_data(made))
+    return tasks, preflight.forecast(made, tasks, all_runs()[-NEWEST:]) if tasks else None
+
+
+def before_start(made: config.RunConfig) -> None:
+    """What is to be expected of the run: time, memory, parameters, warnings, and the first examples as the model sees them."""
+    st.subheader("Before you start", anchor=False)
+    settings = json.dumps(made.to_dict() | {"about": ""}, sort_keys=True)
+    looked = st.session_state.get("train/looked", {})
+    report = looked.get(settings)
+    try:
+        tasks, forecast = expected(made, report)
+    except LabError as error:
+        return st.warning(f"The data cannot be read: {shell.plain(error)}", icon=":material/broken_image:")
+    unknown = "not known before the data is loaded" if forecast is None else forecast.source
+    known = forecast and forecast.seconds is not None
+    time_, memory, parameters = st.columns(3)
+    time_.metric("Time", duration(forecast.seconds) if known else "–", help=shell.plain(unknown))
+    memory.metric("Memory", f"{forecast.peak_bytes / 1e9:.1f} GB" if known else "–", help=shell.plain(unknown))
+    count = f"{report['trainable_parameters']:,}" if report else "–"
+    parameters.metric("Trainable", count, help="Parameters trained over the whole stream; counted when the model is looked at.")
+    st.caption(f"Forecast: {shell.plain(unknown)}. Less if another run has trained some of these experts already.")
+    for text in preflight.warnings(made, forecast, tasks, report):
+        st.warning(shell.plain(text), icon=":material/warning:")
+    if report:
+        return examples(report)
+    if not jobs.read_only() and st.button(
+        "Show what the model will see", icon=":material/visibility:", key="train_look",
+        help="Loads data and model in a process of its own, counts the parameters, and shows the first examples as tokens.",
+    ):  # fmt: skip
+        try:
+            with st.spinner("Loading data and model"):
+                report = seen(settings)
+        except LabError as error:
+            return st.error(shell.plain(error), title="Data and model cannot be loaded")
+        st.session_state["train/looked"] = {settings: report}
+        st.rerun()
+
+
+def duration(seconds: float) -> str:
+    """A rough time in few characters."""
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 1.5 else f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def examples(report: dict[str, Any]) -> None:
+    """The first training examples of a task, token by token."""
+    names = [task["name"] for task in report["tasks"]]
+    chosen = st.selectbox("First training examples of", names, key="train_examples")
+    task = report["tasks"][names.index(chosen)]
+    for example in task["examples"]:
+        tokens = example["tokens"]
+        more = f" … and {len(tokens) - TOKENS} more" if len(tokens) > TOKENS else ""
+        with st.container(border=True):
+            st.markdown(" ".join(f"`{literal_token(token)}`" for token in tokens[:TOKENS]) + more)
+            cut = f" · cut at {report['limit']} tokens" if len(tokens) >= report["limit"] else ""
+            st.caption(f"label **{shell.plain(example['label'])}** · {len(tokens)} tokens{cut}")
+    st.caption(
+        f"{task['train']} training, {task['validation']} validation, {task['test']} test examples · "
+        f"{len(task['labels']) or 'no'} labels · longest text {task['longest']} of {report['limit']} tokens · "
+        f"{report['device']}, {report['dtype']}, {report['layers']} adapted layers"
+    )
+
+
+def literal_token(token: str) -> str:
+    """A token for inline code, which cannot hold a backtick."""
+    return token.replace("`", "ˋ")

@@ -1,0 +1,136 @@
+"""The form of Train: which options there are, and a widget for each."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+import yaml
+
+from lab import config, registry, sources
+from lab.errors import LabError
+from lab.pages import draft, form, shell
+from lab.pages.form import Entry
+
+BACKBONES = ("minilm", "tiny", "strings")  # others only from the command line: a page does not take names of models to load
+STRUCTURE = ("experts.name", "router.name")  # what decides which other options there are
+MAIN = {
+    "stream.name": "Stream",
+    "backbone.name": "Backbone",
+    "scenario": "Scenario",
+    "seed": "Seed",
+    "stream.tasks": "Tasks, in order",
+    "stream.max_train": "Training examples per task",
+    "train.epochs": "Epochs per task",
+    "train.lr": "Learning rate",
+    "experts.rank": "Rank of an expert",
+    "memory.per_task": "Stored examples per task",
+}
+SECTIONS = {"": "run", "train": "training", "memory_training": "training on the memory"}
+
+
+def structure(recipe: str) -> list[str]:
+    """Overrides that decide which options exist: kind of expert, router, added methods."""
+    added = draft.drafted(recipe, "methods", [])
+    names = {path: draft.drafted(recipe, path, None) for path in STRUCTURE}
+    return [f"{path}={name}" for path, name in names.items() if name] + [f"methods.{name}={{}}" for name in added]
+
+
+def options(recipe: str, structural: list[str]) -> config.RunConfig:
+    """The recipe with the chosen plug-ins, before anything else is changed; consistency is checked later, with all changes."""
+    content = config.read_recipe(recipe)
+    for text in structural:
+        content = config.merged(content, config.parse_override(text))
+    return config.RunConfig(**content)
+
+
+def stream_names() -> list[str]:
+    """Streams that can be chosen: registered ones, and folders under LAB_DATA."""
+    shelf = Path(os.environ.get("LAB_DATA") or os.devnull)
+    folders = [path.name for path in shelf.iterdir() if path.is_dir() and path.name[0] != "."] if shelf.is_dir() else []
+    return sorted({"builtin", *registry.streams.names(), *folders}, key=lambda name: (name != "builtin", name))
+
+
+@st.cache_data(ttl=60, show_spinner=False)
+def task_names(stream: str) -> list[str]:
+    """Tasks of a stream, or nothing if it cannot be opened; the reason is then said by the check."""
+    try:
+        return sources.open_stream(stream).names()
+    except LabError:
+        return []
+
+
+def choices(recipe: str, recipe_stream: str) -> dict[str, list[str]]:
+    """Names to choose from where the type is only text."""
+    tasks = task_names(draft.drafted(recipe, "stream.name", recipe_stream))
+    return {
+        "stream.name": stream_names(),
+        "stream.tasks": tasks,
+        "transfer.train_tasks": tasks,
+        "transfer.held_out": tasks,
+        "backbone.name": list(BACKBONES),
+        "experts.name": registry.experts.names(),
+        "router.name": registry.routers.names(),
+    }
+
+
+def widget(recipe: str, one: Entry, label: str = "") -> Any:
+    """The widget of one option; returns its value."""
+    one = draft.begun(recipe, one)
+    common = {"key": draft.key(recipe, one.path), "help": shell.plain(one.about) or None, "persist_state": "session"}
+    label = label or one.title
+    if one.kind == "bool":
+        return st.toggle(label, one.default, **common)
+    if one.kind == "choice":
+        return st.selectbox(label, one.choices, index=one.choices.index(str(one.default)), **common)
+    if one.kind in ("int", "float"):
+        return number(one, label, common)
+    if one.kind == "names" and one.choices:
+        chosen = one.default if isinstance(one.default, list) else []
+        kept = [name for name in chosen if name in one.choices]
+        return st.multiselect(label, one.choices, kept, placeholder="all, alphabetically", **common) or None
+    parts = one.default if one.kind == "names" and isinstance(one.default, list) else [one.default]
+    text = st.text_input(label, ", ".join(form.written(part) for part in parts if part is not None), **common)
+    return yaml.safe_load(f"[{text}]") if one.kind == "names" else text
+
+
+def number(one: Entry, label: str, common: dict[str, Any]) -> Any:
+    """A number inside its limits; an optional one may be empty."""
+    kind = int if one.kind == "int" else float
+    limits = {"min_value": None if one.low is None else kind(one.low), "max_value": None if one.high is None else kind(one.high)}
+    value = None if one.default is None else kind(one.default)
+    shape = {"step": kind(one.step), "format": "%d" if kind is int else "%.6g", "placeholder": "all" if one.optional else None}
+    found = st.number_input(label, value=value, **limits, **shape, **common)
+    return found if found is not None or one.optional else value
+
+
+def fill(recipe: str, found: list[Entry]) -> dict[str, Any]:
+    """Draw the form; returns {path: value}. Main options first, all others in one expander."""
+    by_path = {one.path: one for one in found}
+    values: dict[str, Any] = {}
+    columns = st.columns(2)
+    for place, (path, label) in enumerate((path, label) for path, label in MAIN.items() if path in by_path):
+        with columns[place % 2]:
+            values[path] = widget(recipe, by_path[path], label)
+    with st.expander("All other options", icon=":material/tune:", key="train_more"):
+        added = [
+            name for name in registry.methods.names() if f"methods.{name}" not in config.read_recipe(recipe).get("methods", {})
+        ]
+        st.multiselect(
+            "More methods",
+            added,
+            [name for name in draft.draft(recipe)[1].get("methods", []) if name in added],
+            key=draft.key(recipe, "methods"),
+            help="What acts on training beside the recipe.",
+            persist_state="session",
+        )
+        for section in dict.fromkeys(one.section for one in found):
+            rest = [one for one in found if one.section == section and one.path not in MAIN]
+            if not rest:
+                continue
+            st.markdown(f"**{shell.plain(SECTIONS.get(section, section.replace('_', ' ').replace('.', ' · ')).capitalize())}**")
+            columns = st.columns(2)
+            for place, one in enumerate(rest):
+                with columns[place % 2]:
+                    values[one.path] = widget(recipe, one)
+    return values
