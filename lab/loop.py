@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from lab import events, registry
 from lab.batch import Batch, Encoded, shuffled
 from lab.chance import generator
+from lab.checks import check
 from lab.config import RunConfig
-from lab.errors import LabError, RunFailed
+from lab.cost import footprint, peak_memory
+from lab.errors import RunFailed
 from lab.evaluate import Evaluation, evaluate
 from lab.learner import Learner, Output
 from lab.memory import Memory
@@ -86,8 +88,7 @@ class Session:
     def __init__(self, config: RunConfig, tasks: Sequence[Task], store: Store | None = None):
         """`config` must be prepared. Raises LabError for whatever cannot work, before any training."""
         self.config, self.tasks, self.store = config, tasks, store
-        check_memory(config, tasks)
-        check_plugins(config, tasks)
+        check(config, tasks)
         self.learner = Learner(config, tasks)
         encode = self.learner.encode
         self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(tasks) for s in SPLITS}
@@ -482,29 +483,15 @@ class Session:
         return {"task_id": task_id, "stored_examples": stored, "generated_examples": generated}
 
     def cost(self) -> dict[str, Any]:
-        """Parameters, bytes, seconds; what is kept from one task to the next, adapters, memory and statistics apart.
+        """Parameters and bytes (see lab.cost) and seconds.
 
-        Adapters: experts, classifier and router. Statistics: what routers and methods keep beside them. Memory: stored texts and
-        generated ones.
         Times include what was saved by reuse; `reused_s` says how much of train_s that is.
         """
-        learner = self.learner
-        adapters = [p for k in range(len(learner.bank)) for p in learner.bank.expert(k).values()]
-        adapters += [*learner.classifier.parameters(), *learner.router.parameters()]
-        statistics = [*learner.router.buffers(), *(tensor for method in self.methods for tensor in method.state().values())]
-        adapter_bytes, statistics_bytes = (sum(t.numel() * t.element_size() for t in kept) for kept in (adapters, statistics))
-        memory_bytes = self.memory.bytes + sum(method.generated.bytes for method in self.methods)
-        return {
-            "trainable_parameters": sum(p.numel() for p in adapters),
-            "stored_parameters": sum(t.numel() for t in [*adapters, *statistics]),
-            "stored_bytes": adapter_bytes + memory_bytes + statistics_bytes,
-            "adapter_bytes": adapter_bytes,
-            "memory_bytes": memory_bytes,
-            "statistics_bytes": statistics_bytes,
+        return footprint(self.learner, self.memory, self.methods) | {
             "train_s": round(self.cursor.train_s + self.cursor.reused_s, 3),
             "reused_s": round(self.cursor.reused_s, 3),
             "eval_s": round(self.cursor.eval_s, 3),
-            "peak_memory_bytes": peak_memory(learner.device),
+            "peak_memory_bytes": peak_memory(self.learner.device),
         }
 
 
@@ -527,33 +514,3 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     """Factor of the learning rate: linear rise over the warm-up share, then linear fall to zero."""
     rise = max(1, round(warmup * steps))
     return (step + 1) / rise if step < rise else (steps - step) / (steps - rise + 1)
-
-
-def check_memory(config: RunConfig, tasks: Sequence[Task]) -> None:
-    """A memory that cannot hold one example of each class of a task, or all tasks where they share it, is refused."""
-    total, classes = config.memory.total, sum(len(task.labels) for task in tasks)
-    if 0 < total < classes:
-        raise LabError(f"memory.total = {total} is smaller than the {classes} classes of the stream: store at least {classes}")
-    for task in tasks:
-        if 0 < config.memory.per_task < len(task.labels):
-            raise LabError(
-                f"memory.per_task = {config.memory.per_task} is smaller than the {len(task.labels)} classes "
-                f"of task '{task.name}': store at least {len(task.labels)}"
-            )
-
-
-def check_plugins(config: RunConfig, tasks: Sequence[Task]) -> None:
-    """Tasks that the kind of expert, the router or a method cannot work on are refused."""
-    chosen = [(registry.experts, config.experts), (registry.routers, config.router)]
-    for kind, options in chosen + [(registry.methods, options) for options in config.methods.values()]:
-        kind.get(options.name).check_tasks(config, tasks)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Most memory this process held so far, in bytes: on the GPU where it computes there, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource
-    import sys
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

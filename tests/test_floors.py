@@ -25,7 +25,7 @@ FLOORS = [
     ["objective"],
     ["learner"],
     ["method", "evaluate", "inference"],
-    ["methods/*", "store"],
+    ["methods/*", "store", "checks", "cost"],
     ["loop"],
     ["transfer", "checkpoint", "console"],
     ["record"],
