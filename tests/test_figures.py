@@ -120,6 +120,16 @@ def test_query_map_draws_tasks_wrong_answers_and_keys(pair):
     assert list(keys.y) == list(table["y"][6:]) and "of the variance" in drawn.layout.xaxis.title.text
 
 
+def test_the_legend_of_the_query_map_is_filled_wherever_one_answer_was_right(pair, monkeypatch):
+    """It shows the symbol of a trace's first point."""
+    write_queries(pair[0])
+    table = views.query_map(pair[0])
+    table.loc[[0, 1], "correct"] = [False, True]
+    monkeypatch.setattr(views, "query_map", lambda run, after: table)
+    trace = figures.query_map(pair[0]).data[0]
+    assert trace.marker.symbol == ("circle", "circle-open") and list(trace.x) == [table["x"][1], table["x"][0]]
+
+
 def test_one_routing_head_is_drawn_as_bars(runs):
     run = write_run(runs, "a", heads=1)
     for measure in figures.MEASURES:

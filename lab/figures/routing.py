@@ -211,6 +211,7 @@ def query_map(run: Run, after: int | None = None, title: str = "") -> go.Figure:
     drawn = figure(title, 460)
     for number, (task, rows) in enumerate(table[table["kind"] == "query"].groupby("task", sort=False)):
         colour, _, marker = task_style(number)
+        rows = rows.loc[rows["correct"].eq(False).sort_values(kind="stable").index]  # a legend has the symbol of the first
         told = rows["correct"].map({True: "answered right", False: "answered wrong"}).fillna("answer not known")
         drawn.add_scatter(
             x=rows["x"], y=rows["y"], mode="markers", name=short(task),
