@@ -55,7 +55,7 @@ def differences(runs: Sequence[Run], baseline: str, measure: str = "average_accu
     drawn.add_vline(x=0, line={"color": "rgba(127,127,127,0.9)", "width": 1.5})
     names = [short(label, 28) for label in table["label"]]
     drawn.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False)
-    return drawn.update_xaxes(title=f"{_title(measure)}, minus {short(baseline, 28)}", tickformat="+.2f", zeroline=False)
+    return drawn.update_xaxes(title=f"{_title(measure)}, minus {short(baseline, 28)}", tickformat="+.3~f", zeroline=False)
 
 
 def tradeoff(runs: Sequence[Run], title: str = "") -> go.Figure:
@@ -94,7 +94,7 @@ def positions(runs: Sequence[Run], title: str = "") -> go.Figure:
     drawn = _lines(figure(title, 360), table[table["mean"].notna()], "position", "place %{x}: %{y:+.3f}")
     drawn.add_hline(y=0, line={"color": "rgba(127,127,127,0.9)", "width": 1.5})
     drawn.update_xaxes(title="place in the stream", dtick=1, showgrid=False)
-    return drawn.update_yaxes(title="score against the task's own mean", tickformat="+.2f")
+    return drawn.update_yaxes(title="score against the task's own mean", tickformat="+.3~f")
 
 
 def sweep(runs: Sequence[Run], option: str = "train.lr", title: str = "") -> go.Figure:
