@@ -28,7 +28,7 @@ STAGES = [JOINT, "farm, 4 shots", "farm, 8 shots"]
 FULL = ("full", "scenario=task", "transfer.shots=[4, 8]", "transfer.adaptation.steps=3", "experts.targets=[query, value]")
 RECIPES = [(name,) for name in toy.recipes("transfer")] + [FULL]
 TUNED = {"mhr-z": set(), "private": {"farm"}, "poly-mu": {"average"}, "mhr-mu": {"average"}}
-TUNED |= {"shared": {"shared"}, "full": {"shared"}}
+TUNED |= {"shared": {"shared"}, "shared-wide": {"shared"}, "full": {"shared"}}
 POOL = {f"pool-{k}" for k in range(8)}
 
 
@@ -101,6 +101,15 @@ def test_mhr_z_leaves_every_adapter_bit_identical(recipe, tmp_path):
         if type(event).__name__ == "Learned" and event.task:
             same = [toy.equal(joint[name], toy.expert(again, name)) for name in joint]
             assert all(same) if recipe == "mhr-z" else not any(same)
+
+
+def test_the_wide_control_has_the_size_of_the_skills(trained):
+    wide, skills = (
+        sum(p.numel() for k in range(len(made.learner.bank)) for p in made.learner.bank.expert(k).values())
+        for made in (trained("shared-wide")[0], trained("poly")[0])
+    )
+    assert wide == skills
+    assert configure("shared-wide").experts.alpha / 64 == configure("poly").experts.alpha / 8
 
 
 @pytest.mark.parametrize("recipe", ["poly-mu", "mhr-mu"])
