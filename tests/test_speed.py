@@ -35,17 +35,21 @@ def title(page, name: str):
 
 
 def test_first_paint_and_page_switches(browser, crowded):  # noqa: F811
-    """Until title and first number stand on Start, in a fresh tab; until the title of the next page stands after a click."""
+    """Until title and first number stand on Start, for a new visitor (nothing cached) and for one who was here before; until the
+    title of the next page stands after a click.
+    """
     names = ["jobs", "compare", "library", ""]  # each is left for the next one, with all its charts
-    first, switches = [], {name: [] for name in names}
+    visits, switches = {"first visit": [], "second visit": []}, {name: [] for name in names}
     for _ in range(TIMES + 1):  # the first one only warms server and browser
         context = browser.new_context(viewport={"width": 1440, "height": 1000})
-        page = context.new_page()
-        begin = time.perf_counter()
-        page.goto(crowded, wait_until="commit")
-        title(page, "").wait_for(timeout=60_000)
-        page.locator("[data-testid=stMetricValue]").first.wait_for(timeout=60_000)
-        first.append(time.perf_counter() - begin)
+        for times in visits.values():
+            page = context.new_page()
+            begin = time.perf_counter()
+            page.goto(crowded, wait_until="commit")
+            title(page, "").wait_for(timeout=60_000)
+            page.locator("[data-testid=stMetricValue]").first.wait_for(timeout=60_000)
+            times.append(time.perf_counter() - begin)
+            page.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')", timeout=60_000)
         for name in names:
             page.wait_for_function("!document.querySelector('[data-testid=stStatusWidget]')", timeout=60_000)
             link = page.locator(f"[data-testid=stSidebarNavLink][href$='/{name}']")
@@ -54,8 +58,7 @@ def test_first_paint_and_page_switches(browser, crowded):  # noqa: F811
             title(page, name).wait_for(timeout=60_000)
             switches[name].append(time.perf_counter() - begin)
         context.close()
-    medians = {"first paint": statistics.median(first[1:])}
-    medians |= {name or "start": statistics.median(times[1:]) for name, times in switches.items()}
-    print("\n" + "\n".join(f"{name}: {value:.2f} s" for name, value in medians.items()))
-    assert medians.pop("first paint") < FIRST_PAINT
-    assert max(medians.values()) < SWITCH
+    paint, switch = ({name or "start": statistics.median(times[1:]) for name, times in found.items()} for found in (visits, switches))
+    print("\n" + "\n".join(f"{name}: {value:.2f} s" for name, value in (paint | switch).items()))
+    assert max(switch.values()) < SWITCH
+    assert max(paint.values()) < FIRST_PAINT
