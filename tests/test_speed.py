@@ -58,7 +58,9 @@ def test_first_paint_and_page_switches(browser, crowded):  # noqa: F811
             title(page, name).wait_for(timeout=60_000)
             switches[name].append(time.perf_counter() - begin)
         context.close()
-    paint, switch = ({name or "start": statistics.median(times[1:]) for name, times in found.items()} for found in (visits, switches))
+    paint, switch = (
+        {name or "start": statistics.median(times[1:]) for name, times in found.items()} for found in (visits, switches)
+    )
     print("\n" + "\n".join(f"{name}: {value:.2f} s" for name, value in (paint | switch).items()))
     assert max(switch.values()) < SWITCH
     assert max(paint.values()) < FIRST_PAINT
