@@ -343,13 +343,18 @@ def configure(recipe: str = "custom", overrides: Sequence[str] = (), **settings:
     `settings` are top-level fields, or `stream`, `backbone`, `router` given by name. Raises LabError with the nearest
     valid name for a misspelt one.
     """
-    content = read_recipe(recipe) if recipe != "custom" else {"recipe": "custom"}
     change: dict[str, Any] = {}  # first on their own: `-o router.heads=2 -o router=oracle` keeps the heads
     for text in overrides:
         change = merged(change, parse_override(text))
     for name, value in settings.items():
         change = merged(change, {name: {"name": value} if name in NAMED and isinstance(value, str) else value})
-    return validated(merged(fitted(content, _stream(merged(content, change))), change))
+    return validated(merged(start(recipe, change), change))
+
+
+def start(recipe: str, change: dict[str, Any]) -> dict[str, Any]:
+    """What `change` is laid over: a recipe, with what fits the stream that is then in use."""
+    content = read_recipe(recipe) if recipe != "custom" else {"recipe": "custom"}
+    return fitted(content, _stream(merged(content, change)))
 
 
 def fitted(content: dict[str, Any], stream: str | None) -> dict[str, Any]:
@@ -367,13 +372,17 @@ def _stream(content: dict[str, Any]) -> str | None:
 
 def validated(content: dict[str, Any]) -> RunConfig:
     """RunConfig from plain values; every mistake is one line that names the field and what is allowed."""
+    return _consistent(typed(content))
+
+
+def typed(content: dict[str, Any]) -> RunConfig:
+    """The same without the question whether the settings go together, for a form that is still being filled."""
     content = {name: {"name": value} if name in NAMED and isinstance(value, str) else value for name, value in content.items()}
     content = merged({"experts": {"name": "lora"}, "router": {"name": "uniform"}}, content)
     try:
-        config = RunConfig(**content)
+        return RunConfig(**content)
     except ValidationError as error:
         raise LabError(registry.explain(error, RunConfig)) from error
-    return _consistent(config)
 
 
 def _consistent(config: RunConfig) -> RunConfig:

@@ -11,7 +11,7 @@ import streamlit as st
 import yaml
 
 from lab import config, jobs, sources
-from lab.errors import LabError, bad_yaml
+from lab.errors import LabError, bad_yaml, unknown
 from lab.pages import draft, form, shell, widgets
 from lab.pages.forecast import before_start
 
@@ -150,10 +150,13 @@ def draw() -> None:
         return st.error("No recipes are installed.")
     names = list(found)
     presets(names)
+    asked = st.query_params.get("recipe")
+    unread = [] if asked is None or asked in names else [str(unknown("recipe", asked, names))]
     shell.begin_with("recipe", names, "l2r" if "l2r" in names else names[0])
     recipe = st.selectbox("Recipe", names, index=None, key="recipe", bind="query-params") or names[0]
     st.caption(shell.plain(found[recipe]["about"]))
-    draft.take_over(recipe)
+    draft.take_over(recipe, unread)
+    said = st.container()
     left, right = st.columns([3, 2], gap="large")
     base = widgets.options(recipe, widgets.structure(recipe))
     offered = widgets.choices(recipe, base.stream.name)
@@ -165,10 +168,10 @@ def draw() -> None:
     with left:
         values = widgets.fill(recipe, entries)
         files(names)
-    own = config.read_recipe(recipe).get("methods", {})
-    structural = [f"methods.{name}={{}}" for name in draft.drafted(recipe, "methods", []) if name not in own]
-    changes = structural + form.overrides(entries, values)
+    changes = widgets.added_methods(recipe) + form.overrides(entries, values)
     draft.put_into_link(changes)
+    for text in draft.left_out(recipe, entries, changes):
+        said.warning(f"Not taken over: {shell.plain(text)}", icon=":material/link_off:")
     made, reason = check(recipe, changes)
     with right:
         launch(made, reason)
