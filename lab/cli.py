@@ -68,7 +68,9 @@ def run(
 
 
 @command
-def resume(run: Annotated[str, typer.Argument(help="id of the run")], runs: Runs = None, as_json: Json = False) -> None:
+def resume(
+    run: Annotated[str, typer.Argument(help="id of the run or its folder")], runs: Runs = None, as_json: Json = False
+) -> None:
     """Go on with a stopped, interrupted or killed run; start a queued one: lab resume RUN"""
     from lab import api
 
@@ -79,7 +81,7 @@ def resume(run: Annotated[str, typer.Argument(help="id of the run")], runs: Runs
 
 @command
 def stop(
-    run: Annotated[str, typer.Argument(help="id of the run")],
+    run: Annotated[str, typer.Argument(help="id of the run or its folder")],
     now: Annotated[bool, typer.Option("--now", help="at the next step instead of after the current task")] = False,
     runs: Runs = None,
     as_json: Json = False,
@@ -102,7 +104,7 @@ def stop(
 
 @command
 def show(
-    run: Annotated[str, typer.Argument(help="id of the run")],
+    run: Annotated[str, typer.Argument(help="id of the run or its folder")],
     decompose: Annotated[
         bool, typer.Option("--decompose", help="where the losses of old tasks went; measured at the first time, then kept")
     ] = False,
@@ -129,7 +131,7 @@ def decomposed(found: run_folder.Run) -> dict[str, Any]:
 
 @command
 def compare(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="RUN...", help="ids of runs")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="RUN...", help="ids of runs or their folders")] = None,
     report: Annotated[Path | None, typer.Option(help="write everything into one HTML file that opens offline")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="print the unrounded numbers, with the reason of each missing one")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="print the table for a paper")] = False,
@@ -178,7 +180,7 @@ def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run],
             run = run_folder.Run.open(id, runs)
             reason = problem(run) or unready(run)
         except LabError as error:
-            if not (run_folder.root(runs) / id / "run.json").is_file():
+            if not (run_folder.located(id, runs) / "run.json").is_file():
                 raise
             reason = str(error)
         if reason:
@@ -225,7 +227,7 @@ def replay(
 
 @command
 def prune(
-    run: Annotated[str, typer.Argument(help="id of the run")],
+    run: Annotated[str, typer.Argument(help="id of the run or its folder")],
     share: Annotated[float, typer.Option(help="part of the routing's load that the kept experts carry, in (0, 1]")] = 0.9,
     runs: Runs = None,
     as_json: Json = False,

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -18,6 +19,8 @@ from lab.errors import LabError
 from lab.runs import Run, all_runs, root
 
 HERE = Path(__file__).parent
+EXAMPLES = HERE.parent / "examples"
+IN_SHELL = '"$(python -c "import lab; print(lab.__path__[0])")/examples"'  # the same folder, as a shell finds it
 SECTIONS = {
     "Learn": [("start", "Start", ":material/home:"), ("learn", "Lessons", ":material/school:")],
     "Experiment": [("train", "Train", ":material/model_training:"), ("jobs", "Jobs", ":material/monitoring:")],
@@ -72,8 +75,21 @@ def how_to_read(text: str) -> None:
 
 def examples() -> list[Run]:
     """Recorded example runs: those of the package, or of the folder in LAB_EXAMPLES."""
-    folder = Path(os.environ.get("LAB_EXAMPLES") or HERE.parent / "examples")
-    return views.readable(all_runs(folder))
+    return views.readable(all_runs(examples_folder()))
+
+
+def examples_folder() -> Path:
+    return Path(os.environ.get("LAB_EXAMPLES") or EXAMPLES)
+
+
+def damaged_examples() -> None:
+    """Name the recorded examples that cannot be read, and what to do."""
+    for run in all_runs(examples_folder()):
+        if reason := views.problem(run):
+            again = "Install the lab again to have it back" if packaged(run) else "Put its files back"
+            st.warning(
+                plain(f"A recorded example is left out: {reason}. {again}; it is {run.dir}."), icon=":material/broken_image:"
+            )
 
 
 def table(runs: list[Run]) -> pd.DataFrame:
@@ -167,7 +183,8 @@ def forget(key: str, options: list[Any]) -> None:
 def nothing_yet(what: str) -> None:
     """The empty state: what is missing and how to make it."""
     st.info(f"{what} Train one from the page below, or on the command line; this page shows it as soon as its folder exists.")
-    st.code("lab run l2r --stream builtin", language="bash")
+    where = f" --runs {shlex.quote(str(root().resolve()))}" if os.environ.get("LAB_RUNS") else ""
+    st.code(f"lab run l2r --stream builtin{where}", language="bash")
     st.page_link(page("train"), label="Go to Train", icon=":material/model_training:")
 
 
@@ -260,16 +277,30 @@ def own(run: Run) -> bool:
 
 
 def opened(run: Run) -> str:
-    """The expression that opens a run."""
-    return f"lab.Run.open({run.id!r})" if own(run) else f"lab.Run.open({run.id!r}, lab.__path__[0] + '/examples')"
+    """The expression that opens a run, wherever it is evaluated."""
+    if packaged(run):
+        return f"lab.Run.open({run.id!r}, lab.__path__[0] + '/examples')"
+    return f"lab.Run.open({', '.join(map(repr, [run.id, *folder_of(run)]))})"
 
 
 def command_of(runs: Sequence[Run]) -> str:
-    """The command that prints the results of these runs."""
-    ids = list(dict.fromkeys(run.id for run in runs))
-    examples = "$(python -c 'import lab; print(lab.__path__[0])')/examples"
-    where = "" if all(map(own, runs)) else f' --runs "{examples}"'
-    return f"lab {'show' if len(ids) == 1 else 'compare'} {' '.join(ids)} --json{where}"
+    """The command that prints the results of these runs, wherever it is typed."""
+    places = {run: IN_SHELL if packaged(run) else "".join(map(shlex.quote, folder_of(run))) for run in runs}
+    several = len(set(places.values())) > 1
+    names = [f"{place}/{run.id}" if several and place else run.id for run, place in places.items()]
+    where = "" if several else "".join(f" --runs {place}" for place in {*places.values()} if place)
+    return f"lab {'show' if len(names) == 1 else 'compare'} {' '.join(names)} --json{where}"
+
+
+def packaged(run: Run) -> bool:
+    """Whether a run is a recorded example of the package, which is elsewhere on another machine."""
+    return run.dir.parent.resolve() == EXAMPLES.resolve()
+
+
+def folder_of(run: Run) -> list[str]:
+    """The folder that has to be named to find a run; none for ./runs, where it is looked for anyway."""
+    usual = own(run) and not os.environ.get("LAB_RUNS")
+    return [] if usual else [str(run.dir.parent.resolve())]
 
 
 def number(value: float | None, form: str = "{:.3f}") -> str:
