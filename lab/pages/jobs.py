@@ -124,6 +124,12 @@ def controls(run: Run, state: str) -> None:
 
 def live(run: Run, state: str) -> None:
     """The state of the run, looked up again while it is active; a change of status redraws the page once."""
+    lost = views.LOSS
+    if run.protocol == "stream":
+        lost = st.number_input(
+            "Tell when a task lost more than", 0.0, 1.0, views.LOSS, 0.05, key="job_lost", bind="query-params", width=240,
+            help="Best score of a task minus its newest one, from 0 to 1.",
+        )  # fmt: skip
 
     @st.fragment(run_every=PERIOD if state in jobs.ACTIVE else None)
     def card() -> None:
@@ -136,7 +142,7 @@ def live(run: Run, state: str) -> None:
         elapsed = f" · {views.clock(now.elapsed_s)} since it started" if timed else ""
         st.progress(min(max(now.share, 0.0), 1.0), text=shell.plain(place + elapsed))
         stepper(run)
-        for alert in views.alerts(run):
+        for alert in views.alerts(run, lost=lost):
             st.warning(shell.plain(alert.text), icon=":material/warning:")
         left, right = st.columns(2, gap="large")
         with left:
