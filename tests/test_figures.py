@@ -86,6 +86,32 @@ def test_routing_figures(pair):
     assert cells(figures.answer_by_layer(kept(pair[0], 2, 0)[1])).shape == (8, 3)
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+def test_weights_have_one_range_at_all_moments_of_a_run(runs, heads):
+    """A router that does not normalise: its weights grow from 1.5 over 3 to 6; every chart ends where the largest does."""
+    run = write_run(runs, "a", heads=heads)
+    for after, largest in enumerate((1.5, 3.0, 6.0)):
+        path = run.dir / "routing" / f"after_{after}.safetensors"
+        arrays, header = files.read_arrays(path)
+        grown = {name: value * np.float32(largest) for name, value in arrays.items() if name.endswith(("weight_sum", "examples"))}
+        files.write_arrays(path, arrays | grown, header)
+    most = 6 * 0.95  # the fixture gives an expert 0.95 at most where there are several, 1 where it is alone
+    assert views.largest_weight(run) == pytest.approx(most)
+    for after in range(3):
+        assert figures.routing_profile(run, after, 0).data[0].zmax == pytest.approx(most)
+        drawn = figures.routing_by_layer(run, after, 0, 0)
+        assert (drawn.layout.xaxis.range[1] if heads == 1 else drawn.data[0].zmax) == pytest.approx(most)
+        undecided = figures.routing_by_layer(run, after, 0, 0, "entropy")
+        assert (undecided.layout.xaxis.range[1] if heads == 1 else undecided.data[0].zmax) == 1
+    answer = kept(run, 2, 0)[0]
+    assert figures.answer_by_layer(answer, most=7).data[0].zmax == 7
+    assert figures.answer_by_layer(answer, 0).data[0].zmax == pytest.approx(most)
+    (run.dir / "routing" / "after_0.safetensors").write_bytes(b"xx")
+    assert views.largest_weight(run) == pytest.approx(most)
+    assert views.largest_weight(write_run(runs, "calm")) == 1
+    assert views.largest_weight(write_run(runs, "none", routed=False)) == 1
+
+
 def test_flow_keeps_the_weight_and_the_colours_of_experts(pair):
     drawn = figures.routing_flow(pair[0]).data[0]
     into = np.bincount(drawn.link.target, drawn.link.value, minlength=8)

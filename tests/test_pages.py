@@ -1,7 +1,10 @@
 """Pages: every one with no run, one, many, damaged ones; numbers on screen are those of the run."""
 
 import base64
+import dataclasses
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,10 +22,10 @@ from test_tables import WENT
 from typer.testing import CliRunner
 
 import lab
-from lab import cli, figures, files, jobs, library, preflight, repeats, sources, views
+from lab import cli, config, figures, files, jobs, library, preflight, repeats, sources, views
 from lab.answer import kept
 from lab.errors import LabError
-from lab.pages import shell, system
+from lab.pages import draft, shell, system
 from lab.runs import now
 from lab.stream import Example, Task
 
@@ -167,6 +170,19 @@ def test_start_has_its_numbers_before_its_charts(recorded):
     assert len(app.metric) == 3 and len(app.get("plotly_chart")) == 4
 
 
+@pytest.mark.parametrize("name", ["run.json", "config.yaml", "matrix.json"])
+def test_start_names_a_damaged_example(recorded, name, monkeypatch):
+    folder = recorded / "builtin-l2r"
+    (folder / name).write_text("[")
+    shown = texts(open_page("start"))
+    assert f"run 'builtin-l2r' is damaged: {name}" in shown and f"Put its files back; it is {folder}." in shown
+    monkeypatch.setattr(shell, "EXAMPLES", recorded)
+    assert "Install the lab again to have it back" in texts(open_page("start"))
+    shutil.rmtree(folder)
+    shown = texts(open_page("start"))
+    assert "left out" not in shown and "No pair of recorded examples" in shown
+
+
 def test_start_slider_moves_every_chart(recorded):
     app = open_page("start")
     app.slider(key="after").set_value(2).run()
@@ -217,6 +233,20 @@ def test_jobs_step_through_the_tasks_and_name_what_is_odd(runs, monkeypatch):
         events.write('{"kind": "St')
     app.run()
     assert "The loss is not a number since task 3 (cooking), step 9" in texts(app) and not app.exception
+
+
+def test_jobs_tell_of_losses_above_a_limit_of_the_reader(runs):
+    """The fixture's tasks lost 0.59 and 0.32; the limit stands in the link."""
+    write_run(runs, "a", "sequential", FORGETS, routed=False)
+
+    def lost(app):
+        return [text for text in texts(app).split("\n") if text.startswith("Task ") and " lost " in text]
+
+    app = open_page("jobs", job="a")
+    assert app.number_input(key="job_lost").value == 0.2 and len(lost(app)) == 2
+    app.number_input(key="job_lost").set_value(0.5).run()
+    assert [text[:12] for text in lost(app)] == ["Task animals"]
+    assert not lost(open_page("jobs", job="a", job_lost="0.7")) and len(lost(open_page("jobs", job="a", job_lost="0.4"))) == 1
 
 
 def test_jobs_name_dead_experts(runs):
@@ -408,7 +438,10 @@ def test_routing_focus_and_examples(runs):
 def test_code_of_a_chart_draws_that_chart(runs, recorded, monkeypatch):
     """What the popover says is run as it stands: same figure, same numbers; the file holds them too."""
     monkeypatch.setattr(lab, "__path__", [str(recorded.parent)])
-    for made, open_it in ((write_run(runs, "a"), "lab.Run.open('a')"), (lab.Run.open("builtin-l2r", recorded), "/examples')")):
+    monkeypatch.setattr(shell, "EXAMPLES", recorded)
+    examples = "lab.Run.open('builtin-l2r', lab.__path__[0] + '/examples')"
+    pairs = (write_run(runs, "a"), f"lab.Run.open('a', '{runs}')"), (lab.Run.open("builtin-l2r", recorded), examples)
+    for made, open_it in pairs:
         code = shell.python_of(figures.routing_by_task, views.routing_by_task, (made, 1), {"title": "<x>"})
         assert open_it in code and code.endswith("lab.views.routing_by_task(run1, 1)")
         *before, drawing, numbers = code.splitlines()
@@ -418,15 +451,34 @@ def test_code_of_a_chart_draws_that_chart(runs, recorded, monkeypatch):
         assert eval(numbers, names).equals(views.routing_by_task(made, 1))
     both = [made, lab.Run.open("a")]
     assert "lab.figures.average_curves([run1, run2])" in shell.python_of(figures.average_curves, None, (both,), {})
-    assert shell.command_of(both[1:]) == "lab show a --json"
-    assert shell.command_of(both).startswith("lab compare builtin-l2r a --json --runs ")
+    assert shell.command_of(both[1:]) == f"lab show a --json --runs {runs}"
+    monkeypatch.delenv("LAB_RUNS")
+    monkeypatch.chdir(runs.parent)
+    assert shell.command_of(both[1:]) == "lab show a --json" and shell.opened(both[1]) == "lab.Run.open('a')"
+
+
+def test_the_command_of_a_chart_works_in_a_shell_of_its_own(runs, tmp_path, monkeypatch):
+    """Own runs, recorded examples, and both beside each other; typed elsewhere, without the settings of the server."""
+    monkeypatch.delenv("LAB_EXAMPLES")
+    (folder := tmp_path / "other runs").mkdir()
+    monkeypatch.setenv("LAB_RUNS", str(folder))
+    mine, example, other = write_run(folder, "a"), *shell.examples()[:2]
+    paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(MAIN.parents[2])}
+    for shown in ([mine], [mine, example, mine], [example, other]):
+        command = shell.command_of(shown)
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=paths, capture_output=True, text=True)
+        assert done.returncode == 0, (command, done.stderr[-500:])
+        found = json.loads(done.stdout)
+        found = found if isinstance(found, list) else [found]
+        assert [one["run"] for one in found] == [run.id for run in dict.fromkeys(shown)]
+        assert [one["average_accuracy"] for one in found] == [run.metrics()["average_accuracy"] for run in dict.fromkeys(shown)]
 
 
 def test_a_chart_card_offers_code_and_numbers(runs):
     run = write_run(runs, "a")
     app = open_page("routing")
     assert any("lab.figures.routing_by_task(run1, 2)" in code.value for code in app.code)
-    assert "lab show a --json" in [code.value for code in app.code]
+    assert f"lab show a --json --runs {runs}" in [code.value for code in app.code]
     button = next(button for button in app.get("download_button") if button.proto.label == "Numbers as CSV")
     assert button.proto.id and run.id == "a"
 
@@ -474,6 +526,19 @@ def test_routing_measures_and_warnings(runs, monkeypatch):
     monkeypatch.setattr("conftest.weights", lambda task, experts, layers, heads: np.tile(same[:experts], (layers, heads, 1)))
     write_run(runs, "equal", "uniform")
     assert "nothing is chosen" in texts(open_page("routing", rt_run="equal"))
+
+
+def test_routing_warns_of_the_moment_that_is_looked_at(runs):
+    """After two tasks one expert took all; at the end it does not."""
+    run = write_run(runs, "a")
+    path = run.dir / "routing" / "after_1.safetensors"
+    arrays, header = files.read_arrays(path)
+    taken = {f"{task}/share_sum": np.array([1.0, 0.0]) * arrays[f"{task}/count"] for task in range(2)}
+    files.write_arrays(path, arrays | taken, header)
+    app = open_page("routing")
+    assert "collapsed" not in texts(app)
+    app.select_slider(key="rt_after").set_value(2).run()
+    assert "The router has collapsed: expert animals" in texts(app)
 
 
 def test_routing_pictures_flow_map_and_animation(runs):
@@ -578,7 +643,8 @@ def test_playground_answers_as_the_model_does(model):
     np.testing.assert_allclose(chart(app, "pg_layers_0"), answer.by_layer(), atol=1e-6)
     app.segmented_control(key="pg_head").set_value("2").run()
     np.testing.assert_allclose(chart(app, "pg_layers_0"), answer.by_layer(1), atol=1e-6)
-    assert any("load(lab.Run.open('routed'), 1).answer('red wave harbour')" in code.value for code in app.code)
+    code = f"load({shell.opened(lab.Run.open('routed'))}, 1).answer('red wave harbour')"
+    assert any(code in one.value for one in app.code)
 
 
 @pytest.mark.parametrize(
@@ -625,6 +691,24 @@ def test_playground_compares_moments_and_runs(model):
     assert [one for one in app.get("plotly_chart") if one.proto.id.endswith("pg_layers_0")] and not element(app, "pg_change")
 
 
+def test_playground_draws_a_pair_on_one_range(model, monkeypatch):
+    """The weights of the changed answer are three times as large: both charts end at 3."""
+    from lab.inference import Model
+
+    answered = Model.answer
+
+    def larger(self, text, override, **more):
+        answer = answered(self, text, override, **more)
+        grown = {name: step * (1 if override.expert is None else 3) for name, step in answer.steps.items()}
+        return dataclasses.replace(answer, steps=grown)
+
+    monkeypatch.setattr(Model, "answer", larger)
+    app = typed(pg_beside="changed routing", pg_route="one expert", pg_expert="city")
+    drawn = [json.loads(element(app, f"pg_layers_{place}").proto.spec)["data"][0] for place in (0, 1)]
+    assert [one["zmax"] for one in drawn] == pytest.approx([3, 3])
+    assert sum("most=3)" in code.value for code in app.code) == 2
+
+
 def test_playground_tells_the_task_where_the_model_is_told(model):
     app = open_page("playground", pg_run="told")
     app.text_area(key="pg_text").set_value("red wave").run()
@@ -669,6 +753,55 @@ def test_train_shows_the_equivalent_command_of_a_change(runs):
     assert command == "lab run sequential -o 'stream.tasks=[weather, animals]' -o train.lr=0.01"
     assert recipe.startswith("base: sequential") and "lr: 0.01" in recipe and "overrides=" in python
     assert not app.button(key="train_start").disabled
+
+
+def form_says(app: AppTest) -> dict[str, object]:
+    """What the widgets of the form show, by the path of their option."""
+    recipe, found = app.selectbox(key="recipe").value, {}
+    for kind in ("selectbox", "number_input", "toggle", "text_input", "multiselect"):
+        for one in getattr(app, kind):
+            if (one.key or "").startswith(f"train/{recipe}/"):
+                found[one.key.removeprefix(f"train/{recipe}/").partition("#")[0]] = one.value
+    return found
+
+
+def assert_the_form_says_what_will_run(app: AppTest) -> dict[str, object]:
+    """Every option of the form against the configuration that its command makes, and that against the form."""
+    recipe, *changes = (word for word in shlex.split(app.code[0].value)[2:] if word != "-o")
+    made, shown = draft.flat(config.configure(recipe, changes).to_dict()), form_says(app)
+    for path, value in shown.items():
+        if path != "methods" and path in made:
+            expected = ", ".join(map(str, made[path])) if isinstance(made[path], list) and isinstance(value, str) else made[path]
+            same = str(value) == str(expected) or value == expected or not (value or expected)
+            assert same, (path, value, expected)
+    assert len(shown) > 30 and {"train.lr", "backbone.name", "experts.skip", "router.name"} <= set(shown)
+    return shown
+
+
+def test_train_shows_what_fits_the_chosen_stream(runs):
+    """A stream brings settings; the form shows them, and the recipe's own value is then a change like any other."""
+    app = open_page("train", recipe="l2r", o="stream.name=strings")
+    shown = assert_the_form_says_what_will_run(app)
+    assert (shown["backbone.name"], shown["train.lr"], shown["experts.skip"]) == ("strings", 0.01, 0.0)
+    assert app.code[0].value == "lab run l2r -o stream.name=strings"
+    app.number_input(key="train/l2r/train.lr#1").set_value(0.002).run()
+    app.selectbox(key="train/l2r/backbone.name#1").set_value("minilm").run()
+    assert app.code[0].value == "lab run l2r -o stream.name=strings -o backbone.name=minilm -o train.lr=0.002"
+    assert_the_form_says_what_will_run(app)
+    app.selectbox(key="train/l2r/experts.name#1").set_value("ia3").run()
+    assert_the_form_says_what_will_run(app)
+
+
+def test_train_follows_a_change_of_the_stream(runs):
+    """Settings that fit the stream come and go with it; what was changed by hand stays."""
+    app = open_page("train", recipe="l2r")
+    assert assert_the_form_says_what_will_run(app)["backbone.name"] == "minilm"
+    app.number_input(key="train/l2r/seed").set_value(3).run()
+    app.selectbox(key="train/l2r/stream.name").set_value("strings").run()
+    assert assert_the_form_says_what_will_run(app)["backbone.name"] == "strings"
+    assert app.code[0].value == "lab run l2r -o seed=3 -o stream.name=strings"
+    app.selectbox(key="train/l2r/stream.name#1").set_value("builtin").run()
+    assert assert_the_form_says_what_will_run(app)["train.lr"] == 0.002 and app.code[0].value == "lab run l2r -o seed=3"
 
 
 def test_train_says_what_is_wrong_at_once(runs, started):
@@ -757,9 +890,50 @@ def test_train_opens_a_link_and_a_preset(runs):
     command = app.code[0].value
     assert "train.lr=0.01" in command and "memory.per_task=7" in command  # what does not fit is left out
     assert "/etc" not in command and "soon" not in command and not app.button(key="train_start").disabled
+    assert [text.split(":")[1].split("=")[0] for text in not_taken(app)] == [" router.temperature", " backbone.name", " x"]
     app.button(key="preset_First look").click().run()
     assert app.selectbox(key="recipe").value == "l2r" and "stream.max_train=60" in app.code[0].value
     assert app.query_params["o"] == [word for word in app.code[0].value.split() if "=" in word]
+
+
+def not_taken(app: AppTest) -> list[str]:
+    """What Train says about the parts of a link that it could not use."""
+    return [one.value.replace("\\", "") for one in app.warning if one.value.startswith("Not taken over")]
+
+
+STRANGE = {  # what a link may say, and how the remark about it begins
+    "nonsense": "'nonsense' is not an option: write key=value",
+    "train.lr=[": "the value of 'train.lr' cannot be read",
+    "methods.replya={}": "unknown method 'replya': did you mean 'replay'?",
+    "router.name=gatse": "router.name=gatse: this form has no such option",
+    "experts.name=[1]": "experts.name=[1]: ",
+    "stream.name=5": "stream.name=5: ",
+    "stream.tasks=[weather, boats]": "stream.tasks=[weather, boats]: ",
+    "stream.max_train=1": "stream.max_train=1: ",
+    "memory.per_class=-1": "memory.per_class=-1: ",
+    "memory.total=" + 20 * "9": "memory.total=" + 20 * "9" + ": ",
+    "train.clip=.nan": "train.clip=nan: ",
+    "decoding=7": "decoding=7: ",
+}
+
+
+@pytest.mark.parametrize(
+    ("link", "said"),
+    [
+        ({"o": [*STRANGE, "seed=3"]}, list(STRANGE.values())),
+        ({"o": ["methods=7", "stream.name=nowhere", "seed=3"]}, ["unknown method '7'", "stream.name=nowhere: "]),
+        ({"from": "nobody"}, ["unknown run 'nobody': there are: none"]),
+        ({"recipe": "l2x", "o": ["seed=3"]}, ["unknown recipe 'l2x'"]),
+    ],
+)
+def test_train_names_what_it_does_not_understand_in_a_link(runs, link, said):
+    """The rest of the link counts, the form is there, and the remarks go with the first change."""
+    app = open_page("train", **({"recipe": "l2r"} | link))
+    assert not app.error and len(not_taken(app)) == len(said), not_taken(app)
+    assert all(text.startswith(f"Not taken over: {one}") for text, one in zip(not_taken(app), said, strict=True)), not_taken(app)
+    assert app.code[0].value == ("lab run l2r" if "from" in link else "lab run l2r -o seed=3")
+    app.number_input(key="train/l2r/seed#1").set_value(4).run()
+    assert app.code[0].value == "lab run l2r -o seed=4" and not not_taken(app)
 
 
 def test_train_begins_with_the_settings_of_a_run(runs):
@@ -859,6 +1033,25 @@ def test_library_tries_a_composed_expert_beside_its_parts(model, played, monkeyp
     assert len(app.dataframe) == 2
     monkeypatch.setenv("LAB_READ_ONLY", "1")
     assert "nothing is computed here" in texts(open_page("library", lib_do="add", lib_parts=parts))
+
+
+def test_library_deletes_a_run_after_asking_and_no_other(shelf, runs, monkeypatch):
+    """The button opens the question, one answer keeps the run, the other removes it with its experts; not while it trains."""
+    other = write_run(runs, "b")
+    app = open_page("library", lib_run="a")
+    app.button(key="lib_delete").click().run()
+    assert shelf.dir.exists() and "**a** and all its files" in texts(app)
+    app.button(key="delete_no").click().run()
+    assert shelf.dir.exists()
+    app.button(key="lib_delete").click().run()
+    app.button(key="delete_yes").click().run()
+    assert not shelf.dir.exists() and other.status == "finished" and not app.exception
+    assert "There are no experts" in texts(app) and list(app.dataframe[0].value["run"]) == ["b"]
+    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    write_run(runs, "live", status="running")
+    assert open_page("library", lib_run="live").button(key="lib_delete").disabled
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    assert open_page("library", lib_run="b").button(key="lib_delete").disabled
 
 
 def test_library_keeps_notes_and_hides_archived_runs_elsewhere(shelf, runs):

@@ -207,9 +207,19 @@ def cells_height(layers: int) -> int:
 
 
 def weights_by_layer(
-    table: pd.DataFrame, columns: Sequence[str], what: str, about: Sequence[str], title: str = "", **scale: Any
+    table: pd.DataFrame,
+    columns: Sequence[str],
+    what: str,
+    about: Sequence[str],
+    title: str = "",
+    most: float | None = None,
+    **scale: Any,
 ) -> go.Figure:
-    """A table of weights with one row per layer; `about` says of each column what its numbers are."""
+    """A table of weights with one row per layer; `about` says of each column what its numbers are.
+
+    Colours are drawn from 0 to `most`, so that charts beside each other can share a range; None: to 1, or the largest weight
+    where that is more, since weights need not sum to one.
+    """
     values = table.to_numpy()
     hover = np.empty(values.shape, dtype=object)
     names = [literal(name) for name in views.layer_names(table.index)]
@@ -217,8 +227,8 @@ def weights_by_layer(
     for i, j in np.ndindex(values.shape):
         hover[i, j] = f"{names[i]}<br>{about[j]} {values[i, j]:.3f}"
     drawn = figure(title, cells_height(len(table)))
-    top = {"zmax": max(1.0, float(np.nanmax(values, initial=0.0)))}  # weights need not sum to one
-    cells(drawn, values, hover, form, xgap=1, ygap=1, **(scale or top))
+    top = max(1.0, float(np.nanmax(values, initial=0.0))) if most is None else most
+    cells(drawn, values, hover, form, xgap=1, ygap=1, **(scale or {"zmax": top}))
     return grid(drawn, names, columns, "layer", what)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,22 @@ def routing_profile(run: Run, after: int | None, task: int) -> pd.DataFrame:
     routing = run.routing(after)
     layers, experts = pd.Index(routing.layers, name="layer"), pd.Index(routing.experts, name="expert")
     return pd.DataFrame(routing.mean(task).mean(1), index=layers, columns=experts)
+
+
+def largest_weight(run: Run) -> float:
+    """The largest weight that a run has recorded at any moment, as the mean of a task or for one example; at least 1.
+
+    Charts of weights of a run end here, so that a colour means the same at all its moments. Weights need not sum to one.
+    """
+    found = [1.0]
+    for after in run.recorded():
+        with suppress(LabError):  # a damaged moment is told where it is shown
+            routing = run.routing(after)
+            for t in range(len(routing.tasks)):
+                if f"{t}/count" in routing.arrays:
+                    examples = routing.arrays.get(f"{t}/examples", np.zeros(1))
+                    found += [float(np.nanmax(routing.mean(t))), float(np.nanmax(examples, initial=0.0))]
+    return max(found)
 
 
 def routing_load(run: Run, after: int | None = None) -> pd.DataFrame:
