@@ -33,18 +33,21 @@ def structure(recipe: str) -> list[str]:
     """Overrides that decide which options exist: kind of expert, router, added methods."""
     names = {path: draft.drafted(recipe, path, None) for path in STRUCTURE}
     chosen = [f"{path}={name}" for path, name in names.items() if name in STRUCTURE[path].names()]
-    return chosen + added_methods(recipe)
+    return chosen + added(recipe)
 
 
 def more_methods(recipe: str) -> list[str]:
     """Methods that can be added: all but the recipe's own."""
-    return [name for name in registry.methods.names() if name not in config.start(recipe, {}).get("methods", {})]
+    own = config.start(recipe, {}).get("methods", {})
+    return [name for name in registry.methods.names() if name not in own]
 
 
-def added_methods(recipe: str) -> list[str]:
-    """Overrides that add the chosen methods."""
+def added(recipe: str) -> list[str]:
+    """Overrides that add the chosen methods, and the section on transfer where a link or a run has it and the recipe has not."""
     chosen = draft.drafted(recipe, "methods", [])
-    return [f"methods.{name}={{}}" for name in more_methods(recipe) if name in chosen]
+    moved = any(path.partition(".")[0] == "transfer" and value is not None for path, value in draft.draft(recipe)[1].items())
+    transfer = ["transfer={}"] if moved and not config.start(recipe, {}).get("transfer") else []
+    return [f"methods.{name}={{}}" for name in more_methods(recipe) if name in chosen] + transfer
 
 
 def options(recipe: str, structural: list[str]) -> config.RunConfig:
@@ -98,7 +101,9 @@ def widget(recipe: str, one: Entry, label: str = "") -> Any:
     if one.kind == "choice":
         if one.path == "stream.name":  # which brings the settings that fit it
             common |= {"on_change": draft.follow, "args": [recipe, one.path]}
-        return st.selectbox(label, one.choices, index=one.choices.index(str(one.default)), **common)
+        choices = [*dict.fromkeys([*one.choices, str(one.default)])]
+        chosen = st.selectbox(label, choices, index=choices.index(str(one.default)), accept_new_options=one.free, **common)
+        return int(chosen) if one.free and chosen.isdecimal() else chosen
     if one.kind in ("int", "float"):
         return number(one, label, common)
     if one.kind == "names" and one.choices:
