@@ -19,6 +19,7 @@ from lab.errors import LabError, bad_yaml, unknown
 from lab.registry import Options
 
 RECIPES = Path(__file__).parent / "recipes"
+CUSTOM = "custom"  # the name of no recipe: the defaults alone
 BUDGETS = ("per_task", "per_class", "total")  # of the memory; one of them counts
 NAMED = ("stream", "backbone", "experts", "router")  # sections that may be given by their name alone
 
@@ -174,7 +175,7 @@ def plugins(kind: registry.Registry, section: str) -> Any:
 class RunConfig(Section):
     """Everything that decides what a run computes."""
 
-    recipe: str = Field("custom", description="name of the recipe")
+    recipe: str = Field(CUSTOM, description="name of the recipe")
     about: str = Field("", description="what the recipe is, for people")
     scenario: Literal["task", "domain", "class"] = Field(
         "class",
@@ -309,7 +310,7 @@ def command_line(content: dict[str, Any]) -> str:
 
     Raises LabError for a configuration that options over the recipes of this version cannot express.
     """
-    for recipe in dict.fromkeys([content["recipe"] if content["recipe"] in recipe_names() else "custom", "custom"]):
+    for recipe in dict.fromkeys([content["recipe"] if content["recipe"] in recipe_names() else CUSTOM, CUSTOM]):
         changes = [f"{path}={written(value)}" for path, value in _differences(configure(recipe).to_dict(), content)]
         for change in list(changes):  # naming a plug-in brings its defaults, so some say nothing
             rest = [other for other in changes if other != change]
@@ -337,7 +338,7 @@ def _gives(recipe: str, changes: Sequence[str], content: dict[str, Any]) -> bool
         return False
 
 
-def configure(recipe: str = "custom", overrides: Sequence[str] = (), **settings: Any) -> RunConfig:
+def configure(recipe: str = CUSTOM, overrides: Sequence[str] = (), **settings: Any) -> RunConfig:
     """A validated configuration: defaults < recipe < what fits the stream < overrides (`key=value`) < settings.
 
     `settings` are top-level fields, or `stream`, `backbone`, `router` given by name. Raises LabError with the nearest
@@ -353,7 +354,7 @@ def configure(recipe: str = "custom", overrides: Sequence[str] = (), **settings:
 
 def start(recipe: str, change: dict[str, Any]) -> dict[str, Any]:
     """What `change` is laid over: a recipe, with what fits the stream that is then in use."""
-    content = read_recipe(recipe) if recipe != "custom" else {"recipe": "custom"}
+    content = read_recipe(recipe) if recipe != CUSTOM else {"recipe": CUSTOM}
     return fitted(content, _stream(merged(content, change)))
 
 

@@ -44,7 +44,7 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{'a': {'b': 1}} as {'a.b': 1}; added methods as a list under `methods` too."""
     found: dict[str, Any] = {}
     for name, value in content.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + name: value}
     if prefix:
         return found
     methods = content.get("methods", {})
@@ -110,7 +110,7 @@ def fits(one: Entry, value: Any) -> bool:
     if one.kind == "bool":
         return isinstance(value, bool)
     if one.kind == "choice":
-        return str(value) in one.choices
+        return str(value) in one.choices or (one.free and isinstance(value, int) and not isinstance(value, bool))
     if one.kind in ("int", "float"):
         whole = isinstance(value, int) or (one.kind == "float" and isinstance(value, float))
         low, high = -LARGEST if one.low is None else one.low, LARGEST if one.high is None else one.high

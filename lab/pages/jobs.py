@@ -5,7 +5,7 @@ import streamlit as st
 import yaml
 
 from lab import figures, jobs, replay, views
-from lab.config import recipe_names
+from lab.config import CUSTOM, recipe_names
 from lab.pages import actions, shell
 from lab.runs import Run, all_runs
 
@@ -104,11 +104,11 @@ def controls(run: Run, state: str) -> None:
             st.page_link(shell.page("compare"), label="Compare", icon=":material/compare_arrows:", query_params={"runs": run.id})
         if run.recorded():
             st.page_link(shell.page("routing"), label="Routing", icon=":material/alt_route:", query_params={"rt_run": run.id})
-        if run.config["recipe"] in recipe_names():
-            st.page_link(
-                shell.page("train"), label="Duplicate", icon=":material/content_copy:",
-                query_params={"recipe": run.config["recipe"], "from": run.id}, help="Opens the form with its settings.",
-            )  # fmt: skip
+        recipe = run.config["recipe"] if run.config["recipe"] in recipe_names() else CUSTOM
+        st.page_link(
+            shell.page("train"), label="Duplicate", icon=":material/content_copy:",
+            query_params={"recipe": recipe, "from": run.id}, help="Opens the form with its settings.",
+        )  # fmt: skip
         if state == "finished" and not run.info.get("replay") and run.protocol == "stream":
             st.download_button(
                 "Replay file", lambda: replay.trace(run), f"{run.id}.jsonl", "application/jsonl", icon=":material/movie:",
