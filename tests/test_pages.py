@@ -1,5 +1,6 @@
 """Pages: every one with no run, one, many, damaged ones; numbers on screen are those of the run."""
 
+import ast
 import base64
 import dataclasses
 import json
@@ -29,6 +30,7 @@ from lab.pages import draft, shell, system
 from lab.runs import now
 from lab.stream import Example, Task
 
+PRESETS = ("First look", "See it forget", "In full")
 MAIN = Path(lab.__file__).parent / "pages" / "main.py"
 PAGES = ["start", "train", "jobs", "compare", "routing", "playground", "library", "about", "learn"]
 
@@ -541,6 +543,25 @@ def test_routing_warns_of_the_moment_that_is_looked_at(runs):
     assert "The router has collapsed: expert animals" in texts(app)
 
 
+def test_a_picker_is_narrowed_by_star_tags_and_recipes(runs):
+    """Offered where a run is marked; marks of one kind add up, kinds narrow each other, and the link keeps them."""
+    for name, recipe in (("a", "l2r"), ("b", "uniform"), ("c", "uniform"), ("d", "replay")):
+        write_run(runs, name, recipe)
+    assert not [one for one in open_page("routing").multiselect if one.key == "rt_run_only"]
+    library.annotate(lab.Run.open("b"), tags=["best", "odd"], starred=True)
+    library.annotate(lab.Run.open("c"), tags=["odd"])
+    app = open_page("routing")
+    assert app.multiselect(key="rt_run_only").options == ["starred", "#best", "#odd", "l2r", "replay", "uniform"]
+    offered = {}
+    for marks in (["#odd"], ["starred", "#odd"], ["l2r", "replay"], ["#odd", "#best", "uniform"], ["starred", "l2r"], []):
+        app.multiselect(key="rt_run_only").set_value(marks).run()
+        offered[tuple(marks)] = sorted(app.selectbox(key="rt_run").options)
+        assert app.selectbox(key="rt_run").value in offered[tuple(marks)] and not app.exception
+    assert [*offered.values()] == [["b", "c"], ["b"], ["a", "d"], ["b", "c"], ["a", "b", "c", "d"], ["a", "b", "c", "d"]]
+    there = open_page("routing", rt_run_only="starred")
+    assert there.selectbox(key="rt_run").options == ["b"] and there.selectbox(key="rt_run").value == "b"
+
+
 def test_routing_pictures_flow_map_and_animation(runs):
     run = write_run(runs, "a")
     app = open_page("routing", rt_flow_layer="2 · value")
@@ -767,8 +788,7 @@ def form_says(app: AppTest) -> dict[str, object]:
 
 def assert_the_form_says_what_will_run(app: AppTest) -> dict[str, object]:
     """Every option of the form against the configuration that its command makes, and that against the form."""
-    recipe, *changes = (word for word in shlex.split(app.code[0].value)[2:] if word != "-o")
-    made, shown = draft.flat(config.configure(recipe, changes).to_dict()), form_says(app)
+    made, shown = draft.flat(of_command(app)), form_says(app)
     for path, value in shown.items():
         if path != "methods" and path in made:
             expected = ", ".join(map(str, made[path])) if isinstance(made[path], list) and isinstance(value, str) else made[path]
@@ -899,6 +919,69 @@ def test_train_opens_a_link_and_a_preset(runs):
 def not_taken(app: AppTest) -> list[str]:
     """What Train says about the parts of a link that it could not use."""
     return [one.value.replace("\\", "") for one in app.warning if one.value.startswith("Not taken over")]
+
+
+def of_command(app: AppTest) -> dict[str, object]:
+    """The configuration that the command beside the form makes."""
+    recipe, *changes = (word for word in shlex.split(app.code[0].value)[2:] if word != "-o")
+    return config.configure(recipe, changes).to_dict()
+
+
+def in_a_form(content: dict[str, object]) -> dict[str, object]:
+    """A configuration without what no form says."""
+    return {name: value for name, value in content.items() if name not in ("recipe", "about", "scenarios")}
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, {"recipe": "l2r", "o": ["stream.name=strings"]},
+                                    {"recipe": "l2p", "o": ["stream.name=strings", "experts.name=ia3", "router.name=uniform"]},
+                                    {"recipe": "custom", "o": ["stream.name=strings", "seed=2"]}])  # fmt: skip
+def test_the_recipe_file_beside_the_form_is_the_same_run_as_the_command(runs, tmp_path, preset):
+    """For every preset, and where settings come with a stream: the file passes `lab validate` and says what the command says."""
+    app = open_page("train", **(preset if isinstance(preset, dict) else {}))
+    if isinstance(preset, str):
+        assert [button.key for button in app.button if button.key.startswith("preset_")] == [f"preset_{name}" for name in PRESETS]
+        app.button(key=f"preset_{preset}").click().run()
+    (file := tmp_path / "mine.yaml").write_text(app.code[1].value)
+    checked = CliRunner().invoke(cli.app, ["validate", str(file)])
+    assert checked.exit_code == 0, checked.output
+    made, told = config.configure(str(file)).to_dict(), of_command(app)
+    assert in_a_form(made) == in_a_form(told) and made["scenarios"] == told["scenarios"]
+    call = ast.parse(app.code[2].value).body[1].value
+    given = [ast.literal_eval(one) for one in (*call.args, *(named.value for named in call.keywords))]
+    assert config.configure(*given).to_dict() == told
+
+
+@pytest.mark.parametrize("settings", [("l2r", "train.epochs=5", "methods.ewc={}", "experts.isolated=false"), ("mhr", "seed=2")])
+def test_a_run_of_a_recipe_file_is_duplicated_over_no_recipe(runs, settings):
+    """Also one of the second protocol: the link of the button fills the form with all that differs from the defaults."""
+    wanted = config.configure(*settings[:1], settings[1:]).to_dict() | {"recipe": "mine"}
+    made = (write_transfer if wanted.get("transfer") else write_run)(runs, "a")
+    files.write_yaml(made.dir / "config.yaml", wanted)
+    link = next(one.proto for one in open_page("jobs", job="a").get("page_link") if one.proto.label == "Duplicate")
+    assert "recipe=custom" in link.query_string and "from=a" in link.query_string
+    app = open_page("train", **{"recipe": "custom", "from": "a"})
+    assert in_a_form(of_command(app)) == in_a_form(wanted)
+    assert not not_taken(app) and app.code[0].value.startswith("lab run custom -o ")
+    again = open_page("train", recipe="custom", o=list(app.query_params["o"]))
+    assert again.code[0].value == app.code[0].value
+
+
+def test_train_sets_the_size_of_a_pool(runs):
+    """A choice that may be a number too; a bad one is named by the check."""
+
+    def choose(what: str) -> None:
+        box = app.selectbox(key="train/l2p/experts.allocation#1")
+        box.options.append(what)  # as if it was typed
+        box.set_value(what).run()
+
+    app = open_page("train", recipe="l2p", o="experts.allocation=12")
+    assert "-o experts.allocation=12" in app.code[0].value and not not_taken(app)
+    choose("20")
+    assert app.code[0].value == "lab run l2p -o experts.allocation=20" and of_command(app)["experts"]["allocation"] == 20
+    choose("many")
+    assert "experts.allocation" in app.error[0].value.replace("\\", "") and app.button(key="train_start").disabled
+    choose("10")
+    assert app.code[0].value == "lab run l2p"
 
 
 STRANGE = {  # what a link may say, and how the remark about it begins
@@ -1158,6 +1241,8 @@ def test_a_lesson_keeps_its_place_and_hides_what_it_says(lessons):
     app = open_page("learn", lesson="mine")
     assert "<script>text</script>" in texts(app) and not app.get("popover") and app.button(key="learn_back").disabled
     assert [slider.label for slider in app.slider] == ["After task"]
+    there = open_page("learn", lesson="mine", learn_mine_1_show0_after="1")
+    assert there.slider[0].value == 1 and element(there, "learn_mine_1_show0").proto.alt.endswith("after task 1")
     app.button(key="learn_next").click().run()
     assert "Second" in texts(app) and app.query_params["card"] in ("2", ["2"])
     assert not open_page("learn", lesson="mine", hide="after").slider
