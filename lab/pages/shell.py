@@ -31,6 +31,8 @@ SECTIONS = {
     ],
     "Keep": [("library", "Library", ":material/inventory_2:"), ("about", "About", ":material/info:")],
 }
+MANY = 12  # runs from which on a picker can be narrowed
+STAR, TAG, RECIPE = range(3)  # kinds of marks by which runs are picked, as they are listed
 RECORDED = "~"  # begins the key of a recorded example; no run id has it
 STATUS_ICON = {
     "queued": ":material/schedule:", "running": ":material/play_circle:", "finished": ":material/check_circle:",
@@ -155,10 +157,42 @@ def link_name(run: Run) -> str:
 
 
 def pick_run(label: str, key: str, found: dict[str, Run], first: str) -> Run:
-    """A select box over runs, bound to the URL; begins with the run called `first`."""
-    begin_with(key, list(found), first)
-    chosen = st.selectbox(label, list(found), index=None, format_func=run_name, key=key, bind="query-params")
-    return found[chosen or first]
+    """A select box over runs, bound to the URL, and where they are many or marked, one that narrows the choice below it; begins
+    with the run called `first`."""
+    box = st.container()
+    kept = only(f"{key}_only", found)
+    first = first if first in kept else next(iter(kept))
+    begin_with(key, list(kept), first)
+    chosen = box.selectbox(label, list(kept), index=None, format_func=run_name, key=key, bind="query-params")
+    return kept[chosen or first]
+
+
+def only(key: str, found: dict[str, Run]) -> dict[str, Run]:
+    """Runs with the chosen marks: a star, one of the chosen tags, one of the chosen recipes; all runs where none has them."""
+    recipes = table(list(found.values()))["recipe"]
+    marks = {name: _marks(run, recipe) for (name, run), recipe in zip(found.items(), recipes, strict=True)}
+    options = sorted(set().union(*marks.values()))
+    if len(found) < MANY and all(kind == RECIPE for kind, _ in options):
+        return found
+    words = {"placeholder": "all runs", "help": "Stars and tags are given in the Library."}
+    by_text = {text: (kind, text) for kind, text in options}
+    forget(key, list(by_text))
+    chosen = [by_text[text] for text in st.multiselect("Only", by_text, key=key, bind="query-params", **words)]
+    asked = [{mark for mark in chosen if mark[0] == kind} for kind in {kind for kind, _ in chosen}]
+    kept = {name: run for name, run in found.items() if all(marks[name] & one_of for one_of in asked)}
+    if not kept:
+        st.caption("No run has all of these marks: all runs are offered.")
+    return kept or found
+
+
+def _marks(run: Run, recipe: Any) -> set[tuple[int, str]]:
+    """Star, tags and recipe of a run, each with its kind; none where they cannot be read."""
+    try:
+        notes = run.notes
+    except LabError:
+        return set()
+    star = {(STAR, "starred")} if notes["starred"] else set()
+    return star | {(TAG, f"#{tag}") for tag in notes["tags"]} | ({(RECIPE, recipe)} if isinstance(recipe, str) else set())
 
 
 def begin_with(key: str, options: list[str], first: Any) -> None:
