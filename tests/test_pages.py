@@ -1078,7 +1078,10 @@ def test_library_puts_experts_together_and_keeps_the_result(shelf, runs):
             cosines = [np.sum(sum_ * other) / np.linalg.norm(sum_) / np.linalg.norm(other) for other in (x, y)]
             np.testing.assert_allclose(chart(app, "lib_alignment")[place], cosines, rtol=1e-4)
     assert app.metric[0].value == "6" and any("how='cat')" in code.value for code in app.code)
-    assert any("lab compose add a/animals a/weather --weights 1,-2 --how cat" in code.value for code in app.code)
+    assert any(
+        f"lab compose add a/animals a/weather --weights 1,-2 --how cat --out FOLDER --runs {runs}" in code.value
+        for code in app.code
+    )
     app.segmented_control(key="lib_do").set_value("negate").run()
     assert "negate takes 1: what undoes the expert. Now there are 2" in texts(app) and chart(app, "lib_alignment") is None
     app.multiselect(key="lib_parts").set_value(["a/weather"]).run()

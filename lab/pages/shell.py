@@ -217,8 +217,7 @@ def forget(key: str, options: list[Any]) -> None:
 def nothing_yet(what: str) -> None:
     """The empty state: what is missing and how to make it."""
     st.info(f"{what} Train one from the page below, or on the command line; this page shows it as soon as its folder exists.")
-    where = f" --runs {shlex.quote(str(root().resolve()))}" if os.environ.get("LAB_RUNS") else ""
-    st.code(f"lab run l2r --stream builtin{where}", language="bash")
+    st.code(f"lab run l2r --stream builtin{where()}", language="bash")
     st.page_link(page("train"), label="Go to Train", icon=":material/model_training:")
 
 
@@ -322,8 +321,13 @@ def command_of(runs: Sequence[Run]) -> str:
     places = {run: IN_SHELL if packaged(run) else "".join(map(shlex.quote, folder_of(run))) for run in runs}
     several = len(set(places.values())) > 1
     names = [f"{place}/{run.id}" if several and place else run.id for run, place in places.items()]
-    where = "" if several else "".join(f" --runs {place}" for place in {*places.values()} if place)
-    return f"lab {'show' if len(names) == 1 else 'compare'} {' '.join(names)} --json{where}"
+    folder = "" if several else "".join(f" --runs {place}" for place in {*places.values()} if place)
+    return f"lab {'show' if len(names) == 1 else 'compare'} {' '.join(names)} --json{folder}"
+
+
+def where() -> str:
+    """What a command needs in addition to find the runs of this page; nothing for ./runs, where it looks anyway."""
+    return f" --runs {shlex.quote(str(root().resolve()))}" if os.environ.get("LAB_RUNS") else ""
 
 
 def packaged(run: Run) -> bool:
