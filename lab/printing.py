@@ -96,14 +96,12 @@ def print_differences(pairs: list[dict[str, Any]]) -> None:
     print_table(rows)
 
 
-def say_different(found: list[run_folder.Run]) -> None:
+def say_unequal(found: list[run_folder.Run]) -> None:
     """On stderr, what makes runs unequal that are compared."""
     from lab import views
 
-    common = views.common_tasks(found)
-    if any(set(run.tasks) != set(common) for run in found):
-        shared = f"common to all: {', '.join(common)}" if common else "no task is common to all"
-        print(f"these runs learned different tasks, so their averages mean different things; {shared}", file=sys.stderr)
+    for sentence in views.unequal(found):
+        print(sentence, file=sys.stderr)
 
 
 def print_decomposition(went: dict[str, Any]) -> None:

@@ -136,6 +136,8 @@ def html(runs: Sequence[Run], excluded: Mapping[str, str]) -> str:
     page.add("p", f"{names}. Written {now()[:16].replace('T', ' ')} UTC by lab {__version__}.", "soft")
     for id, reason in excluded.items():
         page.add("p", f"Left out: {id}. {reason}")
+    for sentence in views.unequal(runs):
+        page.add("p", sentence)
     _numbers(page, runs)
     _curves(page, runs)
     for title, (draw, about) in SECTIONS.items():

@@ -386,6 +386,7 @@ def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recor
 def test_compare_warns_of_unequal_runs(runs):
     write_run(runs, "a"), write_run(runs, "b", "sequential", [[0.5, None], [0.4, 0.6]], ["x", "y"], routed=False)
     app = open_page("compare")
+    assert "These runs learned different tasks" in texts(app)
     assert "no seed and order is common to both" in app.dataframe[1].value.loc["l2r", "forgetting"]
     app.segmented_control(key="cmp_view").set_value("Matrices").run()
     assert "different tasks" in texts(app) and not app.exception

@@ -8,12 +8,13 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from conftest import FORGETS, KEEPS, write_run
+from conftest import FORGETS, KEEPS, configuration, write_run
+from conftest import TASKS as TASKS_OF_ALL
 from test_browser import CHROMIUM, FLAGS
 from test_tables import WENT
 from typer.testing import CliRunner
 
-from lab import cli, files, report, tables
+from lab import cli, files, report, tables, views
 from lab.config import command_line, configure, recipe_names
 from lab.errors import LabError
 from lab.runs import Run
@@ -113,6 +114,23 @@ def test_report_from_the_command_line(three, tmp_path):
 def test_formats_from_the_command_line(form, three):
     done = lab("compare", "a", "s", f"--{form}")
     assert done.exit_code == 0 and done.stdout == tables.FORMATS[form]([three[0], three[2]]) and done.stderr == ""
+
+
+def test_unequal_runs_are_said_everywhere(runs, tmp_path):
+    """Scenario, stream (of equal task names) and backbone, before the numbers: on stderr and in the report."""
+    for id in ("a", "b"):
+        write_run(runs, id)
+    equal = {"recipe": "l2r", "seed": 1, "scenario": "task", "backbone": {"name": "minilm"}}
+    equal["stream"] = {"name": "mine", "tasks": TASKS_OF_ALL}
+    files.write_yaml(runs / "b" / "config.yaml", configuration(**equal))
+    path = tmp_path / "out.html"
+    done = lab("compare", "a", "b", "--markdown", "--report", str(path))
+    said = [f"These runs differ in their {what}. Their scores mean different things." for what in
+            ("streams: builtin, mine", "scenarios: class, task", "backbones: tiny, minilm")]  # fmt: skip
+    assert done.exit_code == 0 and done.stderr.splitlines()[:3] == said == views.unequal([Run.open(id, runs) for id in "ab"])
+    text = unescape(path.read_text())
+    assert all(0 < text.index(sentence) < text.index("<h2>Numbers") for sentence in said)
+    assert lab("compare", "a").stderr == ""
 
 
 def test_two_formats_exclude_each_other(three):

@@ -70,18 +70,9 @@ def comparable(chosen: list[Run]) -> tuple[list[Run], dict[str, str]]:
 
 def cautions(runs: list[Run], groups: list[Group]) -> None:
     """What makes the comparison unequal, said before the numbers."""
-    results = [run.result() for run in runs]
-    for field, what in (("stream", "streams"), ("scenario", "scenarios"), ("backbone", "backbones")):
-        values = list(dict.fromkeys(result[field] for result in results))
-        if len(values) > 1:
-            st.warning(
-                f"These runs differ in their {what}: {shell.plain(', '.join(values))}. Their scores mean different things."
-            )
-    for run in runs:
-        if not views.complete(run):
-            learned = f"{len(run.matrix)} of {len(run.tasks)} tasks"
-            st.warning(f"{shell.plain(run.id)} has learned {learned}: its numbers are those of that moment, and it has no pair.")
-    if any(result["uses"] and result["uses"].get("task_id") for result in results):
+    for sentence in views.unequal(runs):
+        st.warning(shell.plain(sentence))
+    if any((run.result()["uses"] or {}).get("task_id") for run in runs):
         st.info("A run here is given the true task at test (see “Uses task identity”): it is a reference, not a competitor.")
     single = [shell.plain(group.label) for group in groups if len(group.runs) == 1]
     if single:
