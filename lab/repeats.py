@@ -18,6 +18,12 @@ from lab.statistics import by_position, interval
 COMPARED = ("average_accuracy", "forgetting", "backward_transfer", "learning_accuracy")  # measures of which differences are taken
 
 
+def reference(runs: Sequence[Run]) -> str:
+    """Label of the method that others are compared with at first: the sequential one where it is there, else the first one."""
+    groups = views.groups(runs)
+    return next((group.label for group in groups if group.recipe == "sequential"), groups[0].label)
+
+
 def differences(runs: Sequence[Run], baseline: str) -> pd.DataFrame:
     """Every group of runs minus the group labelled `baseline`, long form; see `views.differences`.
 

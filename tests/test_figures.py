@@ -4,11 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import FORGETS, KEEPS, write_queries, write_run
+from conftest import FORGETS, KEEPS, configuration, write_queries, write_run
 from test_tables import WENT
 
-from lab import figures, files, tables, views
+from lab import figures, files, tables, versus, views
 from lab.answer import kept
+from lab.config import recipe_names
+from lab.errors import LabError
 from lab.figures import METHOD_STYLE
 
 
@@ -84,6 +86,23 @@ def test_routing_figures(pair):
     assert list(figures.routing_load(pair[0]).data[0].x) == pytest.approx([*views.routing_load(pair[0])["load"]])
     assert list(figures.routing_entropy(pair[0]).data[0].x) == pytest.approx([*views.routing_entropy(pair[0])])
     assert cells(figures.answer_by_layer(kept(pair[0], 2, 0)[1])).shape == (8, 3)
+
+
+def test_routing_by_task_in_one_layer_and_routing_head(runs):
+    """Against the recorded arrays, of heads that differ and of weights that do not sum to one."""
+    run = write_run(runs, "a")
+    path = run.dir / "routing" / "after_2.safetensors"
+    arrays, header = files.read_arrays(path)
+    sums = np.random.default_rng(0).uniform(0.1, 5, (3, 8, 4, 3)).astype(np.float32)  # task, layer, routing head, expert
+    files.write_arrays(path, arrays | {f"{task}/weight_sum": sums[task] for task in range(3)}, header)
+    parts = sums / sums.sum(-1, keepdims=True)
+    for layer, head, expected in ((5, 2, parts[:, 5, 2]), (5, None, parts[:, 5].mean(1)), (None, 0, parts[:, :, 0].mean(1))):
+        np.testing.assert_allclose(views.routing_by_task(run, 2, layer, head), expected, rtol=1e-5)
+        np.testing.assert_allclose(cells(figures.routing_by_task(run, 2, layer, head)), expected, rtol=1e-5)
+    with pytest.raises(LabError, match="run 'a' has no routing head 4: use 0 to 3"):
+        views.routing_by_task(run, 2, 0, 4)
+    with pytest.raises(LabError, match="run 'a' has no layer -1: use 0 to 7"):
+        figures.routing_by_task(run, 2, -1)
 
 
 def test_flow_keeps_the_weight_and_the_colours_of_experts(pair):
@@ -203,6 +222,34 @@ def test_names_are_literal_everywhere(runs):
     ):
         text = drawn.to_json().replace("\\u003c", "<")
         assert "<b>bold" not in text.replace("<b>&lt;b&gt;bold", "") and "&lt;b&gt;bold" in text
+
+
+def test_no_two_shipped_recipes_look_the_same(monkeypatch):
+    """Colour and marker tell them apart, and there is room for more recipes."""
+    names = recipe_names()
+    looks = {name: (figures.style(name).colour, figures.style(name).marker) for name in names}
+    assert len(set(looks.values())) == len(names), sorted(looks.items(), key=lambda item: item[1])
+    figures.style.cache_clear()
+    monkeypatch.setattr("lab.figures.drawing.recipe_names", lambda: sorted([*names, "a-new-one"]))
+    more = {(figures.style(name).colour, figures.style(name).marker) for name in (*names, "a-new-one")}
+    figures.style.cache_clear()
+    assert len(more) == len(names) + 1
+
+
+def test_groups_of_one_recipe_look_alike_in_every_figure(runs):
+    """Two groups of l2r (of other temperatures): one colour, two markers, the same in every figure."""
+    made = [write_run(runs, "a"), write_run(runs, "b"), write_run(runs, "s", "sequential", FORGETS, routed=False)]
+    router = {"name": "gates", "temperature": 0.25}
+    files.write_yaml(made[1].dir / "config.yaml", configuration(router=router))
+    one, other = (group.label for group in views.groups(made)[:2])
+    looks = figures.styles(views.groups(made))
+    assert looks[one].colour == looks[other].colour and looks[one].marker != looks[other].marker
+    points = figures.pareto(made).data[1]
+    assert list(points.marker.symbol) == [look.marker for look in looks.values()]
+    for drawn, last in ((versus.tradeoff(made), 3), (figures.average_curves(made), 3)):
+        assert [trace.marker.symbol for trace in drawn.data[-last:]] == [look.marker for look in looks.values()]
+    single = versus.differences(made, one).data[0]
+    assert single.name == other and single.marker.symbol == looks[other].marker + "-open", "though the first is not drawn"
 
 
 def test_styles_are_fixed_distinct_and_stable():

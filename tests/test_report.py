@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import FORGETS, KEEPS, configuration, write_run
 from conftest import TASKS as TASKS_OF_ALL
+from scipy import stats
 from test_browser import CHROMIUM, FLAGS
 from test_tables import WENT
 from typer.testing import CliRunner
@@ -60,6 +61,38 @@ def test_the_file_holds_everything_once_and_nothing_from_elsewhere(three, tmp_pa
     assert all(note in unescape(markup) for note in notes)
     assert "router.temperature" in markup and "No router error: there is one shared expert" in markup
     assert "where the losses of run" in markup, "runs that were not decomposed say how"
+
+
+def test_differences_orders_and_sweeps_of_repeated_runs(runs):
+    """Interval and p against scipy; what may not be claimed is grey; sections only where the runs have them."""
+    away = {"replay": (0.1, 0.12, 0.17), "uniform": (0.1, -0.05, 0.02)}
+    made = [write_run(runs, f"s{seed}", "sequential", seed=seed, events=False, routed=False) for seed in range(3)]
+    for recipe, drops in away.items():
+        for seed, drop in enumerate(drops):
+            lower = [[score and score - drop for score in row] for row in KEEPS]
+            made.append(write_run(runs, f"{recipe}{seed}", recipe, lower, seed=seed, events=False, routed=False))
+    text = report.html(made, {})
+    assert "Paired differences to sequential" in text and "<h2>Order" not in text and "<h2>Learning rates" not in text
+    rows = re.findall(r"<tr( class=soft)?><th scope=row>(\w+)</th><td>Average accuracy</td>(.*?)</tr>", text)
+    found = {name: (grey != "", re.findall("<td>(.*?)</td>", cells)) for grey, name, cells in rows}
+    low, high = stats.ttest_1samp([-drop for drop in away["replay"]], 0).confidence_interval()
+    assert found["replay"] == (False, ["3", "-0.130", f"[{low:+.3f}, {high:+.3f}]", "0.250", "yes", "–"])
+    assert found["uniform"][0] and found["uniform"][1][4] == "no"
+    one = report.html([made[0], made[3]], {})
+    assert "<tr class=soft><th scope=row>replay</th>" in one and "one value has no interval" in one
+    assert "One run each, so no interval and no claim: sequential; replay." in one
+
+
+def test_the_report_has_the_order_and_the_sweep(runs):
+    made = [write_run(runs, "there"), write_run(runs, "back", tasks=TASKS_OF_ALL[::-1])]
+    text = unescape(report.html(made, {}))
+    order = re.search(r"<h2>Order of the tasks</h2>.*?</table>", text, re.S)[0]
+    assert "cooking → weather → animals</td><td>1</td><td>0.903</td>" in order and "<h2>Learning rates" not in text
+    for rate, score in ((1e-4, 0.5), (1e-3, 0.9)):
+        made.append(write_run(runs, f"r{score}", validation=[score] * 3, events=False, routed=False))
+        files.write_yaml(made[-1].dir / "config.yaml", configuration(train={"lr": rate, "epochs": 2}))
+    swept = re.search(r"<h2>Learning rates</h2>.*?</table>", unescape(report.html(made[2:], {})), re.S)[0]
+    assert re.findall("<td>(.*?)</td>", swept) == ["0.0001", "1", "0.500", "–", "–", "no", "0.001", "1", "0.900", "–", "–", "yes"]
 
 
 def test_one_unfinished_run_makes_a_report(runs, tmp_path):

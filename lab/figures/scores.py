@@ -8,10 +8,9 @@ import plotly.graph_objects as go
 
 from lab import tables, views
 from lab.figures.drawing import (
-    DASHES,
     DIVERGING,
     FAINT,
-    MARKERS,
+    Style,
     cell_height,
     cells,
     faint,
@@ -21,7 +20,7 @@ from lab.figures.drawing import (
     literal,
     numbered,
     short,
-    style,
+    styles,
     task_style,
     unique,
 )
@@ -134,22 +133,15 @@ def average_curves(runs: Sequence[Run], title: str = "") -> go.Figure:
     """Mean score over the tasks seen, one line per recipe; several seeds: mean and t-interval, the runs as thin lines."""
     drawn = figure(title, 380)
     curves = views.average_curves(runs)
-    drawn_recipes: list[str] = []
+    looks = styles(views.groups(runs))
     for label in dict.fromkeys(curves["label"]):
-        rows = curves[curves["label"] == label]
-        _average_curve(drawn, rows, label, drawn_recipes.count(rows["recipe"].iloc[0]))
-        drawn_recipes.append(rows["recipe"].iloc[0])
+        _average_curve(drawn, curves[curves["label"] == label], label, looks[label])
     return _over_tasks(drawn, max((len(run.tasks) for run in runs), default=0), "average accuracy so far")
 
 
-def _average_curve(drawn: go.Figure, rows: pd.DataFrame, label: str, repeat: int) -> None:
-    """Add the curve of one group of seeds; the `repeat`-th group of a recipe keeps its colour and changes dash and marker."""
-    colour, dash, marker = style(rows["recipe"].iloc[0])
-    if repeat:
-        dash, marker = (
-            DASHES[(DASHES.index(dash) + repeat) % len(DASHES)],
-            MARKERS[(MARKERS.index(marker) + repeat) % len(MARKERS)],
-        )
+def _average_curve(drawn: go.Figure, rows: pd.DataFrame, label: str, look: Style) -> None:
+    """Add the curve of one group of seeds."""
+    colour, dash, marker = look
     seeds = rows["run"].nunique()
     if seeds > 1:
         for name, one in rows.groupby("run"):

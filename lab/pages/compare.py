@@ -68,18 +68,14 @@ def comparable(chosen: list[Run]) -> tuple[list[Run], dict[str, str]]:
     return [run for run in chosen if run.id not in excluded], excluded
 
 
-def cautions(runs: list[Run], groups: list[Group]) -> None:
+def cautions(runs: list[Run]) -> None:
     """What makes the comparison unequal, said before the numbers."""
     for sentence in views.unequal(runs):
         st.warning(shell.plain(sentence))
     if any((run.result()["uses"] or {}).get("task_id") for run in runs):
         st.info("A run here is given the true task at test (see “Uses task identity”): it is a reference, not a competitor.")
-    single = [shell.plain(group.label) for group in groups if len(group.runs) == 1]
-    if single:
-        st.info(
-            f"One run each, so no interval and no claim: {'; '.join(single)}. Repeat with other seeds, e.g. `--seed 1`.",
-            icon=":material/exposure_plus_1:",
-        )
+    for sentence in tables.once(runs):
+        st.info(shell.plain(sentence), icon=":material/exposure_plus_1:")
 
 
 # -- views -----------------------------------------------------------------------------------------------------------------
@@ -371,7 +367,7 @@ def draw() -> None:
     if not runs:
         return None
     groups = views.groups(runs)
-    cautions(runs, groups)
+    cautions(runs)
     if len(groups) == 1:
         st.info("Choose a run of another method to see differences.")
     labels = [group.label for group in groups]
@@ -387,7 +383,7 @@ def draw() -> None:
         "Settings": lambda: settings(groups),
     }
     view = left.segmented_control("View", list(shown), default="Summary", key="cmp_view", bind="query-params", required=True)
-    shell.begin_with("baseline", labels, first_baseline(groups))
+    shell.begin_with("baseline", labels, repeats.reference(runs))
     help = "Differences are taken to this method, on the same seeds and orders."
     baseline = right.selectbox("Baseline", labels, key="baseline", bind="query-params", help=help)
     with shell.section():
@@ -403,11 +399,6 @@ def transfer(runs: list[Run]) -> None:
         f"Mean scores of the held-out tasks after so many examples of each, over repetitions, ± half of the {INTERVAL}. "
         "Every method begins from its own joint training on the other tasks; the true task is known."
     )
-
-
-def first_baseline(groups: list[Group]) -> str:
-    """The sequential method where it is there, else the first one."""
-    return next((group.label for group in groups if group.recipe == "sequential"), groups[0].label)
 
 
 draw()
