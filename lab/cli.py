@@ -199,7 +199,7 @@ def replay(
     speed: Annotated[float, typer.Option(help="how many times as fast as it was recorded")] = 10.0,
     runs: Runs = None,
 ) -> None:
-    """Play a finished run again as if it were live, or save it as one small file for a machine without torch"""
+    """Play a run that has ended again as if it were live, or save it as one small file for a machine without torch"""
     from lab import files, jobs
     from lab import replay as replays
 
