@@ -180,6 +180,22 @@ def test_blame_figures(pair):
     np.testing.assert_allclose(cells(figures.routing_confusion(pair[0])), tables.routing_confusion(pair[0]), rtol=1e-6)
 
 
+def test_the_graph_of_interference_has_an_arrow_per_cost(pair):
+    """From the later task to the earlier one, the wider the dearer; gains have none."""
+    table = tables.interference_matrix(pair[1])
+    *arrows, nodes = figures.interference_graph(pair[1]).data
+    place = {(round(x, 6), round(y, 6)): name for x, y, name in zip(nodes.x, nodes.y, table.columns, strict=True)}
+    found = {tuple(place[round(x, 6), round(y, 6)] for x, y in zip(a.x, a.y, strict=True)): a.line.width for a in arrows}
+    costs = table.stack().dropna().to_dict()
+    assert found.keys() == costs.keys() and np.hypot(nodes.x, nodes.y) == pytest.approx(1)
+    assert sorted(found, key=found.get) == sorted(costs, key=costs.get) and len(set(found.values())) == 3
+    assert all(arrow.marker.symbol == ("circle", "arrow") for arrow in arrows)
+    gains = [[0.5, None, None], [0.9, 0.9, None], [0.8, 0.902, 0.9]]
+    files.write_json(pair[0].dir / "matrix.json", pair[0].scores | {"matrix": gains})
+    assert [trace.name for trace in figures.interference_graph(pair[0]).data] == ["cooking → animals", "tasks"]
+    assert len(figures.interference_graph(pair).data) == 1 + 2, "of several runs: their mean, -0.02 for weather and animals"
+
+
 def test_decomposition_draws_the_terms_that_exist(pair):
     files.write_json(pair[1].dir / "decomposition.json", WENT)
     drawn = figures.decomposition(pair[1])
@@ -207,6 +223,7 @@ def test_names_are_literal_everywhere(runs):
         figures.routing_animation(run),
         figures.query_map(run),
         figures.interference(run),
+        figures.interference_graph(run),
         figures.routing_confusion(run),
         figures.accuracy_matrix(run),
         figures.forgetting_curves(run),

@@ -19,7 +19,7 @@ from test_tables import WENT
 from typer.testing import CliRunner
 
 import lab
-from lab import cli, figures, files, jobs, library, preflight, repeats, sources, views
+from lab import cli, figures, files, jobs, library, preflight, repeats, sources, tables, views
 from lab.answer import kept
 from lab.errors import LabError
 from lab.pages import shell, system
@@ -350,6 +350,12 @@ def test_every_view_of_compare_with_seeds_orders_and_what_cannot_be_compared(run
                    "matrix.json cannot be read", "half has learned 2 of 3 tasks"):  # fmt: skip
         assert reason in shown, reason
     assert app.segmented_control(key="cmp_view").value == view
+    if view == "Interference":
+        drawn = [json.loads(one.proto.spec)["data"] for one in app.get("plotly_chart")]
+        circles = [traces for traces in drawn if traces[-1].get("name") == "tasks"]
+        arrows = [[trace["name"] for trace in traces[:-1]] for traces in circles]
+        assert ["weather → animals", "cooking → animals", "cooking → weather"] in arrows
+        np.testing.assert_allclose(chart(app, "cmp_confusion_0"), tables.routing_confusion(lab.Run.open("a", runs)), rtol=1e-6)
     if view == "Order":
         table = app.dataframe[0].value.set_index(["label", "order"])
         assert table.loc[("l2r", "animals → weather → cooking"), "n"] == 2 and len(table) == 3
@@ -381,6 +387,28 @@ def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recor
     assert list(app.dataframe[0].value.columns) == ["l2r (n = 3)"]
     app.multiselect(key="runs").set_value([]).run()
     assert "Choose at least one" in texts(app)
+
+
+def test_compare_offers_only_runs_with_chosen_recipes_tags_and_stars(runs):
+    """Any of one kind, all of several kinds; what is still offered stays chosen, and the link holds the choice."""
+    for number, recipe in enumerate(("l2r", "sequential", "replay", "l2r")):
+        library.annotate(write_run(runs, f"r{number}", recipe, seed=number, events=False, routed=False),
+                         tags=["paper"] if number < 2 else [], starred=number == 3)  # fmt: skip
+    app = open_page("compare")
+    asked = app.multiselect(key="only")
+    assert asked.options == ["recipe l2r", "recipe replay", "recipe sequential", "starred", "stream builtin", "tag paper"]
+    app.multiselect(key="runs").set_value(["r0", "r1", "r2"]).run()
+    for given, offered, left in (
+        (["recipe l2r", "recipe sequential"], ["r3", "r1", "r0"], ["r0", "r1"]),
+        (["recipe l2r", "recipe sequential", "tag paper"], ["r1", "r0"], ["r0", "r1"]),
+        (["recipe l2r", "starred"], ["r3"], ["r3"]),
+    ):
+        app.multiselect(key="only").set_value(given).run()
+        assert (app.multiselect(key="runs").options, app.multiselect(key="runs").value) == (offered, left) and not app.exception
+    app.multiselect(key="only").set_value(["recipe replay", "starred"]).run()
+    assert "No run has all of this" in texts(app) and not app.exception
+    linked = open_page("compare", only=["tag paper"])
+    assert linked.multiselect(key="only").value == ["tag paper"] and linked.multiselect(key="runs").options == ["r1", "r0"]
 
 
 def test_compare_warns_of_unequal_runs(runs):

@@ -32,11 +32,13 @@ from lab.figures.routing import (
     routing_profile,
 )
 from lab.figures.scores import (
+    LEAST,
     accuracy_matrix,
     average_curves,
     forgetting_curves,
     guesses,
     interference,
+    interference_graph,
     loss_curve,
     matrix_difference,
 )

@@ -19,6 +19,31 @@ INTERVAL = "95 % interval of Student's t over the runs of a method"
 # -- which runs ------------------------------------------------------------------------------------------------------------
 
 
+def only(found: dict[str, Run]) -> dict[str, Run]:
+    """The runs with one of the chosen recipes, one of the streams, one of the tags, and a star, as far as each is asked for."""
+    facts = {key: sorted({f"recipe {run.config['recipe']}", f"stream {run.config['stream']['name']}", *marks(run)})
+             for key, run in found.items()}  # fmt: skip
+    offered = sorted({fact for of_run in facts.values() for fact in of_run})
+    shell.forget("only", offered)
+    chosen = st.multiselect(
+        "Only", offered, key="only", bind="query-params", placeholder="All runs",
+        help="Offers runs with these recipes, streams, tags or a star only: any of one kind, all of several kinds.",
+    )  # fmt: skip
+    kinds: dict[str, set[str]] = {}
+    for fact in chosen:
+        kinds.setdefault(fact.split()[0], set()).add(fact)
+    kept = {key: run for key, run in found.items() if all(wanted & set(facts[key]) for wanted in kinds.values())}
+    left = [key for key in st.session_state.get("runs", ()) if key in kept]
+    if left:  # else the first ones are chosen anew
+        st.session_state["runs"] = left
+    return kept
+
+
+def marks(run: Run) -> list[str]:
+    """What people have marked a run with: tags and a star."""
+    return [f"tag {tag}" for tag in run.notes["tags"]] + ["starred"] * run.notes["starred"]
+
+
 def pick(found: dict[str, Run]) -> list[Run]:
     """The chosen runs."""
     shell.begin_with("runs", list(found), first_pair(found))
@@ -247,10 +272,31 @@ def interference(runs: list[Run]) -> None:
                 figures.interference, of(group), key=f"cmp_interference_{place}", table=tables.interference_matrix,
                 alt=f"Interference in {group.label}; the largest: learning {learned} cost {task} {table.at[learned, task]:.3f}",
             )  # fmt: skip
+            costs = [f"{late} → {early} {cost:.3f}" for (late, early), cost in table.stack().items() if cost >= figures.LEAST]
+            shell.card(
+                figures.interference_graph, of(group), key=f"cmp_graph_{place}", table=tables.interference_matrix,
+                alt=f"Which task cost which in {group.label}: {'; '.join(costs) or 'none cost another anything'}",
+            )  # fmt: skip
     shell.how_to_read(
         "Going down a column shows what each later task cost this one; the column sums to what it lost since it was learned. "
-        "Negative numbers are gains. The range is −1 to 1 everywhere."
+        "Negative numbers are gains. The range is −1 to 1 everywhere. In the circle an arrow leads from the task that was "
+        "learned to the one it cost; the wider, the more."
     )
+    routed = [run for run in runs if run.recorded() and len(run.routing().experts) > 1]
+    if routed:
+        st.subheader("Which expert was chosen", anchor=False)
+        for place, run in in_columns(routed):
+            with shell.section():
+                table = tables.routing_confusion(run)
+                said = "; ".join(f"{task} → {row.idxmax()} {row.max():.2f}" for task, row in table.dropna().iterrows())
+                shell.card(
+                    figures.routing_confusion, run, key=f"cmp_confusion_{place}", table=tables.routing_confusion,
+                    alt=f"First choice on each task of {run.id}, the most frequent: {said}",
+                )  # fmt: skip
+        shell.how_to_read(
+            "How often each expert was the first choice on the examples of each task, over layers and routing heads. Off the "
+            "diagonal the router took the expert of another task."
+        )
     st.subheader("Where did it go?", anchor=False)
     measured = [run for run in runs if run.decomposition]
     for place, run in in_columns(measured):
@@ -355,7 +401,10 @@ def draw() -> None:
     found = shell.choices()
     if not found:
         return shell.nothing_yet("There are no runs to compare yet.")
-    chosen = pick(found)
+    kept = only(found)
+    if not kept:
+        return st.info("No run has all of this: choose less under “Only”.")
+    chosen = pick(kept)
     if not chosen:
         return st.info("Choose at least one run above.")
     runs, excluded = comparable(chosen)
