@@ -19,10 +19,6 @@ def _errors(rows: pd.DataFrame, mean: str = "mean", low: str = "low", high: str 
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.5, "width": 5}
 
 
-def _title(measure: str) -> str:
-    return next(known.title for known in views.MEASURES if known.path == measure)
-
-
 def differences(runs: Sequence[Run], baseline: str, measure: str = "average_accuracy", title: str = "") -> go.Figure:
     """Each group of runs minus the baseline, with the interval of the paired difference.
 
@@ -47,7 +43,8 @@ def differences(runs: Sequence[Run], baseline: str, measure: str = "average_accu
     drawn.add_vline(x=0, line={"color": "rgba(127,127,127,0.9)", "width": 1.5})
     names = [short(label, 28) for label in table["label"]]
     drawn.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False)
-    return drawn.update_xaxes(title=f"{_title(measure)}, minus {short(baseline, 28)}", tickformat="+.3~f", zeroline=False)
+    what = {known.path: known.title for known in repeats.compared(runs)}[measure]
+    return drawn.update_xaxes(title=f"{what}, minus {short(baseline, 28)}", tickformat="+.3~f", zeroline=False)
 
 
 def tradeoff(runs: Sequence[Run], title: str = "") -> go.Figure:

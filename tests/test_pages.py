@@ -144,6 +144,20 @@ def test_transfer_runs_stand_in_a_table_of_their_own(runs):
     table, other = app.dataframe[0].value, app.dataframe[1].value
     assert table.loc["32 shots"].tolist() == ["0.700"] and table.loc["Gradient alignment"].tolist() == ["0.200"]
     assert "Forgetting" in other.index and "32 shots" not in other.index
+    for seed, by in enumerate((0.1, 0.12, 0.17)):
+        write_transfer(runs, f"own{seed}", seed=seed)
+        lower = write_transfer(runs, f"low{seed}", "shared", seed)
+        held = {"8": 0.6, "32": 0.7 - by}
+        files.write_json(lower.dir / "matrix.json", lower.scores | {"held_out": {"cooking": held}})
+    app = open_page("compare", runs=[f"{name}{seed}" for name in ("own", "low") for seed in range(3)])
+    assert not app.exception and "One run each" not in texts(app)
+    low, high = stats.ttest_1samp([-0.1, -0.12, -0.17], 0).confidence_interval()
+    assert app.dataframe[1].value.loc["shared", "average.32"] == f"-0.130 [{low:+.3f}, {high:+.3f}]"
+    app.selectbox(key="transfer_cmp_measure").set_value("average.32").run()
+    drawn = json.loads(app.get("plotly_chart")[0].proto.spec)
+    assert drawn["data"][0]["name"] == "shared" and drawn["layout"]["xaxis"]["title"]["text"] == "32 shots, minus mhr"
+    assert app.get("download_button")[0].proto.label == "Numbers as CSV" and not app.exception
+    assert any("lab compare own0 own1 own2 low0 low1 low2 --json" in one.value for one in app.code)
     app = open_page("jobs", job="moved")
     scores = next(table.value for table in app.dataframe if "cooking" in table.value.index)
     assert scores.loc["cooking"].tolist() == [0.5, 0.6, 0.7]

@@ -114,10 +114,7 @@ def summary(runs: list[Run], groups: list[Group], baseline: str, excluded: dict[
     alt = "Measures of the chosen runs, one column per method"
     st.dataframe(table, column_config=wide, key="numbers", alt=alt, height="content")
     with st.container(horizontal=True):
-        st.download_button(
-            "Numbers as CSV", tables.csv(runs), "comparison.csv", "text/csv", icon=":material/download:", on_click="ignore",
-            help="The file of `lab compare --csv`: unrounded, with the reason of each missing number.",
-        )  # fmt: skip
+        csv_of(runs, "comparison")
         st.download_button(
             "Report as HTML", lambda: report.html(runs, excluded), "comparison.html", "text/html", on_click="ignore",
             icon=":material/description:", help="Tables, figures, settings and commands in one file that opens offline.",
@@ -131,29 +128,37 @@ def summary(runs: list[Run], groups: list[Group], baseline: str, excluded: dict[
         differences(runs, baseline)
 
 
-def differences(runs: list[Run], baseline: str) -> None:
+def csv_of(runs: list[Run], name: str) -> None:
+    st.download_button(
+        "Numbers as CSV", tables.csv(runs), f"{name}.csv", "text/csv", icon=":material/download:", on_click="ignore",
+        help="The file of `lab compare --csv`: unrounded, with the reason of each missing number.", key=f"{name}_csv",
+    )  # fmt: skip
+
+
+def differences(runs: list[Run], baseline: str, name: str = "") -> None:
+    """Table and figure of the differences; `name` begins the keys of a second one on the page."""
     st.subheader("Paired differences", anchor=False)
     found = repeats.differences(runs, baseline)
-    titles = {measure.path: measure.title for measure in views.MEASURES}
+    titles = {measure.path: measure.title for measure in repeats.compared(runs)}
     shown = found.assign(cell=[difference(row) for row in found.itertuples()])
-    labels, columns = list(dict.fromkeys(found["label"])), list(repeats.COMPARED)
+    labels, columns = list(dict.fromkeys(found["label"])), list(titles)
     texts = shown.pivot(index="label", columns="measure", values="cell").loc[labels, columns]
     claimed = found.pivot(index="label", columns="measure", values="claim").loc[labels, columns]
     greyed = texts.style.apply(lambda _: claimed.map(lambda claim: "" if claim is True else UNCLAIMED), axis=None)
     names = {path: st.column_config.TextColumn(titles[path], width="medium") for path in columns}
     names["label"] = st.column_config.TextColumn(f"minus {baseline}", pinned=True)
-    st.dataframe(greyed, column_config=names, key="differences", height="content", alt=f"Methods minus {baseline}")
+    st.dataframe(greyed, column_config=names, key=f"{name}differences", height="content", alt=f"Methods minus {baseline}")
     shell.how_to_read(
         "Each run minus the baseline's run of the same seed and order; in brackets the 95 % interval. Grey: it includes zero, or "
         "there is none, so no sign may be claimed. Nothing is corrected for the number of comparisons."
     )
-    measure = st.selectbox("Measure", columns, format_func=titles.get, key="cmp_measure", bind="query-params")
+    measure = st.selectbox("Measure", columns, format_func=titles.get, key=f"{name}cmp_measure", bind="query-params")
     known = found[(found["measure"] == measure) & found["mean"].notna()]
     if known.empty:
         return st.info(f"No difference can be taken: {shell.plain('; '.join(dict.fromkeys(found['why'])))}.")
     said = "; ".join(f"{row.label} {difference(row)}" for row in known.itertuples())
     shell.card(
-        versus.differences, runs, baseline, measure, key="cmp_differences",
+        versus.differences, runs, baseline, measure, key=f"{name}cmp_differences",
         alt=f"{titles[measure]} minus that of {baseline}: {said}",
         read="Right of the line: higher than the baseline. Hollow: no claim.",
     )  # fmt: skip
@@ -444,10 +449,21 @@ def transfer(runs: list[Run]) -> None:
     st.subheader("Transfer to held-out tasks", anchor=False)
     alt = "Measures of the transfer runs, one column per method"
     st.dataframe(views.summary_table(runs), key="transfer", alt=alt, height="content")
+    with st.container(horizontal=True):
+        csv_of(runs, "transfer")
+        with st.popover("Command", icon=":material/terminal:", type="tertiary", key="transfer_command"):
+            st.code(shell.command_of(runs), language="bash")
     shell.how_to_read(
         f"Mean scores of the held-out tasks after so many examples of each, over repetitions, ± half of the {INTERVAL}. "
         "Every method begins from its own joint training on the other tasks; the true task is known."
     )
+    for sentence in tables.once(runs):
+        st.info(shell.plain(sentence), icon=":material/exposure_plus_1:")
+    labels = [group.label for group in views.groups(runs)]
+    if len(labels) > 1:
+        shell.begin_with("transfer_baseline", labels, labels[0])
+        baseline = st.selectbox("Baseline of the transfer runs", labels, key="transfer_baseline", bind="query-params")
+        differences(runs, baseline, "transfer_")
 
 
 draw()
