@@ -98,7 +98,7 @@ def glossary(run: Run | None = None) -> list[Formula]:
             r"\mathrm{A}_0 = \frac{1}{H} \sum_{h=1}^{H} S_{h,0}", scored((found or {}).get("zero_shot")), "transfer",
         ),
         formula(
-            f"average.{most}", "Few-shot transfer", "The same after $k$ examples of each of these tasks; of a run its largest $k$.",
+            f"average.{most}", "Few-shot transfer", "The same after $k$ examples of each task; of a run its largest $k$.",
             r"\mathrm{A}_k = \frac{1}{H} \sum_{h=1}^{H} S_{h,k}", scored({h: by.get(most) for h, by in held_out.items()}),
             "transfer",
         ),

@@ -23,8 +23,8 @@ def metrics() -> None:
     """The glossary, filled in with the numbers of a run."""
     st.subheader("Metrics", anchor=False)
     st.markdown(
-        "$R_{i,j}$ is the score on task $j$ after learning task $i$, and $T$ the number of tasks learned so far. Of transfer runs, "
-        "$S_{h,k}$ is the score on the held-out task $h$ of $H$ after $k$ examples of it."
+        "$R_{i,j}$ is the score on task $j$ after learning task $i$, and $T$ the number of tasks learned so far. Of transfer "
+        "runs, $S_{h,k}$ is the score on the held-out task $h$ of $H$ after $k$ examples of it."
     )
     found = shell.choices(lambda run: bool(run.matrix or run.scores.get("held_out")))
     run = None

@@ -287,11 +287,14 @@ def interference(runs: list[Run]) -> None:
         "Negative numbers are gains. The range is −1 to 1 everywhere. In the circle an arrow leads from the task that was "
         "learned to the one it cost; the wider, the more."
     )
-    routed = [run for run in runs if run.recorded() and len(run.routing().experts) > 1]
+    routed = [run for run in runs if run.recorded()]
     if routed:
         st.subheader("Which expert was chosen", anchor=False)
         for place, run in in_columns(routed):
             with shell.section():
+                if len(run.routing().experts) < 2:
+                    st.info("There is one expert: nothing to route.")
+                    continue
                 table = tables.routing_confusion(run)
                 said = "; ".join(f"{task} → {row.idxmax()} {row.max():.2f}" for task, row in table.dropna().iterrows())
                 shell.card(
