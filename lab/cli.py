@@ -16,7 +16,7 @@ from lab import cli_compose, commands
 from lab import runs as run_folder
 from lab.commands import Json, Runs
 from lab.errors import LabError, RunFailed, unknown
-from lab.printing import print_comparison, print_decomposition, print_grid, print_result, print_table, say_different, show_json
+from lab.printing import print_comparison, print_decomposition, print_grid, print_result, print_table, say_unequal, show_json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Train language-model adapters on a stream of tasks, route them, and see what was forgotten.")  # fmt: skip
@@ -150,7 +150,7 @@ def compare(
         reports.check(report)
     found, excluded = comparable(ids or [], runs)
     of = {name: [run for run in found if run.protocol == name] for name in ("stream", "transfer")}
-    say_different(of["stream"])
+    say_unequal(of["stream"])
     if report is not None:
         if not of["stream"]:
             raise LabError("a report is about runs on a stream, transfer runs have a table: leave --report away")
@@ -201,7 +201,7 @@ def replay(
     speed: Annotated[float, typer.Option(help="how many times as fast as it was recorded")] = 10.0,
     runs: Runs = None,
 ) -> None:
-    """Play a finished run again as if it were live, or save it as one small file for a machine without torch"""
+    """Play a run that has ended again as if it were live, or save it as one small file for a machine without torch"""
     from lab import files, jobs
     from lab import replay as replays
 

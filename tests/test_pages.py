@@ -23,7 +23,7 @@ from test_tables import WENT
 from typer.testing import CliRunner
 
 import lab
-from lab import cli, config, figures, files, jobs, library, preflight, repeats, sources, views
+from lab import cli, config, figures, files, jobs, library, preflight, repeats, sources, tables, views
 from lab.answer import kept
 from lab.errors import LabError
 from lab.pages import draft, shell, system
@@ -149,6 +149,20 @@ def test_transfer_runs_stand_in_a_table_of_their_own(runs):
     table, other = app.dataframe[0].value, app.dataframe[1].value
     assert table.loc["32 shots"].tolist() == ["0.700"] and table.loc["Gradient alignment"].tolist() == ["0.200"]
     assert "Forgetting" in other.index and "32 shots" not in other.index
+    for seed, by in enumerate((0.1, 0.12, 0.17)):
+        write_transfer(runs, f"own{seed}", seed=seed)
+        lower = write_transfer(runs, f"low{seed}", "shared", seed)
+        held = {"8": 0.6, "32": 0.7 - by}
+        files.write_json(lower.dir / "matrix.json", lower.scores | {"held_out": {"cooking": held}})
+    app = open_page("compare", runs=[f"{name}{seed}" for name in ("own", "low") for seed in range(3)])
+    assert not app.exception and "One run each" not in texts(app)
+    low, high = stats.ttest_1samp([-0.1, -0.12, -0.17], 0).confidence_interval()
+    assert app.dataframe[1].value.loc["shared", "average.32"] == f"-0.130 [{low:+.3f}, {high:+.3f}]"
+    app.selectbox(key="transfer_cmp_measure").set_value("average.32").run()
+    drawn = json.loads(app.get("plotly_chart")[0].proto.spec)
+    assert drawn["data"][0]["name"] == "shared" and drawn["layout"]["xaxis"]["title"]["text"] == "32 shots, minus mhr"
+    assert app.get("download_button")[0].proto.label == "Numbers as CSV" and not app.exception
+    assert any("lab compare own0 own1 own2 low0 low1 low2 --json" in one.value for one in app.code)
     app = open_page("jobs", job="moved")
     scores = next(table.value for table in app.dataframe if "cooking" in table.value.index)
     assert scores.loc["cooking"].tolist() == [0.5, 0.6, 0.7]
@@ -382,6 +396,12 @@ def test_every_view_of_compare_with_seeds_orders_and_what_cannot_be_compared(run
                    "matrix.json cannot be read", "half has learned 2 of 3 tasks"):  # fmt: skip
         assert reason in shown, reason
     assert app.segmented_control(key="cmp_view").value == view
+    if view == "Interference":
+        drawn = [json.loads(one.proto.spec)["data"] for one in app.get("plotly_chart")]
+        circles = [traces for traces in drawn if traces[-1].get("name") == "tasks"]
+        arrows = [[trace["name"] for trace in traces[:-1]] for traces in circles]
+        assert ["weather → animals", "cooking → animals", "cooking → weather"] in arrows
+        np.testing.assert_allclose(chart(app, "cmp_confusion_0"), tables.routing_confusion(lab.Run.open("a", runs)), rtol=1e-6)
     if view == "Order":
         table = app.dataframe[0].value.set_index(["label", "order"])
         assert table.loc[("l2r", "animals → weather → cooking"), "n"] == 2 and len(table) == 3
@@ -415,9 +435,32 @@ def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recor
     assert "Choose at least one" in texts(app)
 
 
+def test_compare_offers_only_runs_with_chosen_recipes_tags_and_stars(runs):
+    """Any of one kind, all of several kinds; what is still offered stays chosen, and the link holds the choice."""
+    for number, recipe in enumerate(("l2r", "sequential", "replay", "l2r")):
+        library.annotate(write_run(runs, f"r{number}", recipe, seed=number, events=False, routed=False),
+                         tags=["paper"] if number < 2 else [], starred=number == 3)  # fmt: skip
+    app = open_page("compare")
+    asked = app.multiselect(key="only")
+    assert asked.options == ["recipe l2r", "recipe replay", "recipe sequential", "starred", "stream builtin", "tag paper"]
+    app.multiselect(key="runs").set_value(["r0", "r1", "r2"]).run()
+    for given, offered, left in (
+        (["recipe l2r", "recipe sequential"], ["r3", "r1", "r0"], ["r0", "r1"]),
+        (["recipe l2r", "recipe sequential", "tag paper"], ["r1", "r0"], ["r0", "r1"]),
+        (["recipe l2r", "starred"], ["r3"], ["r3"]),
+    ):
+        app.multiselect(key="only").set_value(given).run()
+        assert (app.multiselect(key="runs").options, app.multiselect(key="runs").value) == (offered, left) and not app.exception
+    app.multiselect(key="only").set_value(["recipe replay", "starred"]).run()
+    assert "No run has all of this" in texts(app) and len(app.multiselect(key="runs").options) == 4 and not app.exception
+    linked = open_page("compare", only=["tag paper"])
+    assert linked.multiselect(key="only").value == ["tag paper"] and linked.multiselect(key="runs").options == ["r1", "r0"]
+
+
 def test_compare_warns_of_unequal_runs(runs):
     write_run(runs, "a"), write_run(runs, "b", "sequential", [[0.5, None], [0.4, 0.6]], ["x", "y"], routed=False)
     app = open_page("compare")
+    assert "These runs learned different tasks" in texts(app)
     assert "no seed and order is common to both" in app.dataframe[1].value.loc["l2r", "forgetting"]
     app.segmented_control(key="cmp_view").set_value("Matrices").run()
     assert "different tasks" in texts(app) and not app.exception
@@ -551,9 +594,12 @@ def test_a_picker_is_narrowed_by_star_tags_and_recipes(runs):
     library.annotate(lab.Run.open("b"), tags=["best", "odd"], starred=True)
     library.annotate(lab.Run.open("c"), tags=["odd"])
     app = open_page("routing")
-    assert app.multiselect(key="rt_run_only").options == ["starred", "#best", "#odd", "l2r", "replay", "uniform"]
+    assert app.multiselect(key="rt_run_only").options == [
+        "recipe l2r", "recipe replay", "recipe uniform", "starred", "stream builtin", "tag best", "tag odd"
+    ]  # fmt: skip
     offered = {}
-    for marks in (["#odd"], ["starred", "#odd"], ["l2r", "replay"], ["#odd", "#best", "uniform"], ["starred", "l2r"], []):
+    odd, best, star = "tag odd", "tag best", "starred"
+    for marks in ([odd], [star, odd], ["recipe l2r", "recipe replay"], [odd, best, "recipe uniform"], [star, "recipe l2r"], []):
         app.multiselect(key="rt_run_only").set_value(marks).run()
         offered[tuple(marks)] = sorted(app.selectbox(key="rt_run").options)
         assert app.selectbox(key="rt_run").value in offered[tuple(marks)] and not app.exception

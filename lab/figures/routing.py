@@ -32,9 +32,11 @@ PLAY_MS = 900  # milliseconds that each moment is shown
 MEASURES = {"weight": "mean weight", "entropy": "entropy", "change": "change since then"}
 
 
-def routing_by_task(run: Run, after: int | None = None, title: str = "") -> go.Figure:
-    """Mean share of each expert in the routing of each task."""
-    table = views.routing_by_task(run, after)
+def routing_by_task(
+    run: Run, after: int | None = None, layer: int | None = None, head: int | None = None, title: str = ""
+) -> go.Figure:
+    """Mean share of each expert in the routing of each task, everywhere or in one layer, one routing head, or both."""
+    table = views.routing_by_task(run, after, layer, head)
     hover = _pair_hover(table, "gets {:.1%} of the weight on")
     drawn = figure(title, cell_height(len(table)))
     cells(drawn, table.to_numpy(), hover)

@@ -32,7 +32,6 @@ SECTIONS = {
     "Keep": [("library", "Library", ":material/inventory_2:"), ("about", "About", ":material/info:")],
 }
 MANY = 12  # runs from which on a picker can be narrowed
-STAR, TAG, RECIPE = range(3)  # kinds of marks by which runs are picked, as they are listed
 RECORDED = "~"  # begins the key of a recorded example; no run id has it
 STATUS_ICON = {
     "queued": ":material/schedule:", "running": ":material/play_circle:", "finished": ":material/check_circle:",
@@ -168,31 +167,34 @@ def pick_run(label: str, key: str, found: dict[str, Run], first: str) -> Run:
 
 
 def only(key: str, found: dict[str, Run]) -> dict[str, Run]:
-    """Runs with the chosen marks: a star, one of the chosen tags, one of the chosen recipes; all runs where none has them."""
-    recipes = table(list(found.values()))["recipe"]
-    marks = {name: _marks(run, recipe) for (name, run), recipe in zip(found.items(), recipes, strict=True)}
-    options = sorted(set().union(*marks.values()))
-    if len(found) < MANY and all(kind == RECIPE for kind, _ in options):
+    """The runs with one of the chosen recipes, one of the streams, one of the tags, and a star, as far as each is asked for."""
+    facts = table(list(found.values())).reset_index(drop=True)
+    marks = {name: marked(run, facts.loc[place]) for place, (name, run) in enumerate(found.items())}
+    offered = sorted(set().union(*marks.values()))
+    if len(found) < MANY and not any(mark.startswith(("tag ", "starred")) for mark in offered):
         return found
-    words = {"placeholder": "all runs", "help": "Stars and tags are given in the Library."}
-    by_text = {text: (kind, text) for kind, text in options}
-    forget(key, list(by_text))
-    chosen = [by_text[text] for text in st.multiselect("Only", by_text, key=key, bind="query-params", **words)]
-    asked = [{mark for mark in chosen if mark[0] == kind} for kind in {kind for kind, _ in chosen}]
-    kept = {name: run for name, run in found.items() if all(marks[name] & one_of for one_of in asked)}
+    forget(key, offered)
+    chosen = st.multiselect(
+        "Only", offered, key=key, bind="query-params", placeholder="All runs",
+        help="Offers runs with these recipes, streams, tags or a star only: any of one kind, all of several kinds. "
+        "Tags and stars are given in the Library.",
+    )  # fmt: skip
+    kinds: dict[str, set[str]] = {}
+    for mark in chosen:
+        kinds.setdefault(mark.split()[0], set()).add(mark)
+    kept = {name: run for name, run in found.items() if all(wanted & marks[name] for wanted in kinds.values())}
     if not kept:
-        st.caption("No run has all of these marks: all runs are offered.")
+        st.caption("No run has all of this: all runs are offered.")
     return kept or found
 
 
-def _marks(run: Run, recipe: Any) -> set[tuple[int, str]]:
-    """Star, tags and recipe of a run, each with its kind; none where they cannot be read."""
-    try:
+def marked(run: Run, facts: "pd.Series[Any]") -> set[str]:
+    """What a run can be chosen by, as far as it can be read."""
+    found = {f"{name} {facts[name]}" for name in ("recipe", "stream") if isinstance(facts[name], str)}
+    with suppress(LabError):
         notes = run.notes
-    except LabError:
-        return set()
-    star = {(STAR, "starred")} if notes["starred"] else set()
-    return star | {(TAG, f"#{tag}") for tag in notes["tags"]} | ({(RECIPE, recipe)} if isinstance(recipe, str) else set())
+        found |= {f"tag {tag}" for tag in notes["tags"]} | ({"starred"} if notes["starred"] else set())
+    return found
 
 
 def begin_with(key: str, options: list[str], first: Any) -> None:

@@ -15,6 +15,7 @@ from lab.views.compare import (
     labels,
     summary,
     summary_table,
+    unequal,
 )
 from lab.views.results import COMMON, MEASURES, Measure, cell, measures, pick, reason, tested
 from lab.views.routing import (
