@@ -608,6 +608,15 @@ def test_a_picker_is_narrowed_by_star_tags_and_recipes(runs):
     assert there.selectbox(key="rt_run").options == ["b"] and there.selectbox(key="rt_run").value == "b"
 
 
+def test_routing_map_of_one_layer_and_routing_head(runs):
+    run = write_run(runs, "a", heads=4)
+    app = open_page("routing", rt_map_layer="2 · value", rt_map_head="3")
+    np.testing.assert_allclose(heatmap(app, 0), views.routing_by_task(run, 2, 5, 2), rtol=1e-5)
+    assert "routing_by_task(run, 2, 5, 2)" in texts(app) and not app.exception
+    write_run(runs, "b", heads=1)
+    assert "rt_map_head" not in [box.key for box in open_page("routing", rt_run="b").selectbox]
+
+
 def test_routing_pictures_flow_map_and_animation(runs):
     run = write_run(runs, "a")
     app = open_page("routing", rt_flow_layer="2 · value")

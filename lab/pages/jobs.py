@@ -6,6 +6,7 @@ import yaml
 
 from lab import figures, jobs, replay, views
 from lab.config import CUSTOM, recipe_names
+from lab.errors import LabError
 from lab.pages import actions, shell
 from lab.runs import Run, all_runs
 
@@ -109,9 +110,9 @@ def controls(run: Run, state: str) -> None:
             shell.page("train"), label="Duplicate", icon=":material/content_copy:",
             query_params={"recipe": recipe, "from": run.id}, help="Opens the form with its settings.",
         )  # fmt: skip
-        if state == "finished" and not run.info.get("replay") and run.protocol == "stream":
+        if state not in jobs.ACTIVE and run.matrix and not run.info.get("replay") and run.protocol == "stream":
             st.download_button(
-                "Replay file", lambda: replay.trace(run), f"{run.id}.jsonl", "application/jsonl", icon=":material/movie:",
+                "Replay file", lambda: traced(run), f"{run.id}.jsonl", "application/jsonl", icon=":material/movie:",
                 type="tertiary", on_click="ignore", key="job_trace", help="The run without weights: it plays anywhere.",
             )  # fmt: skip
         if run in waiting or state not in jobs.ACTIVE:
@@ -120,6 +121,14 @@ def controls(run: Run, state: str) -> None:
                 "Delete", icon=":material/delete:", type="tertiary", disabled=locked, help=reason or about, key="delete"
             ):
                 actions.confirm_delete(run)
+
+
+def traced(run: Run) -> bytes:
+    """The replay file, or in its place the reason why there is none."""
+    try:
+        return replay.trace(run)
+    except LabError as error:
+        return f"{error}\n".encode()
 
 
 def live(run: Run, state: str) -> None:

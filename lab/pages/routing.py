@@ -14,6 +14,7 @@ from lab.answer import Answer, kept
 from lab.pages import pictures, shell
 from lab.runs import Run
 
+ALL = "(mean over all)"
 OWN = "(own of the task)"
 LARGEST = "(largest weight)"
 LOAD, ENTROPY = "Load of the experts", "Entropy of the tasks"
@@ -99,9 +100,19 @@ def focus(run: Run, after: int) -> Focus:
 # -- level 1: tasks and experts --------------------------------------------------------------------------------------------
 
 
+def part(run: Run, after: int) -> tuple[int | None, int | None]:
+    """Numbers of the layer and of the routing head that the map of tasks and experts is of; None: the mean over all."""
+    layers, heads = views.layer_names(run.routing(after).layers), run.routing(after).mean(0).shape[1]
+    places = st.columns(5)
+    chosen = box(places[0], "In layer", "rt_map_layer", [ALL, *layers])
+    head = box(places[1], "In routing head", "rt_map_head", [ALL, *(str(h + 1) for h in range(heads))]) if heads > 1 else ALL
+    return None if chosen == ALL else layers.index(chosen), None if head == ALL else int(head) - 1
+
+
 def overview(run: Run, after: int) -> None:
     st.subheader("Who answers which task", anchor=False)
-    shares = views.routing_by_task(run, after)
+    layer, head = part(run, after)
+    shares = views.routing_by_task(run, after, layer, head)
 
     def look(task: int, expert: int) -> None:
         st.session_state["rt_task"], st.session_state["rt_expert"] = shares.index[task], shares.columns[expert]
@@ -110,7 +121,7 @@ def overview(run: Run, after: int) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         shell.card(
-            figures.routing_by_task, run, after, key="rt_map", alt=f"Share of each expert per task. {strongest}",
+            figures.routing_by_task, run, after, layer, head, key="rt_map", alt=f"Share of each expert per task. {strongest}",
             table=views.routing_by_task, on_click=look,
             read="Each row is a task and sums to 1: the part of the routing weight each expert gets on its test examples. "
             "Bright on the diagonal means that tasks find their own expert. Click a cell to look inside.",
