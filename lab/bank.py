@@ -161,8 +161,9 @@ class Bank(nn.Module):
 
     def _targets(self, model: nn.Module, model_type: str) -> list[str]:
         layers = [name for name, module in model.named_modules() if self.kind.adapts(module, model)]
-        endings = self.kind.options.targets or self.kind.targets(model_type)
-        if not endings:
+        given = self.kind.options.targets
+        endings = self.kind.targets(model_type) if given is None else given
+        if endings is None:
             raise LabError(
                 f"which layers of a '{model_type}' to adapt is not known: name them with experts.targets, from {_endings(layers)}"
             )
