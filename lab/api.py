@@ -20,8 +20,8 @@ Watch = Callable[[Iterator[events.Event], "Run"], None]
 def session(config: RunConfig, runs: str | Path | None = None) -> Session:
     """A session ready to train: data loaded and checked, backbone loaded, everything automatic decided."""
     stream = config.stream
-    limits = (stream.max_train, stream.max_validation, stream.max_test, stream.labels_as_text)
-    tasks = load_tasks(stream.name, stream.sources, stream.tasks, config.seed, *limits)
+    limits = stream.limits | {"labels_as_text": stream.labels_as_text}
+    tasks = load_tasks(stream.name, stream.sources, stream.tasks, config.seed, **limits)
     store = Store(root(runs) / ".experts") if config.reuse and runs is not False else None
     return opened(prepare(config, tasks), tasks, store)
 

@@ -37,6 +37,17 @@ class StreamConfig(Section):
     max_train: int | None = Field(None, ge=2, description="training examples per task, label-balanced and seeded; null: all")
     max_validation: int | None = Field(None, ge=2, description="validation examples per task; null: all")
     max_test: int | None = Field(None, ge=2, description="test examples per task; null: all")
+    max_per_label: int | None = Field(None, ge=1, description="training examples of each label of a task, seeded; null: all")
+
+    @property
+    def limits(self) -> dict[str, int | None]:
+        """How much of each task is used, as arguments of sources.load_tasks."""
+        return {name: getattr(self, name) for name in ("max_train", "max_validation", "max_test", "max_per_label")}
+
+    @model_serializer(mode="wrap")
+    def _serialised(self, plain: Any) -> dict[str, Any]:
+        """A stream without a limit per label says nothing of it."""
+        return {name: value for name, value in plain(self).items() if name != "max_per_label" or value is not None}
 
 
 class BackboneConfig(Section):

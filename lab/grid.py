@@ -112,9 +112,8 @@ class Grid:
                 tasks = [data[source][name] for name in stream.tasks]
                 run = Run(self.folder / cell.id)
                 begun = (run.info if run.dir.is_dir() else {}).get("fingerprint", {}).get("tasks", {})
-                limits = (stream.max_train, stream.max_validation, stream.max_test)
                 changed = [task.name for task in tasks if task.name in begun
-                           and begun[task.name] != limited(task, cell.config.seed, *limits).digest()]  # fmt: skip
+                           and begun[task.name] != limited(task, cell.config.seed, **stream.limits).digest()]  # fmt: skip
                 if changed:
                     raise LabError(f"the data of task '{changed[0]}' have changed since {run.id} was begun: remove that run")
                 plain = cell.config.to_dict()

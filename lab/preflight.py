@@ -47,8 +47,7 @@ class Forecast:
 def sizes(config: RunConfig) -> Sizes:
     """Examples of each task and split, without tokenising anything. Raises LabError where the data cannot be read."""
     stream = config.stream
-    limits = (stream.max_train, stream.max_validation, stream.max_test)
-    tasks = sources.load_tasks(stream.name, stream.sources, stream.tasks, config.seed, *limits)
+    tasks = sources.load_tasks(stream.name, stream.sources, stream.tasks, config.seed, **stream.limits)
     return [{split: len(task.split(split)) for split in SPLITS} for task in tasks]
 
 

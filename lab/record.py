@@ -233,15 +233,20 @@ class Recorder:
         return buffer.getvalue()
 
     def routing_summary(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """Share of its own expert per task after the last task, and the oracle's average accuracy; None with a reason."""
+        """After the last task; None with a reason.
+
+        The own expert's share of the weight and how often it has the largest one, and the average accuracy of the oracle.
+        """
         session = self.session
         if not session.learner.per_task:
             reason = "there is one shared expert" if len(session.learner.bank) == 1 else "every task trains all experts"
-            summary = {"own_expert_share": None, "own_expert_share_by_task": None, "oracle_average_accuracy": None}
+            summary = dict.fromkeys(("own_expert_share", "own_expert_share_by_task", "accuracy", "oracle_average_accuracy"))
             return summary, {f"routing.{name}": reason for name in summary}
         routing = self.run.routing()
-        shares = [float(routing.share(t)[session.learner.router.owner(t)]) for t in range(len(session.tasks))]
+        owners = [session.learner.router.owner(t) for t in range(len(session.tasks))]
+        shares = [float(routing.share(t)[k]) for t, k in enumerate(owners)]
         own = {
+            "accuracy": float(np.mean([routing.top1(t)[..., k].mean() for t, k in enumerate(owners)])),
             "own_expert_share": float(np.mean(shares)),
             "own_expert_share_by_task": dict(zip(session.scores.tasks, shares, strict=True)),
         }

@@ -332,13 +332,17 @@ class Run:
         scores, info = self.scores, self.info
         found = metrics(self.matrix)
         why = found.pop("why")
-        routing = info.get("routing") or {"own_expert_share": None, "oracle_average_accuracy": None}
+        routing = dict.fromkeys(("own_expert_share", "accuracy", "oracle_average_accuracy")) | (info.get("routing") or {})
+        oracle, average = routing["oracle_average_accuracy"], found["average_accuracy"]
+        routing["oracle_gap"] = None if oracle is None or average is None else oracle - average
         why |= info.get("why", {})
         if info.get("error"):
             why["status"] = info["error"]
-        for name in ("own_expert_share", "oracle_average_accuracy"):
-            if routing.get(name) is None:
-                why.setdefault(f"routing.{name}", "measured when the run is finished")
+        why.setdefault("routing.oracle_gap", why.get("routing.oracle_average_accuracy", "measured when the run is finished"))
+        for name in ("own_expert_share", "accuracy", "oracle_average_accuracy"):
+            reason = "not recorded by the version of the run" if info.get("routing") else "measured when the run is finished"
+            why.setdefault(f"routing.{name}", reason)
+        why = {name: reason for name, reason in why.items() if not name.startswith("routing.") or routing.get(name[8:]) is None}
         why |= {name: "measured when the run is finished" for name in ("uses", "cost") if not info.get(name)}
         if scores.get("zero_shot") is None:
             why["zero_shot"] = "not evaluated yet"

@@ -70,15 +70,22 @@ def load_tasks(
     max_validation: int | None = None,
     max_test: int | None = None,
     labels_as_text: bool = False,
+    max_per_label: int | None = None,
 ) -> list[Task]:
     """The tasks of a stream in their order, each checked whole and then sub-sampled, and last with labels as text if asked.
 
     `tasks` is a list of names, the name of a published order of the stream ("mtl5-i"), or None for all, alphabetically.
-    Raises LabError for an unknown name and for a task that `check` refuses.
+    Raises LabError for an unknown name, for a task that `check` refuses, and for fewer training examples than labels.
     """
     stream = open_stream(name, sources)
-    chosen = task_order(stream, tasks)
-    loaded = [limited(check(stream.load(task)), seed, max_train, max_validation, max_test) for task in chosen]
+    loaded = [check(stream.load(task)) for task in task_order(stream, tasks)]
+    for task in loaded:
+        if max_train is not None and max_train < len(task.labels):
+            raise LabError(
+                f"stream.max_train = {max_train} is less than the {len(task.labels)} labels of task '{task.name}': "
+                "give each label at least one example"
+            )
+    loaded = [limited(task, seed, max_train, max_validation, max_test, max_per_label) for task in loaded]
     return [as_text(task) for task in loaded] if labels_as_text else loaded
 
 

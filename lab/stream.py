@@ -115,26 +115,38 @@ def as_text(task: Task) -> Task:
     return replace(task, labels=(), **worded)
 
 
-def sample(examples: Sequence[Example], limit: int | None, key: str) -> Sequence[Example]:
-    """At most `limit` examples, label-balanced as far as the labels allow, drawn by `key`, in their old order."""
-    if limit is None or limit >= len(examples):
+def sample(examples: Sequence[Example], limit: int | None, key: str, per_label: int | None = None) -> Sequence[Example]:
+    """At most `limit` examples, label-balanced as far as the labels allow, drawn by `key`, in their old order.
+
+    Of each label at most `per_label`.
+    """
+    limit = len(examples) if limit is None else limit
+    if limit >= len(examples) and per_label is None:
         return examples
     draw = random.Random(key)
     by_label: dict[int, list[int]] = {}
     for row, example in enumerate(examples):
         by_label.setdefault(example.label, []).append(row)
-    queues = [draw.sample(rows, len(rows)) for _, rows in sorted(by_label.items())]
+    queues = [draw.sample(rows, len(rows))[:per_label] for _, rows in sorted(by_label.items())]
     draw.shuffle(queues)  # which labels get one more when the limit does not divide
     kept: list[int] = []
-    while len(kept) < limit:
+    while len(kept) < limit and any(queues):
         kept += [queue.pop() for queue in queues if queue][: limit - len(kept)]
     return [examples[row] for row in sorted(kept)]
 
 
-def limited(task: Task, seed: int, train: int | None, validation: int | None, test: int | None) -> Task:
+def limited(
+    task: Task,
+    seed: int,
+    max_train: int | None = None,
+    max_validation: int | None = None,
+    max_test: int | None = None,
+    max_per_label: int | None = None,
+) -> Task:
     """The task with its splits sub-sampled; drawn by (seed, task, split), so other tasks and orders change nothing."""
-    limits = {"train": train, "validation": validation, "test": test}
-    return replace(task, **{s: sample(task.split(s), limits[s], f"{seed}/{task.name}/{s}") for s in SPLITS})
+    limits = {"train": (max_train, max_per_label), "validation": (max_validation, None), "test": (max_test, None)}
+    drawn = {s: sample(task.split(s), limit, f"{seed}/{task.name}/{s}", each) for s, (limit, each) in limits.items()}
+    return replace(task, **drawn)
 
 
 def order(available: Sequence[str], tasks: Sequence[str] | None) -> list[str]:

@@ -841,7 +841,7 @@ def test_library_tries_a_composed_expert_beside_its_parts(model, played, monkeyp
 
     from lab import compose
 
-    monkeypatch.setattr(sources, "load_tasks", lambda name, parts, tasks, *limits: toy.tasks(*tasks))
+    monkeypatch.setattr(sources, "load_tasks", lambda name, parts, tasks, *rest, **limits: toy.tasks(*tasks))
     parts = ["routed/sea", "routed/city"]
     app = open_page("library", lib_do="add", lib_parts=parts)
     assert app.multiselect(key="lib_try").value == ["sea", "city"] and "lib_effect" not in str(app)

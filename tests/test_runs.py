@@ -294,7 +294,8 @@ def test_result_has_the_promised_fields(finished):
     result = finished.result()
     json.dumps(result, allow_nan=False)
     assert set(result) == FIELDS | MORE
-    assert set(result["routing"]) == {"own_expert_share", "oracle_average_accuracy", "own_expert_share_by_task"}
+    known = {"own_expert_share", "own_expert_share_by_task", "accuracy", "oracle_average_accuracy", "oracle_gap"}
+    assert set(result["routing"]) == known
     assert set(result["uses"]) == {"task_id", "stored_examples", "generated_examples"}
     promised = {"trainable_parameters", "stored_bytes", "train_s", "eval_s", "peak_memory_bytes"}
     apart = {"stored_parameters", "adapter_bytes", "memory_bytes", "statistics_bytes", "reused_s"}
@@ -309,6 +310,9 @@ def test_result_has_the_promised_fields(finished):
     )
     oracle = [event["score"] for event in finished.events("OracleEvaluated")]
     assert result["routing"]["oracle_average_accuracy"] == pytest.approx(np.mean(oracle))
+    assert result["routing"]["oracle_gap"] == pytest.approx(np.mean(oracle) - result["average_accuracy"])
+    hits = [(finished.routing().examples(task).argmax(-1) == task).mean((1, 2)).sum() for task in range(2)]  # of 16 among 20
+    assert np.mean(hits) / 20 - 1e-6 <= result["routing"]["accuracy"] <= (np.mean(hits) + 4) / 20 + 1e-6
     shares = [finished.routing().share(task)[task] for task in range(2)]
     assert result["routing"]["own_expert_share"] == pytest.approx(np.mean(shares))
     assert [*result["routing"]["own_expert_share_by_task"].values()] == pytest.approx(shares)

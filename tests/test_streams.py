@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from lab.config import configure
 from lab.errors import LabError
 from lab.registry import streams
 from lab.sources import load_tasks, open_stream
@@ -638,6 +639,25 @@ def test_limits(shelf):
     (task,) = load_tasks("mine", seed=3, max_train=3, max_test=2)
     assert [len(task.split(split)) for split in SPLITS] == [3, 2, 2]
     assert sorted(example.label for example in task.train) == [0, 1, 2]
+
+
+def test_a_limit_per_label(shelf):
+    """Published sizes are per label: of each as many as asked or as there are, whatever the others have."""
+    rows = [Example(f"text {i}", 0 if i < 3 else 1 + i % 2) for i in range(30)]
+    task = Task("news", ("few", "b", "c"), rows, rows[:2], rows[:2])
+    five = limited(task, 0, max_per_label=5)
+    assert Counter(example.label for example in five.train) == {0: 3, 1: 5, 2: 5} and five.validation is task.validation
+    assert Counter(example.label for example in limited(task, 0, 6, max_per_label=5).train) == {0: 2, 1: 2, 2: 2}
+    (task,) = load_tasks("mine", max_per_label=1)
+    assert sorted(example.label for example in task.train) == [0, 1, 2]
+    assert configure("l2r", ["stream.max_per_label=5"]).to_dict()["stream"]["max_per_label"] == 5
+    assert "max_per_label" not in configure("l2r").to_dict()["stream"], "runs without it keep the ids that they had"
+
+
+def test_fewer_training_examples_than_labels_are_refused(shelf):
+    with pytest.raises(LabError) as error:
+        load_tasks("mine", max_train=2)
+    assert str(error.value).startswith("stream.max_train = 2 is less than the 3 labels of task 'news': give each label")
 
 
 # the real data, where they are ------------------------------------------------------------------------------------------------

@@ -166,8 +166,8 @@ def answered(folder: Path, after: int, task: int, made_of: Any, _adapter: "Adapt
     run = Run(folder)
     model, turn = models.loaded(run, after)
     stream = validated(run.config).stream
-    limits = (stream.max_train, stream.max_validation, stream.max_test, stream.labels_as_text)
-    (loaded,) = sources.load_tasks(stream.name, stream.sources, [run.tasks[task]], run.config["seed"], *limits)
+    limits = stream.limits | {"labels_as_text": stream.labels_as_text}
+    (loaded,) = sources.load_tasks(stream.name, stream.sources, [run.tasks[task]], run.config["seed"], **limits)
     with turn:
         return model.accuracy(_adapter, task, loaded.test[:TRIED])
 

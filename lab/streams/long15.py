@@ -5,9 +5,10 @@
 | long15-5 | multirc    | order 5              | -       | -        |
 | long15-6 | yelp       | order 6              | order 4 | order 3  |
 
-Progressive Prompts calls the same lists 8 to 10. The papers train on 1,000 per label (`stream.max_train`); the hidden labels of
-the GLUE and SuperGLUE test sets make their validation sets the test sets, here as there. Unlike the released files of O-LoRA and
-SAPT, whose dev and test are the same bytes, validation is cut off train; that of multirc and boolq shares paragraphs with train.
+Progressive Prompts calls the same lists 8 to 10. The papers train on 1,000 per label (`stream.max_per_label`); the hidden labels
+of the GLUE and SuperGLUE test sets make their validation sets the test sets, here as there. Unlike the released files of O-LoRA
+and SAPT, whose dev and test are the same bytes, validation is cut off train; that of multirc and boolq shares paragraphs with
+train.
 """
 
 from lab.streams._hub import HubStream, HubTask

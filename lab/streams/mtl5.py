@@ -11,8 +11,8 @@ Orders are known by their list; papers number the same lists differently:
 | standard-1.. | -        | -       | T5 orders 1-3, O-LoRA 1-3  |
 
 Sizes differ between papers too. d'Autume, EPI and MoCL train on 115,000 per task, which is the pool here; IDBR and Progressive
-Prompts (BERT) on 2,000 per label, the T5 line on 1,000: set `stream.max_train`. IDBR gives yelp and amazon one label range, so
-that its joint space has 33 classes; here a label belongs to its task (38 classes).
+Prompts (BERT) on 2,000 per label, the T5 line on 1,000: set `stream.max_per_label`. IDBR gives yelp and amazon one label range,
+so that its joint space has 33 classes; here a label belongs to its task (38 classes).
 """
 
 from lab.streams._hub import HubStream
