@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from lab import commands
-from lab import runs as run_folder
 from lab.commands import Json, Runs
 from lab.errors import LabError, unknown
 from lab.printing import print_table, show_json
@@ -24,18 +23,7 @@ def saved(words: list[str], runs: Path | None) -> dict[str, Any]:
     """Experts by what they were called: folders, RUN/EXPERT, or RUN for all of its experts."""
     from lab import compose
 
-    found = {}
-    for word in words:
-        folders = {word: Path(word)}
-        if not Path(word).is_dir():
-            run, _, name = word.partition("/")
-            library = run_folder.root(runs) / ".library" if run == "imported" else run_folder.root(runs) / run / "experts"
-            every = sorted(path.parent for path in library.glob("*/adapter_config.json")) if not name else [library / name]
-            folders = {f"{run}/{folder.name}": folder for folder in every if folder.is_dir()}
-        if not folders:
-            raise LabError(f"there is no expert '{word}': name a folder, or RUN/EXPERT (lab list runs shows the runs)")
-        found |= {name: compose.read(folder, name) for name, folder in folders.items()}
-    return found
+    return {name: compose.read(folder, name) for word in words for name, folder in compose.named(word, runs).items()}
 
 
 def composed(made: Any, words: str, parts: dict[str, Any], out: Path, as_json: bool, **more: str) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lab import files
 from lab.errors import LabError
+from lab.runs import root
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 KINDS = {"LORA": (".lora_A", ".lora_B"), "IA3": (".ia3_l",)}
@@ -288,6 +289,19 @@ def belonging(adapter: Adapter, base: str) -> Adapter:
         rows = {name.rpartition(".")[0] for name, tensor in adapter.tensors.items() if len(tensor) == 1}
         targets |= {"feedforward_modules": sorted(rows)}
     return replace(adapter, config=dict(adapter.config) | targets)
+
+
+def named(word: str, runs: str | Path | None = None) -> dict[str, Path]:
+    """Folders of saved experts by name, from a folder, RUN/EXPERT, or RUN for all of its experts. Raises LabError for none."""
+    folders = {word: Path(word)}
+    if not Path(word).is_dir():
+        run, _, name = word.partition("/")
+        library = root(runs) / ".library" if run == "imported" else root(runs) / run / "experts"
+        every = sorted(path.parent for path in library.glob(f"*/{CONFIG}")) if not name else [library / name]
+        folders = {f"{run}/{folder.name}": folder for folder in every if folder.is_dir()}
+    if not folders:
+        raise LabError(f"there is no expert '{word}': name a folder, or RUN/EXPERT (lab list runs shows the runs)")
+    return folders
 
 
 def read(folder: Path, name: str = "") -> Adapter:
