@@ -224,7 +224,8 @@ class Session:
         """Stage B: routers, and the classifier if asked, from the stored examples; experts and backbone are frozen."""
         learner, config = self.learner, self.config.memory_training
         learns = learner.router.learns_on_memory(self.config.router)
-        router = {f"router.{name}": parameter for name, parameter in learner.router.named_parameters() if learns}
+        own = learner.router.gate(len(learner.bank) - 1)  # was trained in the phase before
+        router = {f"router.{name}": p for name, p in learner.router.named_parameters() if learns and name not in own}
         classifier = learner.parameters_of(range(t + 1))
         tuned = classifier if config.classifier == "tuned" else {}
         if t == 0 or not config.steps or not (router or tuned):
