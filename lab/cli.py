@@ -16,7 +16,7 @@ from lab import cli_compose, commands
 from lab import runs as run_folder
 from lab.commands import Json, Runs
 from lab.errors import LabError, RunFailed, unknown
-from lab.printing import print_comparison, print_decomposition, print_grid, print_result, print_table, say_different, show_json
+from lab.printing import print_comparison, print_decomposition, print_grid, print_result, print_table, say_unequal, show_json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Train language-model adapters on a stream of tasks, route them, and see what was forgotten.")  # fmt: skip
@@ -68,7 +68,9 @@ def run(
 
 
 @command
-def resume(run: Annotated[str, typer.Argument(help="id of the run")], runs: Runs = None, as_json: Json = False) -> None:
+def resume(
+    run: Annotated[str, typer.Argument(help="id of the run or its folder")], runs: Runs = None, as_json: Json = False
+) -> None:
     """Go on with a stopped, interrupted or killed run; start a queued one: lab resume RUN"""
     from lab import api
 
@@ -79,7 +81,7 @@ def resume(run: Annotated[str, typer.Argument(help="id of the run")], runs: Runs
 
 @command
 def stop(
-    run: Annotated[str, typer.Argument(help="id of the run")],
+    run: Annotated[str, typer.Argument(help="id of the run or its folder")],
     now: Annotated[bool, typer.Option("--now", help="at the next step instead of after the current task")] = False,
     runs: Runs = None,
     as_json: Json = False,
@@ -102,7 +104,7 @@ def stop(
 
 @command
 def show(
-    run: Annotated[str, typer.Argument(help="id of the run")],
+    run: Annotated[str, typer.Argument(help="id of the run or its folder")],
     decompose: Annotated[
         bool, typer.Option("--decompose", help="where the losses of old tasks went; measured at the first time, then kept")
     ] = False,
@@ -129,7 +131,7 @@ def decomposed(found: run_folder.Run) -> dict[str, Any]:
 
 @command
 def compare(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="RUN...", help="ids of runs")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="RUN...", help="ids of runs or their folders")] = None,
     report: Annotated[Path | None, typer.Option(help="write everything into one HTML file that opens offline")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="print the unrounded numbers, with the reason of each missing one")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="print the table for a paper")] = False,
@@ -148,7 +150,7 @@ def compare(
         reports.check(report)
     found, excluded = comparable(ids or [], runs)
     of = {name: [run for run in found if run.protocol == name] for name in ("stream", "transfer")}
-    say_different(of["stream"])
+    say_unequal(of["stream"])
     if report is not None:
         if not of["stream"]:
             raise LabError("a report is about runs on a stream, transfer runs have a table: leave --report away")
@@ -178,7 +180,7 @@ def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run],
             run = run_folder.Run.open(id, runs)
             reason = problem(run) or unready(run)
         except LabError as error:
-            if not (run_folder.root(runs) / id / "run.json").is_file():
+            if not (run_folder.located(id, runs) / "run.json").is_file():
                 raise
             reason = str(error)
         if reason:
@@ -199,7 +201,7 @@ def replay(
     speed: Annotated[float, typer.Option(help="how many times as fast as it was recorded")] = 10.0,
     runs: Runs = None,
 ) -> None:
-    """Play a finished run again as if it were live, or save it as one small file for a machine without torch"""
+    """Play a run that has ended again as if it were live, or save it as one small file for a machine without torch"""
     from lab import files, jobs
     from lab import replay as replays
 
@@ -225,7 +227,7 @@ def replay(
 
 @command
 def prune(
-    run: Annotated[str, typer.Argument(help="id of the run")],
+    run: Annotated[str, typer.Argument(help="id of the run or its folder")],
     share: Annotated[float, typer.Option(help="part of the routing's load that the kept experts carry, in (0, 1]")] = 0.9,
     runs: Runs = None,
     as_json: Json = False,

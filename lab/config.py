@@ -19,6 +19,7 @@ from lab.errors import LabError, bad_yaml, unknown
 from lab.registry import Options
 
 RECIPES = Path(__file__).parent / "recipes"
+CUSTOM = "custom"  # the name of no recipe: the defaults alone
 BUDGETS = ("per_task", "per_class", "total")  # of the memory; one of them counts
 NAMED = ("stream", "backbone", "experts", "router")  # sections that may be given by their name alone
 
@@ -185,7 +186,7 @@ def plugins(kind: registry.Registry, section: str) -> Any:
 class RunConfig(Section):
     """Everything that decides what a run computes."""
 
-    recipe: str = Field("custom", description="name of the recipe")
+    recipe: str = Field(CUSTOM, description="name of the recipe")
     about: str = Field("", description="what the recipe is, for people")
     scenario: Literal["task", "domain", "class"] = Field(
         "class",
@@ -320,7 +321,7 @@ def command_line(content: dict[str, Any]) -> str:
 
     Raises LabError for a configuration that options over the recipes of this version cannot express.
     """
-    for recipe in dict.fromkeys([content["recipe"] if content["recipe"] in recipe_names() else "custom", "custom"]):
+    for recipe in dict.fromkeys([content["recipe"] if content["recipe"] in recipe_names() else CUSTOM, CUSTOM]):
         changes = [f"{path}={written(value)}" for path, value in _differences(configure(recipe).to_dict(), content)]
         for change in list(changes):  # naming a plug-in brings its defaults, so some say nothing
             rest = [other for other in changes if other != change]
@@ -348,19 +349,24 @@ def _gives(recipe: str, changes: Sequence[str], content: dict[str, Any]) -> bool
         return False
 
 
-def configure(recipe: str = "custom", overrides: Sequence[str] = (), **settings: Any) -> RunConfig:
+def configure(recipe: str = CUSTOM, overrides: Sequence[str] = (), **settings: Any) -> RunConfig:
     """A validated configuration: defaults < recipe < what fits the stream < overrides (`key=value`) < settings.
 
     `settings` are top-level fields, or `stream`, `backbone`, `router` given by name. Raises LabError with the nearest
     valid name for a misspelt one.
     """
-    content = read_recipe(recipe) if recipe != "custom" else {"recipe": "custom"}
     change: dict[str, Any] = {}  # first on their own: `-o router.heads=2 -o router=oracle` keeps the heads
     for text in overrides:
         change = merged(change, parse_override(text))
     for name, value in settings.items():
         change = merged(change, {name: {"name": value} if name in NAMED and isinstance(value, str) else value})
-    return validated(merged(fitted(content, _stream(merged(content, change))), change))
+    return validated(merged(start(recipe, change), change))
+
+
+def start(recipe: str, change: dict[str, Any]) -> dict[str, Any]:
+    """What `change` is laid over: a recipe, with what fits the stream that is then in use."""
+    content = read_recipe(recipe) if recipe != CUSTOM else {"recipe": CUSTOM}
+    return fitted(content, _stream(merged(content, change)))
 
 
 def fitted(content: dict[str, Any], stream: str | None) -> dict[str, Any]:
@@ -378,13 +384,17 @@ def _stream(content: dict[str, Any]) -> str | None:
 
 def validated(content: dict[str, Any]) -> RunConfig:
     """RunConfig from plain values; every mistake is one line that names the field and what is allowed."""
+    return _consistent(typed(content))
+
+
+def typed(content: dict[str, Any]) -> RunConfig:
+    """The same without the question whether the settings go together, for a form that is still being filled."""
     content = {name: {"name": value} if name in NAMED and isinstance(value, str) else value for name, value in content.items()}
     content = merged({"experts": {"name": "lora"}, "router": {"name": "uniform"}}, content)
     try:
-        config = RunConfig(**content)
+        return RunConfig(**content)
     except ValidationError as error:
         raise LabError(registry.explain(error, RunConfig)) from error
-    return _consistent(config)
 
 
 def _consistent(config: RunConfig) -> RunConfig:

@@ -1,20 +1,23 @@
 """The metrics as formulas, once in symbols and once with the numbers of a run; LaTeX for screens and notebooks.
 
-R_{i,j} is the score on task j after learning task i of the T tasks learned so far. Numbers are those of lab.metrics.
+R_{i,j} is the score on task j after learning task i of the T tasks learned so far; S_{h,k} that on held-out task h of H, adapted
+to k examples of it. Numbers are those of lab.metrics and of the run's result.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lab.metrics import array
 from lab.runs import Run
+from lab.views import pick
 
 WIDE = 48  # characters of a sum that are written out; longer sums are cut in their middle
 
 
 @dataclass(frozen=True)
 class Formula:
-    """A metric: its formula, and the same with a run's numbers, or the reason why there are none."""
+    """A metric: its formula, and the same with a run's numbers, or the reason why there are none or not all."""
 
     title: str
     about: str
@@ -32,18 +35,25 @@ def glossary(run: Run | None = None) -> list[Formula]:
     shares = ((found or {}).get("routing") or {}).get("own_expert_share_by_task") or {}
     oracle = (run.scores.get("oracle") if run else None) or []
 
-    def formula(name: str, title: str, about: str, latex: str, terms: Sequence[str]) -> Formula:
-        if found is None:
+    averages, held_out = (found or {}).get("average") or {"0": None}, (found or {}).get("held_out", {})
+    most = max(averages, key=int)  # examples of each held-out task
+
+    def formula(path: str, title: str, about: str, latex: str, terms: Sequence[str], of: str = "stream") -> Formula:
+        if run is None:
             return Formula(title, about, latex, why="choose a run to see its numbers")
-        value = found["routing"].get(name) if name in ("own_expert_share", "oracle_average_accuracy") else found[name]
+        if of != run.protocol:
+            return Formula(title, about, latex, why=f"a metric of {'transfer runs' if of == 'transfer' else 'runs on a stream'}")
+        value, known = pick(found, path), rf"\frac{{1}}{{{len(terms)}}} \left( {_sum(terms)} \right)" if terms else None
         if value is None or not terms:
-            why = found["why"].get(name) or found["why"].get(f"routing.{name}") or "not recorded for each task"
-            return Formula(title, about, latex, value=value, why=why)
-        filled = rf"\frac{{1}}{{{len(terms)}}} \left( {_sum(terms)} \right) \approx {value:.3f}"
-        return Formula(title, about, latex, filled, value)
+            why = found["why"].get(path) or found["why"].get(path.rpartition(".")[2]) or "not recorded for each task"
+            return Formula(title, about, latex, known, value, why)
+        return Formula(title, about, latex, rf"{known} \approx {value:.3f}", value)
 
     def pairs(first: Sequence[float], second: Sequence[float]) -> list[str]:
         return [f"({a:.3f} - {b:.3f})" for a, b in zip(first, second, strict=True)]
+
+    def scored(named: Any) -> list[str]:
+        return [f"{score:.3f}" for score in named.values() if score is not None] if isinstance(named, dict) else []
 
     last = [] if r is None else [f"{score:.3f}" for score in r[-1, : old + 1]]
     own = [] if r is None else [r[j, j] for j in range(old + 1)]
@@ -70,16 +80,36 @@ def glossary(run: Run | None = None) -> list[Formula]:
         ),
         formula(
             "forward_transfer", "Forward transfer", "What earlier tasks did for later ones; $a_j$ is training on task $j$ alone.",
-            r"\mathrm{FWT} = \frac{1}{T-1} \sum_{j=2}^{T} \left( R_{j,j} - a_j \right)", [],
+            r"\mathrm{FWT} = \frac{1}{T-1} \sum_{j=2}^{T} \left( R_{j,j} - a_j \right)",
+            [rf"({score:.3f} - a_{{{j}}})" for j, score in enumerate(own[1:], 2)],
         ),
         formula(
-            "own_expert_share", "Own-expert share",
+            "routing.own_expert_share", "Own-expert share",
             "Part of the routing weight that goes to the expert of the true task; 1 is a perfect router.",
             r"\mathrm{OWN} = \frac{1}{T} \sum_{j=1}^{T} \bar{w}_{j,j}", [f"{share:.3f}" for share in shares.values()],
         ),
         formula(
-            "oracle_average_accuracy", "Oracle routing", "Average accuracy when the true task picks the expert, same labels.",
+            "routing.oracle_average_accuracy", "Oracle routing",
+            "Average accuracy when the true task picks the expert, same labels.",
             r"\mathrm{ACC}^{*} = \frac{1}{T} \sum_{j=1}^{T} R^{*}_{T,j}", [f"{score:.3f}" for score in oracle],
+        ),
+        formula(
+            "average.0", "Zero-shot transfer", "How good the jointly trained model is on tasks of which it saw no example.",
+            r"\mathrm{A}_0 = \frac{1}{H} \sum_{h=1}^{H} S_{h,0}", scored((found or {}).get("zero_shot")), "transfer",
+        ),
+        formula(
+            f"average.{most}", "Few-shot transfer", "The same after $k$ examples of each task; of a run its largest $k$.",
+            r"\mathrm{A}_k = \frac{1}{H} \sum_{h=1}^{H} S_{h,k}", scored({h: by.get(most) for h, by in held_out.items()}),
+            "transfer",
+        ),
+        formula(
+            "trained_average", "Training tasks", "How good the jointly trained model is on the $N$ tasks it was trained on.",
+            r"\mathrm{JOINT} = \frac{1}{N} \sum_{n=1}^{N} R_n", scored((found or {}).get("trained")), "transfer",
+        ),
+        formula(
+            "alignment", "Gradient alignment",
+            "Cosine $c_m$ between the adapter gradients of two training tasks, mean over pairs, at $M$ steps of joint training.",
+            r"\mathrm{ALIGN} = \frac{1}{M} \sum_{m=1}^{M} c_m", scored((found or {}).get("alignment_by_step")), "transfer",
         ),
     ]  # fmt: skip
 

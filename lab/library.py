@@ -199,13 +199,19 @@ def alignment(layers: dict[str, dict[str, np.ndarray]], chosen: Sequence[SavedEx
 # -- taking along and bringing in ------------------------------------------------------------------------------------------
 
 
+def in_peft(expert: SavedExpert) -> bool:
+    """Whether peft loads the folder; other kinds are saved in a layout of the lab."""
+    return bool(expert.config().get("peft_type"))
+
+
 def card(expert: SavedExpert) -> str:
     """A model card: what the expert was trained on, how well it did, and how to load it."""
     if expert.run is None and (expert.folder / CARD).is_file():  # of a composed expert: it says of what
         return (expert.folder / CARD).read_text()
     config, row = expert.config(), describe(expert)
     base = config.get("base_model_name_or_path", "unknown")
-    lines = ["---", "library_name: peft", f"base_model: {json.dumps(base)}", "---", "", f"# {expert.name}", ""]
+    loads = ["library_name: peft"] if in_peft(expert) else []
+    lines = ["---", *loads, f"base_model: {json.dumps(base)}", "---", "", f"# {expert.name}", ""]
     if expert.run:
         run = expert.run
         labels = dict(zip(run.tasks, run.scores.get("labels", []), strict=False)).get(expert.name)
@@ -221,7 +227,7 @@ def card(expert: SavedExpert) -> str:
         f"* Kind: {row['kind']}, rank {row['rank']}, {row['parameters']:,} parameters, norm of the update {row['norm']:.3g}",
         "* Licence: that of its base model and of its training texts", "",
     ]  # fmt: skip
-    if row["kind"] == "lora":
+    if in_peft(expert):
         load = f"model = PeftModel.from_pretrained(AutoModel.from_pretrained(BASE), FOLDER)  # BASE: {base}"
         imports = ["from peft import PeftModel", "from transformers import AutoModel", ""]
         lines += ["```python", *imports, load, "```", ""]

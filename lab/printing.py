@@ -10,6 +10,11 @@ from rich.text import Text
 
 from lab import runs as run_folder
 
+USES = {
+    "uses.task_id": "task id", "uses.stored_examples": "stored examples", "uses.generated_examples": "generated examples",
+    "cost.trainable_parameters": "trainable parameters", "cost.stored_parameters": "stored parameters",
+    "cost.stored_bytes": "stored bytes",
+}  # fmt: skip
 METRICS = ("average_accuracy", "forgetting", "backward_transfer", "learning_accuracy")
 
 
@@ -96,14 +101,12 @@ def print_differences(pairs: list[dict[str, Any]]) -> None:
     print_table(rows)
 
 
-def say_different(found: list[run_folder.Run]) -> None:
+def say_unequal(found: list[run_folder.Run]) -> None:
     """On stderr, what makes runs unequal that are compared."""
     from lab import views
 
-    common = views.common_tasks(found)
-    if any(set(run.tasks) != set(common) for run in found):
-        shared = f"common to all: {', '.join(common)}" if common else "no task is common to all"
-        print(f"these runs learned different tasks, so their averages mean different things; {shared}", file=sys.stderr)
+    for sentence in views.unequal(found):
+        print(sentence, file=sys.stderr)
 
 
 def print_decomposition(went: dict[str, Any]) -> None:
@@ -117,16 +120,15 @@ def print_decomposition(went: dict[str, Any]) -> None:
 
 
 def print_grid(result: dict[str, Any]) -> None:
-    """Methods with means and intervals; the sweep; differences to the best; effects of the order; seconds."""
+    """Methods with means and intervals; what they use; the sweep; differences to the best; effects of the order; seconds."""
     several = len({(row["stream"], row["scenario"]) for row in result["table"]}) > 1
-    scores, sweeps, places, best = [], [], [], {}
+    scores, uses, sweeps, places, best = [], [], [], [], {}
     for row in result["table"]:
         method = {name: row[name] for name in (("recipe", "stream", "scenario") if several else ("recipe",))}
         known = ("average_accuracy", "forgetting", "learning_accuracy", "trained_average", "alignment")
         means = {name: between(row[name]) for name in row if name in known or name.startswith("average.")}
-        used = {"task id": row["uses.task_id"], "stored examples": row["uses.stored_examples"], "bytes": row["cost.stored_bytes"]}
-        used = {name: value if isinstance(value, bool) else value["mean"] for name, value in used.items()}
-        scores.append(method | {"n": row["n"]} | means | {"chosen": settings(row["chosen"]) or None} | used)
+        scores.append(method | {"n": row["n"]} | means | {"chosen": settings(row["chosen"]) or None})
+        uses.append(method | {title: amount(row[path]) for path, title in USES.items()})
         tried = {settings(entry["values"]): entry["why"] or entry["validation"] for entry in row["sweep"]}
         sweeps.append(method | tried)
         places.append(method | {str(place + 1): between(found) for place, found in enumerate(row["by_position"])})
@@ -135,6 +137,8 @@ def print_grid(result: dict[str, Any]) -> None:
         if accuracy is not None and accuracy > leader[1] and (row["uses.task_id"] is not True or "alignment" in row):
             best[row["stream"], row["scenario"]] = row["recipe"], accuracy
     print_table(scores)
+    print("what the methods are given, keep and train, mean over the cells:")
+    print_table(uses)
     if len(result["table"][0]["sweep"]) > 1:
         print("average accuracy on validation examples, by which the values were chosen:")
         print_table(sweeps)
@@ -154,6 +158,13 @@ def print_grid(result: dict[str, Any]) -> None:
         if found["factor"]:
             spent = f"{found['with_reuse_s']:.0f} s in place of {found['without_reuse_s']:.0f} s"
             print(f"{found['cells']} {of}: {spent}, reuse saved {found['share_saved']:.0%} ({found['factor']:.1f} times as fast)")
+
+
+def amount(found: dict[str, Any] | bool) -> str | None:
+    """A privilege, or the mean of a count; None where it is not known."""
+    if isinstance(found, bool):
+        return "yes" if found else "no"
+    return None if found["mean"] is None else f"{found['mean']:,.0f}"
 
 
 def settings(values: dict[str, Any] | None) -> str:

@@ -15,13 +15,27 @@ from lab.errors import LabError, unknown
 from lab.runs import Run
 from lab.statistics import by_position, interval
 
-COMPARED = ("average_accuracy", "forgetting", "backward_transfer", "learning_accuracy")  # measures of which differences are taken
+COMPARED = ("average_accuracy", "forgetting", "backward_transfer", "learning_accuracy")  # of runs on a stream
+
+
+def compared(runs: Sequence[Run]) -> list[views.Measure]:
+    """The measures of which differences are taken: `COMPARED`; of transfer runs the scores with shots and the alignment."""
+    results = [run.result() for run in runs]
+    if any(run.protocol == "transfer" for run in runs):
+        return views.tested(results)
+    return [measure for measure in views.measures(results) if measure.path in COMPARED]
+
+
+def reference(runs: Sequence[Run]) -> str:
+    """Label of the method that others are compared with at first: the sequential one where it is there, else the first one."""
+    groups = views.groups(runs)
+    return next((group.label for group in groups if group.recipe == "sequential"), groups[0].label)
 
 
 def differences(runs: Sequence[Run], baseline: str) -> pd.DataFrame:
     """Every group of runs minus the group labelled `baseline`, long form; see `views.differences`.
 
-    Columns: label, recipe, measure (of `COMPARED`), n (pairs), mean, low, high, p, claim, why. LabError where no group has that
+    Columns: label, recipe, measure (of `compared`), n (pairs), mean, low, high, p, claim, why. LabError where no group has that
     label.
     """
     groups = {group.label: group for group in views.groups(runs)}
@@ -29,7 +43,7 @@ def differences(runs: Sequence[Run], baseline: str) -> pd.DataFrame:
         raise unknown("method", baseline, [*groups])
     base = groups.pop(baseline)
     ordered = [run for group in (*groups.values(), base) for run in group.runs]  # so that the baseline is always the second
-    found = pd.concat([views.differences(ordered, measure) for measure in COMPARED])
+    found = pd.concat([views.differences(ordered, measure.path) for measure in compared(runs)])
     found = found[found["second"] == baseline].rename(columns={"first": "label"}).drop(columns="second")
     found.insert(1, "recipe", [groups[label].recipe for label in found["label"]])
     return found.reset_index(drop=True).astype(dict.fromkeys(("mean", "low", "high", "p"), float))

@@ -1,4 +1,4 @@
-"""Replay files: a finished run as one small file without weights, and the process that plays it like a live job. No torch here.
+"""Replay files: a run as one small file without weights, and the process that plays it like a live job. No torch here.
 
 A replay file is JSON Lines: a head {"replay": 1, "run", "lab", "config", "environment", "scores", "end"}, then the lines of
 events.jsonl, and before each that ends a task one with the routing recorded then: {"kind": "Routing", "name", "data" in base64}.
@@ -33,21 +33,35 @@ END = ("cost", "uses", "routing", "why")  # of run.json
 
 
 def trace(run: Run) -> bytes:
-    """The replay file of a finished run; LabError for any other, and for one that is a replay itself."""
-    if run.status != "finished" or run.info.get("replay"):
-        state = "is a replay" if run.info.get("replay") else f"is {run.status}"
-        raise LabError(f"run '{run.id}' {state}: a replay file is made of a finished run")
+    """The replay file of a run; of one that did not finish, up to the end of the last task it learned.
+
+    LabError for a run that goes on, has learned no task, or is a replay itself, and where the file would be too large to play.
+    """
     if run.protocol != "stream":
         raise LabError(f"run '{run.id}' is of protocol {run.protocol}: a replay file is made of a run on a stream")
+    if run.info.get("replay") or run.status in ("queued", "running"):
+        state = "is a replay" if run.info.get("replay") else f"is {run.status}"
+        raise LabError(f"run '{run.id}' {state}: a replay file is made of a run that has ended")
+    finished, events, scores = run.status == "finished", list(run.events()), run.scores
+    if not finished:
+        ends = [i for i, event in enumerate(events) if event.get("kind") == "TaskEnded" and event["task"] < len(run.matrix)]
+        if not ends:
+            raise LabError(f"run '{run.id}' is {run.status} and has learned no task: there is nothing to play")
+        events = events[: ends[-1] + 1]
+        scores |= {"matrix": run.matrix[: events[-1]["task"] + 1], "partial": []}
+    end = {name: run.info[name] for name in END if name in run.info}
     head = {"replay": FORMAT, "run": run.id, "lab": __version__, "config": run.config, "environment": run.environment,
-            "scores": run.scores, "end": {name: run.info[name] for name in END if name in run.info}}  # fmt: skip
+            "scores": scores, "end": end | {"status": "finished" if finished else "stopped"}}  # fmt: skip
     lines = [head]
-    for event in run.events():
+    for event in events:
         path = run.dir / "routing" / f"after_{event.get('task')}.safetensors"
         if event.get("kind") == "TaskEnded" and path.is_file():
             lines.append({"kind": "Routing", "name": path.name, "data": base64.b64encode(path.read_bytes()).decode()})
         lines.append(event)
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    if len(content) > LARGEST:
+        raise LabError(f"the replay file of run '{run.id}' would have {len(content):,} bytes: at most {LARGEST:,} are played")
+    return content
 
 
 def read(content: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -108,7 +122,8 @@ def play(run: Run, wait: Callable[[float], None] = time.sleep) -> None:
         shutil.rmtree(run.dir / "routing", ignore_errors=True)
         if _happen(run, head, lines, wait):
             files.write_json(run.dir / "matrix.json", head["scores"])
-            run.update(status="finished", ended=now(), **{name: head["end"][name] for name in END if name in head["end"]})
+            known = {name: head["end"][name] for name in END if name in head["end"]}
+            run.update(status="stopped" if head["end"].get("status") == "stopped" else "finished", ended=now(), **known)
         else:
             run.update(status="stopped", ended=now())
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from lab import __version__, figures, files, tables, views
+from lab import __version__, figures, files, repeats, tables, versus, views
 from lab.config import command_line
 from lab.errors import LabError
 from lab.runs import Run, now
@@ -71,13 +71,14 @@ class Page:
         """A text element; the text is shown as it is."""
         self.parts.append(f"<{tag}{f' class={kind}' if kind else ''}>{escape(text)}</{tag}>")
 
-    def table(self, table: pd.DataFrame, kind: str = "") -> None:
-        """A table of texts that scrolls on its own where it is wide."""
+    def table(self, table: pd.DataFrame, kind: str = "", greyed: Sequence[bool] = ()) -> None:
+        """A table of texts that scrolls on its own where it is wide; the rows `greyed` say what may not be claimed."""
+        kinds = [" class=soft" if grey else "" for grey in greyed or [False] * len(table)]
         name = escape(" ".join(str(n) for n in [table.index.name] if n))
         head = "".join(f"<th scope=col>{escape(str(title))}</th>" for title in table.columns)
         rows = [
-            f"<tr><th scope=row>{escape(str(label))}</th>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>"
-            for label, cells in zip(table.index, table.to_numpy(), strict=True)
+            f"<tr{grey}><th scope=row>{escape(str(label))}</th>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>"
+            for grey, label, cells in zip(kinds, table.index, table.to_numpy(), strict=True)
         ]
         body = f"<thead><tr><th scope=col>{name}</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
         self.parts.append(f"<div class=wide tabindex=0><table class='{kind}'>{body}</table></div>")
@@ -136,8 +137,12 @@ def html(runs: Sequence[Run], excluded: Mapping[str, str]) -> str:
     page.add("p", f"{names}. Written {now()[:16].replace('T', ' ')} UTC by lab {__version__}.", "soft")
     for id, reason in excluded.items():
         page.add("p", f"Left out: {id}. {reason}")
+    for sentence in views.unequal(runs):
+        page.add("p", sentence)
     _numbers(page, runs)
     _curves(page, runs)
+    _order(page, runs)
+    _rates(page, runs)
     for title, (draw, about) in SECTIONS.items():
         _each(page, title, named, draw, about)
     _settings(page, runs, named)
@@ -149,6 +154,7 @@ def _numbers(page: Page, runs: Sequence[Run]) -> None:
     table, notes = tables.comparison(runs)
     page.table(table)
     page.parts.append("<ul class=soft>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>")
+    _differences(page, runs)
     page.add("h3", "Accuracy against cost")
     known = [measure for measure in tables.COSTS if not tables.pareto(runs, measure.path)["cost"].isna().all()]
     if known:
@@ -156,6 +162,56 @@ def _numbers(page: Page, runs: Sequence[Run]) -> None:
         page.choice("Cost:", {m.title: (figures.pareto(runs, m.path), _verdict(runs, m)) for m in known})
     else:
         page.add("p", "No cost is measured yet.")
+
+
+def _differences(page: Page, runs: Sequence[Run]) -> None:
+    baseline = repeats.reference(runs)
+    found = repeats.differences(runs, baseline)
+    if found.empty:
+        return
+    page.add("h3", f"Paired differences to {baseline}")
+    page.add(
+        "p", "Each run minus the baseline's run of the same seed and order, with the 95 % interval and the p of the exact "
+        "permutation test. Grey: the interval includes zero, or there is none, so no sign may be claimed. Nothing is corrected "
+        "for the number of comparisons.", "soft",
+    )  # fmt: skip
+    titles = {measure.path: measure.title for measure in views.MEASURES}
+    claimed = found["claim"].eq(True)
+    said = {
+        "measure": found["measure"].map(titles), "pairs": found["n"], "difference": found["mean"].map("{:+.3f}".format),
+        "95 % interval": [f"[{low:+.3f}, {high:+.3f}]" if low == low else "" for low, high in found[["low", "high"]].to_numpy()],
+        "p": found["p"].map("{:.3f}".format), "claim": ["yes" if claim else "no" for claim in claimed], "why": found["why"],
+    }  # fmt: skip
+    table = pd.DataFrame(said).set_index(found["label"].rename("method")).replace({"nan": "–", "+nan": "–", "": "–"})
+    page.table(table, greyed=list(~claimed))
+
+
+def _order(page: Page, runs: Sequence[Run]) -> None:
+    """What the order of the tasks changes, where runs have several."""
+    if repeats.positions(runs)["mean"].isna().all():
+        return
+    page.add("h2", "Order of the tasks")
+    page.figure(versus.positions(runs), "Above zero: tasks learned at this place end higher than the same tasks elsewhere.")
+    page.table(_rounded(repeats.orders(runs)))
+
+
+def _rates(page: Page, runs: Sequence[Run]) -> None:
+    """The sweep of the learning rate, where runs hold one."""
+    found = repeats.sweep(runs)
+    if found.empty:
+        return
+    page.add("h2", "Learning rates")
+    page.figure(versus.sweep(runs), "Mean score on validation examples by learning rate; a ring marks what selection takes.")
+    found["value"] = found["value"].map("{:g}".format)
+    page.table(_rounded(found.drop(columns="recipe").assign(best=found["best"].map({True: "yes", False: "no"}))))
+
+
+def _rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with one row per entry of its column "label", its fractions as text."""
+    shown = {"label": "method", "average_accuracy": "average accuracy", "low": "from", "high": "to", "value": "train.lr"}
+    fractions = table.select_dtypes("float").columns
+    texts = table.assign(**{name: table[name].map("{:.3f}".format).replace("nan", "–") for name in fractions})
+    return texts.rename(columns=shown).set_index("method")
 
 
 def _verdict(runs: Sequence[Run], cost: views.Measure) -> str:

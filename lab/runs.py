@@ -46,6 +46,11 @@ def root(given: str | Path | None = None) -> Path:
     return Path(given or os.environ.get("LAB_RUNS") or "runs")
 
 
+def located(id: str, runs: str | Path | None = None) -> Path:
+    """The folder of a run: the one called `id` in the folder of runs, or `id` itself where it is a path."""
+    return Path(id) if {"/", os.sep} & set(id) else root(runs) / id
+
+
 def environment() -> dict[str, Any]:
     """Versions and machine, without names of people or places on disk."""
     from lab import __version__
@@ -132,11 +137,11 @@ class Run:
 
     @classmethod
     def open(cls, id: str, runs: str | Path | None = None) -> "Run":
-        """The run called `id`; raises LabError for an unknown id, with the nearest one."""
-        folder = root(runs)
-        if not ID.fullmatch(id) or not (folder / id / "run.json").is_file():
-            raise unknown("run", id, [run.id for run in all_runs(folder)])
-        run = cls(folder / id)
+        """The run called `id`, or in the folder of that path; raises LabError for an unknown id, with the nearest one."""
+        folder = located(id, runs)
+        if not ID.fullmatch(folder.name) or not (folder / "run.json").is_file():
+            raise unknown("run", id, [run.id for run in all_runs(folder.parent)])
+        run = cls(folder)
         run.refuse_newer()
         return run
 

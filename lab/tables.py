@@ -15,7 +15,8 @@ from lab.errors import LabError
 from lab.metrics import interference
 from lab.runs import Run
 
-COSTS = [m for m in views.MEASURES if m.path.startswith(("cost.", "uses.")) and m.path != "uses.task_id"]
+NO_COSTS = ("uses.task_id", "cost.reused_s")  # a privilege, and a part of the training seconds
+COSTS = [m for m in views.MEASURES if m.path.startswith(("cost.", "uses.")) and m.path not in NO_COSTS]
 LOWER = ("forgetting", *(measure.path for measure in COSTS))  # measures of which less is better
 TERMS = {
     "router": "Router error",
@@ -52,7 +53,13 @@ def comparison(runs: Sequence[Run]) -> Comparison:
     table.insert(0, "n", [str(len(group.runs)) for group in views.groups(runs)])
     everywhere = len(table)
     said = [note if len(labels) == everywhere else f"{note} ({', '.join(labels)})" for note, labels in notes.items()]
-    return Comparison(table.rename_axis(index="method", columns=None), said)
+    return Comparison(table.rename_axis(index="method", columns=None), said + once(runs))
+
+
+def once(runs: Sequence[Run]) -> list[str]:
+    """Which methods have one run only, and so no interval; no sentence if there are none."""
+    single = "; ".join(group.label for group in views.groups(runs) if len(group.runs) == 1)
+    return [f"One run each, so no interval and no claim: {single}. Repeat with other seeds, e.g. --seed 1."] if single else []
 
 
 def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = "average_accuracy") -> pd.DataFrame:

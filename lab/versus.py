@@ -6,29 +6,17 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lab import repeats, views
-from lab.figures import DASHES, FAINT, MARKERS, Style, figure, literal, short, style
+from lab.figures import FAINT, figure, literal, short, styles
 from lab.runs import Run
 
 LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0}
 UNCERTAIN = 0.4  # opacity of what may not be claimed
 
 
-def _style(recipe: str, before: list[str]) -> Style:
-    """The style of a recipe; another group of the same recipe keeps the colour and gets another dash and marker."""
-    colour, dash, marker = style(recipe)
-    repeat = before.count(recipe)
-    before.append(recipe)
-    return Style(colour, *(row[(row.index(own) + repeat) % len(row)] for row, own in ((DASHES, dash), (MARKERS, marker))))
-
-
 def _errors(rows: pd.DataFrame, mean: str = "mean", low: str = "low", high: str = "high") -> dict:
     """Error bars from the ends of intervals; none where there is no interval."""
     above, below = rows[high] - rows[mean], rows[mean] - rows[low]
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.5, "width": 5}
-
-
-def _title(measure: str) -> str:
-    return next(known.title for known in views.MEASURES if known.path == measure)
 
 
 def differences(runs: Sequence[Run], baseline: str, measure: str = "average_accuracy", title: str = "") -> go.Figure:
@@ -39,9 +27,9 @@ def differences(runs: Sequence[Run], baseline: str, measure: str = "average_accu
     table = repeats.differences(runs, baseline)
     table = table[(table["measure"] == measure) & table["mean"].notna()].reset_index(drop=True)
     drawn = figure(title, 110 + 42 * max(len(table), 1))
-    before: list[str] = []
+    looks = styles(views.groups(runs))
     for i, row in table.iterrows():
-        colour, _, marker = _style(row["recipe"], before)
+        colour, _, marker = looks[row["label"]]
         claim = row["claim"] is True
         said = {True: "the interval excludes zero", False: "the interval includes zero"}.get(row["claim"], row["why"])
         drawn.add_scatter(
@@ -55,7 +43,8 @@ def differences(runs: Sequence[Run], baseline: str, measure: str = "average_accu
     drawn.add_vline(x=0, line={"color": "rgba(127,127,127,0.9)", "width": 1.5})
     names = [short(label, 28) for label in table["label"]]
     drawn.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False)
-    return drawn.update_xaxes(title=f"{_title(measure)}, minus {short(baseline, 28)}", tickformat="+.3~f", zeroline=False)
+    what = {known.path: known.title for known in repeats.compared(runs)}[measure]
+    return drawn.update_xaxes(title=f"{what}, minus {short(baseline, 28)}", tickformat="+.3~f", zeroline=False)
 
 
 def tradeoff(runs: Sequence[Run], title: str = "") -> go.Figure:
@@ -70,9 +59,9 @@ def tradeoff(runs: Sequence[Run], title: str = "") -> go.Figure:
         x=[low, high], y=[low, high], mode="lines", line={"color": FAINT, "dash": "dot", "width": 2}, hoverinfo="skip",
         showlegend=False, name="nothing lost",
     )  # fmt: skip
-    before: list[str] = []
+    looks = styles(views.groups(runs))
     for i, row in known.iterrows():
-        colour, _, marker = _style(row["recipe"], before)
+        colour, _, marker = looks[row["label"]]
         errors = {axis: _errors(known.loc[[i]], name, f"{name}_low", f"{name}_high") | {"color": colour}
                   for axis, name in zip(("error_x", "error_y"), columns, strict=True)}  # fmt: skip
         lost = row["learning_accuracy"] - row["average_accuracy"]
@@ -91,7 +80,8 @@ def tradeoff(runs: Sequence[Run], title: str = "") -> go.Figure:
 def positions(runs: Sequence[Run], title: str = "") -> go.Figure:
     """How much better or worse than usual a task does in the end when it is learned at each place of the stream."""
     table = repeats.positions(runs)
-    drawn = _lines(figure(title, 360), table[table["mean"].notna()], "position", "place %{x}: %{y:+.3f}")
+    known = table[table["mean"].notna()]
+    drawn = _lines(figure(title, 360), known, views.groups(runs), "position", "place %{x}: %{y:+.3f}")
     drawn.add_hline(y=0, line={"color": "rgba(127,127,127,0.9)", "width": 1.5})
     drawn.update_xaxes(title="place in the stream", dtick=1, showgrid=False)
     return drawn.update_yaxes(title="score against the task's own mean", tickformat="+.3~f")
@@ -100,7 +90,8 @@ def positions(runs: Sequence[Run], title: str = "") -> go.Figure:
 def sweep(runs: Sequence[Run], option: str = "train.lr", title: str = "") -> go.Figure:
     """Validation score against a swept option on a logarithmic axis; a ring marks the value that selection takes."""
     table = repeats.sweep(runs, option)
-    drawn = _lines(figure(title, 380), table, "value", f"{literal(option)} %{{x}}: %{{y:.3f}}")
+    groups = views.groups(runs, ("seed", option))
+    drawn = _lines(figure(title, 380), table, groups, "value", f"{literal(option)} %{{x}}: %{{y:.3f}}")
     best = table[table["best"]]
     drawn.add_scatter(
         x=best["value"], y=best["mean"], mode="markers", hoverinfo="skip", name="best on validation",
@@ -111,12 +102,12 @@ def sweep(runs: Sequence[Run], option: str = "train.lr", title: str = "") -> go.
     return drawn.update_yaxes(title="validation score, mean over tasks")
 
 
-def _lines(drawn: go.Figure, table: pd.DataFrame, x: str, hover: str) -> go.Figure:
+def _lines(drawn: go.Figure, table: pd.DataFrame, groups: Sequence[views.Group], x: str, hover: str) -> go.Figure:
     """One line with error bars per group."""
-    before: list[str] = []
+    looks = styles(groups)
     for label in dict.fromkeys(table["label"]):
         rows = table[table["label"] == label]
-        colour, dash, marker = _style(rows["recipe"].iloc[0], before)
+        colour, dash, marker = looks[label]
         drawn.add_scatter(
             x=rows[x], y=rows["mean"], mode="lines+markers", name=literal(label), line={"color": colour, "dash": dash},
             marker={"symbol": marker, "size": 9}, error_y=_errors(rows),

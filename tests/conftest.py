@@ -76,6 +76,7 @@ def write_run(
             "memory_bytes": 1024,
             "statistics_bytes": 0,
             "train_s": 12.5,
+            "reused_s": 4.5,
             "eval_s": 3.0,
             "peak_memory_bytes": 1_000_000,
         }
@@ -102,7 +103,8 @@ def write_transfer(runs: Path, id: str, recipe: str = "mhr", seed: int = 0) -> R
     write_predictions(run, train, 1, None)
     uses = {"task_id": True, "stored_examples": 0, "generated_examples": 0}
     cost = dict.fromkeys(("trainable_parameters", "adapted_parameters", "stored_parameters", "stored_bytes", "adapter_bytes",
-                          "memory_bytes", "statistics_bytes", "train_s", "eval_s", "peak_memory_bytes"), 7)  # fmt: skip
+                          "memory_bytes", "statistics_bytes", "train_s", "reused_s", "eval_s",
+                          "peak_memory_bytes"), 7)  # fmt: skip
     run.update(started="2026-01-31T10:00:00.000+00:00", ended="2026-01-31T10:01:00.000+00:00", routing=None, uses=uses, cost=cost)
     return run
 

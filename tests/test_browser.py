@@ -549,6 +549,22 @@ def test_the_form_is_in_the_link(page, browser, address):
     page.get_by_text("lab run sequential -o train.lr=0.01").wait_for()
 
 
+def test_a_typed_size_of_the_pool_and_what_another_stream_brings(page, address):
+    open_page(page, address, "train?recipe=l2p")
+    page.get_by_text("All other options").click()
+    pool = page.get_by_role("combobox", name="Allocation")
+    pool.fill("20")
+    pool.press("Enter")
+    page.get_by_text("lab run l2p -o experts.allocation=20", exact=True).wait_for()
+    page.get_by_role("combobox", name="Stream").click()
+    page.get_by_role("option", name="strings", exact=True).click()
+    page.get_by_text("lab run l2p -o stream.name=strings -o experts.allocation=20", exact=True).wait_for()
+    assert page.get_by_role("spinbutton", name="Learning rate").first.input_value() == "0.01"
+    page.reload()
+    page.get_by_text("lab run l2p -o stream.name=strings -o experts.allocation=20", exact=True).wait_for()
+    assert page.problems == []
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [("recipe: [", "line 1: not valid YAML"), ("recepi: l2r", "does not say which recipe"), ("a: b\n" * 300_000, "or smaller")],

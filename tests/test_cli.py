@@ -468,6 +468,6 @@ def test_compare_of_different_tasks_and_of_several_seeds(runs):
     line = next(line for line in shown.stdout.splitlines() if line.startswith("│ l2r ") and "sequential" in line)
     assert "yes" in line and " 3 " in line and "0.250" in line
     mixed = lab("compare", "a0", "c")
-    said = "these runs learned different tasks, so their averages mean different things; common to all: cooking"
+    said = "These runs learned different tasks, so their averages mean different things; common to all: cooking."
     assert mixed.exit_code == 0 and mixed.stderr == f"{said}\n"
     assert "Average on common tasks" in mixed.stdout and "no seed and order is common to both" in mixed.stdout

@@ -4,11 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import FORGETS, KEEPS, write_queries, write_run
+from conftest import FORGETS, KEEPS, configuration, write_queries, write_run
 from test_tables import WENT
 
-from lab import figures, files, tables, views
+from lab import figures, files, tables, versus, views
 from lab.answer import kept
+from lab.config import recipe_names
+from lab.errors import LabError
 from lab.figures import METHOD_STYLE
 
 
@@ -86,6 +88,49 @@ def test_routing_figures(pair):
     assert cells(figures.answer_by_layer(kept(pair[0], 2, 0)[1])).shape == (8, 3)
 
 
+@pytest.mark.parametrize("heads", [1, 4])
+def test_weights_have_one_range_at_all_moments_of_a_run(runs, heads):
+    """A router that does not normalise: its weights grow from 1.5 over 3 to 6; every chart ends where the largest does."""
+    run = write_run(runs, "a", heads=heads)
+    for after, largest in enumerate((1.5, 3.0, 6.0)):
+        path = run.dir / "routing" / f"after_{after}.safetensors"
+        arrays, header = files.read_arrays(path)
+        grown = {name: value * np.float32(largest) for name, value in arrays.items() if name.endswith(("weight_sum", "examples"))}
+        files.write_arrays(path, arrays | grown, header)
+    most = 6 * 0.95  # the fixture gives an expert 0.95 at most where there are several, 1 where it is alone
+    assert views.largest_weight(run) == pytest.approx(most)
+    for after in range(3):
+        assert figures.routing_profile(run, after, 0).data[0].zmax == pytest.approx(most)
+        drawn = figures.routing_by_layer(run, after, 0, 0)
+        assert (drawn.layout.xaxis.range[1] if heads == 1 else drawn.data[0].zmax) == pytest.approx(most)
+        undecided = figures.routing_by_layer(run, after, 0, 0, "entropy")
+        assert (undecided.layout.xaxis.range[1] if heads == 1 else undecided.data[0].zmax) == 1
+    answer = kept(run, 2, 0)[0]
+    assert figures.answer_by_layer(answer, most=7).data[0].zmax == 7
+    assert figures.answer_by_layer(answer, 0).data[0].zmax == pytest.approx(most)
+    (run.dir / "routing" / "after_0.safetensors").write_bytes(b"xx")
+    assert views.largest_weight(run) == pytest.approx(most)
+    assert views.largest_weight(write_run(runs, "calm")) == 1
+    assert views.largest_weight(write_run(runs, "none", routed=False)) == 1
+
+
+def test_routing_by_task_in_one_layer_and_routing_head(runs):
+    """Against the recorded arrays, of heads that differ and of weights that do not sum to one."""
+    run = write_run(runs, "a")
+    path = run.dir / "routing" / "after_2.safetensors"
+    arrays, header = files.read_arrays(path)
+    sums = np.random.default_rng(0).uniform(0.1, 5, (3, 8, 4, 3)).astype(np.float32)  # task, layer, routing head, expert
+    files.write_arrays(path, arrays | {f"{task}/weight_sum": sums[task] for task in range(3)}, header)
+    parts = sums / sums.sum(-1, keepdims=True)
+    for layer, head, expected in ((5, 2, parts[:, 5, 2]), (5, None, parts[:, 5].mean(1)), (None, 0, parts[:, :, 0].mean(1))):
+        np.testing.assert_allclose(views.routing_by_task(run, 2, layer, head), expected, rtol=1e-5)
+        np.testing.assert_allclose(cells(figures.routing_by_task(run, 2, layer, head)), expected, rtol=1e-5)
+    with pytest.raises(LabError, match="run 'a' has no routing head 4: use 0 to 3"):
+        views.routing_by_task(run, 2, 0, 4)
+    with pytest.raises(LabError, match="run 'a' has no layer -1: use 0 to 7"):
+        figures.routing_by_task(run, 2, -1)
+
+
 def test_flow_keeps_the_weight_and_the_colours_of_experts(pair):
     drawn = figures.routing_flow(pair[0]).data[0]
     into = np.bincount(drawn.link.target, drawn.link.value, minlength=8)
@@ -161,6 +206,22 @@ def test_blame_figures(pair):
     np.testing.assert_allclose(cells(figures.routing_confusion(pair[0])), tables.routing_confusion(pair[0]), rtol=1e-6)
 
 
+def test_the_graph_of_interference_has_an_arrow_per_cost(pair):
+    """From the later task to the earlier one, the wider the dearer; gains have none."""
+    table = tables.interference_matrix(pair[1])
+    *arrows, nodes = figures.interference_graph(pair[1]).data
+    place = {(round(x, 6), round(y, 6)): name for x, y, name in zip(nodes.x, nodes.y, table.columns, strict=True)}
+    found = {tuple(place[round(x, 6), round(y, 6)] for x, y in zip(a.x, a.y, strict=True)): a.line.width for a in arrows}
+    costs = table.stack().dropna().to_dict()
+    assert found.keys() == costs.keys() and np.hypot(nodes.x, nodes.y) == pytest.approx(1)
+    assert sorted(found, key=found.get) == sorted(costs, key=costs.get) and len(set(found.values())) == 3
+    assert all(arrow.marker.symbol == ("circle", "arrow") for arrow in arrows)
+    gains = [[0.5, None, None], [0.9, 0.9, None], [0.8, 0.902, 0.9]]
+    files.write_json(pair[0].dir / "matrix.json", pair[0].scores | {"matrix": gains})
+    assert [trace.name for trace in figures.interference_graph(pair[0]).data] == ["cooking → animals", "tasks"]
+    assert len(figures.interference_graph(pair).data) == 1 + 2, "of several runs: their mean, -0.02 for weather and animals"
+
+
 def test_decomposition_draws_the_terms_that_exist(pair):
     files.write_json(pair[1].dir / "decomposition.json", WENT)
     drawn = figures.decomposition(pair[1])
@@ -188,6 +249,7 @@ def test_names_are_literal_everywhere(runs):
         figures.routing_animation(run),
         figures.query_map(run),
         figures.interference(run),
+        figures.interference_graph(run),
         figures.routing_confusion(run),
         figures.accuracy_matrix(run),
         figures.forgetting_curves(run),
@@ -203,6 +265,34 @@ def test_names_are_literal_everywhere(runs):
     ):
         text = drawn.to_json().replace("\\u003c", "<")
         assert "<b>bold" not in text.replace("<b>&lt;b&gt;bold", "") and "&lt;b&gt;bold" in text
+
+
+def test_no_two_shipped_recipes_look_the_same(monkeypatch):
+    """Colour and marker tell them apart, and there is room for more recipes."""
+    names = recipe_names()
+    looks = {name: (figures.style(name).colour, figures.style(name).marker) for name in names}
+    assert len(set(looks.values())) == len(names), sorted(looks.items(), key=lambda item: item[1])
+    figures.style.cache_clear()
+    monkeypatch.setattr("lab.figures.drawing.recipe_names", lambda: sorted([*names, "a-new-one"]))
+    more = {(figures.style(name).colour, figures.style(name).marker) for name in (*names, "a-new-one")}
+    figures.style.cache_clear()
+    assert len(more) == len(names) + 1
+
+
+def test_groups_of_one_recipe_look_alike_in_every_figure(runs):
+    """Two groups of l2r (of other temperatures): one colour, two markers, the same in every figure."""
+    made = [write_run(runs, "a"), write_run(runs, "b"), write_run(runs, "s", "sequential", FORGETS, routed=False)]
+    router = {"name": "gates", "temperature": 0.25}
+    files.write_yaml(made[1].dir / "config.yaml", configuration(router=router))
+    one, other = (group.label for group in views.groups(made)[:2])
+    looks = figures.styles(views.groups(made))
+    assert looks[one].colour == looks[other].colour and looks[one].marker != looks[other].marker
+    points = figures.pareto(made).data[1]
+    assert list(points.marker.symbol) == [look.marker for look in looks.values()]
+    for drawn, last in ((versus.tradeoff(made), 3), (figures.average_curves(made), 3)):
+        assert [trace.marker.symbol for trace in drawn.data[-last:]] == [look.marker for look in looks.values()]
+    single = versus.differences(made, one).data[0]
+    assert single.name == other and single.marker.symbol == looks[other].marker + "-open", "though the first is not drawn"
 
 
 def test_styles_are_fixed_distinct_and_stable():

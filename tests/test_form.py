@@ -1,6 +1,6 @@
 """The form: every option of a configuration becomes an entry, and changes become overrides that are read back the same."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 import yaml
@@ -18,6 +18,7 @@ class Inner(BaseModel):
 class Outer(BaseModel):
     about: str = ""
     kind: Literal["mix", "merge"] = "mix"
+    pool: Literal["own", "shared"] | Annotated[int, Field(ge=1)] = "own"
     limit: int | None = Field(None, ge=2)
     tasks: list[str] | str | None = None
     inner: Inner = Inner()
@@ -33,6 +34,7 @@ def found():
 def test_entries_follow_the_model(found):
     assert list(found) == [
         "kind",
+        "pool",
         "limit",
         "tasks",
         "inner.name",
@@ -46,16 +48,23 @@ def test_entries_follow_the_model(found):
     ]  # fmt: skip
     assert found["limit"].optional and found["limit"].low == 2
     assert (found["inner.lr"].low, found["inner.lr"].high, found["inner.lr"].step) == (0, 10, pytest.approx(0.001))
+    assert found["pool"].choices == ("own", "shared") and found["pool"].free and not found["kind"].free
     assert found["inner.name"].choices == ("gates", "uniform") and found["inner.lr"].section == "inner"
 
 
 def test_only_changes_become_overrides(found):
     values = {one.path: one.default for one in found.values()}
     assert form.overrides(list(found.values()), values) == []
-    values |= {"kind": "merge", "limit": 5, "tasks": ["b", "a"], "inner.lr": 1e-5, "inner.fast": True}
+    values |= {"kind": "merge", "pool": 10, "limit": 5, "tasks": ["b", "a"], "inner.lr": 1e-5, "inner.fast": True}
     changes = form.overrides(list(found.values()), values)
-    assert changes == ["kind=merge", "limit=5", "tasks=[b, a]", "inner.lr=1e-05", "inner.fast=true"]
-    assert form.nested(changes) == {"kind": "merge", "limit": 5, "tasks": ["b", "a"], "inner": {"lr": 1e-5, "fast": True}}
+    assert changes == ["kind=merge", "pool=10", "limit=5", "tasks=[b, a]", "inner.lr=1e-05", "inner.fast=true"]
+    assert form.nested(changes) == {
+        "kind": "merge",
+        "pool": 10,
+        "limit": 5,
+        "tasks": ["b", "a"],
+        "inner": {"lr": 1e-5, "fast": True},
+    }
 
 
 @pytest.mark.parametrize("value", ["true", "5", "null", "a: b", "x", "", "ä, [", None, [], ["a b", "c"], 0.1, 3, False])

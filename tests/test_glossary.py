@@ -4,7 +4,7 @@ import math
 import re
 
 import pytest
-from conftest import FORGETS, write_run
+from conftest import FORGETS, write_run, write_transfer
 
 from lab.glossary import glossary
 
@@ -28,7 +28,21 @@ def test_formulas_come_out_at_the_metrics(runs):
         assert found[title].value == result[name]
     assert evaluated(found["Own-expert share"].filled) == pytest.approx((0.5, 0.5))
     assert evaluated(found["Oracle routing"].filled) == pytest.approx((0.94, 0.94), abs=1e-3)
-    assert found["Forward transfer"].filled is None and found["Forward transfer"].why == "needs single-task scores"
+    forward = found["Forward transfer"]
+    assert forward.filled == r"\frac{1}{2} \left( (0.930 - a_{2}) + (0.950 - a_{3}) \right)", "as far as the run knows it"
+    assert forward.value is None and forward.why == "needs single-task scores"
+    assert found["Few-shot transfer"].why == "a metric of transfer runs" and found["Few-shot transfer"].filled is None
+
+
+def test_measures_of_a_transfer_run_come_out_at_its_result(runs):
+    run = write_transfer(runs, "t")
+    found, result = {entry.title: entry for entry in glossary(run)}, run.result()
+    expected = {"Zero-shot transfer": result["average"]["0"], "Few-shot transfer": result["average"]["32"],
+                "Training tasks": result["trained_average"], "Gradient alignment": result["alignment"]}  # fmt: skip
+    for title, value in expected.items():
+        assert evaluated(found[title].filled) == pytest.approx((value, value), abs=1e-3) and found[title].value == value
+    assert list(expected.values()) == pytest.approx([0.5, 0.7, 0.85, 0.2])
+    assert found["Average accuracy"].why == "a metric of runs on a stream" and found["Forward transfer"].filled is None
 
 
 def test_what_is_not_known_says_why(runs):

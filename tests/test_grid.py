@@ -205,6 +205,14 @@ def test_the_second_time_nothing_happens(whole):
         assert {key: value for key, value in cell.items() if key not in ("cell", "values")} == shown
     shown = lab("grid", path, "--runs", root)
     assert shown.exit_code == 0 and "sequential" in shown.stdout and "train.lr=" in shown.stdout
+    head, _, *rows = shown.stdout.split("keep and train, mean over the cells:\n")[1].split("└")[0].splitlines()[1:]
+    printed = [dict(zip((c.strip() for c in head.split("┃")[1:-1]), (c.strip() for c in row.split("│")[1:-1]), strict=True))
+               for row in rows]  # fmt: skip
+    for row, found in zip(result["table"], printed, strict=True):
+        assert found.pop("recipe") == row["recipe"] and found.pop("task id") == ("yes" if row["uses.task_id"] is True else "no")
+        names = ("uses.stored_examples", "uses.generated_examples", "cost.trainable_parameters", "cost.stored_parameters",
+                 "cost.stored_bytes")  # fmt: skip
+        assert found == {name.split(".")[1].replace("_", " "): f"{row[name]['mean']:,.0f}" for name in names}
 
 
 def test_a_wider_grid_runs_only_what_is_new(whole, stream, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 from conftest import KEEPS, TASKS, write_run
 
-from lab import files, library
+from lab import files, library, registry
 from lab.errors import LabError
 from lab.library import SavedExpert
 
@@ -102,6 +102,28 @@ def test_experts_of_runs_know_what_they_have_kept(runs):
     assert (first["learned"], first["now"]) == (KEEPS[0][0], KEEPS[2][0]) and first["kept"] == pytest.approx(0.86 / 0.9)
     assert first["parameters"] == 2 * 3 * 22 and math.isnan(found["a/shared"]["learned"])
     assert found["a/weather"]["kind"] == "damaged" and "cannot be read" in found["a/weather"]["problem"]
+
+
+@pytest.mark.parametrize("kind", registry.experts.names())
+def test_the_card_says_whether_peft_loads_the_expert(tmp_path, kind):
+    """For every kind of expert, against peft itself."""
+    import tiny
+    from peft import PeftModel
+
+    _, bank = tiny.bank("bert", kind=kind, experts=1)
+    bank.export(0, tmp_path / "one", "tiny")
+    card = library.card(SavedExpert(tmp_path / "one"))
+    try:
+        loaded = isinstance(PeftModel.from_pretrained(tiny.model("bert"), tmp_path / "one"), PeftModel)
+    except (TypeError, ValueError, KeyError):
+        loaded = False
+    assert (
+        loaded
+        == ("library_name: peft" in card)
+        == ("PeftModel.from_pretrained" in card)
+        == registry.experts.get(kind).peft_format
+    )
+    assert f"Kind: {kind}" in card and "base_model: " in card
 
 
 def test_a_packed_expert_loads_in_peft_and_comes_back(runs, tmp_path):

@@ -1,7 +1,11 @@
 """Pages: every one with no run, one, many, damaged ones; numbers on screen are those of the run."""
 
+import ast
 import base64
+import dataclasses
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,13 +23,14 @@ from test_tables import WENT
 from typer.testing import CliRunner
 
 import lab
-from lab import cli, figures, files, jobs, library, preflight, repeats, sources, views
+from lab import cli, config, figures, files, jobs, library, preflight, repeats, sources, tables, views
 from lab.answer import kept
 from lab.errors import LabError
-from lab.pages import shell, system
+from lab.pages import draft, shell, system
 from lab.runs import now
 from lab.stream import Example, Task
 
+PRESETS = ("First look", "See it forget", "In full")
 MAIN = Path(lab.__file__).parent / "pages" / "main.py"
 PAGES = ["start", "train", "jobs", "compare", "routing", "playground", "library", "about", "learn"]
 
@@ -144,6 +149,20 @@ def test_transfer_runs_stand_in_a_table_of_their_own(runs):
     table, other = app.dataframe[0].value, app.dataframe[1].value
     assert table.loc["32 shots"].tolist() == ["0.700"] and table.loc["Gradient alignment"].tolist() == ["0.200"]
     assert "Forgetting" in other.index and "32 shots" not in other.index
+    for seed, by in enumerate((0.1, 0.12, 0.17)):
+        write_transfer(runs, f"own{seed}", seed=seed)
+        lower = write_transfer(runs, f"low{seed}", "shared", seed)
+        held = {"8": 0.6, "32": 0.7 - by}
+        files.write_json(lower.dir / "matrix.json", lower.scores | {"held_out": {"cooking": held}})
+    app = open_page("compare", runs=[f"{name}{seed}" for name in ("own", "low") for seed in range(3)])
+    assert not app.exception and "One run each" not in texts(app)
+    low, high = stats.ttest_1samp([-0.1, -0.12, -0.17], 0).confidence_interval()
+    assert app.dataframe[1].value.loc["shared", "average.32"] == f"-0.130 [{low:+.3f}, {high:+.3f}]"
+    app.selectbox(key="transfer_cmp_measure").set_value("average.32").run()
+    drawn = json.loads(app.get("plotly_chart")[0].proto.spec)
+    assert drawn["data"][0]["name"] == "shared" and drawn["layout"]["xaxis"]["title"]["text"] == "32 shots, minus mhr"
+    assert app.get("download_button")[0].proto.label == "Numbers as CSV" and not app.exception
+    assert any("lab compare own0 own1 own2 low0 low1 low2 --json" in one.value for one in app.code)
     app = open_page("jobs", job="moved")
     scores = next(table.value for table in app.dataframe if "cooking" in table.value.index)
     assert scores.loc["cooking"].tolist() == [0.5, 0.6, 0.7]
@@ -165,6 +184,19 @@ def test_start_has_its_numbers_before_its_charts(recorded):
     assert len(app.metric) == 3 and not app.get("plotly_chart")
     app.run()
     assert len(app.metric) == 3 and len(app.get("plotly_chart")) == 4
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml", "matrix.json"])
+def test_start_names_a_damaged_example(recorded, name, monkeypatch):
+    folder = recorded / "builtin-l2r"
+    (folder / name).write_text("[")
+    shown = texts(open_page("start"))
+    assert f"run 'builtin-l2r' is damaged: {name}" in shown and f"Put its files back; it is {folder}." in shown
+    monkeypatch.setattr(shell, "EXAMPLES", recorded)
+    assert "Install the lab again to have it back" in texts(open_page("start"))
+    shutil.rmtree(folder)
+    shown = texts(open_page("start"))
+    assert "left out" not in shown and "No pair of recorded examples" in shown
 
 
 def test_start_slider_moves_every_chart(recorded):
@@ -217,6 +249,20 @@ def test_jobs_step_through_the_tasks_and_name_what_is_odd(runs, monkeypatch):
         events.write('{"kind": "St')
     app.run()
     assert "The loss is not a number since task 3 (cooking), step 9" in texts(app) and not app.exception
+
+
+def test_jobs_tell_of_losses_above_a_limit_of_the_reader(runs):
+    """The fixture's tasks lost 0.59 and 0.32; the limit stands in the link."""
+    write_run(runs, "a", "sequential", FORGETS, routed=False)
+
+    def lost(app):
+        return [text for text in texts(app).split("\n") if text.startswith("Task ") and " lost " in text]
+
+    app = open_page("jobs", job="a")
+    assert app.number_input(key="job_lost").value == 0.2 and len(lost(app)) == 2
+    app.number_input(key="job_lost").set_value(0.5).run()
+    assert [text[:12] for text in lost(app)] == ["Task animals"]
+    assert not lost(open_page("jobs", job="a", job_lost="0.7")) and len(lost(open_page("jobs", job="a", job_lost="0.4"))) == 1
 
 
 def test_jobs_name_dead_experts(runs):
@@ -350,6 +396,12 @@ def test_every_view_of_compare_with_seeds_orders_and_what_cannot_be_compared(run
                    "matrix.json cannot be read", "half has learned 2 of 3 tasks"):  # fmt: skip
         assert reason in shown, reason
     assert app.segmented_control(key="cmp_view").value == view
+    if view == "Interference":
+        drawn = [json.loads(one.proto.spec)["data"] for one in app.get("plotly_chart")]
+        circles = [traces for traces in drawn if traces[-1].get("name") == "tasks"]
+        arrows = [[trace["name"] for trace in traces[:-1]] for traces in circles]
+        assert ["weather → animals", "cooking → animals", "cooking → weather"] in arrows
+        np.testing.assert_allclose(chart(app, "cmp_confusion_0"), tables.routing_confusion(lab.Run.open("a", runs)), rtol=1e-6)
     if view == "Order":
         table = app.dataframe[0].value.set_index(["label", "order"])
         assert table.loc[("l2r", "animals → weather → cooking"), "n"] == 2 and len(table) == 3
@@ -383,9 +435,32 @@ def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recor
     assert "Choose at least one" in texts(app)
 
 
+def test_compare_offers_only_runs_with_chosen_recipes_tags_and_stars(runs):
+    """Any of one kind, all of several kinds; what is still offered stays chosen, and the link holds the choice."""
+    for number, recipe in enumerate(("l2r", "sequential", "replay", "l2r")):
+        library.annotate(write_run(runs, f"r{number}", recipe, seed=number, events=False, routed=False),
+                         tags=["paper"] if number < 2 else [], starred=number == 3)  # fmt: skip
+    app = open_page("compare")
+    asked = app.multiselect(key="only")
+    assert asked.options == ["recipe l2r", "recipe replay", "recipe sequential", "starred", "stream builtin", "tag paper"]
+    app.multiselect(key="runs").set_value(["r0", "r1", "r2"]).run()
+    for given, offered, left in (
+        (["recipe l2r", "recipe sequential"], ["r3", "r1", "r0"], ["r0", "r1"]),
+        (["recipe l2r", "recipe sequential", "tag paper"], ["r1", "r0"], ["r0", "r1"]),
+        (["recipe l2r", "starred"], ["r3"], ["r3"]),
+    ):
+        app.multiselect(key="only").set_value(given).run()
+        assert (app.multiselect(key="runs").options, app.multiselect(key="runs").value) == (offered, left) and not app.exception
+    app.multiselect(key="only").set_value(["recipe replay", "starred"]).run()
+    assert "No run has all of this" in texts(app) and len(app.multiselect(key="runs").options) == 4 and not app.exception
+    linked = open_page("compare", only=["tag paper"])
+    assert linked.multiselect(key="only").value == ["tag paper"] and linked.multiselect(key="runs").options == ["r1", "r0"]
+
+
 def test_compare_warns_of_unequal_runs(runs):
     write_run(runs, "a"), write_run(runs, "b", "sequential", [[0.5, None], [0.4, 0.6]], ["x", "y"], routed=False)
     app = open_page("compare")
+    assert "These runs learned different tasks" in texts(app)
     assert "no seed and order is common to both" in app.dataframe[1].value.loc["l2r", "forgetting"]
     app.segmented_control(key="cmp_view").set_value("Matrices").run()
     assert "different tasks" in texts(app) and not app.exception
@@ -408,7 +483,10 @@ def test_routing_focus_and_examples(runs):
 def test_code_of_a_chart_draws_that_chart(runs, recorded, monkeypatch):
     """What the popover says is run as it stands: same figure, same numbers; the file holds them too."""
     monkeypatch.setattr(lab, "__path__", [str(recorded.parent)])
-    for made, open_it in ((write_run(runs, "a"), "lab.Run.open('a')"), (lab.Run.open("builtin-l2r", recorded), "/examples')")):
+    monkeypatch.setattr(shell, "EXAMPLES", recorded)
+    examples = "lab.Run.open('builtin-l2r', lab.__path__[0] + '/examples')"
+    pairs = (write_run(runs, "a"), f"lab.Run.open('a', '{runs}')"), (lab.Run.open("builtin-l2r", recorded), examples)
+    for made, open_it in pairs:
         code = shell.python_of(figures.routing_by_task, views.routing_by_task, (made, 1), {"title": "<x>"})
         assert open_it in code and code.endswith("lab.views.routing_by_task(run1, 1)")
         *before, drawing, numbers = code.splitlines()
@@ -418,15 +496,34 @@ def test_code_of_a_chart_draws_that_chart(runs, recorded, monkeypatch):
         assert eval(numbers, names).equals(views.routing_by_task(made, 1))
     both = [made, lab.Run.open("a")]
     assert "lab.figures.average_curves([run1, run2])" in shell.python_of(figures.average_curves, None, (both,), {})
-    assert shell.command_of(both[1:]) == "lab show a --json"
-    assert shell.command_of(both).startswith("lab compare builtin-l2r a --json --runs ")
+    assert shell.command_of(both[1:]) == f"lab show a --json --runs {runs}"
+    monkeypatch.delenv("LAB_RUNS")
+    monkeypatch.chdir(runs.parent)
+    assert shell.command_of(both[1:]) == "lab show a --json" and shell.opened(both[1]) == "lab.Run.open('a')"
+
+
+def test_the_command_of_a_chart_works_in_a_shell_of_its_own(runs, tmp_path, monkeypatch):
+    """Own runs, recorded examples, and both beside each other; typed elsewhere, without the settings of the server."""
+    monkeypatch.delenv("LAB_EXAMPLES")
+    (folder := tmp_path / "other runs").mkdir()
+    monkeypatch.setenv("LAB_RUNS", str(folder))
+    mine, example, other = write_run(folder, "a"), *shell.examples()[:2]
+    paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(MAIN.parents[2])}
+    for shown in ([mine], [mine, example, mine], [example, other]):
+        command = shell.command_of(shown)
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=paths, capture_output=True, text=True)
+        assert done.returncode == 0, (command, done.stderr[-500:])
+        found = json.loads(done.stdout)
+        found = found if isinstance(found, list) else [found]
+        assert [one["run"] for one in found] == [run.id for run in dict.fromkeys(shown)]
+        assert [one["average_accuracy"] for one in found] == [run.metrics()["average_accuracy"] for run in dict.fromkeys(shown)]
 
 
 def test_a_chart_card_offers_code_and_numbers(runs):
     run = write_run(runs, "a")
     app = open_page("routing")
     assert any("lab.figures.routing_by_task(run1, 2)" in code.value for code in app.code)
-    assert "lab show a --json" in [code.value for code in app.code]
+    assert f"lab show a --json --runs {runs}" in [code.value for code in app.code]
     button = next(button for button in app.get("download_button") if button.proto.label == "Numbers as CSV")
     assert button.proto.id and run.id == "a"
 
@@ -474,6 +571,41 @@ def test_routing_measures_and_warnings(runs, monkeypatch):
     monkeypatch.setattr("conftest.weights", lambda task, experts, layers, heads: np.tile(same[:experts], (layers, heads, 1)))
     write_run(runs, "equal", "uniform")
     assert "nothing is chosen" in texts(open_page("routing", rt_run="equal"))
+
+
+def test_routing_warns_of_the_moment_that_is_looked_at(runs):
+    """After two tasks one expert took all; at the end it does not."""
+    run = write_run(runs, "a")
+    path = run.dir / "routing" / "after_1.safetensors"
+    arrays, header = files.read_arrays(path)
+    taken = {f"{task}/share_sum": np.array([1.0, 0.0]) * arrays[f"{task}/count"] for task in range(2)}
+    files.write_arrays(path, arrays | taken, header)
+    app = open_page("routing")
+    assert "collapsed" not in texts(app)
+    app.select_slider(key="rt_after").set_value(2).run()
+    assert "The router has collapsed: expert animals" in texts(app)
+
+
+def test_a_picker_is_narrowed_by_star_tags_and_recipes(runs):
+    """Offered where a run is marked; marks of one kind add up, kinds narrow each other, and the link keeps them."""
+    for name, recipe in (("a", "l2r"), ("b", "uniform"), ("c", "uniform"), ("d", "replay")):
+        write_run(runs, name, recipe)
+    assert not [one for one in open_page("routing").multiselect if one.key == "rt_run_only"]
+    library.annotate(lab.Run.open("b"), tags=["best", "odd"], starred=True)
+    library.annotate(lab.Run.open("c"), tags=["odd"])
+    app = open_page("routing")
+    assert app.multiselect(key="rt_run_only").options == [
+        "recipe l2r", "recipe replay", "recipe uniform", "starred", "stream builtin", "tag best", "tag odd"
+    ]  # fmt: skip
+    offered = {}
+    odd, best, star = "tag odd", "tag best", "starred"
+    for marks in ([odd], [star, odd], ["recipe l2r", "recipe replay"], [odd, best, "recipe uniform"], [star, "recipe l2r"], []):
+        app.multiselect(key="rt_run_only").set_value(marks).run()
+        offered[tuple(marks)] = sorted(app.selectbox(key="rt_run").options)
+        assert app.selectbox(key="rt_run").value in offered[tuple(marks)] and not app.exception
+    assert [*offered.values()] == [["b", "c"], ["b"], ["a", "d"], ["b", "c"], ["a", "b", "c", "d"], ["a", "b", "c", "d"]]
+    there = open_page("routing", rt_run_only="starred")
+    assert there.selectbox(key="rt_run").options == ["b"] and there.selectbox(key="rt_run").value == "b"
 
 
 def test_routing_pictures_flow_map_and_animation(runs):
@@ -578,7 +710,8 @@ def test_playground_answers_as_the_model_does(model):
     np.testing.assert_allclose(chart(app, "pg_layers_0"), answer.by_layer(), atol=1e-6)
     app.segmented_control(key="pg_head").set_value("2").run()
     np.testing.assert_allclose(chart(app, "pg_layers_0"), answer.by_layer(1), atol=1e-6)
-    assert any("load(lab.Run.open('routed'), 1).answer('red wave harbour')" in code.value for code in app.code)
+    code = f"load({shell.opened(lab.Run.open('routed'))}, 1).answer('red wave harbour')"
+    assert any(code in one.value for one in app.code)
 
 
 @pytest.mark.parametrize(
@@ -625,6 +758,24 @@ def test_playground_compares_moments_and_runs(model):
     assert [one for one in app.get("plotly_chart") if one.proto.id.endswith("pg_layers_0")] and not element(app, "pg_change")
 
 
+def test_playground_draws_a_pair_on_one_range(model, monkeypatch):
+    """The weights of the changed answer are three times as large: both charts end at 3."""
+    from lab.inference import Model
+
+    answered = Model.answer
+
+    def larger(self, text, override, **more):
+        answer = answered(self, text, override, **more)
+        grown = {name: step * (1 if override.expert is None else 3) for name, step in answer.steps.items()}
+        return dataclasses.replace(answer, steps=grown)
+
+    monkeypatch.setattr(Model, "answer", larger)
+    app = typed(pg_beside="changed routing", pg_route="one expert", pg_expert="city")
+    drawn = [json.loads(element(app, f"pg_layers_{place}").proto.spec)["data"][0] for place in (0, 1)]
+    assert [one["zmax"] for one in drawn] == pytest.approx([3, 3])
+    assert sum("most=3)" in code.value for code in app.code) == 2
+
+
 def test_playground_tells_the_task_where_the_model_is_told(model):
     app = open_page("playground", pg_run="told")
     app.text_area(key="pg_text").set_value("red wave").run()
@@ -669,6 +820,54 @@ def test_train_shows_the_equivalent_command_of_a_change(runs):
     assert command == "lab run sequential -o 'stream.tasks=[weather, animals]' -o train.lr=0.01"
     assert recipe.startswith("base: sequential") and "lr: 0.01" in recipe and "overrides=" in python
     assert not app.button(key="train_start").disabled
+
+
+def form_says(app: AppTest) -> dict[str, object]:
+    """What the widgets of the form show, by the path of their option."""
+    recipe, found = app.selectbox(key="recipe").value, {}
+    for kind in ("selectbox", "number_input", "toggle", "text_input", "multiselect"):
+        for one in getattr(app, kind):
+            if (one.key or "").startswith(f"train/{recipe}/"):
+                found[one.key.removeprefix(f"train/{recipe}/").partition("#")[0]] = one.value
+    return found
+
+
+def assert_the_form_says_what_will_run(app: AppTest) -> dict[str, object]:
+    """Every option of the form against the configuration that its command makes, and that against the form."""
+    made, shown = draft.flat(of_command(app)), form_says(app)
+    for path, value in shown.items():
+        if path != "methods" and path in made:
+            expected = ", ".join(map(str, made[path])) if isinstance(made[path], list) and isinstance(value, str) else made[path]
+            same = str(value) == str(expected) or value == expected or not (value or expected)
+            assert same, (path, value, expected)
+    assert len(shown) > 30 and {"train.lr", "backbone.name", "experts.skip", "router.name"} <= set(shown)
+    return shown
+
+
+def test_train_shows_what_fits_the_chosen_stream(runs):
+    """A stream brings settings; the form shows them, and the recipe's own value is then a change like any other."""
+    app = open_page("train", recipe="l2r", o="stream.name=strings")
+    shown = assert_the_form_says_what_will_run(app)
+    assert (shown["backbone.name"], shown["train.lr"], shown["experts.skip"]) == ("strings", 0.01, 0.0)
+    assert app.code[0].value == "lab run l2r -o stream.name=strings"
+    app.number_input(key="train/l2r/train.lr#1").set_value(0.002).run()
+    app.selectbox(key="train/l2r/backbone.name#1").set_value("minilm").run()
+    assert app.code[0].value == "lab run l2r -o stream.name=strings -o backbone.name=minilm -o train.lr=0.002"
+    assert_the_form_says_what_will_run(app)
+    app.selectbox(key="train/l2r/experts.name#1").set_value("ia3").run()
+    assert_the_form_says_what_will_run(app)
+
+
+def test_train_follows_a_change_of_the_stream(runs):
+    """Settings that fit the stream come and go with it; what was changed by hand stays."""
+    app = open_page("train", recipe="l2r")
+    assert assert_the_form_says_what_will_run(app)["backbone.name"] == "minilm"
+    app.number_input(key="train/l2r/seed").set_value(3).run()
+    app.selectbox(key="train/l2r/stream.name").set_value("strings").run()
+    assert assert_the_form_says_what_will_run(app)["backbone.name"] == "strings"
+    assert app.code[0].value == "lab run l2r -o seed=3 -o stream.name=strings"
+    app.selectbox(key="train/l2r/stream.name#1").set_value("builtin").run()
+    assert assert_the_form_says_what_will_run(app)["train.lr"] == 0.002 and app.code[0].value == "lab run l2r -o seed=3"
 
 
 def test_train_says_what_is_wrong_at_once(runs, started):
@@ -757,9 +956,113 @@ def test_train_opens_a_link_and_a_preset(runs):
     command = app.code[0].value
     assert "train.lr=0.01" in command and "memory.per_task=7" in command  # what does not fit is left out
     assert "/etc" not in command and "soon" not in command and not app.button(key="train_start").disabled
+    assert [text.split(":")[1].split("=")[0] for text in not_taken(app)] == [" router.temperature", " backbone.name", " x"]
     app.button(key="preset_First look").click().run()
     assert app.selectbox(key="recipe").value == "l2r" and "stream.max_train=60" in app.code[0].value
     assert app.query_params["o"] == [word for word in app.code[0].value.split() if "=" in word]
+
+
+def not_taken(app: AppTest) -> list[str]:
+    """What Train says about the parts of a link that it could not use."""
+    return [one.value.replace("\\", "") for one in app.warning if one.value.startswith("Not taken over")]
+
+
+def of_command(app: AppTest) -> dict[str, object]:
+    """The configuration that the command beside the form makes."""
+    recipe, *changes = (word for word in shlex.split(app.code[0].value)[2:] if word != "-o")
+    return config.configure(recipe, changes).to_dict()
+
+
+def in_a_form(content: dict[str, object]) -> dict[str, object]:
+    """A configuration without what no form says."""
+    return {name: value for name, value in content.items() if name not in ("recipe", "about", "scenarios")}
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, {"recipe": "l2r", "o": ["stream.name=strings"]},
+                                    {"recipe": "l2p", "o": ["stream.name=strings", "experts.name=ia3", "router.name=uniform"]},
+                                    {"recipe": "custom", "o": ["stream.name=strings", "seed=2"]}])  # fmt: skip
+def test_the_recipe_file_beside_the_form_is_the_same_run_as_the_command(runs, tmp_path, preset):
+    """For every preset, and where settings come with a stream: the file passes `lab validate` and says what the command says."""
+    app = open_page("train", **(preset if isinstance(preset, dict) else {}))
+    if isinstance(preset, str):
+        assert [button.key for button in app.button if button.key.startswith("preset_")] == [f"preset_{name}" for name in PRESETS]
+        app.button(key=f"preset_{preset}").click().run()
+    (file := tmp_path / "mine.yaml").write_text(app.code[1].value)
+    checked = CliRunner().invoke(cli.app, ["validate", str(file)])
+    assert checked.exit_code == 0, checked.output
+    made, told = config.configure(str(file)).to_dict(), of_command(app)
+    assert in_a_form(made) == in_a_form(told) and made["scenarios"] == told["scenarios"]
+    call = ast.parse(app.code[2].value).body[1].value
+    given = [ast.literal_eval(one) for one in (*call.args, *(named.value for named in call.keywords))]
+    assert config.configure(*given).to_dict() == told
+
+
+@pytest.mark.parametrize("settings", [("l2r", "train.epochs=5", "methods.ewc={}", "experts.isolated=false"), ("mhr", "seed=2")])
+def test_a_run_of_a_recipe_file_is_duplicated_over_no_recipe(runs, settings):
+    """Also one of the second protocol: the link of the button fills the form with all that differs from the defaults."""
+    wanted = config.configure(*settings[:1], settings[1:]).to_dict() | {"recipe": "mine"}
+    made = (write_transfer if wanted.get("transfer") else write_run)(runs, "a")
+    files.write_yaml(made.dir / "config.yaml", wanted)
+    link = next(one.proto for one in open_page("jobs", job="a").get("page_link") if one.proto.label == "Duplicate")
+    assert "recipe=custom" in link.query_string and "from=a" in link.query_string
+    app = open_page("train", **{"recipe": "custom", "from": "a"})
+    assert in_a_form(of_command(app)) == in_a_form(wanted)
+    assert not not_taken(app) and app.code[0].value.startswith("lab run custom -o ")
+    again = open_page("train", recipe="custom", o=list(app.query_params["o"]))
+    assert again.code[0].value == app.code[0].value
+
+
+def test_train_sets_the_size_of_a_pool(runs):
+    """A choice that may be a number too; a bad one is named by the check."""
+
+    def choose(what: str) -> None:
+        box = app.selectbox(key="train/l2p/experts.allocation#1")
+        box.options.append(what)  # as if it was typed
+        box.set_value(what).run()
+
+    app = open_page("train", recipe="l2p", o="experts.allocation=12")
+    assert "-o experts.allocation=12" in app.code[0].value and not not_taken(app)
+    choose("20")
+    assert app.code[0].value == "lab run l2p -o experts.allocation=20" and of_command(app)["experts"]["allocation"] == 20
+    choose("many")
+    assert "experts.allocation" in app.error[0].value.replace("\\", "") and app.button(key="train_start").disabled
+    choose("10")
+    assert app.code[0].value == "lab run l2p"
+
+
+STRANGE = {  # what a link may say, and how the remark about it begins
+    "nonsense": "'nonsense' is not an option: write key=value",
+    "train.lr=[": "the value of 'train.lr' cannot be read",
+    "methods.replya={}": "unknown method 'replya': did you mean 'replay'?",
+    "router.name=gatse": "router.name=gatse: this form has no such option",
+    "experts.name=[1]": "experts.name=[1]: ",
+    "stream.name=5": "stream.name=5: ",
+    "stream.tasks=[weather, boats]": "stream.tasks=[weather, boats]: ",
+    "stream.max_train=1": "stream.max_train=1: ",
+    "memory.per_class=-1": "memory.per_class=-1: ",
+    "memory.total=" + 20 * "9": "memory.total=" + 20 * "9" + ": ",
+    "train.clip=.nan": "train.clip=nan: ",
+    "decoding=7": "decoding=7: ",
+}
+
+
+@pytest.mark.parametrize(
+    ("link", "said"),
+    [
+        ({"o": [*STRANGE, "seed=3"]}, list(STRANGE.values())),
+        ({"o": ["methods=7", "stream.name=nowhere", "seed=3"]}, ["unknown method '7'", "stream.name=nowhere: "]),
+        ({"from": "nobody"}, ["unknown run 'nobody': there are: none"]),
+        ({"recipe": "l2x", "o": ["seed=3"]}, ["unknown recipe 'l2x'"]),
+    ],
+)
+def test_train_names_what_it_does_not_understand_in_a_link(runs, link, said):
+    """The rest of the link counts, the form is there, and the remarks go with the first change."""
+    app = open_page("train", **({"recipe": "l2r"} | link))
+    assert not app.error and len(not_taken(app)) == len(said), not_taken(app)
+    assert all(text.startswith(f"Not taken over: {one}") for text, one in zip(not_taken(app), said, strict=True)), not_taken(app)
+    assert app.code[0].value == ("lab run l2r" if "from" in link else "lab run l2r -o seed=3")
+    app.number_input(key="train/l2r/seed#1").set_value(4).run()
+    assert app.code[0].value == "lab run l2r -o seed=4" and not not_taken(app)
 
 
 def test_train_begins_with_the_settings_of_a_run(runs):
@@ -821,7 +1124,10 @@ def test_library_puts_experts_together_and_keeps_the_result(shelf, runs):
             cosines = [np.sum(sum_ * other) / np.linalg.norm(sum_) / np.linalg.norm(other) for other in (x, y)]
             np.testing.assert_allclose(chart(app, "lib_alignment")[place], cosines, rtol=1e-4)
     assert app.metric[0].value == "6" and any("how='cat')" in code.value for code in app.code)
-    assert any("lab compose add a/animals a/weather --weights 1,-2 --how cat" in code.value for code in app.code)
+    assert any(
+        f"lab compose add a/animals a/weather --weights 1,-2 --how cat --out FOLDER --runs {runs}" in code.value
+        for code in app.code
+    )
     app.segmented_control(key="lib_do").set_value("negate").run()
     assert "negate takes 1: what undoes the expert. Now there are 2" in texts(app) and chart(app, "lib_alignment") is None
     app.multiselect(key="lib_parts").set_value(["a/weather"]).run()
@@ -859,6 +1165,25 @@ def test_library_tries_a_composed_expert_beside_its_parts(model, played, monkeyp
     assert len(app.dataframe) == 2
     monkeypatch.setenv("LAB_READ_ONLY", "1")
     assert "nothing is computed here" in texts(open_page("library", lib_do="add", lib_parts=parts))
+
+
+def test_library_deletes_a_run_after_asking_and_no_other(shelf, runs, monkeypatch):
+    """The button opens the question, one answer keeps the run, the other removes it with its experts; not while it trains."""
+    other = write_run(runs, "b")
+    app = open_page("library", lib_run="a")
+    app.button(key="lib_delete").click().run()
+    assert shelf.dir.exists() and "**a** and all its files" in texts(app)
+    app.button(key="delete_no").click().run()
+    assert shelf.dir.exists()
+    app.button(key="lib_delete").click().run()
+    app.button(key="delete_yes").click().run()
+    assert not shelf.dir.exists() and other.status == "finished" and not app.exception
+    assert "There are no experts" in texts(app) and list(app.dataframe[0].value["run"]) == ["b"]
+    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    write_run(runs, "live", status="running")
+    assert open_page("library", lib_run="live").button(key="lib_delete").disabled
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    assert open_page("library", lib_run="b").button(key="lib_delete").disabled
 
 
 def test_library_keeps_notes_and_hides_archived_runs_elsewhere(shelf, runs):
@@ -965,6 +1290,8 @@ def test_a_lesson_keeps_its_place_and_hides_what_it_says(lessons):
     app = open_page("learn", lesson="mine")
     assert "<script>text</script>" in texts(app) and not app.get("popover") and app.button(key="learn_back").disabled
     assert [slider.label for slider in app.slider] == ["After task"]
+    there = open_page("learn", lesson="mine", learn_mine_1_show0_after="1")
+    assert there.slider[0].value == 1 and element(there, "learn_mine_1_show0").proto.alt.endswith("after task 1")
     app.button(key="learn_next").click().run()
     assert "Second" in texts(app) and app.query_params["card"] in ("2", ["2"])
     assert not open_page("learn", lesson="mine", hide="after").slider

@@ -8,11 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import FORGETS, KEEPS, TASKS, write_run
+from conftest import KEEPS, TASKS, write_run
 from typer.testing import CliRunner
 
 import lab
-from lab import cli, jobs, replay, views
+from lab import cli, files, jobs, replay, views
 from lab.errors import LabError
 from lab.runs import Run
 
@@ -64,7 +64,7 @@ def test_a_replay_stops_and_is_played_again(runs, original):
     assert made.status == "stopped" and len(made.matrix) == 2 and made.recorded() == [0, 1]
     replay.play(made, lambda _: None)
     assert made.status == "finished" and made.matrix == original.matrix and len([*made.events("RunStarted")]) == 1
-    with pytest.raises(LabError, match="is a replay: a replay file is made of a finished run"):
+    with pytest.raises(LabError, match="is a replay: a replay file is made of a run that has ended"):
         replay.trace(made)
 
 
@@ -103,10 +103,30 @@ def test_what_is_no_replay_file_is_refused_and_leaves_nothing(runs, original, ch
     assert reason in str(caught.value) and [path.name for path in runs.iterdir()] == ["a"]
 
 
-def test_only_finished_runs_are_traced_and_speed_has_bounds(runs, original):
-    stopped = write_run(runs, "s", "sequential", FORGETS[:2], status="stopped", routed=False)
-    with pytest.raises(LabError, match="run 's' is stopped: a replay file is made of a finished run"):
-        replay.trace(stopped)
+@pytest.mark.parametrize("status", ["stopped", "failed", "interrupted"])
+def test_a_run_that_did_not_finish_is_played_to_its_last_whole_task(runs, status):
+    """Not the ten steps of the third task, nor a score that was measured before its end was said."""
+    half = write_run(runs, "half", matrix=KEEPS[:2], status=status, partial=[0.8])
+    assert len([*half.events("TaskStarted")]) == 3
+    made = replay.create(replay.trace(half))
+    replay.play(made, lambda _: None)
+    assert made.status == "stopped" and made.matrix == KEEPS[:2] and made.scores["partial"] == [] and made.recorded() == [0, 1]
+    assert [event["kind"] for event in made.events()][-1] == "TaskEnded" and len([*made.events("TaskStarted")]) == 2
+    files.write_json(half.dir / "matrix.json", half.scores | {"matrix": KEEPS})
+    assert json.loads(replay.trace(half).splitlines()[0])["scores"]["matrix"] == KEEPS[:2]
+
+
+def test_what_cannot_be_traced_says_why_and_speed_has_bounds(runs, original, monkeypatch):
+    early = write_run(runs, "s", "sequential", [], status="failed", routed=False)
+    with pytest.raises(LabError, match="run 's' is failed and has learned no task: there is nothing to play"):
+        replay.trace(early)
+    with pytest.raises(LabError, match="run 'q' is queued: a replay file is made of a run that has ended"):
+        replay.trace(write_run(runs, "q", matrix=[], status="queued", events=False))
+    size = len(replay.trace(original))
+    with monkeypatch.context() as small:
+        small.setattr(replay, "LARGEST", size - 1)
+        with pytest.raises(LabError, match=f"'a' would have {size:,} bytes: at most {size - 1:,} are played"):
+            replay.trace(original)
     with pytest.raises(LabError, match=r"0\.1 to 1000 times as fast"):
         replay.create(replay.trace(original), speed=0)
 

@@ -8,12 +8,14 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from conftest import FORGETS, KEEPS, write_run
+from conftest import FORGETS, KEEPS, configuration, write_run
+from conftest import TASKS as TASKS_OF_ALL
+from scipy import stats
 from test_browser import CHROMIUM, FLAGS
 from test_tables import WENT
 from typer.testing import CliRunner
 
-from lab import cli, files, report, tables
+from lab import cli, files, report, tables, views
 from lab.config import command_line, configure, recipe_names
 from lab.errors import LabError
 from lab.runs import Run
@@ -59,6 +61,38 @@ def test_the_file_holds_everything_once_and_nothing_from_elsewhere(three, tmp_pa
     assert all(note in unescape(markup) for note in notes)
     assert "router.temperature" in markup and "No router error: there is one shared expert" in markup
     assert "where the losses of run" in markup, "runs that were not decomposed say how"
+
+
+def test_differences_orders_and_sweeps_of_repeated_runs(runs):
+    """Interval and p against scipy; what may not be claimed is grey; sections only where the runs have them."""
+    away = {"replay": (0.1, 0.12, 0.17), "uniform": (0.1, -0.05, 0.02)}
+    made = [write_run(runs, f"s{seed}", "sequential", seed=seed, events=False, routed=False) for seed in range(3)]
+    for recipe, drops in away.items():
+        for seed, drop in enumerate(drops):
+            lower = [[score and score - drop for score in row] for row in KEEPS]
+            made.append(write_run(runs, f"{recipe}{seed}", recipe, lower, seed=seed, events=False, routed=False))
+    text = report.html(made, {})
+    assert "Paired differences to sequential" in text and "<h2>Order" not in text and "<h2>Learning rates" not in text
+    rows = re.findall(r"<tr( class=soft)?><th scope=row>(\w+)</th><td>Average accuracy</td>(.*?)</tr>", text)
+    found = {name: (grey != "", re.findall("<td>(.*?)</td>", cells)) for grey, name, cells in rows}
+    low, high = stats.ttest_1samp([-drop for drop in away["replay"]], 0).confidence_interval()
+    assert found["replay"] == (False, ["3", "-0.130", f"[{low:+.3f}, {high:+.3f}]", "0.250", "yes", "–"])
+    assert found["uniform"][0] and found["uniform"][1][4] == "no"
+    one = report.html([made[0], made[3]], {})
+    assert "<tr class=soft><th scope=row>replay</th>" in one and "one value has no interval" in one
+    assert "One run each, so no interval and no claim: sequential; replay." in one
+
+
+def test_the_report_has_the_order_and_the_sweep(runs):
+    made = [write_run(runs, "there"), write_run(runs, "back", tasks=TASKS_OF_ALL[::-1])]
+    text = unescape(report.html(made, {}))
+    order = re.search(r"<h2>Order of the tasks</h2>.*?</table>", text, re.S)[0]
+    assert "cooking → weather → animals</td><td>1</td><td>0.903</td>" in order and "<h2>Learning rates" not in text
+    for rate, score in ((1e-4, 0.5), (1e-3, 0.9)):
+        made.append(write_run(runs, f"r{score}", validation=[score] * 3, events=False, routed=False))
+        files.write_yaml(made[-1].dir / "config.yaml", configuration(train={"lr": rate, "epochs": 2}))
+    swept = re.search(r"<h2>Learning rates</h2>.*?</table>", unescape(report.html(made[2:], {})), re.S)[0]
+    assert re.findall("<td>(.*?)</td>", swept) == ["0.0001", "1", "0.500", "–", "–", "no", "0.001", "1", "0.900", "–", "–", "yes"]
 
 
 def test_one_unfinished_run_makes_a_report(runs, tmp_path):
@@ -113,6 +147,23 @@ def test_report_from_the_command_line(three, tmp_path):
 def test_formats_from_the_command_line(form, three):
     done = lab("compare", "a", "s", f"--{form}")
     assert done.exit_code == 0 and done.stdout == tables.FORMATS[form]([three[0], three[2]]) and done.stderr == ""
+
+
+def test_unequal_runs_are_said_everywhere(runs, tmp_path):
+    """Scenario, stream (of equal task names) and backbone, before the numbers: on stderr and in the report."""
+    for id in ("a", "b"):
+        write_run(runs, id)
+    equal = {"recipe": "l2r", "seed": 1, "scenario": "task", "backbone": {"name": "minilm"}}
+    equal["stream"] = {"name": "mine", "tasks": TASKS_OF_ALL}
+    files.write_yaml(runs / "b" / "config.yaml", configuration(**equal))
+    path = tmp_path / "out.html"
+    done = lab("compare", "a", "b", "--markdown", "--report", str(path))
+    said = [f"These runs differ in their {what}. Their scores mean different things." for what in
+            ("streams: builtin, mine", "scenarios: class, task", "backbones: tiny, minilm")]  # fmt: skip
+    assert done.exit_code == 0 and done.stderr.splitlines()[:3] == said == views.unequal([Run.open(id, runs) for id in "ab"])
+    text = unescape(path.read_text())
+    assert all(0 < text.index(sentence) < text.index("<h2>Numbers") for sentence in said)
+    assert lab("compare", "a").stderr == ""
 
 
 def test_two_formats_exclude_each_other(three):

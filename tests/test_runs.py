@@ -162,6 +162,19 @@ def test_unknown_run_offers_the_nearest(tmp_path):
     assert str(error.value) == "unknown run 'monday': there are: none"
 
 
+def test_a_run_is_named_by_its_folder_too(tmp_path, monkeypatch):
+    """Where runs of two folders stand side by side, a path takes the place of an id; a name without a separator is an id."""
+    made = [Run.create(CONFIG, tmp_path / folder, "mine") for folder in ("one", "two")]
+    assert [Run.open(str(run.dir), tmp_path / "one") for run in made] == made
+    monkeypatch.chdir(tmp_path)
+    assert Run.open("two/mine").dir.resolve() == made[1].dir and Run.open("./two/mine/", "one").id == "mine"
+    with pytest.raises(LabError, match="unknown run 'two/mien'"):
+        Run.open("two/mien")
+    monkeypatch.chdir(tmp_path / "one")
+    with pytest.raises(LabError, match="unknown run 'mine'"):
+        Run.open("mine")
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 @pytest.mark.parametrize("call", ["mkdir", "replace", "fsync"])
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, call, number):

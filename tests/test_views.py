@@ -131,6 +131,33 @@ def test_collapse_alert(runs, monkeypatch):
     assert [alert.kind for alert in found] == ["collapse"] and "expert animals" in found[0].text
 
 
+def test_alerts_about_routing_are_of_the_moment_asked_for(runs):
+    """Expert 0 takes all after task 2 and none after task 3: it collapses there and is dead here."""
+    run = write_run(runs, "a")
+    for after, first in ((1, 1.0), (2, 0.0)):
+        path = run.dir / "routing" / f"after_{after}.safetensors"
+        arrays, header = files.read_arrays(path)
+        for task in range(after + 1):
+            share = np.full(after + 1, (1 - first) / after)
+            share[0] = first
+            arrays[f"{task}/share_sum"] = share * arrays[f"{task}/count"]
+        files.write_arrays(path, arrays, header)
+    assert [alert.kind for alert in views.alerts(run)] == [alert.kind for alert in views.alerts(run, 2)] == ["dead"]
+    assert [alert.text for alert in views.alerts(run, 1)] == [
+        "The router has collapsed: expert animals gets at least 100% on every task."
+    ]
+    assert views.alerts(run, 0) == []
+    assert "no routing recorded" in views.alerts(run, 7)[0].text
+
+
+def test_alerts_about_lost_points_follow_the_limit(runs):
+    """The fixture's losses are 0.59 and 0.32."""
+    run = write_run(runs, "loud", "sequential", FORGETS, routed=False)
+    said = {limit: [alert.text.split()[1] for alert in views.alerts(run, lost=limit)] for limit in (0.2, 0.5, 0.6)}
+    assert said == {0.2: ["animals", "weather"], 0.5: ["animals"], 0.6: []}
+    assert [alert.text for alert in views.alerts(run)] == [alert.text for alert in views.alerts(run, lost=0.2)]
+
+
 def test_routing_tables(runs):
     run = write_run(runs, "a")
     shares = views.routing_by_task(run)

@@ -7,16 +7,14 @@ colour range from 0 to 1; differences on a range that is symmetric around 0. Nam
 from lab.figures.answers import answer_by_layer, answer_by_token, answer_change, answer_decision, answer_probabilities
 from lab.figures.compare import comparison, decomposition, pareto
 from lab.figures.drawing import (
-    DASHES,
     FAINT,
-    MARKERS,
     METHOD_STYLE,
-    Style,
     clickable,
     figure,
     literal,
     short,
     style,
+    styles,
     task_style,
 )
 from lab.figures.experts import alignment, subspace_overlap
@@ -34,11 +32,13 @@ from lab.figures.routing import (
     routing_profile,
 )
 from lab.figures.scores import (
+    LEAST,
     accuracy_matrix,
     average_curves,
     forgetting_curves,
     guesses,
     interference,
+    interference_graph,
     loss_curve,
     matrix_difference,
 )

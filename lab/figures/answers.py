@@ -24,10 +24,11 @@ from lab.figures.drawing import (
 ANSWER_COLOURS = ["#2B7FC4", "#C98A00"]  # an answer, and the one beside it
 
 
-def answer_by_layer(answer: Answer, head: int | None = None, title: str = "") -> go.Figure:
-    """Weights of one text in every layer, of one routing head or the mean over them."""
+def answer_by_layer(answer: Answer, head: int | None = None, title: str = "", most: float | None = None) -> go.Figure:
+    """Weights of one text in every layer, of one routing head or the mean over them; `most` is where the range of several
+    answers ends."""
     table = answer.by_layer(head)
-    return weights_by_layer(table, heads(table.columns, ()), "expert", weight_of(table.columns, "weight"), title)
+    return weights_by_layer(table, heads(table.columns, ()), "expert", weight_of(table.columns, "weight"), title, most)
 
 
 def answer_change(changed: Answer, original: Answer, title: str = "") -> go.Figure:

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lab import tables, views
-from lab.figures.drawing import FAINT, figure, literal, numbered, short, style
+from lab.figures.drawing import FAINT, Style, figure, literal, numbered, short, style, styles
 from lab.runs import Run
 
 TERM_COLOURS = ["#2B7FC4", "#D55E00", "#009E73", "#C98A00"]  # router, experts, classifier, new classes
@@ -77,12 +77,12 @@ def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = "a
     known = table[table["cost"].notna() & table["score"].notna()]
     log = len(known) > 0 and known["cost"].min() > 0 and known["cost"].max() > 10 * known["cost"].min()
     drawn = figure(title, 400)
-    _pareto_points(drawn, known, titles[cost])
+    _pareto_points(drawn, known, titles[cost], styles(views.groups(runs)))
     drawn.update_xaxes(title=titles[cost] + (" (logarithmic)" if log else ""), type="log" if log else "linear")
     return drawn.update_yaxes(title=titles[score])
 
 
-def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str) -> None:
+def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str, looks: dict[str, Style]) -> None:
     """The line of the best groups, and all groups."""
     front = table[(table["dominated_by"] == "") & ~table["task_id"]].sort_values("cost")
     drawn.add_scatter(
@@ -98,9 +98,9 @@ def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str) -> None:
         verdict = f"dominated by {literal(row.dominated_by)}" if row.dominated_by else "not dominated"
         privilege = "<br>uses the task identity" if row.task_id else ""
         hover.append(f"<b>{literal(row.label)}</b><br>score {row.score:.3f}<br>{cost} {row.cost:,.0f}<br>{verdict}{privilege}")
-        symbols.append(style(row.recipe).marker + ("-open" if row.task_id else ""))
+        symbols.append(looks[row.label].marker + ("-open" if row.task_id else ""))
     marker = {
-        "color": [style(name).colour for name in table["recipe"]], "symbol": symbols, "size": 13,
+        "color": [looks[label].colour for label in table["label"]], "symbol": symbols, "size": 13,
         "opacity": [0.35 if other else 1.0 for other in table["dominated_by"]], "line": {"width": 2},
     }  # fmt: skip
     drawn.add_scatter(

@@ -3,6 +3,7 @@
 import hashlib
 import textwrap
 from collections.abc import Sequence
+from functools import cache
 from html import escape
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from lab import views
+from lab.config import recipe_names
 
 SCALE = "Cividis"  # scores and shares, 0 to 1
 DIVERGING = "PuOr"  # differences, centred on 0; neither red nor green
@@ -57,13 +59,34 @@ TEMPLATE = go.layout.Template(
 pio.templates["lab"] = TEMPLATE
 
 
+@cache
 def style(recipe: str) -> Style:
-    """The fixed style of a recipe; recipes without one get theirs from a hash of the name, the same everywhere."""
+    """The style of a recipe, the same everywhere; no two shipped recipes share colour and marker.
+
+    A shipped recipe without a fixed one has it from its place among these, any other recipe from a hash of its name.
+    """
     if recipe in METHOD_STYLE:
         return METHOD_STYLE[recipe]
-    digest = hashlib.sha256(recipe.encode()).digest()
-    parts = [(OTHER_COLOURS, digest[0]), (DASHES, digest[1]), (MARKERS, digest[2])]
-    return Style(*(choices[byte % len(choices)] for choices, byte in parts))
+    shipped = [name for name in recipe_names() if name not in METHOD_STYLE]
+    if recipe in shipped:
+        turn, colour = divmod(shipped.index(recipe), len(OTHER_COLOURS))
+        picks = (colour, turn + colour, turn + colour)  # neighbours differ in all three
+    else:
+        picks = tuple(hashlib.sha256(recipe.encode()).digest()[:3])
+    return Style(*(row[pick % len(row)] for row, pick in zip((OTHER_COLOURS, DASHES, MARKERS), picks, strict=True)))
+
+
+def styles(groups: Sequence[views.Group]) -> dict[str, Style]:
+    """The style of each group of runs by its label; another group of one recipe keeps the colour and gets the next dash and
+    marker."""
+    found: dict[str, Style] = {}
+    before: list[str] = []
+    for group in groups:
+        colour, *own = style(group.recipe)
+        places = (row.index(one) + before.count(group.recipe) for row, one in zip((DASHES, MARKERS), own, strict=True))
+        found[group.label] = Style(colour, *(row[i % len(row)] for row, i in zip((DASHES, MARKERS), places, strict=True)))
+        before.append(group.recipe)
+    return found
 
 
 def task_style(task: int) -> Style:
@@ -207,9 +230,19 @@ def cells_height(layers: int) -> int:
 
 
 def weights_by_layer(
-    table: pd.DataFrame, columns: Sequence[str], what: str, about: Sequence[str], title: str = "", **scale: Any
+    table: pd.DataFrame,
+    columns: Sequence[str],
+    what: str,
+    about: Sequence[str],
+    title: str = "",
+    most: float | None = None,
+    **scale: Any,
 ) -> go.Figure:
-    """A table of weights with one row per layer; `about` says of each column what its numbers are."""
+    """A table of weights with one row per layer; `about` says of each column what its numbers are.
+
+    Colours are drawn from 0 to `most`, so that charts beside each other can share a range; None: to 1, or the largest weight
+    where that is more, since weights need not sum to one.
+    """
     values = table.to_numpy()
     hover = np.empty(values.shape, dtype=object)
     names = [literal(name) for name in views.layer_names(table.index)]
@@ -217,8 +250,8 @@ def weights_by_layer(
     for i, j in np.ndindex(values.shape):
         hover[i, j] = f"{names[i]}<br>{about[j]} {values[i, j]:.3f}"
     drawn = figure(title, cells_height(len(table)))
-    top = {"zmax": max(1.0, float(np.nanmax(values, initial=0.0)))}  # weights need not sum to one
-    cells(drawn, values, hover, form, xgap=1, ygap=1, **(scale or top))
+    top = max(1.0, float(np.nanmax(values, initial=0.0))) if most is None else most
+    cells(drawn, values, hover, form, xgap=1, ygap=1, **(scale or {"zmax": top}))
     return grid(drawn, names, columns, "layer", what)
 
 

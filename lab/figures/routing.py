@@ -32,9 +32,11 @@ PLAY_MS = 900  # milliseconds that each moment is shown
 MEASURES = {"weight": "mean weight", "entropy": "entropy", "change": "change since then"}
 
 
-def routing_by_task(run: Run, after: int | None = None, title: str = "") -> go.Figure:
-    """Mean share of each expert in the routing of each task."""
-    table = views.routing_by_task(run, after)
+def routing_by_task(
+    run: Run, after: int | None = None, layer: int | None = None, head: int | None = None, title: str = ""
+) -> go.Figure:
+    """Mean share of each expert in the routing of each task, everywhere or in one layer, one routing head, or both."""
+    table = views.routing_by_task(run, after, layer, head)
     hover = _pair_hover(table, "gets {:.1%} of the weight on")
     drawn = figure(title, cell_height(len(table)))
     cells(drawn, table.to_numpy(), hover)
@@ -72,6 +74,7 @@ def routing_by_layer(run: Run, after: int | None, task: int, expert: int, measur
     """One number per layer and routing head, see `views.routing_by_layer`; bars where there is one routing head."""
     table = views.routing_by_layer(run, after, task, expert, measure)
     what, names = MEASURES[measure], [literal(name) for name in views.layer_names(table.index)]
+    most = views.largest_weight(run) if measure == "weight" else 1.0  # the other measures end there
     if table.shape[1] == 1:
         drawn = figure(title, cells_height(len(table)))
         drawn.add_bar(
@@ -80,19 +83,20 @@ def routing_by_layer(run: Run, after: int | None, task: int, expert: int, measur
             customdata=[f"{name}<br>{what} {value:.3f}" for name, value in zip(names, table.iloc[:, 0], strict=True)],
             hovertemplate="%{customdata}<extra></extra>", showlegend=False,
         )  # fmt: skip
-        drawn.update_xaxes(range=[0, max(1.0, float(np.nanmax(table.to_numpy(), initial=0.0)))], title=what, side="top")
+        drawn.update_xaxes(range=[0, most], title=what, side="top")
         drawn.update_yaxes(
             tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], title="layer", showgrid=False
         )
         return drawn
     heads = [str(h + 1) for h in range(table.shape[1])]
-    return weights_by_layer(table, heads, "routing head", [f"routing head {head}<br>{what}" for head in heads], title)
+    return weights_by_layer(table, heads, "routing head", [f"routing head {head}<br>{what}" for head in heads], title, most)
 
 
 def routing_profile(run: Run, after: int | None, task: int, title: str = "") -> go.Figure:
     """Mean weight of every expert in every layer on one task."""
     table = views.routing_profile(run, after, task)
-    return weights_by_layer(table, heads(table.columns, ()), "expert", weight_of(table.columns, "mean weight"), title)
+    about = weight_of(table.columns, "mean weight")
+    return weights_by_layer(table, heads(table.columns, ()), "expert", about, title, views.largest_weight(run))
 
 
 def routing_load(run: Run, after: int | None = None, title: str = "") -> go.Figure:

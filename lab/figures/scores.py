@@ -8,10 +8,9 @@ import plotly.graph_objects as go
 
 from lab import tables, views
 from lab.figures.drawing import (
-    DASHES,
     DIVERGING,
     FAINT,
-    MARKERS,
+    Style,
     cell_height,
     cells,
     faint,
@@ -21,12 +20,14 @@ from lab.figures.drawing import (
     literal,
     numbered,
     short,
-    style,
+    styles,
     task_style,
     unique,
 )
 from lab.runs import Run
 from lab.statistics import interval
+
+LEAST, WIDEST = 0.005, 16  # cost from which a task has an arrow, and pixels that one of 1 is wide
 
 
 def accuracy_matrix(
@@ -95,6 +96,36 @@ def interference(run: views.Runs, title: str = "") -> go.Figure:
     return grid(drawn, numbered(tasks)[1:], heads(tasks, tasks)[:-1], "learning task", "lost by task")
 
 
+def interference_graph(run: views.Runs, title: str = "") -> go.Figure:
+    """Tasks on a circle, in the order of the stream; an arrow goes from a task to an earlier one that learning it cost something.
+
+    The wider, the more was lost: WIDEST pixels at a cost of 1. Gains, and costs that round to 0.00, have no arrow.
+    """
+    table = tables.interference_matrix(run)
+    tasks = list(table.columns)
+    angles = np.pi / 2 - 2 * np.pi * np.arange(len(tasks)) / max(len(tasks), 1)  # clockwise from the top
+    x, y = np.cos(angles), np.sin(angles)
+    drawn = figure(title, 380)
+    for later, earlier in zip(*np.nonzero(table.to_numpy() >= LEAST), strict=True):
+        cost, ends, (new, old) = table.iat[later, earlier], [later, earlier], (literal(tasks[later]), literal(tasks[earlier]))
+        drawn.add_scatter(
+            x=x[ends], y=y[ends], mode="lines+markers", line={"color": task_style(int(later)).colour, "width": 1 + WIDEST * cost},
+            marker={"symbol": ["circle", "arrow"], "size": [1, 12 + WIDEST * cost], "angleref": "previous", "standoff": [0, 16]},
+            opacity=0.75, showlegend=False, name=f"{new} → {old}",
+            hovertemplate=f"learning <b>{new}</b><br>cost {cost:.3f}<br>on task <b>{old}</b><extra></extra>",
+        )  # fmt: skip
+    drawn.add_scatter(
+        x=x, y=y, mode="markers+text", text=[str(i + 1) for i in range(len(tasks))], textfont={"color": "#FFFFFF", "size": 12},
+        marker={"size": 26, "color": [task_style(i).colour for i in range(len(tasks))]}, name="tasks", showlegend=False,
+        customdata=[literal(name) for name in tasks], hovertemplate="<b>%{customdata}</b><extra></extra>", cliponaxis=False,
+    )  # fmt: skip
+    for place, name in enumerate(unique(tasks)):
+        side = "center" if abs(x[place]) < 0.1 else "left" if x[place] > 0 else "right"
+        drawn.add_annotation(x=1.18 * x[place], y=1.18 * y[place], text=name, showarrow=False, xanchor=side)
+    drawn.update_xaxes(visible=False, range=[-1.9, 1.9])
+    return drawn.update_yaxes(visible=False, range=[-1.35, 1.35], scaleanchor="x")
+
+
 def forgetting_curves(run: views.Runs, after: int | None = None, title: str = "") -> go.Figure:
     """Score of every task from the moment it was learned; dotted lines mark where the next task begins.
 
@@ -134,22 +165,15 @@ def average_curves(runs: Sequence[Run], title: str = "") -> go.Figure:
     """Mean score over the tasks seen, one line per recipe; several seeds: mean and t-interval, the runs as thin lines."""
     drawn = figure(title, 380)
     curves = views.average_curves(runs)
-    drawn_recipes: list[str] = []
+    looks = styles(views.groups(runs))
     for label in dict.fromkeys(curves["label"]):
-        rows = curves[curves["label"] == label]
-        _average_curve(drawn, rows, label, drawn_recipes.count(rows["recipe"].iloc[0]))
-        drawn_recipes.append(rows["recipe"].iloc[0])
+        _average_curve(drawn, curves[curves["label"] == label], label, looks[label])
     return _over_tasks(drawn, max((len(run.tasks) for run in runs), default=0), "average accuracy so far")
 
 
-def _average_curve(drawn: go.Figure, rows: pd.DataFrame, label: str, repeat: int) -> None:
-    """Add the curve of one group of seeds; the `repeat`-th group of a recipe keeps its colour and changes dash and marker."""
-    colour, dash, marker = style(rows["recipe"].iloc[0])
-    if repeat:
-        dash, marker = (
-            DASHES[(DASHES.index(dash) + repeat) % len(DASHES)],
-            MARKERS[(MARKERS.index(marker) + repeat) % len(MARKERS)],
-        )
+def _average_curve(drawn: go.Figure, rows: pd.DataFrame, label: str, look: Style) -> None:
+    """Add the curve of one group of seeds."""
+    colour, dash, marker = look
     seeds = rows["run"].nunique()
     if seeds > 1:
         for name, one in rows.groupby("run"):

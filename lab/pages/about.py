@@ -22,8 +22,11 @@ KEYS = {
 def metrics() -> None:
     """The glossary, filled in with the numbers of a run."""
     st.subheader("Metrics", anchor=False)
-    st.markdown("$R_{i,j}$ is the score on task $j$ after learning task $i$, and $T$ the number of tasks learned so far.")
-    found = shell.choices(lambda run: bool(run.matrix))
+    st.markdown(
+        "$R_{i,j}$ is the score on task $j$ after learning task $i$, and $T$ the number of tasks learned so far. Of transfer "
+        "runs, $S_{h,k}$ is the score on the held-out task $h$ of $H$ after $k$ examples of it."
+    )
+    found = shell.choices(lambda run: bool(run.matrix or run.scores.get("held_out")))
     run = None
     if found:
         first = next((key for key, run in found.items() if views.complete(run)), next(iter(found)))
@@ -36,7 +39,7 @@ def metrics() -> None:
             formula.latex(entry.latex)
             if entry.filled:
                 formula.latex(entry.filled)
-            else:
+            if entry.why:
                 formula.caption(f"– ({shell.plain(entry.why)})", text_alignment="center")
 
 

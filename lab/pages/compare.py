@@ -68,27 +68,14 @@ def comparable(chosen: list[Run]) -> tuple[list[Run], dict[str, str]]:
     return [run for run in chosen if run.id not in excluded], excluded
 
 
-def cautions(runs: list[Run], groups: list[Group]) -> None:
+def cautions(runs: list[Run]) -> None:
     """What makes the comparison unequal, said before the numbers."""
-    results = [run.result() for run in runs]
-    for field, what in (("stream", "streams"), ("scenario", "scenarios"), ("backbone", "backbones")):
-        values = list(dict.fromkeys(result[field] for result in results))
-        if len(values) > 1:
-            st.warning(
-                f"These runs differ in their {what}: {shell.plain(', '.join(values))}. Their scores mean different things."
-            )
-    for run in runs:
-        if not views.complete(run):
-            learned = f"{len(run.matrix)} of {len(run.tasks)} tasks"
-            st.warning(f"{shell.plain(run.id)} has learned {learned}: its numbers are those of that moment, and it has no pair.")
-    if any(result["uses"] and result["uses"].get("task_id") for result in results):
+    for sentence in views.unequal(runs):
+        st.warning(shell.plain(sentence))
+    if any((run.result()["uses"] or {}).get("task_id") for run in runs):
         st.info("A run here is given the true task at test (see “Uses task identity”): it is a reference, not a competitor.")
-    single = [shell.plain(group.label) for group in groups if len(group.runs) == 1]
-    if single:
-        st.info(
-            f"One run each, so no interval and no claim: {'; '.join(single)}. Repeat with other seeds, e.g. `--seed 1`.",
-            icon=":material/exposure_plus_1:",
-        )
+    for sentence in tables.once(runs):
+        st.info(shell.plain(sentence), icon=":material/exposure_plus_1:")
 
 
 # -- views -----------------------------------------------------------------------------------------------------------------
@@ -102,10 +89,7 @@ def summary(runs: list[Run], groups: list[Group], baseline: str, excluded: dict[
     alt = "Measures of the chosen runs, one column per method"
     st.dataframe(table, column_config=wide, key="numbers", alt=alt, height="content")
     with st.container(horizontal=True):
-        st.download_button(
-            "Numbers as CSV", tables.csv(runs), "comparison.csv", "text/csv", icon=":material/download:", on_click="ignore",
-            help="The file of `lab compare --csv`: unrounded, with the reason of each missing number.",
-        )  # fmt: skip
+        csv_of(runs, "comparison")
         st.download_button(
             "Report as HTML", lambda: report.html(runs, excluded), "comparison.html", "text/html", on_click="ignore",
             icon=":material/description:", help="Tables, figures, settings and commands in one file that opens offline.",
@@ -119,29 +103,37 @@ def summary(runs: list[Run], groups: list[Group], baseline: str, excluded: dict[
         differences(runs, baseline)
 
 
-def differences(runs: list[Run], baseline: str) -> None:
+def csv_of(runs: list[Run], name: str) -> None:
+    st.download_button(
+        "Numbers as CSV", tables.csv(runs), f"{name}.csv", "text/csv", icon=":material/download:", on_click="ignore",
+        help="The file of `lab compare --csv`: unrounded, with the reason of each missing number.", key=f"{name}_csv",
+    )  # fmt: skip
+
+
+def differences(runs: list[Run], baseline: str, name: str = "") -> None:
+    """Table and figure of the differences; `name` begins the keys of a second one on the page."""
     st.subheader("Paired differences", anchor=False)
     found = repeats.differences(runs, baseline)
-    titles = {measure.path: measure.title for measure in views.MEASURES}
+    titles = {measure.path: measure.title for measure in repeats.compared(runs)}
     shown = found.assign(cell=[difference(row) for row in found.itertuples()])
-    labels, columns = list(dict.fromkeys(found["label"])), list(repeats.COMPARED)
+    labels, columns = list(dict.fromkeys(found["label"])), list(titles)
     texts = shown.pivot(index="label", columns="measure", values="cell").loc[labels, columns]
     claimed = found.pivot(index="label", columns="measure", values="claim").loc[labels, columns]
     greyed = texts.style.apply(lambda _: claimed.map(lambda claim: "" if claim is True else UNCLAIMED), axis=None)
     names = {path: st.column_config.TextColumn(titles[path], width="medium") for path in columns}
     names["label"] = st.column_config.TextColumn(f"minus {baseline}", pinned=True)
-    st.dataframe(greyed, column_config=names, key="differences", height="content", alt=f"Methods minus {baseline}")
+    st.dataframe(greyed, column_config=names, key=f"{name}differences", height="content", alt=f"Methods minus {baseline}")
     shell.how_to_read(
         "Each run minus the baseline's run of the same seed and order; in brackets the 95 % interval. Grey: it includes zero, or "
         "there is none, so no sign may be claimed. Nothing is corrected for the number of comparisons."
     )
-    measure = st.selectbox("Measure", columns, format_func=titles.get, key="cmp_measure", bind="query-params")
+    measure = st.selectbox("Measure", columns, format_func=titles.get, key=f"{name}cmp_measure", bind="query-params")
     known = found[(found["measure"] == measure) & found["mean"].notna()]
     if known.empty:
         return st.info(f"No difference can be taken: {shell.plain('; '.join(dict.fromkeys(found['why'])))}.")
     said = "; ".join(f"{row.label} {difference(row)}" for row in known.itertuples())
     shell.card(
-        versus.differences, runs, baseline, measure, key="cmp_differences",
+        versus.differences, runs, baseline, measure, key=f"{name}cmp_differences",
         alt=f"{titles[measure]} minus that of {baseline}: {said}",
         read="Right of the line: higher than the baseline. Hollow: no claim.",
     )  # fmt: skip
@@ -260,10 +252,34 @@ def interference(runs: list[Run]) -> None:
                 figures.interference, of(group), key=f"cmp_interference_{place}", table=tables.interference_matrix,
                 alt=f"Interference in {group.label}; the largest: learning {learned} cost {task} {table.at[learned, task]:.3f}",
             )  # fmt: skip
+            costs = [f"{late} → {early} {cost:.3f}" for (late, early), cost in table.stack().items() if cost >= figures.LEAST]
+            shell.card(
+                figures.interference_graph, of(group), key=f"cmp_graph_{place}", table=tables.interference_matrix,
+                alt=f"Which task cost which in {group.label}: {'; '.join(costs) or 'none cost another anything'}",
+            )  # fmt: skip
     shell.how_to_read(
         "Going down a column shows what each later task cost this one; the column sums to what it lost since it was learned. "
-        "Negative numbers are gains. The range is −1 to 1 everywhere."
+        "Negative numbers are gains. The range is −1 to 1 everywhere. In the circle an arrow leads from the task that was "
+        "learned to the one it cost; the wider, the more."
     )
+    routed = [run for run in runs if run.recorded()]
+    if routed:
+        st.subheader("Which expert was chosen", anchor=False)
+        for place, run in in_columns(routed):
+            with shell.section():
+                if len(run.routing().experts) < 2:
+                    st.info("There is one expert: nothing to route.")
+                    continue
+                table = tables.routing_confusion(run)
+                said = "; ".join(f"{task} → {row.idxmax()} {row.max():.2f}" for task, row in table.dropna().iterrows())
+                shell.card(
+                    figures.routing_confusion, run, key=f"cmp_confusion_{place}", table=tables.routing_confusion,
+                    alt=f"First choice on each task of {run.id}, the most frequent: {said}",
+                )  # fmt: skip
+        shell.how_to_read(
+            "How often each expert was the first choice on the examples of each task, over layers and routing heads. Off the "
+            "diagonal the router took the expert of another task."
+        )
     st.subheader("Where did it go?", anchor=False)
     measured = [run for run in runs if run.decomposition]
     for place, run in in_columns(measured):
@@ -368,7 +384,11 @@ def draw() -> None:
     found = shell.choices()
     if not found:
         return shell.nothing_yet("There are no runs to compare yet.")
-    chosen = pick(found)
+    kept = shell.only("only", found)
+    left = [key for key in st.session_state.get("runs", ()) if key in kept]
+    if left:  # else the first ones are chosen anew
+        st.session_state["runs"] = left
+    chosen = pick(kept)
     if not chosen:
         return st.info("Choose at least one run above.")
     runs, excluded = comparable(chosen)
@@ -380,7 +400,7 @@ def draw() -> None:
     if not runs:
         return None
     groups = views.groups(runs)
-    cautions(runs, groups)
+    cautions(runs)
     if len(groups) == 1:
         st.info("Choose a run of another method to see differences.")
     labels = [group.label for group in groups]
@@ -396,7 +416,7 @@ def draw() -> None:
         "Settings": lambda: settings(groups),
     }
     view = left.segmented_control("View", list(shown), default="Summary", key="cmp_view", bind="query-params", required=True)
-    shell.begin_with("baseline", labels, first_baseline(groups))
+    shell.begin_with("baseline", labels, repeats.reference(runs))
     help = "Differences are taken to this method, on the same seeds and orders."
     baseline = right.selectbox("Baseline", labels, key="baseline", bind="query-params", help=help)
     with shell.section():
@@ -408,15 +428,21 @@ def transfer(runs: list[Run]) -> None:
     st.subheader("Transfer to held-out tasks", anchor=False)
     alt = "Measures of the transfer runs, one column per method"
     st.dataframe(views.summary_table(runs), key="transfer", alt=alt, height="content")
+    with st.container(horizontal=True):
+        csv_of(runs, "transfer")
+        with st.popover("Command", icon=":material/terminal:", type="tertiary", key="transfer_command"):
+            st.code(shell.command_of(runs), language="bash")
     shell.how_to_read(
         f"Mean scores of the held-out tasks after so many examples of each, over repetitions, ± half of the {INTERVAL}. "
         "Every method begins from its own joint training on the other tasks; the true task is known."
     )
-
-
-def first_baseline(groups: list[Group]) -> str:
-    """The sequential method where it is there, else the first one."""
-    return next((group.label for group in groups if group.recipe == "sequential"), groups[0].label)
+    for sentence in tables.once(runs):
+        st.info(shell.plain(sentence), icon=":material/exposure_plus_1:")
+    labels = [group.label for group in views.groups(runs)]
+    if len(labels) > 1:
+        shell.begin_with("transfer_baseline", labels, labels[0])
+        baseline = st.selectbox("Baseline of the transfer runs", labels, key="transfer_baseline", bind="query-params")
+        differences(runs, baseline, "transfer_")
 
 
 draw()

@@ -182,7 +182,7 @@ def keep(made: "Adapter", words: str, parts: "list[Adapter]") -> None:
                 actions.attempt(lambda: compose_write(made, name, words, parts))
             else:
                 st.warning("Write a name first.")
-    st.code(f"{words} --out FOLDER", language="bash")
+    st.code(f"{words} --out FOLDER{shell.where()}", language="bash")
 
 
 def compose_write(made: "Adapter", name: str, words: str, parts: "list[Adapter]") -> None:

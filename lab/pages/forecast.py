@@ -84,7 +84,8 @@ def duration(seconds: float) -> str:
 def examples(report: dict[str, Any]) -> None:
     """The first training examples of a task, token by token."""
     names = [task["name"] for task in report["tasks"]]
-    chosen = st.selectbox("First training examples of", names, key="train_examples")
+    shell.forget("train_examples", names)
+    chosen = st.selectbox("First training examples of", names, key="train_examples", bind="query-params")
     task = report["tasks"][names.index(chosen)]
     for example in task["examples"]:
         tokens = example["tokens"]

@@ -28,6 +28,7 @@ class Entry:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    free: bool = False  # a number may stand in place of a choice
 
     @property
     def section(self) -> str:
@@ -80,8 +81,8 @@ def entry(path: str, field: FieldInfo, value: Any, choices: Sequence[str] = ()) 
     if any(get_origin(kind) is list for kind in kinds):
         return Entry(path, about, value, "names", optional, choices=tuple(choices))
     if get_origin(kinds[0]) is Literal:
-        names, value = [str(choice) for choice in get_args(kinds[0])], str(value) if len(kinds) > 1 else value
-        return Entry(path, about, value, "choice", optional, choices=tuple(dict.fromkeys([*names, *[value] * (len(kinds) > 1)])))
+        names = tuple(str(choice) for choice in get_args(kinds[0]))
+        return Entry(path, about, value, "choice", optional, choices=names, free=len(kinds) > 1)
     if choices:
         return Entry(path, about, value, "choice", optional, choices=tuple(dict.fromkeys([*choices, str(value)])))
     kind = {bool: "bool", int: "int", float: "float"}.get(kinds[0], "text")

@@ -5,7 +5,7 @@ import streamlit as st
 import yaml
 
 from lab import figures, jobs, replay, views
-from lab.config import recipe_names
+from lab.config import CUSTOM, recipe_names
 from lab.pages import actions, shell
 from lab.runs import Run, all_runs
 
@@ -104,11 +104,11 @@ def controls(run: Run, state: str) -> None:
             st.page_link(shell.page("compare"), label="Compare", icon=":material/compare_arrows:", query_params={"runs": run.id})
         if run.recorded():
             st.page_link(shell.page("routing"), label="Routing", icon=":material/alt_route:", query_params={"rt_run": run.id})
-        if run.config["recipe"] in recipe_names():
-            st.page_link(
-                shell.page("train"), label="Duplicate", icon=":material/content_copy:",
-                query_params={"recipe": run.config["recipe"], "from": run.id}, help="Opens the form with its settings.",
-            )  # fmt: skip
+        recipe = run.config["recipe"] if run.config["recipe"] in recipe_names() else CUSTOM
+        st.page_link(
+            shell.page("train"), label="Duplicate", icon=":material/content_copy:",
+            query_params={"recipe": recipe, "from": run.id}, help="Opens the form with its settings.",
+        )  # fmt: skip
         if state == "finished" and not run.info.get("replay") and run.protocol == "stream":
             st.download_button(
                 "Replay file", lambda: replay.trace(run), f"{run.id}.jsonl", "application/jsonl", icon=":material/movie:",
@@ -124,6 +124,12 @@ def controls(run: Run, state: str) -> None:
 
 def live(run: Run, state: str) -> None:
     """The state of the run, looked up again while it is active; a change of status redraws the page once."""
+    lost = views.LOSS
+    if run.protocol == "stream":
+        lost = st.number_input(
+            "Tell when a task lost more than", 0.0, 1.0, views.LOSS, 0.05, key="job_lost", bind="query-params", width=240,
+            help="Best score of a task minus its newest one, from 0 to 1.",
+        )  # fmt: skip
 
     @st.fragment(run_every=PERIOD if state in jobs.ACTIVE else None)
     def card() -> None:
@@ -136,7 +142,7 @@ def live(run: Run, state: str) -> None:
         elapsed = f" · {views.clock(now.elapsed_s)} since it started" if timed else ""
         st.progress(min(max(now.share, 0.0), 1.0), text=shell.plain(place + elapsed))
         stepper(run)
-        for alert in views.alerts(run):
+        for alert in views.alerts(run, lost=lost):
             st.warning(shell.plain(alert.text), icon=":material/warning:")
         left, right = st.columns(2, gap="large")
         with left:

@@ -133,7 +133,7 @@ def draw_figure(key: str, show: Show, runs: dict[str, Run], hidden: set[str]) ->
     learned = len(run.matrix)
     after = min(show.after or learned, learned)
     if show.after is None and learned > 1 and "after" not in hidden:
-        after = st.slider("After task", 1, learned, learned, key=f"{key}_after", persist_state="session")
+        after = st.slider("After task", 1, learned, learned, key=f"{key}_after", bind="query-params", persist_state="session")
     alt = f"{show.figure.replace('_', ' ')} of {run.config['recipe']} after task {after}"
     plot(getattr(figures, show.figure), getattr(views, show.figure), (run, after - 1), key, alt, show.read, hidden)
 

@@ -76,13 +76,13 @@ def experts(found: list[SavedExpert]) -> None:
 
 def take(expert: SavedExpert) -> None:
     """Download one expert, with its card shown."""
-    lora = row(expert)["kind"] == "lora"
+    by = "peft" if library.in_peft(expert) else "this lab"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             "Download as zip", lambda: library.packed(expert), f"{expert.key.replace('/', '-')}.zip", "application/zip",
             icon=":material/download:", on_click="ignore", key="lib_download",
         )  # fmt: skip
-        st.caption("A folder that peft loads, with a card." if lora else "A folder that this lab loads, with a card.")
+        st.caption(f"A folder that {by} loads, with a card.")
     with st.expander("Card", icon=":material/description:"):
         st.code(library.card(expert), language="markdown", wrap_lines=True)
 

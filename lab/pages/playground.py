@@ -220,10 +220,11 @@ def show(answers: dict[str, Answer], code: str) -> None:
         return
     st.subheader("Which expert answers", anchor=False)
     head = which_head(max(answer.weights.shape[1] for answer in routed.values()))
+    most = max(1.0, *(float(answer.weights.max()) for answer in routed.values()))
     left, right = st.columns(2, gap="large")
     for place, (column, (name, answer)) in enumerate(zip((left, right), routed.items(), strict=False)):
         with column:
-            by_layer(answer, name, head, place, code)
+            by_layer(answer, name, head, place, most, code)
     if len(routed) == 2:
         left, right = st.columns(2, gap="large")
         with left:
@@ -272,15 +273,16 @@ def difference(first: tuple[str, Answer], second: tuple[str, Answer], code: str)
     )  # fmt: skip
 
 
-def by_layer(answer: Answer, name: str, head: int | None, place: int, code: str) -> None:
+def by_layer(answer: Answer, name: str, head: int | None, place: int, most: float, code: str) -> None:
+    """Weights of one answer in all layers, on the range that it shares with the answer beside it."""
     head = None if head is None or head >= answer.weights.shape[1] else head
     shares = answer.by_expert().sort_values(ascending=False)
     top = ", ".join(f"{shell.plain(expert)} {share:.0%}" for expert, share in shares.head(3).items())
     st.markdown(f"**{shell.plain(name)}**  \n{top}")
     shell.card(
         figures.answer_by_layer, answer, head, key=f"pg_layers_{place}", alt=f"Weights by layer and expert, {name}: {top}",
-        table=lambda one, h: one.by_layer(h), python=f"{code}\nlab.figures.answer_by_layer(answers[{name!r}], {head})",
-        read="Input side on top.",
+        table=lambda one, h: one.by_layer(h), read="Input side on top.", most=most,
+        python=f"{code}\nlab.figures.answer_by_layer(answers[{name!r}], {head}, most={most:g})",
     )  # fmt: skip
 
 

@@ -133,8 +133,8 @@ def overview(run: Run, after: int) -> None:
 
 
 def warnings(run: Run, after: int) -> None:
-    """What is wrong with the routing as a whole."""
-    for alert in views.alerts(run):
+    """What is wrong with the routing as a whole at this moment."""
+    for alert in views.alerts(run, after):
         if alert.kind in ("collapse", "dead", "damaged"):
             st.warning(shell.plain(alert.text), icon=":material/warning:")
     if views.routing_entropy(run, after).min() > 0.999 and len(run.routing(after).experts) > 1:
@@ -278,9 +278,11 @@ def step_by_step(run: Run, after: int, at: Focus, number: int, answer: Answer, w
         )  # fmt: skip
     head = at.head if answer.weights.shape[1] > 1 else None
     st.markdown("**This example in every layer**" + (f", routing head {head + 1}" if head is not None else ""))
+    most = views.largest_weight(run)
     shell.card(
-        figures.answer_by_layer, answer, head, key="rt_one", alt="Weights of the chosen example by layer and expert",
-        table=lambda *_: answer.by_layer(head), python=python % (f"answer_by_layer(answer, {head})", f"by_layer({head})"),
+        figures.answer_by_layer, answer, head, key="rt_one", alt="Weights of the chosen example by layer and expert", most=most,
+        table=lambda *_: answer.by_layer(head),
+        python=python % (f"answer_by_layer(answer, {head}, most={most:g})", f"by_layer({head})"),
         read="Each row sums to 1 where the router normalises. A row that changes its favourite asks another expert for help.",
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -18,6 +19,8 @@ from lab.errors import LabError
 from lab.runs import Run, all_runs, root
 
 HERE = Path(__file__).parent
+EXAMPLES = HERE.parent / "examples"
+IN_SHELL = '"$(python -c "import lab; print(lab.__path__[0])")/examples"'  # the same folder, as a shell finds it
 SECTIONS = {
     "Learn": [("start", "Start", ":material/home:"), ("learn", "Lessons", ":material/school:")],
     "Experiment": [("train", "Train", ":material/model_training:"), ("jobs", "Jobs", ":material/monitoring:")],
@@ -28,6 +31,7 @@ SECTIONS = {
     ],
     "Keep": [("library", "Library", ":material/inventory_2:"), ("about", "About", ":material/info:")],
 }
+MANY = 12  # runs from which on a picker can be narrowed
 RECORDED = "~"  # begins the key of a recorded example; no run id has it
 STATUS_ICON = {
     "queued": ":material/schedule:", "running": ":material/play_circle:", "finished": ":material/check_circle:",
@@ -72,8 +76,21 @@ def how_to_read(text: str) -> None:
 
 def examples() -> list[Run]:
     """Recorded example runs: those of the package, or of the folder in LAB_EXAMPLES."""
-    folder = Path(os.environ.get("LAB_EXAMPLES") or HERE.parent / "examples")
-    return views.readable(all_runs(folder))
+    return views.readable(all_runs(examples_folder()))
+
+
+def examples_folder() -> Path:
+    return Path(os.environ.get("LAB_EXAMPLES") or EXAMPLES)
+
+
+def damaged_examples() -> None:
+    """Name the recorded examples that cannot be read, and what to do."""
+    for run in all_runs(examples_folder()):
+        if reason := views.problem(run):
+            again = "Install the lab again to have it back" if packaged(run) else "Put its files back"
+            st.warning(
+                plain(f"A recorded example is left out: {reason}. {again}; it is {run.dir}."), icon=":material/broken_image:"
+            )
 
 
 def table(runs: list[Run]) -> pd.DataFrame:
@@ -139,10 +156,45 @@ def link_name(run: Run) -> str:
 
 
 def pick_run(label: str, key: str, found: dict[str, Run], first: str) -> Run:
-    """A select box over runs, bound to the URL; begins with the run called `first`."""
-    begin_with(key, list(found), first)
-    chosen = st.selectbox(label, list(found), index=None, format_func=run_name, key=key, bind="query-params")
-    return found[chosen or first]
+    """A select box over runs, bound to the URL, and where they are many or marked, one that narrows the choice below it; begins
+    with the run called `first`."""
+    box = st.container()
+    kept = only(f"{key}_only", found)
+    first = first if first in kept else next(iter(kept))
+    begin_with(key, list(kept), first)
+    chosen = box.selectbox(label, list(kept), index=None, format_func=run_name, key=key, bind="query-params")
+    return kept[chosen or first]
+
+
+def only(key: str, found: dict[str, Run]) -> dict[str, Run]:
+    """The runs with one of the chosen recipes, one of the streams, one of the tags, and a star, as far as each is asked for."""
+    facts = table(list(found.values())).reset_index(drop=True)
+    marks = {name: marked(run, facts.loc[place]) for place, (name, run) in enumerate(found.items())}
+    offered = sorted(set().union(*marks.values()))
+    if len(found) < MANY and not any(mark.startswith(("tag ", "starred")) for mark in offered):
+        return found
+    forget(key, offered)
+    chosen = st.multiselect(
+        "Only", offered, key=key, bind="query-params", placeholder="All runs",
+        help="Offers runs with these recipes, streams, tags or a star only: any of one kind, all of several kinds. "
+        "Tags and stars are given in the Library.",
+    )  # fmt: skip
+    kinds: dict[str, set[str]] = {}
+    for mark in chosen:
+        kinds.setdefault(mark.split()[0], set()).add(mark)
+    kept = {name: run for name, run in found.items() if all(wanted & marks[name] for wanted in kinds.values())}
+    if not kept:
+        st.caption("No run has all of this: all runs are offered.")
+    return kept or found
+
+
+def marked(run: Run, facts: "pd.Series[Any]") -> set[str]:
+    """What a run can be chosen by, as far as it can be read."""
+    found = {f"{name} {facts[name]}" for name in ("recipe", "stream") if isinstance(facts[name], str)}
+    with suppress(LabError):
+        notes = run.notes
+        found |= {f"tag {tag}" for tag in notes["tags"]} | ({"starred"} if notes["starred"] else set())
+    return found
 
 
 def begin_with(key: str, options: list[str], first: Any) -> None:
@@ -167,7 +219,7 @@ def forget(key: str, options: list[Any]) -> None:
 def nothing_yet(what: str) -> None:
     """The empty state: what is missing and how to make it."""
     st.info(f"{what} Train one from the page below, or on the command line; this page shows it as soon as its folder exists.")
-    st.code("lab run l2r --stream builtin", language="bash")
+    st.code(f"lab run l2r --stream builtin{where()}", language="bash")
     st.page_link(page("train"), label="Go to Train", icon=":material/model_training:")
 
 
@@ -260,16 +312,35 @@ def own(run: Run) -> bool:
 
 
 def opened(run: Run) -> str:
-    """The expression that opens a run."""
-    return f"lab.Run.open({run.id!r})" if own(run) else f"lab.Run.open({run.id!r}, lab.__path__[0] + '/examples')"
+    """The expression that opens a run, wherever it is evaluated."""
+    if packaged(run):
+        return f"lab.Run.open({run.id!r}, lab.__path__[0] + '/examples')"
+    return f"lab.Run.open({', '.join(map(repr, [run.id, *folder_of(run)]))})"
 
 
 def command_of(runs: Sequence[Run]) -> str:
-    """The command that prints the results of these runs."""
-    ids = list(dict.fromkeys(run.id for run in runs))
-    examples = "$(python -c 'import lab; print(lab.__path__[0])')/examples"
-    where = "" if all(map(own, runs)) else f' --runs "{examples}"'
-    return f"lab {'show' if len(ids) == 1 else 'compare'} {' '.join(ids)} --json{where}"
+    """The command that prints the results of these runs, wherever it is typed."""
+    places = {run: IN_SHELL if packaged(run) else "".join(map(shlex.quote, folder_of(run))) for run in runs}
+    several = len(set(places.values())) > 1
+    names = [f"{place}/{run.id}" if several and place else run.id for run, place in places.items()]
+    folder = "" if several else "".join(f" --runs {place}" for place in {*places.values()} if place)
+    return f"lab {'show' if len(names) == 1 else 'compare'} {' '.join(names)} --json{folder}"
+
+
+def where() -> str:
+    """What a command needs in addition to find the runs of this page; nothing for ./runs, where it looks anyway."""
+    return f" --runs {shlex.quote(str(root().resolve()))}" if os.environ.get("LAB_RUNS") else ""
+
+
+def packaged(run: Run) -> bool:
+    """Whether a run is a recorded example of the package, which is elsewhere on another machine."""
+    return run.dir.parent.resolve() == EXAMPLES.resolve()
+
+
+def folder_of(run: Run) -> list[str]:
+    """The folder that has to be named to find a run; none for ./runs, where it is looked for anyway."""
+    usual = own(run) and not os.environ.get("LAB_RUNS")
+    return [] if usual else [str(run.dir.parent.resolve())]
 
 
 def number(value: float | None, form: str = "{:.3f}") -> str:

@@ -123,7 +123,8 @@ def draw() -> None:
     )
     pair = story(shell.examples())
     if pair is None:
-        st.info("No pair of recorded examples is installed here. Train your own run to see its story.")
+        shell.damaged_examples()
+        st.info("No pair of recorded examples can be shown here. Train your own run to see its story.")
         return doors()
     sequential, routed = pair
     st.badge("recorded example", icon=":material/movie:", color="violet", help="Trained before and shipped with the lab.")

@@ -6,12 +6,13 @@ What was changed stands in the link as `o=key=value`, so a link opens the form a
 import shlex
 import time
 from dataclasses import replace
+from typing import Any
 
 import streamlit as st
 import yaml
 
 from lab import config, jobs, sources
-from lab.errors import LabError, bad_yaml
+from lab.errors import LabError, bad_yaml, unknown
 from lab.pages import draft, form, shell, widgets
 from lab.pages.forecast import before_start
 
@@ -38,13 +39,21 @@ def check(recipe: str, changes: list[str]) -> tuple[config.RunConfig | None, str
         return None, str(error)
 
 
+def as_recipe(recipe: str, changes: list[str]) -> dict[str, Any]:
+    """A recipe file of the same run. A file that names its stream says all about it, so what fits the stream is written out."""
+    own = form.nested(changes)
+    fit = config.fitted({}, own.get("stream", {}).get("name"))
+    fit = {name: part for name, part in fit.items() if "name" in part or "name" not in own.get(name, {})}  # as of the old plug-in
+    return {"recipe" if recipe == config.CUSTOM else "base": recipe} | config.merged(fit, own)
+
+
 def equivalents(recipe: str, changes: list[str]) -> None:
     """The same run as a command, a recipe file and Python, kept up to date with the form."""
     st.subheader("The same without this page", anchor=False)
     command, recipe_file, python = st.tabs(["Command line", "YAML", "Python"])
     words = ["lab", "run", recipe, *(word for change in changes for word in ("-o", change))]
     command.code(shlex.join(words), language="bash", wrap_lines=True)
-    content = yaml.safe_dump({"base": recipe} | form.nested(changes), sort_keys=False, allow_unicode=True)
+    content = yaml.safe_dump(as_recipe(recipe, changes), sort_keys=False, allow_unicode=True)
     recipe_file.code(content, language="yaml")
     with recipe_file.container(horizontal=True, vertical_alignment="center"):
         st.caption("A recipe file: `lab run FILE`")
@@ -145,15 +154,17 @@ def draw() -> None:
     shell.heading(
         "Train", "A recipe is a published system as a list of choices. Change what you want to know about; the rest stays."
     )
-    found = {recipe["name"]: recipe for recipe in config.recipes()}
-    if not found:
-        return st.error("No recipes are installed.")
+    found = {recipe["name"]: recipe["about"] for recipe in config.recipes()}
+    found[config.CUSTOM] = "No recipe: the defaults of all options, to begin with nothing."
     names = list(found)
     presets(names)
-    shell.begin_with("recipe", names, "l2r" if "l2r" in names else names[0])
+    asked = st.query_params.get("recipe")
+    unread = [] if asked is None or asked in names else [str(unknown("recipe", asked, names))]
+    shell.begin_with("recipe", names, "l2r")
     recipe = st.selectbox("Recipe", names, index=None, key="recipe", bind="query-params") or names[0]
-    st.caption(shell.plain(found[recipe]["about"]))
-    draft.take_over(recipe)
+    st.caption(shell.plain(found[recipe]))
+    draft.take_over(recipe, unread)
+    said = st.container()
     left, right = st.columns([3, 2], gap="large")
     base = widgets.options(recipe, widgets.structure(recipe))
     offered = widgets.choices(recipe, base.stream.name)
@@ -165,10 +176,10 @@ def draw() -> None:
     with left:
         values = widgets.fill(recipe, entries)
         files(names)
-    own = config.read_recipe(recipe).get("methods", {})
-    structural = [f"methods.{name}={{}}" for name in draft.drafted(recipe, "methods", []) if name not in own]
-    changes = structural + form.overrides(entries, values)
+    changes = widgets.added(recipe) + form.overrides(entries, values)
     draft.put_into_link(changes)
+    for text in draft.left_out(recipe, entries, changes):
+        said.warning(f"Not taken over: {shell.plain(text)}", icon=":material/link_off:")
     made, reason = check(recipe, changes)
     with right:
         launch(made, reason)

@@ -13,7 +13,7 @@ from lab.pages import draft, form, shell
 from lab.pages.form import Entry
 
 BACKBONES = ("minilm", "tiny", "strings")  # others only from the command line: a page does not take names of models to load
-STRUCTURE = ("experts.name", "router.name")  # what decides which other options there are
+STRUCTURE = {"experts.name": registry.experts, "router.name": registry.routers}  # what decides which other options there are
 MAIN = {
     "stream.name": "Stream",
     "backbone.name": "Backbone",
@@ -31,17 +31,33 @@ SECTIONS = {"": "run", "train": "training", "memory_training": "training on the 
 
 def structure(recipe: str) -> list[str]:
     """Overrides that decide which options exist: kind of expert, router, added methods."""
-    added = draft.drafted(recipe, "methods", [])
     names = {path: draft.drafted(recipe, path, None) for path in STRUCTURE}
-    return [f"{path}={name}" for path, name in names.items() if name] + [f"methods.{name}={{}}" for name in added]
+    chosen = [f"{path}={name}" for path, name in names.items() if name in STRUCTURE[path].names()]
+    return chosen + added(recipe)
+
+
+def more_methods(recipe: str) -> list[str]:
+    """Methods that can be added: all but the recipe's own."""
+    own = config.start(recipe, {}).get("methods", {})
+    return [name for name in registry.methods.names() if name not in own]
+
+
+def added(recipe: str) -> list[str]:
+    """Overrides that add the chosen methods, and the section on transfer where a link or a run has it and the recipe has not."""
+    chosen = draft.drafted(recipe, "methods", [])
+    moved = any(path.partition(".")[0] == "transfer" and value is not None for path, value in draft.draft(recipe)[1].items())
+    transfer = ["transfer={}"] if moved and not config.start(recipe, {}).get("transfer") else []
+    return [f"methods.{name}={{}}" for name in more_methods(recipe) if name in chosen] + transfer
 
 
 def options(recipe: str, structural: list[str]) -> config.RunConfig:
-    """The recipe with the chosen plug-ins, before anything else is changed; consistency is checked later, with all changes."""
-    content = config.read_recipe(recipe)
+    """The recipe with the chosen plug-ins and what fits the chosen stream, before anything else is changed; consistency is
+    checked later, with all changes."""
+    stream = draft.drafted(recipe, "stream.name", None)
+    content = config.start(recipe, {"stream": {"name": stream}} if stream in stream_names() else {})
     for text in structural:
         content = config.merged(content, config.parse_override(text))
-    return config.RunConfig(**content)
+    return config.typed(content)
 
 
 def stream_names() -> list[str]:
@@ -62,9 +78,10 @@ def task_names(stream: str) -> list[str]:
 
 def choices(recipe: str, recipe_stream: str) -> dict[str, list[str]]:
     """Names to choose from where the type is only text."""
-    tasks = task_names(draft.drafted(recipe, "stream.name", recipe_stream))
+    streams, stream = stream_names(), draft.drafted(recipe, "stream.name", recipe_stream)
+    tasks = task_names(stream if stream in streams else recipe_stream)
     return {
-        "stream.name": stream_names(),
+        "stream.name": streams,
         "stream.tasks": tasks,
         "transfer.train_tasks": tasks,
         "transfer.held_out": tasks,
@@ -82,7 +99,11 @@ def widget(recipe: str, one: Entry, label: str = "") -> Any:
     if one.kind == "bool":
         return st.toggle(label, one.default, **common)
     if one.kind == "choice":
-        return st.selectbox(label, one.choices, index=one.choices.index(str(one.default)), **common)
+        if one.path == "stream.name":  # which brings the settings that fit it
+            common |= {"on_change": draft.follow, "args": [recipe, one.path]}
+        choices = [*dict.fromkeys([*one.choices, str(one.default)])]
+        chosen = st.selectbox(label, choices, index=choices.index(str(one.default)), accept_new_options=one.free, **common)
+        return int(chosen) if one.free and chosen.isdecimal() else chosen
     if one.kind in ("int", "float"):
         return number(one, label, common)
     if one.kind == "names" and one.choices:
@@ -113,9 +134,7 @@ def fill(recipe: str, found: list[Entry]) -> dict[str, Any]:
         with columns[place % 2]:
             values[path] = widget(recipe, by_path[path], label)
     with st.expander("All other options", icon=":material/tune:", key="train_more"):
-        added = [
-            name for name in registry.methods.names() if f"methods.{name}" not in config.read_recipe(recipe).get("methods", {})
-        ]
+        added = more_methods(recipe)
         st.multiselect(
             "More methods",
             added,

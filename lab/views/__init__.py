@@ -15,9 +15,11 @@ from lab.views.compare import (
     labels,
     summary,
     summary_table,
+    unequal,
 )
 from lab.views.results import COMMON, MEASURES, Measure, cell, measures, pick, reason, tested
 from lab.views.routing import (
+    largest_weight,
     layer_names,
     own_expert,
     own_share,
@@ -58,4 +60,4 @@ from lab.views.scores import (
     transfer_scores,
     zero_shot,
 )
-from lab.views.training import Alert, Progress, alerts, clock, losses, progress, task_states
+from lab.views.training import LOSS, Alert, Progress, alerts, clock, losses, progress, task_states

@@ -116,6 +116,24 @@ def common_tasks(runs: Sequence[Run]) -> list[str]:
     return [task for task in (learned[0] if runs else {}) if all(other.get(task) == learned[0][task] for other in learned)]
 
 
+def unequal(runs: Sequence[Run]) -> list[str]:
+    """What makes runs on streams unequal, one sentence each, to be said wherever their numbers stand beside each other."""
+    results, said = [run.result() for run in runs], []
+    for field in ("stream", "scenario", "backbone"):
+        values = list(dict.fromkeys(result[field] for result in results))
+        if len(values) > 1:
+            said.append(f"These runs differ in their {field}s: {', '.join(values)}. Their scores mean different things.")
+    common = common_tasks(runs)
+    if any(set(run.tasks) != set(common) for run in runs):
+        shared = f"common to all: {', '.join(common)}" if common else "no task is common to all"
+        said.append(f"These runs learned different tasks, so their averages mean different things; {shared}.")
+    for run in runs:
+        if not complete(run):
+            reached = f"{learned(run)} of {len(run.tasks)} tasks"
+            said.append(f"{run.id} has learned {reached}: its numbers are those of that moment, and it has no pair.")
+    return said
+
+
 def common_average(run: Run, tasks: Sequence[str]) -> float | None:
     """Mean score on some of its tasks after the last one that it learned; None if there is none."""
     return float(np.mean([run.matrix[-1][run.tasks.index(task)] for task in tasks])) if tasks else None

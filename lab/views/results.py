@@ -36,6 +36,7 @@ MEASURES = [
     Measure("cost.memory_bytes", "Memory bytes", "texts and labels of the stored examples", score=False),
     Measure("cost.statistics_bytes", "Statistics bytes", "what routers and methods keep beside their parameters", score=False),
     Measure("cost.train_s", "Training seconds", "time spent in training, or saved by taking experts from the store", score=False),
+    Measure("cost.reused_s", "Seconds saved by reuse", "training seconds that experts from the store saved", score=False),
     Measure("cost.eval_s", "Evaluation seconds", "time spent in evaluation", score=False),
     Measure("cost.peak_memory_bytes", "Peak memory bytes", "most memory held: on the GPU if it computed there", score=False),
 ]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -11,14 +12,28 @@ from lab.errors import LabError
 from lab.runs import Routing, Run
 
 
-def routing_by_task(run: Run, after: int | None = None) -> pd.DataFrame:
-    """Mean share of each expert in the routing of each task seen: (tasks seen, E); rows sum to one."""
+def routing_by_task(run: Run, after: int | None = None, layer: int | None = None, head: int | None = None) -> pd.DataFrame:
+    """Mean share of each expert in the routing of each task seen: (tasks seen, E); rows sum to one.
+
+    With `layer` or `head`, counted from 0, only what was decided there: mean weights, rescaled to sum to one in each head.
+    LabError for a layer or a routing head that is not there.
+    """
     routing = run.routing(after)
     shares = np.full((len(routing.tasks), len(routing.experts)), np.nan)
     for task in range(len(routing.tasks)):
         if f"{task}/share_sum" in routing.arrays:
-            shares[task] = routing.share(task)
+            shares[task] = routing.share(task) if layer is head is None else _part(run, routing.mean(task), layer, head)
     return pd.DataFrame(shares, index=pd.Index(routing.tasks, name="task"), columns=pd.Index(routing.experts, name="expert"))
+
+
+def _part(run: Run, weights: np.ndarray, layer: int | None, head: int | None) -> np.ndarray:
+    """Share of each expert in one layer, one routing head, or both, of mean weights (L, H, E): (E,)."""
+    for axis, (name, place) in enumerate((("layer", layer), ("routing head", head))):
+        if place is not None:
+            if not 0 <= place < weights.shape[axis]:
+                raise LabError(f"run '{run.id}' has no {name} {place}: use 0 to {weights.shape[axis] - 1}")
+            weights = weights.take([place], axis)
+    return (weights / weights.sum(-1, keepdims=True).clip(1e-12)).mean((0, 1))
 
 
 def routing_by_layer(run: Run, after: int | None, task: int, expert: int, measure: str = "weight") -> pd.DataFrame:
@@ -64,6 +79,22 @@ def routing_profile(run: Run, after: int | None, task: int) -> pd.DataFrame:
     routing = run.routing(after)
     layers, experts = pd.Index(routing.layers, name="layer"), pd.Index(routing.experts, name="expert")
     return pd.DataFrame(routing.mean(task).mean(1), index=layers, columns=experts)
+
+
+def largest_weight(run: Run) -> float:
+    """The largest weight that a run has recorded at any moment, as the mean of a task or for one example; at least 1.
+
+    Charts of weights of a run end here, so that a colour means the same at all its moments. Weights need not sum to one.
+    """
+    found = [1.0]
+    for after in run.recorded():
+        with suppress(LabError):  # a damaged moment is told where it is shown
+            routing = run.routing(after)
+            for t in range(len(routing.tasks)):
+                if f"{t}/count" in routing.arrays:
+                    examples = routing.arrays.get(f"{t}/examples", np.zeros(1))
+                    found += [float(np.nanmax(routing.mean(t))), float(np.nanmax(examples, initial=0.0))]
+    return max(found)
 
 
 def routing_load(run: Run, after: int | None = None) -> pd.DataFrame:

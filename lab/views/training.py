@@ -17,7 +17,7 @@ from lab.views.runs import learned, moment, task_names
 from lab.views.scores import accuracy_matrix
 
 POINTS = 2000  # of a loss curve
-COLLAPSE, LOSS = 0.9, 0.2  # share of one expert on all tasks; score points a task may lose
+COLLAPSE, LOSS = 0.9, 0.2  # share of one expert on all tasks; part of the score that a task may lose unless said otherwise
 DEAD = 0.1  # times an equal share: an expert that gets less on every task is dead
 STAGES = {
     "RunStarted": "starting",
@@ -159,12 +159,13 @@ class Alert:
     text: str
 
 
-def alerts(run: Run) -> list[Alert]:
-    """What deserves attention: a loss that is no number, a router that collapsed, dead experts, tasks that lost more than 0.2."""
+def alerts(run: Run, after: int | None = None, lost: float = LOSS) -> list[Alert]:
+    """What deserves attention: a loss that is no number, a router that collapsed and dead experts, both at the moment `after`
+    (default: the last recorded one), and tasks that lost more than `lost` of the score, in [0, 1]."""
     found = []
-    for look in (_loss_alerts, _collapse_alerts, _dead_alerts, _forgotten_alerts):
+    for look, given in ((_loss_alerts, ()), (_collapse_alerts, (after,)), (_dead_alerts, (after,)), (_forgotten_alerts, (lost,))):
         try:
-            found += look(run)
+            found += look(run, *given)
         except LabError as error:
             found.append(Alert("damaged", str(error)))
     return found
@@ -179,12 +180,15 @@ def _loss_alerts(run: Run) -> list[Alert]:
     return []
 
 
-def _collapse_alerts(run: Run) -> list[Alert]:
-    moments = run.recorded()
-    if not moments:
-        return []
-    shares = routing_by_task(run, moments[-1]).dropna(how="all")
-    if shares.shape[0] < 2 or shares.shape[1] < 2:
+def _shares(run: Run, after: int | None) -> pd.DataFrame:
+    """Shares of at least two experts on at least two tasks, else an empty table: fewer say nothing about routing."""
+    shares = routing_by_task(run, after).dropna(how="all") if run.recorded() else pd.DataFrame()
+    return shares if min(shares.shape) > 1 else pd.DataFrame()
+
+
+def _collapse_alerts(run: Run, after: int | None) -> list[Alert]:
+    shares = _shares(run, after)
+    if shares.empty:
         return []
     lowest = shares.min()  # of each expert over the tasks
     if lowest.max() <= COLLAPSE:
@@ -193,12 +197,9 @@ def _collapse_alerts(run: Run) -> list[Alert]:
     return [Alert("collapse", text)]
 
 
-def _dead_alerts(run: Run) -> list[Alert]:
-    moments = run.recorded()
-    shares = routing_by_task(run, moments[-1]).dropna(how="all") if moments else pd.DataFrame()
-    if shares.shape[0] < 2 or shares.shape[1] < 2:
-        return []
-    if shares.min().max() > COLLAPSE:  # which says it already
+def _dead_alerts(run: Run, after: int | None) -> list[Alert]:
+    shares = _shares(run, after)
+    if shares.empty or shares.min().max() > COLLAPSE:  # which says it already
         return []
     most = shares.max()  # of each expert over the tasks
     dead = most[most < DEAD / len(most)]
@@ -210,12 +211,12 @@ def _dead_alerts(run: Run) -> list[Alert]:
     return [Alert("dead", f"{who}: no task gives {'one of them' if several else 'it'} {share}.")]
 
 
-def _forgotten_alerts(run: Run) -> list[Alert]:
+def _forgotten_alerts(run: Run, lost: float) -> list[Alert]:
     table = accuracy_matrix(run, partial=True).to_numpy()
     found = []
     for j, name in enumerate(run.tasks):
         seen = table[j:, j][~np.isnan(table[j:, j])]
         best = seen[:-1].max(initial=-np.inf)
-        if best - seen[-1:].sum() > LOSS:
+        if best - seen[-1:].sum() > lost:
             found.append(Alert("forgotten", f"Task {name} lost {best - seen[-1]:.2f}: from {best:.2f} to {seen[-1]:.2f}."))
     return found
