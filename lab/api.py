@@ -23,7 +23,7 @@ def session(config: RunConfig, runs: str | Path | None = None) -> Session:
     limits = stream.limits | {"labels_as_text": stream.labels_as_text}
     tasks = load_tasks(stream.name, stream.sources, stream.tasks, config.seed, **limits)
     store = Store(root(runs) / ".experts") if config.reuse and runs is not False else None
-    return opened(prepare(config, tasks), tasks, store)
+    return opened(prepare(config, tasks, runs or None), tasks, store)
 
 
 def train(config: RunConfig | str, **settings: Any) -> Iterator[events.Event]:

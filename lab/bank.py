@@ -4,7 +4,7 @@ Adapted layers replace layers of the frozen backbone, mostly linear ones. While 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -161,8 +161,9 @@ class Bank(nn.Module):
 
     def _targets(self, model: nn.Module, model_type: str) -> list[str]:
         layers = [name for name, module in model.named_modules() if self.kind.adapts(module, model)]
-        endings = self.kind.options.targets or self.kind.targets(model_type)
-        if not endings:
+        given = self.kind.options.targets
+        endings = self.kind.targets(model_type) if given is None else given
+        if endings is None:
             raise LabError(
                 f"which layers of a '{model_type}' to adapt is not known: name them with experts.targets, from {_endings(layers)}"
             )
@@ -230,12 +231,8 @@ class Bank(nn.Module):
     def load_expert(self, k: int, tensors: dict[str, Tensor]) -> None:
         """Copy values into expert k; names and shapes must be those of `expert(k)`."""
         parameters = self.expert(k)
-        if set(tensors) != set(parameters):
-            odd = sorted(set(tensors) ^ set(parameters))[:3]
-            raise LabError(f"these parameters do not belong to an expert of this bank: {', '.join(odd)} do not match")
+        _same_shapes(tensors, parameters)
         for name, parameter in parameters.items():
-            if tensors[name].shape != parameter.shape:
-                raise LabError(f"{name} has shape {tuple(tensors[name].shape)}, this bank needs {tuple(parameter.shape)}")
             parameter.copy_(tensors[name])
         for layer in self.routed_layers:
             layer.changed()
@@ -271,18 +268,31 @@ class Bank(nn.Module):
 
         Raises LabError if it is of another kind, rank, scale or set of layers than this bank's experts.
         """
-        tensors = self.read(folder)
+        tensors = self.fitting(folder)
         k = self.grow(name, "imported", name)
-        try:
-            self.load_expert(k, tensors)
-        except LabError:
-            self.names.pop()
-            for layer in self.routed_layers:
-                del layer.experts[-1]
-                layer.changed()
-            raise
+        self.load_expert(k, tensors)
         self.trainable(k, False)
         return k
+
+    def fitting(self, folder: Path, base: str = "") -> dict[str, Tensor]:
+        """Tensors of a saved expert that could be one of this bank's, of the backbone called `base` where both are known.
+
+        Raises LabError if it is of another kind, rank, scale, set of layers or backbone, or damaged.
+        """
+        tensors = self.read(folder)
+        theirs = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+        if base and theirs and Path(base).name != Path(theirs).name:  # a hub id, its mirror and a folder of it end alike
+            raise LabError(f"{folder} holds an expert of backbone {theirs}, this one is {base}: use lab compose transfer first")
+        expected = {
+            f"{info.name}.{own}": t for info in self.layers for own, t in self.kind.new(info, generator("shapes")).items()
+        }
+        try:
+            _same_shapes(tensors, expected)
+        except LabError as error:
+            raise LabError(f"{folder}: {error}") from None
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise LabError(f"{folder} holds values that are not finite: it was damaged, or its training failed")
+        return tensors
 
     def read(self, folder: Path) -> dict[str, Tensor]:
         """Tensors of a saved expert under this bank's names, after checking that they fit its kind."""
@@ -310,6 +320,16 @@ class Bank(nn.Module):
         names = {layer.name for layer in self.layers}
         own = self.kind.peft_names[0]
         return {_own_name(name, names): tensor.float() for name, tensor in tensors.items() if own in name}
+
+
+def _same_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse parameters of other names or shapes."""
+    if set(tensors) != set(expected):
+        odd = sorted(set(tensors) ^ set(expected))[:3]
+        raise LabError(f"these parameters do not belong to an expert of this bank: {', '.join(odd)} do not match")
+    for name, parameter in expected.items():
+        if tensors[name].shape != parameter.shape:
+            raise LabError(f"{name} has shape {tuple(tensors[name].shape)}, this bank needs {tuple(parameter.shape)}")
 
 
 def _peft_task(model: nn.Module) -> str:

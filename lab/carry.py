@@ -1,9 +1,10 @@
 """Experts carried to another backbone (Klimaszewski, Andruszkiewicz and Birch 2024): blocks are skipped or averaged, and where
-the widths differ, the student's features are matched with teacher's features that behave alike.
+the features are not the same ones, the student's are matched with teacher's features that behave alike.
 
-Matching backbones: student block l takes teacher block k l (skip), or the mean over blocks k l .. k l + k - 1 (average). Others:
-on tokens that both cut a text into, features are correlated and matched one to one; the teacher's factors keep those columns of A
-and rows of B. Whether more than a good scale was carried shows beside `control`: values drawn from the same distribution.
+Student block l takes teacher block k l (skip), or the mean over blocks k l .. k l + k - 1 (average). Backbones that share their
+features (see `alike`: a student cut out of its teacher, or trained on from it) need no more, these go one to one. For others, of
+equal width too, features are correlated on tokens that both cut a text into, and matched; the factors keep those columns of A and
+rows of B. Whether more than a good scale was carried shows beside `control`: values drawn from the same distribution.
 """
 
 import re
@@ -15,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from lab.backbone import Backbone
+from lab.bank import info_of
 from lab.chance import generator
 from lab.compose import Adapter
 from lab.errors import LabError
 
 TEXTS = 1000  # that features are correlated on, at most
 TOKENS = 20_000
+COMMON = 2000  # tokens whose embeddings are compared, at most
 
 
 def layers(adapter: Adapter, teacher: int, student: int, how: Literal["skip", "average"] = "skip") -> Adapter:
@@ -99,29 +102,53 @@ def control(adapter: Adapter, seed: int) -> Adapter:
     return replace(adapter, tensors=drawn)
 
 
+@torch.no_grad()
+def alike(teacher: Backbone, student: Backbone) -> bool:
+    """Whether feature i of both is the same thing.
+
+    It is in equal models, and where, on the embeddings of the tokens that both know, most features of the student correlate best
+    with the teacher's of the same number. Trainings from different random values have no such order, whatever they are called.
+    Where embeddings are not as wide as hidden states nothing is known: False.
+    """
+    if teacher.identity == student.identity:
+        return True
+    tables = [model.model.get_input_embeddings().weight.detach().float().cpu() for model in (teacher, student)]  # (V, D) each
+    if not teacher.width == student.width == tables[0].shape[1] == tables[1].shape[1]:
+        return False
+    known = [getattr(model.tokenizer, "get_vocab", dict)() for model in (teacher, student)]
+    both = sorted(set(known[0]) & set(known[1]))[:COMMON]
+    if not both:
+        return False
+    x, y = (table[[ids[token] for token in both]] for table, ids in zip(tables, known, strict=True))  # (N, D) each
+    best = correlation(y, x).argmax(1)  # (D,)
+    return (best == torch.arange(student.width)).float().mean().item() > 0.5
+
+
 def carried(
     adapter: Adapter, teacher: Backbone, student: Backbone, texts: Sequence[str], how: Literal["skip", "average"] = "skip"
 ) -> Adapter:
-    """The teacher's adapter for the student. Raises LabError where layers, features or tokens have no counterpart."""
+    """The teacher's adapter for the student; `texts` are for backbones that are not `alike`.
+
+    Raises LabError where layers, features or tokens have no counterpart.
+    """
     numbers = [model.model.config.get_text_config().num_hidden_layers for model in (teacher, student)]
     found = layers(adapter, *numbers, how)
     modules = dict(student.model.named_modules())
     missing = [name for name in found.layers if name not in modules]
     if missing:
         raise LabError(f"the student has no layer {missing[0]}: experts are carried between backbones that name layers alike")
-    if teacher.width != student.width:
+    if not alike(teacher, student):
         step = numbers[0] // numbers[1]
         names = {name: renumbered(f"{name}.", block_of(f"{name}.") * step).removesuffix(".") for name in found.layers}
         seen_s, seen_t = inputs(student, teacher, list(names), list(names.values()), texts)
         kept = {name: matched(correlation(seen_s[name], seen_t[names[name]])) for name in names}
         found = pruned(found, kept)
-    for name in found.layers:
-        weight = modules[name].weight
-        width = {*weight.shape}
-        for parameter, tensor in found.tensors.items():
-            side = tensor.shape[0] if parameter.endswith(".lora_B") or tensor.shape[-1] == 1 else tensor.shape[-1]
-            if parameter.rpartition(".")[0] == name and side not in width:
-                raise LabError(f"{parameter} has width {side}, the student's layer {tuple(weight.shape)}: it cannot be carried")
+    for name, tensor in found.tensors.items():
+        layer = info_of(name.rpartition(".")[0], modules[name.rpartition(".")[0]])
+        of_output = name.endswith(".lora_B") or tensor.shape[-1] == 1
+        side, width = (tensor.shape[0], layer.outputs) if of_output else (tensor.shape[-1], layer.inputs)
+        if side != width:
+            raise LabError(f"{name} has width {side}, the student's layer {width}: it cannot be carried")
     return found
 
 

@@ -185,10 +185,11 @@ class Row:
 # -- from the file to the cells --------------------------------------------------------------------------------------------
 
 
-def make_rows(path: Path, grid: GridFile, threads: int) -> list[Row]:
+def make_rows(path: Path, grid: GridFile, threads: int, folder: Path | None) -> list[Row]:
     """All rows of a grid file with all their cells; LabError lists every problem of every cell.
 
-    `threads`: CPU threads of a cell where its configuration leaves them to the machine, at most.
+    `threads`: CPU threads of a cell where its configuration leaves them to the machine, at most. `folder`: of the runs whose
+    experts cells may begin with.
     """
     rows, problems = [], Problems()
     for recipe, stream, scenario in itertools.product(grid.recipes, grid.all_streams(), grid.scenarios):
@@ -197,7 +198,7 @@ def make_rows(path: Path, grid: GridFile, threads: int) -> list[Row]:
         candidates: list[Candidate] = []
         for values in grid.combinations():
             try:
-                candidates.append(_candidate(grid, found, stream, scenario, values, threads))
+                candidates.append(_candidate(grid, found, stream, scenario, values, threads, folder))
             except LabError as error:
                 problems.note(error, f"{recipe}{f' on {stream}' if stream else ''}, scenario {scenario}")
         if len(candidates) == len(grid.combinations()):
@@ -209,7 +210,7 @@ def make_rows(path: Path, grid: GridFile, threads: int) -> list[Row]:
 
 
 def _candidate(
-    grid: GridFile, recipe: str, stream: str | None, scenario: str, values: dict[str, Any], threads: int
+    grid: GridFile, recipe: str, stream: str | None, scenario: str, values: dict[str, Any], threads: int, folder: Path | None
 ) -> Candidate:
     """The cells of some swept values."""
     named = {"stream": stream, "backbone": grid.backbone, "scenario": scenario}
@@ -225,8 +226,8 @@ def _candidate(
     config = configure(recipe, [*fixed, *(f"{name}={json.dumps(value)}" for name, value in values.items())], **axes)
     given = {name: views.pick(config.to_dict(), name) for name in values}
     orders = _orders(grid, config)
-    finals = [_cell(config, order, seed, given, threads) for order in orders for seed in grid.seeds]
-    return Candidate(given, _cell(config, orders[0], grid.first_seed, given, threads), finals)
+    finals = [_cell(config, order, seed, given, threads, folder) for order in orders for seed in grid.seeds]
+    return Candidate(given, _cell(config, orders[0], grid.first_seed, given, threads, folder), finals)
 
 
 def _factor(value: Any) -> float | None:
@@ -264,8 +265,8 @@ def _orders(grid: GridFile, config: RunConfig) -> list[list[str]]:
     return found
 
 
-def _cell(config: RunConfig, order: list[str], seed: int, values: dict[str, Any], threads: int) -> Cell:
-    made = resolved(config.model_copy(update={"seed": seed}), order)
+def _cell(config: RunConfig, order: list[str], seed: int, values: dict[str, Any], threads: int, folder: Path | None) -> Cell:
+    made = resolved(config.model_copy(update={"seed": seed}), order, folder)
     if not config.backbone.threads:
         backbone = made.backbone.model_copy(update={"threads": min(made.backbone.threads, threads)})
         made = made.model_copy(update={"backbone": backbone})

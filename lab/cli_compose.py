@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from lab import commands
-from lab import runs as run_folder
 from lab.commands import Json, Runs
 from lab.errors import LabError, unknown
 from lab.printing import print_table, show_json
@@ -24,22 +23,11 @@ def saved(words: list[str], runs: Path | None) -> dict[str, Any]:
     """Experts by what they were called: folders, RUN/EXPERT, or RUN for all of its experts."""
     from lab import compose
 
-    found = {}
-    for word in words:
-        folders = {word: Path(word)}
-        if not Path(word).is_dir():
-            run, _, name = word.partition("/")
-            library = run_folder.root(runs) / ".library" if run == "imported" else run_folder.root(runs) / run / "experts"
-            every = sorted(path.parent for path in library.glob("*/adapter_config.json")) if not name else [library / name]
-            folders = {f"{run}/{folder.name}": folder for folder in every if folder.is_dir()}
-        if not folders:
-            raise LabError(f"there is no expert '{word}': name a folder, or RUN/EXPERT (lab list runs shows the runs)")
-        found |= {name: compose.read(folder, name) for name, folder in folders.items()}
-    return found
+    return {name: compose.read(folder, name) for word in words for name, folder in compose.named(word, runs).items()}
 
 
-def composed(made: Any, words: str, parts: dict[str, Any], out: Path, as_json: bool) -> None:
-    """Write the result of `lab compose <words>` and say where it is."""
+def composed(made: Any, words: str, parts: dict[str, Any], out: Path, as_json: bool, **more: str) -> None:
+    """Write the result of `lab compose <words>` and say where it is, and what else is to be said of it."""
     from lab import compose
 
     compose.write(made, out, f"lab compose {words}", [*parts.values()])
@@ -49,8 +37,11 @@ def composed(made: Any, words: str, parts: dict[str, Any], out: Path, as_json: b
         "rank": made.config.get("r"),
         "made_by": f"lab compose {words}",
         "of": [*parts],
+        **more,
     }
-    show_json(answer) if as_json else print(f"the expert is in {out}")
+    show_json(answer) if as_json else print(
+        *(f"{name}: {text}" for name, text in more.items()), f"the expert is in {out}", sep="\n"
+    )
 
 
 def numbers(option: str, text: str | None) -> list[float] | None:
@@ -171,7 +162,9 @@ def transfer(
         bool, typer.Option("--control", help="draw values with the same mean and spread instead, to compare with")
     ] = False,
     seed: Annotated[int, typer.Option(help="of the control's values")] = 0,
-    stream: Annotated[str, typer.Option(help="whose training texts features are matched on, if the widths differ")] = "builtin",
+    stream: Annotated[
+        str, typer.Option(help="whose training texts features are matched on, if the backbones do not share them")
+    ] = "builtin",
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
@@ -188,12 +181,16 @@ def transfer(
     if not teacher:
         raise LabError(f"'{expert}' does not say which backbone it was trained on: name it with --teacher")
     both = [Backbone(resolve(BackboneConfig(name=name, dtype="float32"))) for name in (teacher, student)]
-    texts = [example.text for task in load_tasks(stream) for example in task.train] if both[0].width != both[1].width else []
+    alike = carry.alike(*both)
+    texts = [] if alike else [example.text for task in load_tasks(stream) for example in task.train]
     made = carry.carried(part, *both, texts, layers)  # type: ignore[arg-type]
     made = carry.control(made, seed) if control else made
     made = compose.belonging(made, student)
     more = f" --layers {layers}" + (f" --stream {stream}" if texts else "") + (f" --control --seed {seed}" if control else "")
-    composed(made, f"transfer {expert} --teacher {teacher} --student {student}{more}", parts, out, as_json)
+    features = (
+        "one to one, the backbones share them" if alike else f"matched on the texts of {stream}, the backbones do not share them"
+    )
+    composed(made, f"transfer {expert} --teacher {teacher} --student {student}{more}", parts, out, as_json, features=features)
 
 
 def one(word: str, runs: Path | None) -> dict[str, Any]:

@@ -7,6 +7,8 @@ adapters that started from the same values; merges of updates (cat, svd) presume
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from lab import files
 from lab.errors import LabError
+from lab.runs import root
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 KINDS = {"LORA": (".lora_A", ".lora_B"), "IA3": (".ia3_l",)}
@@ -63,11 +66,13 @@ def scaled(adapter: Adapter, by: float) -> Adapter:
 
     Only one factor of a LoRA is multiplied: with both, a negation would cancel itself.
     """
+    _finite(by)
     return _made(adapter, _affine([adapter], [by], lambda name: [1.0 if name.endswith(".lora_A") else by]))
 
 
 def negate(adapter: Adapter, by: float = 1.0) -> Adapter:
     """The adapter that undoes `by` times what this one does."""
+    _finite(by)
     return scaled(adapter, -by)
 
 
@@ -78,6 +83,7 @@ def analogy(task: Adapter, target: Adapter, source: Adapter, weights: Sequence[f
     (IA)^3: 1 + c0 (l_task - 1) + c1 (l_target - l_source).
     """
     same([task, target, source], rank=True)
+    _finite(*weights)
     c0, c1 = weights
     signed, unsigned = [c0, c1, -c1], [c0, c1, c1]
     found = _affine([task, target, source], signed, lambda name: unsigned if name.endswith(".lora_A") else signed)
@@ -100,6 +106,7 @@ def add(
     weights = [1 / len(adapters)] * len(adapters) if weights is None else list(weights)
     if len(weights) != len(adapters):
         raise LabError(f"{len(weights)} weights were given for {len(adapters)} experts: give one for each")
+    _finite(*weights)
     if how == "parameters":
         share = normalised(weights)
         return _made(adapters[0], _affine(adapters, share, lambda name: share))
@@ -220,7 +227,15 @@ def _affine(adapters: Sequence[Adapter], changes: Sequence[float], share: Callab
     return found
 
 
+def _finite(*numbers: float) -> None:
+    """Refuse NaN, infinity, and what becomes infinite as a parameter."""
+    if not all(abs(number) <= torch.finfo(torch.float32).max for number in numbers):
+        raise LabError(f"the number{'s' * (len(numbers) > 1)} {_listed(numbers)} must be finite in float32")
+
+
 def _made(like: Adapter, tensors: dict[str, Tensor]) -> Adapter:
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise LabError("the result has values that float32 cannot hold: use smaller numbers")
     return Adapter(tensors, dict(like.config), "")
 
 
@@ -276,6 +291,19 @@ def belonging(adapter: Adapter, base: str) -> Adapter:
     return replace(adapter, config=dict(adapter.config) | targets)
 
 
+def named(word: str, runs: str | Path | None = None) -> dict[str, Path]:
+    """Folders of saved experts by name, from a folder, RUN/EXPERT, or RUN for all of its experts. Raises LabError for none."""
+    folders = {word: Path(word)}
+    if not Path(word).is_dir():
+        run, _, name = word.partition("/")
+        library = root(runs) / ".library" if run == "imported" else root(runs) / run / "experts"
+        every = sorted(path.parent for path in library.glob(f"*/{CONFIG}")) if not name else [library / name]
+        folders = {f"{run}/{folder.name}": folder for folder in every if folder.is_dir()}
+    if not folders:
+        raise LabError(f"there is no expert '{word}': name a folder, or RUN/EXPERT (lab list runs shows the runs)")
+    return folders
+
+
 def read(folder: Path, name: str = "") -> Adapter:
     """The LoRA or (IA)^3 expert saved in `folder` by the lab or by peft. Raises LabError for anything else."""
     for part in (CONFIG, WEIGHTS):
@@ -295,22 +323,31 @@ def read(folder: Path, name: str = "") -> Adapter:
     own = {key: tensor for key, tensor in plain.items() if key.endswith(KINDS[kind])}
     if not own:
         raise LabError(f"{folder} holds no parameters of a {kind} expert")
+    if not all(tensor.isfinite().all() for tensor in own.values()):
+        raise LabError(f"{folder} holds values that are not finite: it was damaged, or its training failed")
     return Adapter(own, config, name or folder.name, files.sha256(folder / WEIGHTS))
 
 
 def write(adapter: Adapter, folder: Path, made_by: str, parts: Sequence[Adapter]) -> None:
-    """Save in peft's format, with a card that says how it was made and of what. Raises LabError if the folder exists."""
+    """Save in peft's format, with a card that says how it was made and of what; the folder appears when all is in it.
+
+    Raises LabError if the folder exists or cannot be written.
+    """
     if folder.exists():
         raise LabError(f"{folder} exists already: name a new folder")
     end = ".weight" if adapter.kind == "LORA" else ""
     arrays = {f"base_model.model.{name}{end}": tensor.numpy() for name, tensor in adapter.tensors.items()}
     config = dict(adapter.config) | {"inference_mode": True}
+    growing = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        files.write_arrays(folder / WEIGHTS, arrays, {"format": "pt"})
-        files.write_json(folder / CONFIG, config)
-        files.replace_bytes(folder / CARD, card(folder.name, config, made_by, parts).encode())
+        files.write_arrays(growing / WEIGHTS, arrays, {"format": "pt"})
+        files.write_json(growing / CONFIG, config)
+        files.replace_bytes(growing / CARD, card(folder.name, config, made_by, parts).encode())
+        growing.rename(folder)
     except OSError as error:
         raise LabError(f"{folder} cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(growing, ignore_errors=True)
 
 
 def card(name: str, config: Mapping[str, Any], made_by: str, parts: Sequence[Adapter]) -> str:

@@ -461,5 +461,5 @@ def _transferable(config: RunConfig, budgets: Sequence[str]) -> None:
     adaptation = config.transfer.adaptation
     if adaptation.start == "average" and config.composition != "merge":
         raise LabError("transfer.adaptation.start = average merges parameters: use composition=merge")
-    if adaptation.tuned == "router" and (config.experts.allocation == "shared" or adaptation.start == "average"):
+    if adaptation.tuned == "router" and (config.experts.allocation in ("shared", 1) or adaptation.start == "average"):
         raise LabError("transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained")

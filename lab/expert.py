@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_serializer
 from torch import Tensor, nn
 
 from lab.errors import LabError
@@ -25,6 +25,22 @@ class ExpertOptions(Options):
         None, description="names (or endings of names) of the layers to adapt; null: by kind of model"
     )
     skip: float = Field(0.0, ge=0, lt=1, description="share of the backbone's blocks, from the lowest on, that get no experts")
+    start: dict[str, str] = Field(
+        {}, description="saved experts to begin with, not with random values, by name of the task (or shared, pool-0, ...): "
+        "RUN/EXPERT, or a folder in peft's format"
+    )  # fmt: skip
+
+    @property
+    def pool(self) -> list[str]:
+        """Names of the experts that every task trains; none where each task has its own."""
+        if isinstance(self.allocation, int):
+            return [f"pool-{i}" for i in range(self.allocation)]
+        return ["shared"][: self.allocation == "shared"]
+
+    @model_serializer(mode="wrap")
+    def _serialised(self, plain: Any) -> dict[str, Any]:
+        """Experts that all begin anew say nothing of it."""
+        return {name: value for name, value in plain(self).items() if name != "start" or value}
 
 
 class LayerInfo(NamedTuple):

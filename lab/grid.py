@@ -71,7 +71,7 @@ class Grid:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.threads = self._threads_before() or max(1, cores // processes)
         self.finished: dict[str, Outcome] = {}  # looked at once; a finished run does not change
-        self.rows = make_rows(self.path, self.spec, self.threads)
+        self.rows = make_rows(self.path, self.spec, self.threads, self.folder)
 
     def _threads_before(self) -> int | None:
         """Threads of a cell when the grid was first run: with others it would be made of other cells."""

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lab import registry
+from lab import registry, starts
 from lab.backbone import Backbone, pool
 from lab.bank import Bank
 from lab.batch import Batch, Encoded, by_length
 from lab.chance import generator
 from lab.config import RunConfig
-from lab.errors import LabError
+from lab.errors import LabError, unknown
 from lab.labels import LabelSpace
 from lab.objective import objective
 from lab.router import Decision, LayerDecision, Request
@@ -102,6 +102,7 @@ class Learner(nn.Module):
         self.task_names = [task.name for task in tasks]
         self.queries: dict[tuple, Tensor] = {}  # by the keys of the batch
         self.met = 0  # tasks met so far
+        self.starts: dict[str, dict[str, Tensor]] = {}  # parameters that experts begin with, by name
 
     def _check_positions(self, experts: int, generates: bool) -> None:
         """Refuse experts that leave too few positions for the texts, or that would stand before every token that is written."""
@@ -140,8 +141,7 @@ class Learner(nn.Module):
     @property
     def pool(self) -> list[str]:
         """Names of the experts that every task trains; none where each task has its own."""
-        allocation = self.config.experts.allocation
-        return [f"pool-{i}" for i in range(allocation)] if isinstance(allocation, int) else ["shared"][: not self.per_task]
+        return self.config.experts.pool
 
     @property
     def current(self) -> range:
@@ -163,10 +163,23 @@ class Learner(nn.Module):
             for k in range(len(self.bank)):
                 self.bank.trainable(k, False)
             for expert in new:
-                self.bank.grow(expert, seed, "expert", expert)
+                self.begin(self.bank.grow(expert, seed, "expert", expert))
             self.router.grow(len(self.bank))
         self.router.meet(t, generator(seed, "router", name))
         self.router.to(self.device)  # what it drew for the task was made on the CPU
+
+    def read_starts(self) -> None:
+        """Read what `experts.start` names. Raises LabError for names of no expert of the run, and for experts that do not fit."""
+        names = self.pool or self.task_names
+        for name, place in self.config.experts.start.items():
+            if name not in names:
+                raise unknown("expert in experts.start", name, names)
+            self.starts[name] = self.bank.fitting(starts.folder(place), self.config.backbone.name)
+
+    def begin(self, k: int) -> None:
+        """Give the fresh expert k the values it is to begin with, where it has any."""
+        if self.bank.names[k] in self.starts:
+            self.bank.load_expert(k, self.starts[self.bank.names[k]])
 
     def collapse(self) -> None:
         """One expert, the average of all, in place of the bank; nothing is left to choose."""
@@ -189,6 +202,7 @@ class Learner(nn.Module):
             self.classifier.grow(seed, "classifier", name)
         for k, name in enumerate(self.bank.names):
             self.bank.renew(k, seed, "expert", name)
+            self.begin(k)
 
     def encode(self, examples: Sequence[Example], task: int, split: str) -> list[Encoded]:
         """Token ids of all examples of a split, see Backbone.encode."""

@@ -27,6 +27,7 @@ from lab.memory import Memory
 from lab.method import Method
 from lab.pretrained import resolve
 from lab.router import Decision
+from lab.starts import pinned
 from lab.store import Store, anywhere
 from lab.stream import SPLITS, Task
 from lab.work import work_of
@@ -63,12 +64,12 @@ class Scores:
     validation: list[float] | None = None  # last row, on the validation examples
 
 
-def prepare(config: RunConfig, tasks: Sequence[Task]) -> RunConfig:
-    """The configuration with everything that was chosen automatically written down."""
-    return resolved(config, [task.name for task in tasks])
+def prepare(config: RunConfig, tasks: Sequence[Task], runs: str | Path | None = None) -> RunConfig:
+    """The configuration with everything that was chosen automatically written down; `runs`: where experts of runs are found."""
+    return resolved(config, [task.name for task in tasks], runs)
 
 
-def resolved(config: RunConfig, tasks: list[str]) -> RunConfig:
+def resolved(config: RunConfig, tasks: list[str], runs: str | Path | None = None) -> RunConfig:
     """The same from the names of the tasks in their order."""
     name = "+".join(Path(source).name for source in config.stream.sources) or config.stream.name
     if config.transfer:
@@ -77,7 +78,8 @@ def resolved(config: RunConfig, tasks: list[str]) -> RunConfig:
         sides = config.transfer.model_copy(update={"train_tasks": train, "held_out": held})
         config = config.model_copy(update={"transfer": sides})
     stream = config.stream.model_copy(update={"name": name, "tasks": tasks})
-    return config.model_copy(update={"stream": stream, "backbone": resolve(config.backbone)})
+    experts = config.experts.model_copy(update={"start": pinned(config.experts.start, runs)})
+    return config.model_copy(update={"stream": stream, "backbone": resolve(config.backbone), "experts": experts})
 
 
 class Session:
@@ -90,6 +92,7 @@ class Session:
         self.config, self.tasks, self.store = config, tasks, store
         check(config, tasks)
         self.learner = Learner(config, tasks)
+        self.learner.read_starts()
         encode = self.learner.encode
         self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(tasks) for s in SPLITS}
         self.work = work_of(config, [{s: len(task.split(s)) for s in SPLITS} for task in tasks])
@@ -221,7 +224,8 @@ class Session:
         """Stage B: routers, and the classifier if asked, from the stored examples; experts and backbone are frozen."""
         learner, config = self.learner, self.config.memory_training
         learns = learner.router.learns_on_memory(self.config.router)
-        router = {f"router.{name}": parameter for name, parameter in learner.router.named_parameters() if learns}
+        own = learner.router.gate(len(learner.bank) - 1)  # was trained in the phase before
+        router = {f"router.{name}": p for name, p in learner.router.named_parameters() if learns and name not in own}
         classifier = learner.parameters_of(range(t + 1))
         tuned = classifier if config.classifier == "tuned" else {}
         if t == 0 or not config.steps or not (router or tuned):

@@ -1,8 +1,9 @@
 """Isolated experts, joint trainings and queries in the frozen backbone, done once: kept by content address for every run.
 
-The address covers all that decides the bytes: backbone weights and arithmetic, the training examples, the kind of expert, the
-training settings, the seed, and the versions of the engine. What is kept is bit-identical to what is trained; an isolated expert
-is so in whatever order the tasks come. Two processes that train the same one at the same time write the same content, each whole.
+The address covers all that decides the bytes: backbone weights and arithmetic, the training examples, the kind of expert and what
+it begins with, the training settings, the seed, and the versions of the engine. What is kept is bit-identical to what is trained;
+an isolated expert is so in whatever order the tasks come. Two processes that train the same one at the same time write the same
+content, each whole.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lab import files
+from lab.starts import digests
 
 if TYPE_CHECKING:
     from lab.loop import Session
@@ -33,7 +35,8 @@ class Store:
         task = session.tasks[t]
         data = [example.content for example in task.train]
         labels = task.labels if session.config.answer == "words" else len(task.labels)
-        return self.address_of(session, {"task": task.name, "labels": labels, "data": data})
+        began = digests(session.config.experts.start, [task.name])
+        return self.address_of(session, {"task": task.name, "labels": labels, "data": data} | began)
 
     @staticmethod
     def address_of(session: "Session", data: dict[str, Any]) -> str:
@@ -43,7 +46,7 @@ class Store:
             "engine": ENGINE, "torch": torch.__version__, "seed": config.seed, "backbone": session.learner.backbone.identity,
             "arithmetic": config.backbone.model_dump(exclude={"name"}), "pooling": session.learner.backbone.pooling,
             "layers": [layer.name for layer in session.learner.bank.layers],
-            "experts": config.experts.model_dump(mode="json"), "train": config.train.model_dump(mode="json"),
+            "experts": config.experts.model_dump(mode="json", exclude={"start"}), "train": config.train.model_dump(mode="json"),
         }  # fmt: skip
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 

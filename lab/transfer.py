@@ -19,6 +19,7 @@ from lab.config import RunConfig
 from lab.errors import LabError
 from lab.loop import Phase, Session
 from lab.router import Decision
+from lab.starts import digests
 from lab.store import Store
 from lab.stream import Task, sample
 from lab.work import ALIGNED, LOOKS
@@ -132,6 +133,7 @@ class Transfer(Session):
         return Store.address_of(self, {
             "joint": data, "router": config.router.model_dump(mode="json"), "composition": config.composition,
             "router_lr": config.transfer.router_lr,
+            **digests(config.experts.start, config.experts.pool or [task.name for task in tasks]),
         })  # fmt: skip
 
     def adapt(self, s: int) -> Iterator[events.Event]:

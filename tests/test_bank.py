@@ -95,14 +95,30 @@ def test_scale_and_rslora_are_peft_s(name, rslora):
         assert rel(hidden(host, inputs), hidden(peft, inputs)) < 1e-5
 
 
+def same_with_gradients(host, made: Bank, peft, inputs, w: list[float]) -> None:
+    """The outputs are peft's; gradients are left in the parameters of both."""
+    for name, parameter in peft.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    expected = hidden(peft.eval(), inputs)
+    tiny.readout(expected, inputs["attention_mask"]).backward()
+    with made.routed(Decision(torch.tensor(w)[None, None, None])):
+        found = hidden(host, inputs)
+        tiny.readout(found, inputs["attention_mask"]).backward()
+    assert rel(found, expected) < 1e-5
+
+
 @pytest.mark.parametrize("name", ["bert", "llama", "gpt2"])
 def test_mix_is_peft_s_cat(name):
     host, made = tiny.bank(name)
     peft, inputs, w = tiny.in_peft(made, name), tiny.tokens(), [0.5, 0.2, 0.9]
     peft.add_weighted_adapter(["e0", "e1", "e2"], w, "mixed", combination_type="cat")
     peft.set_adapter("mixed")
-    with torch.no_grad(), made.routed(Decision(torch.tensor(w)[None, None, None])):
-        assert rel(hidden(host, inputs), hidden(peft.eval(), inputs)) < 1e-5
+    same_with_gradients(host, made, peft, inputs, w)
+    for layer in made.layers:  # theirs are [s w_i A_i] and [B_i], side by side
+        a, b = (tiny.peft_parameter(peft, layer.name, f"lora_{part}", "mixed").grad for part in "AB")
+        for k, (down, up) in enumerate(zip(a.split(tiny.RANK), b.split(tiny.RANK, dim=1), strict=True)):
+            assert rel(made.expert(k)[f"{layer.name}.lora_A"].grad, made.kind.scale * w[k] * down) < 1e-4
+            assert rel(made.expert(k)[f"{layer.name}.lora_B"].grad, up) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["bert", "llama", "gpt2"])
@@ -111,8 +127,44 @@ def test_merge_is_peft_s_linear_of_squared_weights(name):
     peft, inputs, w = tiny.in_peft(made, name), tiny.tokens(), [0.5, 0.2, 0.9]
     peft.add_weighted_adapter(["e0", "e1", "e2"], [x * x for x in w], "merged", combination_type="linear")
     peft.set_adapter("merged")
-    with torch.no_grad(), made.routed(Decision(torch.tensor(w)[None, None, None])):
-        assert rel(hidden(host, inputs), hidden(peft.eval(), inputs)) < 1e-5
+    same_with_gradients(host, made, peft, inputs, w)
+    for layer in made.layers:  # theirs are the sums of sqrt(s) w_i A_i and of sqrt(s) w_i B_i
+        for part in "AB":
+            theirs = tiny.peft_parameter(peft, layer.name, f"lora_{part}", "merged").grad
+            for k in range(len(made)):
+                assert rel(made.expert(k)[f"{layer.name}.lora_{part}"].grad, made.kind.scale**0.5 * w[k] * theirs) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_weights_per_token_are_peft_s_x_lora(name):
+    """X-LoRA's layers, given its scalings, beside a decision of the same weights per token; with the gradient of the weights."""
+    from types import SimpleNamespace
+
+    from peft import XLoraConfig
+    from peft.tuners.xlora.layer import XLoraLinearLayer
+
+    host, made = tiny.bank(name)
+    peft, inputs = tiny.in_peft(made, name), tiny.tokens()
+    peft.base_model.set_adapter([f"e{k}" for k in range(len(made))])
+    w = tiny.weights(len(made.layers), *inputs["input_ids"].shape, 1, len(made)).requires_grad_()  # (L, B, T, 1, E)
+    scalings = w.detach()[:, :, :, 0].permute(1, 2, 0, 3).clone().requires_grad_()  # (B, T, L, E)
+    settings = XLoraConfig(hidden_size=32, adapters={f"e{k}": "" for k in range(len(made))})
+    for i, layer in enumerate(made.layers):
+        target = peft.base_model.model.get_submodule(layer.name)
+        theirs = XLoraLinearLayer(SimpleNamespace(disabled=False), target, target.forward, i, settings)
+        target.forward = lambda x, theirs=theirs: theirs.forward(x, scalings=scalings)
+    with made.routed(tiny.per_token(w)):
+        ours = hidden(host, inputs)
+        tiny.readout(ours, inputs["attention_mask"]).backward()
+    expected = hidden(peft, inputs)
+    tiny.readout(expected, inputs["attention_mask"]).backward()
+    assert rel(ours, expected) < 1e-5
+    assert rel(w.grad[:, :, :, 0].permute(1, 2, 0, 3), scalings.grad) < 1e-4
+    for layer in made.layers:
+        for k in range(len(made)):
+            for part in ("lora_A", "lora_B"):
+                theirs = tiny.peft_parameter(peft, layer.name, part, f"e{k}").grad
+                assert rel(made.expert(k)[f"{layer.name}.{part}"].grad, theirs) < 1e-4
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
@@ -498,6 +550,9 @@ def refusal(name: str, model_type: str, heads: int = 1, kind: str = "lora", **op
 def test_requests_that_cannot_be_met():
     assert refusal("bert", "bert", targets=["nowhere"]) == (
         "experts.targets = ['nowhere'] matches no linear layer of this backbone; there are dense, key, query, value"
+    )
+    assert refusal("bert", "bert", targets=[]) == (
+        "experts.targets = [] matches no linear layer of this backbone; there are dense, key, query, value"
     )
     assert refusal("llama", "brand-new") == (
         "which layers of a 'brand-new' to adapt is not known: name them with experts.targets, "

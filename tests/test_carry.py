@@ -87,6 +87,32 @@ def test_the_control_has_the_same_scale_and_no_content():
         assert abs(torch.corrcoef(torch.stack([drawn.tensors[name].flatten(), tensor.flatten()]))[0, 1]) < 0.05
 
 
+def cut(path, teacher: str, blocks: int, noise: float = 0.0) -> str:
+    """The teacher with its first blocks only, in a folder; with noise, as if it had been trained on from there."""
+    import transformers
+
+    made = transformers.BertModel.from_pretrained(teacher, num_hidden_layers=blocks)
+    for i, parameter in enumerate(made.parameters()):
+        parameter.data += noise * parameter.data.std() * numbers(*parameter.shape, seed=i)
+    made.save_pretrained(path)
+    tokenizer(True).save_pretrained(path)
+    return str(path)
+
+
+def test_backbones_are_alike_if_their_features_are_the_same_ones(tmp_path):
+    teacher = folder(tmp_path / "t", 1)
+    for name, other, expected in (
+        ("itself", teacher, True),
+        ("cut out of it", cut(tmp_path / "c", teacher, 1), True),
+        ("trained on", cut(tmp_path / "n", teacher, 2, noise=0.3), True),
+        ("other values of equal shape", folder(tmp_path / "o", 2), False),
+        ("narrower", folder(tmp_path / "w", 1, hidden_size=16), False),
+        ("without a vocabulary", "tiny", False),
+    ):
+        assert carry.alike(backbone(teacher), backbone(other)) is expected, name
+    assert carry.alike(backbone("tiny"), backbone("tiny"))
+
+
 def test_a_student_that_is_its_teacher_with_shuffled_features_gets_the_same_expert(tmp_path):
     """The student's hidden features are the teacher's in another order: matching finds the order, from texts alone."""
     import transformers
@@ -111,16 +137,45 @@ def test_a_student_that_is_its_teacher_with_shuffled_features_gets_the_same_expe
     for name in names:
         assert rel(seen[0][name], seen[1][name][:, order]) < 1e-4
         assert carry.matched(carry.correlation(seen[0][name], seen[1][name])).tolist() == order.tolist()
+    _, made = tiny.bank("bert", targets=["query"])
+    one = Adapter({name: p.detach() for name, p in made.expert(0).items()}, {"peft_type": "LORA", "r": tiny.RANK}, "e")
+    found, expected = carry.carried(one, wide, student, TEXTS * 5), carry.pruned(one, dict.fromkeys(names, order))
+    assert found.tensors.keys() == expected.tensors.keys()
+    assert all(torch.equal(tensor, expected.tensors[name]) for name, tensor in found.tensors.items())
+
+
+def whole():
+    """A tokenizer to which every text is one token."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")), unk_token="[UNK]"
+    )
+
+
+def test_a_layer_between_unequal_widths_is_not_matched(tmp_path):
+    """With its input's features alone the output of the layer would be cut to the wrong width."""
+    teacher, student = (backbone(folder(tmp_path / str(seed), seed)) for seed in (1, 2))
+    wide = tiny.SIZES["intermediate_size"]
+    tensors = {
+        "encoder.layer.0.intermediate.dense.lora_A": numbers(3, 32),
+        "encoder.layer.0.intermediate.dense.lora_B": numbers(wide, 3),
+    }
+    one = Adapter(tensors, {"peft_type": "LORA", "r": 3}, "e")
+    with pytest.raises(LabError, match=f"dense.lora_B has width 32, the student's layer {wide}: it cannot be carried$"):
+        carry.carried(one, teacher, student, TEXTS)
 
 
 def test_the_command(tmp_path):
     _, made = tiny.bank("bert")
     teacher = folder(tmp_path / "t", 1, num_hidden_layers=2)
     made.export(0, tmp_path / "e", teacher)
-    short = folder(tmp_path / "short", 2, num_hidden_layers=1)
+    short, foreign = cut(tmp_path / "short", teacher, 1), folder(tmp_path / "foreign", 2)
     narrow = folder(tmp_path / "narrow", 3, hidden_size=16, num_hidden_layers=2)
     done = lab("transfer", tmp_path / "e", "--student", short, "--out", tmp_path / "a", "--json")
     assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["features"] == "one to one, the backbones share them"
     found = compose.read(tmp_path / "a")
     assert {carry.block_of(name) for name in found.tensors} == {0}
     assert json.loads((tmp_path / "a" / "adapter_config.json").read_text())["base_model_name_or_path"] == short
@@ -136,9 +191,19 @@ def test_the_command(tmp_path):
     _, other = tiny.bank("bert", experts=0, inside=backbone(narrow).model)
     other.bring_in(tmp_path / "b", "b")
     assert {tuple(p.shape) for p in other.expert(0).values()} == {(3, 16), (16, 3)}
+    texts = ("--stream", tmp_path / "texts")
+    done = lab("transfer", tmp_path / "e", "--student", foreign, *texts, "--out", tmp_path / "f")  # of equal width
+    assert done.exit_code == 0, done.output
+    assert f"features: matched on the texts of {tmp_path / 'texts'}, the backbones do not share them" in done.output
+    moved = compose.read(tmp_path / "f").tensors
+    assert not any(torch.equal(moved[name], tensor.detach()) for name, tensor in made.expert(0).items())
+    uncut = folder(tmp_path / "uncut", 4)
+    whole().save_pretrained(uncut)
     for words, text in (
         ((tmp_path / "b", "--student", teacher), "it must not be wider"),
         ((tmp_path / "a", "--student", teacher), "the first must be a multiple of the second"),
+        ((tmp_path / "e", "--student", uncut, *texts), "teacher and student have no tokens in common on these texts"),
+        ((tmp_path / "e", "--student", "tiny", *texts), "the tokenizer of 'tiny' does not tell which characters a token is"),
     ):
         done = lab("transfer", *words, "--out", tmp_path / "c")
         assert done.exit_code == 2 and text in done.output, done.output

@@ -167,6 +167,16 @@ REFUSED = {
     "zero": (lambda: compose.add([lora(1), lora(2)], [0.0, 0.0]), "weights 0, 0 sum to zero, they cannot be normalised"),
     "density": (lambda: compose.add([lora(1), lora(2)], how="ties", density=0.0), "density = 0.0: the share of values"),
     "none": (lambda: compose.add([]), "no expert was given"),
+    "not a number": (lambda: compose.add([lora(1), lora(2)], [math.nan, 1.0]), "the numbers nan, 1 must be finite in float32"),
+    "svd": (lambda: compose.add([lora(1), lora(2)], [math.nan, 1.0], "svd"), "the numbers nan, 1 must be finite in float32"),
+    "infinite": (lambda: compose.add([lora(1), lora(2)], [math.inf, 1.0]), "the numbers inf, 1 must be finite in float32"),
+    "negate": (lambda: compose.negate(lora(1), math.nan), "the number nan must be finite in float32"),
+    "scaled": (lambda: compose.scaled(ia3(1), -math.inf), "the number -inf must be finite in float32"),
+    "analogy": (
+        lambda: compose.analogy(lora(1), lora(2), lora(3), (math.nan, 1.0)), "the numbers nan, 1 must be finite in float32"
+    ),
+    "huge": (lambda: compose.add([lora(1), lora(2)], [1e308, 1.0], "svd"), "the numbers 1e+308, 1 must be finite in float32"),
+    "overflow": (lambda: compose.scaled(lora(1), 3e38), "the result has values that float32 cannot hold: use smaller numbers"),
 }  # fmt: skip
 
 
@@ -296,10 +306,44 @@ def test_the_command_line(saved):
         (("negate", folder / "zz", "--out", folder / "m"), "there is no expert"),
         (("add", folder / "e0", folder / "e1", "--weights", "1,x", "--out", folder / "m"), "--weights = 1,x: write numbers"),
         (("add", folder / "e0", folder / "e1", "--weights", "1,-1", "--out", folder / "m"), "one is negative"),
+        (
+            ("add", folder / "e0", folder / "e1", "--weights", "inf,1", "--out", folder / "m"),
+            "the numbers inf, 1 must be finite in float32",
+        ),
+        (("negate", folder / "e0", "--by", "nan", "--out", folder / "m"), "the number nan must be finite in float32"),
     ):
         done = lab(*words)
         assert done.exit_code == 2 and text in done.output, done.output
         assert not (folder / "m").exists()
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_folder_is_written_whole_or_not_at_all(failing, saved, monkeypatch):
+    folder, _ = saved
+    before, written, real = sorted(folder.rglob("*")), [], files.replace_bytes
+
+    def replace_bytes(path, content):
+        written.append(path)
+        if len(written) == failing:
+            raise OSError(28, "No space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(files, "replace_bytes", replace_bytes)
+    e0 = compose.read(folder / "e0")
+    with pytest.raises(LabError, match=r"new cannot be written: No space left on device$"):
+        compose.write(e0, folder / "new", "words", [e0])
+    assert sorted(folder.rglob("*")) == before
+    monkeypatch.undo()
+    compose.write(e0, folder / "new", "words", [e0])
+    assert sorted(path.name for path in (folder / "new").iterdir()) == [compose.CARD, compose.CONFIG, compose.WEIGHTS]
+
+
+def test_an_expert_with_values_that_are_not_finite_is_damaged(saved):
+    folder, made = saved
+    made.expert(0)[f"{made.layers[0].name}.lora_A"].data[0, 0] = math.nan
+    made.export(0, folder / "nan", "base")
+    with pytest.raises(LabError, match=r"nan holds values that are not finite: it was damaged, or its training failed$"):
+        compose.read(folder / "nan")
 
 
 def test_only_lora_and_ia3_are_read(saved, tmp_path):

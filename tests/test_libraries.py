@@ -19,7 +19,7 @@ from lab.errors import LabError
 from lab.expert import LayerInfo
 from lab.registry import routers
 from lab.router import Decision, Request, Router, top_softmax
-from lab.routers.mbc import untrained
+from lab.routers.mbc import chooses
 
 WIDTH = 6
 LAYERS = [LayerInfo("first", 8, 12), LayerInfo("second", 6, 8)]
@@ -434,12 +434,37 @@ def test_clusters_are_trained_on_stored_examples_and_the_isolated_experts_stay(t
         configure("mbc", ["memory.per_task=0", "memory_training.steps=0"])
 
 
-UNTRAINED = [name for name in routers.names() if untrained(name)]
+CHOICES = [name for name in routers.names() if chooses(name)]
+UNTRAINED = [name for name in CHOICES if name != "gates"]
 
 
-def test_what_is_not_trained_may_choose_among_clusters():
-    assert {"arrow", "prototype", "sum", "uniform"} <= set(UNTRAINED)
-    assert not {"gates", "oracle", "phatgoose", "attention", "skills", "mbc"} & set(UNTRAINED)
+def test_what_may_choose_among_clusters():
+    assert {"arrow", "gates", "prototype", "sum", "uniform"} <= set(CHOICES)
+    assert not {"oracle", "phatgoose", "attention", "skills", "mbc"} & set(CHOICES)
+
+
+@pytest.mark.parametrize("query", ["layer", "backbone"])
+def test_gates_learn_on_the_memory_which_cluster_to_choose(query):
+    """Stage B trains the gates over the clusters, and nothing of the clusters' LoRAs."""
+    of = toy.tasks("sea", "city", "farm")
+    made = toy.session("mbc", f"router.choice={{name: gates, start: tasks, query: {query}}}", "memory_training.steps=30", of=of)
+    router, before = made.learner.router, None
+    for event in made.train():
+        if type(event).__name__ == "Step" and event.phase == "memory" and event.task == 2 and event.step == 1:
+            before = [p.detach().clone() for p in (*router.down, *router.up)]
+    assert all(torch.equal(a, b) for a, b in zip(before, (*router.down, *router.up), strict=True)) and len(before) > 0
+    assert {weight.shape[1] for weight in router.choice.weight} == {2} and all(weight.any() for weight in router.choice.weight)
+    share = []
+    for t in range(3):
+        rows = made.rows[t, "test"]
+        batch = made.learner.collate(rows)
+        decision = made.learner.decide(batch)
+        with torch.no_grad(), made.learner.bank.routed(decision):
+            made.learner.logits(batch)
+        found = decision.recorded()[..., router.owner(t)].mean().item()
+        share.append(found)
+    assert min(share) > 0.6, share
+    assert made.uses()["stored_examples"] == len(made.memory) and not made.uses()["task_id"]
 
 
 @pytest.mark.parametrize("choice", [name for name in UNTRAINED if name != "arrow"])
@@ -470,12 +495,12 @@ def test_before_training_equal_weights_on_clusters_are_equal_weights_on_tasks(ch
     assert torch.equal(x, same) and rel(out - first.base(x), expected - first.base(x)) < 1e-4
 
 
-@pytest.mark.parametrize("choice", ["gates", "oracle", "phatgoose", "mbc"])
-def test_what_is_trained_or_told_the_task_cannot_choose_among_clusters(choice):
+@pytest.mark.parametrize("choice", ["attention", "oracle", "phatgoose", "mbc"])
+def test_what_learns_with_experts_or_is_told_the_task_cannot_choose_among_clusters(choice):
     with pytest.raises(LabError) as error:
         configure("mbc", [f"router.choice={choice}"])
     assert str(error.value) == (
-        f"router.choice = {choice}: clusters are chosen without training and without the task: use {', '.join(UNTRAINED)}"
+        f"router.choice = {choice}: clusters are chosen without the task, by a rule or stored examples: use {', '.join(CHOICES)}"
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import toy
 from sklearn.linear_model import Ridge
 from tiny import hidden, rel
 from torch.distributions import RelaxedBernoulli
@@ -436,3 +437,20 @@ def test_a_decision_gives_each_layer_its_weights():
     w = tiny.weights(2, 3, 1, 4)
     assert torch.equal(Decision(w).at(2, torch.zeros(2, 5, 8)), w[:, 2])
     assert torch.equal(Decision(w[:, :1]).at(2, torch.zeros(2, 5, 8)), w[:, 0])
+
+
+def test_the_routing_heads_of_l2r_mh_learn_weights_of_their_own():
+    """What makes it l2r-mh; with one head it is l2r, number by number."""
+    made = toy.trained("l2r-mh")
+    assert made.learner.router.heads == 4
+    batch = made.learner.collate([row for t in range(2) for row in made.rows[t, "test"]])
+    decision = made.learner.decide(batch)
+    with torch.no_grad(), made.learner.bank.routed(decision):
+        made.learner.logits(batch)
+    w = decision.recorded()  # (B, L, H, E)
+    assert w.shape[2:] == (4, 2) and torch.allclose(w.sum(-1), torch.ones(w.shape[:-1]))
+    apart = [(w[:, :, i] - w[:, :, j]).abs().mean().item() for i in range(4) for j in range(i)]
+    assert min(apart) > 0.005, apart
+    one, plain = toy.trained("l2r-mh", "router.heads=1"), toy.trained("l2r")
+    assert one.scores == plain.scores
+    assert toy.equal(dict(one.learner.router.state_dict()), dict(plain.learner.router.state_dict()))

@@ -11,7 +11,7 @@ from tiny import hidden, rel
 
 from lab.errors import LabError
 from lab.registry import routers
-from lab.router import Request
+from lab.router import Decision, Request
 from lab.routers.skills import BOUND, buffet
 
 TASKS, SKILLS, SCALE = 3, 4, 1 / tiny.RANK
@@ -92,7 +92,7 @@ def test_outputs_and_gradients_are_those_of_the_equations(heads, granularity):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("heads", [1, 2, 4])
-def test_outputs_are_those_of_peft_poly(heads):
+def test_outputs_and_gradients_are_those_of_peft_poly(heads):
     from peft import PolyConfig, get_peft_model
 
     host, bank, router = inventory(heads)
@@ -108,10 +108,46 @@ def test_outputs_are_those_of_peft_poly(heads):
         module.poly_lora_A["default"].data, module.poly_lora_B["default"].data = a.data, b.data
         module.poly_router["default"].module_logits.data = torch.stack([row[i].flatten() for row in router.logits]).detach()
     inputs = tiny.tokens()
-    with torch.no_grad(), bank.routed(router(asked(ROWS))):
+    with bank.routed(router(asked(ROWS))):
         found = hidden(host, inputs)
-    with torch.no_grad():
-        assert rel(found, theirs(**inputs, task_ids=ROWS).last_hidden_state) < 1e-5
+        tiny.readout(found, inputs["attention_mask"]).backward()
+    expected = theirs(**inputs, task_ids=ROWS).last_hidden_state
+    tiny.readout(expected, inputs["attention_mask"]).backward()
+    assert rel(found, expected) < 1e-5
+    for i, layer in enumerate(bank.layers):
+        module = theirs.base_model.model.get_submodule(layer.name)
+        a, b = (torch.stack([bank.expert(k)[f"{layer.name}.lora_{part}"].grad for k in range(SKILLS)]) for part in "AB")
+        a_theirs, b_theirs = module.poly_lora_A["default"].grad, module.poly_lora_B["default"].grad
+        assert rel(a.reshape(SKILLS, tiny.RANK, heads, -1), a_theirs.permute(1, 3, 0, 2)) < 1e-5
+        assert rel(b.reshape(SKILLS, heads, -1, tiny.RANK), b_theirs.permute(1, 0, 3, 2)) < 1e-5
+        logits = torch.stack([row.grad[i].flatten() for row in router.logits])
+        assert rel(logits, module.poly_router["default"].module_logits.grad) < 1e-5
+
+
+def test_skills_under_uniform_weights_learn_what_one_lora_learns():
+    """Why mhr-mu and poly-mu need one LoRA: each skill gets 1/S of their mean's gradient, and Adam sees no scale."""
+    found = []
+    for collapsed in (False, True):
+        host, bank = tiny.bank("bert", composition="merge", experts=SKILLS, alpha=1.0)
+        if collapsed:
+            bank.average("average")
+        host.double()
+        parameters = [p.requires_grad_() for k in range(len(bank)) for p in bank.expert(k).values()]
+        adam, inputs = torch.optim.Adam(parameters, lr=0.01, eps=1e-20), tiny.tokens()
+        decision = Decision(torch.full((1, 1, 1, len(bank)), 1 / len(bank), dtype=torch.float64))
+        for layer in bank.routed_layers:
+            layer.changed()
+        outputs = []
+        for _ in range(50):
+            with bank.routed(decision):
+                outputs.append(hidden(host, inputs))
+                loss = (outputs[-1] * inputs["attention_mask"].unsqueeze(-1)).square().mean()
+                adam.zero_grad()
+                loss.backward()
+            adam.step()
+        found.append((outputs[0].detach(), outputs[-1].detach()))
+    (first, last), (_, alone) = found
+    assert rel(last, first) > 0.1 and rel(alone, last) < 1e-5
 
 
 # the table ----------------------------------------------------------------------------------------------------------------

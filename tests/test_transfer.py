@@ -384,6 +384,8 @@ def test_every_label_gets_a_shot():
         ("poly-mu", ["composition=mix"], "transfer.adaptation.start = average merges parameters: use composition=merge"),
         ("shared", ["transfer.adaptation.tuned=router"],
          "transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained"),
+        ("poly", ["transfer.adaptation.tuned=router", "experts.allocation=1"],
+         "transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained"),
         ("poly", ["transfer.held_ot=[a]"], "unknown option of transfer 'held_ot': did you mean 'held_out'?"),
         ("poly", ["transfer.shots=[]"], "transfer.shots = []: list should have at least 1 item after validation, not 0"),
         ("poly", ["experts.allocation=0"], "experts.allocation = 0: input should be 'per_task' or 'shared'; "

@@ -1,7 +1,8 @@
 """Model-based clustering (Ostapenko et al. 2024): experts with like parameters share one LoRA; any rule chooses among these.
 
-A rule that reads the experts' parameters (arrow) reads those of the clusters' LoRAs, as published. Any other (prototype, uniform)
-weighs the tasks, and a cluster gets the sum of the weights of its tasks.
+A rule that reads the experts' parameters (arrow) reads those of the clusters' LoRAs, as published. Any other that is not trained
+(prototype, uniform) weighs the tasks, and a cluster gets the sum of the weights of its tasks. Gates learn on stored examples
+which cluster an example's task is in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,9 @@ class MbcOptions(GateOptions):
     steps: int = Field(80, ge=1, le=100_000, description="optimiser steps on the stored examples for the clusters' LoRAs")
     lr: float = Field(2e-3, gt=0, le=10, description="learning rate of the clusters' LoRAs")
     choice: plugin(registry.routers, "router.choice") = Field(
-        {"name": "arrow"}, validate_default=True, description="what chooses among the clusters: a router that is not trained"
+        {"name": "arrow"},
+        validate_default=True,
+        description="what chooses among the clusters: a router that is not trained, or trained on the memory",
     )
 
 
@@ -58,6 +61,7 @@ class Mbc(Router):
         chosen = options.choice.model_copy(update={"heads": options.heads})
         self.choice: Router = registry.routers.get(chosen.name)(chosen, layers, width)
         self.reads_parameters = isinstance(self.choice, ByDirection)
+        self.weighs_clusters = self.reads_parameters or self.choice.learns_on_memory(chosen)  # or else tasks
         for need in ("uses_query", "uses_embedded", "reads_layers", "learns_queries"):
             setattr(self, need, getattr(self.choice, need))
 
@@ -66,14 +70,20 @@ class Mbc(Router):
         return registry.routers.get(options.choice.name).axes_of(options.choice)
 
     @classmethod
+    def learns_on_memory(cls, options: RouterOptions) -> bool:
+        return registry.routers.get(options.choice.name).learns_on_memory(options.choice)
+
+    @classmethod
     def check(cls, config: Any) -> None:
         needs_experts_per_task(config, "lora")
         memory, choice, heads = config.memory, config.router.choice.name, config.router.choice.heads
         if not (memory.per_task or memory.per_class or memory.total):
             raise LabError("router mbc trains the clusters' LoRAs on stored examples: set memory.per_task above 0")
-        if not untrained(choice):
-            able = ", ".join(filter(untrained, registry.routers.names()))
-            raise LabError(f"router.choice = {choice}: clusters are chosen without training and without the task: use {able}")
+        if not chooses(choice):
+            able = ", ".join(filter(chooses, registry.routers.names()))
+            raise LabError(
+                f"router.choice = {choice}: clusters are chosen without the task, by a rule or stored examples: use {able}"
+            )
         if heads not in (1, config.router.heads):
             raise LabError(f"router.choice.heads = {heads}: what chooses has the routing heads of mbc, use router.heads={heads}")
 
@@ -92,7 +102,7 @@ class Mbc(Router):
             for i, old in enumerate(parameters):
                 parameters[i] = nn.Parameter(torch.cat([old.data, old.data.new_zeros(new - self.experts, *old.shape[1:])]))
         super().grow(new)
-        self.choice.grow(new if self.reads_parameters else experts)
+        self.choice.grow(new if self.weighs_clusters else experts)
 
     def meet(self, task: int, generator: torch.Generator) -> None:
         self.choice.classes = self.classes
@@ -101,7 +111,7 @@ class Mbc(Router):
     def learned(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
         found = compose.clusters(compose.products(experts, self.options.space), self.experts)
         self.cluster.copy_(torch.tensor(found))
-        if not self.reads_parameters:
+        if not self.weighs_clusters:
             self.choice.learned(experts, queries, labels)
         for c in range(self.experts):
             members = [expert for expert, own in zip(experts, found, strict=True) if own == c]
@@ -121,6 +131,12 @@ class Mbc(Router):
         for i, (down, up) in enumerate(zip(self.down, self.up, strict=True)):
             self.choice.settle(i, down, up, range(self.experts))
 
+    def standardise(self, queries: Sequence[Tensor]) -> None:
+        self.choice.standardise(queries)
+
+    def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
+        self.choice.reset(generator, queries, self.cluster[owners.long()].long())
+
     def names(self, experts: Sequence[str]) -> list[str]:
         of = [[name for k, name in enumerate(experts) if self.owner(k) == c] for c in range(self.experts)]
         return ["+".join(members) for members in of]
@@ -138,7 +154,7 @@ class Mbc(Router):
 
     def forward(self, request: Request) -> Decision:
         decision = self.choice(request)
-        if not self.reads_parameters:
+        if not self.weighs_clusters:
             member = one_hot(self.cluster.long(), self.experts, 1)[:, 0, 0]  # (K, C)
             match = decision.match and replace(decision.match, experts=[self.owner(k) for k in decision.match.experts])
             decision = Decision(decision.weights @ member, match=match)  # (B | 1, L | 1, H, C)
@@ -146,7 +162,8 @@ class Mbc(Router):
         return decision
 
 
-def untrained(name: str) -> bool:
-    """Whether a router works without training of its own and without the true task."""
+def chooses(name: str) -> bool:
+    """Whether a router works without the true task, and without training or with what stored examples teach it."""
     router = registry.routers.get(name)
-    return router.axes.choice != "learned" and not router.uses_task_id and not router.holds_experts
+    learned = router.axes.choice == "learned" and not router.learns_on_memory(router.Options())
+    return not learned and not router.uses_task_id and not router.holds_experts
