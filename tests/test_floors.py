@@ -20,7 +20,7 @@ FLOORS = [
     ["answer", "strings/*"],
     ["streams/*", "memory", "labels", "views/*", "work", "replay"],
     ["sources", "expert", "composition", "compose", "tables", "repeats", "glossary", "lesson"],
-    ["router", "experts/*", "figures/*", "pretrained", "lower"],
+    ["router", "experts/*", "figures/*", "pretrained", "lower", "starts"],
     ["routers/*", "backbone", "bank", "versus", "taxonomy", "printing"],
     ["objective", "report"],
     ["learner"],
