@@ -100,19 +100,21 @@ def focus(run: Run, after: int) -> Focus:
 # -- level 1: tasks and experts --------------------------------------------------------------------------------------------
 
 
-def part(run: Run, after: int) -> tuple[int | None, int | None]:
-    """Numbers of the layer and of the routing head that the map of tasks and experts is of; None: the mean over all."""
+def part(run: Run, after: int) -> tuple[int | None, ...]:
+    """Numbers of the layer and of the routing head that the map of tasks and experts is of; nothing for the mean over all."""
     layers, heads = views.layer_names(run.routing(after).layers), run.routing(after).mean(0).shape[1]
     places = st.columns(5)
     chosen = box(places[0], "In layer", "rt_map_layer", [ALL, *layers])
     head = box(places[1], "In routing head", "rt_map_head", [ALL, *(str(h + 1) for h in range(heads))]) if heads > 1 else ALL
+    if chosen == head == ALL:
+        return ()
     return None if chosen == ALL else layers.index(chosen), None if head == ALL else int(head) - 1
 
 
 def overview(run: Run, after: int) -> None:
     st.subheader("Who answers which task", anchor=False)
-    layer, head = part(run, after)
-    shares = views.routing_by_task(run, after, layer, head)
+    place = part(run, after)
+    shares = views.routing_by_task(run, after, *place)
 
     def look(task: int, expert: int) -> None:
         st.session_state["rt_task"], st.session_state["rt_expert"] = shares.index[task], shares.columns[expert]
@@ -121,7 +123,7 @@ def overview(run: Run, after: int) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         shell.card(
-            figures.routing_by_task, run, after, layer, head, key="rt_map", alt=f"Share of each expert per task. {strongest}",
+            figures.routing_by_task, run, after, *place, key="rt_map", alt=f"Share of each expert per task. {strongest}",
             table=views.routing_by_task, on_click=look,
             read="Each row is a task and sums to 1: the part of the routing weight each expert gets on its test examples. "
             "Bright on the diagonal means that tasks find their own expert. Click a cell to look inside.",
