@@ -549,15 +549,22 @@ def test_the_form_is_in_the_link(page, browser, address):
     page.get_by_text("lab run sequential -o train.lr=0.01").wait_for()
 
 
-def test_a_typed_size_of_the_pool(page, address):
+def test_a_typed_size_of_the_pool_and_what_another_stream_brings(page, address):
     open_page(page, address, "train?recipe=l2p")
     page.get_by_text("All other options").click()
     pool = page.get_by_role("combobox", name="Allocation")
     pool.fill("20")
     pool.press("Enter")
     page.get_by_text("lab run l2p -o experts.allocation=20", exact=True).wait_for()
+    stream = page.get_by_role("combobox", name="Stream")
+    stream.scroll_into_view_if_needed()  # the list of a select box closes when the page scrolls
+    page.wait_for_timeout(500)
+    stream.fill("strings")  # of a long list only what is in sight is drawn
+    page.get_by_role("option", name="strings", exact=True).click()
+    page.get_by_text("lab run l2p -o stream.name=strings -o experts.allocation=20", exact=True).wait_for()
+    assert page.get_by_role("spinbutton", name="Learning rate").first.input_value() == "0.01"
     page.reload()
-    page.get_by_text("lab run l2p -o experts.allocation=20", exact=True).wait_for()
+    page.get_by_text("lab run l2p -o stream.name=strings -o experts.allocation=20", exact=True).wait_for()
     assert page.problems == []
 
 
