@@ -42,25 +42,17 @@ class Store:
     def address_of(session: "Session", data: dict[str, Any]) -> str:
         """Content address of what `session` trains on some data, with what else is particular to that training."""
         config = session.config
-        content = data | {
-            "engine": ENGINE, "torch": torch.__version__, "seed": config.seed, "backbone": session.learner.backbone.identity,
-            "arithmetic": config.backbone.model_dump(exclude={"name"}), "pooling": session.learner.backbone.pooling,
-            "layers": [layer.name for layer in session.learner.bank.layers],
+        return _address(session, data | {
+            "seed": config.seed, "layers": [layer.name for layer in session.learner.bank.layers],
             "experts": config.experts.model_dump(mode="json", exclude={"start"}), "train": config.train.model_dump(mode="json"),
-        }  # fmt: skip
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+        })  # fmt: skip
 
     @staticmethod
     def address_of_queries(session: "Session", t: int) -> str:
         """Content address of what routers are fed with on the training examples of task t: the frozen backbone alone counts."""
-        config, learner = session.config, session.learner
-        content = {
-            "engine": ENGINE, "torch": torch.__version__, "backbone": learner.backbone.identity,
-            "arithmetic": config.backbone.model_dump(exclude={"name"}), "pooling": learner.backbone.pooling,
-            "queries": "backbone" if learner.router.uses_query else [layer.name for layer in learner.bank.layers],
-            "data": [(example.text, example.pair) for example in session.tasks[t].train],
-        }  # fmt: skip
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+        learner = session.learner
+        asked = "backbone" if learner.router.uses_query else [layer.name for layer in learner.bank.layers]
+        return _address(session, {"queries": asked, "data": [(example.text, example.pair) for example in session.tasks[t].train]})
 
     def read(self, address: str) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
         """The arrays that are kept and what is known about them, `train_s` too; None if they are not there."""
@@ -82,6 +74,16 @@ class Store:
         """Keep trained parameters, the seconds their training took, and what else is to be known about them."""
         arrays = {name: parameter.detach().cpu().numpy() for name, parameter in parameters.items()}
         files.write_arrays(self.folder / f"{address}.safetensors", arrays, {"train_s": repr(round(seconds, 3)), **about})
+
+
+def _address(session: "Session", content: dict[str, Any]) -> str:
+    """Content address of something that the frozen backbone computes with."""
+    config, backbone = session.config.backbone, session.learner.backbone
+    content = content | {
+        "engine": ENGINE, "torch": torch.__version__, "backbone": backbone.identity, "pooling": backbone.pooling,
+        "arithmetic": config.model_dump(exclude={"name"}),
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def anywhere(parameters: dict[str, Tensor], t: int) -> dict[str, Tensor]:
