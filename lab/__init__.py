@@ -22,7 +22,7 @@ _PUBLIC = {
     "resume": "lab.api",
     "compare": "lab.api",
     "decompose": "lab.analysis",
-    "configure": "lab.config",
+    "configure": "lab.recipe",
     "Run": "lab.runs",
     "LabError": "lab.errors",
     "figures": None,

@@ -27,14 +27,14 @@ import torch
 from torch import Tensor, nn
 
 from lab import api, files
-from lab.config import validated
 from lab.errors import LabError
 from lab.evaluate import evaluate
 from lab.inference import recall
 from lab.learner import Classifier, Learner
-from lab.loop import EVALUATION_BATCH, Session
 from lab.metrics import shares
+from lab.recipe import validated
 from lab.runs import Run
+from lab.session import EVALUATION_BATCH, Session
 
 TERMS = ("router", "experts", "classifier", "new_classes")
 FILE = "decomposition.json"

@@ -1,18 +1,21 @@
 """What notebooks and the command line call: run, train, resume, compare."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lab import events
-from lab.config import RunConfig, configure, validated
+from lab.config import RunConfig
 from lab.errors import LabError
-from lab.loop import Session, prepare
+from lab.loop import StreamSession
+from lab.recipe import configure, validated
 from lab.record import record
 from lab.runs import Run, root
+from lab.session import Session, prepare
 from lab.sources import load_tasks
 from lab.store import Store
-from lab.transfer import opened
+from lab.stream import Task
+from lab.transfer import TransferSession
 
 Watch = Callable[[Iterator[events.Event], "Run"], None]
 
@@ -24,6 +27,11 @@ def session(config: RunConfig, runs: str | Path | None = None) -> Session:
     tasks = load_tasks(stream.name, stream.sources, stream.tasks, config.seed, **limits)
     store = Store(root(runs) / ".experts") if config.reuse and runs is not False else None
     return opened(prepare(config, tasks, runs or None), tasks, store)
+
+
+def opened(config: RunConfig, tasks: Sequence[Task], store: Store | None = None) -> Session:
+    """The session of a prepared configuration in its protocol. Raises LabError for whatever cannot work, before any training."""
+    return (TransferSession if config.transfer else StreamSession)(config, tasks, store)
 
 
 def train(config: RunConfig | str, **settings: Any) -> Iterator[events.Event]:

@@ -19,9 +19,10 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from lab import registry, runs, sources, views
-from lab.config import RunConfig, Section, configure, read_recipe
+from lab.config import RunConfig, Section
 from lab.errors import LabError, bad_yaml, unknown
-from lab.loop import resolved
+from lab.recipe import configure, read_recipe
+from lab.session import resolved
 
 GRIDS = Path(__file__).parent / "grids"
 AXES = {"recipe": "recipes", "seed": "seeds", "scenario": "scenarios", "stream": "stream", "stream.name": "stream",

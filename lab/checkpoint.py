@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lab import files
 from lab.errors import LabError
-from lab.loop import Cursor, Session
+from lab.session import Cursor, Session
 
 FORMAT = 1
 WEIGHTS = "adapter_model.safetensors"  # of an expert in its folder
@@ -69,6 +69,7 @@ def restore(session: Session, folder: Path, experts: Path) -> dict[str, Any]:
     with torch.no_grad():
         for name, parameter in _small(session).items():
             parameter.copy_(tensors.pop(name))
+
     def of(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
 

@@ -278,7 +278,7 @@ def validate(
     file: Annotated[str, typer.Argument(help="a recipe file, or the config.yaml of a run")], as_json: Json = False
 ) -> None:
     """Check a recipe file without running it: lab validate my-recipe.yaml"""
-    from lab.config import configure
+    from lab.recipe import configure
 
     if not file.endswith((".yaml", ".yml")):
         raise LabError(f"'{file}' is not a YAML file: validate takes a recipe file")
@@ -300,7 +300,7 @@ def list(
 def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
     """Objects with a `name` each, for `lab list`."""
     from lab import registry, taxonomy
-    from lab.config import recipes
+    from lab.recipe import recipes
 
     if what == "recipes":
         places = {place.pop("recipe"): place for place in taxonomy.table()}

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from lab import events
-from lab.loop import Session
+from lab.session import Session
 
 
 def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[events.Event]:

@@ -69,7 +69,7 @@ class RoutingSums:
             self.queries |= {row: query[i] for i, row in enumerate(rows) if row < WHOLE}
 
     def arrays(self, task: int) -> dict[str, np.ndarray]:
-        """The arrays of the run folder's routing file; see lab.runs.Routing."""
+        """The arrays of the run folder's routing file; see lab.routing.Routing."""
         rows = sorted(self.whole)
         return (
             {

@@ -26,13 +26,13 @@ from typing import Any, NamedTuple
 import filelock
 import numpy as np
 
-from lab import files, runs, sources, views
+from lab import api, files, runs, sources, views
 from lab.cells import Cell, Problems, Row, make_rows, read
 from lab.errors import LabError
+from lab.record import Stopped
 from lab.runs import Run
 from lab.statistics import by_position, difference, interval
 from lab.stream import limited
-from lab.transfer import opened
 
 TICK = 0.5  # seconds between two looks at the cells that run
 TRIED = 8  # examples per split with which it is tried whether a cell can be set up
@@ -122,7 +122,7 @@ class Grid:
                 kind = json.dumps(plain | {"stream": [source, sorted(stream.tasks)]}, sort_keys=True)
                 if kind not in tried and not begun:  # what was begun could be set up
                     train = max(TRIED, *(cell.config.transfer.shots if cell.config.transfer else [0]))
-                    opened(cell.config, [limited(task, 0, train, TRIED, TRIED) for task in tasks])
+                    api.opened(cell.config, [limited(task, 0, train, TRIED, TRIED) for task in tasks])
                 tried.add(kind)
             except LabError as error:
                 problems.note(error, f"{label}, scenario {cell.config.scenario}")
@@ -349,9 +349,6 @@ def saved(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def work(id: str, folder: str, environment: dict[str, str]) -> None:
     """Run or go on with a cell in this process; what happens stands in its folder. Ends, resumable, with the grid's process."""
-    from lab import api
-    from lab.record import Stopped
-
     os.environ.update(environment)  # the process this one is forked from has that of its start
     run = Run(Path(folder) / id)
     with open(run.dir / "log.txt", "ab") as log:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from lab.answer import Answer
 from lab.compose import Adapter
-from lab.config import validated
 from lab.errors import LabError
 from lab.learner import Learner
 from lab.pretrained import HashTokenizer, resolve_device
+from lab.recipe import validated
 from lab.router import Decision, LayerDecision, normalised
 from lab.runs import Run
 from lab.stream import Example, Task

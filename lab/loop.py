@@ -1,53 +1,24 @@
-"""Training as a generator of events. The loop is on this page: learn, train on the memory, evaluate, task after task.
-
-A session can be entered at any step: everything random is drawn from generators keyed by content, so the cursor, the
-parameters and the optimiser are all the state there is.
+"""Training on a stream, as a generator of events. The loop is on this page: learn, train on the memory, evaluate, task after
+task. What it shares with the other protocol, optimiser steps and scores, is in lab.session.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lab import events, registry
+from lab import events
 from lab.batch import Batch, Encoded, shuffled
-from lab.chance import generator
-from lab.checks import check
 from lab.config import RunConfig
-from lab.cost import footprint, peak_memory
-from lab.errors import RunFailed
-from lab.evaluate import Evaluation, evaluate
-from lab.learner import Learner, Output
-from lab.memory import Memory
-from lab.method import Method
-from lab.pretrained import resolve
+from lab.learner import Output
 from lab.router import Decision
-from lab.starts import pinned
+from lab.session import Phase, Session
 from lab.store import Store, anywhere
-from lab.stream import SPLITS, Task
-from lab.work import work_of
+from lab.stream import Task
 
-EVALUATION_BATCH = 64
 RATE = {"train": "train.lr", "gate": "router.lr", "memory": "memory_training.lr"}  # the learning rate of a phase
-
-
-@dataclass
-class Cursor:
-    """Where a session stands: `step` steps of `phase` of `task` are done; task -1 is the evaluation before training."""
-
-    task: int = -1
-    phase: str = "evaluate"
-    step: int = 0
-    phase_s: float = 0.0  # seconds of training in this phase
-    work: float = 0.0  # units of finished phases, see Session.units
-    train_s: float = 0.0
-    eval_s: float = 0.0
-    reused_s: float = 0.0  # training time that was saved by taking experts from the store
 
 
 @dataclass
@@ -64,51 +35,19 @@ class Scores:
     validation: list[float] | None = None  # last row, on the validation examples
 
 
-def prepare(config: RunConfig, tasks: Sequence[Task], runs: str | Path | None = None) -> RunConfig:
-    """The configuration with everything that was chosen automatically written down; `runs`: where experts of runs are found."""
-    return resolved(config, [task.name for task in tasks], runs)
-
-
-def resolved(config: RunConfig, tasks: list[str], runs: str | Path | None = None) -> RunConfig:
-    """The same from the names of the tasks in their order."""
-    name = "+".join(Path(source).name for source in config.stream.sources) or config.stream.name
-    if config.transfer:
-        train, held = config.transfer.sides(tasks)
-        tasks = train + held
-        sides = config.transfer.model_copy(update={"train_tasks": train, "held_out": held})
-        config = config.model_copy(update={"transfer": sides})
-    stream = config.stream.model_copy(update={"name": name, "tasks": tasks})
-    experts = config.experts.model_copy(update={"start": pinned(config.experts.start, runs)})
-    return config.model_copy(update={"stream": stream, "backbone": resolve(config.backbone), "experts": experts})
-
-
-class Session:
-    """One run in memory. `train()` trains and evaluates; between two events the state is whole and can be saved."""
+class StreamSession(Session):
+    """A run of this protocol in memory: task after task."""
 
     protocol = "stream"
 
     def __init__(self, config: RunConfig, tasks: Sequence[Task], store: Store | None = None):
         """`config` must be prepared. Raises LabError for whatever cannot work, before any training."""
-        self.config, self.tasks, self.store = config, tasks, store
-        check(config, tasks)
-        self.learner = Learner(config, tasks)
-        self.learner.read_starts()
-        encode = self.learner.encode
-        self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(tasks) for s in SPLITS}
-        self.work = work_of(config, [{s: len(task.split(s)) for s in SPLITS} for task in tasks])
-        self.memory = Memory(**dict(config.memory), seed=config.seed)
-        build = registry.methods.get
-        self.methods = [build(name)(options, self.learner, self.memory) for name, options in config.methods.items()]
-        self.cursor = Cursor()
-        self.stages = [task.name for task in tasks]  # what the cursor's `task` and that of an event count
+        super().__init__(config, tasks, store)
         self.scores = Scores([task.name for task in tasks], [list(task.labels) for task in tasks])
         self.stored_queries: dict[int, tuple[list[Encoded], list[Tensor]]] = {}  # per task: stored rows; per layer (N, D)
-        self.partial_work = 0.0  # units done in the current phase
-        self.optimizer: torch.optim.Optimizer | None = None
-        self.saved_moments: dict[str, Tensor] = {}  # of a phase that is gone on with, see lab.checkpoint
         self.isolated: dict[str, Tensor] = {}  # classifier as training on the tasks left it, before any tuning on the memory
 
-    # -- the loop --------------------------------------------------------------------------------------------------
+    # -- the loop ------------------------------------------------------------------------------------------------------
 
     def train(self) -> Iterator[events.Event]:
         """Everything from the cursor on."""
@@ -294,94 +233,7 @@ class Session:
         ]
         return [torch.cat(layer) for layer in zip(*queries, strict=True)], torch.cat(owners)
 
-    def fit(self, t: int, phase: "Phase") -> Iterator[events.Step]:
-        """Optimiser steps of a phase, from the cursor on."""
-        parameters = [parameter for group in phase.groups for parameter in group.values()]
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        self.optimizer = self.new_optimizer(phase)
-        began = time.perf_counter()
-        with self.learner.backbone.knowing(phase.examples):
-            self.cursor.phase_s += time.perf_counter() - began
-            for step in range(self.cursor.step, phase.steps):
-                began = time.perf_counter()
-                for group, rate in zip(self.optimizer.param_groups, phase.rates, strict=True):
-                    group["lr"] = rate * schedule(step, phase.steps, self.config.train.warmup)
-                batch = self.learner.collate(phase.rows(step))
-                decision = phase.decide(batch, step)
-                with self.learner.bank.routed(decision):  # open through backward, see Bank.routed
-                    terms = phase.terms(batch, decision)
-                    self.optimizer.zero_grad(set_to_none=True)
-                    sum(terms.values()).backward()
-                for method in phase.methods:
-                    method.adjust_gradients()
-                if self.config.train.clip:
-                    nn.utils.clip_grad_norm_(parameters, self.config.train.clip)
-                self.optimizer.step()
-                self.cursor.step = step + 1
-                self.cursor.phase_s += time.perf_counter() - began
-                self.partial_work = self.units(t, self.cursor.phase) * (step + 1) / phase.steps
-                yield events.Step(
-                    t, self.cursor.phase, step * phase.epochs // phase.steps, phase.epochs, step + 1, phase.steps,
-                    {name: term.detach() for name, term in terms.items()}, self.optimizer.param_groups[0]["lr"], self.progress(),
-                )  # fmt: skip
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-            parameter.grad = None
-        self.optimizer = None
-        if not all(parameter.isfinite().all() for parameter in parameters):
-            rate = self.rate_of(t, self.cursor.phase)
-            raise RunFailed(f"training on task '{self.stages[t]}' left parameters that are not finite: lower {rate}")
-
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """What happens inside the block counts as training time of the phase."""
-        began = time.perf_counter()
-        yield
-        self.cursor.phase_s += time.perf_counter() - began
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What the results rest on: backbone weights and data. A run is gone on with only where they are the same."""
-        return {"backbone": self.learner.backbone.identity, "tasks": {task.name: task.digest() for task in self.tasks}}
-
-    def chance(self, purpose: str, t: int, *key: object) -> torch.Generator:
-        """The generator of one use of chance: keyed by seed, purpose and the task's name, not by its position."""
-        return generator(self.config.seed, purpose, self.stages[t], *key)
-
-    def new_optimizer(self, phase: "Phase") -> torch.optim.Optimizer:
-        """AdamW over the groups; in a phase that was left in its middle, with its moments as they were."""
-        optimizer = torch.optim.AdamW(
-            [{"params": list(group.values()), "lr": rate} for group, rate in zip(phase.groups, phase.rates, strict=True)],
-            weight_decay=self.config.train.weight_decay,
-        )
-        if self.saved_moments and self.cursor.step:
-            parameters = [parameter for group in phase.groups for parameter in group.values()]
-            for i, parameter in enumerate(parameters):
-                state = {name: self.saved_moments[f"optimizer/{i}/{name}"] for name in ("step", "exp_avg", "exp_avg_sq")}
-                place = {name: "cpu" if name == "step" else parameter.device for name in state}
-                optimizer.state[parameter] = {name: tensor.to(place[name], copy=True) for name, tensor in state.items()}
-        self.saved_moments = {}
-        return optimizer
-
-    def moments(self) -> dict[str, Tensor]:
-        """State of the optimiser of the phase in progress, by parameter number."""
-        if self.optimizer is None:
-            return {}
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        state = self.optimizer.state
-        return {f"optimizer/{i}/{name}": tensor for i, p in enumerate(parameters) for name, tensor in state[p].items()}
-
-    # -- evaluation ------------------------------------------------------------------------------------------------
-
-    def score(self, after: int, task: int, split: str = "test", seen: int | None = None, oracle: bool = False) -> Iterator[Any]:
-        """Progress events, and the Evaluation as the generator's return value."""
-        began, rows, start = time.perf_counter(), self.rows[task, split], self.partial_work
-        for found in evaluate(self.learner, rows, seen or after + 1, EVALUATION_BATCH, oracle):
-            if isinstance(found, Evaluation):
-                self.cursor.eval_s += time.perf_counter() - began
-                return found
-            self.partial_work = start + found
-            yield events.Evaluating(after, task, found, len(rows), self.progress())
+    # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def zero_shot(self) -> Iterator[events.Event]:
         """The row before training: an untrained classifier over all classes of the stream (b_j of GEM)."""
@@ -423,15 +275,9 @@ class Session:
             yield events.OracleEvaluated(j, result.score, self.progress())
         self.scores.oracle = found
 
-    # -- bookkeeping -----------------------------------------------------------------------------------------------
-
-    def meet_all(self) -> None:
-        """Room for every task, as at the end of a run."""
-        for t in range(len(self.tasks)):
-            self.learner.meet(t)
+    # -- bookkeeping ---------------------------------------------------------------------------------------------------
 
     def rebuild(self) -> None:
-        """In a fresh session: the tasks met and the memory filled as the cursor says; values are filled in afterwards."""
         cursor = self.cursor
         learned = cursor.task + (cursor.phase != "train")  # tasks whose stage A is done
         for t in range(max(learned, cursor.task + 1 if cursor.phase == "train" and cursor.step else learned)):
@@ -441,7 +287,6 @@ class Session:
 
     @property
     def kept(self) -> dict[str, dict[str, Tensor]]:
-        """What going on needs beside parameters and statistics, by its name in a saved state."""
         return {"isolated": self.isolated}
 
     def changing(self, k: int) -> bool:
@@ -461,60 +306,3 @@ class Session:
         row = self.scores.matrix[t][: t + 1]
         scores = "  ".join(f"{name} {score:.3f}" for name, score in zip(self.stages, row, strict=False))
         return f"after {self.stages[t]}: average {sum(row) / len(row):.3f}   {scores}"
-
-    def advance(self, task: int, phase: str) -> None:
-        """The current phase is done; the next one begins."""
-        done = self.cursor
-        spent = done.phase_s if done.phase != "evaluate" else 0.0
-        work, train_s = done.work + self.units(done.task, done.phase), done.train_s + spent
-        self.cursor = Cursor(task, phase, 0, 0.0, work, train_s, done.eval_s, done.reused_s)
-        self.partial_work = 0.0
-
-    def units(self, task: int, phase: str) -> float:
-        """Work of a phase in forward passes of one example, see lab.work."""
-        return self.work.units(task, phase)
-
-    def progress(self) -> float:
-        """Share of the whole run's work that is done."""
-        return min((self.cursor.work + self.partial_work) / self.work.total, 1.0)
-
-    def uses(self) -> dict[str, Any]:
-        """What the run was given beyond its training examples."""
-        task_id = self.config.scenario == "task" or self.learner.router.uses_task_id
-        used = self.config.memory_training.steps or any(method.given(method.options) == "stored" for method in self.methods)
-        used = used or self.learner.router.holds_experts
-        stored, generated = len(self.memory) if used else 0, sum(len(method.generated) for method in self.methods)
-        return {"task_id": task_id, "stored_examples": stored, "generated_examples": generated}
-
-    def cost(self) -> dict[str, Any]:
-        """Parameters and bytes (see lab.cost) and seconds.
-
-        Times include what was saved by reuse; `reused_s` says how much of train_s that is.
-        """
-        return footprint(self.learner, self.memory, self.methods) | {
-            "train_s": round(self.cursor.train_s + self.cursor.reused_s, 3),
-            "reused_s": round(self.cursor.reused_s, 3),
-            "eval_s": round(self.cursor.eval_s, 3),
-            "peak_memory_bytes": peak_memory(self.learner.device),
-        }
-
-
-@dataclass(frozen=True)
-class Phase:
-    """What the optimiser does in one phase: groups of named parameters, their rates, the examples, three functions."""
-
-    groups: list[dict[str, nn.Parameter]]
-    rates: list[float]
-    steps: int
-    epochs: int
-    examples: Sequence[Encoded]
-    rows: Callable[[int], list[Encoded]]
-    decide: Callable[[Batch, int], Decision | None]
-    terms: Callable[[Batch, Decision | None], dict[str, Tensor]]
-    methods: Sequence[Method] = ()  # that may adjust the gradients
-
-
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Factor of the learning rate: linear rise over the warm-up share, then linear fall to zero."""
-    rise = max(1, round(warmup * steps))
-    return (step + 1) / rise if step < rise else (steps - step) / (steps - rise + 1)

@@ -15,8 +15,9 @@ from datetime import datetime
 from typing import Any
 
 from lab import jobs, sources
-from lab.config import RunConfig, validated
+from lab.config import RunConfig
 from lab.errors import LabError
+from lab.recipe import validated
 from lab.runs import Run
 from lab.stream import SPLITS
 from lab.work import work_of

@@ -13,8 +13,8 @@ from lab.analysis import reopened
 from lab.errors import LabError
 from lab.evaluate import evaluate
 from lab.inference import Override, recall
-from lab.loop import EVALUATION_BATCH
 from lab.runs import Run
+from lab.session import EVALUATION_BATCH
 
 
 def kept_by_load(loads: Iterable[float], share: float) -> list[int]:

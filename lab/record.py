@@ -17,8 +17,8 @@ import numpy as np
 
 from lab import checkpoint, events, files
 from lab.errors import LabError, RunFailed
-from lab.loop import Session
 from lab.runs import Run, now
+from lab.session import Session
 
 LOG_EVERY = 1.0  # seconds between two Step lines of one phase
 

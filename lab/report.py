@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from lab import __version__, figures, files, repeats, tables, versus, views
-from lab.config import command_line
 from lab.errors import LabError
+from lab.recipe import command_line
 from lab.runs import Run, now
 
 STYLE = """

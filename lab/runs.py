@@ -12,8 +12,7 @@ import platform
 import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import metadata
@@ -21,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import numpy as np
 import psutil
 import yaml
 
-from lab import files
+from lab import files, result
 from lab.errors import LabError, unknown
 from lab.metrics import metrics
+from lab.routing import Routing
 
 FORMAT = 1  # of the run folder; raised when an old reader would misread a new folder
 TERMINAL = ("finished", "stopped", "interrupted", "failed")
@@ -66,58 +65,6 @@ def _installed(name: str) -> bool:
         return bool(metadata.version(name))
     except metadata.PackageNotFoundError:
         return False
-
-
-@dataclass(frozen=True)
-class Routing:
-    """Routing weights recorded on the test examples of every task seen at one moment of the stream.
-
-    Weights are normalised by the router that gave them. L adapted layers, H routing heads, E experts (as many as
-    there were at that moment), N examples kept whole.
-    """
-
-    tasks: list[str]
-    layers: list[str]
-    experts: list[str]
-    arrays: dict[str, np.ndarray]
-    texts: dict[str, list[str]]
-    step_names: Sequence[str] = ()  # what led to the weights of whole decisions, in order
-
-    def mean(self, task: int) -> np.ndarray:
-        """Mean weight over the test examples of a task: (L, H, E)."""
-        return self.arrays[f"{task}/weight_sum"] / self.count(task)
-
-    def top1(self, task: int) -> np.ndarray:
-        """Share of examples whose largest weight is this expert's: (L, H, E)."""
-        return self.arrays[f"{task}/top_count"] / self.count(task)
-
-    def entropy(self, task: int) -> np.ndarray:
-        """Mean entropy in nats of the weights rescaled to sum to one: (L, H)."""
-        return self.arrays[f"{task}/entropy_sum"] / self.count(task)
-
-    def share(self, task: int) -> np.ndarray:
-        """Mean over layers and routing heads of each expert's part in the sum of weights: (E,); sums to one."""
-        return self.arrays[f"{task}/share_sum"] / self.count(task)
-
-    def count(self, task: int) -> int:
-        return int(self.arrays[f"{task}/count"][0])
-
-    def examples(self, task: int) -> np.ndarray:
-        """Whole decisions of the first few test examples: (N, L, H, E)."""
-        return self.arrays[f"{task}/examples"]
-
-    def steps(self, task: int) -> dict[str, np.ndarray]:
-        """Whole decisions step by step, as the router names them ("logits", "gates", ...), "weights" last: (N, L, H, E) each."""
-        return {name: self.arrays[f"{task}/steps/{name}"] for name in self.step_names} | {"weights": self.examples(task)}
-
-    def queries(self, task: int) -> np.ndarray | None:
-        """What the examples kept whole were routed by, (N, D); None where that is not one vector per example."""
-        return self.arrays.get(f"{task}/query")
-
-    def keys(self) -> tuple[np.ndarray, list[int]]:
-        """What queries are compared with, (P, D), and whose expert each key is; none where the router has no keys."""
-        owners = self.arrays.get("key_experts", np.zeros(0))
-        return self.arrays.get("keys", np.zeros((0, 0))), owners.astype(int).tolist()
 
 
 class Run:
@@ -296,66 +243,7 @@ class Run:
 
     def result(self) -> dict[str, Any]:
         """The run as `lab run --json` prints it."""
-        return self._transfer_result() if self.protocol == "transfer" else self._stream_result()
-
-    def _transfer_result(self) -> dict[str, Any]:
-        scores, info = self.scores, self.info
-        given, held_out = self.config["transfer"], scores.get("held_out", {})
-        average = transfer_averages(scores.get("zero_shot", {}), held_out, given["held_out"] or [], given["shots"])
-        trained = [scores.get("trained", {}).get(task) for task in given["train_tasks"] or []]
-        mean = None if None in trained or not trained else sum(trained) / len(trained)
-        measured = [value for value in scores.get("alignment", {}).values() if value is not None]
-        alignment = sum(measured) / len(measured) if measured else None
-        missing = [name for name in ("uses", "cost") if not info.get(name)]
-        why = dict.fromkeys(missing, "measured when the run is finished")
-        why |= {f"average.{k}": "not all held-out tasks are adapted to yet" for k, value in average.items() if value is None}
-        if mean is None:
-            why["trained_average"] = "joint training is not scored yet"
-        if alignment is None:
-            allocation = self.config["experts"]["allocation"]
-            own = "training tasks share no expert, so their gradients have nothing in common" if allocation == "per_task" else ""
-            why["alignment"] = own or "not measured yet, or a gradient was zero"
-        if info.get("error"):
-            why["status"] = info["error"]
-        return self._about() | {
-            "protocol": "transfer", "train_tasks": given["train_tasks"], "trained": scores.get("trained", {}),
-            "trained_average": mean,
-            "zero_shot": scores.get("zero_shot", {}), "held_out": held_out, "average": average, "alignment": alignment,
-            "alignment_by_step": scores.get("alignment", {}), "uses": info.get("uses"), "cost": info.get("cost"), "why": why,
-        }  # fmt: skip
-
-    def _about(self) -> dict[str, Any]:
-        """What every result begins with."""
-        config = self.config
-        return {
-            "run": self.id, "dir": str(self.dir), "status": self.status, "recipe": config["recipe"],
-            "scenario": config["scenario"], "stream": config["stream"]["name"],
-            "backbone": config["backbone"]["name"], "seed": config["seed"],
-        }  # fmt: skip
-
-    def _stream_result(self) -> dict[str, Any]:
-        scores, info = self.scores, self.info
-        found = metrics(self.matrix)
-        why = found.pop("why")
-        routing = dict.fromkeys(("own_expert_share", "accuracy", "oracle_average_accuracy")) | (info.get("routing") or {})
-        oracle, average = routing["oracle_average_accuracy"], found["average_accuracy"]
-        routing["oracle_gap"] = None if oracle is None or average is None else oracle - average
-        why |= info.get("why", {})
-        if info.get("error"):
-            why["status"] = info["error"]
-        why.setdefault("routing.oracle_gap", why.get("routing.oracle_average_accuracy", "measured when the run is finished"))
-        for name in ("own_expert_share", "accuracy", "oracle_average_accuracy"):
-            reason = "not recorded by the version of the run" if info.get("routing") else "measured when the run is finished"
-            why.setdefault(f"routing.{name}", reason)
-        why = {name: reason for name, reason in why.items() if not name.startswith("routing.") or routing.get(name[8:]) is None}
-        why |= {name: "measured when the run is finished" for name in ("uses", "cost") if not info.get(name)}
-        if scores.get("zero_shot") is None:
-            why["zero_shot"] = "not evaluated yet"
-        return self._about() | {
-            "tasks": self.tasks, "matrix": self.matrix, "zero_shot": scores.get("zero_shot"), **found, "routing": routing,
-            **({"measures": scores["measures"]} if scores.get("measures") else {}),
-            "uses": info.get("uses"), "cost": info.get("cost"), "why": why,
-        }  # fmt: skip
+        return result.of_transfer(self) if self.protocol == "transfer" else result.of_stream(self)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -426,15 +314,6 @@ def _moments(folder: Path, ending: str = "") -> list[int]:
     """The k of all `after_<k>` in a folder."""
     names = (path.name.removesuffix(ending).removeprefix("after_") for path in folder.glob(f"after_*{ending}"))
     return sorted(int(name) for name in names if name.isdigit())
-
-
-def transfer_averages(
-    zero_shot: dict[str, float], held_out: dict[str, dict[str, float]], tasks: list[str], shots: list[int]
-) -> dict[str, float | None]:
-    """Mean score over held-out tasks without shots and for each number of them; None while a task lacks one."""
-    found = {"0": [zero_shot.get(task) for task in tasks]}
-    found |= {str(k): [held_out.get(task, {}).get(str(k)) for task in tasks] for k in sorted(set(shots))}
-    return {k: None if None in scores or not scores else sum(scores) / len(scores) for k, scores in found.items()}
 
 
 def slug(name: str) -> str:

@@ -19,7 +19,7 @@ from lab import files
 from lab.starts import digests
 
 if TYPE_CHECKING:
-    from lab.loop import Session
+    from lab.session import Session
 
 ENGINE = 4  # raised when the same settings give other bytes
 

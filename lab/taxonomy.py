@@ -5,8 +5,9 @@ down per recipe: its place follows from its configuration and from what its plug
 """
 
 from lab import registry
-from lab.config import RunConfig, configure, recipe_names, recipes
+from lab.config import RunConfig
 from lab.memory import ALL
+from lab.recipe import configure, recipe_names, recipes
 from lab.router import Router
 
 

@@ -17,8 +17,8 @@ from lab import events
 from lab.batch import Batch, Encoded, shuffled
 from lab.config import RunConfig
 from lab.errors import LabError
-from lab.loop import Phase, Session
 from lab.router import Decision
+from lab.session import Phase, Session
 from lab.starts import digests
 from lab.store import Store
 from lab.stream import Task, sample
@@ -50,7 +50,7 @@ class TransferScores:
     protocol: str = "transfer"
 
 
-class Transfer(Session):
+class TransferSession(Session):
     """A run of this protocol in memory: `train()` yields the events of a run on a stream, a stage in the place of a task."""
 
     protocol = "transfer"
@@ -320,8 +320,3 @@ class Transfer(Session):
 def count(*groups: dict[str, nn.Parameter]) -> int:
     """Numbers in groups of parameters."""
     return sum(parameter.numel() for group in groups for parameter in group.values())
-
-
-def opened(config: RunConfig, tasks: Sequence[Task], store: Store | None = None) -> Session:
-    """The session of a prepared configuration in its protocol. Raises LabError for whatever cannot work, before any training."""
-    return (Transfer if config.transfer else Session)(config, tasks, store)

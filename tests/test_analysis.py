@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 import lab
 from lab import analysis, cli, files
 from lab.api import session as api_session
-from lab.config import configure
 from lab.errors import LabError
 from lab.evaluate import evaluate
 from lab.learner import Learner
-from lab.loop import EVALUATION_BATCH
+from lab.recipe import configure
 from lab.record import record
 from lab.runs import Run
+from lab.session import EVALUATION_BATCH
 
 ACTIVE = ("experts.isolated=false", "experts.allocation=per_task", "router=uniform", "memory_training.steps=0")
 SETUPS = {name: (name, (), configure(name).scenario) for name in toy.recipes("stream")}

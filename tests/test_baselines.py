@@ -5,11 +5,11 @@ import pytest
 import torch
 import toy
 
-from lab.config import configure
 from lab.errors import LabError
-from lab.loop import schedule
 from lab.method import Method
+from lab.recipe import configure
 from lab.registry import Options
+from lab.session import schedule
 
 
 def steps(made):

@@ -44,6 +44,8 @@ PATIENCE = 45_000  # ms that a step may take on a busy machine; what must be qui
 TASKS = ["animals", "<b>weather</b>", "cooking"]
 PAGES = {"": "What does a model forget?", "train": "Train", "jobs": "Jobs", "compare": "Compare", "routing": "Routing",
          "playground": "Playground", "library": "Library", "about": "About", "learn": "Lessons"}  # fmt: skip
+COMPARED = ["Summary", "Curves", "Matrices", "Trade-offs", "Interference", "Order", "Learning rates", "Settings"]
+PICTURES = ["Flow", "Query map", "Over tasks"]
 PROBING = re.compile(r"/_stcore/(health|host-config)$")  # a page below the root looks for its server; the first try fails
 
 
@@ -494,6 +496,94 @@ def test_after_a_kill_a_new_job_starts_once_and_stops_at_once(page, base, browse
     other.get_by_role("button", name="Resume", exact=True).wait_for()
     other.context.close()
     shutil.rmtree(made.dir)
+
+
+def test_a_job_outlives_its_dashboard(page, tmp_path):
+    """The server ends in the middle of a job; the next one shows the same job, further on, and stops it."""
+    folder = {"LAB_RUNS": str(tmp_path / "runs"), "LAB_EXAMPLES": str(tmp_path / "none")}
+    small = "".join(f"&o={one}" for one in ("backbone.name=tiny", "stream.max_train=32", "stream.max_test=8", "train.epochs=900"))
+    steps = re.compile(r"step (\d+)")
+    with dashboard(**folder) as first:
+        open_page(page, first, f"train?recipe=sequential{small}")
+        page.get_by_text("The settings fit together.").wait_for()
+        page.get_by_role("button", name="Start", exact=True).click()
+        page.get_by_role("heading", name="Jobs", exact=True, level=1).wait_for()
+        before = int(steps.search(page.get_by_text(steps).first.inner_text())[1])
+        (made,) = (Run(path.parent) for path in (tmp_path / "runs").glob("*/run.json"))
+    assert made.status == "running"
+    with dashboard(**folder) as second:
+        open_page(page, second, f"jobs?job={made.id}")
+        shown = page.locator("[data-testid=stMain] [data-testid=stProgress]").filter(has_text=steps).first
+        assert int(steps.search(shown.inner_text())[1]) > before
+        page.get_by_role("button", name="Stop now").click()
+        page.get_by_role("button", name="Resume", exact=True).wait_for()
+    assert made.status in ("stopped", "interrupted")
+
+
+def test_a_read_only_lab_shows_everything_and_changes_nothing(page, base, tmp_path):
+    write_run(tmp_path / "runs", "own", "sequential", FORGETS, TASKS, routed=False)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "own").rglob("*")}
+    with dashboard(LAB_RUNS=str(tmp_path / "runs"), LAB_EXAMPLES=str(base / "examples"), LAB_READ_ONLY="1") as address:
+        for name in PAGES:
+            open_page(page, address, f"{name}?job=own" if name == "jobs" else name)
+            acts = re.compile("^(Start|Add to queue|Resume|Stop now|Delete|Save|Bring in|Archive)")
+            usable = [one for one in page.get_by_role("button", name=acts).all() if one.is_visible() and one.is_enabled()]
+            assert not usable, f"{name}: {[one.inner_text() for one in usable]}"
+            assert page.locator("[data-testid=stException]").count() == 0
+        open_page(page, address, "train")
+        page.get_by_text("This lab is read-only").wait_for()
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "own").rglob("*")}
+    assert page.problems == []
+
+
+def test_two_visitors_at_once_do_not_mix(browser, address):
+    """Both type while the other's answer is computed; each has its own text, and the numbers that the text has alone."""
+    texts, alone = ("red wave harbour", "blue tram plaza"), {}
+    bars = ".st-key-pg_classes .js-plotly-plot"
+    numbers = f"JSON.stringify([...document.querySelector('{bars}').data[0].text])"
+
+    def typed(page, text: str) -> None:
+        box = page.get_by_role("textbox", name="Text")
+        box.fill(text)
+        box.press("Control+Enter")
+
+    pages = [visitor(browser) for _ in texts]
+    for page, text in zip(pages, texts, strict=True):
+        open_page(page, address, "playground?pg_run=trained")
+        typed(page, text)
+        page.locator(bars).wait_for()
+        settled(page)
+        alone[text] = page.evaluate(numbers)
+    assert alone[texts[0]] != alone[texts[1]]
+    for _ in range(2):
+        texts = texts[::-1]
+        for page, text in zip(pages, texts, strict=True):
+            typed(page, text)
+        for page, text in zip(pages, texts, strict=True):
+            page.wait_for_function(f"{numbers} == '{alone[text]}'")
+            assert page.get_by_role("textbox", name="Text").input_value() == text
+    for page in pages:
+        page.context.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 768, 1440])
+def test_every_view_fits_in_both_themes(browser, address, width, scheme):
+    """The views behind the segmented controls too: no sideways scroll, no error, ink that can be read on its ground."""
+    views = [f"compare?runs=own-l2r&runs=own-seq&cmp_view={name}" for name in COMPARED]
+    views += [f"routing?rt_run=own-l2r&rt_picture={name}" for name in PICTURES]
+    page = visitor(browser, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    for name in views:
+        open_page(page, address, name.replace(" ", "+"))
+        inner, outer = page.evaluate("(m => [m.scrollWidth, m.clientWidth])(document.querySelector('[data-testid=stMain]'))")
+        assert inner <= outer, f"{name} is {inner} wide in {outer}"
+        assert page.locator("[data-testid=stException]").count() == 0
+        inks = page.evaluate("[...document.querySelectorAll('.js-plotly-plot .xtick text')].map(t => getComputedStyle(t).fill)")
+        for ink in set(inks):
+            light = sum(int(part) for part in re.findall(r"\d+", ink)[:3]) / 3
+            assert (light > 110) == (scheme == "dark"), f"{name}: ticks of {ink} in {scheme}"
+    page.context.close()
 
 
 def test_the_sidebar_names_the_running_job_as_long_as_it_runs(page, address, trainer):

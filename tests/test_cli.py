@@ -15,9 +15,9 @@ from conftest import KEEPS, write_run
 from typer.testing import CliRunner
 
 from lab import api, cli, record
-from lab.config import configure
 from lab.learner import Learner
 from lab.pretrained import HashTokenizer
+from lab.recipe import configure
 from lab.runs import Run
 
 TOY = [word for option in toy.overrides("l2r") for word in ("-o", option)]

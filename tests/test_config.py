@@ -5,8 +5,9 @@ import pytest
 
 import lab
 from lab import registry
-from lab.config import RunConfig, configure, merged, parse_override, recipe_names, recipes, validated
+from lab.config import RunConfig
 from lab.errors import LabError
+from lab.recipe import configure, merged, parse_override, recipe_names, recipes, validated
 from lab.sources import load_tasks
 
 SECTIONS = {name: field.annotation for name, field in RunConfig.model_fields.items() if isinstance(field.annotation, type)}

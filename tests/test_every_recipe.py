@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lab.cli import app
-from lab.config import configure, recipe_names
+from lab.recipe import configure, recipe_names
 from lab.runs import Run
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,9 @@ from test_tables import WENT
 
 from lab import figures, files, tables, versus, views
 from lab.answer import kept
-from lab.config import recipe_names
 from lab.errors import LabError
 from lab.figures import METHOD_STYLE
+from lab.recipe import recipe_names
 
 
 def cells(figure):

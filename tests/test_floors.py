@@ -15,9 +15,10 @@ PLURAL = ("experts", "figures", "methods", "pages", "recipes", "routers", "strea
 # From the ground up; modules of one floor do not import one another.
 FLOORS = [
     ["errors", "chance", "events", "metrics", "statistics"],
-    ["registry", "files", "commands"],
+    ["registry", "files", "commands", "routing", "result"],
     ["config", "runs", "stream", "batch"],
-    ["answer", "strings/*"],
+    ["checks", "answer", "strings/*"],
+    ["recipe"],
     ["streams/*", "memory", "labels", "views/*", "work", "replay"],
     ["sources", "expert", "composition", "compose", "tables", "repeats", "glossary", "lesson"],
     ["router", "experts/*", "figures/*", "pretrained", "lower", "starts"],
@@ -25,9 +26,9 @@ FLOORS = [
     ["objective", "report"],
     ["learner"],
     ["method", "evaluate", "inference"],
-    ["methods/*", "store", "checks", "cost"],
-    ["loop"],
-    ["transfer", "checkpoint", "console"],
+    ["methods/*", "store", "cost"],
+    ["session"],
+    ["loop", "transfer", "checkpoint", "console"],
     ["record"],
     ["api"],
     ["cells"],
@@ -38,7 +39,7 @@ FLOORS = [
     ["__main__"],
 ]
 LIGHT = [
-    "errors", "events", "metrics", "registry", "files", "config", "runs", "stream", "sources", "streams/*",
+    "errors", "events", "metrics", "registry", "files", "config", "recipe", "runs", "stream", "sources", "streams/*",
     "commands", "printing", "cli_compose", "cli",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "streamlit", "datasets", "pandas", "plotly"}
@@ -113,8 +114,9 @@ def test_plugins_do_not_import_one_another(folder):
 
 
 def test_the_loop_knows_plugins_through_the_registries_only():
+    engine = ("session", "loop", "transfer", "learner", "evaluate", "checkpoint", "record", "memory", "bank", "store")
     for module in MODULES:
-        if group(module) in ("loop", "learner", "evaluate", "checkpoint", "record", "memory", "bank", "store"):
+        if group(module) in engine:
             used = inside(imports(MODULES[module], whole=True))
             assert not [other for other in used if "/" in other], f"{module} imports the plug-ins {used}"
 

@@ -10,12 +10,13 @@ import torch
 from tiny import rel
 
 from lab import registry
+from lab.api import opened
 from lab.batch import UNLABELLED
-from lab.config import configure
 from lab.errors import LabError
-from lab.loop import Session, prepare
 from lab.objective import exact_match, rouge_l
+from lab.recipe import configure
 from lab.router import Decision, LayerDecision, one_hot
+from lab.session import Session, prepare
 from lab.sources import open_stream
 from lab.stream import Example, Task, as_text
 
@@ -82,7 +83,7 @@ def session(folder, recipe: str = "l2r", *options: str, of=None) -> Session:
     stage_b = ["memory_training.steps=6", "memory.per_task=6"] if configure(recipe).memory_training.steps else []
     fixed = ["experts.skip=0", "backbone.dtype=float32", "backbone.device=cpu", "backbone.threads=1"]
     config = configure(recipe, [*stage_b, *fixed, *options], backbone=str(folder))
-    return Session(prepare(config, of), of)
+    return opened(prepare(config, of), of)
 
 
 def learner(folder, *options: str, of=None):

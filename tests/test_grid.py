@@ -17,9 +17,9 @@ import yaml
 from typer.testing import CliRunner
 
 from lab import cells, cli, files, grid, runs
-from lab.config import configure
 from lab.errors import LabError
 from lab.grid import Grid
+from lab.recipe import configure
 from lab.runs import Run
 
 CONTENT = {

@@ -10,10 +10,10 @@ import toy
 
 from lab import compose, files
 from lab.answer import kept
-from lab.config import configure, recipe_names
 from lab.errors import LabError
 from lab.evaluate import WHOLE
 from lab.inference import Override, load
+from lab.recipe import configure, recipe_names
 from lab.router import LayerDecision
 
 CASES = {name: [name] for name in recipe_names() if not configure(name).transfer} | {

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from lab import files
 from lab.bank import Bank
 from lab.cli import app
-from lab.config import configure
 from lab.errors import LabError
 from lab.expert import LayerInfo
+from lab.recipe import configure
 from lab.registry import routers
 from lab.router import Decision, Request, Router, top_softmax
 from lab.routers.mbc import chooses

@@ -13,16 +13,16 @@ import toy
 import lab
 from lab import registry
 from lab.batch import collate
-from lab.config import configure, recipe_names
 from lab.errors import LabError, RunFailed
 from lab.evaluate import WHOLE, Evaluation, RoutingSums, evaluate
 from lab.labels import LabelSpace
 from lab.learner import Learner
-from lab.loop import schedule
 from lab.memory import Memory
 from lab.method import Method
+from lab.recipe import configure, recipe_names
 from lab.registry import Options
 from lab.router import Axes, Decision, Match, Request, Router, RouterOptions
+from lab.session import schedule
 from lab.stream import Example, Task
 
 

@@ -10,13 +10,13 @@ import toy
 from torch import nn
 
 from lab.batch import UNLABELLED
-from lab.config import configure, recipe_names
 from lab.learner import Output
 from lab.method import Method
 from lab.methods.agem import project
 from lab.methods.derpp import logit_distance
 from lab.methods.ewc import fisher_diagonal, quadratic_penalty
 from lab.methods.lwf import distillation
+from lab.recipe import configure, recipe_names
 from lab.registry import Options
 
 SCENARIOS = ["class", "domain", "task"]

@@ -23,10 +23,11 @@ from test_tables import WENT
 from typer.testing import CliRunner
 
 import lab
-from lab import cli, config, figures, files, jobs, library, preflight, repeats, sources, tables, views
+from lab import cli, figures, files, jobs, library, preflight, repeats, sources, tables, views
 from lab.answer import kept
 from lab.errors import LabError
 from lab.pages import draft, shell, system
+from lab.recipe import configure
 from lab.runs import now
 from lab.stream import Example, Task
 
@@ -120,7 +121,7 @@ def test_every_page_in_every_situation(runs, recorded, crowd, page, case, monkey
     if case == "many":
         monkeypatch.setenv("LAB_RUNS", str(crowd))
     elif case == "damaged":
-        for name in ("run.json", "config.yaml", "matrix.json"):
+        for name in ("run.json", "config.yaml", "matrix.json", "notes.json"):
             (write_run(runs, f"bad-{name[:3]}").dir / name).write_text("{")
         (write_run(runs, "bad-routing").dir / "routing" / "after_2.safetensors").write_bytes(b"xx")
     elif case == "transfer":
@@ -138,7 +139,7 @@ def test_every_page_in_every_situation(runs, recorded, crowd, page, case, monkey
     charts = app.get("plotly_chart")
     assert all(one.proto.alt for one in charts) and codes(app) >= len(charts)
     if case == "damaged" and page == "compare":
-        assert "config.yaml cannot be read" in texts(app)
+        assert "config.yaml cannot be read" in texts(app) and "notes.json cannot be read" in texts(app)
     if page != "train":  # which loads the plug-ins
         assert not app.error or case == "damaged"
 
@@ -157,7 +158,7 @@ def test_transfer_runs_stand_in_a_table_of_their_own(runs):
     app = open_page("compare", runs=[f"{name}{seed}" for name in ("own", "low") for seed in range(3)])
     assert not app.exception and "One run each" not in texts(app)
     low, high = stats.ttest_1samp([-0.1, -0.12, -0.17], 0).confidence_interval()
-    assert app.dataframe[1].value.loc["shared", "average.32"] == f"-0.130 [{low:+.3f}, {high:+.3f}]"
+    assert app.dataframe[1].value.loc["shared", "average.32"] == f"-0.130 [{low:+.3f}, {high:+.3f}] p 0.25"
     app.selectbox(key="transfer_cmp_measure").set_value("average.32").run()
     drawn = json.loads(app.get("plotly_chart")[0].proto.spec)
     assert drawn["data"][0]["name"] == "shared" and drawn["layout"]["xaxis"]["title"]["text"] == "32 shots, minus mhr"
@@ -361,7 +362,7 @@ def test_compare_takes_differences_over_pairs_of_seeds(runs):
     app.multiselect(key="runs").set_value([f"{name}{seed}" for name in "abu" for seed in range(3)]).run()
     app.selectbox(key="baseline").set_value("l2r").run()
     away = stats.ttest_1samp([-0.1, -0.12, -0.17], 0).confidence_interval()
-    assert app.dataframe[1].value.loc["replay", "average_accuracy"] == f"-0.130 [{away.low:+.3f}, {away.high:+.3f}]"
+    assert app.dataframe[1].value.loc["replay", "average_accuracy"] == f"-0.130 [{away.low:+.3f}, {away.high:+.3f}] p 0.25"
     assert app.dataframe[1].value.loc["uniform", "average_accuracy"].endswith("includes 0")
     drawn = {line["name"]: line for line in json.loads(app.get("plotly_chart")[0].proto.spec)["data"]}
     assert drawn["replay"]["opacity"] == 1 and drawn["uniform"]["opacity"] < 0.5
@@ -979,7 +980,7 @@ def not_taken(app: AppTest) -> list[str]:
 def of_command(app: AppTest) -> dict[str, object]:
     """The configuration that the command beside the form makes."""
     recipe, *changes = (word for word in shlex.split(app.code[0].value)[2:] if word != "-o")
-    return config.configure(recipe, changes).to_dict()
+    return configure(recipe, changes).to_dict()
 
 
 def in_a_form(content: dict[str, object]) -> dict[str, object]:
@@ -999,17 +1000,17 @@ def test_the_recipe_file_beside_the_form_is_the_same_run_as_the_command(runs, tm
     (file := tmp_path / "mine.yaml").write_text(app.code[1].value)
     checked = CliRunner().invoke(cli.app, ["validate", str(file)])
     assert checked.exit_code == 0, checked.output
-    made, told = config.configure(str(file)).to_dict(), of_command(app)
+    made, told = configure(str(file)).to_dict(), of_command(app)
     assert in_a_form(made) == in_a_form(told) and made["scenarios"] == told["scenarios"]
     call = ast.parse(app.code[2].value).body[1].value
     given = [ast.literal_eval(one) for one in (*call.args, *(named.value for named in call.keywords))]
-    assert config.configure(*given).to_dict() == told
+    assert configure(*given).to_dict() == told
 
 
 @pytest.mark.parametrize("settings", [("l2r", "train.epochs=5", "methods.ewc={}", "experts.isolated=false"), ("mhr", "seed=2")])
 def test_a_run_of_a_recipe_file_is_duplicated_over_no_recipe(runs, settings):
     """Also one of the second protocol: the link of the button fills the form with all that differs from the defaults."""
-    wanted = config.configure(*settings[:1], settings[1:]).to_dict() | {"recipe": "mine"}
+    wanted = configure(*settings[:1], settings[1:]).to_dict() | {"recipe": "mine"}
     made = (write_transfer if wanted.get("transfer") else write_run)(runs, "a")
     files.write_yaml(made.dir / "config.yaml", wanted)
     link = next(one.proto for one in open_page("jobs", job="a").get("page_link") if one.proto.label == "Duplicate")

@@ -6,8 +6,8 @@ import pytest
 from conftest import write_run
 
 from lab import api, files, preflight
-from lab.config import configure
 from lab.errors import LabError
+from lab.recipe import configure
 from lab.runs import all_runs
 from lab.work import Work
 

@@ -16,8 +16,8 @@ from test_tables import WENT
 from typer.testing import CliRunner
 
 from lab import cli, files, report, tables, views
-from lab.config import command_line, configure, recipe_names
 from lab.errors import LabError
+from lab.recipe import command_line, configure, recipe_names
 from lab.runs import Run
 
 TASKS = ["animals", "<b>weather</b>", "</script><i>x"]

@@ -15,8 +15,8 @@ import toy
 
 import lab
 from lab import checkpoint, files, record
-from lab.config import configure, recipe_names
 from lab.errors import LabError
+from lab.recipe import configure, recipe_names
 from lab.record import Stopped
 from lab.runs import Run
 from lab.stream import Example

@@ -10,8 +10,8 @@ import pytest
 import toy
 
 from lab import files, runs
-from lab.config import configure
 from lab.errors import LabError
+from lab.recipe import configure
 from lab.runs import Run, all_runs
 
 CONFIG = configure("l2r", stream="builtin", backbone="tiny").to_dict()

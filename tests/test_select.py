@@ -14,10 +14,10 @@ from transformers.models.jetmoe.modeling_jetmoe import JetMoeTopKGating
 
 from lab import taxonomy
 from lab.batch import UNLABELLED
-from lab.config import configure
 from lab.errors import LabError
 from lab.expert import LayerInfo
 from lab.methods.reflection import divergence
+from lab.recipe import configure
 from lab.record import record
 from lab.registry import routers
 from lab.router import Request
@@ -252,7 +252,7 @@ def test_pseudo_examples_that_are_missing_are_refused_before_a_model_is_loaded(c
     file = tmp_path / "made.jsonl"
     if content is not None:
         file.write_text(content)
-    monkeypatch.setattr("lab.loop.Learner", None)
+    monkeypatch.setattr("lab.session.Learner", None)
     with pytest.raises(LabError) as error:
         toy.session("sapt", f"methods.reflection.pseudo={file}")
     assert str(error.value) == f"methods.reflection.pseudo = {file}{message}"

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 import lab
 from lab import cli, compose, record
-from lab.config import command_line, configure, validated
 from lab.errors import LabError
 from lab.grid import Grid
+from lab.recipe import command_line, configure, validated
 from lab.runs import Run
 from lab.store import Store
 

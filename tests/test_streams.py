@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from lab.config import configure
 from lab.errors import LabError
+from lab.recipe import configure
 from lab.registry import streams
 from lab.sources import load_tasks, open_stream
 from lab.stream import SPLITS, Example, Stream, Task, check, limited, sample

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from lab import files
 from lab.backbone import Backbone
-from lab.config import BackboneConfig, command_line, configure, validated
+from lab.config import BackboneConfig
 from lab.errors import LabError
 from lab.pretrained import STRINGS, resolve
+from lab.recipe import command_line, configure, validated
 from lab.runs import Run
 from lab.sources import load_tasks, open_stream
 from lab.stream import Example

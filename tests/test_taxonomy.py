@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lab import registry, taxonomy
-from lab.config import configure, recipe_names
+from lab.recipe import configure, recipe_names
 
 AXES = {
     "choice": {"fixed", "learned", "computed"},

@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 
 import lab
 from lab import cli, inference, tables, views
-from lab.config import TransferConfig, configure
+from lab.config import TransferConfig
 from lab.errors import LabError
 from lab.learner import Learner
-from lab.loop import prepare
+from lab.recipe import configure
 from lab.router import Decision
 from lab.runs import Run
+from lab.session import prepare
 from lab.transfer import JOINT
 from lab.work import ALIGNED
 

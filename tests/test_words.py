@@ -9,16 +9,16 @@ from test_generation import folders  # noqa: F401 (a fixture)
 from tiny import rel
 
 import lab
+from lab.api import opened
 from lab.batch import UNLABELLED
-from lab.config import configure
 from lab.errors import LabError
 from lab.inference import load
-from lab.loop import Session, prepare
+from lab.recipe import configure
 from lab.router import Decision, one_hot
+from lab.session import Session, prepare
 from lab.store import Store
 from lab.stream import Example, Task
 from lab.taxonomy import place
-from lab.transfer import opened
 
 LABELS = {"a": ("w4 w5 w6", "w7"), "b": ("w7", "w8 w9"), "c": ("w40", "w41 w4", "w42")}  # w7 is a label of two tasks
 ASKED = ["w14 w15 w16", "w17 w30", "w18 w19 w20 w21 w22", "w23 w24"]  # of different lengths

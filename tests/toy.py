@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from lab import events, registry
-from lab.config import configure, recipe_names
+from lab.api import opened
 from lab.errors import LabError
-from lab.loop import Session, prepare
+from lab.recipe import configure, recipe_names
 from lab.record import record
 from lab.runs import Run
+from lab.session import Session, prepare
 from lab.store import Store
 from lab.stream import SPLITS, Example, Task
-from lab.transfer import opened
 
 TOPICS = {"sea": "wave tide reef coral", "city": "tram street tower plaza", "farm": "barn hay goat field"}
 FLIPPED = {"sea": False, "city": True, "farm": False}

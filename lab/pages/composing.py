@@ -8,9 +8,9 @@ import pandas as pd
 import streamlit as st
 
 from lab import figures, jobs, library, sources
-from lab.config import validated
 from lab.library import SavedExpert
 from lab.pages import actions, models, shell
+from lab.recipe import validated
 from lab.runs import Run
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import Any
 
 import streamlit as st
 
-from lab import config, registry
-from lab.config import written
+from lab import registry
 from lab.errors import LabError, unknown
 from lab.pages.form import Entry
+from lab.recipe import merged, parse_override, written
 from lab.runs import Run
 
 LARGEST = 2**53 - 1  # number that a browser can count to
@@ -55,7 +55,7 @@ def follow(recipe: str, path: str) -> None:
     """A choice that brings other settings was made: keep it and what was changed besides, and let all else follow."""
     chosen, changed = st.session_state[key(recipe, path)], {}
     for text in st.session_state.get("train/link", []):
-        changed = config.merged(changed, config.parse_override(text))
+        changed = merged(changed, parse_override(text))
     fill_anew(recipe, flat(changed) | {path: chosen})
 
 
@@ -75,7 +75,7 @@ def take_over(recipe: str, unread: list[str]) -> None:
     elif given and given != st.session_state.get("train/link"):
         for text in given:
             try:
-                content = config.merged(content, config.parse_override(text))
+                content = merged(content, parse_override(text))
             except LabError as error:
                 unread = [*unread, str(error)]
     if content or unread:

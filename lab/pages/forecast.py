@@ -5,9 +5,11 @@ from typing import Any
 
 import streamlit as st
 
-from lab import config, jobs, preflight, sources
+from lab import jobs, preflight, sources
+from lab.config import RunConfig
 from lab.errors import LabError
 from lab.pages import shell
+from lab.recipe import validated
 from lab.runs import all_runs
 
 NEWEST = 20  # earlier runs that a forecast may rest on
@@ -17,7 +19,7 @@ TOKENS = 60  # of an example that are shown
 @st.cache_data(ttl=300, max_entries=50, show_spinner=False)
 def sizes(settings: str) -> preflight.Sizes | None:
     """Examples of each task, for configurations (as JSON) whose data is at hand; None where it had to be downloaded first."""
-    made = config.validated(json.loads(settings))
+    made = validated(json.loads(settings))
     if sources.open_stream(made.stream.name, made.stream.sources).downloads:
         return None
     return preflight.sizes(made)
@@ -29,18 +31,18 @@ def seen(settings: str) -> dict[str, Any]:
     return preflight.ask(json.loads(settings))
 
 
-def concerns_data(made: config.RunConfig) -> str:
+def concerns_data(made: RunConfig) -> str:
     """The part of a configuration that decides how much data there is, as JSON."""
     return json.dumps({"stream": made.stream.model_dump(mode="json"), "seed": made.seed}, sort_keys=True)
 
 
-def expected(made: config.RunConfig, report: dict[str, Any] | None) -> tuple[preflight.Sizes | None, preflight.Forecast | None]:
+def expected(made: RunConfig, report: dict[str, Any] | None) -> tuple[preflight.Sizes | None, preflight.Forecast | None]:
     """Sizes of the tasks and the forecast, as far as they are known before the start."""
     tasks = report["tasks"] if report else sizes(concerns_data(made))
     return tasks, preflight.forecast(made, tasks, all_runs()[-NEWEST:]) if tasks else None
 
 
-def before_start(made: config.RunConfig) -> None:
+def before_start(made: RunConfig) -> None:
     """What is to be expected of the run: time, memory, parameters, warnings, and the first examples as the model sees them."""
     st.subheader("Before you start", anchor=False)
     settings = json.dumps(made.to_dict() | {"about": ""}, sort_keys=True)

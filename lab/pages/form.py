@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lab.config import written
+from lab.recipe import written
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ import streamlit as st
 import yaml
 
 from lab import figures, jobs, replay, views
-from lab.config import CUSTOM, recipe_names
+from lab.config import CUSTOM
 from lab.errors import LabError
 from lab.pages import actions, shell
+from lab.recipe import recipe_names
 from lab.runs import Run, all_runs
 
 PERIOD = 1.5  # seconds between two looks at an active run

@@ -109,7 +109,7 @@ def status(run: Run) -> str:
 def stamp(run: Run, *names: str) -> tuple[tuple[str, int, int], ...]:
     """Name, time and size of the files a table depends on: the key under which it is kept."""
     found = []
-    for name in names or ("run.json", "config.yaml", "matrix.json", "events.jsonl"):
+    for name in names or ("run.json", "config.yaml", "matrix.json", "events.jsonl", "notes.json"):
         try:
             stat = (run.dir / name).stat()
             found.append((name, stat.st_mtime_ns, stat.st_size))
@@ -318,13 +318,13 @@ def opened(run: Run) -> str:
     return f"lab.Run.open({', '.join(map(repr, [run.id, *folder_of(run)]))})"
 
 
-def command_of(runs: Sequence[Run]) -> str:
-    """The command that prints the results of these runs, wherever it is typed."""
+def command_of(runs: Sequence[Run], option: str = "--json") -> str:
+    """The command that prints the results of these runs, or with another `option` does more, wherever it is typed."""
     places = {run: IN_SHELL if packaged(run) else "".join(map(shlex.quote, folder_of(run))) for run in runs}
     several = len(set(places.values())) > 1
     names = [f"{place}/{run.id}" if several and place else run.id for run, place in places.items()]
     folder = "" if several else "".join(f" --runs {place}" for place in {*places.values()} if place)
-    return f"lab {'show' if len(names) == 1 else 'compare'} {' '.join(names)} --json{folder}"
+    return f"lab {'show' if len(names) == 1 else 'compare'} {' '.join(names)} {option}{folder}"
 
 
 def where() -> str:

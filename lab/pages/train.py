@@ -11,10 +11,12 @@ from typing import Any
 import streamlit as st
 import yaml
 
-from lab import config, jobs, sources
+from lab import jobs, sources
+from lab.config import CUSTOM, RunConfig
 from lab.errors import LabError, bad_yaml, unknown
 from lab.pages import draft, form, shell, widgets
 from lab.pages.forecast import before_start
+from lab.recipe import configure, fitted, merged, recipes
 
 HIDDEN = ("recipe", "about", "scenarios", "stream.sources")
 TWICE = 5.0  # seconds in which the same start is a double click
@@ -25,10 +27,10 @@ PRESETS = {
 }
 
 
-def check(recipe: str, changes: list[str]) -> tuple[config.RunConfig | None, str]:
+def check(recipe: str, changes: list[str]) -> tuple[RunConfig | None, str]:
     """The configuration, or the reason why it cannot run."""
     try:
-        made = config.configure(recipe, changes)
+        made = configure(recipe, changes)
         stream = sources.open_stream(made.stream.name, made.stream.sources)
         if isinstance(made.stream.tasks, list):
             for name in made.stream.tasks:
@@ -42,9 +44,9 @@ def check(recipe: str, changes: list[str]) -> tuple[config.RunConfig | None, str
 def as_recipe(recipe: str, changes: list[str]) -> dict[str, Any]:
     """A recipe file of the same run. A file that names its stream says all about it, so what fits the stream is written out."""
     own = form.nested(changes)
-    fit = config.fitted({}, own.get("stream", {}).get("name"))
+    fit = fitted({}, own.get("stream", {}).get("name"))
     fit = {name: part for name, part in fit.items() if "name" in part or "name" not in own.get(name, {})}  # as of the old plug-in
-    return {"recipe" if recipe == config.CUSTOM else "base": recipe} | config.merged(fit, own)
+    return {"recipe" if recipe == CUSTOM else "base": recipe} | merged(fit, own)
 
 
 def equivalents(recipe: str, changes: list[str]) -> None:
@@ -53,6 +55,8 @@ def equivalents(recipe: str, changes: list[str]) -> None:
     command, recipe_file, python = st.tabs(["Command line", "YAML", "Python"])
     words = ["lab", "run", recipe, *(word for change in changes for word in ("-o", change))]
     command.code(shlex.join(words), language="bash", wrap_lines=True)
+    if shell.where() and not jobs.read_only():
+        command.caption(shell.plain(f"To see the run on this page too, add{shell.where()}: its runs do not stand in ./runs."))
     content = yaml.safe_dump(as_recipe(recipe, changes), sort_keys=False, allow_unicode=True)
     recipe_file.code(content, language="yaml")
     with recipe_file.container(horizontal=True, vertical_alignment="center"):
@@ -67,7 +71,7 @@ def equivalents(recipe: str, changes: list[str]) -> None:
     )
 
 
-def begin(made: config.RunConfig, how: str) -> None:
+def begin(made: RunConfig, how: str) -> None:
     """Start the run or put it into the queue, once, and go to its page; a second click finds the run of the first."""
     plain = made.to_dict()
     before = st.session_state.get("started")
@@ -78,7 +82,7 @@ def begin(made: config.RunConfig, how: str) -> None:
     st.switch_page(shell.page("jobs"), query_params={"job": run.id})
 
 
-def launch(made: config.RunConfig | None, reason: str) -> None:
+def launch(made: RunConfig | None, reason: str) -> None:
     """The buttons, or why there are none."""
     if jobs.read_only():
         st.info("This lab is read-only: copy the command and run it on a machine of your own.", icon=":material/lock:")
@@ -154,8 +158,8 @@ def draw() -> None:
     shell.heading(
         "Train", "A recipe is a published system as a list of choices. Change what you want to know about; the rest stays."
     )
-    found = {recipe["name"]: recipe["about"] for recipe in config.recipes()}
-    found[config.CUSTOM] = "No recipe: the defaults of all options, to begin with nothing."
+    found = {recipe["name"]: recipe["about"] for recipe in recipes()}
+    found[CUSTOM] = "No recipe: the defaults of all options, to begin with nothing."
     names = list(found)
     presets(names)
     asked = st.query_params.get("recipe")

@@ -7,10 +7,12 @@ from typing import Any
 import streamlit as st
 import yaml
 
-from lab import config, registry, sources
+from lab import registry, sources
+from lab.config import RunConfig
 from lab.errors import LabError
 from lab.pages import draft, form, shell
 from lab.pages.form import Entry
+from lab.recipe import merged, parse_override, start, typed
 
 BACKBONES = ("minilm", "tiny", "strings")  # others only from the command line: a page does not take names of models to load
 STRUCTURE = {"experts.name": registry.experts, "router.name": registry.routers}  # what decides which other options there are
@@ -38,7 +40,7 @@ def structure(recipe: str) -> list[str]:
 
 def more_methods(recipe: str) -> list[str]:
     """Methods that can be added: all but the recipe's own."""
-    own = config.start(recipe, {}).get("methods", {})
+    own = start(recipe, {}).get("methods", {})
     return [name for name in registry.methods.names() if name not in own]
 
 
@@ -46,18 +48,18 @@ def added(recipe: str) -> list[str]:
     """Overrides that add the chosen methods, and the section on transfer where a link or a run has it and the recipe has not."""
     chosen = draft.drafted(recipe, "methods", [])
     moved = any(path.partition(".")[0] == "transfer" and value is not None for path, value in draft.draft(recipe)[1].items())
-    transfer = ["transfer={}"] if moved and not config.start(recipe, {}).get("transfer") else []
+    transfer = ["transfer={}"] if moved and not start(recipe, {}).get("transfer") else []
     return [f"methods.{name}={{}}" for name in more_methods(recipe) if name in chosen] + transfer
 
 
-def options(recipe: str, structural: list[str]) -> config.RunConfig:
+def options(recipe: str, structural: list[str]) -> RunConfig:
     """The recipe with the chosen plug-ins and what fits the chosen stream, before anything else is changed; consistency is
     checked later, with all changes."""
     stream = draft.drafted(recipe, "stream.name", None)
-    content = config.start(recipe, {"stream": {"name": stream}} if stream in stream_names() else {})
+    content = start(recipe, {"stream": {"name": stream}} if stream in stream_names() else {})
     for text in structural:
-        content = config.merged(content, config.parse_override(text))
-    return config.typed(content)
+        content = merged(content, parse_override(text))
+    return typed(content)
 
 
 def stream_names() -> list[str]:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from lab.answer import kept
 from lab.errors import LabError
-from lab.runs import Routing, Run
+from lab.routing import Routing
+from lab.runs import Run
 
 
 def routing_by_task(run: Run, after: int | None = None, layer: int | None = None, head: int | None = None) -> pd.DataFrame:

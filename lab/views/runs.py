@@ -21,6 +21,7 @@ def problem(run: Run) -> str:
     try:
         run.refuse_newer()
         run.result()
+        _ = run.notes
     except LabError as error:
         return str(error)
     except UNREADABLE as error:

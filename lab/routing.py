@@ -1,0 +1,58 @@
+"""Routing as a run folder records it: weights on the test examples of every task, at one moment of the stream."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Routing weights recorded on the test examples of every task seen at one moment of the stream.
+
+    Weights are normalised by the router that gave them. L adapted layers, H routing heads, E experts (as many as
+    there were at that moment), N examples kept whole.
+    """
+
+    tasks: list[str]
+    layers: list[str]
+    experts: list[str]
+    arrays: dict[str, np.ndarray]
+    texts: dict[str, list[str]]
+    step_names: Sequence[str] = ()  # what led to the weights of whole decisions, in order
+
+    def mean(self, task: int) -> np.ndarray:
+        """Mean weight over the test examples of a task: (L, H, E)."""
+        return self.arrays[f"{task}/weight_sum"] / self.count(task)
+
+    def top1(self, task: int) -> np.ndarray:
+        """Share of examples whose largest weight is this expert's: (L, H, E)."""
+        return self.arrays[f"{task}/top_count"] / self.count(task)
+
+    def entropy(self, task: int) -> np.ndarray:
+        """Mean entropy in nats of the weights rescaled to sum to one: (L, H)."""
+        return self.arrays[f"{task}/entropy_sum"] / self.count(task)
+
+    def share(self, task: int) -> np.ndarray:
+        """Mean over layers and routing heads of each expert's part in the sum of weights: (E,); sums to one."""
+        return self.arrays[f"{task}/share_sum"] / self.count(task)
+
+    def count(self, task: int) -> int:
+        return int(self.arrays[f"{task}/count"][0])
+
+    def examples(self, task: int) -> np.ndarray:
+        """Whole decisions of the first few test examples: (N, L, H, E)."""
+        return self.arrays[f"{task}/examples"]
+
+    def steps(self, task: int) -> dict[str, np.ndarray]:
+        """Whole decisions step by step, as the router names them ("logits", "gates", ...), "weights" last: (N, L, H, E) each."""
+        return {name: self.arrays[f"{task}/steps/{name}"] for name in self.step_names} | {"weights": self.examples(task)}
+
+    def queries(self, task: int) -> np.ndarray | None:
+        """What the examples kept whole were routed by, (N, D); None where that is not one vector per example."""
+        return self.arrays.get(f"{task}/query")
+
+    def keys(self) -> tuple[np.ndarray, list[int]]:
+        """What queries are compared with, (P, D), and whose expert each key is; none where the router has no keys."""
+        owners = self.arrays.get("key_experts", np.zeros(0))
+        return self.arrays.get("keys", np.zeros((0, 0))), owners.astype(int).tolist()
