@@ -436,6 +436,14 @@ def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recor
     assert "Choose at least one" in texts(app)
 
 
+def test_compare_begins_with_runs_that_are_at_rest(runs, monkeypatch):
+    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS)
+    write_run(runs, "c", "replay", status="running")  # has learned all tasks, and is measured at this moment
+    app = open_page("compare")
+    assert app.multiselect(key="runs").value == ["b", "a"] and "Left out" not in texts(app)
+
+
 def test_compare_offers_only_runs_with_chosen_recipes_tags_and_stars(runs):
     """Any of one kind, all of several kinds; what is still offered stays chosen, and the link holds the choice."""
     for number, recipe in enumerate(("l2r", "sequential", "replay", "l2r")):

@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 
 from lab import files, views
 from lab.errors import LabError
+from lab.events import Event
 from lab.runs import Run
 
 
@@ -113,6 +114,14 @@ def test_progress_from_events(runs, monkeypatch):
     assert found.share == pytest.approx(0.5) and found.remaining_s == pytest.approx(12.5)  # half done in 12.5 s
     assert found.text() == "task 2/3 (weather) · training · epoch 1/2 · step 10/20 · about 00:12 left"
     assert views.progress(write_run(runs, "b", matrix=[], status="running", events=False)).stage == "loading the model"
+
+
+def test_every_event_that_is_written_has_a_stage_in_words(runs, monkeypatch):
+    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    run = write_run(runs, "a", matrix=KEEPS[:1], status="running")
+    for kind in {kind.__name__ for kind in Event.__subclasses__()} - {"Step", "Evaluating"}:
+        run.append({"kind": kind, "task": 1, "progress": 0.5})
+        assert views.progress(run).stage not in (kind, "")
 
 
 def test_alerts(runs):

@@ -54,7 +54,8 @@ TEMPLATE = go.layout.Template(
         xaxis={"gridcolor": FAINT, "zerolinecolor": FAINT, "automargin": True},
         yaxis={"gridcolor": FAINT, "zerolinecolor": FAINT, "automargin": True},
         hoverlabel={"align": "left"},
-    )
+    ),
+    data={"bar": [go.Bar(insidetextfont={"color": "black"})]},  # has more contrast than white on every colour above
 )
 pio.templates["lab"] = TEMPLATE
 
@@ -168,7 +169,8 @@ def _numbers(values: np.ndarray, form: str, look: dict[str, Any]) -> go.Scatter:
     y, x = np.nonzero(known)
     shares = ((values[known] - look["zmin"]) / (look["zmax"] - look["zmin"])).clip(0, 1)
     colours = plotly.colors.sample_colorscale(look["colorscale"], list(shares), colortype="tuple") if len(shares) else []
-    light = [0.2126 * r**2.2 + 0.7152 * g**2.2 + 0.0722 * b**2.2 > 0.18 for r, g, b in colours]  # where black has more contrast
+    linear = np.clip(np.reshape(colours, (-1, 3)), 0, 1) ** 2.2  # interpolated colours leave [0, 1] by rounding
+    light = linear @ (0.2126, 0.7152, 0.0722) > 0.18  # where black has more contrast
     return go.Scatter(
         x=x,
         y=y,

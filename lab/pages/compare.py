@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from lab import repeats, tables, views
+from lab import jobs, repeats, tables, views
 from lab.pages import comparison, shell
 from lab.runs import Run
 
@@ -37,9 +37,10 @@ def add_repetitions(found: dict[str, Run]) -> None:
 
 
 def first_pair(found: dict[str, Run]) -> list[str]:
-    """Two runs to begin with: the newest complete one, and the newest complete one of another recipe."""
+    """Two runs to begin with: the newest that is complete and at rest, and the newest such one of another recipe."""
     known = shell.table(list(found.values())).set_axis(list(found))
-    whole = list(known.index[(known["learned"] == known["tasks"]) & (known["learned"] > 0)]) or list(found)
+    rests = ~known["status"].isin(jobs.ACTIVE)
+    whole = list(known.index[rests & (known["learned"] == known["tasks"]) & (known["learned"] > 0)]) or list(found)
     others = [key for key in whole[1:] if known.at[key, "recipe"] != known.at[whole[0], "recipe"]]
     return [whole[0], *(others or whole[1:])[:1]]
 

@@ -22,6 +22,7 @@ DEAD = 0.1  # times an equal share: an expert that gets less on every task is de
 STAGES = {
     "RunStarted": "starting",
     "TaskStarted": "training",
+    "Learned": "trained",
     "Evaluated": "evaluating",
     "OracleEvaluated": "evaluating with oracle routing",
     "TaskEnded": "task learned",
