@@ -89,15 +89,10 @@ def reopened(run: Run) -> Session:
     return session
 
 
-def routed(session: Session) -> bool:
-    """Whether each task has an expert that was trained alone, so that perfect routing means something."""
-    return session.learner.per_task and session.config.experts.isolated
-
-
 def _why(session: Session) -> dict[str, str]:
     """Reasons of the terms that do not exist."""
     why = {}
-    if not routed(session):
+    if not session.learner.isolated:
         one = len(session.learner.pool) == 1
         shared = "there is one shared expert: nothing to route" if one else "every task trains all experts: none is a task's own"
         why["router"] = "experts act together: none alone is the model of a task"
@@ -112,7 +107,7 @@ def _why(session: Session) -> dict[str, str]:
 
 def _row(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
     """The terms of old task j; `then` is the learner after task j, the session's learner the one after the last task."""
-    now, last, oracle = session.learner, len(run.matrix) - 1, routed(session)
+    now, last, oracle = session.learner, len(run.matrix) - 1, session.learner.isolated
     old = _classifier(then.classifier, now.classifier)
     changed = {
         "experts": not _equal(_modules(then, j, oracle), _modules(now, j, oracle)),

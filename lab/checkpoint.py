@@ -51,20 +51,20 @@ def _manifest(folder: Path) -> dict[str, Any]:
 def restore(session: Session, folder: Path, experts: Path) -> dict[str, Any]:
     """Bring a fresh session to the saved moment and return the manifest; LabError if a file is missing or was changed."""
     manifest = _manifest(folder)
-    arrays: dict[str, Any] = {}
-    saved = {folder / name: digest for name, digest in manifest["sha256"].items()}
-    for path, digest in (saved | {experts / name / WEIGHTS: digest for name, digest in manifest["experts"].items()}).items():
+    (state,) = (folder / name for name in manifest["sha256"])
+    digests = {state: manifest["sha256"][state.name]}
+    digests |= {experts / name / WEIGHTS: digest for name, digest in manifest["experts"].items()}
+    for path, digest in digests.items():
         if not path.is_file() or files.sha256(path) != digest:
             raise LabError(f"the saved state {path} is missing or damaged (its SHA-256 differs): start the run again")
-    for path in saved:
-        arrays, _ = files.read_arrays(path)
+    arrays, _ = files.read_arrays(state)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     session.cursor, session.scores = Cursor(**manifest["cursor"]), type(session.scores)(**manifest["scores"])
     session.rebuild()
     learner = session.learner
     for k in range(len(learner.bank)):
-        saved = {name: tensors.pop(f"expert{k}.{name}") for name in learner.bank.expert(k) if f"expert{k}.{name}" in tensors}
-        learner.bank.load_expert(k, saved or learner.bank.read(experts / learner.bank.names[k]))
+        changing = {name: tensors.pop(f"expert{k}.{name}") for name in learner.bank.expert(k) if f"expert{k}.{name}" in tensors}
+        learner.bank.load_expert(k, changing or learner.bank.read(experts / learner.bank.names[k]))
         learner.bank.trainable(k, False)
     with torch.no_grad():
         for name, parameter in _small(session).items():

@@ -45,7 +45,7 @@ class StreamSession(Session):
         super().__init__(config, tasks, store)
         self.scores = Scores([task.name for task in tasks], [list(task.labels) for task in tasks])
         self.stored_queries: dict[int, tuple[list[Encoded], list[Tensor]]] = {}  # per task: stored rows; per layer (N, D)
-        self.isolated: dict[str, Tensor] = {}  # classifier as training on the tasks left it, before any tuning on the memory
+        self.untuned: dict[str, Tensor] = {}  # classifier as training on the tasks left it, before any tuning on the memory
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class StreamSession(Session):
                 method.end_task(t, rows)
         for name in learner.parameters_of(range(t + 1)):
             if name in trained:
-                self.isolated[name] = trained[name].detach().clone()
+                self.untuned[name] = trained[name].detach().clone()
         if isolated:
             with self.timed():
                 learner.learned(rows, self.queries(t) if learner.router.learns_queries else [])
@@ -176,7 +176,7 @@ class StreamSession(Session):
                 learner.router.reset(self.chance("router", t), queries, owners)
                 with torch.no_grad():
                     for name, parameter in classifier.items():
-                        parameter.copy_(self.isolated[name])
+                        parameter.copy_(self.untuned[name])
         how = "task" if self.config.scenario == "task" else "seen"
         with self.timed():  # where nothing below the classifier learns, what it is fed with
             fixed = {} if router else learner.represented(self.memory.rows)
@@ -198,20 +198,17 @@ class StreamSession(Session):
         yield from self.fit(t, Phase([router, tuned], rates, config.steps, 1, examples, rows_of, decide, terms))
 
     def queries(self, t: int) -> list[Tensor]:
-        """What layer_queries makes of a task's training examples; done once by all runs that share a store."""
-        one, layers = self.learner.router.uses_query, len(self.learner.bank.layers)
+        """Queries of a task's training examples, (N, D) for every layer; computed once by all runs that share a store."""
         address = self.store.address_of_queries(self, t) if self.store else ""
         found = self.store.read(address) if self.store else None
         if found is not None:
             arrays, about = found
             self.cursor.reused_s += float(about["train_s"])
-            queries = [torch.from_numpy(arrays[str(layer)]).to(self.learner.device) for layer in range(len(arrays))]
-            return queries * layers if one else queries
+            return [torch.from_numpy(arrays["query"]).to(self.learner.device)] * len(self.learner.bank.layers)
         began = time.perf_counter()
         queries = self.learner.layer_queries(self.rows[t, "train"])
         if self.store:
-            kept = {str(layer): found for layer, found in enumerate(queries[:1] if one else queries)}
-            self.store.keep(address, kept, time.perf_counter() - began)
+            self.store.keep(address, {"query": queries[0]}, time.perf_counter() - began)
         return queries
 
     def stored(self, t: int) -> tuple[list[Tensor], Tensor]:
@@ -287,7 +284,7 @@ class StreamSession(Session):
 
     @property
     def kept(self) -> dict[str, dict[str, Tensor]]:
-        return {"isolated": self.isolated}
+        return {"isolated": self.untuned}
 
     def changing(self, k: int) -> bool:
         """Whether expert k may still change: it is shared, or its task is being learned."""

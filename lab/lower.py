@@ -22,9 +22,15 @@ class Lower:
         self.limit = limit
         self.states: Tensor | None = None  # (B, T, D) of the batch on its way, if all of its rows are known
         self.seen: list[Tensor] | None = None
-        for block in blocks[: first - 1]:
+        self.blocks = blocks[:first]
+        for block in self.blocks[:-1]:
             block.forward = partial(self._pass, block.forward)
-        blocks[first - 1].forward = partial(self._leave, blocks[first - 1].forward)
+        self.blocks[-1].forward = partial(self._leave, self.blocks[-1].forward)
+
+    def remove(self) -> None:
+        """Leave the blocks as they were."""
+        for block in self.blocks:
+            del block.forward
 
     @classmethod
     def of(cls, model: nn.Module, layer: str) -> "Lower | None":
@@ -35,9 +41,12 @@ class Lower:
         first = int(path[place]) if isinstance(blocks, nn.ModuleList) else 0
         return cls(blocks, first) if first else None
 
-    def has_room(self, rows: Sequence[Encoded], width: int) -> bool:
-        """Whether the states of these rows, float32 of this width, fit beside what is kept."""
-        held = sum(state.numel() for state in self.known.values())
+    def has_room(self, rows: Sequence[Encoded], width: int, lasting: bool) -> bool:
+        """Whether the states of these rows, float32 of this width, may be kept: `lasting` ones beside those that are there.
+
+        Others are judged alone, so that what training computes with does not depend on what was evaluated before it.
+        """
+        held = sum(state.numel() for state in self.known.values()) if lasting else 0
         return 4 * (held + width * sum(len(row.ids) for row in rows)) <= self.limit
 
     def forget(self, rows: Sequence[Encoded]) -> None:

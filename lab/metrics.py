@@ -49,12 +49,6 @@ def forward_transfer(r: np.ndarray, single_task: Sequence[float]) -> float:
     return float(np.mean(np.diag(r)[1:] - np.asarray(single_task, dtype=float)[1 : len(r)]))
 
 
-def zero_shot_transfer(r: np.ndarray, zero_shot: Sequence[float]) -> float:
-    """FWT of GEM = mean over j >= 2 of R[j-1][j] - b_j; needs the upper diagonal, which a growing label space lacks."""
-    upper = np.diag(r, k=1)
-    return float(np.mean(upper - np.asarray(zero_shot, dtype=float)[1 : len(upper) + 1]))
-
-
 def interference(r: np.ndarray) -> np.ndarray:
     """I[i][j] = R[i-1][j] - R[i][j] for i > j: what learning task i cost task j; NaN elsewhere.
 

@@ -159,7 +159,7 @@ class Router(nn.Module, Plugin):
     uses_query: bool = False  # needs the frozen backbone's sequence representation
     uses_embedded: bool = False  # needs the embedded tokens
     reads_layers: bool = False  # decides per example from the text in every layer, which the decoder of an encoder-decoder lacks
-    learns_queries: ClassVar[bool] = False  # `learned` needs the queries of a task's training examples
+    learns_queries: ClassVar[bool] = False  # `learned` needs the queries (see uses_query) of a task's training examples
     learns_after_experts: ClassVar[bool] = False  # trained as `gate`, on the tasks' own examples too, and not on the memory
     holds_experts: ClassVar[bool] = False  # experts of its own act (Decision.stacks), trained as `gate` on stored examples
 

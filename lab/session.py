@@ -195,6 +195,8 @@ class Session(ABC):
         if self.saved_moments and self.cursor.step:
             parameters = [parameter for group in phase.groups for parameter in group.values()]
             for i, parameter in enumerate(parameters):
+                if f"optimizer/{i}/step" not in self.saved_moments:
+                    continue  # it has had no gradient, so the optimiser holds nothing for it
                 state = {name: self.saved_moments[f"optimizer/{i}/{name}"] for name in ("step", "exp_avg", "exp_avg_sq")}
                 place = {name: "cpu" if name == "step" else parameter.device for name in state}
                 optimizer.state[parameter] = {name: tensor.to(place[name], copy=True) for name, tensor in state.items()}

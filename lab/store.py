@@ -8,6 +8,7 @@ content, each whole.
 
 import hashlib
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from lab.starts import digests
 if TYPE_CHECKING:
     from lab.session import Session
 
-ENGINE = 4  # raised when the same settings give other bytes
+ENGINE = 5  # raised when the same settings give other bytes
 
 
 class Store:
@@ -49,10 +50,8 @@ class Store:
 
     @staticmethod
     def address_of_queries(session: "Session", t: int) -> str:
-        """Content address of what routers are fed with on the training examples of task t: the frozen backbone alone counts."""
-        learner = session.learner
-        asked = "backbone" if learner.router.uses_query else [layer.name for layer in learner.bank.layers]
-        return _address(session, {"queries": asked, "data": [(example.text, example.pair) for example in session.tasks[t].train]})
+        """Content address of the queries of the training examples of task t: the frozen backbone alone counts."""
+        return _address(session, {"queries": [(example.text, example.pair) for example in session.tasks[t].train]})
 
     def read(self, address: str) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
         """The arrays that are kept and what is known about them, `train_s` too; None if they are not there."""
@@ -80,8 +79,8 @@ def _address(session: "Session", content: dict[str, Any]) -> str:
     """Content address of something that the frozen backbone computes with."""
     config, backbone = session.config.backbone, session.learner.backbone
     content = content | {
-        "engine": ENGINE, "torch": torch.__version__, "backbone": backbone.identity, "pooling": backbone.pooling,
-        "arithmetic": config.model_dump(exclude={"name"}),
+        "engine": ENGINE, "torch": torch.__version__, "transformers": metadata.version("transformers"),
+        "backbone": backbone.identity, "pooling": backbone.pooling, "arithmetic": config.model_dump(exclude={"name"}),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -5,6 +5,7 @@ import re
 import pytest
 import tiny
 import torch
+import transformers
 from tiny import hidden, rel
 
 from lab.backbone import Backbone, pool
@@ -300,6 +301,20 @@ def test_blocks_below_the_experts_are_computed_once_per_row(name):
     assert both(some, [keys[1], (1, "train", 0)])[1][2] == 1  # one row is not known
 
 
+def test_a_model_whose_blocks_give_more_than_states_computes_them_every_time(tmp_path):
+    """MPNet's blocks return tuples, and their attention gets a position bias; experts in the upper half learn all the same."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64, "pad_token_id": 0}
+    config = transformers.MPNetConfig(vocab_size=len(WORDS), max_position_embeddings=32, **sizes)
+    transformers.MPNetModel(config).save_pretrained(tmp_path)
+    tokenizer(special=True).save_pretrained(tmp_path)
+    made = backbone(str(tmp_path))
+    forwards = [block.forward for block in made.model.encoder.layer]
+    before = embedded(made, TEXTS)
+    made.unchanged_below("encoder.layer.2.attention.attn.q")
+    assert made.lower is None and [block.forward for block in made.model.encoder.layer] == forwards
+    assert torch.equal(embedded(made, TEXTS), before)
+
+
 def test_states_are_known_inside_the_block_or_for_good_within_a_limit():
     made = backbone("tiny")
     made.unchanged_below("encoder.layer.1.attention.self.query")
@@ -315,7 +330,12 @@ def test_states_are_known_inside_the_block_or_for_good_within_a_limit():
         assert len(made.lower.known) == 2
     assert list(made.lower.known) == [rows[0].key]
     made.lower.limit = 4 * made.width * 6
-    with made.knowing(rows):
-        assert list(made.lower.known) == [rows[0].key]  # 7 tokens do not fit
+    with made.knowing(rows, lasting=True):
+        assert list(made.lower.known) == [rows[0].key]  # 3 tokens do not fit beside 4 that last
+    with made.knowing(rows[1:]):
+        assert len(made.lower.known) == 2  # what passes is judged alone: the same before and after any evaluation
+    made.lower.limit = 4 * made.width * 2
+    with made.knowing(rows[1:]):
+        assert list(made.lower.known) == [rows[0].key]
     model, _ = tiny.bank("bert", skip=0.5)
     assert Lower.of(model, "encoder.layer.0.attention.self.query") is None and Lower.of(model, "pooler.dense") is None

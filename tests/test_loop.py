@@ -22,7 +22,7 @@ from lab.method import Method
 from lab.recipe import configure, recipe_names
 from lab.registry import Options
 from lab.router import Axes, Decision, Match, Request, Router, RouterOptions
-from lab.session import schedule
+from lab.session import Phase, schedule
 from lab.stream import Example, Task
 
 
@@ -293,7 +293,7 @@ def test_a_classifier_alone_is_tuned_as_by_whole_passes(monkeypatch, recipe):
     batch = learner.collate(made.memory.rows)
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.requires_grad_(True).copy_(made.isolated[name])
+            parameter.requires_grad_(True).copy_(made.untuned[name])
     optimizer = torch.optim.AdamW(parameters.values(), weight_decay=made.config.train.weight_decay)
     for step in range(5):
         optimizer.param_groups[0]["lr"] = made.config.memory_training.classifier_lr * schedule(step, 5, made.config.train.warmup)
@@ -306,7 +306,7 @@ def test_a_classifier_alone_is_tuned_as_by_whole_passes(monkeypatch, recipe):
         optimizer.step()
     for name, parameter in parameters.items():
         torch.testing.assert_close(parameter.detach(), tuned[name], rtol=1e-4, atol=1e-5)
-        assert not torch.equal(tuned[name], made.isolated[name])
+        assert not torch.equal(tuned[name], made.untuned[name])
 
 
 def test_memory_that_cannot_hold_a_class_each():
@@ -346,7 +346,7 @@ def test_a_tuned_classifier_changes_and_starts_from_the_isolated_one():
             moved = max((now[name] - learned[name]).abs().max().item() for name in learned)
             rate = made.config.memory_training.classifier_lr
             assert 0 < moved <= 1.1 * rate, "one step of the classifier's rate away from what training on the tasks left"
-    assert all(torch.equal(made.isolated[f"task{t}.classifier.weight"], learned[f"weight.{t}"]) for t in range(3))
+    assert all(torch.equal(made.untuned[f"task{t}.classifier.weight"], learned[f"weight.{t}"]) for t in range(3))
 
 
 def test_warm_start_goes_on_from_the_last_stage():
@@ -568,14 +568,8 @@ def test_reused_experts_are_bit_identical(l2r, tmp_path):
     assert fresh["stored_bytes"] == fresh["adapter_bytes"] + fresh["memory_bytes"] + fresh["statistics_bytes"]
 
 
-@pytest.mark.parametrize("query", ["backbone", "layer"])
-def test_queries_of_training_examples_are_computed_once_for_all_runs(tmp_path, monkeypatch, query):
+def test_queries_of_training_examples_are_computed_once_for_all_runs(tmp_path, monkeypatch):
     """They depend on the frozen backbone and the texts alone, so runs with other experts and seeds of training share them."""
-    router = registry.routers.get("prototype")
-    monkeypatch.setattr(router, "uses_query", query == "backbone")
-    if query == "layer":  # which asks the decision nothing
-        monkeypatch.setattr(router, "forward", Spy.forward)
-        monkeypatch.setattr(router, "shown", [], raising=False)
     asked = []
     inner = Learner.layer_queries
     monkeypatch.setattr(Learner, "layer_queries", lambda self, rows: asked.append(len(rows)) or inner(self, rows))
@@ -588,6 +582,20 @@ def test_queries_of_training_examples_are_computed_once_for_all_runs(tmp_path, m
     assert toy.equal(dict(second.learner.router.named_buffers()), dict(fresh.learner.router.named_buffers()))
     toy.trained("prototype", "backbone.max_length=4", store=tmp_path)
     assert asked == 6 * [48], "texts that are cut elsewhere have other queries"
+
+
+def test_a_parameter_without_gradients_has_no_moments_to_go_on_with():
+    """A layer that never acts, as the pooler, is trained in name only; AdamW keeps nothing of it."""
+    made = toy.session("sequential")
+    acts, idle = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    phase = Phase([{"acts": acts, "idle": idle}], [0.1], 4, 1, [], list, lambda *_: None, lambda *_: {})
+    made.optimizer = made.new_optimizer(phase)
+    acts.sum().backward()
+    made.optimizer.step()
+    made.saved_moments, made.cursor.step = made.moments(), 1
+    again = made.new_optimizer(phase)
+    assert torch.equal(again.state[acts]["exp_avg"], made.optimizer.state[acts]["exp_avg"]) and idle not in again.state
+    again.step()
 
 
 def test_what_shares_an_expert_and_what_does_not(tmp_path):

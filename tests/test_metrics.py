@@ -53,11 +53,6 @@ def test_forward_transfer_is_measured_from_single_task_scores():
     assert found["why"] == {}
 
 
-def test_forward_transfer_of_gem_reads_the_upper_diagonal():
-    full = np.array([[0.9, 0.4, 0.1], [0.8, 0.9, 0.3], [0.7, 0.8, 0.9]])
-    assert metrics.zero_shot_transfer(full, [0.5, 0.2, 0.2]) == pytest.approx(((0.4 - 0.2) + (0.3 - 0.2)) / 2)
-
-
 def test_forgetting_can_be_negative_and_takes_the_best_row_before_the_last():
     rising = [[0.5, None, None], [0.6, 0.5, None], [0.8, 0.9, 0.7]]
     assert metrics.metrics(rising)["forgetting"] == pytest.approx(((0.6 - 0.8) + (0.5 - 0.9)) / 2)

@@ -104,7 +104,7 @@ def expert(made: Session, name: str) -> dict[str, torch.Tensor]:
 def isolated(made: Session, name: str) -> dict[str, torch.Tensor]:
     """The classifier rows of a task as training on it left them."""
     prefix = f"task{made.learner.task_names.index(name)}."
-    return {key.removeprefix(prefix): tensor for key, tensor in made.isolated.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): tensor for key, tensor in made.untuned.items() if key.startswith(prefix)}
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
