@@ -3,8 +3,9 @@
 `load(run, after=3).answer("A text", Override(expert=1)).ranked()` is what it says if expert 1 alone may act.
 """
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,10 +28,11 @@ from lab.stream import Example, Task
 class Override:
     """A change of routing weights, whatever router gave them; nothing set: no change.
 
-    `expert` or `uniform` replace the weights by others that sum to one. Else `temperature` t raises them to the power 1/t (of a
-    softmax the same as dividing its logits by t) and `top` leaves the largest so many; both keep the sum over the experts.
-    `pruned` are numbers of experts that do not act; the others get their weight in proportion, before any other change.
-    `without` are numbers of routing heads that are switched off: their blocks of features are those of the frozen backbone.
+    `pruned` are numbers of experts that do not act; the others get their weight in proportion, before any other change. `expert`
+    or `uniform` replace the weights by others that sum to one. Else `temperature` t raises them to the power 1/t (of a softmax
+    the same as dividing its logits by t) and `top` leaves the largest so many; both keep the sum over the experts. `without` are
+    numbers of routing heads that are switched off: their blocks of features are those of the frozen backbone. Where a router
+    subtracts the mean of all experts, it does so after the change, and the mean stays that of all.
     """
 
     expert: int | None = None
@@ -52,20 +54,24 @@ class Override:
             raise LabError(f"without = {list(self.without)}: this run has {heads} routing head(s), numbered from 0")
         if not set(self.pruned) < set(range(experts)):
             raise LabError(f"pruned = {list(self.pruned)}: this run has {experts} expert(s), numbered from 0, and one must stay")
+        if self.expert in self.pruned:
+            raise LabError(f"expert {self.expert} is pruned and cannot act alone: choose another one")
 
     def __call__(self, w: Tensor) -> Tensor:
         """Weights (..., H, E) -> weights of the same shape."""
+        acts = torch.ones_like(w).index_fill(-1, torch.tensor(self.pruned, dtype=torch.long, device=w.device), 0.0)
         if self.expert is not None:
             changed = torch.zeros_like(w)
             changed[..., self.expert] = 1
         elif self.uniform:
-            changed = torch.full_like(w, 1 / w.shape[-1])
+            changed = acts / acts.sum(-1, keepdim=True)
         else:
             changed, total = w, w.sum(-1, keepdim=True)
             if self.pruned:
-                changed = total * normalised(w.index_fill(-1, torch.tensor(self.pruned, device=w.device), 0.0))
+                changed = total * normalised(w * acts)
             if self.temperature != 1:
-                changed = total * (w.clamp_min(1e-30).log() / self.temperature).softmax(-1)
+                most = changed.amax(-1, keepdim=True).clamp_min(1e-30)
+                changed = total * normalised((changed / most) ** (1 / self.temperature))
             if self.top is not None:
                 largest = torch.zeros_like(w).scatter(-1, changed.topk(self.top).indices, 1.0)
                 changed = total * normalised(changed * largest)
@@ -75,10 +81,17 @@ class Override:
             changed = changed * on
         return changed
 
-    def of(self, decision: Decision) -> LayerDecision:
+    def of(self, decision: Decision) -> Decision:
         """The decision with its weights changed, whether they were made before the layers or are made in them."""
-        used = LayerDecision(lambda layer, x: self(decision.at(layer, x)), getattr(decision, "mask", None))
-        used.experts, used.composition, used.stacks = decision.experts, decision.composition, decision.stacks
+        if not isinstance(decision, LayerDecision):
+            return replace(decision, weights=self(decision.weights))
+
+        def decide(layer: int, x: Tensor) -> Tensor:
+            decision.at(layer, x)
+            return self(decision.made[layer])
+
+        used = copy.copy(decision)
+        used.decide, used.made, used.made_steps = decide, {}, {}
         return used
 
 

@@ -92,11 +92,8 @@ class Learner(nn.Module):
                 f"{embedding.shape[1]}: use router.query=backbone"
             )
         self.router.classes = [len(own) for own in self.space.own]
-        if self.backbone.encoder_decoder and self.router.reads_layers:
-            raise LabError(
-                f"router {config.router.name} reads the text in every layer, but decoder layers of backbone "
-                f"'{config.backbone.name}' are given the answer: use router.query=backbone"
-            )
+        if self.backbone.encoder_decoder:
+            self._check_sides(router.axes_of(config.router).granularity == "token")
         self.classifier = self.new_classifier()  # without rows where the language model answers
         self.objective = objective(self, tasks)
         self.task_names = [task.name for task in tasks]
@@ -114,6 +111,16 @@ class Learner(nn.Module):
             raise LabError(
                 f"{backbone.max_length} tokens (backbone.max_length) and {needed} positions of {experts} {kind.name}(s) are more "
                 f"than the {backbone.positions} positions of the backbone: cut the texts or shorten the prompts"
+            )
+
+    def _check_sides(self, per_token: bool) -> None:
+        """Refuse routers that decide from what a layer reads where some layers read the text and others the answer."""
+        name, given = self.config.router.name, f"decoder layers of backbone '{self.config.backbone.name}' are given the answer"
+        if self.router.reads_layers:
+            raise LabError(f"router {name} reads the text in every layer, but {given}: use router.query=backbone")
+        if per_token:
+            raise LabError(
+                f"router {name} weighs experts for each token of the text, but {given}: use another router, or a decoder"
             )
 
     @property

@@ -110,7 +110,11 @@ class LayerDecision(Decision):
             self.made_steps[layer] = found
             found = [*found.values()][-1]
         self.made[layer] = found
-        return found
+        return self.acting(found)
+
+    def acting(self, w: Tensor) -> Tensor:
+        """What the experts are multiplied with, from the weights that are recorded."""
+        return w
 
     def held(self) -> Decision:
         """Weights per example stay; per token they are decided anew, and those of the text stay recorded."""

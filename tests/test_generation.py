@@ -385,6 +385,10 @@ def test_what_cannot_write_or_work_on_texts_is_refused(folders):
         f"router gates reads the text in every layer, but decoder layers of backbone '{folders['t5']}' are given the answer: "
         "use router.query=backbone"
     )
+    for recipe in ("arrow", "phatgoose", "mbc", "moduleformer"):
+        assert refusal(folders["t5"], recipe=recipe).endswith(
+            f"decoder layers of backbone '{folders['t5']}' are given the answer: use another router, or a decoder"
+        )
     classes = [name for name in registry.methods.names() if registry.methods.get(name).needs_classes]
     assert {"derpp", "ewc", "lwf"} <= set(classes)
     for name in classes:

@@ -14,7 +14,8 @@ from lab.errors import LabError
 from lab.evaluate import WHOLE
 from lab.inference import Override, load
 from lab.recipe import configure, recipe_names
-from lab.router import LayerDecision
+from lab.router import Decision, LayerDecision
+from lab.routers._arrow import Subtracted
 
 CASES = {name: [name] for name in recipe_names() if not configure(name).transfer} | {
     "heads": ["l2r", "router.heads=4"],
@@ -76,6 +77,24 @@ def test_a_loaded_model_answers_as_it_did(trained, name):
     assert run.kept() == [0, 1, 2]
     for after in (0, 1, 2):
         same_as_recorded(run, after)
+
+
+def test_a_change_comes_before_the_mean_of_all_experts_is_subtracted():
+    """By hand: arrow gives (0.7, 0.3), so (0.2, -0.2) acts; expert 0 alone is (1, 0) less a half of each."""
+    w = torch.tensor([[[[0.7, 0.3]]]])
+    given = Subtracted(lambda layer, x: w)
+    assert torch.allclose(given.at(0, w), torch.tensor([0.2, -0.2]))
+    alone, sharp = Override(expert=0).of(given), Override(temperature=0.5).of(given)
+    assert torch.allclose(alone.at(0, w), torch.tensor([0.5, -0.5]))
+    assert torch.equal(alone.recorded()[0, 0, 0], torch.tensor([1.0, 0]))
+    assert torch.allclose(sharp.at(0, w), torch.tensor([0.2, -0.2]) / 0.58)  # .49 and .09 of .58, less a half
+    assert torch.equal(given.recorded()[0, 0, 0], w[0, 0, 0])
+
+
+def test_a_decision_made_before_the_layers_stays_one():
+    """So it is known in layers that have not run, as those of a decoder while the text is read."""
+    changed = Override(expert=1).of(Decision(torch.tensor([[[[0.7, 0.3]]]])))
+    assert torch.equal(changed.recorded(), torch.tensor([[[[0.0, 1]]]])) and changed.held() is changed
 
 
 @pytest.mark.parametrize("scenario", ["task", "domain"])
@@ -142,6 +161,10 @@ def test_changes_of_weights_by_hand():
     assert torch.allclose(Override(temperature=0.01)(w)[0, 0], torch.tensor([1.0, 0, 0]))
     assert torch.equal(Override(without=(1,))(w), torch.tensor([[[0.5, 0.3, 0.2], [0, 0, 0]]]))
     assert torch.equal(Override(expert=1, without=(0,))(w), torch.tensor([[[0, 0, 0], [0, 1.0, 0]]]))
+    assert torch.allclose(Override(pruned=(0,))(w)[0, 0], torch.tensor([0, 0.6, 0.4]))
+    assert torch.allclose(Override(pruned=(0,), temperature=0.5)(w)[0, 0], torch.tensor([0, 0.36, 0.16]) / 0.52)
+    assert torch.equal(Override(pruned=(0,), uniform=True)(w)[0, 0], torch.tensor([0, 0.5, 0.5]))
+    assert torch.equal(Override(temperature=10)(torch.tensor([[[1.0, 0, 0]]]))[0, 0], torch.tensor([1.0, 0, 0]))
     loose = 2.5 * w  # weights that do not sum to one keep their sum
     assert torch.allclose(Override(temperature=2, top=2)(loose).sum(-1), torch.tensor(2.5))
     logits = torch.randn(4, 2, 5, generator=torch.Generator().manual_seed(0))

@@ -72,8 +72,7 @@ class ByDirection(Router):
 class Subtracted(LayerDecision):
     """Experts without their mean: sum_e w_e (D_e - G) is a mix of the experts with weights w_e - (sum w) / E. Recorded is w."""
 
-    def at(self, layer: int, x: Tensor) -> Tensor:
-        w = super().at(layer, x)
+    def acting(self, w: Tensor) -> Tensor:
         return w - w.mean(-1, keepdim=True)
 
 
