@@ -170,7 +170,7 @@ def compare(
 
 def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run], dict[str, str]]:
     """The runs that can be compared, and the reasons of those left out, which are said on stderr; LabError if none is left."""
-    from lab.views import problem, unready
+    from lab import views
 
     if not ids:
         raise LabError("name at least one run to compare: lab compare RUN RUN; lab list runs shows them")
@@ -178,7 +178,7 @@ def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run],
     for id in dict.fromkeys(ids):
         try:
             run = run_folder.Run.open(id, runs)
-            reason = problem(run) or unready(run)
+            reason = views.problem(run)
         except LabError as error:
             if not (run_folder.located(id, runs) / "run.json").is_file():
                 raise
@@ -187,6 +187,8 @@ def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run],
             excluded[id] = reason
         else:
             found.append(run)
+    found, more = views.comparable(found)
+    excluded |= more
     if not found:
         raise LabError(f"there is nothing to compare: {'; '.join(excluded.values())}")
     for reason in excluded.values():

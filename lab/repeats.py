@@ -6,6 +6,7 @@ objects to pandas; what a few repetitions allow to say stands in `lab.statistics
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -90,20 +91,22 @@ def sweep(runs: Sequence[Run], option: str = "train.lr") -> pd.DataFrame:
     """Validation score against an option, per group of runs that differ in it (and in the seed) and in nothing else.
 
     Columns: label, recipe, value, n, mean, low, high, best. The score is the mean over tasks after the last one; `best` marks
-    the value that selection would take, the first of equals. LabError for an option that a run lacks or that is no number.
+    the value that selection would take, the first of equals, from the seeds and orders that all values have. LabError for an
+    option that a run lacks or that is no number.
     """
     section, _, name = option.rpartition(".")
     rows = []
     for group in views.groups(runs, ("seed", option)):
-        scores: dict[float, list[float]] = {}
+        scores: dict[float, dict[Any, float]] = {}
         for run in group.runs:
             value = (views.pick(run.config, section) or {}).get(name) if section else run.config.get(name)
             if not isinstance(value, int | float):
                 raise LabError(f"run '{run.id}' has no number {option} that could be swept")
             if run.validation is not None:
-                scores.setdefault(value, []).append(run.validation)
-        found = {value: interval(scores[value]) for value in sorted(scores)}
-        best = max(found, key=lambda value: found[value].mean, default=None)
+                scores.setdefault(value, {})[views.circumstances(run)] = run.validation
+        found = {value: interval([*scores[value].values()]) for value in sorted(scores)}
+        common = set.intersection(*map(set, scores.values())) if scores else set()
+        best = max(found, key=lambda value: sum(scores[value][one] for one in common)) if common else None
         if len(found) > 1:
             rows += [{"label": group.label, "recipe": group.recipe, "value": value, "best": value == best, **asdict(one)}
                      for value, one in found.items()]  # fmt: skip

@@ -338,7 +338,15 @@ def all_runs(runs: str | Path | None = None) -> list[Run]:
     """All run folders, oldest first; folders without run.json are no runs."""
     folder = root(runs)
     found = [Run(path.parent) for path in folder.glob("*/run.json")] if folder.is_dir() else []
-    return sorted(found, key=lambda run: (run.dir.stat().st_ctime, run.id))
+    return sorted(found, key=lambda run: (_created(run), run.id))
+
+
+def _created(run: Run) -> str:
+    """When a run was created; "" where that cannot be read."""
+    try:
+        return str(run.info.get("created", ""))
+    except LabError:
+        return ""
 
 
 def remove(folder: Path) -> None:

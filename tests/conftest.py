@@ -129,7 +129,7 @@ def write_events(run: Run, tasks: list[str], learned: int, finished: bool, steps
         more = {"experts": task + 1, "trainable_parameters": 100, "reused": False, "progress": progress(task, 0)}
         run.append({"kind": "TaskStarted", "task": task, "name": tasks[task], **more, "time": now + 10 * task})
         for step in range(1, (steps // 2 if half else steps) + 1):
-            place = {"task": task, "phase": "train", "epoch": 1 + (step > steps // 2), "epochs": 2, "step": step, "steps": steps}
+            place = {"task": task, "phase": "train", "epoch": int(step > steps // 2), "epochs": 2, "step": step, "steps": steps}
             terms = {"terms": {"task": 1.0 / step, "balance": 0.01}, "lr": 0.001, "progress": progress(task, step)}
             run.append({"kind": "Step", **place, **terms, "time": now + 10 * task + step / 4})
         if not half:

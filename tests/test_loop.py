@@ -584,6 +584,15 @@ def test_queries_of_training_examples_are_computed_once_for_all_runs(tmp_path, m
     assert asked == 6 * [48], "texts that are cut elsewhere have other queries"
 
 
+def test_changes_to_a_complete_configuration_are_refused():
+    made = configure("l2r", stream="builtin")
+    said = "this configuration is complete, .*seed would be ignored: give changes to lab.configure"
+    with pytest.raises(LabError, match=said):
+        lab.run(made, ["train.lr=0.1"], seed=1)
+    with pytest.raises(LabError, match=said):
+        next(lab.train(made, seed=1))
+
+
 def test_a_parameter_without_gradients_has_no_moments_to_go_on_with():
     """A layer that never acts, as the pooler, is trained in name only; AdamW keeps nothing of it."""
     made = toy.session("sequential")

@@ -441,6 +441,8 @@ def test_compare_begins_with_runs_that_are_at_rest(runs, monkeypatch):
     write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS)
     write_run(runs, "c", "replay", status="running")  # has learned all tasks, and is measured at this moment
     app = open_page("compare")
+    write_run(runs, "d", "uniform").update(replay={"run": "a"})
+    app = open_page("compare")
     assert app.multiselect(key="runs").value == ["b", "a"] and "Left out" not in texts(app)
 
 

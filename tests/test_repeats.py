@@ -91,6 +91,16 @@ def test_sweep_takes_validation_and_marks_the_best(runs):
     assert {run.id for run in repeats.repetitions(made[:1], made)} == {"r0", "r1", "r2", "r3"}
 
 
+def test_the_best_of_a_sweep_is_told_where_all_values_were_tried(runs):
+    """As a grid selects: at its first seed; seeds that only the chosen value was repeated with do not count against it."""
+    made = []
+    for rate, seed, score in [(2e-3, 0, 0.6), (8e-3, 0, 0.62), (8e-3, 1, 0.5), (8e-3, 2, 0.52)]:
+        made.append(write_run(runs, f"r{rate}-{seed}", events=False, seed=seed, validation=[score] * 3))
+        files.write_yaml(made[-1].dir / "config.yaml", configuration(seed=seed, train={"lr": rate, "epochs": 2}))
+    assert repeats.sweep(made).set_index("value")["best"].to_dict() == {2e-3: False, 8e-3: True}
+    assert not repeats.sweep(made[:1] + made[2:])["best"].any()  # no seed has both
+
+
 def test_trade_off_stands_on_what_was_learned_and_kept(seeds):
     points = {line.name: line for line in versus.tradeoff(seeds).data}
     for name, members in (("l2r", seeds[:3]), ("replay", seeds[3:])):

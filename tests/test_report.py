@@ -1,5 +1,6 @@
 """The report: one file that opens with the network off, in light and dark, and says what the tables say."""
 
+import csv
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ from test_tables import WENT
 from typer.testing import CliRunner
 
 from lab import cli, files, report, tables, views
+from lab.api import compare
 from lab.errors import LabError
 from lab.recipe import command_line, configure, recipe_names
 from lab.runs import Run
@@ -199,6 +201,16 @@ def test_a_running_run_is_left_out(three, runs, monkeypatch):
     monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
     done = lab("compare", "a", "busy", "--csv")
     assert done.exit_code == 0 and done.stderr == "left out: run 'busy' is running: its numbers still change\n"
+
+
+def test_the_same_run_twice_counts_once(three, runs):
+    """Else two equal values would have an interval of width zero. In Python and on the page the same holds."""
+    write_run(runs, "again", tasks=TASKS)
+    said = "left out: run 'again' has the settings and the seed of 'a': it would count twice"
+    done = lab("compare", "a", "again", "s", "--csv")
+    assert done.stderr == f"{said}\n" and {row["n"] for row in csv.DictReader(done.stdout.splitlines())} == {"1"}
+    with pytest.warns(UserWarning, match=said):
+        assert set(compare("a", "again", "s", runs=runs)["n"]) == {1}
 
 
 def test_nothing_to_compare(three, runs, tmp_path):

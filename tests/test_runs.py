@@ -152,6 +152,15 @@ def test_ids_made_by_the_lab(tmp_path):
     assert [run.id for run in all_runs(tmp_path)] == names
 
 
+def test_runs_stay_in_the_order_in_which_they_were_created(tmp_path):
+    for hour, id in enumerate(("b", "a", "c")):
+        Run.create(CONFIG, tmp_path, id).update(created=f"2026-01-31T1{hour}:00:00.000+00:00")
+    files.write_json(tmp_path / "b" / "notes.json", {"text": "touched last"})
+    assert [run.id for run in all_runs(tmp_path)] == ["b", "a", "c"]
+    (tmp_path / "c" / "run.json").write_text("{")
+    assert [run.id for run in all_runs(tmp_path)] == ["c", "b", "a"]  # it is not known when
+
+
 def test_unknown_run_offers_the_nearest(tmp_path):
     Run.create(CONFIG, tmp_path, "monday")
     with pytest.raises(LabError) as error:

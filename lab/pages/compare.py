@@ -1,8 +1,11 @@
 """Compare: runs beside each other, grouped by method over their seeds, on one scale."""
 
+from collections.abc import Iterable
+from itertools import islice
+
 import streamlit as st
 
-from lab import jobs, repeats, tables, views
+from lab import repeats, tables, views
 from lab.pages import comparison, shell
 from lab.runs import Run
 
@@ -30,33 +33,24 @@ def pick(found: dict[str, Run]) -> list[Run]:
 
 
 def add_repetitions(found: dict[str, Run]) -> None:
-    """Choose the seeds, orders and learning rates of the chosen runs too."""
+    """Choose the seeds, orders and learning rates of the chosen runs too, where they have numbers."""
     chosen = st.session_state["runs"]
-    more = {run.dir for run in repeats.repetitions([found[key] for key in chosen], list(found.values()))}
+    more = repeats.repetitions([found[key] for key in chosen], list(found.values()))
+    more = {run.dir for run in more if not views.unready(run)}
     st.session_state["runs"] = [*chosen, *(key for key, run in found.items() if run.dir in more and key not in chosen)]
 
 
 def first_pair(found: dict[str, Run]) -> list[str]:
-    """Two runs to begin with: the newest that is complete and at rest, and the newest such one of another recipe."""
+    """Two runs to begin with: the newest that is complete and can be compared, and the newest such one of another recipe."""
     known = shell.table(list(found.values())).set_axis(list(found))
-    rests = ~known["status"].isin(jobs.ACTIVE)
-    whole = list(known.index[rests & (known["learned"] == known["tasks"]) & (known["learned"] > 0)]) or list(found)
-    others = [key for key in whole[1:] if known.at[key, "recipe"] != known.at[whole[0], "recipe"]]
-    return [whole[0], *(others or whole[1:])[:1]]
+    whole = known.index[(known["learned"] == known["tasks"]) & (known["learned"] > 0)]
 
+    def newest(keys: Iterable[str]) -> list[str]:
+        return list(islice((key for key in keys if not views.unready(found[key])), 1))
 
-def comparable(chosen: list[Run]) -> tuple[list[Run], dict[str, str]]:
-    """The runs that can be compared, and why the others cannot."""
-    excluded = {run.id: reason for run in chosen if (reason := views.unready(run))}
-    seen: dict[tuple[str, str], str] = {}
-    for run in chosen:
-        if run.id in excluded or not views.complete(run):
-            continue
-        same = (str({name: value for name, value in run.config.items() if name != "about"}), str(run.tasks))
-        if same in seen:
-            excluded[run.id] = f"run '{run.id}' has the settings and the seed of '{seen[same]}': it would count twice"
-        seen.setdefault(same, run.id)
-    return [run for run in chosen if run.id not in excluded], excluded
+    first = newest(whole) or list(found)[:1]
+    others = newest(key for key in whole if known.at[key, "recipe"] != known.at[first[0], "recipe"])
+    return first + (others or newest(key for key in whole if key != first[0]))
 
 
 def cautions(runs: list[Run]) -> None:
@@ -85,7 +79,7 @@ def draw() -> None:
     chosen = pick(kept)
     if not chosen:
         return st.info("Choose at least one run above.")
-    runs, excluded = comparable(chosen)
+    runs, excluded = views.comparable(chosen)
     for reason in excluded.values():
         st.warning(f"Left out: {shell.plain(reason)}.")
     transfers, runs = [run for run in runs if run.protocol == "transfer"], [run for run in runs if run.protocol == "stream"]

@@ -37,6 +37,7 @@ from lab.views.routing import (
 from lab.views.runs import (
     COLUMNS,
     UNREADABLE,
+    comparable,
     complete,
     learned,
     log_tail,

@@ -1,7 +1,7 @@
 """Run folders one by one: which can be read, a row for each, the newest events and lines."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -38,6 +38,20 @@ def unready(run: Run) -> str:
     if run.protocol == "transfer":
         return "" if run.scores.get("held_out") else f"run '{run.id}' is {run.status} and was adapted to no task"
     return "" if run.matrix else f"run '{run.id}' is {run.status} and has learned no task"
+
+
+def comparable(runs: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
+    """Those of readable runs that have numbers to compare, each once, and by id why the others are left out."""
+    excluded = {run.id: reason for run in runs if (reason := unready(run))}
+    seen: dict[tuple[str, str], str] = {}
+    for run in runs:
+        if run.id in excluded or not complete(run):
+            continue
+        same = (str({name: value for name, value in run.config.items() if name != "about"}), str(run.tasks))
+        if same in seen:
+            excluded[run.id] = f"run '{run.id}' has the settings and the seed of '{seen[same]}': it would count twice"
+        seen.setdefault(same, run.id)
+    return [run for run in runs if run.id not in excluded], excluded
 
 
 def readable(runs: Iterable[Run]) -> list[Run]:

@@ -121,7 +121,8 @@ def progress(run: Run, now: Callable[[], float] = time.time) -> Progress:
     ended = last["kind"] == "RunEnded" or status != "running"
     return Progress(
         stage if status == "running" else status, share, None if number is None else number + 1, len(tasks),
-        tasks[number] if number is not None else "", step.get("epoch"), step.get("epochs"), step.get("step"), step.get("steps"),
+        tasks[number] if number is not None else "",
+        step["epoch"] + 1 if "epoch" in step else None, step.get("epochs"), step.get("step"), step.get("steps"),
         elapsed, None if ended else _remaining(events, now),
     )  # fmt: skip
 
