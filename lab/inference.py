@@ -178,8 +178,10 @@ class Model:
         return [tokenizer.decode([number]).strip() or "␣" for number in ids]
 
 
-def _per_token(decision: LayerDecision, tokens: int) -> np.ndarray | None:
+def _per_token(decision: Decision, tokens: int) -> np.ndarray | None:
     """Weights (L, T, H, E) of a decision that was made for each token of one text; None of any other."""
+    if not isinstance(decision, LayerDecision):
+        return None
     made = [w for _, w in sorted(decision.made.items())]
     if not all(w.dim() == 4 and w.shape[1] == tokens for w in made):
         return None
