@@ -162,7 +162,10 @@ def test_transfer_runs_stand_in_a_table_of_their_own(runs):
     app.selectbox(key="transfer_cmp_measure").set_value("average.32").run()
     drawn = json.loads(app.get("plotly_chart")[0].proto.spec)
     assert drawn["data"][0]["name"] == "shared" and drawn["layout"]["xaxis"]["title"]["text"] == "32 shots, minus mhr"
-    assert app.get("download_button")[0].proto.label == "Numbers as CSV" and not app.exception
+    assert app.get("download_button")[0].proto.label == "Numbers as CSV" and not app.exception and not app.warning
+    files.write_yaml(runs / "low0" / "config.yaml", lab.Run.open("low0").config | {"backbone": {"name": "minilm"}})
+    app.run()
+    assert "These runs differ in their backbones: tiny, minilm" in texts(app)
     assert any("lab compare own0 own1 own2 low0 low1 low2 --json" in one.value for one in app.code)
     app = open_page("jobs", job="moved")
     scores = next(table.value for table in app.dataframe if "cooking" in table.value.index)

@@ -303,6 +303,8 @@ def transfer(runs: list[Run]) -> None:
         csv_of(runs, "transfer")
         with st.popover("Command", icon=":material/terminal:", type="tertiary", key="transfer_command"):
             st.code(shell.command_of(runs), language="bash")
+    for sentence in views.unequal(runs):
+        st.warning(shell.plain(sentence))
     shell.how_to_read(
         f"Mean scores of the held-out tasks after so many examples of each, over repetitions, ± half of the {INTERVAL}. "
         "Every method begins from its own joint training on the other tasks; the true task is known."
