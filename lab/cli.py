@@ -311,7 +311,7 @@ def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
                 {"name": "strings", "about": "a small decoder that knows basic string skills; goes with the stream strings"},
                 {"name": "owner/model or folder", "about": "any encoder or decoder, of the hub or a folder"}]  # fmt: skip
     if what == "runs":
-        return [run_row(found.id, runs) for found in run_folder.all_runs(runs)]
+        return [listed(found) for found in run_folder.all_runs(runs)]
     kind = getattr(registry, what)
     rows = []
     for name in kind.names():
@@ -326,7 +326,7 @@ def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
     return rows
 
 
-def run_row(id: str, runs: Path | None) -> dict[str, Any]:
+def listed(run: run_folder.Run) -> dict[str, Any]:
     """One run in the list of runs; one that cannot be read is listed with the reason."""
     names = ("status", "recipe", "stream", "scenario", "seed", "average_accuracy", "forgetting")
     try:

@@ -321,6 +321,13 @@ def test_jobs_delete_asks_first_and_removes_that_run_only(runs, monkeypatch):
     assert gone.dir.exists()
     app.button(key="delete_yes").click().run()
     assert not gone.dir.exists() and kept.status == "finished" and not app.exception
+    damaged = write_run(runs, "damaged")
+    (damaged.dir / "matrix.json").write_text("{")
+    app = open_page("jobs", job="damaged")
+    assert app.error[0].value.startswith("run 'damaged' is damaged")
+    app.button(key="delete").click().run()
+    app.button(key="delete_yes").click().run()
+    assert not damaged.dir.exists() and kept.dir.exists() and not app.exception
     monkeypatch.setenv("LAB_READ_ONLY", "1")
     assert open_page("jobs").button(key="delete").disabled
 
@@ -1283,6 +1290,13 @@ def lessons(recorded, tmp_path, monkeypatch):
     folder = tmp_path / "lessons"
     folder.mkdir()
     (folder / "mine.yaml").write_text(LESSON)
+def test_library_writes_about_the_other_runs_beside_a_damaged_one(shelf, runs):
+    (write_run(runs, "noted").dir / "notes.json").write_text("{")
+    (write_run(runs, "scored").dir / "matrix.json").write_text("{")
+    app = open_page("library")
+    assert app.selectbox(key="lib_run").options == ["a"] and not app.error
+
+
     (folder / "broken.yaml").write_text("title: [\n")
     monkeypatch.setenv("LAB_LESSONS", str(folder))
 
