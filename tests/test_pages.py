@@ -1106,6 +1106,30 @@ def test_train_begins_with_the_settings_of_a_run(runs):
 def test_train_puts_a_run_into_the_queue_while_another_trains(runs, monkeypatch):
     monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
     monkeypatch.setattr(jobs, "_detached", lambda words, log: 0)
+def test_train_says_that_a_list_cannot_be_read(runs):
+    app = open_page("train", recipe="mhr")
+    for text in ("8, [32", "[8"):
+        app.text_input(key="train/mhr/transfer.shots").set_value(text).run()
+        assert "transfer.shots" in app.error[0].value.replace("\\", "") and app.button(key="train_start").disabled
+        assert not app.exception and app.sidebar.caption
+    app.text_input(key="train/mhr/transfer.shots").set_value("8, 32").run()
+    assert of_command(app)["transfer"]["shots"] == [8, 32] and not app.error
+
+
+def test_train_refuses_a_recipe_file_with_a_key_that_is_no_text(runs):
+    app = open_page("train", recipe="l2r")
+    app.file_uploader(key="train_file").set_value(("mine.yaml", b"base: sequential\ntrain:\n  on: 1", "text/yaml")).run()
+    assert "a key in train reads as True: put it in quotation marks" in texts(app)
+    assert app.selectbox(key="recipe").value == "l2r" and not app.exception
+
+
+def test_train_takes_no_path_of_a_file(runs):
+    """Neither as a field nor from a link."""
+    app = open_page("train", recipe="sapt", o="methods.reflection.pseudo=/etc/passwd")
+    assert len(not_taken(app)) == 1 and "methods.reflection.pseudo" in not_taken(app)[0]
+    assert not any("pseudo" in box.key for box in app.text_input) and "pseudo" not in app.code[0].value
+
+
     write_run(runs, "live", matrix=KEEPS[:1], status="running")
     app = open_page("train", recipe="sequential")
     assert app.button(key="train_start").disabled and "live is running" in texts(app)
