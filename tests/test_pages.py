@@ -29,7 +29,7 @@ from lab.errors import LabError
 from lab.pages import draft, shell, system
 from lab.recipe import configure
 from lab.runs import now
-from lab.stream import Example, Task
+from lab.stream import SPLITS, Example, Task
 
 PRESETS = ("First look", "See it forget", "In full")
 MAIN = Path(lab.__file__).parent / "pages" / "main.py"
@@ -818,6 +818,50 @@ def test_playground_says_why_a_model_cannot_be_asked(model, played, tmp_path, mo
     shutil.copytree(played / "routed", tmp_path / "broken" / "routed")
     (tmp_path / "broken" / "routed" / "experts" / "sea" / "adapter_model.safetensors").unlink()
     monkeypatch.setenv("LAB_RUNS", str(tmp_path / "broken"))
+def test_playground_tells_every_side_the_same_task_by_its_name(played, runs):
+    """The other run learned the tasks in another order, a third one only one of them; the first is not told at all."""
+    import toy
+
+    for id in ("told", "routed"):
+        shutil.copytree(played / id, runs / id)
+    toy.recorded(toy.session("oracle", of=toy.tasks("city", "sea")), runs, "turned")
+    toy.recorded(toy.session("oracle", of=toy.tasks("sea")), runs, "short")
+    app = open_page("playground", pg_run="told", pg_beside="another run", pg_other="turned", pg_task="city")
+    app.text_area(key="pg_text").set_value("red wave").run()
+    assert (chart(app, "pg_layers_0") == [0, 1]).all() and (chart(app, "pg_layers_1") == [1, 0]).all()
+    said = next(code.value for code in app.code if "answers = {" in code.value)
+    assert ".answer('red wave', task=1)" in said and ".answer('red wave', task=0)" in said
+    app.selectbox(key="pg_run").set_value("routed").run()
+    assert not app.error and (chart(app, "pg_layers_1") == [1, 0]).all()
+    assert ".answer('red wave')" in next(code.value for code in app.code if "answers = {" in code.value)
+    app.selectbox(key="pg_run").set_value("told").run()
+    app.selectbox(key="pg_other").set_value("short").run()
+    assert "run 'short' had not learned task 'city' by then: tell one of sea" in texts(app)
+
+
+def test_playground_names_a_text_that_is_too_long_and_keeps_the_page(runs, monkeypatch):
+    monkeypatch.setenv("LAB_RUNS", str(runs / "of mine"))
+    write_run(runs / "of mine", "a")
+    app = open_page("playground")
+    app.text_area(key="pg_text").set_value("word " * 1000).run()
+    assert "has 5,000 characters, at most 4,000" in app.error[0].value.replace("\\", "") and app.sidebar.caption
+    app.text_area(key="pg_text").set_value("a text of mine").run()
+    assert f"lab run l2r --runs '{(runs / 'of mine').resolve()}'" in texts(app)
+
+
+def test_playground_code_has_both_texts_of_a_pair(runs):
+    import toy
+
+    pairs = [
+        dataclasses.replace(one, **{split: [e._replace(pair="and this") for e in one.split(split)] for split in SPLITS})
+        for one in toy.tasks()
+    ]
+    toy.recorded(toy.session("l2r", of=pairs), runs, "routed")
+    app = typed("red wave | blue reef")
+    said = next(code.value for code in app.code if "answers = {" in code.value)
+    assert ".answer('red wave', pair='blue reef')" in said
+
+
     app = typed()
     assert "adapter_model.safetensors is missing" in app.error[0].value.replace("\\", "")
     app.selectbox(key="pg_example").set_value("sea 1").run()
