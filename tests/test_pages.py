@@ -433,6 +433,10 @@ def test_compare_shows_a_sweep_and_where_losses_went(runs):
     files.write_json(runs / "r0.9" / "decomposition.json", WENT)
     app.segmented_control(key="cmp_view").set_value("Interference").run()
     assert "Not measured for 2 of 3 runs" in texts(app) and not app.exception
+    assert "trained here and kept their weights" in texts(app) and not any("--decompose" in code.value for code in app.code)
+    (runs / "r0.7" / "state" / "after_0").mkdir(parents=True)
+    app.run()
+    assert any("lab show r0.7 --decompose" in code.value for code in app.code)
 
 
 def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recorded):
@@ -1226,6 +1230,10 @@ def test_library_puts_experts_together_and_keeps_the_result(shelf, runs):
     )
     app.segmented_control(key="lib_do").set_value("negate").run()
     assert "negate takes 1: what undoes the expert. Now there are 2" in texts(app) and chart(app, "lib_alignment") is None
+    shutil.copytree(found[0].folder, found[0].folder.with_name("two words"))
+    app.run()
+    app.multiselect(key="lib_parts").set_value(["a/two words"]).run()
+    assert any(f"lab compose negate 'a/two words' --out FOLDER --runs {runs}" in code.value for code in app.code)
     app.multiselect(key="lib_parts").set_value(["a/weather"]).run()
     np.testing.assert_allclose(chart(app, "lib_alignment"), -1, rtol=1e-6)
     app.text_input(key="lib_name").set_value("anti")

@@ -233,11 +233,16 @@ def interference(runs: list[Run]) -> None:
             "What each old task lost, split by looking back: growth of the router's error, expert drift, drift of the "
             "classifier's old rows, and new classes that compete. The grey mark is the whole loss; left of zero was gained."
         )
-    missing = next((run for run in runs if not run.decomposition), None)
-    if missing:
-        many = sum(not run.decomposition for run in runs)
-        st.caption(f"Not measured for {many} of {len(runs)} runs. It evaluates a run's moments again, on the command line:")
-        st.code(shell.command_of([missing], "--decompose"), language="bash")
+    missing = [run for run in runs if not run.decomposition]
+    if not missing:
+        return
+    st.caption(f"Not measured for {len(missing)} of {len(runs)} runs.")
+    able = next((run for run in missing if run.status == "finished" and 0 in run.kept()), None)
+    if able:
+        st.caption("It evaluates a run's moments again, on the command line:")
+        st.code(shell.command_of([able], "--decompose"), language="bash")
+    else:
+        st.caption("It evaluates a run's moments again, so it needs a finished run that was trained here and kept their weights.")
 
 
 def order(runs: list[Run]) -> None:
