@@ -818,10 +818,6 @@ def test_playground_tells_the_task_where_the_model_is_told(model):
     assert "one expert for everything" in texts(app) and not [box for box in app.selectbox if box.key == "pg_task"]
 
 
-def test_playground_says_why_a_model_cannot_be_asked(model, played, tmp_path, monkeypatch):
-    shutil.copytree(played / "routed", tmp_path / "broken" / "routed")
-    (tmp_path / "broken" / "routed" / "experts" / "sea" / "adapter_model.safetensors").unlink()
-    monkeypatch.setenv("LAB_RUNS", str(tmp_path / "broken"))
 def test_playground_tells_every_side_the_same_task_by_its_name(played, runs):
     """The other run learned the tasks in another order, a third one only one of them; the first is not told at all."""
     import toy
@@ -866,6 +862,10 @@ def test_playground_code_has_both_texts_of_a_pair(runs):
     assert ".answer('red wave', pair='blue reef')" in said
 
 
+def test_playground_says_why_a_model_cannot_be_asked(model, played, tmp_path, monkeypatch):
+    shutil.copytree(played / "routed", tmp_path / "broken" / "routed")
+    (tmp_path / "broken" / "routed" / "experts" / "sea" / "adapter_model.safetensors").unlink()
+    monkeypatch.setenv("LAB_RUNS", str(tmp_path / "broken"))
     app = typed()
     assert "adapter_model.safetensors is missing" in app.error[0].value.replace("\\", "")
     app.selectbox(key="pg_example").set_value("sea 1").run()
@@ -1106,6 +1106,30 @@ def test_train_sets_the_size_of_a_pool(runs):
     assert app.code[0].value == "lab run l2p"
 
 
+def test_train_says_that_a_list_cannot_be_read(runs):
+    app = open_page("train", recipe="mhr")
+    for text in ("8, [32", "[8"):
+        app.text_input(key="train/mhr/transfer.shots").set_value(text).run()
+        assert "transfer.shots" in app.error[0].value.replace("\\", "") and app.button(key="train_start").disabled
+        assert not app.exception and app.sidebar.caption
+    app.text_input(key="train/mhr/transfer.shots").set_value("8, 32").run()
+    assert of_command(app)["transfer"]["shots"] == [8, 32] and not app.error
+
+
+def test_train_refuses_a_recipe_file_with_a_key_that_is_no_text(runs):
+    app = open_page("train", recipe="l2r")
+    app.file_uploader(key="train_file").set_value(("mine.yaml", b"base: sequential\ntrain:\n  on: 1", "text/yaml")).run()
+    assert "a key in train reads as True: put it in quotation marks" in texts(app)
+    assert app.selectbox(key="recipe").value == "l2r" and not app.exception
+
+
+def test_train_takes_no_path_of_a_file(runs):
+    """Neither as a field nor from a link."""
+    app = open_page("train", recipe="sapt", o="methods.reflection.pseudo=/etc/passwd")
+    assert len(not_taken(app)) == 1 and "methods.reflection.pseudo" in not_taken(app)[0]
+    assert not any("pseudo" in box.key for box in app.text_input) and "pseudo" not in app.code[0].value
+
+
 STRANGE = {  # what a link may say, and how the remark about it begins
     "nonsense": "'nonsense' is not an option: write key=value",
     "train.lr=[": "the value of 'train.lr' cannot be read",
@@ -1154,30 +1178,6 @@ def test_train_begins_with_the_settings_of_a_run(runs):
 def test_train_puts_a_run_into_the_queue_while_another_trains(runs, monkeypatch):
     monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
     monkeypatch.setattr(jobs, "_detached", lambda words, log: 0)
-def test_train_says_that_a_list_cannot_be_read(runs):
-    app = open_page("train", recipe="mhr")
-    for text in ("8, [32", "[8"):
-        app.text_input(key="train/mhr/transfer.shots").set_value(text).run()
-        assert "transfer.shots" in app.error[0].value.replace("\\", "") and app.button(key="train_start").disabled
-        assert not app.exception and app.sidebar.caption
-    app.text_input(key="train/mhr/transfer.shots").set_value("8, 32").run()
-    assert of_command(app)["transfer"]["shots"] == [8, 32] and not app.error
-
-
-def test_train_refuses_a_recipe_file_with_a_key_that_is_no_text(runs):
-    app = open_page("train", recipe="l2r")
-    app.file_uploader(key="train_file").set_value(("mine.yaml", b"base: sequential\ntrain:\n  on: 1", "text/yaml")).run()
-    assert "a key in train reads as True: put it in quotation marks" in texts(app)
-    assert app.selectbox(key="recipe").value == "l2r" and not app.exception
-
-
-def test_train_takes_no_path_of_a_file(runs):
-    """Neither as a field nor from a link."""
-    app = open_page("train", recipe="sapt", o="methods.reflection.pseudo=/etc/passwd")
-    assert len(not_taken(app)) == 1 and "methods.reflection.pseudo" in not_taken(app)[0]
-    assert not any("pseudo" in box.key for box in app.text_input) and "pseudo" not in app.code[0].value
-
-
     write_run(runs, "live", matrix=KEEPS[:1], status="running")
     app = open_page("train", recipe="sequential")
     assert app.button(key="train_start").disabled and "live is running" in texts(app)
@@ -1290,6 +1290,13 @@ def test_library_deletes_a_run_after_asking_and_no_other(shelf, runs, monkeypatc
     assert open_page("library", lib_run="b").button(key="lib_delete").disabled
 
 
+def test_library_writes_about_the_other_runs_beside_a_damaged_one(shelf, runs):
+    (write_run(runs, "noted").dir / "notes.json").write_text("{")
+    (write_run(runs, "scored").dir / "matrix.json").write_text("{")
+    app = open_page("library")
+    assert app.selectbox(key="lib_run").options == ["a"] and not app.error
+
+
 def test_library_keeps_notes_and_hides_archived_runs_elsewhere(shelf, runs):
     write_run(runs, "b")
     app = open_page("library", lib_run="a")
@@ -1334,6 +1341,7 @@ def test_the_map_of_recipes_is_that_of_the_command_line(runs, monkeypatch):
     app = open_page("about", about_map="true")
     table = app.dataframe[0].value
     assert table.to_dict("records") == cli.listing("recipes", None) and "l2r" in set(table["name"])
+    assert "axes of modular systems" in app.dataframe[0].proto.alt
     monkeypatch.setattr(system, "recipes", lambda: (_ for _ in ()).throw(LabError("no <b>torch</b>")))
     streamlit.cache_data.clear()
     app = open_page("about", about_map="true")
@@ -1366,13 +1374,6 @@ def lessons(recorded, tmp_path, monkeypatch):
     folder = tmp_path / "lessons"
     folder.mkdir()
     (folder / "mine.yaml").write_text(LESSON)
-def test_library_writes_about_the_other_runs_beside_a_damaged_one(shelf, runs):
-    (write_run(runs, "noted").dir / "notes.json").write_text("{")
-    (write_run(runs, "scored").dir / "matrix.json").write_text("{")
-    app = open_page("library")
-    assert app.selectbox(key="lib_run").options == ["a"] and not app.error
-
-
     (folder / "broken.yaml").write_text("title: [\n")
     monkeypatch.setenv("LAB_LESSONS", str(folder))
 

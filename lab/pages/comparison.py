@@ -170,7 +170,8 @@ def trade_offs(runs: list[Run]) -> None:
         shell.card(
             figures.pareto, runs, cost, key="cmp_pareto", table=tables.pareto,
             alt=f"Average accuracy by {names[cost]}: {verdict}",
-            read="Better is up and to the left. Faint: dominated. Hollow: uses the task identity, and dominates only such.",
+            read="Better is up and to the left. Faint: dominated, another method is at least as good in both and better in one. "
+            "Hollow: uses the task identity, and dominates only such.",
         )  # fmt: skip
         st.caption(shell.plain(verdict[0].upper() + verdict[1:]) + ".")
 
@@ -302,14 +303,14 @@ def settings(groups: list[Group]) -> None:
 def transfer(runs: list[Run]) -> None:
     """Runs that were trained jointly and adapted to held-out tasks, in a table of their own."""
     st.subheader("Transfer to held-out tasks", anchor=False)
+    for sentence in views.unequal(runs):
+        st.warning(shell.plain(sentence))
     alt = "Measures of the transfer runs, one column per method"
     st.dataframe(views.summary_table(runs), key="transfer", alt=alt, height="content")
     with st.container(horizontal=True):
         csv_of(runs, "transfer")
         with st.popover("Command", icon=":material/terminal:", type="tertiary", key="transfer_command"):
             st.code(shell.command_of(runs), language="bash")
-    for sentence in views.unequal(runs):
-        st.warning(shell.plain(sentence))
     shell.how_to_read(
         f"Mean scores of the held-out tasks after so many examples of each, over repetitions, ± half of the {INTERVAL}. "
         "Every method begins from its own joint training on the other tasks; the true task is known."
