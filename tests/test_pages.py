@@ -1127,7 +1127,7 @@ def test_train_takes_no_path_of_a_file(runs):
     """Neither as a field nor from a link."""
     app = open_page("train", recipe="sapt", o="methods.reflection.pseudo=/etc/passwd")
     assert len(not_taken(app)) == 1 and "methods.reflection.pseudo" in not_taken(app)[0]
-    assert not any("pseudo" in box.key for box in app.text_input) and "pseudo" not in app.code[0].value
+    assert not any("pseudo" in (box.key or "") for box in app.text_input) and "pseudo" not in app.code[0].value
 
 
 STRANGE = {  # what a link may say, and how the remark about it begins

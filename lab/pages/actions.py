@@ -37,7 +37,8 @@ def confirm_delete(run: Run) -> None:
     size = sum(path.lstat().st_size for path in run.dir.rglob("*") if path.is_file())
     st.markdown(f"**{shell.plain(run.id)}** and all its files ({size / 1e6:,.1f} MB) are removed. This cannot be undone.")
     with suppress(*views.UNREADABLE):  # a damaged run can be deleted too
-        st.caption(f"{views.learned(run)} of {len(run.tasks)} tasks are learned and scored.")
+        if run.matrix:
+            st.caption(f"{len(run.matrix)} of {len(run.tasks)} tasks are learned and scored.")
     with st.container(horizontal=True):
         words = {"type": "primary", "icon": ":material/delete:", "key": "delete_yes"}
         if st.button("Delete", on_click=do, args=[jobs.delete, run], **words):
