@@ -77,7 +77,7 @@ def kept(run: Run, after: int | None, task: int) -> list[Answer]:
     """The answers to the test examples of a task that a run kept whole, as they were after learning task `after`
     (None: the last that was recorded).
 
-    The label and the prediction are "?" where no predictions are stored. LabError where no routing was recorded.
+    Where no predictions are stored the label is None and the prediction "?". LabError where no routing was recorded.
     """
     moments = run.recorded()
     after = moments[-1] if after is None and moments else after

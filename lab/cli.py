@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -217,7 +218,7 @@ def replay(
         content = (found.dir / replays.FILE).read_bytes() if again else replays.trace(found)
     if save is None:
         played = jobs.play(content, speed, runs)
-        print(f"{played.id} plays; watch it with: lab app --runs {played.dir.parent}", file=sys.stderr)
+        print(f"{played.id} plays; watch it with: lab app --runs {shlex.quote(str(played.dir.parent))}", file=sys.stderr)
         return
     try:
         replays.read(content)
@@ -313,7 +314,7 @@ def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
                 {"name": "strings", "about": "a small decoder that knows basic string skills; goes with the stream strings"},
                 {"name": "owner/model or folder", "about": "any encoder or decoder, of the hub or a folder"}]  # fmt: skip
     if what == "runs":
-        return [run_row(found.id, runs) for found in run_folder.all_runs(runs)]
+        return [listed(found) for found in run_folder.all_runs(runs)]
     kind = getattr(registry, what)
     rows = []
     for name in kind.names():
@@ -328,14 +329,15 @@ def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
     return rows
 
 
-def run_row(id: str, runs: Path | None) -> dict[str, Any]:
+def listed(run: run_folder.Run) -> dict[str, Any]:
     """One run in the list of runs; one that cannot be read is listed with the reason."""
+    from lab.views import run_row
+
+    row = run_row(run)
+    if row["status"] == "damaged":
+        return {"name": run.id, "status": "damaged", "error": row["reason"]}
     names = ("status", "recipe", "stream", "scenario", "seed", "average_accuracy", "forgetting")
-    try:
-        result = run_folder.Run.open(id, runs).result()
-    except LabError as error:
-        return {"name": id, "status": "damaged", "error": str(error)}
-    return {"name": id} | {name: result.get(name) for name in names}
+    return {"name": run.id} | {name: row[name] for name in names}
 
 
 @command

@@ -23,7 +23,7 @@ from lab.session import Session
 def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[events.Event]:
     """Pass events on and draw them: one bar for the whole run with its ETA, one for the current phase."""
     names, count = session.stages, len(session.stages)
-    shares = [TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), MofNCompleteColumn()]
+    shares = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TaskProgressColumn(), MofNCompleteColumn()]
     times = [TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()]
     bars = Progress(*shares, *times, console=Console(stderr=True), transient=False)
     with bars:
@@ -49,7 +49,7 @@ def follow_cells(steps: Iterator[Any]) -> None:
         first = next(steps, None)
     if first is None:
         return  # nothing to do is nothing to draw
-    shares = [TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn()]
+    shares = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TaskProgressColumn()]
     times = [TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()]
     with Progress(*shares, *times, console=Console(stderr=True), speed_estimate_period=600) as bars:
         whole, running = bars.add_task("cells"), dict[str, TaskID]()

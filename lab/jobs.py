@@ -56,12 +56,14 @@ def resume(run: Run, together: bool = False) -> Run:
 def stop(run: Run, now: bool = False) -> None:
     """Ask an active run to stop after its current task, or end its processes `now`."""
     refuse_read_only()
-    status = run.status
-    if status not in ACTIVE:
-        raise LabError(f"run '{run.id}' is {status}: there is nothing to stop")
-    if status == "running" and not now:
-        run.request_stop()
-        return
+    with _turn(run.dir.parent):  # or a waiting run could be started between the look and the word
+        status = run.status
+        if status not in ACTIVE:
+            raise LabError(f"run '{run.id}' is {status}: there is nothing to stop")
+        if status == "running" and not now:
+            return run.request_stop()
+        if status == "queued" and not run.launch:
+            return run.update(status="stopped", waiting=None)
     process = _process(run)
     if process is not None:
         _end(process)
@@ -72,12 +74,13 @@ def stop(run: Run, now: bool = False) -> None:
 def delete(run: Run) -> None:
     """Remove a run folder for good; LabError if it is active or cannot be removed."""
     refuse_read_only()
-    status = _status(run)
-    if status == "running" or (status == "queued" and run.launch):
-        raise LabError(f"run '{run.id}' is {status}: stop it before deleting it")
-    if run.dir.is_symlink():
-        raise LabError(f"run '{run.id}' is a link to another folder: delete it where it lies")
-    (run.dir / "run.json").unlink(missing_ok=True)  # from here on it is no run, even if the rest is slow to go
+    with _turn(run.dir.parent):
+        status = _status(run)
+        if status == "running" or (status == "queued" and run.launch):
+            raise LabError(f"run '{run.id}' is {status}: stop it before deleting it")
+        if run.dir.is_symlink():
+            raise LabError(f"run '{run.id}' is a link to another folder: delete it where it lies")
+        (run.dir / "run.json").unlink(missing_ok=True)  # from here on it is no run, even if the rest is slow to go
     remove(run.dir)
     if run.dir.exists():
         raise LabError(f"run '{run.id}' could not be removed whole: look at what is left in {run.dir}")
@@ -85,7 +88,7 @@ def delete(run: Run) -> None:
 
 def active(runs: str | Path | None = None) -> list[Run]:
     """Runs of a folder that train or wait for their process, oldest first; unreadable folders are passed over."""
-    return [run for run in all_runs(runs) if _status(run) in ACTIVE and (run.launch or _status(run) == "running")]
+    return [run for run in all_runs(runs) if (state := _status(run)) == "running" or (state == "queued" and run.launch)]
 
 
 # -- the queue -------------------------------------------------------------------------------------------------------------
@@ -100,7 +103,7 @@ def enqueue(what: Run | dict[str, Any], runs: str | Path | None = None) -> Run:
             raise LabError(f"run '{what.id}' is {what.status}: it cannot be put into the queue")
         run = what if isinstance(what, Run) else Run.create(what, folder)
         (run.dir / "launch.json").unlink(missing_ok=True)
-        last = max((other.info["waiting"] for other in waiting(folder)), default=0)
+        last = max((since for _, since in _queue(folder)), default=0)
         run.update(status="queued", error=None, ended=None, waiting=max(time.time(), last + 1))
         _tend(folder)
     return run
@@ -108,21 +111,35 @@ def enqueue(what: Run | dict[str, Any], runs: str | Path | None = None) -> Run:
 
 def waiting(runs: str | Path | None = None) -> list[Run]:
     """Runs of a folder that wait for their turn, the next one first."""
-    found = [run for run in all_runs(runs) if _status(run) == "queued" and run.info.get("waiting") and not run.launch]
-    return sorted(found, key=lambda run: run.info["waiting"])
+    return [run for run, _ in _queue(root(runs))]
+
+
+def _queue(folder: Path) -> list[tuple[Run, float]]:
+    """The waiting runs, the next one first, each with the time since when it waits."""
+    found = [(run, since) for run in all_runs(folder) if (since := _since(run))]
+    return sorted(found, key=lambda pair: pair[1])
+
+
+def _since(run: Run) -> float | None:
+    """Since when a run waits for its turn; None if it does not, or cannot be read. One look, as it may begin at any time."""
+    try:
+        info = run.info
+        return info.get("waiting") if info.get("status") == "queued" and not run.launch else None
+    except LabError:
+        return None
 
 
 def move(run: Run, by: int) -> None:
     """Change places with the neighbour in the queue: `by` -1 is earlier, 1 is later; at the end nothing happens."""
     refuse_read_only()
     with _turn(run.dir.parent):
-        queue = waiting(run.dir.parent)
-        if run not in queue:
+        queue = _queue(run.dir.parent)
+        place = next((i for i, (one, _) in enumerate(queue) if one == run), None)
+        if place is None:
             raise LabError(f"run '{run.id}' does not wait in the queue")
-        place = queue.index(run)
         if 0 <= place + by < len(queue):
-            other, own = queue[place + by], run.info["waiting"]
-            run.update(waiting=other.info["waiting"])
+            (_, own), (other, theirs) = queue[place], queue[place + by]
+            run.update(waiting=theirs)
             other.update(waiting=own)
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,9 @@ CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "REA
 UNPACKED = 200_000_000  # bytes of an archive that is brought in
 TAGS, TAG, TEXT = 20, 40, 20_000  # of a run: tags, characters of a tag, characters of a note
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-DAMAGED = (LabError, OSError, ValueError, KeyError, TypeError, files.UnreadableArrays)
+DAMAGED = (LabError, OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError,
+           files.UnreadableArrays)  # fmt: skip
+TORN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)  # of a damaged or locked archive
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,8 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def similarity(chosen: Sequence[SavedExpert], side: str = "output") -> pd.DataFrame:
-    """Overlap of every pair of LoRA experts, mean over the layers both adapt: (K, K), symmetric; NaN where none compare.
+    """Overlap of every pair of LoRA experts, mean over the layers both adapt: (K, K), symmetric; NaN where none compare, as of
+    experts whose training has failed.
 
     `side` "output" compares where the updates write (columns of B), "input" what they read (rows of A).
     """
@@ -161,9 +165,10 @@ def similarity(chosen: Sequence[SavedExpert], side: str = "output") -> pd.DataFr
 
 
 def _spaces(layers: dict[str, dict[str, np.ndarray]], side: str) -> dict[str, np.ndarray]:
-    """Orthonormal basis of what a LoRA expert writes (or reads) in each layer."""
+    """Orthonormal basis of what a LoRA expert writes (or reads) in each layer of finite numbers."""
     lora = {name: layer for name, layer in layers.items() if {"lora_A", "lora_B"} <= set(layer)}
-    return {name: basis(layer["lora_B"] if side == "output" else layer["lora_A"].T) for name, layer in lora.items()}
+    factors = {name: layer["lora_B"] if side == "output" else layer["lora_A"].T for name, layer in lora.items()}
+    return {name: basis(factor) for name, factor in factors.items() if np.isfinite(factor).all()}
 
 
 def _pair(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
@@ -297,7 +302,10 @@ def _adapter_files(content: bytes) -> dict[str, bytes]:
         places = [member for member in members if Path(member.filename).name == part]
         if len(places) != 1:
             raise LabError(f"the archive holds {len(places)} files called {part}: it must be one adapter's folder")
-        found[part] = archive.read(places[0])
+        try:
+            found[part] = archive.read(places[0])
+        except TORN as error:
+            raise LabError(f"{part} cannot be taken out of the archive ({error}): pack it anew, without a password") from error
     return found
 
 
@@ -307,11 +315,20 @@ def _refuse_unfit(expert: SavedExpert) -> None:
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
         raise LabError(f"{CONFIG} says peft_type {kind}: only LORA can be brought in")
-    rank = config.get("r")
-    for layer, parameters in expert.layers().items():
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if type(rank) is not int or rank < 1:
+        raise LabError(f"{CONFIG} says r {rank!r}: the rank must be a whole number above 0")
+    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        raise LabError(f"{CONFIG} says lora_alpha {alpha!r}: it must be a number")
+    layers = expert.layers()
+    if not layers:
+        raise LabError(f"{WEIGHTS} holds no layer: save the adapter after it was trained")
+    for layer, parameters in layers.items():
         a, b = parameters.get("lora_A"), parameters.get("lora_B")
         if a is None or b is None or a.ndim != 2 or b.ndim != 2 or not a.shape[0] == b.shape[1] == rank:
             raise LabError(f"layer {layer} has no lora_A and lora_B of rank {rank}: DoRA and per-layer ranks do not fit")
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            raise LabError(f"layer {layer} has weights that are no finite numbers: its training has failed")
 
 
 # -- what people write about runs ------------------------------------------------------------------------------------------

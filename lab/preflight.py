@@ -76,12 +76,13 @@ def _name(value: Any) -> str:
 
 
 def _like(run: Run, config: RunConfig) -> bool:
-    """Finished, with the same backbone on the same kind of device, and no shorter texts than half as long."""
+    """Trained to the end, with the same backbone on the same kind of device, and no shorter texts than half as long."""
     try:
+        trained = run.info.get("status") == "finished" and not run.info.get("replay")
         theirs, device = run.config["backbone"], config.backbone.device
         same_device = device == "auto" or theirs["device"].partition(":")[0] == device.partition(":")[0]
         same_length = 0.5 <= theirs["max_length"] / config.backbone.max_length <= 2
-        return run.info.get("status") == "finished" and theirs["name"] == config.backbone.name and same_device and same_length
+        return trained and theirs["name"] == config.backbone.name and same_device and same_length
     except (LabError, KeyError, TypeError):
         return False
 

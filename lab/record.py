@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import signal
 import threading
 import time
@@ -27,7 +28,7 @@ class Stopped(Exception):
     """The run was asked to end here; its state is saved. `status` is "stopped" or "interrupted"."""
 
     def __init__(self, status: str, run: Run):
-        super().__init__(f"{status}; go on with: lab resume {run.id} --runs {run.dir.parent}")
+        super().__init__(f"{status}; go on with: lab resume {run.id} --runs {shlex.quote(str(run.dir.parent))}")
         self.status = status
 
 

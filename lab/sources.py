@@ -57,8 +57,13 @@ def open_stream(name: str, sources: Sequence[str] = ()) -> Stream:
     if name in streams.names():
         stream: Stream = streams.get(name)()
         return stream
-    folders = [] if shelf is None else [entry.name for entry in shelf.iterdir() if entry.is_dir() and entry.name[0] != "."]
-    raise unknown("stream", name, {*streams.names(), *folders})
+    raise unknown("stream", name, {*streams.names(), *folders()})
+
+
+def folders() -> list[str]:
+    """Names of the stream folders under LAB_DATA; LabError if that is no folder."""
+    shelf = _lab_data()
+    return [] if shelf is None else [entry.name for entry in shelf.iterdir() if entry.is_dir() and entry.name[0] != "."]
 
 
 def load_tasks(

@@ -123,7 +123,8 @@ def decomposition(run: Run) -> pd.DataFrame:
     """
     found = run.decomposition
     if not found:
-        raise LabError(f"where the losses of run '{run.id}' went is not measured yet: lab show {run.id} --decompose")
+        measure = f"lab show {run.id} --decompose, with --runs FOLDER if it is not in ./runs"
+        raise LabError(f"where the losses of run '{run.id}' went is not measured yet: {measure}")
     columns = ["task", "learned", "last", "loss", *TERMS]
     try:
         table = pd.DataFrame([*found["tasks"], {"task": "mean", **found["mean"]}]).reindex(columns=columns).set_index("task")

@@ -133,11 +133,13 @@ def test_one_damaged_run_does_not_hide_the_others(two, tmp_path):
         ("b", "run.json", "{"),
         ("c", "run.json", '{"format": 99}'),
         ("d", "matrix.json", "[]"),
+        ("f", "config.yaml", "{}"),
+        ("g", "notes.json", "{"),
     ]:
         (Run.create(config, tmp_path, name).dir / file).write_text(content)
     Run.create(config, tmp_path, "e")
     rows = {row["name"]: row["status"] for row in json.loads(lab("list", "runs", "--json", runs=tmp_path).stdout)}
-    assert rows == {"a": "damaged", "b": "damaged", "c": "damaged", "d": "damaged", "e": "queued"}
+    assert rows == {"a": "damaged", "b": "damaged", "c": "damaged", "d": "damaged", "e": "queued", "f": "damaged", "g": "damaged"}
     assert lab("list", "runs", runs=tmp_path).exit_code == 0
 
 

@@ -217,6 +217,52 @@ def test_a_held_queue_starts_nothing_and_can_be_ordered(runs, worker, keeper):
     assert sorted([a, b, c], key=lambda run: run.info["started"]) == [c, a, b]
 
 
+@pytest.mark.parametrize("act", [jobs.stop, jobs.delete])
+def test_a_waiting_run_that_is_started_meanwhile_is_not_called_stopped_nor_deleted(runs, act):
+    """Who starts it holds the turn: the word of the other one is about what it is then."""
+    jobs.pause(True, runs)
+    run, said = jobs.enqueue(configuration(), runs), []
+
+    def other() -> None:
+        try:
+            act(run)
+        except LabError as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=other)
+    with jobs._turn(runs):
+        thread.start()
+        time.sleep(0.3)
+        lock = run.start()
+    thread.join(20)
+    assert run.status == "running" and run.stop_requested == (act is jobs.stop)
+    assert said == ([] if act is jobs.stop else [f"run '{run.id}' is running: stop it before deleting it"])
+    lock.release()
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3, 4])
+def test_a_run_may_leave_the_queue_between_two_looks(runs, monkeypatch, looks):
+    """The second run begins after so many reads of its run.json."""
+    jobs.pause(True, runs)
+    first, second = (jobs.enqueue(configuration(seed=seed), runs) for seed in range(2))
+    read, info = [], Run.info.fget
+
+    def later(run: Run) -> dict:
+        read.append(run)
+        return info(run) | ({"status": "stopped", "waiting": None} if run == second and read.count(run) > looks else {})
+
+    monkeypatch.setattr(Run, "info", property(later))
+    assert jobs.waiting(runs) == [first, second]
+
+
+def test_a_run_that_trains_is_active_whatever_its_launch_file_holds(runs):
+    run = write_run(runs, "a", matrix=[], status="queued")
+    lock = run.start()
+    (run.dir / "launch.json").write_text("{")
+    assert jobs.active(runs) == [run]
+    lock.release()
+
+
 def test_after_a_restart_of_the_machine_a_look_at_the_queue_goes_on_with_it(runs, worker, keeper):
     worker("short")
     jobs.pause(True, runs)

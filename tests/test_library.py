@@ -165,26 +165,55 @@ def archive(members: dict[str, bytes], link: str = "") -> bytes:
 @pytest.mark.parametrize("case, words", [
     ("slip", "leads out"), ("absolute", "leads out"), ("link", "link"), ("pickle", "pickle"), ("no zip", "no zip archive"),
     ("two", "2 files"), ("none", "0 files"), ("big", "more than"), ("kind", "peft_type IA3"), ("rank", "of rank 4"),
-    ("torn", "cannot be read"), ("text", "cannot be read"), ("name", "cannot name"),
+    ("torn", "cannot be read"), ("text", "cannot be read"), ("name", "cannot name"), ("rank 0", "r 0"), ("rank text", "r '3'"),
+    ("alpha", "lora_alpha '6'"), ("empty", "no layer"), ("nan", "no finite numbers"), ("crc", "cannot be taken out"),
+    ("password", "without a password"), ("deep", "cannot be read"), ("list", "peft_type None"),
 ])  # fmt: skip
 def test_archives_that_are_refused_leave_nothing(runs, tmp_path, monkeypatch, case, words):
-    expert = save(tmp_path / "e")
+    expert = save(tmp_path / "e", rank=0 if case == "rank 0" else 3, layers={} if case == "empty" else LAYERS)
+    if case == "nan":
+        arrays, header = files.read_arrays(expert.folder / library.WEIGHTS)
+        next(iter(arrays.values()))[0, 0] = np.nan
+        files.write_arrays(expert.folder / library.WEIGHTS, arrays, header)
     config, weights = (expert.folder / library.CONFIG).read_bytes(), (expert.folder / library.WEIGHTS).read_bytes()
     good = {f"e/{library.CONFIG}": config, f"e/{library.WEIGHTS}": weights}
-    changed = {"kind": {"peft_type": "IA3"}, "rank": {"r": 4}}.get(case)
+    changed = {"kind": {"peft_type": "IA3"}, "rank": {"r": 4}, "rank text": {"r": "3"}, "alpha": {"lora_alpha": "6"}}.get(case)
     if changed:
         good[f"e/{library.CONFIG}"] = json.dumps(json.loads(config) | changed).encode()
     more = {
         "slip": {"../../evil": b"x"}, "absolute": {"/etc/evil": b"x"}, "link": {"e/l": b"/etc/passwd"},
         "pickle": {"e/adapter_model.bin": b"x"}, "two": {f"f/{library.CONFIG}": config},
         "torn": {f"e/{library.WEIGHTS}": weights[:100]}, "text": {f"e/{library.CONFIG}": b"{"},
+        "deep": {f"e/{library.CONFIG}": b"[" * 100_000}, "list": {f"e/{library.CONFIG}": b"[]"},
     }.get(case, {})  # fmt: skip
     if case == "big":
         monkeypatch.setattr(library, "UNPACKED", 100)
     content = b"no zip" if case == "no zip" else archive({} if case == "none" else good | more, link="e/l")
+    directory = content.find(b"PK\x01\x02")  # of the first member: its flags are at 8, its checksum at 16
+    if case == "crc":
+        content = content[: directory + 16] + bytes(4) + content[directory + 20 :]
+    elif case == "password":
+        content = content[: directory + 8] + b"\x01" + content[directory + 9 :]
     with pytest.raises(LabError, match=words):
         library.bring_in(content, "../x" if case == "name" else "x", runs)
     assert not (runs / ".library" / "x").exists() and not (tmp_path / "evil").exists()
+
+
+def test_adapters_that_came_in_another_way_are_damaged_and_no_error(tmp_path):
+    """Rank 0, and a scale or weights that are no numbers: the table and the overlaps go on beside them."""
+    for name, config in (("zero", {"r": 0}), ("deep", None), ("list", [])):
+        folder = save(tmp_path / name, rank=0 if name == "zero" else 3).folder
+        if config is None:
+            (folder / library.CONFIG).write_text("[" * 100_000)
+        elif config == []:
+            files.write_json(folder / library.CONFIG, config)
+        row = library.describe(SavedExpert(folder))
+        assert row["kind"] == "damaged" and row["problem"]
+    failed, sound = save(tmp_path / "failed"), save(tmp_path / "sound")
+    arrays, header = files.read_arrays(failed.folder / library.WEIGHTS)
+    files.write_arrays(failed.folder / library.WEIGHTS, {name: array * np.nan for name, array in arrays.items()}, header)
+    found = library.similarity([failed, sound]).to_numpy()
+    assert np.isnan(found[0]).all() and found[1, 1] == pytest.approx(1)
 
 
 def test_notes_are_kept_checked_and_refused_where_the_lab_is_read_only(runs, monkeypatch):

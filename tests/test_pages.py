@@ -29,7 +29,7 @@ from lab.errors import LabError
 from lab.pages import draft, shell, system
 from lab.recipe import configure
 from lab.runs import now
-from lab.stream import Example, Task
+from lab.stream import SPLITS, Example, Task
 
 PRESETS = ("First look", "See it forget", "In full")
 MAIN = Path(lab.__file__).parent / "pages" / "main.py"
@@ -162,7 +162,10 @@ def test_transfer_runs_stand_in_a_table_of_their_own(runs):
     app.selectbox(key="transfer_cmp_measure").set_value("average.32").run()
     drawn = json.loads(app.get("plotly_chart")[0].proto.spec)
     assert drawn["data"][0]["name"] == "shared" and drawn["layout"]["xaxis"]["title"]["text"] == "32 shots, minus mhr"
-    assert app.get("download_button")[0].proto.label == "Numbers as CSV" and not app.exception
+    assert app.get("download_button")[0].proto.label == "Numbers as CSV" and not app.exception and not app.warning
+    files.write_yaml(runs / "low0" / "config.yaml", lab.Run.open("low0").config | {"backbone": {"name": "minilm"}})
+    app.run()
+    assert "These runs differ in their backbones: tiny, minilm" in texts(app)
     assert any("lab compare own0 own1 own2 low0 low1 low2 --json" in one.value for one in app.code)
     app = open_page("jobs", job="moved")
     scores = next(table.value for table in app.dataframe if "cooking" in table.value.index)
@@ -318,6 +321,13 @@ def test_jobs_delete_asks_first_and_removes_that_run_only(runs, monkeypatch):
     assert gone.dir.exists()
     app.button(key="delete_yes").click().run()
     assert not gone.dir.exists() and kept.status == "finished" and not app.exception
+    damaged = write_run(runs, "damaged")
+    (damaged.dir / "matrix.json").write_text("{")
+    app = open_page("jobs", job="damaged")
+    assert app.error[0].value.startswith("run 'damaged' is damaged")
+    app.button(key="delete").click().run()
+    app.button(key="delete_yes").click().run()
+    assert not damaged.dir.exists() and kept.dir.exists() and not app.exception
     monkeypatch.setenv("LAB_READ_ONLY", "1")
     assert open_page("jobs").button(key="delete").disabled
 
@@ -423,6 +433,10 @@ def test_compare_shows_a_sweep_and_where_losses_went(runs):
     files.write_json(runs / "r0.9" / "decomposition.json", WENT)
     app.segmented_control(key="cmp_view").set_value("Interference").run()
     assert "Not measured for 2 of 3 runs" in texts(app) and not app.exception
+    assert "trained here and kept their weights" in texts(app) and not any("--decompose" in code.value for code in app.code)
+    (runs / "r0.7" / "state" / "after_0").mkdir(parents=True)
+    app.run()
+    assert any("lab show r0.7 --decompose" in code.value for code in app.code)
 
 
 def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recorded):
@@ -806,6 +820,50 @@ def test_playground_tells_the_task_where_the_model_is_told(model):
     assert "one expert for everything" in texts(app) and not [box for box in app.selectbox if box.key == "pg_task"]
 
 
+def test_playground_tells_every_side_the_same_task_by_its_name(played, runs):
+    """The other run learned the tasks in another order, a third one only one of them; the first is not told at all."""
+    import toy
+
+    for id in ("told", "routed"):
+        shutil.copytree(played / id, runs / id)
+    toy.recorded(toy.session("oracle", of=toy.tasks("city", "sea")), runs, "turned")
+    toy.recorded(toy.session("oracle", of=toy.tasks("sea")), runs, "short")
+    app = open_page("playground", pg_run="told", pg_beside="another run", pg_other="turned", pg_task="city")
+    app.text_area(key="pg_text").set_value("red wave").run()
+    assert (chart(app, "pg_layers_0") == [0, 1]).all() and (chart(app, "pg_layers_1") == [1, 0]).all()
+    said = next(code.value for code in app.code if "answers = {" in code.value)
+    assert ".answer('red wave', task=1)" in said and ".answer('red wave', task=0)" in said
+    app.selectbox(key="pg_run").set_value("routed").run()
+    assert not app.error and (chart(app, "pg_layers_1") == [1, 0]).all()
+    assert ".answer('red wave')" in next(code.value for code in app.code if "answers = {" in code.value)
+    app.selectbox(key="pg_run").set_value("told").run()
+    app.selectbox(key="pg_other").set_value("short").run()
+    assert "run 'short' had not learned task 'city' by then: tell one of sea" in texts(app)
+
+
+def test_playground_names_a_text_that_is_too_long_and_keeps_the_page(runs, monkeypatch):
+    monkeypatch.setenv("LAB_RUNS", str(runs / "of mine"))
+    write_run(runs / "of mine", "a")
+    app = open_page("playground")
+    app.text_area(key="pg_text").set_value("word " * 1000).run()
+    assert "has 5,000 characters, at most 4,000" in app.error[0].value.replace("\\", "") and app.sidebar.caption
+    app.text_area(key="pg_text").set_value("a text of mine").run()
+    assert f"lab run l2r --runs '{(runs / 'of mine').resolve()}'" in texts(app)
+
+
+def test_playground_code_has_both_texts_of_a_pair(runs):
+    import toy
+
+    pairs = [
+        dataclasses.replace(one, **{split: [e._replace(pair="and this") for e in one.split(split)] for split in SPLITS})
+        for one in toy.tasks()
+    ]
+    toy.recorded(toy.session("l2r", of=pairs), runs, "routed")
+    app = typed("red wave | blue reef")
+    said = next(code.value for code in app.code if "answers = {" in code.value)
+    assert ".answer('red wave', pair='blue reef')" in said
+
+
 def test_playground_says_why_a_model_cannot_be_asked(model, played, tmp_path, monkeypatch):
     shutil.copytree(played / "routed", tmp_path / "broken" / "routed")
     (tmp_path / "broken" / "routed" / "experts" / "sea" / "adapter_model.safetensors").unlink()
@@ -1050,6 +1108,30 @@ def test_train_sets_the_size_of_a_pool(runs):
     assert app.code[0].value == "lab run l2p"
 
 
+def test_train_says_that_a_list_cannot_be_read(runs):
+    app = open_page("train", recipe="mhr")
+    for text in ("8, [32", "[8"):
+        app.text_input(key="train/mhr/transfer.shots").set_value(text).run()
+        assert "transfer.shots" in app.error[0].value.replace("\\", "") and app.button(key="train_start").disabled
+        assert not app.exception and app.sidebar.caption
+    app.text_input(key="train/mhr/transfer.shots").set_value("8, 32").run()
+    assert of_command(app)["transfer"]["shots"] == [8, 32] and not app.error
+
+
+def test_train_refuses_a_recipe_file_with_a_key_that_is_no_text(runs):
+    app = open_page("train", recipe="l2r")
+    app.file_uploader(key="train_file").set_value(("mine.yaml", b"base: sequential\ntrain:\n  on: 1", "text/yaml")).run()
+    assert "a key in train reads as True: put it in quotation marks" in texts(app)
+    assert app.selectbox(key="recipe").value == "l2r" and not app.exception
+
+
+def test_train_takes_no_path_of_a_file(runs):
+    """Neither as a field nor from a link."""
+    app = open_page("train", recipe="sapt", o="methods.reflection.pseudo=/etc/passwd")
+    assert len(not_taken(app)) == 1 and "methods.reflection.pseudo" in not_taken(app)[0]
+    assert not any("pseudo" in (box.key or "") for box in app.text_input) and "pseudo" not in app.code[0].value
+
+
 STRANGE = {  # what a link may say, and how the remark about it begins
     "nonsense": "'nonsense' is not an option: write key=value",
     "train.lr=[": "the value of 'train.lr' cannot be read",
@@ -1150,6 +1232,10 @@ def test_library_puts_experts_together_and_keeps_the_result(shelf, runs):
     )
     app.segmented_control(key="lib_do").set_value("negate").run()
     assert "negate takes 1: what undoes the expert. Now there are 2" in texts(app) and chart(app, "lib_alignment") is None
+    shutil.copytree(found[0].folder, found[0].folder.with_name("two words"))
+    app.run()
+    app.multiselect(key="lib_parts").set_value(["a/two words"]).run()
+    assert any(f"lab compose negate 'a/two words' --out FOLDER --runs {runs}" in code.value for code in app.code)
     app.multiselect(key="lib_parts").set_value(["a/weather"]).run()
     np.testing.assert_allclose(chart(app, "lib_alignment"), -1, rtol=1e-6)
     app.text_input(key="lib_name").set_value("anti")
@@ -1206,6 +1292,13 @@ def test_library_deletes_a_run_after_asking_and_no_other(shelf, runs, monkeypatc
     assert open_page("library", lib_run="b").button(key="lib_delete").disabled
 
 
+def test_library_writes_about_the_other_runs_beside_a_damaged_one(shelf, runs):
+    (write_run(runs, "noted").dir / "notes.json").write_text("{")
+    (write_run(runs, "scored").dir / "matrix.json").write_text("{")
+    app = open_page("library")
+    assert app.selectbox(key="lib_run").options == ["a"] and not app.error
+
+
 def test_library_keeps_notes_and_hides_archived_runs_elsewhere(shelf, runs):
     write_run(runs, "b")
     app = open_page("library", lib_run="a")
@@ -1250,6 +1343,7 @@ def test_the_map_of_recipes_is_that_of_the_command_line(runs, monkeypatch):
     app = open_page("about", about_map="true")
     table = app.dataframe[0].value
     assert table.to_dict("records") == cli.listing("recipes", None) and "l2r" in set(table["name"])
+    assert "axes of modular systems" in app.dataframe[0].proto.alt
     monkeypatch.setattr(system, "recipes", lambda: (_ for _ in ()).throw(LabError("no <b>torch</b>")))
     streamlit.cache_data.clear()
     app = open_page("about", about_map="true")

@@ -51,7 +51,7 @@ def test_forecast_goes_by_the_runs_most_alike(runs):
     for number, seconds in enumerate((10, 20, 40)):
         measured(runs, f"r{number}", seconds, 400)
     measured(runs, "elsewhere", 1, 400, host="another-machine"), measured(runs, "long", 1, 400, max_length=512)
-    measured(runs, "gpu", 1, 400, device="cuda")
+    measured(runs, "gpu", 1, 400, device="cuda"), measured(runs, "played", 1, 400).update(replay={"run": "r0"})
     found = preflight.forecast(config.model_copy(update={"backbone": config.backbone.model_copy(update={"device": "cpu"})}),
                                TASKS, all_runs(runs))  # fmt: skip
     assert found.seconds == pytest.approx(total / 20) and found.peak_bytes == 40_000 and found.measured

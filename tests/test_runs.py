@@ -3,13 +3,15 @@
 import errno
 import json
 import os
+import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import toy
 
-from lab import files, runs
+from lab import console, events, files, record, runs
 from lab.errors import LabError
 from lab.recipe import configure
 from lab.runs import Run, all_runs
@@ -43,6 +45,21 @@ MORE = {"stream", "why"}  # besides those of the example
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     return toy.recorded(toy.session("l2r"), tmp_path_factory.mktemp("runs"), "done")
+
+
+def test_the_command_that_goes_on_can_be_copied(tmp_path):
+    stopped = record.Stopped("stopped", Run(tmp_path / "my runs" / "a"))
+    words = shlex.split(str(stopped).partition("go on with: ")[2])
+    assert words == ["lab", "resume", "a", "--runs", str(tmp_path / "my runs")]
+
+
+def test_names_of_tasks_are_shown_as_they_are_in_the_terminal(capsys):
+    """In brackets they would be markup, a wrong one an error."""
+    session = SimpleNamespace(stages=["[red]", "[/]"], tasks=[SimpleNamespace(name="[red]"), SimpleNamespace(name="[/]")])
+    session.progress = lambda: 0.0
+    for task, name in enumerate(session.stages):
+        list(console.follow(iter([events.Evaluating(0, task, 1, 2, 0.5)]), session))
+        assert f"evaluating {name}" in capsys.readouterr().err
 
 
 def test_arrays_of_any_layout_are_read_back(tmp_path):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import scipy
-from conftest import FORGETS, KEEPS, TASKS, configuration, weights, write_queries, write_run
+from conftest import FORGETS, KEEPS, TASKS, configuration, weights, write_queries, write_run, write_transfer
 from scipy import stats
 from sklearn.decomposition import PCA
 
@@ -290,6 +290,33 @@ def test_runs_of_different_tasks_are_compared_on_the_common_ones(runs):
     assert np.isnan(last["value"]) and last["why"] == "no task is common to all runs"
     files.write_json(two.dir / "matrix.json", two.scores | {"labels": [["no", "yes"], ["other", "labels"]]})
     assert views.common_tasks([one, two]) == ["c"], "the same name with other labels is another task"
+
+
+def test_an_unfinished_run_has_no_other_tasks_than_itself_or_its_repetition(runs):
+    one, whole = write_run(runs, "one", matrix=KEEPS[:2], status="stopped"), write_run(runs, "whole", seed=1)
+    for chosen in ([one], [one, whole]):
+        assert len(views.unequal(chosen)) == 1 and "one has learned 2 of 3 tasks" in views.unequal(chosen)[0]
+        assert "left out of paired differences" in views.unequal(chosen)[0]
+        assert "common_average_accuracy" not in set(views.summary(chosen)["measure"])
+    files.write_json(one.dir / "matrix.json", one.scores | {"labels": [["no", "yes"]] * 2 + [["other"]]})
+    assert "different tasks" in views.unequal([one, whole])[0], "the same names with other labels are other tasks"
+
+
+def test_transfer_runs_that_differ_are_said_to(runs):
+    one, other = write_transfer(runs, "one"), write_transfer(runs, "other", "poly")
+    assert views.unequal([one, other]) == []
+    config = other.config
+    moved = {"train_tasks": TASKS[:1], "held_out": TASKS[1:], "shots": [16]}
+    files.write_yaml(other.dir / "config.yaml", config | {"backbone": {"name": "minilm"}, "transfer": moved})
+    files.write_json(other.dir / "matrix.json", other.scores | {"held_out": {task: {"16": 0.6} for task in TASKS[1:]}})
+    other = Run(other.dir)
+    assert views.unequal([one, other]) == [
+        "These runs differ in their backbones: tiny, minilm. Their scores mean different things.",
+        "These runs differ in their training tasks: animals, weather; animals. Their scores mean different things.",
+        "These runs differ in their held-out tasks: cooking; cooking, weather. Their scores mean different things.",
+    ]
+    why = views.summary([one, other]).set_index(["label", "measure"])["why"]
+    assert why["mhr", "average.16"] == "this run was not adapted to 16 shots" and why["poly", "average.16"] == ""
 
 
 def test_flow_is_the_mean_weight_of_all_layers_or_of_one(runs):

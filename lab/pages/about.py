@@ -57,7 +57,7 @@ def recipe_map() -> None:
     )
     if st.toggle("Show the map", key="about_map", bind="query-params"):
         try:
-            st.dataframe(recipes(), hide_index=True, height="content")
+            st.dataframe(recipes(), hide_index=True, height="content", alt="Every recipe on the axes of modular systems")
         except LabError as error:
             st.error(shell.plain(str(error)), icon=":material/error:")
 

@@ -1,11 +1,12 @@
 """What pages do to runs: try it, say what cannot be done, and ask before anything is deleted."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import streamlit as st
 
-from lab import jobs
+from lab import jobs, views
 from lab.errors import LabError
 from lab.pages import shell
 from lab.runs import Run
@@ -35,8 +36,9 @@ def said() -> None:
 def confirm_delete(run: Run) -> None:
     size = sum(path.lstat().st_size for path in run.dir.rglob("*") if path.is_file())
     st.markdown(f"**{shell.plain(run.id)}** and all its files ({size / 1e6:,.1f} MB) are removed. This cannot be undone.")
-    if run.matrix:
-        st.caption(f"{len(run.matrix)} of {len(run.tasks)} tasks are learned and scored.")
+    with suppress(*views.UNREADABLE):  # a damaged run can be deleted too
+        if run.matrix:
+            st.caption(f"{len(run.matrix)} of {len(run.tasks)} tasks are learned and scored.")
     with st.container(horizontal=True):
         words = {"type": "primary", "icon": ":material/delete:", "key": "delete_yes"}
         if st.button("Delete", on_click=do, args=[jobs.delete, run], **words):

@@ -170,7 +170,8 @@ def trade_offs(runs: list[Run]) -> None:
         shell.card(
             figures.pareto, runs, cost, key="cmp_pareto", table=tables.pareto,
             alt=f"Average accuracy by {names[cost]}: {verdict}",
-            read="Better is up and to the left. Faint: dominated. Hollow: uses the task identity, and dominates only such.",
+            read="Better is up and to the left. Faint: dominated, another method is at least as good in both and better in one. "
+            "Hollow: uses the task identity, and dominates only such.",
         )  # fmt: skip
         st.caption(shell.plain(verdict[0].upper() + verdict[1:]) + ".")
 
@@ -233,11 +234,16 @@ def interference(runs: list[Run]) -> None:
             "What each old task lost, split by looking back: growth of the router's error, expert drift, drift of the "
             "classifier's old rows, and new classes that compete. The grey mark is the whole loss; left of zero was gained."
         )
-    missing = next((run for run in runs if not run.decomposition), None)
-    if missing:
-        many = sum(not run.decomposition for run in runs)
-        st.caption(f"Not measured for {many} of {len(runs)} runs. It evaluates a run's moments again, on the command line:")
-        st.code(shell.command_of([missing], "--decompose"), language="bash")
+    missing = [run for run in runs if not run.decomposition]
+    if not missing:
+        return
+    st.caption(f"Not measured for {len(missing)} of {len(runs)} runs.")
+    able = next((run for run in missing if run.status == "finished" and 0 in run.kept()), None)
+    if able:
+        st.caption("It evaluates a run's moments again, on the command line:")
+        st.code(shell.command_of([able], "--decompose"), language="bash")
+    else:
+        st.caption("It evaluates a run's moments again, so it needs a finished run that was trained here and kept their weights.")
 
 
 def order(runs: list[Run]) -> None:
@@ -297,6 +303,8 @@ def settings(groups: list[Group]) -> None:
 def transfer(runs: list[Run]) -> None:
     """Runs that were trained jointly and adapted to held-out tasks, in a table of their own."""
     st.subheader("Transfer to held-out tasks", anchor=False)
+    for sentence in views.unequal(runs):
+        st.warning(shell.plain(sentence))
     alt = "Measures of the transfer runs, one column per method"
     st.dataframe(views.summary_table(runs), key="transfer", alt=alt, height="content")
     with st.container(horizontal=True):

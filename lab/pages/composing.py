@@ -1,6 +1,7 @@
 """Arithmetic on LoRA experts, for the library: compose them, see what the result would do, try it, and keep it."""
 
 import itertools
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def put_together(found: dict[str, SavedExpert]) -> None:
     preview(made, do, [found[key] for key in keys], options)
     with shell.section():
         effect(made, parts, [found[key] for key in keys], f"{do} {options}")
-    keep(made, " ".join(["lab compose", do, *keys, *flags(options)]), parts)
+    keep(made, f"lab compose {shlex.join([do, *keys])} {' '.join(flags(options))}".strip(), parts)
 
 
 def chosen_options(do: str, keys: list[str]) -> dict[str, Any]:

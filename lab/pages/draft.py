@@ -41,9 +41,11 @@ def drafted(recipe: str, path: str, default: Any) -> Any:
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'a': {'b': 1}} as {'a.b': 1}; added methods as a list under `methods` too."""
+    """{'a': {'b': 1}} as {'a.b': 1}; added methods as a list under `methods` too. LabError for a key that is no text."""
     found: dict[str, Any] = {}
     for name, value in content.items():
+        if not isinstance(name, str):
+            raise LabError(f"a key in {prefix.removesuffix('.') or 'the file'} reads as {name!r}: put it in quotation marks")
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + name: value}
     if prefix:
         return found

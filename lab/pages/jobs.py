@@ -117,11 +117,15 @@ def controls(run: Run, state: str) -> None:
                 type="tertiary", on_click="ignore", key="job_trace", help="The run without weights: it plays anywhere.",
             )  # fmt: skip
         if run in waiting or state not in jobs.ACTIVE:
-            about = "Removes the folder of this run for good."
-            if st.button(
-                "Delete", icon=":material/delete:", type="tertiary", disabled=locked, help=reason or about, key="delete"
-            ):
-                actions.confirm_delete(run)
+            delete(run)
+
+
+def delete(run: Run) -> None:
+    """The button that removes a run, after asking."""
+    locked = jobs.read_only()
+    about = "This lab is read-only." if locked else "Removes the folder of this run for good."
+    if st.button("Delete", icon=":material/delete:", type="tertiary", disabled=locked, help=about, key="delete"):
+        actions.confirm_delete(run)
 
 
 def traced(run: Run) -> bytes:
@@ -268,7 +272,7 @@ def focused(run: Run) -> None:
     reason = views.problem(run)
     if reason:
         st.error(shell.plain(reason), title="This run cannot be read")
-        return
+        return delete(run)
     state = run.status
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(shell.plain(run.id), anchor=False, width="content")

@@ -137,7 +137,8 @@ def bring_in() -> None:
 def notes(runs: list[Run]) -> None:
     """Star, tags, notes, archive and delete of one run."""
     st.subheader("Runs", anchor=False)
-    readable = {run.id: run for run in runs if shell.status(run) != "damaged"}
+    known = shell.table(runs)
+    readable = {run.id: run for run, status in zip(runs, known["status"], strict=True) if status != "damaged"}
     if not readable:
         st.caption("There are no runs to write about yet.")
         return

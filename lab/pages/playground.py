@@ -34,20 +34,33 @@ class Side:
     after: int
     change: tuple[tuple[str, Any], ...] = ()
 
-    def python(self, text: str, task: int | None) -> str:
+    def tasks(self) -> list[str]:
+        """What it had learned by then, in its own order."""
+        return self.run.tasks[: self.after + 1]
+
+    def task(self, name: str | None) -> int | None:
+        """The number that a task has here, if this side is told it; LabError where it was not learned."""
+        if name is None or not told(self.run):
+            return None
+        if name not in self.tasks():
+            raise LabError(f"run '{self.run.id}' had not learned task '{name}' by then: tell one of {', '.join(self.tasks())}")
+        return self.tasks().index(name)
+
+    def python(self, asked: "Asked") -> str:
         """The expression that asks it."""
         made = ", ".join(f"{name}={value!r}" for name, value in self.change)
-        more = (f", Override({made})" if made else "") + (f", task={task}" if task is not None else "")
-        return f"load({shell.opened(self.run)}, {self.after}).answer({text!r}{more})"
+        given = {"task": self.task(asked.task), "pair": asked.pair}
+        more = (f", Override({made})" if made else "") + "".join(f", {k}={v!r}" for k, v in given.items() if v is not None)
+        return f"load({shell.opened(self.run)}, {self.after}).answer({asked.text!r}{more})"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked: a text, the task where the model is told it, and the kept answer where it is a recorded example."""
+    """What is asked: a text, the name of the task for models that are told it, and the kept answer of a recorded example."""
 
     text: str
     pair: str | None
-    task: int | None
+    task: str | None
     known: Answer | None
 
 
@@ -57,7 +70,7 @@ def ask(side: Side, asked: Asked) -> Answer:
     from lab.inference import Override  # not before: it takes its time, and only the line above says so
 
     with turn:
-        return model.answer(asked.text, Override(**dict(side.change)), task=asked.task, pair=asked.pair)
+        return model.answer(asked.text, Override(**dict(side.change)), task=side.task(asked.task), pair=asked.pair)
 
 
 # -- the question ----------------------------------------------------------------------------------------------------------
@@ -71,8 +84,8 @@ def presets(run: Run, after: int) -> dict[str, list[Answer]]:
     return {name: kept(run, after, t) for t, name in enumerate(routing.tasks) if f"{t}/rows" in routing.arrays}
 
 
-def prompt(run: Run, after: int, answers: dict[str, list[Answer]]) -> Asked:
-    """The text box and what fills it."""
+def prompt(sides: list[Side], answers: dict[str, list[Answer]]) -> Asked:
+    """The text box and what fills it, and the task if one of the sides is told it."""
     examples = {f"{name} {i + 1}": one for name, found in answers.items() for i, one in enumerate(found)}
     texts = {name: one.text for name, one in examples.items()}
     options = [*texts, TYPED]
@@ -100,15 +113,12 @@ def prompt(run: Run, after: int, answers: dict[str, list[Answer]]) -> Asked:
         placeholder="Type a text and press Ctrl+Enter",
         help="Stays in this browser session." + (f" “{BAR.strip()}” stands between the two texts of a pair." if pairs else ""),
     )  # fmt: skip
-    if len(text) > LONGEST:  # not max_chars: the box would drop what is pasted without a word
-        st.error(f"This text has {len(text):,} characters, at most {LONGEST:,} are answered. Shorten it.")
-        st.stop()
     task = None
-    if told(run):
-        tasks = run.tasks[: after + 1]
+    tasks = next((side.tasks() for side in sides if told(side.run)), [])
+    if tasks:
         shell.forget("pg_task", tasks)
         about = "Given to models that are told the task of every text."
-        task = tasks.index(right.selectbox("Task that is told", tasks, key="pg_task", bind="query-params", help=about))
+        task = right.selectbox("Task that is told", tasks, key="pg_task", bind="query-params", help=about)
     first, bar, second = text.partition(BAR)
     known = examples[chosen] if texts.get(chosen) == text else None
     return Asked(first, second, task, known) if pairs and bar else Asked(text, None, task, known)
@@ -340,10 +350,12 @@ def draw() -> None:
         after = shell.moment(run, run.kept() or run.recorded(), "pg_after", "The model as it was at this moment.")
     with shell.section():
         answers = presets(run, after)
-        asked = prompt(run, after, answers)
+        question = st.container()  # above the choice of the other side, which decides whether a task is asked for
         other = beside(run, after, found) if run.kept() else None
         original = Side(ORIGINAL, run, after)
         sides = [original] if other is None else [original, other]
+        with question:
+            asked = prompt(sides, answers)
         respond(sides, asked, answers)
 
 
@@ -352,8 +364,8 @@ def respond(sides: list[Side], asked: Asked, answers: dict[str, list[Answer]]) -
     text = asked.text if asked.pair is None else f"{asked.text}{BAR}{asked.pair}"
     if not text.strip():
         return st.info("Type a text above, or take an example.", icon=":material/edit:")
-    if len(text) > LONGEST:
-        return st.warning(f"This text has {len(text)} characters; {LONGEST} are the most that are read.")
+    if len(text) > LONGEST:  # not max_chars: the box would drop what is pasted without a word
+        return st.error(f"This text has {len(text):,} characters, at most {LONGEST:,} are answered. Shorten it.")
     run = sides[0].run
     known = asked.known
     if known is not None and len(sides) == 1:
@@ -364,7 +376,7 @@ def respond(sides: list[Side], asked: Asked, answers: dict[str, list[Answer]]) -
     if not run.kept():
         return st.info(
             "This run is here without its weights, so only its recorded examples can be shown: take one above. For texts of your "
-            "own, choose a run that was trained here, or train one: `lab run l2r`",
+            f"own, choose a run that was trained here, or train one: `lab run l2r{shell.where()}`",
             icon=":material/inventory_2:",
         )
     try:
@@ -372,7 +384,7 @@ def respond(sides: list[Side], asked: Asked, answers: dict[str, list[Answer]]) -
     except (LabError, OSError, RuntimeError) as error:
         st.error(shell.plain(str(error).split("\n")[0]), title="The model cannot be asked")
         return None
-    listed = "".join(f"    {side.name!r}: {side.python(asked.text, asked.task)},\n" for side in sides)
+    listed = "".join(f"    {side.name!r}: {side.python(asked)},\n" for side in sides)
     code = f"import lab\nfrom lab.inference import Override, load\n\nanswers = {{\n{listed}}}"
     return show(said, code)
 

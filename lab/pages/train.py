@@ -18,7 +18,7 @@ from lab.pages import draft, form, shell, widgets
 from lab.pages.forecast import before_start
 from lab.recipe import configure, fitted, merged, recipes
 
-HIDDEN = ("recipe", "about", "scenarios", "stream.sources")
+HIDDEN = ("recipe", "about", "scenarios", "stream.sources", "methods.reflection.pseudo")  # a page takes no paths of files
 TWICE = 5.0  # seconds in which the same start is a double click
 PRESETS = {
     "First look": ("l2r", shell.SMALL, "Few examples: routed adapters on the whole stream while you watch."),
@@ -143,15 +143,16 @@ def open_file(recipe_names: list[str]) -> None:
         content = yaml.safe_load(given.getvalue().decode())
         if not isinstance(content, dict) or content.get("base", content.get("recipe")) not in recipe_names:
             raise LabError(f"{given.name} does not say which recipe it is based on: begin it with base: NAME")
+        recipe = content.pop("base", content.pop("recipe", ""))
+        values = draft.flat(content)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         st.session_state["train_file_error"] = str(bad_yaml(given.name, error))
         return
     except LabError as error:
         st.session_state["train_file_error"] = str(error)
         return
-    recipe = content.pop("base", content.pop("recipe", ""))
     st.session_state["recipe"] = recipe
-    draft.fill_anew(recipe, draft.flat(content))
+    draft.fill_anew(recipe, values)
 
 
 def draw() -> None:

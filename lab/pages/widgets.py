@@ -1,7 +1,5 @@
 """The form of Train: which options there are, and a widget for each."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -64,8 +62,10 @@ def options(recipe: str, structural: list[str]) -> RunConfig:
 
 def stream_names() -> list[str]:
     """Streams that can be chosen: registered ones, and folders under LAB_DATA."""
-    shelf = Path(os.environ.get("LAB_DATA") or os.devnull)
-    folders = [path.name for path in shelf.iterdir() if path.is_dir() and path.name[0] != "."] if shelf.is_dir() else []
+    try:
+        folders = sources.folders()
+    except LabError:  # LAB_DATA is none; that is said by the check
+        folders = []
     return sorted({"builtin", *registry.streams.names(), *folders}, key=lambda name: (name != "builtin", name))
 
 
@@ -114,7 +114,12 @@ def widget(recipe: str, one: Entry, label: str = "") -> Any:
         return st.multiselect(label, one.choices, kept, placeholder="all, alphabetically", **common) or None
     parts = one.default if one.kind == "names" and isinstance(one.default, list) else [one.default]
     text = st.text_input(label, ", ".join(form.written(part) for part in parts if part is not None), **common)
-    return yaml.safe_load(f"[{text}]") if one.kind == "names" else text
+    if one.kind != "names":
+        return text
+    try:
+        return yaml.safe_load(f"[{text}]")
+    except yaml.YAMLError:  # as it was typed: the check says what is wrong with it
+        return [text]
 
 
 def number(one: Entry, label: str, common: dict[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, zip_longest
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     """
     columns = ["label", "recipe", "n", "learned", "tasks", "measure", "value", "low", "high", "spread", "why"]
     common, rows, shown = common_tasks(runs), [], measures([run.result() for run in runs])
-    if shown is MEASURES and any(set(run.tasks) != set(common) for run in runs):
+    if shown is MEASURES and _different(runs):
         shown = [COMMON, *MEASURES]
     for group in groups(runs):
         results = [run.result() | {COMMON.path: common_average(run, common)} for run in group.runs]
@@ -117,21 +117,33 @@ def common_tasks(runs: Sequence[Run]) -> list[str]:
 
 
 def unequal(runs: Sequence[Run]) -> list[str]:
-    """What makes runs on streams unequal, one sentence each, to be said wherever their numbers stand beside each other."""
+    """What makes runs of one protocol unequal, one sentence each, to be said wherever their numbers stand beside each other."""
     results, said = [run.result() for run in runs], []
     for field in ("stream", "scenario", "backbone"):
         values = list(dict.fromkeys(result[field] for result in results))
         if len(values) > 1:
             said.append(f"These runs differ in their {field}s: {', '.join(values)}. Their scores mean different things.")
-    common = common_tasks(runs)
-    if any(set(run.tasks) != set(common) for run in runs):
+    if any(run.protocol == "transfer" for run in runs):
+        for field, title in (("train_tasks", "training tasks"), ("held_out", "held-out tasks")):
+            values = list(dict.fromkeys(", ".join(sorted(run.config["transfer"][field] or ())) for run in runs))
+            if len(values) > 1:
+                said.append(f"These runs differ in their {title}: {'; '.join(values)}. Their scores mean different things.")
+        return said
+    if _different(runs):
+        common = common_tasks(runs)
         shared = f"common to all: {', '.join(common)}" if common else "no task is common to all"
         said.append(f"These runs learned different tasks, so their averages mean different things; {shared}.")
     for run in runs:
         if not complete(run):
-            reached = f"{learned(run)} of {len(run.tasks)} tasks"
-            said.append(f"{run.id} has learned {reached}: its numbers are those of that moment, and it has no pair.")
+            reached = f"{run.id} has learned {learned(run)} of {len(run.tasks)} tasks"
+            said.append(f"{reached}: its numbers are those of that moment, and it is left out of paired differences.")
     return said
+
+
+def _different(runs: Sequence[Run]) -> bool:
+    """Whether the streams of the runs are not the same tasks of the same labels in some order, learned already or not."""
+    named = [dict(zip_longest(run.tasks, run.scores.get("labels", []))) for run in runs]
+    return any(one != named[0] for one in named)
 
 
 def common_average(run: Run, tasks: Sequence[str]) -> float | None:

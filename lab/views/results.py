@@ -75,6 +75,8 @@ def pick(result: dict[str, Any], path: str) -> Any:
 def reason(result: dict[str, Any], path: str) -> str:
     """Why a value of a result is missing."""
     section, _, name = path.rpartition(".")
+    if section == "average" and name not in result["average"]:
+        return f"this run was not adapted to {name} shots"
     known = result["why"].get(path) or result["why"].get(name)
     return known or ("not recorded by the version of this run" if result.get(section) else "measured when the run is finished")
 
