@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import toy
 import yaml
 from typer.testing import CliRunner
 
-from lab import cells, cli, files, grid, runs
+from lab import api, cells, cli, files, grid, runs
 from lab.errors import LabError
 from lab.grid import Grid
 from lab.recipe import configure
@@ -417,6 +418,27 @@ def test_data_that_changed(stream, tmp_path):
     run = made.planned()[0].id
     assert result.exit_code == 2
     assert f"the data of task 'sea' have changed since {run} was begun: remove that run" in result.stderr
+
+
+def test_what_is_checked_is_what_a_cell_works_on(stream, tmp_path):
+    """Labels as text, tasks of its own, and the limits; so a cell that was begun is known again, and none fails afterwards."""
+    options = {"backbone": "strings", "recipes": ["sequential"], "set": {"stream.labels_as_text": True}, "sweep": None}
+    made = Grid(write(tmp_path, stream, **options), tmp_path / "runs")
+    cell = made.planned()[0]
+    begun = Run.create(cell.config.to_dict(), made.folder, cell.id)
+    begun.update(fingerprint=json.loads(json.dumps(api.session(cell.config, False).fingerprint())))
+    made.check()
+    for task in ("sea", "city"):
+        (tmp_path / f"{task}.yaml").write_text(f"base: sequential\nrecipe: {task}\nstream: {{tasks: [{task}]}}\n")
+    Grid(write(tmp_path, stream, recipes=["sea.yaml", "city.yaml"], orders=None), tmp_path / "runs").check()
+    few = {"recipes": ["poly"], "scenarios": ["task"], "set": {"stream.max_train": 16, "transfer.shots": [24]}}
+    with pytest.raises(LabError, match=r"shots = 24: held-out task 'city' has 16 training examples"):
+        Grid(write(tmp_path, stream, **few), tmp_path / "runs").check()
+    task = toy.task("sea", labels="abcde")
+    many = replace(task, train=[example._replace(label=i % 5) for i, example in enumerate(task.train)])
+    five = toy.folder(tmp_path / "five", [many])
+    with pytest.raises(LabError, match=r"stream.max_train = 4 is less than the 5 labels of task 'sea'"):
+        Grid(write(tmp_path, five, orders=None, set={"stream.max_train": 4}), tmp_path / "runs").check()
 
 
 # requests that are wrong ------------------------------------------------------------------------------------------------------
