@@ -73,10 +73,19 @@ def _transferable(config: RunConfig, budgets: Sequence[str]) -> None:
         raise LabError(f"scenario {config.scenario}: transfer is between known tasks: use scenario=task")
     if config.methods or config.memory_training.steps or budgets:
         raise LabError(f"recipe {config.recipe} stores or replays examples of a stream, transfer has none: drop transfer or them")
-    adaptation = config.transfer.adaptation
+    if registry.routers.get(config.router.name).made_of_experts(config.router):
+        routers = {name: registry.routers.get(name) for name in registry.routers.names()}
+        able = [name for name, router in routers.items() if not router.made_of_experts(router.Options())]
+        raise LabError(
+            f"router {config.router.name} is made from isolated experts, one after the other, transfer trains all at once: "
+            f"use one of {', '.join(able)}"
+        )
+    adaptation, several = config.transfer.adaptation, config.experts.allocation not in ("per_task", "shared", 1)
     if adaptation.start == "average" and config.composition != "merge":
         raise LabError("transfer.adaptation.start = average merges parameters: use composition=merge")
-    if adaptation.tuned == "router" and (config.experts.allocation in ("shared", 1) or adaptation.start == "average"):
+    if adaptation.start == "average" and not several:
+        raise LabError("transfer.adaptation.start = average is of experts that tasks share: use a pool (experts.allocation=8)")
+    if adaptation.tuned == "router" and (not several or adaptation.start == "average"):
         raise LabError("transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained")
 
 
