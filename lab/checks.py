@@ -32,11 +32,19 @@ def consistent(config: RunConfig) -> RunConfig:
     for kind, chosen in ((registry.experts, [config.experts]), (registry.routers, [config.router]), methods):
         for options in chosen:
             kind.get(options.name).check(config)
-    router = registry.routers.get(config.router.name)
+    router, expert = registry.routers.get(config.router.name), registry.experts.get(config.experts.name)
+    if router.axes_of(config.router).granularity == "token" and expert.computation.startswith("input"):
+        raise LabError(f"router {router.name} decides per token, '{expert.name}' experts act per example: use another kind")
     if not config.transfer and not isinstance(config.experts.allocation, str) and not router.learns_with_experts:
         raise LabError(
             f"experts.allocation = {config.experts.allocation}: router {router.name} does not learn with a pool: "
             "set transfer.shots to train on all tasks at once, or use router=l2p or sparse, experts.allocation=per_task or shared"
+        )
+    untaught = not config.transfer and not config.memory_training.steps and router.learns_on_memory(config.router)
+    if untaught and config.experts.allocation not in ("shared", 1):
+        raise LabError(
+            f"memory_training.steps = 0: router {router.name} learns on stored examples alone and would stay as it begins: "
+            "use memory_training.steps=80, or another router"
         )
     return config
 

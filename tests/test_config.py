@@ -291,6 +291,10 @@ def test_another_plugin_drops_the_options_of_the_old_one(recipe):
             "memory.policy=balanced",
             "memory.policy says how memory.total is shared: set memory.total above 0 and the other budgets to 0",
         ),
+        *((recipe, "memory_training.steps=0",
+           f"memory_training.steps = 0: router {router} learns on stored examples alone and would stay as it begins: "
+           "use memory_training.steps=80, or another router") for recipe, router in (("l2r", "gates"), ("l2r-mh", "gates"))),
+        ("phatgoose", "experts=prompt", "router phatgoose decides per token, 'prompt' experts act per example: use another kind"),
         ("l2r", "memory.per_task=0", f"memory_training.steps {NEEDS_MEMORY}"),
         *((name, "memory.per_task=0", f"methods.{name} {NEEDS_MEMORY}") for name in ("agem", "derpp", "replay")),
         (
@@ -354,7 +358,7 @@ def test_another_plugin_drops_the_options_of_the_old_one(recipe):
         ("ewc", "methods.ewc.labels=drawn", "methods.ewc.labels = 'drawn': input should be 'sampled' or 'given'"),
         ("sequential", "router=oracle", "router oracle picks the expert of the true task: use experts.allocation=per_task"),
     ],
-)
+)  # fmt: skip
 def test_refused(recipe, override, message):
     with pytest.raises(LabError) as error:
         configure(recipe, [override])
