@@ -359,7 +359,7 @@ def work(id: str, folder: str, environment: dict[str, str]) -> None:
         sys.exit(1)
     except Exception as error:
         traceback.print_exc()
-        if run.status not in ("running", "failed"):  # it did not come to begin
+        if run.status not in ("running", "failed", "finished"):  # it did not come to begin
             run.update(status="failed", error=str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}")
         sys.exit(1)
 

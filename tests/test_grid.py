@@ -387,6 +387,21 @@ def test_a_failed_cell_is_named_and_stops_nothing(stream, tmp_path, monkeypatch)
     assert again.exit_code == 0 and json.loads(again.stdout)["table"][1]["n"] == 2
 
 
+def test_a_cell_that_another_grid_has_just_finished_stays_finished(whole, tmp_path, monkeypatch):
+    """The other one ended while this one loaded the model; neither the run is begun again, nor its end called a failure."""
+    path, root, _ = whole
+    cell = Grid(path, root).planned()[0]
+    before = (root / cell.id / "run.json").read_bytes()
+    with pytest.raises(LabError, match=rf"run '{cell.id}' is finished: there is nothing to go on with"):
+        Run(root / cell.id).start()
+    monkeypatch.setattr(grid.api, "resume", lambda id, folder, **options: Run(Path(folder) / id).start())
+    monkeypatch.setattr(grid.os, "dup2", lambda *given: None)
+    monkeypatch.setattr(grid, "_end_with", lambda parent: None)
+    with pytest.raises(SystemExit):
+        grid.work(cell.id, str(root), {})
+    assert (root / cell.id / "run.json").read_bytes() == before
+
+
 def test_when_no_swept_value_works(stream, tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "work", broken)
     made = Grid(write(tmp_path, stream, seeds=[1]), tmp_path / "runs")
