@@ -471,6 +471,7 @@ WRONG = [
     ({"stream": "bultin"}, "unknown stream 'bultin': did you mean 'builtin'?"),
     ({"orders": [["sea", "cty"]]}, "unknown task 'cty': did you mean 'city'?"),
     ({"orders": [["sea", "city"], ["sea"]]}, "orders are to hold the same tasks: sea > city and sea do not"),
+    ({"orders": {"rand": 3}}, "grid g.yaml: unknown option of orders 'rand': did you mean 'random'?\n"),
     ({"orders": ["mtl5-i"]}, "unknown order 'mtl5-i'"),
     ({"orders": [["sea", "city"], ["sea", "city"]]}, "twice"),
     ({"set": {"trian.lr": 1}}, "unknown option 'trian': did you mean 'train'?"),
