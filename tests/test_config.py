@@ -71,6 +71,12 @@ def test_base_is_found_beside_the_recipe(recipe, tmp_path):
     assert configure(recipe("base: first.yaml\n", "sub/second.yaml")).seed == 5
 
 
+def test_a_recipe_is_its_own_base_by_any_path(recipe, tmp_path):
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(LabError, match=r"recipe a.yaml is its own base: a.yaml > a.yaml$"):
+        configure(recipe("base: ../sub/a.yaml\n", "sub/a.yaml"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -194,6 +200,7 @@ def test_other_misspelt_names():
         ("a=some words", "some words"),
         ("a=x=y", "x=y"),
         ("a='5'", 5.0),
+        ("a=2021-13-45", "2021-13-45"),
         ("a.b.c=1", {"b": {"c": 1}}),
         (" a . b = 2", None),
     ],
