@@ -187,6 +187,8 @@ def test_lwf_term_by_hand(scenario):
     )
     found = method.terms(batch, Output(logits, None))["lwf"]
     torch.testing.assert_close(found, 3 * expected)
+    replayed = made.learner.collate(made.memory.rows[:2])
+    assert method.terms(replayed, Output(draw(2, len(made.learner.space)), None)) == {}, "a mean over no rows is not a number"
 
 
 # projection -------------------------------------------------------------------------------------------------------------------
