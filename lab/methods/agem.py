@@ -31,6 +31,10 @@ class AGEM(Method):
         super().__init__(options, learner, memory)
         self.drawn: list[Encoded] = []  # of the step in progress
 
+    @classmethod
+    def examples_of(cls, options: AGEMOptions, own: int, stored: int) -> tuple[int, int]:
+        return own, min(options.per_step, stored)
+
     def rows(self, rows: list[Encoded], generator: torch.Generator) -> list[Encoded]:
         self.drawn = self.memory.sample(self.options.per_step, generator)
         return rows
