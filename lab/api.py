@@ -13,7 +13,7 @@ from lab.recipe import configure, validated
 from lab.record import record
 from lab.runs import Run, root
 from lab.session import Session, prepare
-from lab.sources import load_tasks
+from lab.sources import tasks_of
 from lab.store import Store
 from lab.stream import Task
 from lab.transfer import TransferSession
@@ -23,9 +23,7 @@ Watch = Callable[[Iterator[events.Event], "Run"], None]
 
 def session(config: RunConfig, runs: str | Path | None = None) -> Session:
     """A session ready to train: data loaded and checked, backbone loaded, everything automatic decided."""
-    stream = config.stream
-    limits = stream.limits | {"labels_as_text": stream.labels_as_text}
-    tasks = load_tasks(stream.name, stream.sources, stream.tasks, config.seed, **limits)
+    tasks = tasks_of(config.stream, config.seed)
     store = Store(root(runs) / ".experts") if config.reuse and runs is not False else None
     return opened(prepare(config, tasks, runs or None), tasks, store)
 

@@ -32,11 +32,19 @@ def consistent(config: RunConfig) -> RunConfig:
     for kind, chosen in ((registry.experts, [config.experts]), (registry.routers, [config.router]), methods):
         for options in chosen:
             kind.get(options.name).check(config)
-    router = registry.routers.get(config.router.name)
+    router, expert = registry.routers.get(config.router.name), registry.experts.get(config.experts.name)
+    if router.axes_of(config.router).granularity == "token" and expert.computation.startswith("input"):
+        raise LabError(f"router {router.name} decides per token, '{expert.name}' experts act per example: use another kind")
     if not config.transfer and not isinstance(config.experts.allocation, str) and not router.learns_with_experts:
         raise LabError(
             f"experts.allocation = {config.experts.allocation}: router {router.name} does not learn with a pool: "
             "set transfer.shots to train on all tasks at once, or use router=l2p or sparse, experts.allocation=per_task or shared"
+        )
+    untaught = not config.transfer and not config.memory_training.steps and router.learns_on_memory(config.router)
+    if untaught and config.experts.allocation not in ("shared", 1):
+        raise LabError(
+            f"memory_training.steps = 0: router {router.name} learns on stored examples alone and would stay as it begins: "
+            "use memory_training.steps=80, or another router"
         )
     return config
 
@@ -73,10 +81,19 @@ def _transferable(config: RunConfig, budgets: Sequence[str]) -> None:
         raise LabError(f"scenario {config.scenario}: transfer is between known tasks: use scenario=task")
     if config.methods or config.memory_training.steps or budgets:
         raise LabError(f"recipe {config.recipe} stores or replays examples of a stream, transfer has none: drop transfer or them")
-    adaptation = config.transfer.adaptation
+    if registry.routers.get(config.router.name).made_of_experts(config.router):
+        routers = {name: registry.routers.get(name) for name in registry.routers.names()}
+        able = [name for name, router in routers.items() if not router.made_of_experts(router.Options())]
+        raise LabError(
+            f"router {config.router.name} is made from isolated experts, one after the other, transfer trains all at once: "
+            f"use one of {', '.join(able)}"
+        )
+    adaptation, several = config.transfer.adaptation, config.experts.allocation not in ("per_task", "shared", 1)
     if adaptation.start == "average" and config.composition != "merge":
         raise LabError("transfer.adaptation.start = average merges parameters: use composition=merge")
-    if adaptation.tuned == "router" and (config.experts.allocation in ("shared", 1) or adaptation.start == "average"):
+    if adaptation.start == "average" and not several:
+        raise LabError("transfer.adaptation.start = average is of experts that tasks share: use a pool (experts.allocation=8)")
+    if adaptation.tuned == "router" and (not several or adaptation.start == "average"):
         raise LabError("transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained")
 
 

@@ -32,7 +32,7 @@ from lab.errors import LabError
 from lab.record import Stopped
 from lab.runs import Run
 from lab.statistics import by_position, difference, interval
-from lab.stream import limited
+from lab.stream import Task, limited
 
 TICK = 0.5  # seconds between two looks at the cells that run
 TRIED = 8  # examples per split with which it is tried whether a cell can be set up
@@ -100,32 +100,30 @@ class Grid:
 
         Data of cells that were begun must still be the same.
         """
-        problems, data = Problems(), dict[str, dict[str, Any]]()
+        problems, whole = Problems(), dict[tuple[str, ...], Task]()
         tried: set[str] = set()
         for cell in self.possible.values():
-            stream, label = cell.config.stream, f"{cell.config.recipe} on {cell.config.stream.name}"
+            config, run = cell.config, Run(self.folder / cell.id)
+            label = f"{config.recipe} on {config.stream.name}"
             try:
-                source = json.dumps([stream.name, *stream.sources])
-                if source not in data:
-                    loaded = sources.load_tasks(stream.name, stream.sources, sorted(stream.tasks))
-                    data[source] = {task.name: task for task in loaded}
-                tasks = [data[source][name] for name in stream.tasks]
-                run = Run(self.folder / cell.id)
                 begun = (run.info if run.dir.is_dir() else {}).get("fingerprint", {}).get("tasks", {})
-                changed = [task.name for task in tasks if task.name in begun
-                           and begun[task.name] != limited(task, cell.config.seed, **stream.limits).digest()]  # fmt: skip
-                if changed:
-                    raise LabError(f"the data of task '{changed[0]}' have changed since {run.id} was begun: remove that run")
-                plain = cell.config.to_dict()
+                plain = config.to_dict()
                 for section in ("recipe", "about", "seed", "train", "memory_training", "checkpoint", "reuse"):
                     plain.pop(section)
-                kind = json.dumps(plain | {"stream": [source, sorted(stream.tasks)]}, sort_keys=True)
-                if kind not in tried and not begun:  # what was begun could be set up
-                    train = max(TRIED, *(cell.config.transfer.shots if cell.config.transfer else [0]))
-                    api.opened(cell.config, [limited(task, 0, train, TRIED, TRIED) for task in tasks])
+                plain["stream"]["tasks"] = sorted(config.stream.tasks)
+                kind = json.dumps(plain, sort_keys=True)
+                if kind in tried and not begun:
+                    continue
                 tried.add(kind)
+                tasks = sources.tasks_of(config.stream, config.seed, whole)
+                changed = [task.name for task in tasks if task.name in begun and begun[task.name] != task.digest()]
+                if changed:
+                    raise LabError(f"the data of task '{changed[0]}' have changed since {run.id} was begun: remove that run")
+                if not begun:  # what was begun could be set up
+                    train = max(TRIED, *(config.transfer.shots if config.transfer else [0]))
+                    api.opened(config, [limited(task, 0, train, TRIED, TRIED) for task in tasks])
             except LabError as error:
-                problems.note(error, f"{label}, scenario {cell.config.scenario}")
+                problems.note(error, f"{label}, scenario {config.scenario}")
         problems.refuse(self.path.name)
 
     # -- work ------------------------------------------------------------------------------------------------------
@@ -361,7 +359,7 @@ def work(id: str, folder: str, environment: dict[str, str]) -> None:
         sys.exit(1)
     except Exception as error:
         traceback.print_exc()
-        if run.status not in ("running", "failed"):  # it did not come to begin
+        if run.status not in ("running", "failed", "finished"):  # it did not come to begin
             run.update(status="failed", error=str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}")
         sys.exit(1)
 

@@ -34,6 +34,11 @@ class Method(Plugin):
         return "stored" if cls.uses_memory else ""
 
     @classmethod
+    def examples_of(cls, options: Options, own: int, stored: int) -> tuple[int, int]:
+        """How many examples an epoch passes over, and how many a step adds to its batch, of these and of the stored ones."""
+        return own, 0
+
+    @classmethod
     def check_tasks(cls, config: Any, tasks: Sequence[Task]) -> None:
         """Methods that work on the probabilities of classes are refused where the language model answers."""
         if cls.needs_classes and (tasks[0].generates or config.answer == "words"):

@@ -41,7 +41,7 @@ def read_recipe(name: str) -> dict[str, Any]:
 def _read(name: str, beside: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """A recipe over its bases; files are found relative to the folder `beside`; `above` are the recipes that lead here."""
     path = beside / name if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-    if path in above:
+    if path.resolve() in above:
         raise LabError(f"recipe {path.name} is its own base: {' > '.join(p.name for p in (*above, path))}")
     if not path.is_file():
         raise unknown("recipe", name, recipe_names()) if path.parent == RECIPES else LabError(f"there is no recipe file {path}")
@@ -54,7 +54,7 @@ def _read(name: str, beside: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     base = content.pop("base", None)
     if base is not None and not isinstance(base, str):
         raise LabError(f"recipe {path.name}: base = {base!r} must be the name of a recipe or a YAML file")
-    start = _read(base, path.parent, (*above, path)) if base else {}
+    start = _read(base, path.parent, (*above, path.resolve())) if base else {}
     return merged(start, content) | {"recipe": content.get("recipe", path.stem)}
 
 
@@ -75,6 +75,7 @@ def parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise LabError(f"'{text}' is not an option: write key=value, for example train.lr=0.001")
+    parsed: Any = value  # what YAML takes for a date that does not exist is text
     try:
         parsed = yaml.safe_load(value)
         if isinstance(parsed, str):  # YAML reads 1e-3 as text

@@ -84,18 +84,38 @@ class Registry:
 
 def explain(error: ValidationError, model: type[BaseModel], section: str = "") -> str:
     """One line for what is wrong with the values of `model`: the field, the value and what is allowed, or the nearest name."""
-    return "; ".join(dict.fromkeys(_explain(problem, model, section) for problem in error.errors()))
+    problems = [(problem, *_place(problem["loc"], model)) for problem in error.errors()]
+    misspelt = {tuple(path[:-1]) for problem, path, _ in problems if problem["type"] == "extra_forbidden"} - {()}
+    told = dict[str, None]()
+    for problem, path, within in problems:
+        section_of = tuple(path[:-1] if problem["type"] == "missing" else path)
+        if section_of not in misspelt:  # else the misspelt name says why it is no member of a union, or what is missing
+            told[_explain(problem, path, within, section)] = None
+    return "; ".join(told)
 
 
-def _explain(problem: Any, model: Any, section: str) -> str:
-    unions = ("str", "list[str]", "literal[", "constrained-int")  # members of a union
-    path = [str(part) for part in problem["loc"] if part not in unions[:2] and not str(part).startswith(unions[2:])]
+def _place(loc: Sequence[int | str], model: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
+    """Where a problem is: the names of fields, without those of members of unions, and the model that has the last one."""
+    path, kinds, within = list[str](), (model,), None
+    for part in map(str, loc):
+        models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if part == "str" or part.startswith(("list[", "literal[", "constrained-int")):
+            continue
+        if named := [kind for kind in models if kind.__name__ == part]:
+            kinds = named
+            continue
+        path, within = [*path, part], next(iter(models), None)
+        kinds = ()
+        if within and part in within.model_fields:
+            annotation = within.model_fields[part].annotation
+            kinds = (annotation, *get_args(annotation))  # of an optional section, or of a union
+    return path, within
+
+
+def _explain(problem: Any, path: Sequence[str], within: type[BaseModel] | None, section: str) -> str:
     if problem["type"] == "extra_forbidden":
-        for part in path[:-1]:
-            kinds = model.model_fields[part].annotation
-            model = next((kind for kind in get_args(kinds) if kind is not type(None)), kinds)  # of an optional section
         place = ".".join(filter(None, [section, *path[:-1]]))
-        return str(unknown(f"option of {place}" if place else "option", path[-1], model.model_fields))
+        return str(unknown(f"option of {place}" if place else "option", path[-1], within.model_fields if within else ()))
     where, message = ".".join(filter(None, [section, *path])), problem["msg"].removeprefix("Value error, ")
     return f"{where} = {problem['input']!r}: {message[:1].lower()}{message[1:]}"
 

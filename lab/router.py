@@ -177,6 +177,11 @@ class Router(nn.Module, Plugin):
         """Whether stored examples train it."""
         return cls.axes_of(options).choice == "learned" and not (cls.learns_with_experts or cls.learns_after_experts)
 
+    @classmethod
+    def made_of_experts(cls, options: RouterOptions) -> bool:
+        """Whether it is computed from isolated experts and their data, or trained once each of them is."""
+        return cls.axes_of(options).choice == "computed" or cls.learns_after_experts or cls.holds_experts
+
     def __init__(self, options: RouterOptions, layers: Sequence[LayerInfo], width: int):
         """`layers`: the adapted layers in forward order; `width`: D of the query."""
         super().__init__()

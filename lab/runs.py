@@ -283,12 +283,15 @@ class Run:
         files.write_json(self.dir / "run.json", self.info | fields)
 
     def start(self) -> filelock.FileLock:
-        """Claim the folder for this process and call it running; LabError if another process has it."""
+        """Claim the folder for this process and call it running; LabError if another process has it, or has finished the run."""
         lock = filelock.FileLock(self.dir / ".lock")
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
             raise LabError(f"run '{self.id}' is already being worked on by another process") from None
+        if self.info.get("status") == "finished" and not self.info.get("replay"):  # since the caller looked
+            lock.release()
+            raise LabError(f"run '{self.id}' is finished: there is nothing to go on with")
         process = psutil.Process()
         (self.dir / "stop").unlink(missing_ok=True)  # an old request, before anybody can see that it runs and ask anew
         self.update(status="running", started=now(), ended=None, error=None, pid=process.pid,

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from lab.config import StreamConfig
 from lab.errors import LabError, unknown
 from lab.registry import streams
 from lab.stream import Stream, Task, as_text, check, limited, order
@@ -84,14 +85,31 @@ def load_tasks(
     """
     stream = open_stream(name, sources)
     loaded = [check(stream.load(task)) for task in task_order(stream, tasks)]
-    for task in loaded:
-        if max_train is not None and max_train < len(task.labels):
-            raise LabError(
-                f"stream.max_train = {max_train} is less than the {len(task.labels)} labels of task '{task.name}': "
-                "give each label at least one example"
-            )
-    loaded = [limited(task, seed, max_train, max_validation, max_test, max_per_label) for task in loaded]
-    return [as_text(task) for task in loaded] if labels_as_text else loaded
+    limits = {"max_train": max_train, "max_validation": max_validation, "max_test": max_test, "max_per_label": max_per_label}
+    return [_used(task, seed, limits, labels_as_text) for task in loaded]
+
+
+def tasks_of(stream: StreamConfig, seed: int, whole: dict[tuple[str, ...], Task] | None = None) -> list[Task]:
+    """The tasks of a run at a seed, in its order, as `load_tasks` gives them. `whole` keeps all that was read, for other runs."""
+    opened, whole = open_stream(stream.name, stream.sources), {} if whole is None else whole
+    names = task_order(opened, stream.tasks)
+    for name in names:
+        if (stream.name, *stream.sources, name) not in whole:
+            whole[stream.name, *stream.sources, name] = check(opened.load(name))
+    found = [whole[stream.name, *stream.sources, name] for name in names]
+    return [_used(task, seed, stream.limits, stream.labels_as_text) for task in found]
+
+
+def _used(task: Task, seed: int, limits: Mapping[str, int | None], labels_as_text: bool) -> Task:
+    """What is used of a task that was read whole."""
+    most = limits["max_train"]
+    if most is not None and most < len(task.labels):
+        raise LabError(
+            f"stream.max_train = {most} is less than the {len(task.labels)} labels of task '{task.name}': "
+            "give each label at least one example"
+        )
+    task = limited(task, seed, **limits)
+    return as_text(task) if labels_as_text else task
 
 
 def task_order(stream: Stream, tasks: Sequence[str] | str | None) -> list[str]:

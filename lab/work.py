@@ -22,7 +22,7 @@ class Work:
         """Of one phase of one task; the evaluation of task -1 is the one before training."""
         config = self.config
         if phase == "train":
-            return TRAINING * config.train.epochs * self.sizes[task]["train"]
+            return TRAINING * config.train.epochs * self.epoch(task)
         if phase == "gate":
             return TRAINING * getattr(config.router, "steps", 0) * config.train.batch_size
         if phase == "memory":
@@ -31,6 +31,14 @@ class Work:
                 return float(self.stored(task))  # each goes through the model once, then the classifier alone is tuned
             return TRAINING * drawn
         return float(sum(size["test"] for size in self.sizes[: task + 1 if task >= 0 else None]))
+
+    def epoch(self, task: int) -> int:
+        """Examples of an epoch of a task, with those that methods bring."""
+        examples, added, stored = self.sizes[task]["train"], 0, self.stored(task - 1)
+        for name, options in self.config.methods.items():
+            examples, more = registry.methods.get(name).examples_of(options, examples, stored)
+            added += more
+        return examples + added * -(-examples // self.config.train.batch_size)
 
     def stored(self, task: int) -> int:
         """Stored examples once this task is learned, at most."""

@@ -56,7 +56,7 @@ def made(tmp_path_factory):
 def data(monkeypatch):
     """The toy stream is no stream of the registry: sessions of recorded runs get its tasks from here."""
     by_name = {task.name: task for task in toy.tasks("sea", "city", "farm")}
-    monkeypatch.setattr("lab.api.load_tasks", lambda name, sources, tasks, *rest, **limits: [by_name[task] for task in tasks])
+    monkeypatch.setattr("lab.api.tasks_of", lambda stream, seed: [by_name[task] for task in stream.tasks])
 
 
 def features(learner: Learner, rows, oracle: bool) -> torch.Tensor:

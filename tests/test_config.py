@@ -71,6 +71,12 @@ def test_base_is_found_beside_the_recipe(recipe, tmp_path):
     assert configure(recipe("base: first.yaml\n", "sub/second.yaml")).seed == 5
 
 
+def test_a_recipe_is_its_own_base_by_any_path(recipe, tmp_path):
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(LabError, match=r"recipe a.yaml is its own base: a.yaml > a.yaml$"):
+        configure(recipe("base: ../sub/a.yaml\n", "sub/a.yaml"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -194,6 +200,7 @@ def test_other_misspelt_names():
         ("a=some words", "some words"),
         ("a=x=y", "x=y"),
         ("a='5'", 5.0),
+        ("a=2021-13-45", "2021-13-45"),
         ("a.b.c=1", {"b": {"c": 1}}),
         (" a . b = 2", None),
     ],
@@ -291,6 +298,10 @@ def test_another_plugin_drops_the_options_of_the_old_one(recipe):
             "memory.policy=balanced",
             "memory.policy says how memory.total is shared: set memory.total above 0 and the other budgets to 0",
         ),
+        *((recipe, "memory_training.steps=0",
+           f"memory_training.steps = 0: router {router} learns on stored examples alone and would stay as it begins: "
+           "use memory_training.steps=80, or another router") for recipe, router in (("l2r", "gates"), ("l2r-mh", "gates"))),
+        ("phatgoose", "experts=prompt", "router phatgoose decides per token, 'prompt' experts act per example: use another kind"),
         ("l2r", "memory.per_task=0", f"memory_training.steps {NEEDS_MEMORY}"),
         *((name, "memory.per_task=0", f"methods.{name} {NEEDS_MEMORY}") for name in ("agem", "derpp", "replay")),
         (
@@ -354,7 +365,7 @@ def test_another_plugin_drops_the_options_of_the_old_one(recipe):
         ("ewc", "methods.ewc.labels=drawn", "methods.ewc.labels = 'drawn': input should be 'sampled' or 'given'"),
         ("sequential", "router=oracle", "router oracle picks the expert of the true task: use experts.allocation=per_task"),
     ],
-)
+)  # fmt: skip
 def test_refused(recipe, override, message):
     with pytest.raises(LabError) as error:
         configure(recipe, [override])

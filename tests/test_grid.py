@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import toy
 import yaml
 from typer.testing import CliRunner
 
-from lab import cells, cli, files, grid, runs
+from lab import api, cells, cli, files, grid, runs
 from lab.errors import LabError
 from lab.grid import Grid
 from lab.recipe import configure
@@ -386,6 +387,21 @@ def test_a_failed_cell_is_named_and_stops_nothing(stream, tmp_path, monkeypatch)
     assert again.exit_code == 0 and json.loads(again.stdout)["table"][1]["n"] == 2
 
 
+def test_a_cell_that_another_grid_has_just_finished_stays_finished(whole, tmp_path, monkeypatch):
+    """The other one ended while this one loaded the model; neither the run is begun again, nor its end called a failure."""
+    path, root, _ = whole
+    cell = Grid(path, root).planned()[0]
+    before = (root / cell.id / "run.json").read_bytes()
+    with pytest.raises(LabError, match=rf"run '{cell.id}' is finished: there is nothing to go on with"):
+        Run(root / cell.id).start()
+    monkeypatch.setattr(grid.api, "resume", lambda id, folder, **options: Run(Path(folder) / id).start())
+    monkeypatch.setattr(grid.os, "dup2", lambda *given: None)
+    monkeypatch.setattr(grid, "_end_with", lambda parent: None)
+    with pytest.raises(SystemExit):
+        grid.work(cell.id, str(root), {})
+    assert (root / cell.id / "run.json").read_bytes() == before
+
+
 def test_when_no_swept_value_works(stream, tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "work", broken)
     made = Grid(write(tmp_path, stream, seeds=[1]), tmp_path / "runs")
@@ -419,6 +435,27 @@ def test_data_that_changed(stream, tmp_path):
     assert f"the data of task 'sea' have changed since {run} was begun: remove that run" in result.stderr
 
 
+def test_what_is_checked_is_what_a_cell_works_on(stream, tmp_path):
+    """Labels as text, tasks of its own, and the limits; so a cell that was begun is known again, and none fails afterwards."""
+    options = {"backbone": "strings", "recipes": ["sequential"], "set": {"stream.labels_as_text": True}, "sweep": None}
+    made = Grid(write(tmp_path, stream, **options), tmp_path / "runs")
+    cell = made.planned()[0]
+    begun = Run.create(cell.config.to_dict(), made.folder, cell.id)
+    begun.update(fingerprint=json.loads(json.dumps(api.session(cell.config, False).fingerprint())))
+    made.check()
+    for task in ("sea", "city"):
+        (tmp_path / f"{task}.yaml").write_text(f"base: sequential\nrecipe: {task}\nstream: {{tasks: [{task}]}}\n")
+    Grid(write(tmp_path, stream, recipes=["sea.yaml", "city.yaml"], orders=None), tmp_path / "runs").check()
+    few = {"recipes": ["poly"], "scenarios": ["task"], "set": {"stream.max_train": 16, "transfer.shots": [24]}}
+    with pytest.raises(LabError, match=r"shots = 24: held-out task 'city' has 16 training examples"):
+        Grid(write(tmp_path, stream, **few), tmp_path / "runs").check()
+    task = toy.task("sea", labels="abcde")
+    many = replace(task, train=[example._replace(label=i % 5) for i, example in enumerate(task.train)])
+    five = toy.folder(tmp_path / "five", [many])
+    with pytest.raises(LabError, match=r"stream.max_train = 4 is less than the 5 labels of task 'sea'"):
+        Grid(write(tmp_path, five, orders=None, set={"stream.max_train": 4}), tmp_path / "runs").check()
+
+
 # requests that are wrong ------------------------------------------------------------------------------------------------------
 
 WRONG = [
@@ -434,6 +471,7 @@ WRONG = [
     ({"stream": "bultin"}, "unknown stream 'bultin': did you mean 'builtin'?"),
     ({"orders": [["sea", "cty"]]}, "unknown task 'cty': did you mean 'city'?"),
     ({"orders": [["sea", "city"], ["sea"]]}, "orders are to hold the same tasks: sea > city and sea do not"),
+    ({"orders": {"rand": 3}}, "grid g.yaml: unknown option of orders 'rand': did you mean 'random'?\n"),
     ({"orders": ["mtl5-i"]}, "unknown order 'mtl5-i'"),
     ({"orders": [["sea", "city"], ["sea", "city"]]}, "twice"),
     ({"set": {"trian.lr": 1}}, "unknown option 'trian': did you mean 'train'?"),

@@ -75,6 +75,17 @@ def test_softmax_over_the_largest():
         assert torch.equal(top_softmax(s, k, 0.5), torch.softmax(s / 0.5, -1))
 
 
+@pytest.mark.parametrize("recipe", ["prototype", "epi"])
+def test_a_task_of_free_text_has_one_mean(recipe):
+    router, tasks = recipe_s(recipe), [(queries, torch.zeros_like(labels)) for queries, labels in clusters()]
+    router.classes = [0] * len(tasks)
+    for k, (queries, labels) in enumerate(tasks):
+        router.grow(k + 1)
+        router.meet(k, torch.Generator())
+        router.learned([{}] * (k + 1), [queries] * len(LAYERS), labels)
+    torch.testing.assert_close(router.mean, torch.stack([queries.mean(0) for queries, _ in tasks]))
+
+
 def test_the_nearest_class_mean_by_cosine_picks_its_task():
     """Against plain loops over all classes of all tasks."""
     tasks, queries = clusters(), numbers(20, WIDTH, seed=9) * 2

@@ -187,6 +187,8 @@ def test_lwf_term_by_hand(scenario):
     )
     found = method.terms(batch, Output(logits, None))["lwf"]
     torch.testing.assert_close(found, 3 * expected)
+    replayed = made.learner.collate(made.memory.rows[:2])
+    assert method.terms(replayed, Output(draw(2, len(made.learner.space)), None)) == {}, "a mean over no rows is not a number"
 
 
 # projection -------------------------------------------------------------------------------------------------------------------
@@ -212,9 +214,13 @@ def test_projection_against_nothing():
     assert torch.equal(project(draw(4), torch.zeros(4)), draw(4))
 
 
-def test_agem_leaves_no_gradient_that_raises_the_loss_on_the_memory(monkeypatch):
-    """The reference gradient is worked out again from the drawn examples; the products before and after are compared."""
-    made = toy.session("sequential", "methods.agem={per_step: 12}", scenario="domain")
+@pytest.mark.parametrize("recipe", ["sequential", "inclora"])
+def test_agem_leaves_no_gradient_that_raises_the_loss_on_the_memory(recipe, monkeypatch):
+    """The reference gradient is worked out again from the drawn examples; the products before and after are compared.
+
+    One shared expert, and experts in a stack, whose gradients are parts of the stack's.
+    """
+    made = toy.session(recipe, "methods.agem={per_step: 12}", scenario="domain")
     (method,), learner, products = made.methods, made.learner, []
     real = type(method).adjust_gradients
 

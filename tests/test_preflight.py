@@ -28,6 +28,16 @@ def test_work_by_hand():
     assert [[work.units(t, "memory") for t in (0, 1)] for work in fixed] == [[10, 16], [7, 13], [10, 12]]
 
 
+def test_examples_that_methods_bring_are_work():
+    given = ["train.epochs=2", "train.batch_size=4"]
+    replayed = [*given, "memory.per_task=5"]
+    expected = {"multitask": (given, 6 + 10), "replay": (replayed, 6 + 2 * 5), "derpp": (replayed, 6 + 2 * 2 * 5),
+                "agem": ([*replayed, "methods.agem.per_step=3"], 6 + 2 * 3), "lwf": (given, 6)}  # fmt: skip
+    for recipe, (options, examples) in expected.items():
+        work = Work(configure(recipe, options), TASKS)
+        assert [work.units(task, "train") for task in (0, 1)] == [3 * 2 * 10, 3 * 2 * examples], recipe
+
+
 def measured(runs, name, seconds, total, recipe="l2r", host=None, **backbone):
     """A finished run that took so long for so much work."""
     run = write_run(runs, name, recipe, events=False)

@@ -725,6 +725,12 @@ def test_targets_instead_of_labels(tmp_path, kind):
     assert changed.digest() != task.digest()
 
 
+def test_answers_of_digits_are_texts(tmp_path):
+    rows = {split: [{"text": f"{split}{i}", "targets": answer} for i, answer in enumerate(("4", "07"))] for split in SPLITS}
+    task = check(FolderStream(a_stream(tmp_path, "csv", **rows)).load("news"))
+    assert [example.targets for example in task.train] == [("4",), ("07",)]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -387,6 +387,14 @@ def test_every_label_gets_a_shot():
          "transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained"),
         ("poly", ["transfer.adaptation.tuned=router", "experts.allocation=1"],
          "transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained"),
+        ("private", ["transfer.adaptation.tuned=router"],
+         "transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained"),
+        ("private", ["transfer.adaptation.start=average", "composition=merge"],
+         "transfer.adaptation.start = average is of experts that tasks share: use a pool (experts.allocation=8)"),
+        *((("private", [f"router={name}"],
+            f"router {name} is made from isolated experts, one after the other, transfer trains all at once: "
+            "use one of attention, gates, l2p, oracle, progressive, skills, sparse, sum, uniform"))
+          for name in ("arrow", "mbc", "phatgoose", "prototype")),
         ("poly", ["transfer.held_ot=[a]"], "unknown option of transfer 'held_ot': did you mean 'held_out'?"),
         ("poly", ["transfer.shots=[]"], "transfer.shots = []: list should have at least 1 item after validation, not 0"),
         ("poly", ["experts.allocation=0"], "experts.allocation = 0: input should be 'per_task' or 'shared'; "

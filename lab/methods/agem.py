@@ -2,7 +2,7 @@
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from lab.batch import Encoded
 from lab.learner import Learner
@@ -31,6 +31,10 @@ class AGEM(Method):
         super().__init__(options, learner, memory)
         self.drawn: list[Encoded] = []  # of the step in progress
 
+    @classmethod
+    def examples_of(cls, options: AGEMOptions, own: int, stored: int) -> tuple[int, int]:
+        return own, min(options.per_step, stored)
+
     def rows(self, rows: list[Encoded], generator: torch.Generator) -> list[Encoded]:
         self.drawn = self.memory.sample(self.options.per_step, generator)
         return rows
@@ -44,8 +48,9 @@ class AGEM(Method):
         with learner.bank.routed(decision):
             loss = learner.cross_entropy(learner.logits(batch), batch.label, batch.task)
             reference = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        gradient = nn.utils.parameters_to_vector([p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters])
-        fixed = project(gradient, nn.utils.parameters_to_vector(reference))
+        own = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        gradient, reference = (torch.cat([part.reshape(-1) for part in parts]) for parts in (own, reference))  # (P,) each
+        fixed = project(gradient, reference)
         for parameter, part in zip(parameters, fixed.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = part.view_as(parameter).clone()
 

@@ -37,6 +37,10 @@ class DERpp(Method):
         self.drawn: tuple[list[Encoded], list[Encoded]] = ([], [])  # at the step in progress, for the two terms
         self.start = 0  # where they stand in its batch
 
+    @classmethod
+    def examples_of(cls, options: DERppOptions, own: int, stored: int) -> tuple[int, int]:
+        return own, 2 * min(options.per_step, stored)
+
     def rows(self, rows: list[Encoded], generator: torch.Generator) -> list[Encoded]:
         self.start = len(rows)
         self.drawn = self.memory.sample(self.options.per_step, generator), self.memory.sample(self.options.per_step, generator)

@@ -28,6 +28,10 @@ class Joint(Method):
         if config.experts.allocation != "shared" or config.train.classes != "seen":
             raise LabError("methods.joint trains one model on all tasks: use experts.allocation=shared and train.classes=seen")
 
+    @classmethod
+    def examples_of(cls, options: Options, own: int, stored: int) -> tuple[int, int]:
+        return own + stored, 0
+
     def begin_task(self, t: int, rows: list[Encoded]) -> None:
         self.learner.renew()
 

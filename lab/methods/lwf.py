@@ -36,9 +36,9 @@ class LwF(Method):
         self.before = self.learner.predict(rows) if t else None
 
     def terms(self, batch: Batch, out: Output) -> dict[str, Tensor]:
-        if self.before is None:
-            return {}
         t, space = self.learner.met - 1, self.learner.space
+        if self.before is None or not (batch.task == t).any():  # a batch of replayed rows alone has nothing to keep
+            return {}
         groups = space.own[:t] if space.scenario == "task" else [range(space.own[t - 1].stop)]
         before = self.before[[row for task, _, row in batch.keys if task == t]]  # (B', C)
         now = out.logits[batch.task == t]  # (B', C)

@@ -21,5 +21,9 @@ class Replay(Method):
     options: ReplayOptions
     uses_memory = True
 
+    @classmethod
+    def examples_of(cls, options: ReplayOptions, own: int, stored: int) -> tuple[int, int]:
+        return own, min(options.per_step, stored)
+
     def rows(self, rows: list[Encoded], generator: torch.Generator) -> list[Encoded]:
         return rows + self.memory.sample(self.options.per_step, generator)

@@ -57,7 +57,7 @@ class Prototype(Router):
     def meet(self, task: int, generator: torch.Generator) -> None:
         if task in self.task_of:
             return
-        new = self.classes[task] if self.options.per == "class" and self.classes else 1
+        new = max(1, self.classes[task]) if self.options.per == "class" and self.classes else 1  # texts are of no class
         self.mean = torch.cat([self.mean, self.mean.new_zeros(new, self.width)])
         self.task_of += [task] * new
 

@@ -15,9 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lab import registry
 from lab.errors import LabError
-from lab.expert import InputExpert, LayerInfo
+from lab.expert import LayerInfo
 from lab.router import Axes, Decision, LayerDecision, Request, Router, RouterOptions, normalised
 
 
@@ -65,8 +64,6 @@ class Sparse(Router):
     def check(cls, config: Any) -> None:
         if config.experts.allocation == "shared":
             raise LabError("router sparse chooses among experts: use experts.allocation=per_task or the size of a pool")
-        if issubclass(registry.experts.get(config.experts.name), InputExpert):
-            raise LabError(f"router sparse decides per token, '{config.experts.name}' experts act per example: use another kind")
 
     def grow(self, experts: int) -> None:
         for i, old in enumerate(self.outer):

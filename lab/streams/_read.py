@@ -14,6 +14,8 @@ from typing import Any
 from lab.errors import LabError
 from lab.streams._rows import Table
 
+TEXTS = ("text", "text_pair", "label", "targets")  # columns of a csv file in which a number is text too
+
 
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, for errors that must fit one line."""
@@ -67,7 +69,7 @@ def read_csv(path: Path) -> Table:
             io.BytesIO(data),
             read_options=csv.ReadOptions(block_size=len(data) + 1),
             parse_options=csv.ParseOptions(newlines_in_values=True),
-            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(("text", "text_pair", "label"), pyarrow.string())),
+            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(TEXTS, pyarrow.string())),
         )
     except pyarrow.ArrowInvalid as error:
         raise LabError(f"{path}: not a readable csv file ({first_line(error)})") from error
