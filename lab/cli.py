@@ -151,7 +151,8 @@ def compare(
         reports.check(report)
     found, excluded = comparable(ids or [], runs)
     of = {name: [run for run in found if run.protocol == name] for name in ("stream", "transfer")}
-    say_unequal(of["stream"])
+    for part in of.values():
+        say_unequal(part)
     if report is not None:
         if not of["stream"]:
             raise LabError("a report is about runs on a stream, transfer runs have a table: leave --report away")

@@ -6,6 +6,7 @@ Precedence: defaults < recipe file < what fits the stream < `-o key=value`. Ever
 import math
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,10 @@ def written(value: Any) -> str:
     """A value as YAML on one line, as `-o` reads it."""
     if isinstance(value, float):
         return f"{value:g}" if math.isclose(float(f"{value:g}"), value, rel_tol=1e-12) else repr(value)
-    if isinstance(value, str) and value and yaml.safe_load(value) == value:
-        return value
+    if isinstance(value, str) and value:
+        with suppress(yaml.YAMLError):  # what cannot be read stands in quotes
+            if yaml.safe_load(value) == value:
+                return value
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...").strip()
 

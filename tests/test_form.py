@@ -67,7 +67,10 @@ def test_only_changes_become_overrides(found):
     }
 
 
-@pytest.mark.parametrize("value", ["true", "5", "null", "a: b", "x", "", "ä, [", None, [], ["a b", "c"], 0.1, 3, False])
+TEXTS = ["true", "5", "null", "a: b", "x", "", "ä, [", "[8", "a: b: c"]
+
+
+@pytest.mark.parametrize("value", [*TEXTS, None, [], ["a b", "c"], 0.1, 3, False])
 def test_written_values_are_read_back(value):
     assert yaml.safe_load(form.written(value)) == value
 
