@@ -240,9 +240,9 @@ def test_a_waiting_run_that_is_started_meanwhile_is_not_called_stopped_nor_delet
     lock.release()
 
 
-@pytest.mark.parametrize("looks", [1, 2, 3, 4])
+@pytest.mark.parametrize("looks", [2, 3, 4])
 def test_a_run_may_leave_the_queue_between_two_looks(runs, monkeypatch, looks):
-    """The second run begins after so many reads of its run.json."""
+    """The second run begins after so many reads of its run.json, of which listing the runs is the first."""
     jobs.pause(True, runs)
     first, second = (jobs.enqueue(configuration(seed=seed), runs) for seed in range(2))
     read, info = [], Run.info.fget
@@ -278,7 +278,7 @@ def test_after_a_restart_of_the_machine_a_look_at_the_queue_goes_on_with_it(runs
 
 def test_the_queue_is_a_process_that_outlives_its_starter(runs):
     """For real: a run whose stream does not exist fails quickly, and says so."""
-    run = jobs.enqueue(configuration() | {"stream": {"name": "no-such-stream"}}, runs)
+    run = jobs.enqueue(configuration() | {"stream": {"name": "no-such-stream"}, "router": {"name": "uniform"}}, runs)
     end = time.monotonic() + 60
     while run.status in ("queued", "running") and time.monotonic() < end:
         time.sleep(0.2)
