@@ -582,7 +582,7 @@ def test_every_view_fits_in_both_themes(browser, address, width, scheme):
         inks = page.evaluate("[...document.querySelectorAll('.js-plotly-plot .xtick text')].map(t => getComputedStyle(t).fill)")
         for ink in set(inks):
             light = sum(int(part) for part in re.findall(r"\d+", ink)[:3]) / 3
-            assert (light > 110) == (scheme == "dark"), f"{name}: ticks of {ink} in {scheme}"
+            assert (light > 150) == (scheme == "dark"), f"{name}: ticks of {ink} in {scheme}"
     page.context.close()
 
 
