@@ -140,6 +140,7 @@ def test_every_page_in_every_situation(runs, recorded, crowd, page, case, monkey
     assert all(one.proto.alt for one in charts) and codes(app) >= len(charts)
     if case == "damaged" and page == "compare":
         assert "config.yaml cannot be read" in texts(app) and "notes.json cannot be read" in texts(app)
+        assert "bad-routing" in app.multiselect(key="runs").value  # the others are shown all the same
     if page != "train":  # which loads the plug-ins
         assert not app.error or case == "damaged"
 
