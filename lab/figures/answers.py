@@ -86,7 +86,7 @@ def answer_probabilities(answers: dict[str, Answer], most: int = 6, title: str =
         values = ranked[name]
         drawn.add_bar(
             x=values, y=np.arange(len(ranked)), orientation="h", name=literal(name),
-            marker={"color": ANSWER_COLOURS[number], "pattern": {"shape": "/" if number else ""}},
+            marker={"color": ANSWER_COLOURS[number], "pattern": {"shape": "/" if number else "", "fillmode": "overlay"}},
             text=["–" if np.isnan(value) else f"{value:.2f}" for value in values], textposition="auto", cliponaxis=False,
             customdata=[literal(label) for label in ranked.index],
             hovertemplate="<b>%{customdata}</b><br>%{fullData.name}: %{x:.4f}<extra></extra>", showlegend=len(answers) > 1,

@@ -55,7 +55,7 @@ def differences(runs: list[Run], baseline: str, name: str = "") -> None:
     texts = shown.pivot(index="label", columns="measure", values="cell").loc[labels, columns]
     claimed = found.pivot(index="label", columns="measure", values="claim").loc[labels, columns]
     greyed = texts.style.apply(lambda _: claimed.map(lambda claim: "" if claim is True else UNCLAIMED), axis=None)
-    names = {path: st.column_config.TextColumn(titles[path], width="medium") for path in columns}
+    names = {path: st.column_config.TextColumn(titles[path], width=270) for path in columns}  # the longest cell
     names["label"] = st.column_config.TextColumn(f"minus {baseline}", pinned=True)
     st.dataframe(greyed, column_config=names, key=f"{name}differences", height="content", alt=f"Methods minus {baseline}")
     shell.how_to_read(
