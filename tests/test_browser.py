@@ -236,8 +236,8 @@ def test_a_link_restores_the_view_of_compare_and_matrices_share_one_scale(page, 
 
 def test_the_slider_moves_numbers_matrix_and_link(page, address):
     open_page(page, address, "")
-    numbers = page.locator("[data-testid=stMetricValue]")
-    page.wait_for_function("document.querySelectorAll('[data-testid=stMetricValue]').length == 3")
+    numbers = page.locator("[class*=st-key-number_] h2")
+    page.wait_for_function("document.querySelectorAll('[class*=st-key-number_] h2').length == 3")
     assert numbers.all_inner_texts() == ["0.903", "0.025", "0.710"]  # (.86 + .91 + .94) / 3, (.04 + .01) / 2
     page.get_by_text(re.compile("recorded example")).first.wait_for()
     page.get_by_role("slider", name="After task").press("ArrowLeft")

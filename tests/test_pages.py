@@ -55,9 +55,7 @@ def task(name: str) -> Task:
 def open_page(name: str, **parameters: str) -> AppTest:
     """A page as it looks when opened by its link."""
     app = AppTest.from_file(str(MAIN), default_timeout=180)  # seconds, for busy machines
-    if name == "start":
-        app.session_state["numbers_stand"] = True  # as soon as the browser has drawn them
-    else:
+    if name != "start":
         app.run()  # the list of pages is known after this
         app.switch_page(f"{name}.py")
     for key, value in parameters.items():
@@ -177,18 +175,13 @@ def test_transfer_runs_stand_in_a_table_of_their_own(runs):
 def test_start_tells_the_recorded_story(recorded):
     app = open_page("start")
     routed = write_run(recorded, "other").result()  # the same numbers as the recorded one
-    assert [metric.value for metric in app.metric][:2] == [f"{routed[name]:.3f}" for name in ("average_accuracy", "forgetting")]
-    assert app.metric[2].value == "0.710" and "recorded example" in texts(app)
+    known = [f"{routed[name]:.3f}" for name in ("average_accuracy", "forgetting")]
+    assert [number.value for number in app.header] == [*known, "0.710"]
+    shown = texts(app)
+    assert "recorded example" in shown and ":green[+0.277] against sequential" in shown and ":green[-0.430]" in shown
     assert "lost 0.46 per old task" in texts(app) and "0.28 more" in texts(app)
     np.testing.assert_allclose(heatmap(app, 0)[1:], np.array(FORGETS, dtype=float), rtol=1e-6)
     np.testing.assert_allclose(heatmap(app, 2)[1:], np.array(KEEPS, dtype=float), rtol=1e-6)
-
-
-def test_start_has_its_numbers_before_its_charts(recorded):
-    app = AppTest.from_file(str(MAIN), default_timeout=180).run()
-    assert len(app.metric) == 3 and not app.get("plotly_chart")
-    app.run()
-    assert len(app.metric) == 3 and len(app.get("plotly_chart")) == 4
 
 
 @pytest.mark.parametrize("name", ["run.json", "config.yaml", "matrix.json"])
@@ -207,8 +200,8 @@ def test_start_names_a_damaged_example(recorded, name, monkeypatch):
 def test_start_slider_moves_every_chart(recorded):
     app = open_page("start")
     app.slider(key="after").set_value(2).run()
-    assert app.metric[0].value == "0.900" and np.isnan(heatmap(app, 0)[3]).all() and "weather" in texts(app)
-    assert open_page("start", after="1").metric[1].value == "–"
+    assert app.header[0].value == "0.900" and np.isnan(heatmap(app, 0)[3]).all() and "weather" in texts(app)
+    assert open_page("start", after="1").header[1].value == "–"
 
 
 def test_jobs_show_state_reason_and_actions(runs, monkeypatch):

@@ -1,6 +1,9 @@
 """Start: a finished story from recorded runs, told at the first look."""
 
+from typing import Any
+
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from lab import figures, views
 from lab.pages import shell
@@ -28,30 +31,34 @@ def own_share(run: Run, after: int) -> float | None:
     return views.own_share(run, after) if after in run.recorded() else None
 
 
+def numeral(column: DeltaGenerator, name: str, title: str, value: str, note: str, about: str) -> None:
+    """One number, large. Not st.metric: its script reaches the browser with that of the charts, seconds after the headings."""
+    with column.container(border=True, height="stretch", gap="xxsmall", key=f"number_{name}"):
+        st.markdown(title, help=about)
+        st.header(value, anchor=False)
+        st.markdown(f":small[{note}]")
+
+
 def metrics(sequential: Run, routed: Run, after: int) -> None:
     """Three numbers of the routed run, with the difference to the sequential one."""
     here, there = views.metrics_after(routed, after), views.metrics_after(sequential, after)
     columns = st.columns(3)
     for column, name in zip(columns, ("average_accuracy", "forgetting"), strict=False):
         measure = next(m for m in views.MEASURES if m.path == name)
-        known = here[name] is not None and there[name] is not None
-        column.metric(
-            measure.title,
-            shell.number(here[name]),
-            f"{here[name] - there[name]:+.3f} against sequential" if known else here["why"].get(name),
-            delta_color=("inverse" if name == "forgetting" else "normal") if known else "off",
-            help=measure.about,
-            border=True,
-        )
-    columns[2].metric(
-        "Own-expert share",
-        shell.number(own_share(routed, after)),
-        "of the weight goes to the task's own adapter",
-        delta_color="off",
-        delta_arrow="off",
-        help="1 would be a perfect router; one over the number of tasks is chance.",
-        border=True,
-    )
+        note = here["why"].get(name)
+        if here[name] is not None and there[name] is not None:
+            change = here[name] - there[name]
+            better = change < 0 if name == "forgetting" else change > 0
+            note = f":{'green' if better else 'red' if change else 'gray'}[{change:+.3f}] against sequential"
+        numeral(column, name, measure.title, shell.number(here[name]), note, measure.about)
+    own = shell.number(own_share(routed, after))
+    about = "1 would be a perfect router; one over the number of tasks is chance."
+    numeral(columns[2], "own_share", "Own-expert share", own, "of the weight goes to the task's own adapter", about)
+
+
+def lost(measured: dict[str, Any]) -> str:
+    """Forgetting in words; old tasks that became better have lost nothing."""
+    return f"{measured['forgetting']:.2f}" if measured["forgetting"] > 0 else "nothing"
 
 
 def conclusion(sequential: Run, routed: Run, after: int) -> str:
@@ -62,8 +69,8 @@ def conclusion(sequential: Run, routed: Run, after: int) -> str:
     ahead = here["average_accuracy"] - there["average_accuracy"]
     better = "more" if ahead >= 0 else "less"
     return (
-        f"After {after + 1} tasks, one adapter trained in sequence has lost {there['forgetting']:.2f} per old task; routing "
-        f"among one adapter per task has lost {here['forgetting']:.2f}, and scores {abs(ahead):.2f} {better} over all tasks."
+        f"After {after + 1} tasks, one adapter trained in sequence has lost {lost(there)} per old task; routing among one "
+        f"adapter per task has lost {lost(here)}, and scores {abs(ahead):.2f} {better} over all tasks."
     )
 
 
@@ -78,21 +85,6 @@ def side_by_side(runs: tuple[Run, Run], after: int) -> None:
             shell.card(figures.accuracy_matrix, run, after, key=f"matrix_{recipe}", alt=alt, table=views.accuracy_matrix)
             alt = f"Score of each task over the stream for {recipe}, up to task {after + 1}"
             shell.card(figures.forgetting_curves, run, after, key=f"curves_{recipe}", alt=alt, table=views.forgetting_curves)
-
-
-def numbers_stand() -> bool:
-    """Whether the browser has drawn the numbers. The script of the charts holds it for seconds, so they come in a second run."""
-    if st.session_state.get("numbers_stand"):
-        return True
-
-    @st.fragment(run_every=0.1)  # seconds; the browser's own clock, which waits while it draws
-    def again() -> None:
-        if st.session_state.get("numbers_stand"):
-            st.rerun()
-        st.session_state["numbers_stand"] = True
-
-    again()
-    return False
 
 
 def doors() -> None:
@@ -132,8 +124,6 @@ def draw() -> None:
     after = shell.after_slider(routed.tasks, "after", learned)
     metrics(sequential, routed, after)
     st.markdown(f"#### {conclusion(sequential, routed, after)}")
-    if not numbers_stand():
-        return
     side_by_side(pair, after)
     shell.how_to_read(
         "Each row of a matrix is a moment: the scores on all tasks learned so far. Look down a column to see what happens to a "
