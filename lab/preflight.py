@@ -19,8 +19,7 @@ from lab.config import RunConfig
 from lab.errors import LabError
 from lab.recipe import validated
 from lab.runs import Run
-from lab.stream import SPLITS
-from lab.work import work_of
+from lab.work import sizes_of, work_of
 
 DEFAULT = {  # units per second and peak bytes, seen on two CPU cores
     "minilm": (420.0, 1.6e9),
@@ -32,7 +31,7 @@ SHOWN = 3  # examples per task
 PATIENCE = 300  # seconds for the process that looks
 FEW, CUT, LONG = 8, 0.1, 3600  # examples per label, share of texts at the limit, seconds: beyond these there is a warning
 
-Sizes = list[dict[str, int]]  # examples per split, task by task
+Sizes = list[dict[str, int]]  # of each task, see lab.work.sizes_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def sizes(config: RunConfig) -> Sizes:
     """Examples of each task and split, without tokenising anything. Raises LabError where the data cannot be read."""
     stream = config.stream
     tasks = sources.load_tasks(stream.name, stream.sources, stream.tasks, config.seed, **stream.limits)
-    return [{split: len(task.split(split)) for split in SPLITS} for task in tasks]
+    return sizes_of(tasks)
 
 
 def forecast(config: RunConfig, tasks: Sizes, earlier: Iterable[Run]) -> Forecast:

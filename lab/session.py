@@ -31,7 +31,7 @@ from lab.router import Decision
 from lab.starts import pinned
 from lab.store import Store
 from lab.stream import SPLITS, Task
-from lab.work import work_of
+from lab.work import sizes_of, work_of
 
 EVALUATION_BATCH = 64
 
@@ -97,7 +97,7 @@ class Session(ABC):
         self.learner.read_starts()
         encode = self.learner.encode
         self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(tasks) for s in SPLITS}
-        self.work = work_of(config, [{s: len(task.split(s)) for s in SPLITS} for task in tasks])
+        self.work = work_of(config, sizes_of(tasks))
         self.memory = Memory(**dict(config.memory), seed=config.seed)
         build = registry.methods.get
         self.methods = [build(name)(options, self.learner, self.memory) for name, options in config.methods.items()]

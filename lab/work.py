@@ -5,15 +5,21 @@ from dataclasses import dataclass
 
 from lab import registry
 from lab.config import RunConfig, TransferConfig
+from lab.stream import SPLITS, Task
 
 PHASES = ("train", "gate", "memory", "evaluate")
 LOOKS, ALIGNED = 4, 32  # moments of joint training at which the gradients of tasks are compared, and examples of each task
 TRAINING = 3.0  # a training example counts as much as three forward passes: one forward, about two backward
 
 
+def sizes_of(tasks: Sequence[Task]) -> list[dict[str, int]]:
+    """Of each task: the examples in its splits train, validation and test, and its classes."""
+    return [{split: len(task.split(split)) for split in SPLITS} | {"classes": len(task.labels)} for task in tasks]
+
+
 @dataclass(frozen=True)
 class Work:
-    """The work of a configuration; `sizes` holds for each task the examples in its splits train, validation and test."""
+    """The work of a configuration; `sizes`: what `sizes_of` makes of its tasks."""
 
     config: RunConfig
     sizes: Sequence[Mapping[str, int]]
@@ -43,8 +49,9 @@ class Work:
     def stored(self, task: int) -> int:
         """Stored examples once this task is learned, at most."""
         memory = self.config.memory
-        offered = [size["train"] for size in self.sizes[: task + 1]]
-        held = sum(min(memory.per_task or size, size) for size in offered)
+        offered = self.sizes[: task + 1]
+        share = [memory.per_class * max(size["classes"], 1) or memory.per_task or size["train"] for size in offered]
+        held = sum(min(most, size["train"]) for most, size in zip(share, offered, strict=True))
         return min(memory.total or held, held)
 
     @property

@@ -377,7 +377,7 @@ def test_playground_changes_the_routing_of_a_typed_text(page, browser, address):
     box.press("Control+Enter")
     page.locator(".st-key-pg_classes .js-plotly-plot").wait_for()
     page.get_by_role("radio", name="changed routing").click()
-    page.get_by_role("radio", name="one expert").click()
+    page.locator(".st-key-pg_route label", has_text="one expert").click()
     page.get_by_text(re.compile("With changed routing, the answer")).wait_for()
     bars = page.locator(".st-key-pg_classes .js-plotly-plot")
     settled(page)

@@ -11,7 +11,7 @@ from lab.recipe import configure
 from lab.runs import all_runs
 from lab.work import Work
 
-TASKS = [{"train": 10, "validation": 2, "test": 4}, {"train": 6, "validation": 3, "test": 5}]
+TASKS = [{"train": 10, "validation": 2, "test": 4, "classes": 2}, {"train": 6, "validation": 3, "test": 5, "classes": 4}]
 SMALL = ["backbone.name=tiny", "stream.tasks=[news_topic, question_type]", "stream.max_train=16", "stream.max_test=10",
          "stream.max_validation=5", "train.epochs=1"]  # fmt: skip
 
@@ -23,9 +23,9 @@ def test_work_by_hand():
     assert [work.units(t, "evaluate") for t in (-1, 0, 1)] == [9, 4, 9]
     assert work.last == 5 + 9 and work.total == 60 + 36 + 2 * 84 + 9 + 4 + 9 + 14
     assert Work(configure("sequential"), TASKS).last == 5  # one expert: no oracle
-    budgets = ([], ["memory.per_task=7"], ["memory.per_task=0", "memory.total=12"])
+    budgets = ([], ["memory.per_task=7"], ["memory.per_task=0", "memory.total=12"], ["memory.per_task=0", "memory.per_class=3"])
     fixed = [Work(configure("uniform", options), TASKS) for options in budgets]
-    assert [[work.units(t, "memory") for t in (0, 1)] for work in fixed] == [[10, 16], [7, 13], [10, 12]]
+    assert [[work.units(t, "memory") for t in (0, 1)] for work in fixed] == [[10, 16], [7, 13], [10, 12], [6, 12]]
 
 
 def test_examples_that_methods_bring_are_work():
@@ -83,7 +83,9 @@ def test_speed_counts_time_that_was_saved_and_time_before_a_resume(runs):
 def test_the_look_agrees_with_the_run(runs):
     config = configure("l2r", [*SMALL, "memory.per_task=8", "memory_training.steps=2"])
     seen = preflight.ask(config.to_dict())
-    assert preflight.sizes(config) == [{name: task[name] for name in ("train", "validation", "test")} for task in seen["tasks"]]
+    assert preflight.sizes(config) == [
+        {name: task[name] for name in ("train", "validation", "test", "classes")} for task in seen["tasks"]
+    ]
     run = api.run(config, runs=runs, progress=False)
     assert run.info["cost"]["trainable_parameters"] == seen["trainable_parameters"]
     assert seen["tasks"][0]["name"] == "news_topic" and len(seen["tasks"][0]["examples"]) == preflight.SHOWN

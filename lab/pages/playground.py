@@ -170,7 +170,7 @@ def changes(run: Run, after: int) -> tuple[tuple[str, Any], ...]:
     found: dict[str, Any] = {}
     with first:
         kinds = [ROUTED, ONE, EQUAL]
-        how = st.segmented_control("Weights", kinds, default=ROUTED, key="pg_route", bind="query-params", required=True)
+        how = st.radio("Weights", kinds, key="pg_route", bind="query-params")  # a row of buttons is cut off where it is narrow
         if how == ONE:
             found["expert"] = experts.index(st.selectbox("Only this expert", experts, key="pg_expert", bind="query-params"))
         elif how == EQUAL:
