@@ -14,6 +14,7 @@ from lab.runs import Run
 
 BANDS = 30  # of a flow, up to which it can be read
 
+
 def routing_by_task(run: Run, after: int | None = None, layer: int | None = None, head: int | None = None) -> pd.DataFrame:
     """Mean share of each expert in the routing of each task seen: (tasks seen, E); rows sum to one.
 
