@@ -9,7 +9,10 @@ from lab import figures, views
 from lab.pages import shell
 from lab.runs import Run
 
-LINKS = {"train": [("recipe", "l2r"), *(("o", f"{name}={value}") for name, value in shell.SMALL.items())]}
+LINKS = {
+    "train": [("recipe", "l2r"), *(("o", f"{name}={value}") for name, value in shell.SMALL.items())],
+    "jobs": [("replay", "true")],
+}
 TITLES = {
     "sequential": "One adapter for all tasks, trained in sequence",
     "l2r": "One adapter per task, with a learned router",
