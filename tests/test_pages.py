@@ -451,7 +451,7 @@ def test_every_view_of_compare_with_seeds_orders_and_what_cannot_be_compared(run
 
 
 def test_paired_differences_name_whole_methods(runs):
-    """As wide as the browser draws these labels, see test_browser."""
+    """Two learning rates of one recipe: the column is as wide as the longest label, at 7 pixels a character."""
     for rate in (0.002, 0.0005):
         made = write_run(runs, f"r{rate}", "sequential", events=False, routed=False)
         files.write_yaml(made.dir / "config.yaml", configuration("sequential", train={"lr": rate, "epochs": 2}))

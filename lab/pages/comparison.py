@@ -59,7 +59,7 @@ def differences(runs: list[Run], baseline: str, name: str = "") -> None:
     greyed = texts.style.apply(lambda _: claimed.map(lambda claim: "" if claim is True else UNCLAIMED), axis=None)
     names = {path: st.column_config.TextColumn(titles[path], width=270) for path in columns}  # the longest cell
     heading = f"minus {baseline}"
-    width = 30 + 8 * max(map(len, [heading, *labels]))  # a character has 8 pixels at most, on average
+    width = 24 + 7 * max(map(len, [heading, *labels]))  # pixels: its margins, and what a character takes of them at most
     names["label"] = st.column_config.TextColumn(heading, width=width, pinned=True)
     st.dataframe(greyed, column_config=names, key=f"{name}differences", height="content", alt=f"Methods minus {baseline}")
     shell.how_to_read(
