@@ -24,6 +24,7 @@ from lab.errors import LabError, bad_yaml, unknown
 from lab.recipe import configure, read_recipe
 from lab.session import resolved
 
+SHOWN = 3  # places of one problem that are named
 GRIDS = Path(__file__).parent / "grids"
 AXES = {"recipe": "recipes", "seed": "seeds", "scenario": "scenarios", "stream": "stream", "stream.name": "stream",
         "backbone": "backbone", "backbone.name": "backbone"}  # fmt: skip
@@ -37,10 +38,16 @@ class Problems(dict[str, list[str]]):
 
     def refuse(self, grid: str) -> None:
         """LabError if there are problems: one line for one, else one line each."""
-        found = [f"{problem} ({', '.join(dict.fromkeys(where))})" for problem, where in self.items()]
+        found = [f"{problem} ({_places([*dict.fromkeys(where)])})" for problem, where in self.items()]
         if found:
             many = f"{len(found)} problems\n  " + "\n  ".join(found)
             raise LabError(f"grid {grid}: {found[0] if len(found) == 1 else many}")
+
+
+def _places(where: Sequence[str]) -> str:
+    """The first places, and how many more there are."""
+    more = f" and {len(where) - SHOWN} more" if len(where) > SHOWN else ""
+    return ", ".join(where[:SHOWN]) + more
 
 
 # -- the file --------------------------------------------------------------------------------------------------------------

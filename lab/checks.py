@@ -101,9 +101,21 @@ def _transferable(config: RunConfig, budgets: Sequence[str]) -> None:
 
 
 def check(config: RunConfig, tasks: Sequence[Task]) -> None:
-    """Raises LabError for a memory that is too small for the classes, and for tasks that a plug-in cannot work on."""
+    """Raises LabError for tasks that do not fit the scenario, the memory or a plug-in."""
+    check_labels(config.scenario, tasks)
     check_memory(config, tasks)
     check_plugins(config, tasks)
+
+
+def check_labels(scenario: str, tasks: Sequence[Task]) -> None:
+    """In scenario domain the tasks share one label list."""
+    first, *others = tasks
+    for task in others if scenario == "domain" else []:
+        if task.labels != first.labels:
+            raise LabError(
+                f"scenario domain needs tasks with identical label lists: '{first.name}' has {', '.join(first.labels[:6])}, "
+                f"'{task.name}' has {', '.join(task.labels[:6])}; use scenario class or task"
+            )
 
 
 def check_memory(config: RunConfig, tasks: Sequence[Task]) -> None:

@@ -3,21 +3,22 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from lab.learner import Learner
 from lab.memory import Memory
 from lab.method import Method
 
 
-def footprint(learner: Learner, memory: Memory, methods: Sequence[Method]) -> dict[str, int]:
+def footprint(learner: Learner, memory: Memory, methods: Sequence[Method], held: Sequence[Tensor]) -> dict[str, int]:
     """Parameters and bytes, with adapters, memory and statistics apart.
 
-    Adapters: experts, classifier and router. Statistics: what routers and methods keep beside them. Memory: stored texts and
-    generated ones.
+    Adapters: experts, classifier and router. Statistics: what routers and methods keep beside them, and `held`, what the
+    protocol does. Memory: stored texts and generated ones.
     """
     adapters = [p for k in range(len(learner.bank)) for p in learner.bank.expert(k).values()]
     adapters += [*learner.classifier.parameters(), *learner.router.parameters()]
-    statistics = [*learner.router.buffers(), *(tensor for method in methods for tensor in method.state().values())]
+    statistics = [*learner.router.buffers(), *(tensor for method in methods for tensor in method.state().values()), *held]
     adapter_bytes, statistics_bytes = (sum(t.numel() * t.element_size() for t in tensors) for tensors in (adapters, statistics))
     memory_bytes = memory.bytes + sum(method.generated.bytes for method in methods)
     return {

@@ -32,7 +32,8 @@ def glossary(run: Run | None = None) -> list[Formula]:
     found = run.result() if run else None
     r = array(run.matrix) if run and run.matrix else None
     old = 0 if r is None else len(r) - 1
-    shares = ((found or {}).get("routing") or {}).get("own_expert_share_by_task") or {}
+    routed = (found or {}).get("routing") or {}
+    shares, hits = routed.get("own_expert_share_by_task") or {}, routed.get("accuracy_by_task") or {}
     oracle = (run.scores.get("oracle") if run else None) or []
 
     averages, held_out = (found or {}).get("average") or {"0": None}, (found or {}).get("held_out", {})
@@ -89,9 +90,20 @@ def glossary(run: Run | None = None) -> list[Formula]:
             r"\mathrm{OWN} = \frac{1}{T} \sum_{j=1}^{T} \bar{w}_{j,j}", [f"{share:.3f}" for share in shares.values()],
         ),
         formula(
+            "routing.accuracy", "Routing accuracy",
+            "How often the expert of the true task has the largest weight, over layers and routing heads.",
+            r"\mathrm{HIT} = \frac{1}{T} \sum_{j=1}^{T} \Pr\left( \arg\max_e w_e = j \right)",
+            [f"{share:.3f}" for share in hits.values()],
+        ),
+        formula(
             "routing.oracle_average_accuracy", "Oracle routing",
             "Average accuracy when the true task picks the expert, same labels.",
             r"\mathrm{ACC}^{*} = \frac{1}{T} \sum_{j=1}^{T} R^{*}_{T,j}", [f"{score:.3f}" for score in oracle],
+        ),
+        formula(
+            "routing.oracle_gap", "Oracle gap", "What perfect routing would add: what the router loses.",
+            r"\mathrm{GAP} = \frac{1}{T} \sum_{j=1}^{T} \left( R^{*}_{T,j} - R_{T,j} \right)",
+            pairs(oracle, r[-1]) if r is not None and len(oracle) == r.shape[1] else [],
         ),
         formula(
             "average.0", "Zero-shot transfer", "How good the jointly trained model is on tasks of which it saw no example.",

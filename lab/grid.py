@@ -37,7 +37,7 @@ from lab.stream import Task, limited
 TICK = 0.5  # seconds between two looks at the cells that run
 TRIED = 8  # examples per split with which it is tried whether a cell can be set up
 TIMES = ("train_s", "eval_s", "reused_s", "peak_memory_bytes")  # of cost; measured, so never the same twice
-TRANSIENT = ("running", "queued", "lost", "interrupted")  # a cell that will come to another end
+TRANSIENT = ("running", "queued", "lost", "interrupted", "stopped")  # a cell that will come to another end
 
 
 class Outcome(NamedTuple):

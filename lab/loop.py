@@ -286,6 +286,12 @@ class StreamSession(Session):
     def kept(self) -> dict[str, dict[str, Tensor]]:
         return {"isolated": self.untuned}
 
+    @property
+    def held(self) -> list[Tensor]:
+        """The classifier as it was before tuning, if each tuning on the memory begins from there."""
+        given = self.config.memory_training
+        return [*self.untuned.values()] if given.steps and given.classifier == "tuned" and not given.warm_start else []
+
     def changing(self, k: int) -> bool:
         """Whether expert k may still change: it is shared, or its task is being learned."""
         return not self.learner.per_task or (k == self.cursor.task and self.cursor.phase == "train")

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from lab import jobs, sources
+from lab import jobs
 from lab.config import RunConfig
 from lab.errors import LabError
 from lab.recipe import validated
 from lab.runs import Run
-from lab.work import sizes_of, work_of
+from lab.work import work_of
 
 DEFAULT = {  # units per second and peak bytes, seen on two CPU cores
     "minilm": (420.0, 1.6e9),
@@ -42,13 +42,6 @@ class Forecast:
     peak_bytes: float | None
     source: str  # where speed and memory come from, in words
     measured: bool  # on this machine, with this backbone
-
-
-def sizes(config: RunConfig) -> Sizes:
-    """Examples of each task and split, without tokenising anything. Raises LabError where the data cannot be read."""
-    stream = config.stream
-    tasks = sources.load_tasks(stream.name, stream.sources, stream.tasks, config.seed, **stream.limits)
-    return sizes_of(tasks)
 
 
 def forecast(config: RunConfig, tasks: Sizes, earlier: Iterable[Run]) -> Forecast:

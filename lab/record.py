@@ -241,13 +241,16 @@ class Recorder:
         session = self.session
         if not session.learner.per_task:
             reason = "there is one shared expert" if len(session.learner.bank) == 1 else "every task trains all experts"
-            summary = dict.fromkeys(("own_expert_share", "own_expert_share_by_task", "accuracy", "oracle_average_accuracy"))
+            by_task = ("own_expert_share_by_task", "accuracy_by_task")
+            summary = dict.fromkeys(("own_expert_share", "accuracy", *by_task, "oracle_average_accuracy"))
             return summary, {f"routing.{name}": reason for name in summary}
         routing = self.run.routing()
         owners = [session.learner.router.owner(t) for t in range(len(session.tasks))]
         shares = [float(routing.share(t)[k]) for t, k in enumerate(owners)]
+        hits = [float(routing.top1(t)[..., k].mean()) for t, k in enumerate(owners)]
         own = {
-            "accuracy": float(np.mean([routing.top1(t)[..., k].mean() for t, k in enumerate(owners)])),
+            "accuracy": float(np.mean(hits)),
+            "accuracy_by_task": dict(zip(session.scores.tasks, hits, strict=True)),
             "own_expert_share": float(np.mean(shares)),
             "own_expert_share_by_task": dict(zip(session.scores.tasks, shares, strict=True)),
         }

@@ -20,9 +20,10 @@ def of_stream(run: "Run") -> dict[str, Any]:
     if info.get("error"):
         why["status"] = info["error"]
     why.setdefault("routing.oracle_gap", why.get("routing.oracle_average_accuracy", "measured when the run is finished"))
-    for name in ("own_expert_share", "accuracy", "oracle_average_accuracy"):
-        reason = "not recorded by the version of the run" if info.get("routing") else "measured when the run is finished"
-        why.setdefault(f"routing.{name}", reason)
+    unknown = "not recorded by the version of the run" if info.get("routing") else "measured when the run is finished"
+    why.setdefault("routing.accuracy", why.get("routing.own_expert_share", unknown))  # both undefined for one reason
+    for name in ("own_expert_share", "oracle_average_accuracy"):
+        why.setdefault(f"routing.{name}", unknown)
     why = {name: reason for name, reason in why.items() if not name.startswith("routing.") or routing.get(name[8:]) is None}
     why |= {name: "measured when the run is finished" for name in ("uses", "cost") if not info.get(name)}
     if scores.get("zero_shot") is None:

@@ -122,6 +122,11 @@ class Session(ABC):
     def kept(self) -> dict[str, dict[str, Tensor]]:
         """What going on needs beside parameters and statistics, by its name in a saved state."""
 
+    @property
+    def held(self) -> list[Tensor]:
+        """What the next task needs beside parameters, memory and statistics of router and methods; it counts as stored."""
+        return []
+
     @abstractmethod
     def changing(self, k: int) -> bool:
         """Whether expert k may still change."""
@@ -267,7 +272,7 @@ class Session(ABC):
 
         Times include what was saved by reuse; `reused_s` says how much of train_s that is.
         """
-        return footprint(self.learner, self.memory, self.methods) | {
+        return footprint(self.learner, self.memory, self.methods, self.held) | {
             "train_s": round(self.cursor.train_s + self.cursor.reused_s, 3),
             "reused_s": round(self.cursor.reused_s, 3),
             "eval_s": round(self.cursor.eval_s, 3),

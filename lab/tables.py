@@ -67,6 +67,7 @@ def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = "a
 
     `cost` and `score` are paths of `views.MEASURES`. A group is dominated by another one that is at least as good in both and
     better in one; a group that is given the true task dominates only such groups, since the task is a privilege and no merit.
+    Groups of another stream, scenario or backbone are not judged by each other.
     `dominated_by` is empty for the others, `why` the reason where cost or score is unknown; such a group takes no part.
     """
     known = [measure.path for measure in views.MEASURES]
@@ -81,13 +82,18 @@ def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = "a
     table["why"] = [reasons.at[label, cost] or reasons.at[label, score] for label in table.index]
     signs = np.array([1 if cost in LOWER else -1, 1 if score in LOWER else -1])
     points = table[["cost", "score"]].to_numpy() * signs  # (groups, 2), less is better
-    table["dominated_by"] = [_dominating(points, table["task_id"].to_numpy(), i, list(table.index)) for i in range(len(table))]
+    same = [[group.runs[0].result()[name] for name in ("stream", "scenario", "backbone")] for group in views.groups(runs)]
+    told, dominated = table["task_id"].to_numpy(), []
+    for i in range(len(table)):
+        rivals = np.array([one == same[i] for one in same]) & (~told | told[i])
+        dominated.append(_dominating(points, rivals, i, list(table.index)))
+    table["dominated_by"] = dominated
     return table.reset_index()
 
 
-def _dominating(points: np.ndarray, privileged: np.ndarray, i: int, labels: Sequence[str]) -> str:
-    """The first group that dominates group i, or nothing; comparisons with NaN are false."""
-    better = (points <= points[i]).all(1) & (points < points[i]).any(1) & (~privileged | privileged[i])
+def _dominating(points: np.ndarray, rivals: np.ndarray, i: int, labels: Sequence[str]) -> str:
+    """The first of the groups `rivals` (N,) that dominates group i, or nothing; comparisons with NaN are false."""
+    better = rivals & (points <= points[i]).all(1) & (points < points[i]).any(1)
     return labels[int(np.argmax(better))] if better.any() else ""
 
 

@@ -7,6 +7,7 @@ import pytest
 from conftest import FORGETS, write_run, write_transfer
 
 from lab.glossary import glossary
+from lab.views import measures
 
 
 def evaluated(filled: str) -> tuple[float, float]:
@@ -18,6 +19,7 @@ def evaluated(filled: str) -> tuple[float, float]:
 def test_formulas_come_out_at_the_metrics(runs):
     run = write_run(runs, "a", "sequential", FORGETS, oracle=[0.9, 0.95, 0.97])
     run.update(routing={"own_expert_share": 0.5, "own_expert_share_by_task": {"a": 0.4, "b": 0.6, "c": 0.5},
+                        "accuracy": 0.7, "accuracy_by_task": {"a": 0.9, "b": 0.7, "c": 0.5},
                         "oracle_average_accuracy": 0.94})  # fmt: skip
     found = {entry.title: entry for entry in glossary(run)}
     result = run.result()
@@ -28,6 +30,9 @@ def test_formulas_come_out_at_the_metrics(runs):
         assert found[title].value == result[name]
     assert evaluated(found["Own-expert share"].filled) == pytest.approx((0.5, 0.5))
     assert evaluated(found["Oracle routing"].filled) == pytest.approx((0.94, 0.94), abs=1e-3)
+    assert evaluated(found["Routing accuracy"].filled) == pytest.approx((0.7, 0.7))
+    gap = 0.94 - result["average_accuracy"]
+    assert evaluated(found["Oracle gap"].filled) == pytest.approx((gap, gap), abs=1e-3)
     forward = found["Forward transfer"]
     assert forward.filled == r"\frac{1}{2} \left( (0.930 - a_{2}) + (0.950 - a_{3}) \right)", "as far as the run knows it"
     assert forward.value is None and forward.why == "needs single-task scores"
@@ -43,6 +48,12 @@ def test_measures_of_a_transfer_run_come_out_at_its_result(runs):
         assert evaluated(found[title].filled) == pytest.approx((value, value), abs=1e-3) and found[title].value == value
     assert list(expected.values()) == pytest.approx([0.5, 0.7, 0.85, 0.2])
     assert found["Average accuracy"].why == "a metric of runs on a stream" and found["Forward transfer"].filled is None
+
+
+def test_every_score_that_is_compared_has_a_formula(runs):
+    shown = [m.title for run in (write_run(runs, "a"), write_transfer(runs, "t")) for m in measures([run.result()]) if m.score]
+    named = {entry.title for entry in glossary()}
+    assert [title for title in shown if title not in named and "shots" not in title] == []
 
 
 def test_what_is_not_known_says_why(runs):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lab.checks import check_labels
 from lab.errors import LabError
 from lab.labels import LabelSpace
 from lab.stream import Task
@@ -55,7 +56,7 @@ def test_domain_shares_one_list():
 @pytest.mark.parametrize("other", [("bad", "good"), ("ham", "spam")])
 def test_domain_refuses_other_lists_and_other_orders(other):
     with pytest.raises(LabError) as caught:
-        LabelSpace("domain", [task("mail", "spam", "ham"), task("film", *other)])
+        check_labels("domain", [task("mail", "spam", "ham"), task("film", *other)])
     assert str(caught.value) == (
         "scenario domain needs tasks with identical label lists: 'mail' has spam, ham, "
         f"'film' has {', '.join(other)}; use scenario class or task"

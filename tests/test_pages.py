@@ -1062,6 +1062,14 @@ assert "torch" not in sys.modules, "torch"
     assert done.returncode == 0, done.stderr[-600:]
 
 
+def test_train_refuses_settings_that_do_not_fit_the_tasks(runs, monkeypatch):
+    odd = [dataclasses.replace(task(name), labels=("no", name)) for name in TASKS]
+    monkeypatch.setattr(sources, "tasks_of", lambda stream, seed: odd)
+    app = open_page("train", recipe="sequential", o=["scenario=domain", "seed=77"])
+    assert "scenario domain needs tasks with identical label lists" in texts(app) and "fit together" not in texts(app)
+    assert app.button(key="train_start").disabled and app.button(key="train_queue").disabled
+
+
 def test_train_tells_what_is_to_be_expected(runs, monkeypatch):
     app = open_page("train", recipe="sequential")
     work = 4 * 3 + (3 * 2 * 6) * 3 + (4 + 8 + 12) + 2 * 3  # untrained, training, rows, validation
@@ -1070,7 +1078,7 @@ def test_train_tells_what_is_to_be_expected(runs, monkeypatch):
     assert "no run with minilm was measured here yet" in texts(app)
     report = {"trainable_parameters": 4321, "layers": 2, "limit": 5, "device": "cpu", "dtype": "float32"}
     tokens = ["[CLS]", "a`b", "<b>", "##c", "[SEP]"]
-    row = {"train": 6, "validation": 2, "test": 4, "labels": ["no", "yes"], "longest": 5, "at_limit": 0.5}
+    row = {"train": 6, "validation": 2, "test": 4, "classes": 2, "labels": ["no", "yes"], "longest": 5, "at_limit": 0.5}
     tasks = [row | {"name": name, "examples": [{"label": "yes", "tokens": tokens}]} for name in TASKS]
     monkeypatch.setattr(preflight, "ask", lambda config: report | {"tasks": tasks})
     app.button(key="train_look").click().run()

@@ -5,11 +5,11 @@ import socket
 import pytest
 from conftest import write_run
 
-from lab import api, files, preflight
+from lab import api, files, preflight, sources
 from lab.errors import LabError
 from lab.recipe import configure
 from lab.runs import all_runs
-from lab.work import Work
+from lab.work import Work, sizes_of
 
 TASKS = [{"train": 10, "validation": 2, "test": 4, "classes": 2}, {"train": 6, "validation": 3, "test": 5, "classes": 4}]
 SMALL = ["backbone.name=tiny", "stream.tasks=[news_topic, question_type]", "stream.max_train=16", "stream.max_test=10",
@@ -83,15 +83,16 @@ def test_speed_counts_time_that_was_saved_and_time_before_a_resume(runs):
 def test_the_look_agrees_with_the_run(runs):
     config = configure("l2r", [*SMALL, "memory.per_task=8", "memory_training.steps=2"])
     seen = preflight.ask(config.to_dict())
-    assert preflight.sizes(config) == [
+    sizes = sizes_of(sources.tasks_of(config.stream, config.seed))
+    assert sizes == [
         {name: task[name] for name in ("train", "validation", "test", "classes")} for task in seen["tasks"]
     ]
     run = api.run(config, runs=runs, progress=False)
     assert run.info["cost"]["trainable_parameters"] == seen["trainable_parameters"]
     assert seen["tasks"][0]["name"] == "news_topic" and len(seen["tasks"][0]["examples"]) == preflight.SHOWN
     first = next(run.events("Evaluated"))
-    assert first["progress"] == pytest.approx(first["examples"] / Work(config, preflight.sizes(config)).total)
-    assert preflight.forecast(config, preflight.sizes(config), all_runs(runs)).measured
+    assert first["progress"] == pytest.approx(first["examples"] / Work(config, sizes).total)
+    assert preflight.forecast(config, sizes, all_runs(runs)).measured
 
 
 def test_the_look_says_why_it_cannot():

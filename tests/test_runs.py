@@ -333,8 +333,8 @@ def test_result_has_the_promised_fields(finished):
     result = finished.result()
     json.dumps(result, allow_nan=False)
     assert set(result) == FIELDS | MORE
-    known = {"own_expert_share", "own_expert_share_by_task", "accuracy", "oracle_average_accuracy", "oracle_gap"}
-    assert set(result["routing"]) == known
+    by_task = {"own_expert_share_by_task", "accuracy_by_task"}
+    assert set(result["routing"]) == by_task | {"own_expert_share", "accuracy", "oracle_average_accuracy", "oracle_gap"}
     assert set(result["uses"]) == {"task_id", "stored_examples", "generated_examples"}
     promised = {"trainable_parameters", "stored_bytes", "train_s", "eval_s", "peak_memory_bytes"}
     apart = {"stored_parameters", "adapter_bytes", "memory_bytes", "statistics_bytes", "reused_s"}

@@ -292,6 +292,26 @@ def test_runs_of_different_tasks_are_compared_on_the_common_ones(runs):
     assert views.common_tasks([one, two]) == ["c"], "the same name with other labels is another task"
 
 
+def test_runs_on_other_data_of_the_same_name_are_no_pairs(runs):
+    one, two = seeded(runs, "l2r", LAST), seeded(runs, "replay", LAST)
+    for run in (*one, *two):
+        run.update(fingerprint={"tasks": {task: f"{task} {run.config['seed']}" for task in run.tasks}})
+    assert views.unequal([*one, *two]) == [] and views.differences([*one, *two])["n"].tolist() == [len(one)]
+    other = two[1].info["fingerprint"]["tasks"] | {one[0].tasks[1]: "edited"}
+    two[1].update(fingerprint={"tasks": other})
+    said = views.unequal([*one, *two])
+    assert said == [f"The data of {one[0].tasks[1]} are not the same in {one[1].id} and {two[1].id}, so they are no pairs."]
+    assert views.differences([*one, *two])["n"].tolist() == [len(one) - 1]
+
+
+def test_swept_values_tell_groups_apart_whatever_their_orders(runs):
+    made = [write_run(runs, f"r{rate}{i}", tasks=list(order)) for rate in (1, 2) for i, order in enumerate(("abc", "cba"))]
+    for run in made:
+        files.write_yaml(run.dir / "config.yaml", run.config | {"train": {"lr": float(run.id[1])}})
+    made = [Run(run.dir) for run in reversed(made)]
+    assert [group.label for group in views.groups(made)] == ["l2r, train.lr 2.0", "l2r, train.lr 1.0"]
+
+
 def test_an_unfinished_run_has_no_other_tasks_than_itself_or_its_repetition(runs):
     one, whole = write_run(runs, "one", matrix=KEEPS[:2], status="stopped"), write_run(runs, "whole", seed=1)
     for chosen in ([one], [one, whole]):

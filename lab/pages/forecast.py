@@ -11,18 +11,23 @@ from lab.errors import LabError
 from lab.pages import shell
 from lab.recipe import validated
 from lab.runs import all_runs
+from lab.stream import Task
+from lab.work import sizes_of
 
 NEWEST = 20  # earlier runs that a forecast may rest on
 TOKENS = 60  # of an example that are shown
 
 
-@st.cache_data(ttl=300, max_entries=50, show_spinner=False)
-def sizes(settings: str) -> preflight.Sizes | None:
-    """Examples of each task, for configurations (as JSON) whose data is at hand; None where it had to be downloaded first."""
+@st.cache_resource(ttl=300, max_entries=4, show_spinner="Reading the tasks")
+def tasks_of(settings: str) -> list[Task] | None:
+    """The tasks of a configuration (as JSON, see `concerns_data`), if their data is at hand; None where it had to be downloaded.
+
+    Raises LabError where it cannot be read.
+    """
     made = validated(json.loads(settings))
     if sources.open_stream(made.stream.name, made.stream.sources).downloads:
         return None
-    return preflight.sizes(made)
+    return sources.tasks_of(made.stream, made.seed)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
@@ -38,8 +43,9 @@ def concerns_data(made: RunConfig) -> str:
 
 def expected(made: RunConfig, report: dict[str, Any] | None) -> tuple[preflight.Sizes | None, preflight.Forecast | None]:
     """Sizes of the tasks and the forecast, as far as they are known before the start."""
-    tasks = report["tasks"] if report else sizes(concerns_data(made))
-    return tasks, preflight.forecast(made, tasks, all_runs()[-NEWEST:]) if tasks else None
+    tasks = tasks_of(concerns_data(made))
+    sizes = report["tasks"] if report else tasks and sizes_of(tasks)
+    return sizes, preflight.forecast(made, sizes, all_runs()[-NEWEST:]) if sizes else None
 
 
 def before_start(made: RunConfig) -> None:
@@ -48,10 +54,7 @@ def before_start(made: RunConfig) -> None:
     settings = json.dumps(made.to_dict() | {"about": ""}, sort_keys=True)
     looked = st.session_state.get("train/looked", {})
     report = looked.get(settings)
-    try:
-        tasks, forecast = expected(made, report)
-    except LabError as error:
-        return st.warning(f"The data cannot be read: {shell.plain(error)}", icon=":material/broken_image:")
+    tasks, forecast = expected(made, report)
     unknown = "not known before the data is loaded" if forecast is None else forecast.source
     known = forecast and forecast.seconds is not None
     time_, memory, parameters = st.columns(3)

@@ -1,6 +1,7 @@
 """Starts the dashboard's server with the settings that travel inside the package."""
 
 import os
+import signal
 import subprocess
 import sys
 import tomllib
@@ -38,7 +39,9 @@ def launch(port: int = 8501, runs: str | Path | None = None, read_only: bool = F
     )
     paths = [str(HERE.parents[1]), *filter(None, [environment.get("PYTHONPATH")])]
     print(f"lab app: http://127.0.0.1:{port}  (Ctrl-C ends it)", file=sys.stderr)
+    server = subprocess.Popen(command(port), env=environment | {"PYTHONPATH": os.pathsep.join(paths)})
+    signal.signal(signal.SIGTERM, lambda *_: server.terminate())  # else it would go on alone and keep the port
     with suppress(KeyboardInterrupt):
-        status = subprocess.run(command(port), env=environment | {"PYTHONPATH": os.pathsep.join(paths)}).returncode
-        if status:
+        status = server.wait()
+        if status not in (0, -signal.SIGTERM):
             raise SystemExit(status)

@@ -1,14 +1,18 @@
 """Start: a finished story from recorded runs, told at the first look."""
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+import lab
 from lab import figures, views
 from lab.pages import shell
 from lab.runs import Run
 
+NOTEBOOK = Path(lab.__file__).parents[1] / "notebooks" / "00_forgetting_in_five_minutes.ipynb"  # of a checkout
 LINKS = {
     "train": [("recipe", "l2r"), *(("o", f"{name}={value}") for name, value in shell.SMALL.items())],
     "jobs": [("replay", "true")],
@@ -105,9 +109,9 @@ def doors() -> None:
             with column.container(border=True, height="stretch"):
                 st.page_link(shell.page(name), label=f"**{title}**", query_params=LINKS.get(name))
                 st.caption(about)
-    # Not st.code: its highlighter is 1.5 MB of script, which this page would wait for.
-    notebook = "jupyter lab notebooks/00_forgetting_in_five_minutes.ipynb"
-    st.caption(f":material/menu_book: The same figures in a notebook, cell by cell: `{notebook}`")
+    if NOTEBOOK.is_file():  # not st.code: its highlighter is 1.5 MB of script, which this page would wait for
+        command = f"jupyter lab {shlex.quote(str(NOTEBOOK))}"
+        st.caption(f":material/menu_book: The same figures in a notebook, cell by cell: `{command}`")
 
 
 def draw() -> None:

@@ -12,10 +12,11 @@ import streamlit as st
 import yaml
 
 from lab import jobs, sources
+from lab.checks import check
 from lab.config import CUSTOM, RunConfig
 from lab.errors import LabError, bad_yaml, unknown
 from lab.pages import draft, form, shell, widgets
-from lab.pages.forecast import before_start
+from lab.pages.forecast import before_start, concerns_data, tasks_of
 from lab.recipe import configure, fitted, merged, recipes
 
 HIDDEN = ("recipe", "about", "scenarios", "stream.sources", "methods.reflection.pseudo")  # a page takes no paths of files
@@ -27,15 +28,14 @@ PRESETS = {
 }
 
 
-def check(recipe: str, changes: list[str]) -> tuple[RunConfig | None, str]:
+def checked(recipe: str, changes: list[str]) -> tuple[RunConfig | None, str]:
     """The configuration, or the reason why it cannot run."""
     try:
         made = configure(recipe, changes)
-        stream = sources.open_stream(made.stream.name, made.stream.sources)
-        if isinstance(made.stream.tasks, list):
-            for name in made.stream.tasks:
-                if name not in stream.names():
-                    raise LabError(f"stream {made.stream.name} has no task {name}")
+        sources.task_order(sources.open_stream(made.stream.name, made.stream.sources), made.stream.tasks)
+        tasks = tasks_of(concerns_data(made))
+        if tasks:  # else they are to be downloaded first, and looked at by the run
+            check(made, tasks)
         return made, ""
     except LabError as error:
         return None, str(error)
@@ -185,7 +185,7 @@ def draw() -> None:
     draft.put_into_link(changes)
     for text in draft.left_out(recipe, entries, changes):
         said.warning(f"Not taken over: {shell.plain(text)}", icon=":material/link_off:")
-    made, reason = check(recipe, changes)
+    made, reason = checked(recipe, changes)
     with right:
         launch(made, reason)
         if made:

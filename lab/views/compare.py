@@ -53,16 +53,16 @@ def groups(runs: Sequence[Run], over: Sequence[str] = ("seed", "stream.tasks")) 
         members.setdefault(json.dumps([same, sorted(run.tasks), own], sort_keys=True), []).append(run)
     firsts = [group[0] for group in members.values()]
     names = labels(firsts, seeds=False)
-    names = [f"{name}, {_apart(firsts, names, i)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+    names = [f"{name}, {_apart(firsts, names, i, over)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
     names = [f"{name}, {run.id}" if names.count(name) > 1 else name for name, run in zip(names, firsts, strict=True)]
     return [Group(name, g[0].config["recipe"], g) for name, g in zip(names, members.values(), strict=True)]
 
 
-def _apart(runs: Sequence[Run], names: Sequence[str], i: int) -> str:
-    """What tells run i from the others of the same name: the options in which they differ if these are short, else its id."""
+def _apart(runs: Sequence[Run], names: Sequence[str], i: int, over: Sequence[str]) -> str:
+    """What tells run i from the others of the same name: options beside `over` in which they differ, if short, else its id."""
     alike = [_flat(run.config) for run, name in zip(runs, names, strict=True) if name == names[i]]
     own = _flat(runs[i].config)
-    differing = [name for name in own if name not in ("seed", "about") and any(c.get(name) != own[name] for c in alike)]
+    differing = [name for name in own if name not in (*over, "about") and any(c.get(name) != own[name] for c in alike)]
     text = ", ".join(f"{name} {own[name]}" for name in differing)
     return text if 0 < len(text) <= APART else runs[i].id
 
@@ -123,6 +123,7 @@ def unequal(runs: Sequence[Run]) -> list[str]:
         values = list(dict.fromkeys(result[field] for result in results))
         if len(values) > 1:
             said.append(f"These runs differ in their {field}s: {', '.join(values)}. Their scores mean different things.")
+    said += _other_data(runs)
     if any(run.protocol == "transfer" for run in runs):
         for field, title in (("train_tasks", "training tasks"), ("held_out", "held-out tasks")):
             values = list(dict.fromkeys(", ".join(sorted(run.config["transfer"][field] or ())) for run in runs))
@@ -138,6 +139,26 @@ def unequal(runs: Sequence[Run]) -> list[str]:
             reached = f"{run.id} has learned {learned(run)} of {len(run.tasks)} tasks"
             said.append(f"{reached}: its numbers are those of that moment, and it is left out of paired differences.")
     return said
+
+
+def _other_data(runs: Sequence[Run]) -> list[str]:
+    """Of which tasks runs of the same stream, limits and seed had other data: a sentence for each such set of runs."""
+    seen: dict[tuple[str, str], dict[str, str]] = {}  # by task and how it was drawn, then by digest: the first run that had it
+    for run in runs:
+        drawn = json.dumps([run.config["stream"] | {"tasks": None}, run.config["seed"]], sort_keys=True, default=str)
+        for task, digest in _digests(run).items():
+            seen.setdefault((task, drawn), {}).setdefault(digest, run.id)
+    differing: dict[str, list[str]] = {}
+    for (task, _), by in seen.items():
+        if len(by) > 1:
+            differing.setdefault(" and ".join(by.values()), []).append(task)
+    differ = "are not the same in"
+    return [f"The data of {', '.join(tasks)} {differ} {ids}, so they are no pairs." for ids, tasks in differing.items()]
+
+
+def _digests(run: Run) -> dict[str, str]:
+    """Hashes of the data of the tasks as they were used; empty where the run did not note them."""
+    return (run.info.get("fingerprint") or {}).get("tasks", {})
 
 
 def _different(runs: Sequence[Run]) -> bool:
@@ -170,9 +191,10 @@ def differences(runs: Sequence[Run], measure: str = "average_accuracy") -> pd.Da
 
 
 def circumstances(run: Run) -> str:
-    """What two runs must share for their scores to be a pair: seed, stream with its order and limits, scenario, backbone."""
+    """What two runs must share for their scores to be a pair: seed, stream with its order and data, scenario, backbone."""
     config = run.config
-    return json.dumps([config["seed"], config["stream"], run.tasks, config["scenario"], config["backbone"]["name"]], default=str)
+    shared = [config["seed"], config["stream"], run.tasks, config["scenario"], config["backbone"]["name"], _digests(run)]
+    return json.dumps(shared, sort_keys=True, default=str)
 
 
 def _without(group: Group, measure: str) -> str:

@@ -20,6 +20,8 @@ def problem(run: Run) -> str:
     """Why a run folder cannot be read, in one line; empty if it can."""
     try:
         run.refuse_newer()
+        if any(len(row) != len(run.tasks) for row in run.matrix):
+            return f"run '{run.id}' is damaged: matrix.json has a row that is not of {len(run.tasks)} tasks"
         run.result()
         _ = run.notes
     except LabError as error:
