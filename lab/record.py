@@ -194,7 +194,7 @@ class Recorder:
             layers, tasks = [layer.name for layer in learner.bank.layers], learner.task_names[: len(self.row)]
             about = {"tasks": tasks, "layers": layers, "texts": texts}
             about["experts"] = learner.router.names(learner.bank.names)
-            about["steps"] = next(iter(evaluated.values())).steps
+            about["steps"], about["told"] = next(iter(evaluated.values())).steps, dict(learner.router.told)
             header = {"about": json.dumps(about, ensure_ascii=False)}
             files.write_arrays(self.run.dir / "routing" / f"after_{after}.safetensors", arrays, header)
         folder = self.run.dir / "state" / f"after_{after}"

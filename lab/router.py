@@ -160,6 +160,7 @@ class Router(nn.Module, Plugin):
     axes: ClassVar[Axes]
     uses_task_id: ClassVar[bool] = False
     learns_with_experts: ClassVar[bool] = False  # trained on the tasks' own examples, by its own loss terms, not on the memory
+    told: Mapping[str, str] = {}  # what the steps of its decisions are, where more can be said of one than in lab.routing.STEPS
     uses_query: bool = False  # needs the frozen backbone's sequence representation
     uses_embedded: bool = False  # needs the embedded tokens
     reads_layers: bool = False  # decides per example from the text in every layer, which the decoder of an encoder-decoder lacks

@@ -1,9 +1,19 @@
 """Routing as a run folder records it: weights on the test examples of every task, at one moment of the stream."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+
+STEPS = {  # what a step is in words that are right for every router; see Router.told
+    "logits": "one number per expert: the larger it is, the more weight the expert gets",
+    "noisy logits": "the logits and random noise, which makes a router try other experts while it learns",
+    "gates": "each logit brought into the range from 0 to 1, without the noise that some routers add while they learn",
+    "kept gates": "only the gates that pass the rule of this router stay",
+    "scores": "how well each expert fits, by this router's own measure",
+    "probabilities": "the logits as shares of one whole",
+    "weights": "what each expert is multiplied by",
+}
 
 
 @dataclass(frozen=True)
@@ -20,6 +30,12 @@ class Routing:
     arrays: dict[str, np.ndarray]
     texts: dict[str, list[str]]
     step_names: Sequence[str] = ()  # what led to the weights of whole decisions, in order
+    told: Mapping[str, str] = field(default_factory=dict)  # what these are, in the router's own words
+
+    @property
+    def owned(self) -> bool:
+        """Whether every task has an expert of its own, named like it; else tasks share experts."""
+        return set(self.tasks) <= set(self.experts)
 
     def mean(self, task: int) -> np.ndarray:
         """Mean weight over the test examples of a task: (L, H, E)."""
@@ -47,6 +63,10 @@ class Routing:
     def steps(self, task: int) -> dict[str, np.ndarray]:
         """Whole decisions step by step, as the router names them ("logits", "gates", ...), "weights" last: (N, L, H, E) each."""
         return {name: self.arrays[f"{task}/steps/{name}"] for name in self.step_names} | {"weights": self.examples(task)}
+
+    def about_step(self, name: str) -> str:
+        """What a step is: in the router's own words, else in those that are right for every router."""
+        return self.told.get(name) or STEPS.get(name, "a value that this router names on the way to its weights")
 
     def queries(self, task: int) -> np.ndarray | None:
         """What the examples kept whole were routed by, (N, D); None where that is not one vector per example."""

@@ -230,7 +230,8 @@ class Run:
         try:
             arrays, header = files.read_arrays(self.dir / "routing" / name)
             about = json.loads(header["about"])
-            return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"], about.get("steps", []))
+            steps, told = about.get("steps", []), about.get("told", {})
+            return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"], steps, told)
         except (files.UnreadableArrays, OSError, ValueError, KeyError) as error:
             raise LabError(f"run '{self.id}' is damaged: routing/{name} cannot be read ({error})") from error
 

@@ -180,6 +180,27 @@ def write_routing(run: Run, tasks: list[str], after: int, heads: int, texts: lis
     files.write_arrays(run.dir / "routing" / f"after_{after}.safetensors", arrays, {"about": files.json.dumps(about)})
 
 
+def write_pool(runs: Path, id: str, tasks: int, experts: int) -> Run:
+    """A run with routing of many tasks over a pool of experts at one moment; random weights that sum to one."""
+    run = write_run(runs, id, "mhr", routed=False)
+    names, draw = [f"task-{t}" for t in range(tasks)], np.random.default_rng(tasks + experts)
+    arrays = {}
+    for task in range(tasks):
+        one = draw.dirichlet(np.ones(experts), (2, 1)).astype(np.float32)  # (L, H, E)
+        entropy = -(one * np.log(one.clip(1e-9))).sum(-1)
+        arrays |= {
+            f"{task}/weight_sum": one, f"{task}/top_count": (one == one.max(-1, keepdims=True)).astype(np.float32),
+            f"{task}/entropy_sum": entropy, f"{task}/share_sum": one.mean((0, 1)), f"{task}/count": np.ones(1),
+            f"{task}/examples": one[None], f"{task}/rows": np.zeros(1), f"{task}/steps/logits": np.log(one)[None],
+        }  # fmt: skip
+    about = {"tasks": names, "layers": LAYERS[:2], "experts": [f"pool-{e}" for e in range(experts)], "steps": ["logits"],
+             "texts": {str(task): ["A sentence."] for task in range(tasks)}}  # fmt: skip
+    path = run.dir / "routing" / "after_0.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    files.write_arrays(path, arrays, {"about": files.json.dumps(about)})
+    return run
+
+
 def write_queries(run: Run, keys: bool = True) -> None:
     """Queries of the recorded examples at every moment, the same at each, and a key per expert: random, (2, 5) per task."""
     draw = np.random.default_rng(0).standard_normal

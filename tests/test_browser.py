@@ -86,12 +86,16 @@ def dashboard(**environment: str):
         port = free.getsockname()[1]
     package = {"PYTHONPATH": str(Path(server.HERE).parents[1])}
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(server.command(port), env=os.environ | package | environment, start_new_session=True, **quiet)
+    command = [sys.executable, "-m", "lab", "app", "--port", str(port)]
+    process = subprocess.Popen(command, env=os.environ | package | environment, start_new_session=True, **quiet)
     try:
         yield wait_for(f"http://127.0.0.1:{port}")
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(10)
+        process.terminate()
+        assert process.wait(20) == 0
+        with socket.socket() as again:
+            again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            again.bind(("127.0.0.1", port))  # its server has ended with it
 
 
 def wait_for(address: str) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import FORGETS, KEEPS, configuration, write_queries, write_run
+from conftest import FORGETS, KEEPS, configuration, write_pool, write_queries, write_run
 from test_tables import WENT
 
 from lab import figures, files, tables, versus, views
@@ -144,6 +144,20 @@ def test_flow_keeps_the_weight_and_the_colours_of_experts(pair):
     assert late.link.value[0] == pytest.approx(0.92) and len(late.link.value) == 9 + 6
 
 
+def test_a_flow_of_many_tasks_has_the_bands_that_can_be_read(runs):
+    """Eighteen tasks that share eight experts: the widest band of each, in the colour of its expert."""
+    run = write_pool(runs, "a", tasks=18, experts=8)
+    table, drawn = views.routing_flow(run), figures.routing_flow(run).data[0]
+    widest = table.loc[table.groupby("task", sort=False)["weight"].idxmax()]
+    assert len(table) == 144 and list(drawn.link.value) == pytest.approx(widest["weight"].tolist())
+    assert [drawn.node.customdata[place] for place in drawn.link.target] == widest["expert"].tolist()
+    assert list(drawn.node.color[18:]) == [figures.task_style(i).colour for i in range(8)]
+    for tasks, experts, bands in ((5, 6, 30), (5, 7, 30), (4, 8, 28), (40, 2, 40)):
+        flow = views.routing_flow(write_pool(runs, f"{tasks}-{experts}", tasks, experts))
+        assert len(flow) == tasks * experts and len(views.strongest_bands(flow)) == bands
+        assert set(views.strongest_bands(flow).groupby("task").size()) == {bands // tasks}
+
+
 def test_the_animation_has_a_frame_per_moment_on_one_scale(pair):
     drawn = figures.routing_animation(pair[0])
     assert [frame.name for frame in drawn.frames] == ["1", "2", "3"] and {f.data[0].zmax for f in drawn.frames} == {1}
@@ -185,7 +199,8 @@ def test_one_routing_head_is_drawn_as_bars(runs):
 def test_one_answer(runs):
     answer, other = kept(write_run(runs, "a"), 2, 0)
     steps = figures.answer_decision(answer, 5, 2)
-    assert [list(bars.x) for bars in steps.data] == [list(answer.steps[name][5, 2]) for name in ("logits", "weights")]
+    bars = [trace for trace in steps.data if trace.type == "bar"]
+    assert [list(one.x) for one in bars] == [list(answer.steps[name][5, 2]) for name in ("logits", "weights")]
     assert steps.layout.xaxis.range[0] < 0 and steps.layout.xaxis2.range == (0, 1)
     changed = dataclasses.replace(other, steps={"weights": np.roll(other.weights, 1, axis=-1)})
     np.testing.assert_allclose(cells(figures.answer_change(changed, answer)), changed.by_layer() - answer.by_layer(), atol=1e-6)
@@ -198,6 +213,19 @@ def test_one_answer(runs):
     drawn = figures.answer_by_token(spoken)
     np.testing.assert_allclose(cells(drawn), 1 / 3, rtol=1e-6)
     assert drawn.layout.yaxis.ticktext[0] == "&lt;i&gt;"
+
+
+def test_numbers_of_long_bars_stand_across_the_zero_line(runs):
+    """Within [-a, a] a bar never reaches the half that its number stands in, so that it covers no name and no other column."""
+    answer = kept(write_run(runs, "a"), 2, 0)[0]
+    for scale, texts in ((1, ["7.24", "-5.53", "0.20"]), (10, ["72.4", "-55.3", "2.0"]), (100, ["724", "-553", "20"])):
+        logits = np.broadcast_to(scale * np.array([7.24, -5.53, 0.2]), answer.weights.shape)
+        drawn = figures.answer_decision(dataclasses.replace(answer, steps={"logits": logits, "weights": answer.weights}), 5, 2)
+        bars, numbers, shares = drawn.data
+        assert bars.text is None and [text.strip("\u00a0") for text in numbers.text] == texts
+        assert numbers.x.tolist() == [0, 0, 0] and list(numbers.textposition) == ["middle left", "middle right", "middle left"]
+        assert drawn.layout.xaxis.range == pytest.approx((-scale * 7.24, scale * 7.24))
+        assert list(shares.text) == [f"{value:.2f}" for value in answer.weights[5, 2]]
 
 
 def test_blame_figures(pair):

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pytest
 import streamlit
-from conftest import FORGETS, KEEPS, TASKS, configuration, write_queries, write_run, write_transfer
+from conftest import FORGETS, KEEPS, TASKS, configuration, write_pool, write_queries, write_run, write_transfer
 from scipy import stats
 from streamlit.testing.v1 import AppTest
 from test_library import save
@@ -29,6 +29,7 @@ from lab.answer import kept
 from lab.errors import LabError
 from lab.pages import draft, shell, system
 from lab.recipe import configure
+from lab.routing import STEPS
 from lab.runs import now
 from lab.stream import SPLITS, Example, Task
 
@@ -623,12 +624,56 @@ def test_routing_follows_one_decision_step_by_step(runs):
     answer = kept(run, 2, 1)[1]
     own = answer.weights[5, 2, 1]
     assert f"logits {np.log(own):.3f} → weights {own:.3f}" in texts(app) and app.text[0].value == answer.text
-    bars = json.loads(element(app, "rt_steps").proto.spec)["data"]
-    assert [trace["customdata"] for trace in bars] == [list(answer.experts)] * 2
+    drawn = json.loads(element(app, "rt_steps").proto.spec)["data"]
+    assert [trace["customdata"] for trace in drawn if trace["type"] == "bar"] == [list(answer.experts)] * 2
     np.testing.assert_allclose(chart(app, "rt_one"), answer.by_layer(2), rtol=1e-6)
     app.button(key="rt_clear").click().run()
     assert app.selectbox(key="rt_layer").value == "(largest weight)" and app.selectbox(key="rt_task").value == "weather"
     assert "layer **3 · value** › head **1**" in texts(app)  # where the fixture gives the own expert the most
+
+
+def test_routing_explains_steps_in_the_words_of_the_router(runs):
+    """As they are recorded; of a run that recorded none, and of a step that nobody explains, what is right for every router."""
+    run = write_run(runs, "a")
+    assert f"1. **logits**: {STEPS['logits']}" in texts(open_page("routing"))
+    path = run.dir / "routing" / "after_2.safetensors"
+    arrays, header = files.read_arrays(path)
+    about = json.loads(header["about"]) | {"steps": ["logits", "odd"], "told": {"logits": "a row <b>of a table"}}
+    arrays |= {f"{task}/steps/odd": arrays[f"{task}/steps/logits"] for task in range(3)}
+    files.write_arrays(path, arrays, {"about": json.dumps(about)})
+    shown = texts(open_page("routing"))
+    assert "1. **logits**: a row <b>of a table" in shown and "2. **odd**: a value that this router names" in shown
+    assert f"3. **weights**: {STEPS['weights']}" in shown and STEPS["logits"] not in shown
+
+
+def test_routing_of_a_pool_says_that_tasks_share_experts(runs):
+    run = write_pool(runs, "a", tasks=18, experts=8)
+    app = open_page("routing")
+    box, largest = app.selectbox(key="rt_expert"), views.routing_by_task(run).idxmax(axis=1)
+    assert box.options == ["(largest share)", *(f"pool-{e}" for e in range(8))] and "own" not in app.button(key="rt_clear").help
+    assert f"expert **{largest.iloc[0]}** ›" in texts(app)
+    assert "Experts are shared here" in texts(app) and "diagonal" not in texts(app)
+    flow = views.routing_flow(run)
+    share = flow.groupby("task")["weight"].max().sum() / flow["weight"].sum()
+    assert f"the widest bands of each task, 1 of 8: {share:.0%} of all weight, where equal weights would give 12%" in texts(app)
+    box.set_value("pool-7").run()
+    assert "expert **pool-7** ›" in texts(app)
+    app.button(key="rt_clear").click().run()
+    assert f"expert **{largest.iloc[0]}** ›" in texts(app) and not app.exception
+    write_run(runs, "b")
+    shown = texts(own := open_page("routing", rt_run="b"))
+    assert "Bright on the diagonal" in shown and "Experts are shared" not in shown and "Drawn are" not in shown
+    assert own.selectbox(key="rt_expert").value == "(own of the task)" and "own expert" in own.button(key="rt_clear").help
+
+
+def test_routing_offers_both_summaries_of_all_tasks(runs):
+    """In a select box, which is never wider than its column."""
+    run = write_run(runs, "a")
+    app = open_page("routing", rt_summary="Entropy of the tasks")
+    drawn = json.loads(element(app, "rt_entropy").proto.spec)["data"][0]
+    assert list(drawn["text"]) == [f"{value:.2f}" for value in views.routing_entropy(run)] and not element(app, "rt_load")
+    app.selectbox(key="rt_summary").set_value("Load of the experts").run()
+    assert element(app, "rt_load") and not element(app, "rt_entropy")
 
 
 def test_routing_lists_examples_from_the_most_to_the_least_routed(runs, monkeypatch):

@@ -16,6 +16,7 @@ from lab.errors import LabError
 from lab.expert import LayerInfo
 from lab.registry import routers
 from lab.router import Decision, LayerDecision, Request, Router, normalised, one_hot
+from lab.routing import STEPS
 
 ROWS, TOKENS, WIDTH, EXPERTS = 5, 4, 8, 3
 LAYERS = [LayerInfo("first", 8, 12), LayerInfo("second", 6, 8), LayerInfo("third", 8, 8)]
@@ -136,6 +137,18 @@ def test_decisions_are_deterministic_and_noise_is_the_request_s_own(case):
     one, again = (weights(router, asked(router, chance=noise(4))) for _ in range(2))
     assert torch.equal(one, again)
     assert torch.equal(state, torch.get_rng_state())
+
+
+@cases
+def test_every_step_of_a_decision_is_explained(case):
+    """By the router or by the words for all; and a router explains nothing that it does not do."""
+    router, steps = build(case), set()
+    for chance in (None, noise()):
+        decision = router(asked(router, chance=chance))
+        for layer, x in enumerate(inputs()):
+            decision.at(layer, x)
+        steps |= {*decision.recorded_steps(), "weights"}
+    assert steps <= {*STEPS, *router.told} and {*router.told} <= steps
 
 
 @cases

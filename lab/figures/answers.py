@@ -21,6 +21,7 @@ from lab.figures.drawing import (
     weights_by_layer,
 )
 
+NUMBER = 11  # size of numbers in narrow columns
 ANSWER_COLOURS = ["#2B7FC4", "#C98A00"]  # an answer, and the one beside it
 
 
@@ -51,25 +52,40 @@ def answer_by_token(answer: Answer, title: str = "") -> go.Figure:
 
 
 def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") -> go.Figure:
-    """One decision step by step: a column of bars per step, a row per expert."""
+    """One decision step by step: a column of bars per step, a row per expert.
+
+    Where values go below 0 or above 1, their numbers stand across the zero line from the bars, where there is always room.
+    """
     table = answer.decision(layer, head)
+    free = ((table < 0) | (table > 1)).any().tolist()  # of each step
     drawn = make_subplots(
-        1, table.shape[1], shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=[*map(literal, table.columns)]
-    )
+        1, table.shape[1], shared_yaxes=True, horizontal_spacing=0.07,
+        subplot_titles=[literal(name).replace(" ", "<br>") for name in table.columns],
+        column_widths=[1.5 if one else 1 for one in free],
+    )  # fmt: skip
     drawn.update_layout(figure(title, 80 + 30 * len(table)).layout)
-    drawn.update_layout(margin={"t": 36})
+    drawn.update_layout(margin={"t": 40, "r": 20}).update_annotations(font={"size": 13})
     colours = [task_style(e).colour for e in range(len(table))]
     for number, name in enumerate(table.columns, 1):
-        values = table[name]
+        values, across = table[name], free[number - 1]
+        most = max(1.0, float(values.abs().max()))
+        numbers = [f"{value:.{2 if most < 10 else 1 if most < 100 else 0}f}" for value in values]
         drawn.add_bar(
             x=values, y=np.arange(len(table)), orientation="h", marker={"color": colours}, row=1, col=number, showlegend=False,
-            text=[f"{value:.2f}" for value in values], textposition="auto", cliponaxis=False,
+            text=None if across else numbers, textposition="auto", textfont={"size": NUMBER}, cliponaxis=False,
             customdata=[literal(expert) for expert in table.index],
             hovertemplate=f"<b>%{{customdata}}</b><br>{literal(name)} %{{x:.4f}}<extra></extra>",
         )  # fmt: skip
-        free = bool(values.min() < 0 or values.max() > 1)
-        reach = 1.25 * max(1.0, float(values.abs().max()))
-        drawn.update_xaxes(range=[-reach, reach] if free else [0, 1], zeroline=free, showgrid=False, nticks=4, row=1, col=number)
+        if across:
+            drawn.add_scatter(
+                x=np.zeros(len(table)), y=np.arange(len(table)), mode="text", text=[f"\u00a0{one}\u00a0" for one in numbers],
+                textposition=np.where(values < 0, "middle right", "middle left"), textfont={"size": NUMBER}, cliponaxis=False,
+                hoverinfo="skip", showlegend=False, row=1, col=number,
+            )  # fmt: skip
+        drawn.update_xaxes(
+            range=[-most, most] if across else [0, 1], tickvals=[0] if across else [0, 1], zeroline=across, showgrid=False,
+            row=1, col=number,
+        )  # fmt: skip
     names = unique(table.index)
     drawn.update_yaxes(
         tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False, zeroline=False

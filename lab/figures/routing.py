@@ -129,16 +129,16 @@ def _bars(values: pd.Series, what: str, title: str) -> go.Figure:
 
 def routing_flow(run: Run, after: int | None = None, layer: int | None = None, title: str = "") -> go.Figure:
     """Weight that flows from tasks to experts, in one layer or their mean; where each task has an expert of its own, on to right
-    and wrong: what reached the own expert, and what another one."""
-    table = views.routing_flow(run, after, layer)
-    tasks, experts = [*dict.fromkeys(table["task"])], [*dict.fromkeys(table["expert"])]
+    and wrong: what reached the own expert, and what another one. With many tasks, `views.strongest_bands` alone."""
+    routing, table = run.routing(after), views.strongest_bands(views.routing_flow(run, after, layer))
+    tasks, experts = [*dict.fromkeys(table["task"])], list(routing.experts)
     names = [*tasks, *experts]
     colours = [task_style(i).colour for i in (*range(len(tasks)), *range(len(experts)))]
     links = [
         (tasks.index(row.task), len(tasks) + experts.index(row.expert), row.weight, f"{row.task} → {row.expert}")
         for row in table.itertuples()
     ]
-    if set(tasks) <= set(experts):
+    if routing.owned:
         names, colours = [*names, "own expert", "another expert"], [*colours, "#009E73", "#D55E00"]
         for (expert, own), weight in table.groupby(["expert", "own"], sort=False)["weight"].sum().items():
             about = f"{expert}, on {'its own task' if own else 'other tasks'}"

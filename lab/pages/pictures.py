@@ -20,12 +20,21 @@ def flow(run: Run, after: int) -> None:
     strongest = "; ".join(f"{row.task} to {row.expert} {row.weight:.2f}" for row in most.itertuples())
     right = table.groupby("own")["weight"].sum()
     judged = ""
-    if set(table["task"]) <= set(table["expert"]):
+    if run.routing(after).owned:
         judged = f" {right.get(True, 0.0) / right.sum():.0%} of all weight reaches the expert of the task it comes from."
+    drawn, part = views.strongest_bands(table), ""
+    if len(drawn) < len(table):
+        kept, of = (int(one.groupby("task").size().max()) for one in (drawn, table))
+        share = drawn["weight"].sum() / table["weight"].sum()
+        part = (
+            f" Drawn are the widest bands of each task, {kept} of {of}: {share:.0%} of all weight, where equal weights would "
+            f"give {kept / of:.0%}."
+        )
     shell.card(
         figures.routing_flow, run, after, layer, key="rt_flow", table=views.routing_flow,
-        alt=f"Weight that flows from tasks to experts, the widest of each task: {strongest}.{judged}",
-        read=f"Left the tasks, then the experts; a band is as wide as the mean weight of its expert, and has its colour.{judged}",
+        alt=f"Weight that flows from tasks to experts, the widest of each task: {strongest}.{judged}{part}",
+        read="Left the tasks, then the experts; a band is as wide as the mean weight of its expert, and has its colour."
+        f"{judged}{part}",
     )  # fmt: skip
 
 
@@ -35,10 +44,11 @@ def over_tasks(run: Run, after: int) -> None:
     if len(moments) < 2:
         st.info("Routing is recorded after one task only. From the second task on there is something to play.")
         return
-    own = ", ".join(f"after {k + 1}: {shell.number(views.own_share(run, k), '{:.0%}')}" for k in moments)
+    shares = ", ".join(f"after {k + 1}: {shell.number(views.own_share(run, k), '{:.0%}')}" for k in moments)
+    own = f". Mean share of the own expert {shares}" if run.routing(after).owned else ""
     shell.card(
         figures.routing_animation, run, key="rt_play", table=views.routing_history,
-        alt=f"Share of each expert per task after each learned task, to play. Mean share of the own expert {own}",
+        alt=f"Share of each expert per task after each learned task, to play{own}",
         read="Play shows how routing changed while the tasks were learned; the slider stops at any task. A row and a column "
         "appear when their task is learned.",
     )  # fmt: skip

@@ -15,18 +15,11 @@ from lab.pages import pictures, shell
 from lab.runs import Run
 
 ALL = "(mean over all)"
-OWN = "(own of the task)"
+OWN, MOST = "(own of the task)", "(largest share)"  # where the task has an expert of its own, and where it has not
 LARGEST = "(largest weight)"
 LOAD, ENTROPY = "Load of the experts", "Entropy of the tasks"
-FIRST = {"rt_expert": OWN, "rt_layer": LARGEST, "rt_head": LARGEST, "rt_example": LARGEST}  # what a select box begins with
+FIRST = {"rt_layer": LARGEST, "rt_head": LARGEST, "rt_example": LARGEST}  # what a select box begins with
 MEASURES = {"Weight": "weight", "Entropy": "entropy", "Change": "change"}
-STEPS = {
-    "logits": "the router reads the layer's input and gives each expert a number",
-    "noisy logits": "noise is added, so that training tries other experts",
-    "gates": "each number is squashed into the range from 0 to 1",
-    "kept gates": "only the gates that pass the rule of this router stay",
-    "weights": "what each expert's output is multiplied by",
-}
 
 
 @dataclass(frozen=True)
@@ -65,8 +58,8 @@ def box(place: Any, label: str, key: str, options: list[str]) -> str:
     return place.selectbox(label, options, key=key, bind="query-params")
 
 
-def clear_focus() -> None:
-    for key, first in FIRST.items():
+def clear_focus(expert: str) -> None:
+    for key, first in (FIRST | {"rt_expert": expert}).items():
         if key in st.session_state:
             st.session_state[key] = first
 
@@ -77,8 +70,9 @@ def focus(run: Run, after: int) -> Focus:
     tasks, experts, layers = routing.tasks, routing.experts, views.layer_names(routing.layers)
     places = st.columns(5)
     task = tasks.index(box(places[0], "Task", "rt_task", tasks))
-    name = box(places[1], "Expert", "rt_expert", [OWN, *experts])
-    expert = views.own_expert(run, after, task) if name == OWN else experts.index(name)
+    first = OWN if tasks[task] in experts else MOST
+    name = box(places[1], "Expert", "rt_expert", [first, *experts])
+    expert = views.own_expert(run, after, task) if name == first else experts.index(name)
     table = views.routing_by_layer(run, after, task, expert).to_numpy()  # (L, H)
     chosen = box(places[2], "Layer", "rt_layer", [LARGEST, *layers])
     layer = int(table.max(1).argmax()) if chosen == LARGEST else layers.index(chosen)
@@ -88,8 +82,10 @@ def focus(run: Run, after: int) -> Focus:
         head = int(table[layer].argmax()) if chosen == LARGEST else int(chosen) - 1
     places[4].space("small")
     places[4].button(
-        "Clear focus", icon=":material/filter_alt_off:", on_click=clear_focus, key="rt_clear", width="stretch",
-        help="Back to the task's own expert, where it has the largest weight.",
+        "Clear focus", icon=":material/filter_alt_off:", on_click=clear_focus, args=[first], key="rt_clear",
+        width="stretch",
+        help=f"Back to the {'own expert of the task' if first == OWN else 'expert with the largest share'}, where its weight is "
+        "largest.",
     )  # fmt: skip
     path = [f"task **{shell.plain(tasks[task])}**", f"expert **{shell.plain(experts[expert])}**"]
     path += [f"layer **{shell.plain(layers[layer])}**"] + ([f"head **{head + 1}**"] if table.shape[1] > 1 else [])
@@ -119,6 +115,10 @@ def overview(run: Run, after: int) -> None:
     def look(task: int, expert: int) -> None:
         st.session_state["rt_task"], st.session_state["rt_expert"] = shares.index[task], shares.columns[expert]
 
+    whose = (
+        "Bright on the diagonal means that tasks find their own expert." if run.routing(after).owned
+        else "Experts are shared here: tasks with rows that look alike use the same ones."
+    )  # fmt: skip
     strongest = "; ".join(f"{task}: {row.idxmax()} {row.max():.0%}" for task, row in shares.iterrows())
     left, right = st.columns([3, 2], gap="large")
     with left:
@@ -126,14 +126,10 @@ def overview(run: Run, after: int) -> None:
             figures.routing_by_task, run, after, *place, key="rt_map", alt=f"Share of each expert per task. {strongest}",
             table=views.routing_by_task, on_click=look,
             read="Each row is a task and sums to 1: the part of the routing weight each expert gets on its test examples. "
-            "Bright on the diagonal means that tasks find their own expert. Click a cell to look inside.",
+            f"{whose} Click a cell to look inside.",
         )  # fmt: skip
     with right:
-        asked = st.segmented_control(
-            "Over all tasks", [LOAD, ENTROPY], default=LOAD, key="rt_summary", bind="query-params", label_visibility="collapsed",
-            required=True,
-        )  # fmt: skip
-        if asked == ENTROPY:
+        if box(st, "Over all tasks", "rt_summary", [LOAD, ENTROPY]) == ENTROPY:
             found = views.routing_entropy(run, after)
             alt = "Entropy of the routing of each task: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items())
             read = "How undecided the routing of each task is. 0: one expert takes all. 1: all have the same weight."
@@ -277,10 +273,9 @@ def step_by_step(run: Run, after: int, at: Focus, number: int, answer: Answer, w
             st.markdown(f"{mark} predicted **{shell.plain(answer.prediction)}**, true **{shell.plain(answer.label)}**")
         values = " → ".join(f"{shell.plain(name)} {value:.3f}" for name, value in steps.loc[expert].items())
         st.markdown(f"Expert **{shell.plain(expert)}** at {where}: {values}")
+        routing = run.routing(after)
         for place, name in enumerate(steps.columns, 1):
-            st.caption(f"{place}. **{shell.plain(name)}**: {STEPS.get(name, 'a step that this router names')}")
-        if "logits" in steps.columns:
-            st.caption("No noise is added at test; it only helps a router while it learns.")
+            st.caption(f"{place}. **{shell.plain(name)}**: {shell.plain(routing.about_step(name))}")
     with right:
         call = f"{at.layer}, {at.head}"
         shell.card(
@@ -305,10 +300,12 @@ def step_by_step(run: Run, after: int, at: Focus, number: int, answer: Answer, w
 
 def drift(run: Run, after: int) -> None:
     st.subheader("What changed since a task was learned", anchor=False)
-    own = views.routing_drift(run, after)
-    text = "; ".join(f"{task} {own.at[task, task]:+.0%}" for task in own.index if task in own.columns)
+    found = views.routing_drift(run, after)
+    whose = "own expert" if run.routing(after).owned else "expert with the largest share"
+    now = [views.own_expert(run, after, task) for task in range(len(found))]
+    text = "; ".join(f"{task} {row.iloc[expert]:+.0%}" for expert, (task, row) in zip(now, found.iterrows(), strict=True))
     shell.card(
-        figures.routing_drift, run, after, key="rt_drift", alt=f"Change of the share of the own expert: {text}",
+        figures.routing_drift, run, after, key="rt_drift", alt=f"Change of the share of the {whose}: {text}",
         table=views.routing_drift,
         read="Orange: the expert lost weight on this task since it was learned. Purple: it gained. "
         "The last task cannot have changed.",

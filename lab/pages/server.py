@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import tomllib
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,10 @@ def launch(port: int = 8501, runs: str | Path | None = None, read_only: bool = F
     print(f"lab app: http://127.0.0.1:{port}  (Ctrl-C ends it)", file=sys.stderr)
     server = subprocess.Popen(command(port), env=environment | {"PYTHONPATH": os.pathsep.join(paths)})
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())  # else it would go on alone and keep the port
-    with suppress(KeyboardInterrupt):
+    try:
         status = server.wait()
-        if status not in (0, -signal.SIGTERM):
-            raise SystemExit(status)
+    except KeyboardInterrupt:
+        server.terminate()
+        status = server.wait()
+    if status not in (0, -signal.SIGTERM):
+        raise SystemExit(status)

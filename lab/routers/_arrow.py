@@ -27,6 +27,10 @@ class ByDirection(Router):
 
     axes = Axes("computed", "layer", "token", "hard")
     options: DirectionOptions
+    told = {
+        "scores": "how far each token goes along the direction that the expert's update amplifies most; mean over the tokens",
+        "weights": "for each token the softmax of its largest scores, 0 for the others; mean over the tokens",
+    }
 
     def __init__(self, options: DirectionOptions, layers: Sequence[LayerInfo], width: int):
         super().__init__(options, layers, width)

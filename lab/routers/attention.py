@@ -44,6 +44,10 @@ class Attention(Router):
     axes = Axes("learned", "model", "example", "soft")
     Options = AttentionOptions
     options: AttentionOptions
+    told = {
+        "scores": "the product of the text's query with a key that was learned for each expert",
+        "weights": "the softmax of the scores",
+    }
     learns_with_experts = True
 
     def __init__(self, options: AttentionOptions, layers: Sequence[LayerInfo], width: int):

@@ -43,6 +43,10 @@ class Gates(Router):
     axes = Axes("learned", "layer", "example", "soft")
     Options = GatesOptions
     options: GatesOptions
+    told = {
+        "logits": "the layer's own router reads the text, in the layer's input or in the frozen backbone, and gives each expert "
+        "a number"
+    }
 
     def __init__(self, options: GatesOptions, layers: Sequence[LayerInfo], width: int):
         super().__init__(options, layers, width)

@@ -30,6 +30,7 @@ class L2P(Router):
     axes = Axes("learned", "model", "example", "hard")
     Options = L2POptions
     options: L2POptions
+    told = {"weights": "1 for the experts whose keys are most like the text's query, 0 for the others"}
     learns_with_experts = True
     uses_query = True
 

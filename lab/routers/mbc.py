@@ -62,6 +62,7 @@ class Mbc(Router):
         self.choice: Router = registry.routers.get(chosen.name)(chosen, layers, width)
         self.reads_parameters = isinstance(self.choice, ByDirection)
         self.weighs_clusters = self.reads_parameters or self.choice.learns_on_memory(chosen)  # or else tasks
+        self.told = self.choice.told if self.weighs_clusters else {"weights": "the sum of the weights of the cluster's tasks"}
         for need in ("uses_query", "uses_embedded", "reads_layers", "learns_queries"):
             setattr(self, need, getattr(self.choice, need))
 

@@ -35,6 +35,10 @@ class Prototype(Router):
     axes = Axes("computed", "model", "example", "hard")
     Options = PrototypeOptions
     options: PrototypeOptions
+    told = {
+        "scores": "how near the text is to what each expert's task looked like: the cosine, or minus a squared distance",
+        "weights": "the softmax of the largest scores, 0 for the others",
+    }
     uses_query = True
     learns_queries = True
 

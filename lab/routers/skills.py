@@ -43,6 +43,10 @@ class Skills(Router):
     uses_task_id = True
     Options = SkillsOptions
     options: SkillsOptions
+    told = {
+        "logits": "the task's row of a learned table, one number per expert; the text is not looked at",
+        "weights": "each gate divided by the sum of all",
+    }
 
     def __init__(self, options: SkillsOptions, layers: Sequence[LayerInfo], width: int):
         super().__init__(options, layers, width)

@@ -51,6 +51,11 @@ class Sparse(Router):
     axes = Axes("learned", "layer", "token", "hard")
     Options = SparseOptions
     options: SparseOptions
+    told = {
+        "logits": "a small network reads each token in the layer's input and gives each expert a number; mean over the tokens",
+        "probabilities": "what each expert would get of a token, if all acted",
+        "weights": "for each token the probabilities of the few likeliest experts, 0 for the others; mean over the tokens",
+    }
     learns_with_experts = True
 
     def __init__(self, options: SparseOptions, layers: Sequence[LayerInfo], width: int):

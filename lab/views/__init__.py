@@ -33,6 +33,7 @@ from lab.views.routing import (
     routing_history,
     routing_load,
     routing_profile,
+    strongest_bands,
 )
 from lab.views.runs import (
     COLUMNS,

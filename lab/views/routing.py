@@ -12,6 +12,7 @@ from lab.errors import LabError
 from lab.routing import Routing
 from lab.runs import Run
 
+BANDS = 30  # of a flow, up to which it can be read
 
 def routing_by_task(run: Run, after: int | None = None, layer: int | None = None, head: int | None = None) -> pd.DataFrame:
     """Mean share of each expert in the routing of each task seen: (tasks seen, E); rows sum to one.
@@ -186,6 +187,15 @@ def routing_flow(run: Run, after: int | None = None, layer: int | None = None) -
             pairs = zip(routing.experts, weights, strict=True)
             rows += [{"task": task, "expert": name, "weight": float(weight), "own": name == task} for name, weight in pairs]
     return pd.DataFrame(rows, columns=["task", "expert", "weight", "own"])
+
+
+def strongest_bands(flow: pd.DataFrame, most: int = BANDS) -> pd.DataFrame:
+    """The rows of `routing_flow` that can be read: the largest of each task, as many of one as of another, `most` in all.
+
+    Every task keeps one at least.
+    """
+    kept = max(1, most // max(flow["task"].nunique(), 1))
+    return flow[flow.groupby("task")["weight"].rank(method="first", ascending=False) <= kept]
 
 
 def routing_history(run: Run) -> pd.DataFrame:
