@@ -100,7 +100,7 @@ class Recorder:
             litter.unlink()
         files.write_yaml(run.dir / "config.yaml", session.config.to_dict())
         fingerprint = json.loads(json.dumps(session.fingerprint()))
-        if not (run.dir / "checkpoint" / "manifest.json").exists():
+        if not run.saved:
             for name in ("events.jsonl", "matrix.json"):
                 (run.dir / name).unlink(missing_ok=True)
             run.update(fingerprint=fingerprint)

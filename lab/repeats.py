@@ -17,6 +17,7 @@ from lab.runs import Run
 from lab.statistics import by_position, interval
 
 COMPARED = ("average_accuracy", "forgetting", "backward_transfer", "learning_accuracy")  # of runs on a stream
+ONE_ADAPTER = ("sequential", "shared")  # the plain recipes, of a stream and of transfer
 
 
 def compared(runs: Sequence[Run]) -> list[views.Measure]:
@@ -28,9 +29,9 @@ def compared(runs: Sequence[Run]) -> list[views.Measure]:
 
 
 def reference(runs: Sequence[Run]) -> str:
-    """Label of the method that others are compared with at first: the sequential one where it is there, else the first one."""
+    """Label of the method that others are compared with at first: one adapter for all tasks where it is there, else the first."""
     groups = views.groups(runs)
-    return next((group.label for group in groups if group.recipe == "sequential"), groups[0].label)
+    return next((group.label for group in groups if group.recipe in ONE_ADAPTER), groups[0].label)
 
 
 def differences(runs: Sequence[Run], baseline: str) -> pd.DataFrame:

@@ -215,6 +215,11 @@ class Run:
         """Moments whose weights were kept, so that the model can be asked as it was (lab.inference)."""
         return _moments(self.dir / "state")
 
+    @property
+    def saved(self) -> bool:
+        """Whether there is a state to go on from (lab.checkpoint); without one, resuming begins anew."""
+        return (self.dir / "checkpoint" / "manifest.json").exists()
+
     def routing(self, after: int | None = None) -> Routing:
         """Routing recorded after learning task `after` (default: the last); LabError if there is none."""
         moments = self.recorded()

@@ -238,6 +238,13 @@ def test_a_link_restores_the_view_of_compare_and_matrices_share_one_scale(page, 
     other.context.close()
 
 
+def test_every_view_of_compare_is_in_sight_where_it_is_narrow(page, address):
+    page.set_viewport_size({"width": 375, "height": 900})
+    open_page(page, address, "compare?runs=own-l2r&runs=own-seq")
+    boxes = {name: page.get_by_role("radio", name=name, exact=True).bounding_box() for name in COMPARED}
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 375 for box in boxes.values()), boxes
+
+
 def test_the_slider_moves_numbers_matrix_and_link(page, address):
     open_page(page, address, "")
     numbers = page.locator("[class*=st-key-number_] h2")
@@ -262,6 +269,8 @@ def test_every_door_of_the_first_page_leads_somewhere(page, address):
         open_page(page, address, "")
         page.locator("[data-testid=stMain]").get_by_role("link", name=title).click()
         page.get_by_role("heading", name=PAGES[name], exact=True, level=1).wait_for()
+        if name == "jobs":
+            page.get_by_role("button", name="Play", exact=True).wait_for()
     assert page.problems == []
 
 

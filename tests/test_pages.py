@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
@@ -148,6 +149,7 @@ def test_transfer_runs_stand_in_a_table_of_their_own(runs):
     write_transfer(runs, "moved"), write_run(runs, "stream")
     app = open_page("compare", runs=["moved", "stream"])
     table, other = app.dataframe[0].value, app.dataframe[1].value
+    assert table.columns.tolist() == ["mhr (n = 1)"] and json.loads(app.dataframe[0].proto.columns)["measure"]["width"] == 170
     assert table.loc["32 shots"].tolist() == ["0.700"] and table.loc["Gradient alignment"].tolist() == ["0.200"]
     assert "Forgetting" in other.index and "32 shots" not in other.index
     for seed, by in enumerate((0.1, 0.12, 0.17)):
@@ -157,11 +159,11 @@ def test_transfer_runs_stand_in_a_table_of_their_own(runs):
         files.write_json(lower.dir / "matrix.json", lower.scores | {"held_out": {"cooking": held}})
     app = open_page("compare", runs=[f"{name}{seed}" for name in ("own", "low") for seed in range(3)])
     assert not app.exception and "One run each" not in texts(app)
-    low, high = stats.ttest_1samp([-0.1, -0.12, -0.17], 0).confidence_interval()
-    assert app.dataframe[1].value.loc["shared", "average.32"] == f"-0.130 [{low:+.3f}, {high:+.3f}] p 0.25"
+    low, high = stats.ttest_1samp([0.1, 0.12, 0.17], 0).confidence_interval()
+    assert app.dataframe[1].value.loc["mhr", "average.32"] == f"+0.130 [{low:+.3f}, {high:+.3f}] p 0.25"
     app.selectbox(key="transfer_cmp_measure").set_value("average.32").run()
     drawn = json.loads(app.get("plotly_chart")[0].proto.spec)
-    assert drawn["data"][0]["name"] == "shared" and drawn["layout"]["xaxis"]["title"]["text"] == "32 shots, minus mhr"
+    assert drawn["data"][0]["name"] == "mhr" and drawn["layout"]["xaxis"]["title"]["text"] == "32 shots, minus shared"
     assert app.get("download_button")[0].proto.label == "Numbers as CSV" and not app.exception and not app.warning
     files.write_yaml(runs / "low0" / "config.yaml", lab.Run.open("low0").config | {"backbone": {"name": "minilm"}})
     app.run()
@@ -222,6 +224,29 @@ def test_jobs_show_state_reason_and_actions(runs, monkeypatch):
     monkeypatch.setattr(jobs, "resume", resumed.append)
     app.button(key="resume").click().run()
     assert [run.id for run in resumed] == ["failed"]
+
+
+def test_jobs_say_that_a_run_ended_before_it_began(runs):
+    """Its settings have to change, which is offered first; with a saved state going on is."""
+
+    def offered(app):
+        kinds = {"Resume", "Duplicate", "Delete"}
+        return [one.proto.label for one in app.main if getattr(one.proto, "label", "") in kinds]
+
+    run = lab.Run.create(configuration(tasks=None), runs, "failed", "failed")
+    run.update(error="scenario domain needs tasks with identical label lists")
+    app = open_page("jobs", job="failed")
+    shown = texts(app)
+    assert "It ended before the first step." in shown and "It ended before the first task was learned." in shown
+    assert "appears" not in shown and not app.number_input and app.dataframe[0].value["learned"].tolist() == ["–"]
+    assert offered(app) == ["Duplicate", "Resume", "Delete"]
+    assert app.button(key="resume").help == "Nothing was saved: begins anew with the same settings."
+    files.write_json(run.dir / "checkpoint" / "manifest.json", {})
+    app = open_page("jobs", job="failed")
+    assert offered(app) == ["Resume", "Duplicate", "Delete"] and app.button(key="resume").help.startswith("Goes on")
+    run.update(status="queued", error=None)
+    shown = texts(open_page("jobs", job="failed"))
+    assert "The loss appears with the first steps." in shown and "The first row appears" in shown
 
 
 def test_jobs_show_a_running_run(runs, monkeypatch):
@@ -307,6 +332,19 @@ def test_jobs_play_a_recorded_example(runs, recorded, monkeypatch):
     assert launched == [[sys.executable, "-m", "lab.replay", str(made.dir)]] and made.info["replay"]["speed"] == 10
     monkeypatch.setenv("LAB_READ_ONLY", "1")
     assert open_page("jobs").button(key="replay_play").disabled
+
+
+def test_start_leads_to_an_open_replay(runs, recorded):
+    write_run(runs, "a")
+    door = next(one.proto for one in open_page("start").get("page_link") if "Watch a replay" in one.proto.label)
+    link = dict(parse_qsl(door.query_string))
+
+    def opened(app):
+        return next(one.proto.expanded for one in app.expander if one.label == "Watch a replay")
+
+    app = open_page(door.page, **link)
+    assert opened(app) and not opened(open_page("jobs"))
+    assert app.selectbox(key="replay_of").value == "builtin-sequential" and not app.button(key="replay_play").disabled
 
 
 def test_jobs_delete_asks_first_and_removes_that_run_only(runs, monkeypatch):
@@ -413,6 +451,17 @@ def test_every_view_of_compare_with_seeds_orders_and_what_cannot_be_compared(run
         assert table.loc[("l2r", "animals → weather → cooking"), "n"] == 2 and len(table) == 3
 
 
+def test_paired_differences_name_whole_methods(runs):
+    """Two learning rates of one recipe: the column is as wide as the longest label, at 7 pixels a character."""
+    for rate in (0.002, 0.0005):
+        made = write_run(runs, f"r{rate}", "sequential", events=False, routed=False)
+        files.write_yaml(made.dir / "config.yaml", configuration("sequential", train={"lr": rate, "epochs": 2}))
+    app = open_page("compare", runs=["r0.002", "r0.0005"], baseline="sequential, train.lr 0.0005")
+    columns = json.loads(app.dataframe[1].proto.columns)
+    assert columns["label"]["label"] == "minus sequential, train.lr 0.0005"
+    assert columns["label"]["width"] >= 7 * len("minus sequential, train.lr 0.0005")
+
+
 def test_compare_shows_a_sweep_and_where_losses_went(runs):
     for rate, score in ((1e-4, 0.5), (1e-3, 0.9), (1e-2, 0.7)):
         made = write_run(runs, f"r{score}", validation=[score, score, score], events=False)
@@ -443,6 +492,26 @@ def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recor
     assert list(app.dataframe[0].value.columns) == ["l2r (n = 3)"]
     app.multiselect(key="runs").set_value([]).run()
     assert "Choose at least one" in texts(app)
+
+
+@pytest.mark.parametrize("link", ["doesnotexist", "hidden"])
+def test_a_page_says_which_runs_of_a_link_are_not_there(runs, link):
+    """What is there stays, and the remark goes with another choice; after a deletion there is none."""
+    write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS), library.annotate(write_run(runs, "hidden"), archived=True)
+    app = open_page("compare", runs=[link, "a"])
+    assert f"Not here: {link}." in texts(app) and app.multiselect(key="runs").value == ["a"]
+    app.segmented_control(key="cmp_view").set_value("Curves").run()
+    assert f"Not here: {link}." in texts(app)
+    app.multiselect(key="runs").set_value(["a", "b"]).run()
+    assert "Not here" not in texts(app) and "Not here" not in texts(open_page("compare", runs=["a", "b"]))
+    app = open_page("compare", runs=[link])
+    assert f"Not here: {link}." in texts(app) and app.multiselect(key="runs").value == ["b", "a"]
+    app = open_page("routing", rt_run=link)
+    assert f"Not here: {link}." in texts(app) and app.selectbox(key="rt_run").value == "b"
+    app.selectbox(key="rt_run").set_value("a").run()
+    assert "Not here" not in texts(app)
+    shutil.rmtree(runs / "a")
+    assert app.run().selectbox(key="rt_run").value == "b" and not app.exception
 
 
 def test_compare_begins_with_runs_that_are_at_rest(runs, monkeypatch):

@@ -14,7 +14,7 @@ from lab.runs import Run
 
 def pick(found: dict[str, Run]) -> list[Run]:
     """The chosen runs."""
-    shell.begin_with("runs", list(found), first_pair(found))
+    shell.restore("runs", list(found), first_pair(found))
     keys = st.multiselect(
         "Runs",
         list(found),
@@ -63,8 +63,8 @@ def cautions(runs: list[Run]) -> None:
         st.info(shell.plain(sentence), icon=":material/exposure_plus_1:")
 
 
-# -- the page -------------------------------------------------------------------------------------------------------------
 # -- the page --------------------------------------------------------------------------------------------------------------
+
 
 def draw() -> None:
     shell.heading("Compare", "The same numbers and pictures for every method, over its repetitions and on one scale.")
@@ -72,11 +72,7 @@ def draw() -> None:
     found = shell.choices()
     if not found:
         return shell.nothing_yet("There are no runs to compare yet.")
-    kept = shell.only("only", found)
-    left = [key for key in st.session_state.get("runs", ()) if key in kept]
-    if left:  # else the first ones are chosen anew
-        st.session_state["runs"] = left
-    chosen = pick(kept)
+    chosen = pick(shell.only("only", found))
     if not chosen:
         return st.info("Choose at least one run above.")
     runs, excluded = views.comparable(chosen)
@@ -92,7 +88,6 @@ def draw() -> None:
     if len(groups) == 1:
         st.info("Choose a run of another method to see differences.")
     labels = [group.label for group in groups]
-    left, right = st.columns([3, 1], vertical_alignment="bottom")
     shown = {
         "Summary": lambda: comparison.summary(runs, groups, baseline, excluded),
         "Curves": lambda: comparison.curves(runs, groups),
@@ -103,10 +98,10 @@ def draw() -> None:
         "Learning rates": lambda: comparison.rates(runs),
         "Settings": lambda: comparison.settings(groups),
     }
-    view = left.segmented_control("View", list(shown), default="Summary", key="cmp_view", bind="query-params", required=True)
+    view = st.segmented_control("View", list(shown), default="Summary", key="cmp_view", bind="query-params", required=True)
     shell.begin_with("baseline", labels, repeats.reference(runs))
     help = "Differences are taken to this method, on the same seeds and orders."
-    baseline = right.selectbox("Baseline", labels, key="baseline", bind="query-params", help=help)
+    baseline = st.selectbox("Baseline", labels, key="baseline", bind="query-params", help=help)
     with shell.section():
         shown[view]()
 

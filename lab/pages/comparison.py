@@ -17,12 +17,7 @@ INTERVAL = "95 % interval of Student's t over the runs of a method"
 
 
 def summary(runs: list[Run], groups: list[Group], baseline: str, excluded: dict[str, str]) -> None:
-    table = views.summary_table(runs)
-    counts = {group.label: len(group.runs) for group in groups}
-    table = table.rename(columns={name: f"{name} (n = {n})" for name, n in counts.items()})
-    wide = {"measure": st.column_config.TextColumn("measure", width=170, pinned=True)}
-    alt = "Measures of the chosen runs, one column per method"
-    st.dataframe(table, column_config=wide, key="numbers", alt=alt, height="content")
+    numbers(runs, groups, "numbers", "Measures of the chosen runs, one column per method")
     with st.container(horizontal=True):
         csv_of(runs, "comparison")
         st.download_button(
@@ -36,6 +31,13 @@ def summary(runs: list[Run], groups: list[Group], baseline: str, excluded: dict[
     )
     if len(groups) > 1:
         differences(runs, baseline)
+
+
+def numbers(runs: list[Run], groups: list[Group], key: str, alt: str) -> None:
+    """The table of measures, with the number of runs behind each column."""
+    table = views.summary_table(runs).rename(columns={group.label: f"{group.label} (n = {len(group.runs)})" for group in groups})
+    names = {"measure": st.column_config.TextColumn("measure", width=170, pinned=True)}
+    st.dataframe(table, column_config=names, key=key, alt=alt, height="content")
 
 
 def csv_of(runs: list[Run], name: str) -> None:
@@ -56,7 +58,9 @@ def differences(runs: list[Run], baseline: str, name: str = "") -> None:
     claimed = found.pivot(index="label", columns="measure", values="claim").loc[labels, columns]
     greyed = texts.style.apply(lambda _: claimed.map(lambda claim: "" if claim is True else UNCLAIMED), axis=None)
     names = {path: st.column_config.TextColumn(titles[path], width=270) for path in columns}  # the longest cell
-    names["label"] = st.column_config.TextColumn(f"minus {baseline}", pinned=True)
+    heading = f"minus {baseline}"
+    width = 24 + 7 * max(map(len, [heading, *labels]))  # pixels: its margins, and what a character takes of them at most
+    names["label"] = st.column_config.TextColumn(heading, width=width, pinned=True)
     st.dataframe(greyed, column_config=names, key=f"{name}differences", height="content", alt=f"Methods minus {baseline}")
     shell.how_to_read(
         "Each run minus the baseline's run of the same seed and order; in brackets the 95 % interval. Grey: it includes zero, or "
@@ -305,21 +309,21 @@ def transfer(runs: list[Run]) -> None:
     st.subheader("Transfer to held-out tasks", anchor=False)
     for sentence in views.unequal(runs):
         st.warning(shell.plain(sentence))
-    alt = "Measures of the transfer runs, one column per method"
-    st.dataframe(views.summary_table(runs), key="transfer", alt=alt, height="content")
+    groups = views.groups(runs)
+    numbers(runs, groups, "transfer", "Measures of the transfer runs, one column per method")
     with st.container(horizontal=True):
         csv_of(runs, "transfer")
         with st.popover("Command", icon=":material/terminal:", type="tertiary", key="transfer_command"):
             st.code(shell.command_of(runs), language="bash")
     shell.how_to_read(
-        f"Mean scores of the held-out tasks after so many examples of each, over repetitions, ± half of the {INTERVAL}. "
+        f"Mean scores of the held-out tasks after so many examples of each, over n runs, ± half of the {INTERVAL}. "
         "Every method begins from its own joint training on the other tasks; the true task is known."
     )
     for sentence in tables.once(runs):
         st.info(shell.plain(sentence), icon=":material/exposure_plus_1:")
-    labels = [group.label for group in views.groups(runs)]
+    labels = [group.label for group in groups]
     if len(labels) > 1:
-        shell.begin_with("transfer_baseline", labels, labels[0])
+        shell.begin_with("transfer_baseline", labels, repeats.reference(runs))
         baseline = st.selectbox("Baseline of the transfer runs", labels, key="transfer_baseline", bind="query-params")
         differences(runs, baseline, "transfer_")
 

@@ -49,7 +49,7 @@ def put_together(found: dict[str, SavedExpert]) -> None:
     if do is None or not found:
         return st.caption("New experts by arithmetic on saved ones: nothing is trained, and nothing that is there changes.")
     few, many, about = TAKES[do]
-    shell.begin_with("lib_parts", list(found), siblings(found)[:few])
+    shell.restore("lib_parts", list(found), siblings(found)[:few])
     keys = st.multiselect("Experts, in this order", list(found), key="lib_parts", bind="query-params", max_selections=PARTS)
     if not few <= len(keys) <= many:
         return st.info(f"{do} takes {few}{' or more' if many > few else ''}: {about}. Now there are {len(keys)}.")

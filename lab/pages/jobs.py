@@ -24,7 +24,7 @@ def overview(runs: list[Run]) -> None:
         places = {run.id: place + 1 for place, run in enumerate(jobs.waiting())}
         table["state"] = [f"queued, {places[row.run]}." if row.run in places else row.status for row in table.itertuples()]
         table["learned"] = [
-            f"{row.learned:.0f}/{row.tasks:.0f}" if row.status != "damaged" else "–" for row in table.itertuples()
+            f"{row.learned:.0f}/{row.tasks:.0f}" if row.tasks > 0 else "–" for row in table.itertuples()  # else not known yet
         ]
         for name in ("progress", "average_accuracy"):
             table[name] = table[name].astype(float)
@@ -76,6 +76,9 @@ def controls(run: Run, state: str) -> None:
 
     with st.container(horizontal=True, vertical_alignment="center"):
         waiting = jobs.waiting()
+        futile = state == "failed" and not run.saved  # the same settings would fail again
+        if futile:
+            duplicate(run)
         if run in waiting:
             others = [other for other in jobs.active() if other != run]
             if offer("Start now", "play_arrow", "start_now", "Does not wait for the runs before it.", bool(others)):
@@ -98,7 +101,7 @@ def controls(run: Run, state: str) -> None:
                     actions.attempt(jobs.stop, run, True)
         elif state in jobs.RESUMABLE:
             if not jobs.active():
-                if offer("Resume", "resume", "resume", "Goes on from the last saved state."):
+                if offer("Resume", "resume", "resume", f"{onward(run)}."):
                     actions.attempt(jobs.resume, run)
             elif offer("Resume in turn", "playlist_add", "resume_later", "Another run trains: this one goes on after it."):
                 actions.attempt(jobs.enqueue, run)
@@ -106,11 +109,8 @@ def controls(run: Run, state: str) -> None:
             st.page_link(shell.page("compare"), label="Compare", icon=":material/compare_arrows:", query_params={"runs": run.id})
         if run.recorded():
             st.page_link(shell.page("routing"), label="Routing", icon=":material/alt_route:", query_params={"rt_run": run.id})
-        recipe = run.config["recipe"] if run.config["recipe"] in recipe_names() else CUSTOM
-        st.page_link(
-            shell.page("train"), label="Duplicate", icon=":material/content_copy:",
-            query_params={"recipe": recipe, "from": run.id}, help="Opens the form with its settings.",
-        )  # fmt: skip
+        if not futile:
+            duplicate(run)
         if state not in jobs.ACTIVE and run.matrix and not run.info.get("replay") and run.protocol == "stream":
             st.download_button(
                 "Replay file", lambda: traced(run), f"{run.id}.jsonl", "application/jsonl", icon=":material/movie:",
@@ -118,6 +118,20 @@ def controls(run: Run, state: str) -> None:
             )  # fmt: skip
         if run in waiting or state not in jobs.ACTIVE:
             delete(run)
+
+
+def onward(run: Run) -> str:
+    """What resuming does."""
+    return "Goes on from the last saved state" if run.saved else "Nothing was saved: begins anew with the same settings"
+
+
+def duplicate(run: Run) -> None:
+    """The link to the form with the settings of a run."""
+    recipe = run.config["recipe"] if run.config["recipe"] in recipe_names() else CUSTOM
+    st.page_link(
+        shell.page("train"), label="Duplicate", icon=":material/content_copy:",
+        query_params={"recipe": recipe, "from": run.id}, help="Opens the form with its settings, to change them.",
+    )  # fmt: skip
 
 
 def delete(run: Run) -> None:
@@ -139,7 +153,7 @@ def traced(run: Run) -> bytes:
 def live(run: Run, state: str) -> None:
     """The state of the run, looked up again while it is active; a change of status redraws the page once."""
     lost = views.LOSS
-    if run.protocol == "stream":
+    if run.protocol == "stream" and (run.matrix or state in jobs.ACTIVE):
         lost = st.number_input(
             "Tell when a task lost more than", 0.0, 1.0, views.LOSS, 0.05, key="job_lost", bind="query-params", width=240,
             help="Best score of a task minus its newest one, from 0 to 1.",
@@ -160,11 +174,11 @@ def live(run: Run, state: str) -> None:
             st.warning(shell.plain(alert.text), icon=":material/warning:")
         left, right = st.columns(2, gap="large")
         with left:
-            loss(run)
+            loss(run, state)
             with shell.section():
                 routing(run)
         with right, shell.section():
-            matrix(run)
+            matrix(run, state)
         log(run, state)
 
     card()
@@ -183,11 +197,11 @@ def stepper(run: Run) -> None:
         st.markdown(" ".join(badges), help="Tasks in their order, each with its newest score.")
 
 
-def loss(run: Run) -> None:
+def loss(run: Run, state: str) -> None:
     st.subheader("Loss", anchor=False)
     table = views.losses(run)
     if table.empty:
-        st.caption("The loss appears with the first steps.")
+        st.caption("The loss appears with the first steps." if state in jobs.ACTIVE else "It ended before the first step.")
         return
     alt = f"Loss over {len(table)} recorded steps, at the end {table['loss'].iloc[-1]:.3f}"
     tasks = list(dict.fromkeys(table["task"]))
@@ -200,14 +214,14 @@ def loss(run: Run) -> None:
     shell.foot("job_loss", f"The whole run, one colour per task.{memory}", python, [run], lambda: views.losses(run))
 
 
-def matrix(run: Run) -> None:
+def matrix(run: Run, state: str) -> None:
     st.subheader("Scores", anchor=False)
     if run.protocol == "transfer":
         st.dataframe(views.transfer_scores(run), key="job_transfer", alt="Scores of the held-out tasks by number of shots")
         return shell.how_to_read("Each held-out task before any of its examples is seen (0), and after adaptation to so many.")
     if not run.matrix and not run.scores.get("partial"):
-        st.caption("The first row appears when the first task is learned.")
-        return
+        expected = "The first row appears when the first task is learned."
+        return st.caption(expected if state in jobs.ACTIVE else "It ended before the first task was learned.")
     average = shell.number(run.metrics()["average_accuracy"])
     shell.card(
         figures.accuracy_matrix, run, key="job_matrix", partial=True, table=views.accuracy_matrix,
@@ -250,7 +264,7 @@ def frozen(run: Run) -> None:
 
 def player() -> None:
     """Play a recorded example, or a replay file, as a live job."""
-    with st.expander("Watch a replay", icon=":material/movie:"):
+    with st.expander("Watch a replay", icon=":material/movie:", key="replay", bind="query-params"):
         st.caption("A recorded run happens again, faster, and this page treats it as live. Nothing is trained.")
         recorded = {run.id: run for run in shell.examples()}
         left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
@@ -280,9 +294,7 @@ def focused(run: Run) -> None:
     if run.info.get("error"):
         st.error(shell.plain(run.info["error"]), title="The run failed")
     if state == "lost":
-        st.warning(
-            "The process of this run ended without a result. Its log may say why; resuming goes on from the last saved state."
-        )
+        st.warning(f"The process of this run ended without a result. Its log may say why. Resume: {onward(run).lower()}.")
     controls(run, state)
     live(run, state)
     frozen(run)

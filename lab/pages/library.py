@@ -65,7 +65,7 @@ def experts(found: list[SavedExpert]) -> None:
     )  # fmt: skip
     whole = {expert.key: expert for expert in found if row(expert)["kind"] != "damaged"}
     if whole:
-        shell.begin_with("lib_expert", list(whole), next(iter(whole)))
+        shell.restore("lib_expert", list(whole), next(iter(whole)))
         chosen = st.selectbox("Take along", list(whole), index=None, key="lib_expert", bind="query-params") or next(iter(whole))
         take(whole[chosen])
         lora = {key: expert for key, expert in whole.items() if row(expert)["kind"] == "lora"}
@@ -93,7 +93,7 @@ def similarity(found: dict[str, SavedExpert]) -> None:
     if len(found) < 2:
         st.caption("Two LoRA experts are needed to compare their subspaces.")
         return
-    shell.begin_with("lib_pick", list(found), siblings(found)[:FIRST])
+    shell.restore("lib_pick", list(found), siblings(found)[:FIRST])
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     keys = left.multiselect("LoRA experts", list(found), key="lib_pick", bind="query-params", max_selections=MOST)
     side = right.segmented_control("Compare", ["output", "input"], default="output", key="lib_side", bind="query-params",

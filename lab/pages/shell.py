@@ -161,7 +161,7 @@ def pick_run(label: str, key: str, found: dict[str, Run], first: str) -> Run:
     box = st.container()
     kept = only(f"{key}_only", found)
     first = first if first in kept else next(iter(kept))
-    begin_with(key, list(kept), first)
+    restore(key, list(kept), first)
     chosen = box.selectbox(label, list(kept), index=None, format_func=run_name, key=key, bind="query-params")
     return kept[chosen or first]
 
@@ -197,16 +197,34 @@ def marked(run: Run, facts: "pd.Series[Any]") -> set[str]:
     return found
 
 
-def begin_with(key: str, options: list[str], first: Any) -> None:
-    """Fill a bound widget that has no valid choice, so that its choice stands in the URL from the first look on."""
-    many = isinstance(first, list)
-    known = {*options, *(run_name(option) for option in options)}
-    given = st.query_params.get_all(key) if key not in st.session_state else st.session_state[key]
+def restore(key: str, options: list[str], first: Any) -> None:
+    """`begin_with` for what lies in folders: what a link names and is not there is said, until something else is chosen."""
+    linked = key not in st.session_state
+    missing = begin_with(key, options, first)
+    if linked:
+        st.session_state[f"{key}/missing"] = missing, st.session_state.get(key)
+    missing, then = st.session_state.get(f"{key}/missing", ([], None))
+    if missing and st.session_state[key] == then:
+        why = "What a link names may be archived or deleted by now, or lie in another folder."
+        st.warning(f"Not here: {plain(', '.join(missing))}. {why}", icon=":material/link_off:")
+
+
+def begin_with(key: str, options: list[str], first: Any) -> list[str]:
+    """Fill a bound widget that has no valid choice, so that its choice stands in the URL from the first look on.
+
+    Of several things chosen those that are offered stay. Returns the others.
+    """
+    many, drawn = isinstance(first, list), key in st.session_state
+    known = {run_name(option): option for option in options} | {option: option for option in options}
+    given = st.session_state[key] if drawn else st.query_params.get_all(key)
     given = given if isinstance(given, list) else [given]
-    if not known.issuperset(given) or not (given or (many and key in st.session_state)):
-        st.session_state[key] = first
+    missing = [name for name in given if name not in known]
+    if missing or not (given or (many and drawn)):
+        left = [known[name] for name in given if name in known] or (first if many else [first])
+        st.session_state[key] = left if many else left[0]
         with suppress(StreamlitAPIException):  # the link follows by itself once the widget was drawn
-            st.query_params[key] = [run_name(one) for one in first] if many else run_name(first)
+            st.query_params[key] = [*map(run_name, left)] if many else run_name(left[0])
+    return missing
 
 
 def forget(key: str, options: list[Any]) -> None:

@@ -13,7 +13,10 @@ from lab.pages import shell
 from lab.runs import Run
 
 NOTEBOOK = Path(lab.__file__).parents[1] / "notebooks" / "00_forgetting_in_five_minutes.ipynb"  # of a checkout
-LINKS = {"train": [("recipe", "l2r"), *(("o", f"{name}={value}") for name, value in shell.SMALL.items())]}
+LINKS = {
+    "train": [("recipe", "l2r"), *(("o", f"{name}={value}") for name, value in shell.SMALL.items())],
+    "jobs": [("replay", "true")],
+}
 TITLES = {
     "sequential": "One adapter for all tasks, trained in sequence",
     "l2r": "One adapter per task, with a learned router",
