@@ -175,8 +175,17 @@ def test_the_test_scores_choose_nothing(whole, tmp_path):
     made.finished[option[0].trial.hash] = grid.Outcome("failed", "it broke")
     found = made.selection(made.rows[0])
     assert found["chosen"] == option[1].values and found["sweep"][0]["why"] == "it broke"
-    made.finished[option[0].trial.hash] = grid.Outcome("interrupted", "not yet")
-    assert made.selection(made.rows[0])["chosen"] is None and made.finals(made.rows[0]) == []
+    for status in ("interrupted", "stopped"):  # both are gone on with
+        made.finished[option[0].trial.hash] = grid.Outcome(status, "not yet")
+        assert made.selection(made.rows[0])["chosen"] is None and made.finals(made.rows[0]) == []
+
+
+def test_of_many_places_of_a_problem_the_first_are_named():
+    problems = cells.Problems()
+    for place in "abcdd":
+        problems.note("wrong", place)
+    with pytest.raises(LabError, match=r"^grid g: wrong \(a, b, c and 1 more\)$"):
+        problems.refuse("g")
 
 
 # once -------------------------------------------------------------------------------------------------------------------------

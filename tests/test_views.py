@@ -41,6 +41,19 @@ def test_matrix_difference(runs):
         views.matrix_difference(first, other)
 
 
+def test_a_row_of_another_length_is_damage_in_plain_words(runs):
+    run = write_run(runs, "a")
+    files.write_json(run.dir / "matrix.json", run.scores | {"matrix": [*KEEPS[:2], [0.5, 0.5]]})
+    assert views.problem(run) == "run 'a' is damaged: matrix.json has a row that is not of 3 tasks"
+
+
+def test_routing_accuracy_is_missing_for_the_reason_of_the_share(runs):
+    run = write_run(runs, "a", routed=False)
+    reason = "there is one shared expert"
+    run.update(routing={"own_expert_share": None}, why={"routing.own_expert_share": reason})
+    assert run.result()["why"]["routing.accuracy"] == reason
+
+
 def test_damaged_runs_are_listed_with_their_reason(runs):
     write_run(runs, "good")
     for name in ("config.yaml", "run.json", "matrix.json"):
