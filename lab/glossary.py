@@ -47,7 +47,7 @@ def glossary(run: Run | None = None) -> list[Formula]:
         value, known = pick(found, path), rf"\frac{{1}}{{{len(terms)}}} \left( {_sum(terms)} \right)" if terms else None
         if value is None or not terms:
             why = found["why"].get(path) or found["why"].get(path.rpartition(".")[2]) or "not recorded for each task"
-            return Formula(title, about, latex, known, value, why)
+            return Formula(title, about, latex, known if value is None else f"= {value:.3f}", value, why)
         return Formula(title, about, latex, rf"{known} \approx {value:.3f}", value)
 
     def pairs(first: Sequence[float], second: Sequence[float]) -> list[str]:

@@ -50,6 +50,13 @@ def test_measures_of_a_transfer_run_come_out_at_its_result(runs):
     assert found["Average accuracy"].why == "a metric of runs on a stream" and found["Forward transfer"].filled is None
 
 
+def test_a_value_whose_terms_were_not_recorded_is_shown(runs):
+    run = write_run(runs, "a")
+    run.update(routing={"accuracy": 0.7, "own_expert_share": 0.6})
+    entry = next(one for one in glossary(run) if one.title == "Routing accuracy")
+    assert (entry.filled, entry.value, entry.why) == ("= 0.700", 0.7, "not recorded for each task")
+
+
 def test_every_score_that_is_compared_has_a_formula(runs):
     shown = [m.title for run in (write_run(runs, "a"), write_transfer(runs, "t")) for m in measures([run.result()]) if m.score]
     named = {entry.title for entry in glossary()}

@@ -40,7 +40,7 @@ def metrics() -> None:
             if entry.filled:
                 formula.latex(entry.filled)
             if entry.why:
-                formula.caption(f"– ({shell.plain(entry.why)})", text_alignment="center")
+                formula.caption(f"{'– ' if entry.value is None else ''}({shell.plain(entry.why)})", text_alignment="center")
 
 
 @st.cache_data(show_spinner="Reading every recipe")
