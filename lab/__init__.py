@@ -15,30 +15,34 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 
 __version__ = "0.1.0"
 
-# public name -> module that defines it; loaded on first use
+# public name -> where it is: a module, or module:attribute; loaded on first use
 _PUBLIC = {
-    "run": "lab.api",
-    "train": "lab.api",
-    "resume": "lab.api",
-    "compare": "lab.api",
-    "decompose": "lab.analysis",
-    "configure": "lab.recipe",
-    "Run": "lab.runs",
-    "LabError": "lab.errors",
-    "figures": None,
-    "repeats": None,
-    "tables": None,
-    "versus": None,
-    "views": None,
+    "run": "lab.api:run",
+    "train": "lab.api:train",
+    "resume": "lab.api:resume",
+    "compare": "lab.api:compare",
+    "decompose": "lab.analysis.loss_decomposition:decompose",
+    "configure": "lab.config.resolve:configure",
+    "Run": "lab.run_folder.run:Run",
+    "LabError": "lab.core.errors:LabError",
+    "figures": "lab.figures",
+    "replicates": "lab.comparison.replicates",
+    "tables": "lab.comparison.tables",
+    "views": "lab.views",
 }
+_FORMER = {"repeats": "replicates", "versus": "figures"}  # names of version 0.1, which work for one more version
 __all__ = [*_PUBLIC]
 
 
 def __getattr__(name: str):
+    if name in _FORMER:
+        warnings.warn(f"lab.{name} is now lab.{_FORMER[name]}", DeprecationWarning, stacklevel=2)
+        return __getattr__(_FORMER[name])
     if name not in _PUBLIC:
         raise AttributeError(f"module 'lab' has no attribute '{name}'; it offers {', '.join(sorted(_PUBLIC))}")
-    module = _PUBLIC[name]
-    return importlib.import_module(f"lab.{name}") if module is None else getattr(importlib.import_module(module), name)
+    module, _, attribute = _PUBLIC[name].partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found
 
 
 def __dir__() -> list[str]:

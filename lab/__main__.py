@@ -1,5 +1,5 @@
 """`python -m lab` is the command `lab`."""
 
-from lab.cli import app
+from lab.cli.main import app
 
 app()

@@ -1,36 +1,16 @@
 """What notebooks and the command line call: run, train, resume, compare."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab import events
-from lab.config import RunConfig
-from lab.errors import LabError
-from lab.loop import StreamSession
-from lab.recipe import configure, validated
-from lab.record import record
-from lab.runs import Run, root
-from lab.session import Session, prepare
-from lab.sources import tasks_of
-from lab.store import Store
-from lab.stream import Task
-from lab.transfer import TransferSession
-
-Watch = Callable[[Iterator[events.Event], "Run"], None]
-
-
-def session(config: RunConfig, runs: str | Path | None = None) -> Session:
-    """A session ready to train: data loaded and checked, backbone loaded, everything automatic decided."""
-    tasks = tasks_of(config.stream, config.seed)
-    store = Store(root(runs) / ".experts") if config.reuse and runs is not False else None
-    return opened(prepare(config, tasks, runs or None), tasks, store)
-
-
-def opened(config: RunConfig, tasks: Sequence[Task], store: Store | None = None) -> Session:
-    """The session of a prepared configuration in its protocol. Raises LabError for whatever cannot work, before any training."""
-    return (TransferSession if config.transfer else StreamSession)(config, tasks, store)
+from lab.config.resolve import configure
+from lab.config.schema import RunConfig
+from lab.core.errors import LabError
+from lab.run_folder import events
+from lab.run_folder.run import Run
+from lab.training.runner import resume, session, watched  # noqa: F401 (resume is public)
 
 
 def train(config: RunConfig | str, **settings: Any) -> Iterator[events.Event]:
@@ -38,8 +18,15 @@ def train(config: RunConfig | str, **settings: Any) -> Iterator[events.Event]:
     yield from session(_configured(config, (), settings), runs=False).train()
 
 
-def run(recipe: str | RunConfig, overrides: list[str] | None = None, *, runs: str | Path | None = None, id: str | None = None,
-        progress: bool = True, **settings: Any) -> Run:  # fmt: skip
+def run(
+    recipe: str | RunConfig,
+    overrides: list[str] | None = None,
+    *,
+    runs: str | Path | None = None,
+    id: str | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Run:
     """Train and evaluate a recipe, and return the finished run.
 
     `overrides` are `key=value` texts as on the command line, `settings` fields of the configuration
@@ -47,7 +34,7 @@ def run(recipe: str | RunConfig, overrides: list[str] | None = None, *, runs: st
     """
     made = session(_configured(recipe, overrides or (), settings), runs)
     created = Run.create(made.config.to_dict(), runs, id)
-    return _watch(created, made, progress)
+    return watched(created, made, progress)
 
 
 def _configured(recipe: str | RunConfig, overrides: Sequence[str], settings: dict[str, Any]) -> RunConfig:
@@ -60,33 +47,6 @@ def _configured(recipe: str | RunConfig, overrides: Sequence[str], settings: dic
             "give changes to lab.configure, or name a recipe here"
         )
     return recipe
-
-
-def resume(id: str, runs: str | Path | None = None, progress: bool = True) -> Run:
-    """Go on with a run that was stopped, interrupted or killed, or start a queued one; a finished run is left alone."""
-    found = Run.open(id, runs)
-    if found.status == "finished":
-        return found
-    if found.info.get("replay"):
-        raise LabError(f"run '{id}' is a replay: there is nothing to train; play it again with lab replay {id}")
-    try:
-        made = session(validated(found.config), runs)
-    except LabError as error:
-        if found.status == "queued":
-            found.update(status="failed", error=str(error))
-        raise
-    return _watch(found, made, progress)
-
-
-def _watch(found: Run, made: Session, progress: bool) -> Run:
-    from lab.console import follow
-
-    recorded = record(found, made)
-    if progress:
-        recorded = follow(recorded, made)
-    for _ in recorded:
-        pass
-    return found
 
 
 def compare(*ids: str, runs: str | Path | None = None) -> Any:

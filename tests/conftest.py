@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lab import files
-from lab.runs import Run
+from lab.core import atomic_io
+from lab.run_folder.run import Run
 
 TASKS = ["animals", "weather", "cooking"]
 LAYERS = [f"encoder.layer.{n}.attention.self.{part}" for n in range(4) for part in ("query", "value")]
@@ -26,10 +26,15 @@ KEEPS = [[0.90, None, None], [0.88, 0.92, None], [0.86, 0.91, 0.94]]
 def configuration(recipe: str = "l2r", seed: int = 0, tasks: list[str] = TASKS, **changes: Any) -> dict[str, Any]:
     """A resolved configuration as plain values."""
     config = {
-        "recipe": recipe, "about": f"what {recipe} is", "scenario": "class", "seed": seed,
-        "stream": {"name": "builtin", "tasks": tasks, "max_train": 100}, "backbone": {"name": "tiny"},
-        "router": {"name": "gates", "temperature": 1.0 if recipe == "l2r" else 0.5}, "train": {"lr": 0.001, "epochs": 2},
-    }  # fmt: skip
+        "recipe": recipe,
+        "about": f"what {recipe} is",
+        "scenario": "class",
+        "seed": seed,
+        "stream": {"name": "builtin", "tasks": tasks, "max_train": 100},
+        "backbone": {"name": "tiny"},
+        "router": {"name": "gates", "temperature": 1.0 if recipe == "l2r" else 0.5},
+        "train": {"lr": 0.001, "epochs": 2},
+    }
     return config | changes
 
 
@@ -58,7 +63,7 @@ def write_run(
         "zero_shot": [0.1] * len(tasks),
         "validation": None,
     }
-    files.write_json(run.dir / "matrix.json", plain | {"oracle": None} | scores)
+    atomic_io.write_json(run.dir / "matrix.json", plain | {"oracle": None} | scores)
     if events:
         write_events(run, tasks, len(matrix), finished=status == "finished")
     for after in range(len(matrix)):
@@ -92,19 +97,42 @@ def write_transfer(runs: Path, id: str, recipe: str = "mhr", seed: int = 0) -> R
     transfer = {"train_tasks": train, "held_out": [held], "shots": [8, 32]}
     more = {"scenario": "task", "experts": {"name": "lora", "allocation": 2}, "transfer": transfer}
     run = Run.create(configuration(recipe, seed, **more), runs, id, "finished")
-    files.write_json(run.dir / "matrix.json", {
-        "protocol": "transfer", "tasks": stages, "labels": [["no", "yes"]] * 3, "train_tasks": train,
-        "trained": dict(zip(train, (0.9, 0.8), strict=True)), "zero_shot": {held: 0.5}, "held_out": {held: {"8": 0.6, "32": 0.7}},
-        "validation": {held: {"8": 0.62, "32": 0.72}}, "alignment": {"10": 0.1, "20": 0.3}, "done": [0.85, 0.6, 0.7],
-    })  # fmt: skip
+    atomic_io.write_json(
+        run.dir / "matrix.json",
+        {
+            "protocol": "transfer",
+            "tasks": stages,
+            "labels": [["no", "yes"]] * 3,
+            "train_tasks": train,
+            "trained": dict(zip(train, (0.9, 0.8), strict=True)),
+            "zero_shot": {held: 0.5},
+            "held_out": {held: {"8": 0.6, "32": 0.7}},
+            "validation": {held: {"8": 0.62, "32": 0.72}},
+            "alignment": {"10": 0.1, "20": 0.3},
+            "done": [0.85, 0.6, 0.7],
+        },
+    )
     write_events(run, stages, len(stages), finished=True)
     write_routing(run, TASKS, 1, 4, None)
     (run.dir / "routing" / "after_1.safetensors").rename(run.dir / "routing" / "after_0.safetensors")
     write_predictions(run, train, 1, None)
     uses = {"task_id": True, "stored_examples": 0, "generated_examples": 0}
-    cost = dict.fromkeys(("trainable_parameters", "adapted_parameters", "stored_parameters", "stored_bytes", "adapter_bytes",
-                          "memory_bytes", "statistics_bytes", "train_s", "reused_s", "eval_s",
-                          "peak_memory_bytes"), 7)  # fmt: skip
+    cost = dict.fromkeys(
+        (
+            "trainable_parameters",
+            "adapted_parameters",
+            "stored_parameters",
+            "stored_bytes",
+            "adapter_bytes",
+            "memory_bytes",
+            "statistics_bytes",
+            "train_s",
+            "reused_s",
+            "eval_s",
+            "peak_memory_bytes",
+        ),
+        7,
+    )
     run.update(started="2026-01-31T10:00:00.000+00:00", ended="2026-01-31T10:01:00.000+00:00", routing=None, uses=uses, cost=cost)
     return run
 
@@ -148,8 +176,16 @@ def write_predictions(run: Run, tasks: list[str], after: int, texts: list[str] |
     rows = []
     for name in tasks[: after + 1]:
         for row in range(len(example_texts(name, texts))):
-            rows.append({"task": name, "row": row, "label": f"{name}/yes", "prediction": f"{name}/{'yes' if row == 0 else 'no'}",
-                         "correct": row == 0, "probability": 0.9 - 0.1 * row})  # fmt: skip
+            rows.append(
+                {
+                    "task": name,
+                    "row": row,
+                    "label": f"{name}/yes",
+                    "prediction": f"{name}/{'yes' if row == 0 else 'no'}",
+                    "correct": row == 0,
+                    "probability": 0.9 - 0.1 * row,
+                }
+            )
     (run.dir / "predictions").mkdir(exist_ok=True)
     pd.DataFrame(rows).to_parquet(run.dir / "predictions" / f"after_{after}.parquet")
 
@@ -170,14 +206,17 @@ def write_routing(run: Run, tasks: list[str], after: int, heads: int, texts: lis
         one = weights(task, after + 1, len(LAYERS), heads)
         count = 10
         arrays |= {
-            f"{task}/weight_sum": one * count, f"{task}/top_count": (one == one.max(-1, keepdims=True)) * float(count),
-            f"{task}/entropy_sum": -(one * np.log(one.clip(1e-9))).sum(-1) * count, f"{task}/share_sum": one.mean((0, 1)) * count,
-            f"{task}/count": np.array([count]), f"{task}/examples": np.repeat(one[None], len(kept[str(task)]), axis=0),
+            f"{task}/weight_sum": one * count,
+            f"{task}/top_count": (one == one.max(-1, keepdims=True)) * float(count),
+            f"{task}/entropy_sum": -(one * np.log(one.clip(1e-9))).sum(-1) * count,
+            f"{task}/share_sum": one.mean((0, 1)) * count,
+            f"{task}/count": np.array([count]),
+            f"{task}/examples": np.repeat(one[None], len(kept[str(task)]), axis=0),
             f"{task}/rows": np.arange(len(kept[str(task)])),
             f"{task}/steps/logits": np.repeat(np.log(one)[None], len(kept[str(task)]), axis=0),
-        }  # fmt: skip
+        }
     about = {"tasks": tasks[: after + 1], "layers": LAYERS, "experts": tasks[: after + 1], "texts": kept, "steps": ["logits"]}
-    files.write_arrays(run.dir / "routing" / f"after_{after}.safetensors", arrays, {"about": files.json.dumps(about)})
+    atomic_io.write_arrays(run.dir / "routing" / f"after_{after}.safetensors", arrays, {"about": atomic_io.json.dumps(about)})
 
 
 def write_pool(runs: Path, id: str, tasks: int, experts: int) -> Run:
@@ -189,15 +228,25 @@ def write_pool(runs: Path, id: str, tasks: int, experts: int) -> Run:
         one = draw.dirichlet(np.ones(experts), (2, 1)).astype(np.float32)  # (L, H, E)
         entropy = -(one * np.log(one.clip(1e-9))).sum(-1)
         arrays |= {
-            f"{task}/weight_sum": one, f"{task}/top_count": (one == one.max(-1, keepdims=True)).astype(np.float32),
-            f"{task}/entropy_sum": entropy, f"{task}/share_sum": one.mean((0, 1)), f"{task}/count": np.ones(1),
-            f"{task}/examples": one[None], f"{task}/rows": np.zeros(1), f"{task}/steps/logits": np.log(one)[None],
-        }  # fmt: skip
-    about = {"tasks": names, "layers": LAYERS[:2], "experts": [f"pool-{e}" for e in range(experts)], "steps": ["logits"],
-             "texts": {str(task): ["A sentence."] for task in range(tasks)}}  # fmt: skip
+            f"{task}/weight_sum": one,
+            f"{task}/top_count": (one == one.max(-1, keepdims=True)).astype(np.float32),
+            f"{task}/entropy_sum": entropy,
+            f"{task}/share_sum": one.mean((0, 1)),
+            f"{task}/count": np.ones(1),
+            f"{task}/examples": one[None],
+            f"{task}/rows": np.zeros(1),
+            f"{task}/steps/logits": np.log(one)[None],
+        }
+    about = {
+        "tasks": names,
+        "layers": LAYERS[:2],
+        "experts": [f"pool-{e}" for e in range(experts)],
+        "steps": ["logits"],
+        "texts": {str(task): ["A sentence."] for task in range(tasks)},
+    }
     path = run.dir / "routing" / "after_0.safetensors"
     path.parent.mkdir(exist_ok=True)
-    files.write_arrays(path, arrays, {"about": files.json.dumps(about)})
+    atomic_io.write_arrays(path, arrays, {"about": atomic_io.json.dumps(about)})
     return run
 
 
@@ -207,10 +256,10 @@ def write_queries(run: Run, keys: bool = True) -> None:
     queries = {task: draw((2, 5)).astype(np.float16) + 3 for task in range(3)}
     owned = {"keys": draw((3, 5)).astype(np.float16), "key_experts": np.arange(3)}
     for after, path in enumerate(sorted((run.dir / "routing").glob("after_*"))):
-        arrays, header = files.read_arrays(path)
+        arrays, header = atomic_io.read_arrays(path)
         arrays |= {f"{task}/query": queries[task] for task in range(after + 1)}
         arrays |= {name: array[: after + 1] for name, array in owned.items()} if keys else {}
-        files.write_arrays(path, arrays, header)
+        atomic_io.write_arrays(path, arrays, header)
 
 
 @pytest.fixture

@@ -11,15 +11,17 @@ import toy
 from typer.testing import CliRunner
 
 import lab
-from lab import analysis, cli, files
-from lab.api import session as api_session
-from lab.errors import LabError
-from lab.evaluate import evaluate
-from lab.learner import Learner
-from lab.recipe import configure
-from lab.record import record
-from lab.runs import Run
-from lab.session import EVALUATION_BATCH
+from lab.analysis import loss_decomposition
+from lab.cli import main
+from lab.config.resolve import configure
+from lab.core import atomic_io
+from lab.core.errors import LabError
+from lab.models.learner import Learner
+from lab.run_folder.run import Run
+from lab.training.evaluation import evaluate
+from lab.training.recorder import record
+from lab.training.runner import session as api_session
+from lab.training.trainer import EVALUATION_BATCH
 
 ACTIVE = ("experts.isolated=false", "experts.allocation=per_task", "router=uniform", "memory_training.steps=0")
 SETUPS = {name: (name, (), configure(name).scenario) for name in toy.recipes("stream")}
@@ -56,7 +58,7 @@ def made(tmp_path_factory):
 def data(monkeypatch):
     """The toy stream is no stream of the registry: sessions of recorded runs get its tasks from here."""
     by_name = {task.name: task for task in toy.tasks("sea", "city", "farm")}
-    monkeypatch.setattr("lab.api.tasks_of", lambda stream, seed: [by_name[task] for task in stream.tasks])
+    monkeypatch.setattr("lab.training.runner.tasks_of", lambda stream, seed: [by_name[task] for task in stream.tasks])
 
 
 def features(learner: Learner, rows, oracle: bool) -> torch.Tensor:
@@ -114,11 +116,11 @@ def shapley(score, parts: tuple[str, ...], part: str) -> float:
 def test_recall_gives_back_every_row_of_the_matrix(name, made, data):
     """What a learner computes from the files of a moment is what was measured then."""
     _, run, _ = made(name)
-    session = analysis.reopened(run)
+    session = loss_decomposition.reopened(run)
     learner = session.learner
     for after in range(3):
         learner.meet(after)
-        analysis.recall(run, learner, after)
+        loss_decomposition.recall(run, learner, after)
         for j in range(after + 1):
             *_, found = evaluate(learner, session.rows[j, "test"], after + 1, EVALUATION_BATCH)
             assert found.score == run.matrix[after][j]
@@ -138,7 +140,7 @@ def test_terms_are_those_of_learners_copied_while_they_were_trained(name, made, 
         expected = {part: shapley(score, parts, part) for part in parts}
         assert {part: row[part] for part in parts} == pytest.approx(expected, abs=1e-9)
         assert (row["learned"], row["last"], row["loss"]) == (matrix[j][j], matrix[2][j], matrix[j][j] - matrix[2][j])
-        terms = [row[term] for term in analysis.TERMS if row[term] is not None]
+        terms = [row[term] for term in loss_decomposition.TERMS if row[term] is not None]
         assert sum(terms) == pytest.approx(row["loss"], abs=1e-12)
         if oracle:
             before, after = score(frozenset()), score(frozenset(parts))
@@ -147,7 +149,7 @@ def test_terms_are_those_of_learners_copied_while_they_were_trained(name, made, 
             assert row["oracle_last"] == run.scores["oracle"][j]
             assert row["experts"] == 0 or session.learner.router.holds_experts  # which are trained again after every task
     assert found["mean"]["loss"] == pytest.approx(-run.metrics()["backward_transfer"])
-    assert set(found["why"]) == {term for term in analysis.TERMS if found["mean"][term] is None}
+    assert set(found["why"]) == {term for term in loss_decomposition.TERMS if found["mean"][term] is None}
     assert (found["mean"]["router"] is None) == (not oracle) and (found["mean"]["new_classes"] is None) == (not classes)
 
 
@@ -164,7 +166,7 @@ def test_the_toy_stream_loses_by_different_causes(made, data):
 def test_equal_parts_are_not_evaluated(made, data, monkeypatch, tmp_path):
     """Frozen experts and a frozen classifier have the share 0: what is left are the new classes, two evaluations a task."""
     calls = []
-    monkeypatch.setattr(analysis, "evaluate", lambda *args: calls.append(args) or evaluate(*args))
+    monkeypatch.setattr(loss_decomposition, "evaluate", lambda *args: calls.append(args) or evaluate(*args))
     run = copied(made("frozen classifier")[1], tmp_path)
     found = lab.decompose(run)
     assert len(calls) == 4 and {(row["experts"], row["classifier"]) for row in found["tasks"]} == {(0.0, 0.0)}
@@ -181,7 +183,7 @@ def copied(run: Run, folder) -> Run:
 def test_the_second_time_it_is_only_read(made, data, monkeypatch):
     _, run, _ = made("sequential")
     first = lab.decompose(run)
-    monkeypatch.setattr(analysis, "_measure", None)
+    monkeypatch.setattr(loss_decomposition, "_measure", None)
     assert lab.decompose(run) == first == json.loads((run.dir / "decomposition.json").read_text())
 
 
@@ -197,9 +199,9 @@ def test_nothing_else_in_the_folder_changes(made, data, tmp_path):
 def test_the_command(made, data):
     _, run, _ = made("l2r")
     words = ["show", run.id, "--decompose", "--runs", str(run.dir.parent)]
-    found = json.loads(CliRunner().invoke(cli.app, [*words, "--json"]).stdout)
+    found = json.loads(CliRunner().invoke(main.app, [*words, "--json"]).stdout)
     assert found.pop("decomposition") == lab.decompose(run) and found == json.loads(json.dumps(run.result()))
-    shown = CliRunner().invoke(cli.app, words).stdout
+    shown = CliRunner().invoke(main.app, words).stdout
     assert "Router error" in shown and "Classifier drift" in shown
 
 
@@ -211,7 +213,7 @@ def spoil(run: Run, what: str) -> None:
         run.update(status="interrupted")
     if what == "one task":
         scores = run.scores
-        files.write_json(run.dir / "matrix.json", scores | {"matrix": scores["matrix"][:1]})
+        atomic_io.write_json(run.dir / "matrix.json", scores | {"matrix": scores["matrix"][:1]})
     if what == "no state":
         (run.dir / "state" / "after_0" / "classifier.safetensors").unlink()
     if what == "damaged":
@@ -222,7 +224,7 @@ def spoil(run: Run, what: str) -> None:
         run.update(fingerprint=run.info["fingerprint"] | {"backbone": "another"})
     if what == "other scores":
         scores = run.scores
-        files.write_json(run.dir / "matrix.json", scores | {"oracle": [0.123, *scores["oracle"][1:]]})
+        atomic_io.write_json(run.dir / "matrix.json", scores | {"oracle": [0.123, *scores["oracle"][1:]]})
     if what == "cache":
         (run.dir / "decomposition.json").write_text("{ not")
 
@@ -244,7 +246,7 @@ def test_refusals_leave_nothing_behind(what, message, made, data, tmp_path):
     run = copied(made("l2r")[1], tmp_path)
     spoil(run, what)
     before = sorted(run.dir.rglob("*"))
-    result = CliRunner().invoke(cli.app, ["show", run.id, "--decompose", "--runs", str(tmp_path)])
+    result = CliRunner().invoke(main.app, ["show", run.id, "--decompose", "--runs", str(tmp_path)])
     assert result.exit_code == 2 and result.stdout == ""
     last = result.stderr.splitlines()[-1]
     assert last.startswith("lab: ") and message in last
@@ -256,4 +258,8 @@ def test_refusals_leave_nothing_behind(what, message, made, data, tmp_path):
 def test_the_session_of_a_run_is_that_of_the_run(made, data):
     """The stand-in for the stream gives the data that the run was trained on."""
     session, run, _ = made("l2r")
-    assert api_session(session.config, runs=False).fingerprint() == session.fingerprint() == analysis.reopened(run).fingerprint()
+    assert (
+        api_session(session.config, runs=False).fingerprint()
+        == session.fingerprint()
+        == loss_decomposition.reopened(run).fingerprint()
+    )

@@ -8,14 +8,14 @@ import torch
 import transformers
 from tiny import hidden, rel
 
-from lab.backbone import Backbone, pool
-from lab.batch import collate
-from lab.config import BackboneConfig
-from lab.errors import LabError
-from lab.lower import Lower
-from lab.pretrained import MINILM_SHA256, _file_sha256, locate, resolve, resolve_device, resolve_dtype
-from lab.router import Decision
-from lab.stream import Example
+from lab.config.schema import BackboneConfig
+from lab.core.errors import LabError
+from lab.data.batching import collate
+from lab.data.stream import Example
+from lab.models.backbone import Backbone, pool
+from lab.models.prefix_cache import Lower
+from lab.models.pretrained import MINILM_SHA256, _file_sha256, locate, resolve, resolve_device, resolve_dtype
+from lab.routers.base import Decision
 
 TEXTS = ["the cat sat", "a dog", "the dog sat on the mat and the cat sat on the dog", "mat"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "a", "cat", "dog", "sat", "on", "mat", "and"]
@@ -321,8 +321,9 @@ def test_states_are_known_inside_the_block_or_for_good_within_a_limit():
     rows = made.encode([Example("one two three", 0), Example("four five", 1)], 0, "train")
     with made.knowing(rows):
         assert {key: tuple(state.shape) for key, state in made.lower.known.items()} == {
-            rows[0].key: (4, made.width), rows[1].key: (3, made.width)
-        }  # fmt: skip
+            rows[0].key: (4, made.width),
+            rows[1].key: (3, made.width),
+        }
     assert not made.lower.known
     with made.knowing(rows[:1], lasting=True):
         pass

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import hidden, rel
 
-from lab import registry
-from lab.bank import Bank
-from lab.errors import LabError
-from lab.expert import LayerInfo
-from lab.router import Decision, LayerDecision, Request, one_hot
+from lab.core import registry
+from lab.core.errors import LabError
+from lab.experts.base import LayerInfo
+from lab.models.expert_bank import Bank
+from lab.routers.base import Decision, LayerDecision, Request, one_hot
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # peft's remarks on configurations
 ROWS = torch.tensor([2, 0, 1, 0])
@@ -173,8 +173,15 @@ def test_merge_with_heads_is_peft_s_poly(name, heads):
     from peft import PolyConfig, get_peft_model
 
     host, made = tiny.bank(name, composition="merge", heads=heads, alpha=1.0, targets=["query", "value", "q_proj", "v_proj"])
-    settings = PolyConfig(task_type="FEATURE_EXTRACTION", r=tiny.RANK, n_tasks=3, n_skills=tiny.EXPERTS, n_splits=heads,
-                          target_modules=[layer.name for layer in made.layers], init_weights=False)  # fmt: skip
+    settings = PolyConfig(
+        task_type="FEATURE_EXTRACTION",
+        r=tiny.RANK,
+        n_tasks=3,
+        n_skills=tiny.EXPERTS,
+        n_splits=heads,
+        target_modules=[layer.name for layer in made.layers],
+        init_weights=False,
+    )
     poly, draw = get_peft_model(tiny.model(name), settings).eval(), torch.Generator().manual_seed(4)
     task, used = torch.tensor([0, 2, 1, 0]), []
     for layer in made.layers:
@@ -265,9 +272,11 @@ def test_a_lora_of_a_task_model_comes_in_without_its_prefix_and_head(tmp_path, d
 
 
 def snapshot(made: Bank) -> tuple:
-    return list(made.names), [len(layer.experts) for layer in made.routed_layers], {
-        f"{k}.{name}": p.detach().clone() for k in range(len(made)) for name, p in made.expert(k).items()
-    }  # fmt: skip
+    return (
+        list(made.names),
+        [len(layer.experts) for layer in made.routed_layers],
+        {f"{k}.{name}": p.detach().clone() for k in range(len(made)) for name, p in made.expert(k).items()},
+    )
 
 
 def same(before: tuple, after: tuple) -> bool:

@@ -5,11 +5,11 @@ import pytest
 import torch
 import toy
 
-from lab.errors import LabError
-from lab.method import Method
-from lab.recipe import configure
-from lab.registry import Options
-from lab.session import schedule
+from lab.config.resolve import configure
+from lab.core.errors import LabError
+from lab.core.registry import Options
+from lab.methods.base import Method
+from lab.training.trainer import schedule
 
 
 def steps(made):

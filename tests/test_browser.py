@@ -20,7 +20,7 @@ import toy
 from conftest import FORGETS, KEEPS, write_run
 
 from lab.pages import server
-from lab.runs import Run
+from lab.run_folder.run import Run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -42,8 +42,17 @@ FLAGS = [
 ]
 PATIENCE = 45_000  # ms that a step may take on a busy machine; what must be quick has a limit of its own
 TASKS = ["animals", "<b>weather</b>", "cooking"]
-PAGES = {"": "What does a model forget?", "train": "Train", "jobs": "Jobs", "compare": "Compare", "routing": "Routing",
-         "playground": "Playground", "library": "Library", "about": "About", "learn": "Lessons"}  # fmt: skip
+PAGES = {
+    "": "What does a model forget?",
+    "train": "Train",
+    "jobs": "Jobs",
+    "compare": "Compare",
+    "routing": "Routing",
+    "playground": "Playground",
+    "library": "Library",
+    "about": "About",
+    "learn": "Lessons",
+}
 COMPARED = ["Summary", "Curves", "Matrices", "Trade-offs", "Interference", "Order", "Learning rates", "Settings"]
 PICTURES = ["Flow", "Query map", "Over tasks"]
 PROBING = re.compile(r"/_stcore/(health|host-config)$")  # a page below the root looks for its server; the first try fails
@@ -263,8 +272,14 @@ def test_the_slider_moves_numbers_matrix_and_link(page, address):
 
 
 def test_every_door_of_the_first_page_leads_somewhere(page, address):
-    doors = {"learn": "Take a lesson", "train": "Train a tiny run", "jobs": "Watch a replay", "compare": "Compare runs",
-             "routing": "Look into the routing", "playground": "Type a text"}  # fmt: skip
+    doors = {
+        "learn": "Take a lesson",
+        "train": "Train a tiny run",
+        "jobs": "Watch a replay",
+        "compare": "Compare runs",
+        "routing": "Look into the routing",
+        "playground": "Type a text",
+    }
     for name, title in doors.items():
         open_page(page, address, "")
         page.locator("[data-testid=stMain]").get_by_role("link", name=title).click()
@@ -459,8 +474,9 @@ def test_a_job_goes_on_without_the_page_and_its_curve_stays_in_place(page, addre
     curve.wait_for()
     curve.evaluate("node => node.seen = true")
     first = bar.inner_text()
-    page.wait_for_function("old => document.querySelector('[data-testid=stMain] [data-testid=stProgress]').innerText != old",
-                           arg=first)  # fmt: skip
+    page.wait_for_function(
+        "old => document.querySelector('[data-testid=stMain] [data-testid=stProgress]').innerText != old", arg=first
+    )
     assert curve.evaluate("node => node.seen") and "step" in first
     page.reload()
     page.get_by_role("heading", name="Jobs", exact=True, level=1).wait_for()

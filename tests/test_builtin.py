@@ -7,8 +7,8 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from lab.stream import SPLITS, check
-from lab.streams.builtin import Builtin, grammar
+from lab.data.stream import SPLITS, check
+from lab.data.streams.builtin import Builtin, grammar
 
 STREAM = Builtin()
 TASKS = STREAM.names()

@@ -10,9 +10,9 @@ from test_backbone import TEXTS, backbone, tokenizer
 from test_compose import lab
 from tiny import rel
 
-from lab import carry, compose
-from lab.compose import Adapter
-from lab.errors import LabError
+from lab.adapters import arithmetic, cross_backbone
+from lab.adapters.arithmetic import Adapter
+from lab.core.errors import LabError
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -43,16 +43,16 @@ def folder(path, seed: int, **changes) -> str:
 
 def test_blocks_are_skipped_or_averaged():
     one = teacher_s()
-    skip, mean = carry.layers(one, 4, 2, "skip"), carry.layers(one, 4, 2, "average")
+    skip, mean = cross_backbone.layers(one, 4, 2, "skip"), cross_backbone.layers(one, 4, 2, "average")
     assert skip.layers == mean.layers == ["encoder.layer.0.query", "encoder.layer.1.query"]
     for block in (0, 1):
         for part in ("lora_A", "lora_B"):
             a, b = (one.tensors[f"encoder.layer.{2 * block + i}.query.{part}"] for i in (0, 1))
             assert torch.equal(skip.tensors[f"encoder.layer.{block}.query.{part}"], a)
             assert torch.allclose(mean.tensors[f"encoder.layer.{block}.query.{part}"], (a + b) / 2)
-    assert carry.layers(one, 4, 4).tensors.keys() == one.tensors.keys()
+    assert cross_backbone.layers(one, 4, 4).tensors.keys() == one.tensors.keys()
     upper = Adapter({name: t for name, t in one.tensors.items() if ".0." not in name and ".1." not in name}, one.config, "u")
-    assert carry.layers(upper, 4, 2).layers == ["encoder.layer.1.query"]  # nothing for blocks of which nothing is known
+    assert cross_backbone.layers(upper, 4, 2).layers == ["encoder.layer.1.query"]  # nothing for blocks of which nothing is known
 
 
 def test_correlation_and_matching_are_those_of_scikit_learn_and_scipy():
@@ -61,26 +61,26 @@ def test_correlation_and_matching_are_those_of_scikit_learn_and_scipy():
 
     x, y = numbers(200, 5, seed=1) * 3 + 1, numbers(200, 8, seed=2)
     y[:, [6, 0, 3]] += 2 * x[:, [0, 1, 4]]
-    found = carry.correlation(x, y)
+    found = cross_backbone.correlation(x, y)
     expected = np.stack([r_regression(y.numpy().astype(float), x[:, d].numpy().astype(float)) for d in range(5)])
     assert np.allclose(found.numpy(), expected, atol=1e-10)
-    index = carry.matched(found)
+    index = cross_backbone.matched(found)
     assert index.tolist() == linear_sum_assignment(-expected)[1].tolist()
     assert [index[d].item() for d in (0, 1, 4)] == [6, 0, 3] and len(set(index.tolist())) == 5
     with pytest.raises(LabError, match=r"^the student has 8 features, the teacher 5: it must not be wider$"):
-        carry.matched(found.T)
+        cross_backbone.matched(found.T)
 
 
 def test_features_are_pruned_on_both_sides():
     one, index = teacher_s(1), torch.tensor([4, 0, 3])
     (layer,) = one.layers
-    small = carry.pruned(one, {layer: index})
+    small = cross_backbone.pruned(one, {layer: index})
     assert torch.allclose(small.update(layer), one.update(layer)[index][:, index])
 
 
 def test_the_control_has_the_same_scale_and_no_content():
     one = teacher_s(1, width=4000, rank=4)
-    drawn, again = carry.control(one, 3), carry.control(one, 3)
+    drawn, again = cross_backbone.control(one, 3), cross_backbone.control(one, 3)
     for name, tensor in one.tensors.items():
         assert torch.equal(drawn.tensors[name], again.tensors[name])
         assert abs(drawn.tensors[name].std() / tensor.std() - 1) < 0.05 and abs(drawn.tensors[name].mean()) < 0.05
@@ -109,8 +109,8 @@ def test_backbones_are_alike_if_their_features_are_the_same_ones(tmp_path):
         ("narrower", folder(tmp_path / "w", 1, hidden_size=16), False),
         ("without a vocabulary", "tiny", False),
     ):
-        assert carry.alike(backbone(teacher), backbone(other)) is expected, name
-    assert carry.alike(backbone("tiny"), backbone("tiny"))
+        assert cross_backbone.alike(backbone(teacher), backbone(other)) is expected, name
+    assert cross_backbone.alike(backbone("tiny"), backbone("tiny"))
 
 
 def test_a_student_that_is_its_teacher_with_shuffled_features_gets_the_same_expert(tmp_path):
@@ -133,13 +133,16 @@ def test_a_student_that_is_its_teacher_with_shuffled_features_gets_the_same_expe
     tokenizer(True).save_pretrained(tmp_path / "s")
     student = backbone(str(tmp_path / "s"))
     names = [f"encoder.layer.{i}.attention.self.query" for i in (0, 1)]
-    seen = carry.inputs(student, wide, names, names, TEXTS * 5)
+    seen = cross_backbone.inputs(student, wide, names, names, TEXTS * 5)
     for name in names:
         assert rel(seen[0][name], seen[1][name][:, order]) < 1e-4
-        assert carry.matched(carry.correlation(seen[0][name], seen[1][name])).tolist() == order.tolist()
+        assert cross_backbone.matched(cross_backbone.correlation(seen[0][name], seen[1][name])).tolist() == order.tolist()
     _, made = tiny.bank("bert", targets=["query"])
     one = Adapter({name: p.detach() for name, p in made.expert(0).items()}, {"peft_type": "LORA", "r": tiny.RANK}, "e")
-    found, expected = carry.carried(one, wide, student, TEXTS * 5), carry.pruned(one, dict.fromkeys(names, order))
+    found, expected = (
+        cross_backbone.carried(one, wide, student, TEXTS * 5),
+        cross_backbone.pruned(one, dict.fromkeys(names, order)),
+    )
     assert found.tensors.keys() == expected.tensors.keys()
     assert all(torch.equal(tensor, expected.tensors[name]) for name, tensor in found.tensors.items())
 
@@ -164,7 +167,7 @@ def test_a_layer_between_unequal_widths_is_not_matched(tmp_path):
     }
     one = Adapter(tensors, {"peft_type": "LORA", "r": 3}, "e")
     with pytest.raises(LabError, match=f"dense.lora_B has width 32, the student's layer {wide}: it cannot be carried$"):
-        carry.carried(one, teacher, student, TEXTS)
+        cross_backbone.carried(one, teacher, student, TEXTS)
 
 
 def test_the_command(tmp_path):
@@ -176,8 +179,8 @@ def test_the_command(tmp_path):
     done = lab("transfer", tmp_path / "e", "--student", short, "--out", tmp_path / "a", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["features"] == "one to one, the backbones share them"
-    found = compose.read(tmp_path / "a")
-    assert {carry.block_of(name) for name in found.tensors} == {0}
+    found = arithmetic.read(tmp_path / "a")
+    assert {cross_backbone.block_of(name) for name in found.tensors} == {0}
     assert json.loads((tmp_path / "a" / "adapter_config.json").read_text())["base_model_name_or_path"] == short
     for name, tensor in found.tensors.items():
         assert torch.equal(tensor, made.expert(0)[name].detach())
@@ -195,7 +198,7 @@ def test_the_command(tmp_path):
     done = lab("transfer", tmp_path / "e", "--student", foreign, *texts, "--out", tmp_path / "f")  # of equal width
     assert done.exit_code == 0, done.output
     assert f"features: matched on the texts of {tmp_path / 'texts'}, the backbones do not share them" in done.output
-    moved = compose.read(tmp_path / "f").tensors
+    moved = arithmetic.read(tmp_path / "f").tensors
     assert not any(torch.equal(moved[name], tensor.detach()) for name, tensor in made.expert(0).items())
     uncut = folder(tmp_path / "uncut", 4)
     whole().save_pretrained(uncut)

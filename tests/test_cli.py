@@ -14,11 +14,13 @@ import toy
 from conftest import KEEPS, write_run
 from typer.testing import CliRunner
 
-from lab import api, cli, record
-from lab.learner import Learner
-from lab.pretrained import HashTokenizer
-from lab.recipe import configure
-from lab.runs import Run
+from lab import api
+from lab.cli import main
+from lab.config.resolve import configure
+from lab.models.learner import Learner
+from lab.models.pretrained import HashTokenizer
+from lab.run_folder.run import Run
+from lab.training import recorder
 
 TOY = [word for option in toy.overrides("l2r") for word in ("-o", option)]
 LISTED = {
@@ -52,7 +54,7 @@ def two(stream, tmp_path_factory):
 
 def lab(*words: str, runs: Path | None = None):
     """The command in this process; what it printed, and its exit code."""
-    return CliRunner().invoke(cli.app, [*words, *(["--runs", str(runs)] if runs else [])])
+    return CliRunner().invoke(main.app, [*words, *(["--runs", str(runs)] if runs else [])])
 
 
 def refused(result, message: str) -> None:
@@ -85,7 +87,7 @@ def test_run_in_a_process_of_its_own(stream, tmp_path):
 
 
 def child(*words: str, cwd: Path) -> subprocess.CompletedProcess:
-    root = str(Path(cli.__file__).parents[1])
+    root = str(Path(main.__file__).parents[1])
     env = {key: value for key, value in os.environ.items() if key != "LAB_RUNS"} | {"PYTHONPATH": root, "HF_HUB_OFFLINE": "1"}
     return subprocess.run([sys.executable, "-m", "lab", *words], cwd=cwd, env=env, capture_output=True, text=True)
 
@@ -204,10 +206,10 @@ def test_stop_and_resume(stream, tmp_path):
     run = Run.create(api.session(config).config.to_dict(), tmp_path, "a")
     assert lab("stop", "a", runs=tmp_path).exit_code == 0 and run.status == "stopped", "a queued run is taken out of the queue"
     for words, status, answer in (["--now", "--json"], "interrupted", "now"), (["--json"], "stopped", "after the current task"):
-        happenings = record.record(run, api.session(config, tmp_path))
+        happenings = recorder.record(run, api.session(config, tmp_path))
         next(happenings)
         assert json.loads(lab("stop", "a", *words, runs=tmp_path).stdout) == {"run": "a", "stop": answer}
-        with pytest.raises(record.Stopped):
+        with pytest.raises(recorder.Stopped):
             list(happenings)
         assert run.status == status
     assert len(run.matrix) == 1
@@ -220,14 +222,14 @@ def test_stop_and_resume(stream, tmp_path):
 
 
 def test_ctrl_c(stream, tmp_path, monkeypatch):
-    real = record.Recorder.write_step
+    real = recorder.Recorder.write_step
 
     def interrupt(self, event):
         real(self, event)
         os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(record.Recorder, "write_step", interrupt)
+        patch.setattr(recorder.Recorder, "write_step", interrupt)
         result = lab("run", "l2r", *TOY, "--stream", str(stream), "--backbone", "tiny", "--id", "a", runs=tmp_path)
     assert result.exit_code == 1 and result.stdout == ""
     assert result.stderr.endswith(f"lab: interrupted; go on with: lab resume a --runs {tmp_path}\n")
@@ -437,7 +439,7 @@ def test_a_runs_folder_that_is_read_only_or_full(number, stream, tmp_path, monke
 
     (tmp_path / "runs").mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr("lab.files.os.replace", fail)
+        patch.setattr("lab.core.atomic_io.os.replace", fail)
         result = lab("run", "l2r", "--stream", str(stream), "--backbone", "tiny", runs=tmp_path / "runs")
     refused(result, f"the runs folder {tmp_path / 'runs'} cannot be written: {os.strerror(number)}; name another with --runs DIR")
     assert not [*(tmp_path / "runs").iterdir()]

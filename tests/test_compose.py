@@ -13,11 +13,12 @@ import torch
 from tiny import rel
 from typer.testing import CliRunner
 
-from lab import compose, files
-from lab.cli import app
-from lab.compose import Adapter
-from lab.errors import LabError
-from lab.router import Decision
+from lab.adapters import arithmetic
+from lab.adapters.arithmetic import Adapter
+from lab.cli.main import app
+from lab.core import atomic_io
+from lab.core.errors import LabError
+from lab.routers.base import Decision
 
 SHAPES = {"encoder.layer.0.query": (8, 12), "encoder.layer.1.value": (10, 6)}  # (O, I)
 
@@ -56,12 +57,12 @@ def total(adapters, weights) -> dict[str, torch.Tensor]:
 def test_scaled_and_negated_updates(by):
     """One factor only: the update has the factor itself, not its square; negation is the opposite update."""
     one = lora(1)
-    for layer, update in updates(compose.scaled(one, by)).items():
+    for layer, update in updates(arithmetic.scaled(one, by)).items():
         assert torch.allclose(update, by * one.update(layer), atol=1e-6)
-    for name, tensor in compose.negate(one, by).tensors.items():
+    for name, tensor in arithmetic.negate(one, by).tensors.items():
         assert torch.allclose(tensor, -by * one.tensors[name] if name.endswith("lora_B") else one.tensors[name])
     other = ia3(1)
-    for name, tensor in compose.negate(other, by).tensors.items():  # 1 + s - s l
+    for name, tensor in arithmetic.negate(other, by).tensors.items():  # 1 + s - s l
         assert torch.allclose(tensor, 1 + by - by * other.tensors[name], atol=1e-6)
     assert all(torch.equal(tensor, lora(1).tensors[name]) for name, tensor in one.tensors.items())  # nothing is changed
 
@@ -69,27 +70,27 @@ def test_scaled_and_negated_updates(by):
 def test_addition_is_the_mean_of_every_parameter():
     for make in (lora, ia3):
         one, two = make(1), make(2)
-        half, more = compose.add([one, two]), compose.add([one, two], [3, 1])
+        half, more = arithmetic.add([one, two]), arithmetic.add([one, two], [3, 1])
         for name in one.tensors:
             assert torch.allclose(half.tensors[name], (one.tensors[name] + two.tensors[name]) / 2, atol=1e-6)
             assert torch.allclose(more.tensors[name], 0.75 * one.tensors[name] + 0.25 * two.tensors[name], atol=1e-6)
     a, b = lora(1), lora(2)
-    cross = compose.add([a, b]).update("encoder.layer.1.value")
+    cross = arithmetic.add([a, b]).update("encoder.layer.1.value")
     assert rel(cross, total([a, b], [0.5, 0.5])["encoder.layer.1.value"]) > 0.1  # a merge of parameters, not of updates
 
 
 def test_analogy():
     task, target, source = lora(1), lora(2), lora(3)
-    made = compose.analogy(task, target, source, (0.7, 0.4))
+    made = arithmetic.analogy(task, target, source, (0.7, 0.4))
     for name in made.tensors:
         sign = -1 if name.endswith("lora_B") else 1
         expected = 0.7 * task.tensors[name] + 0.4 * (target.tensors[name] + sign * source.tensors[name])
         assert torch.allclose(made.tensors[name], expected, atol=1e-6)
     one, two, three = ia3(1), ia3(2), ia3(3)
-    for name, tensor in compose.analogy(one, two, three, (0.7, 0.4)).tensors.items():  # 1 - c0 + c0 v + c1 a - c1 b
+    for name, tensor in arithmetic.analogy(one, two, three, (0.7, 0.4)).tensors.items():  # 1 - c0 + c0 v + c1 a - c1 b
         expected = 1 - 0.7 + 0.7 * one.tensors[name] + 0.4 * two.tensors[name] - 0.4 * three.tensors[name]
         assert torch.allclose(tensor, expected, atol=1e-6)
-    same = compose.analogy(one, two, two)
+    same = arithmetic.analogy(one, two, two)
     assert all(torch.allclose(tensor, one.tensors[name], atol=1e-6) for name, tensor in same.tensors.items())
 
 
@@ -103,7 +104,7 @@ def in_peft(name: str, **options):
     config = made.kind.peft_config([layer.name for layer in made.layers], "base")
     return wrapped, [
         Adapter({key: p.detach().clone() for key, p in made.expert(k).items()}, config, f"e{k}") for k in range(len(made))
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("weights", [[0.5, 0.3, 0.2], [1.0, -0.4, 0.7]])
@@ -115,7 +116,7 @@ def test_merges_are_peft_s(how, weights):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrapped.add_weighted_adapter(["e0", "e1", "e2"], weights, "made", combination_type=how, **density, **rank)
-    found = compose.add(adapters, weights, how, **density)
+    found = arithmetic.add(adapters, weights, how, **density)
     for layer in found.layers:
         expected = wrapped.base_model.model.get_submodule(layer).get_delta_weight("made").detach()
         assert rel(found.update(layer).float(), expected) < 1e-5, layer
@@ -128,7 +129,7 @@ def test_merges_of_rslora_have_the_size_of_their_parts(how):
     same = [lora(k, rank=4, alpha=2.0, rslora=True) for k in range(3)]
     for a, b in zip(plain, same, strict=True):
         assert all(torch.equal(a.update(layer), b.update(layer)) for layer in a.layers)
-    found = [compose.add(adapters, [0.5, 0.3, 0.2], how, density=0.5) for adapters in (plain, same)]
+    found = [arithmetic.add(adapters, [0.5, 0.3, 0.2], how, density=0.5) for adapters in (plain, same)]
     for layer in found[0].layers:
         assert rel(found[1].update(layer), found[0].update(layer)) < 1e-6
         if how == "cat":
@@ -137,7 +138,7 @@ def test_merges_of_rslora_have_the_size_of_their_parts(how):
 
 def test_cat_takes_any_ranks_and_scales_and_svd_is_the_best_of_its_rank():
     parts, weights = [lora(1, rank=2), lora(2, rank=4, alpha=1.0), lora(3, rank=3, rslora=True)], [0.6, -0.3, 1.2]
-    cat, svd = compose.add(parts, weights, "cat"), compose.add(parts, weights, "svd")
+    cat, svd = arithmetic.add(parts, weights, "cat"), arithmetic.add(parts, weights, "svd")
     assert (cat.config["r"], svd.config["r"]) == (9, 2)
     for layer, exact in total(parts, weights).items():
         assert rel(cat.update(layer), exact) < 1e-6
@@ -150,34 +151,38 @@ def first_layer_of(adapter: Adapter) -> Adapter:
 
 
 REFUSED = {
-    "rank": (lambda: compose.add([lora(1), lora(2, rank=2)]), "'e1' and 'e2' have different ranks, 3 and 2: use how=cat or"),
-    "scale": (lambda: compose.add([lora(1), lora(2, alpha=1.0)]), "'e1' and 'e2' are scaled by 1.66667 and 0.333333: use"),
+    "rank": (lambda: arithmetic.add([lora(1), lora(2, rank=2)]), "'e1' and 'e2' have different ranks, 3 and 2: use how=cat or"),
+    "scale": (lambda: arithmetic.add([lora(1), lora(2, alpha=1.0)]), "'e1' and 'e2' are scaled by 1.66667 and 0.333333: use"),
     "backbone": (
-        lambda: compose.add([lora(1), lora(2, base_model_name_or_path="other")], how="cat"),
+        lambda: arithmetic.add([lora(1), lora(2, base_model_name_or_path="other")], how="cat"),
         "'e1' and 'e2' belong to different backbones, base and other: transfer one of them first",
     ),
     "layers": (
-        lambda: compose.add([lora(1), first_layer_of(lora(2))], how="cat"),
+        lambda: arithmetic.add([lora(1), first_layer_of(lora(2))], how="cat"),
         "'e1' and 'e2' adapt different layers: only one of them has encoder.layer.1.value",
     ),
-    "kind": (lambda: compose.add([lora(1), ia3(2)]), "'e1' and 'i2' are of different kinds, LORA and IA3"),
-    "ia3 merge": (lambda: compose.add([ia3(1), ia3(2)], how="cat"), "how = cat merges updates of LoRA experts, these are"),
-    "count": (lambda: compose.add([lora(1), lora(2)], [1.0]), "1 weights were given for 2 experts: give one for each"),
-    "negative": (lambda: compose.add([lora(1), lora(2)], [2.0, -1.0]), "weights 2, -1: one is negative, and they are normalised"),
-    "zero": (lambda: compose.add([lora(1), lora(2)], [0.0, 0.0]), "weights 0, 0 sum to zero, they cannot be normalised"),
-    "density": (lambda: compose.add([lora(1), lora(2)], how="ties", density=0.0), "density = 0.0: the share of values"),
-    "none": (lambda: compose.add([]), "no expert was given"),
-    "not a number": (lambda: compose.add([lora(1), lora(2)], [math.nan, 1.0]), "the numbers nan, 1 must be finite in float32"),
-    "svd": (lambda: compose.add([lora(1), lora(2)], [math.nan, 1.0], "svd"), "the numbers nan, 1 must be finite in float32"),
-    "infinite": (lambda: compose.add([lora(1), lora(2)], [math.inf, 1.0]), "the numbers inf, 1 must be finite in float32"),
-    "negate": (lambda: compose.negate(lora(1), math.nan), "the number nan must be finite in float32"),
-    "scaled": (lambda: compose.scaled(ia3(1), -math.inf), "the number -inf must be finite in float32"),
-    "analogy": (
-        lambda: compose.analogy(lora(1), lora(2), lora(3), (math.nan, 1.0)), "the numbers nan, 1 must be finite in float32"
+    "kind": (lambda: arithmetic.add([lora(1), ia3(2)]), "'e1' and 'i2' are of different kinds, LORA and IA3"),
+    "ia3 merge": (lambda: arithmetic.add([ia3(1), ia3(2)], how="cat"), "how = cat merges updates of LoRA experts, these are"),
+    "count": (lambda: arithmetic.add([lora(1), lora(2)], [1.0]), "1 weights were given for 2 experts: give one for each"),
+    "negative": (
+        lambda: arithmetic.add([lora(1), lora(2)], [2.0, -1.0]),
+        "weights 2, -1: one is negative, and they are normalised",
     ),
-    "huge": (lambda: compose.add([lora(1), lora(2)], [1e308, 1.0], "svd"), "the numbers 1e+308, 1 must be finite in float32"),
-    "overflow": (lambda: compose.scaled(lora(1), 3e38), "the result has values that float32 cannot hold: use smaller numbers"),
-}  # fmt: skip
+    "zero": (lambda: arithmetic.add([lora(1), lora(2)], [0.0, 0.0]), "weights 0, 0 sum to zero, they cannot be normalised"),
+    "density": (lambda: arithmetic.add([lora(1), lora(2)], how="ties", density=0.0), "density = 0.0: the share of values"),
+    "none": (lambda: arithmetic.add([]), "no expert was given"),
+    "not a number": (lambda: arithmetic.add([lora(1), lora(2)], [math.nan, 1.0]), "the numbers nan, 1 must be finite in float32"),
+    "svd": (lambda: arithmetic.add([lora(1), lora(2)], [math.nan, 1.0], "svd"), "the numbers nan, 1 must be finite in float32"),
+    "infinite": (lambda: arithmetic.add([lora(1), lora(2)], [math.inf, 1.0]), "the numbers inf, 1 must be finite in float32"),
+    "negate": (lambda: arithmetic.negate(lora(1), math.nan), "the number nan must be finite in float32"),
+    "scaled": (lambda: arithmetic.scaled(ia3(1), -math.inf), "the number -inf must be finite in float32"),
+    "analogy": (
+        lambda: arithmetic.analogy(lora(1), lora(2), lora(3), (math.nan, 1.0)),
+        "the numbers nan, 1 must be finite in float32",
+    ),
+    "huge": (lambda: arithmetic.add([lora(1), lora(2)], [1e308, 1.0], "svd"), "the numbers 1e+308, 1 must be finite in float32"),
+    "overflow": (lambda: arithmetic.scaled(lora(1), 3e38), "the result has values that float32 cannot hold: use smaller numbers"),
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -218,10 +223,10 @@ def test_clusters_are_those_of_scikit_learn(groups):
     from sklearn.metrics import adjusted_rand_score
 
     experts, order = family(groups, 6)
-    found = compose.clusters(compose.products(experts, "parameters"), groups)
+    found = arithmetic.clusters(arithmetic.products(experts, "parameters"), groups)
     assert adjusted_rand_score(found, published(experts, groups)) == 1.0
     assert adjusted_rand_score(found, order) == 1.0
-    assert adjusted_rand_score(compose.clusters(compose.products(experts, "update"), groups), order) == 1.0
+    assert adjusted_rand_score(arithmetic.clusters(arithmetic.products(experts, "update"), groups), order) == 1.0
     assert list(dict.fromkeys(found)) == list(range(groups))  # numbered by first members
 
 
@@ -232,22 +237,22 @@ def test_products_of_updates_are_exact_and_do_not_depend_on_the_factors():
         for e in experts
     ]
     expected = torch.stack([torch.stack([a @ b for b in dense]) for a in dense])
-    assert rel(compose.products(experts), expected) < 1e-10
+    assert rel(arithmetic.products(experts), expected) < 1e-10
     turn = numbers(3, 3, seed=4).double() + 3 * torch.eye(3)
     other = {
         name: (torch.linalg.inv(turn) @ t.double() if name.endswith("lora_A") else t.double() @ turn)
         for name, t in experts[0].items()
     }
-    assert rel(compose.products([other, *experts[1:]]), expected) < 1e-6
-    assert rel(compose.products([other, *experts[1:]], "parameters"), compose.products(experts, "parameters")) > 0.01
+    assert rel(arithmetic.products([other, *experts[1:]]), expected) < 1e-6
+    assert rel(arithmetic.products([other, *experts[1:]], "parameters"), arithmetic.products(experts, "parameters")) > 0.01
 
 
 def test_more_clusters_than_experts_are_refused():
     experts, _ = family(2, 2)
-    assert sorted(compose.clusters(compose.products(experts), 4)) == [0, 1, 2, 3]
+    assert sorted(arithmetic.clusters(arithmetic.products(experts), 4)) == [0, 1, 2, 3]
     for count in (0, 5):
         with pytest.raises(LabError, match=f"^{count} clusters of 4 experts cannot be: ask for 1 to 4$"):
-            compose.clusters(compose.products(experts), count)
+            arithmetic.clusters(arithmetic.products(experts), count)
 
 
 # folders and the command ------------------------------------------------------------------------------------------------------
@@ -273,7 +278,7 @@ def test_a_composed_folder_loads_in_peft_and_in_the_bank(saved):
     done = lab("add", folder / "e0", folder / "e1", "--how", "svd", "--weights", "0.5,0.5", "--out", folder / "both", "--json")
     assert done.exit_code == 0, done.output
     theirs = PeftModel.from_pretrained(tiny.model("bert"), str(folder / "both")).eval()
-    exact = compose.add([compose.read(folder / "e0"), compose.read(folder / "e1")], [0.5, 0.5], "svd")
+    exact = arithmetic.add([arithmetic.read(folder / "e0"), arithmetic.read(folder / "e1")], [0.5, 0.5], "svd")
     for layer in exact.layers:
         assert (
             rel(theirs.base_model.model.get_submodule(layer).get_delta_weight("default").detach(), exact.update(layer).float())
@@ -285,7 +290,7 @@ def test_a_composed_folder_loads_in_peft_and_in_the_bank(saved):
     with torch.no_grad(), other.routed(Decision(torch.ones(1, 1, 1, 1))):
         assert rel(tiny.hidden(host, batch), theirs(**batch).last_hidden_state) < 1e-5
     text = (folder / "both" / "README.md").read_text()
-    digest = files.sha256(folder / "e0" / "adapter_model.safetensors")
+    digest = atomic_io.sha256(folder / "e0" / "adapter_model.safetensors")
     assert "lab compose add" in text and "--how svd" in text and digest in text and str(folder / "e0") in text
 
 
@@ -296,9 +301,9 @@ def test_the_command_line(saved):
     assert lab("analogy", folder / "e0", folder / "e1", folder / "e0", "--out", folder / "a").exit_code == 0
     told = lab("cluster", folder / "e0", folder / "e1", folder / "h", "--clusters", "2", "--json")
     assert [row["cluster"] for row in json.loads(told.stdout)] == [0, 1, 0]
-    e0 = compose.read(folder / "e0")
+    e0 = arithmetic.read(folder / "e0")
     for name, by in (("n", -2.0), ("h", 0.5)):
-        got = compose.read(folder / name)
+        got = arithmetic.read(folder / name)
         assert all(rel(got.update(layer), by * e0.update(layer)) < 1e-6 for layer in e0.layers)
     for words, text in (
         (("cluster", folder / "e0", folder / "e1", "--clusters", "3"), "3 clusters of 2 experts cannot be"),
@@ -320,7 +325,7 @@ def test_the_command_line(saved):
 @pytest.mark.parametrize("failing", [1, 2, 3])
 def test_a_folder_is_written_whole_or_not_at_all(failing, saved, monkeypatch):
     folder, _ = saved
-    before, written, real = sorted(folder.rglob("*")), [], files.replace_bytes
+    before, written, real = sorted(folder.rglob("*")), [], atomic_io.replace_bytes
 
     def replace_bytes(path, content):
         written.append(path)
@@ -328,14 +333,14 @@ def test_a_folder_is_written_whole_or_not_at_all(failing, saved, monkeypatch):
             raise OSError(28, "No space left on device")
         real(path, content)
 
-    monkeypatch.setattr(files, "replace_bytes", replace_bytes)
-    e0 = compose.read(folder / "e0")
+    monkeypatch.setattr(atomic_io, "replace_bytes", replace_bytes)
+    e0 = arithmetic.read(folder / "e0")
     with pytest.raises(LabError, match=r"new cannot be written: No space left on device$"):
-        compose.write(e0, folder / "new", "words", [e0])
+        arithmetic.write(e0, folder / "new", "words", [e0])
     assert sorted(folder.rglob("*")) == before
     monkeypatch.undo()
-    compose.write(e0, folder / "new", "words", [e0])
-    assert sorted(path.name for path in (folder / "new").iterdir()) == [compose.CARD, compose.CONFIG, compose.WEIGHTS]
+    arithmetic.write(e0, folder / "new", "words", [e0])
+    assert sorted(path.name for path in (folder / "new").iterdir()) == [arithmetic.CARD, arithmetic.CONFIG, arithmetic.WEIGHTS]
 
 
 def test_an_expert_with_values_that_are_not_finite_is_damaged(saved):
@@ -343,18 +348,18 @@ def test_an_expert_with_values_that_are_not_finite_is_damaged(saved):
     made.expert(0)[f"{made.layers[0].name}.lora_A"].data[0, 0] = math.nan
     made.export(0, folder / "nan", "base")
     with pytest.raises(LabError, match=r"nan holds values that are not finite: it was damaged, or its training failed$"):
-        compose.read(folder / "nan")
+        arithmetic.read(folder / "nan")
 
 
 def test_only_lora_and_ia3_are_read(saved, tmp_path):
     _, other = tiny.bank("bert", kind="bottleneck", size=4)
     other.export(0, tmp_path / "b")
     with pytest.raises(LabError, match=r"holds an expert of kind bottleneck: arithmetic is defined for LoRA and \(IA\)\^3$"):
-        compose.read(tmp_path / "b")
+        arithmetic.read(tmp_path / "b")
     config = json.loads((tmp_path / "e0" / "adapter_config.json").read_text())
     (tmp_path / "e0" / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
     with pytest.raises(LabError, match="DoRA and per-layer ranks are not supported"):
-        compose.read(tmp_path / "e0")
+        arithmetic.read(tmp_path / "e0")
 
 
 # (IA)^3 as an expert kind -----------------------------------------------------------------------------------------------------
@@ -402,6 +407,8 @@ def test_ia3_arithmetic_acts_on_the_output():
     one = ia3(1)
     for name, tensor in one.tensors.items():
         y = numbers(4, *tensor.shape[:1])
-        added, taken = y * tensor[:, 0] - y, y * compose.negate(one).tensors[name][:, 0] - y
+        added, taken = y * tensor[:, 0] - y, y * arithmetic.negate(one).tensors[name][:, 0] - y
         assert torch.allclose(added, -taken, atol=1e-6)
-    assert math.isclose(np.mean([t.mean() for t in compose.add([one, compose.negate(one)]).tensors.values()]), 1.0, abs_tol=1e-6)
+    assert math.isclose(
+        np.mean([t.mean() for t in arithmetic.add([one, arithmetic.negate(one)]).tensors.values()]), 1.0, abs_tol=1e-6
+    )

@@ -4,7 +4,8 @@ import pytest
 import torch
 from tiny import rel
 
-from lab import composition, registry
+from lab.core import registry
+from lab.experts import _composition
 
 B, T, I, O, E, R = 2, 3, 8, 12, 3, 2  # noqa: E741
 SHAPES = {"row": (B, 1), "shared": (1, 1), "token": (B, T), "shared over rows": (1, T)}
@@ -96,8 +97,8 @@ def bottleneck(y, stack, w, how):
 def test_lora_is_its_definition(how, heads, shape):
     x, a, b, w = parts(heads, SHAPES[shape])
     expected = {"mix": lora_mix, "merge": lora_merge}[how](x, a, b, w, heads)
-    assert rel(composition.lora(x, a, b, w, how), expected) < 1e-12
-    single = composition.lora(x.float(), a.float(), b.float(), w.float(), how)
+    assert rel(_composition.lora(x, a, b, w, how), expected) < 1e-12
+    single = _composition.lora(x.float(), a.float(), b.float(), w.float(), how)
     assert single.dtype == torch.float32
     assert rel(single, expected) < 1e-5
 
@@ -116,7 +117,7 @@ def test_bottleneck_is_its_definition(how, heads, shape):
 def test_forms_agree_per_row_and_per_token(how, heads):
     x, a, b, w = parts(heads, (B, 1))
     spread = w.expand(B, T, heads, E)
-    assert rel(composition.lora(x, a, b, spread, how), composition.lora(x, a, b, w, how)) < 1e-12
+    assert rel(_composition.lora(x, a, b, spread, how), _composition.lora(x, a, b, w, how)) < 1e-12
     y, stack = numbers(B, T, O), bottleneck_stack()
     assert rel(bottleneck(y, stack, spread, how), bottleneck(y, stack, w, how)) < 1e-12
 
@@ -125,14 +126,14 @@ def test_forms_agree_per_row_and_per_token(how, heads):
 def test_mix_is_merge_where_one_expert_has_it_all_and_only_there(heads):
     x, a, b, w = parts(heads, (B, 1))
     chosen = torch.nn.functional.one_hot(torch.tensor([2, 0]), E).double()[:, None, None].expand(B, 1, heads, E)
-    mixed, merged = (composition.lora(x, a, b, chosen, how) for how in ("mix", "merge"))
+    mixed, merged = (_composition.lora(x, a, b, chosen, how) for how in ("mix", "merge"))
     alone = torch.stack([x[0] @ a[2].T @ b[2].T, x[1] @ a[0].T @ b[0].T])
     assert rel(mixed, alone) < 1e-12
     assert rel(merged, alone) < 1e-12
     soft = w.softmax(-1)
-    assert rel(composition.lora(x, a, b, soft, "mix"), composition.lora(x, a, b, soft, "merge")) > 0.05
+    assert rel(_composition.lora(x, a, b, soft, "mix"), _composition.lora(x, a, b, soft, "merge")) > 0.05
     half = torch.full((B, 1, heads, E), 0.5, dtype=torch.float64) * chosen  # one expert, but not with weight 1
-    assert rel(composition.lora(x, a, b, half, "merge"), 0.5 * composition.lora(x, a, b, half, "mix")) < 1e-12
+    assert rel(_composition.lora(x, a, b, half, "merge"), 0.5 * _composition.lora(x, a, b, half, "mix")) < 1e-12
     y, stack = numbers(B, T, O), bottleneck_stack()
     assert rel(bottleneck(y, stack, chosen, "mix"), bottleneck(y, stack, chosen, "merge")) < 1e-12
     assert rel(bottleneck(y, stack, soft, "mix"), bottleneck(y, stack, soft, "merge")) > 0.01
@@ -141,8 +142,8 @@ def test_mix_is_merge_where_one_expert_has_it_all_and_only_there(heads):
 def test_heads_that_agree_are_one_head_in_mix_and_in_merge():
     x, a, b, w = parts(1, (B, 1))
     for how in ("mix", "merge"):
-        four = composition.lora(x, a, b, w.expand(B, 1, 4, E), how)
-        assert rel(four, composition.lora(x, a, b, w, how)) < 1e-12
+        four = _composition.lora(x, a, b, w.expand(B, 1, 4, E), how)
+        assert rel(four, _composition.lora(x, a, b, w, how)) < 1e-12
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -151,7 +152,7 @@ def test_gradients_are_those_of_the_definition(how, shape):
     given = parts(2, SHAPES[shape])
     ours, theirs = ([tensor.clone().requires_grad_() for tensor in given] for _ in range(2))
     readout = numbers(B, T, O, seed=9)
-    (composition.lora(*ours, how) * readout).sum().backward()
+    (_composition.lora(*ours, how) * readout).sum().backward()
     ({"mix": lora_mix, "merge": lora_merge}[how](*theirs, 2) * readout).sum().backward()
     for mine, other in zip(ours, theirs, strict=True):
         assert rel(mine.grad, other.grad) < 1e-12

@@ -4,11 +4,11 @@ import pydantic
 import pytest
 
 import lab
-from lab import registry
-from lab.config import RunConfig
-from lab.errors import LabError
-from lab.recipe import configure, merged, parse_override, recipe_names, recipes, validated
-from lab.sources import load_tasks
+from lab.config.resolve import configure, merged, parse_override, recipe_names, recipes, validated
+from lab.config.schema import RunConfig
+from lab.core import registry
+from lab.core.errors import LabError
+from lab.data.loading import load_tasks
 
 SECTIONS = {name: field.annotation for name, field in RunConfig.model_fields.items() if isinstance(field.annotation, type)}
 SECTIONS = {name: kind for name, kind in SECTIONS.items() if issubclass(kind, pydantic.BaseModel)}
@@ -298,9 +298,15 @@ def test_another_plugin_drops_the_options_of_the_old_one(recipe):
             "memory.policy=balanced",
             "memory.policy says how memory.total is shared: set memory.total above 0 and the other budgets to 0",
         ),
-        *((recipe, "memory_training.steps=0",
-           f"memory_training.steps = 0: router {router} learns on stored examples alone and would stay as it begins: "
-           "use memory_training.steps=80, or another router") for recipe, router in (("l2r", "gates"), ("l2r-mh", "gates"))),
+        *(
+            (
+                recipe,
+                "memory_training.steps=0",
+                f"memory_training.steps = 0: router {router} learns on stored examples alone and would stay as it begins: "
+                "use memory_training.steps=80, or another router",
+            )
+            for recipe, router in (("l2r", "gates"), ("l2r-mh", "gates"))
+        ),
         ("phatgoose", "experts=prompt", "router phatgoose decides per token, 'prompt' experts act per example: use another kind"),
         ("l2r", "memory.per_task=0", f"memory_training.steps {NEEDS_MEMORY}"),
         *((name, "memory.per_task=0", f"methods.{name} {NEEDS_MEMORY}") for name in ("agem", "derpp", "replay")),
@@ -365,7 +371,7 @@ def test_another_plugin_drops_the_options_of_the_old_one(recipe):
         ("ewc", "methods.ewc.labels=drawn", "methods.ewc.labels = 'drawn': input should be 'sampled' or 'given'"),
         ("sequential", "router=oracle", "router oracle picks the expert of the true task: use experts.allocation=per_task"),
     ],
-)  # fmt: skip
+)
 def test_refused(recipe, override, message):
     with pytest.raises(LabError) as error:
         configure(recipe, [override])
@@ -384,8 +390,12 @@ def test_several_mistakes_are_one_line():
 def test_every_option_has_a_description():
     models = {"RunConfig": RunConfig, **SECTIONS}
     models |= {f"{kind.kind} {name}": kind.get(name).Options for kind in PLUGINS for name in kind.names()}
-    bare = [f"{title}.{name}" for title, model in models.items() for name, field in model.model_fields.items()
-            if not field.description and name != "name" and name not in SECTIONS]  # fmt: skip
+    bare = [
+        f"{title}.{name}"
+        for title, model in models.items()
+        for name, field in model.model_fields.items()
+        if not field.description and name != "name" and name not in SECTIONS
+    ]
     assert bare == []
     for kind in (*PLUGINS, registry.streams):
         for name in kind.names():

@@ -5,9 +5,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from lab.cli import app
-from lab.recipe import configure, recipe_names
-from lab.runs import Run
+from lab.cli.main import app
+from lab.config.resolve import configure, recipe_names
+from lab.run_folder.run import Run
 
 pytestmark = pytest.mark.slow
 SMALL = ("--backbone", "tiny", "-o", "stream.max_train=32", "-o", "stream.max_validation=10", "-o", "stream.max_test=20")

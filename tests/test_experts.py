@@ -5,15 +5,15 @@ import tiny
 import torch
 from tiny import hidden, rel
 
-from lab.chance import generator
-from lab.config import BackboneConfig, RunConfig
-from lab.errors import LabError
-from lab.expert import Expert, InputExpert, LayerInfo
-from lab.learner import Learner
-from lab.pretrained import resolve
-from lab.registry import experts
-from lab.router import Decision, one_hot
-from lab.stream import Example, Task
+from lab.config.schema import BackboneConfig, RunConfig
+from lab.core.errors import LabError
+from lab.core.registry import experts
+from lab.core.rng import generator
+from lab.data.stream import Example, Task
+from lab.experts.base import Expert, InputExpert, LayerInfo
+from lab.models.learner import Learner
+from lab.models.pretrained import resolve
+from lab.routers.base import Decision, one_hot
 
 KINDS = experts.names()
 LAYER = LayerInfo("some.layer", 12, 16, (("weight", (16, 12)), ("bias", (16,))))

@@ -7,11 +7,13 @@ import pytest
 from conftest import FORGETS, KEEPS, configuration, write_pool, write_queries, write_run
 from test_tables import WENT
 
-from lab import figures, files, tables, versus, views
-from lab.answer import kept
-from lab.errors import LabError
-from lab.figures import METHOD_STYLE
-from lab.recipe import recipe_names
+from lab import figures, views
+from lab.comparison import tables
+from lab.config.resolve import recipe_names
+from lab.core import atomic_io
+from lab.core.errors import LabError
+from lab.figures import METHOD_STYLE, methods
+from lab.run_folder.prediction import kept
 
 
 def cells(figure):
@@ -94,9 +96,9 @@ def test_weights_have_one_range_at_all_moments_of_a_run(runs, heads):
     run = write_run(runs, "a", heads=heads)
     for after, largest in enumerate((1.5, 3.0, 6.0)):
         path = run.dir / "routing" / f"after_{after}.safetensors"
-        arrays, header = files.read_arrays(path)
+        arrays, header = atomic_io.read_arrays(path)
         grown = {name: value * np.float32(largest) for name, value in arrays.items() if name.endswith(("weight_sum", "examples"))}
-        files.write_arrays(path, arrays | grown, header)
+        atomic_io.write_arrays(path, arrays | grown, header)
     most = 6 * 0.95  # the fixture gives an expert 0.95 at most where there are several, 1 where it is alone
     assert views.largest_weight(run) == pytest.approx(most)
     for after in range(3):
@@ -118,9 +120,9 @@ def test_routing_by_task_in_one_layer_and_routing_head(runs):
     """Against the recorded arrays, of heads that differ and of weights that do not sum to one."""
     run = write_run(runs, "a")
     path = run.dir / "routing" / "after_2.safetensors"
-    arrays, header = files.read_arrays(path)
+    arrays, header = atomic_io.read_arrays(path)
     sums = np.random.default_rng(0).uniform(0.1, 5, (3, 8, 4, 3)).astype(np.float32)  # task, layer, routing head, expert
-    files.write_arrays(path, arrays | {f"{task}/weight_sum": sums[task] for task in range(3)}, header)
+    atomic_io.write_arrays(path, arrays | {f"{task}/weight_sum": sums[task] for task in range(3)}, header)
     parts = sums / sums.sum(-1, keepdims=True)
     for layer, head, expected in ((5, 2, parts[:, 5, 2]), (5, None, parts[:, 5].mean(1)), (None, 0, parts[:, :, 0].mean(1))):
         np.testing.assert_allclose(views.routing_by_task(run, 2, layer, head), expected, rtol=1e-5)
@@ -245,13 +247,13 @@ def test_the_graph_of_interference_has_an_arrow_per_cost(pair):
     assert sorted(found, key=found.get) == sorted(costs, key=costs.get) and len(set(found.values())) == 3
     assert all(arrow.marker.symbol == ("circle", "arrow") for arrow in arrows)
     gains = [[0.5, None, None], [0.9, 0.9, None], [0.8, 0.902, 0.9]]
-    files.write_json(pair[0].dir / "matrix.json", pair[0].scores | {"matrix": gains})
+    atomic_io.write_json(pair[0].dir / "matrix.json", pair[0].scores | {"matrix": gains})
     assert [trace.name for trace in figures.interference_graph(pair[0]).data] == ["cooking → animals", "tasks"]
     assert len(figures.interference_graph(pair).data) == 1 + 2, "of several runs: their mean, -0.02 for weather and animals"
 
 
 def test_decomposition_draws_the_terms_that_exist(pair):
-    files.write_json(pair[1].dir / "decomposition.json", WENT)
+    atomic_io.write_json(pair[1].dir / "decomposition.json", WENT)
     drawn = figures.decomposition(pair[1])
     assert [trace.name for trace in drawn.data] == ["Expert drift", "Classifier drift", "New classes", "Loss"]
     pieces = np.array([trace.x for trace in drawn.data[:3]], dtype=float)
@@ -311,15 +313,15 @@ def test_groups_of_one_recipe_look_alike_in_every_figure(runs):
     """Two groups of l2r (of other temperatures): one colour, two markers, the same in every figure."""
     made = [write_run(runs, "a"), write_run(runs, "b"), write_run(runs, "s", "sequential", FORGETS, routed=False)]
     router = {"name": "gates", "temperature": 0.25}
-    files.write_yaml(made[1].dir / "config.yaml", configuration(router=router))
+    atomic_io.write_yaml(made[1].dir / "config.yaml", configuration(router=router))
     one, other = (group.label for group in views.groups(made)[:2])
     looks = figures.styles(views.groups(made))
     assert looks[one].colour == looks[other].colour and looks[one].marker != looks[other].marker
     points = figures.pareto(made).data[1]
     assert list(points.marker.symbol) == [look.marker for look in looks.values()]
-    for drawn, last in ((versus.tradeoff(made), 3), (figures.average_curves(made), 3)):
+    for drawn, last in ((methods.tradeoff(made), 3), (figures.average_curves(made), 3)):
         assert [trace.marker.symbol for trace in drawn.data[-last:]] == [look.marker for look in looks.values()]
-    single = versus.differences(made, one).data[0]
+    single = methods.differences(made, one).data[0]
     assert single.name == other and single.marker.symbol == looks[other].marker + "-open", "though the first is not drawn"
 
 

@@ -44,8 +44,13 @@ def test_entries_follow_the_model(found):
         "methods.replay.fast",
     ]
     assert [found[path].kind for path in ("kind", "limit", "tasks", "inner.name", "inner.lr", "inner.fast")] == [
-        "choice", "int", "names", "choice", "float", "bool",
-    ]  # fmt: skip
+        "choice",
+        "int",
+        "names",
+        "choice",
+        "float",
+        "bool",
+    ]
     assert found["limit"].optional and found["limit"].low == 2
     assert (found["inner.lr"].low, found["inner.lr"].high, found["inner.lr"].step) == (0, 10, pytest.approx(0.001))
     assert found["pool"].choices == ("own", "shared") and found["pool"].free and not found["kind"].free

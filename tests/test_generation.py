@@ -9,16 +9,16 @@ import tiny
 import torch
 from tiny import rel
 
-from lab import registry
-from lab.api import opened
-from lab.batch import UNLABELLED
-from lab.errors import LabError
-from lab.objective import exact_match, rouge_l
-from lab.recipe import configure
-from lab.router import Decision, LayerDecision, one_hot
-from lab.session import Session, prepare
-from lab.sources import open_stream
-from lab.stream import Example, Task, as_text
+from lab.config.resolve import configure
+from lab.core import registry
+from lab.core.errors import LabError
+from lab.data.batching import UNLABELLED
+from lab.data.loading import open_stream
+from lab.data.stream import Example, Task, as_text
+from lab.models.heads import exact_match, rouge_l
+from lab.routers.base import Decision, LayerDecision, one_hot
+from lab.training.runner import opened
+from lab.training.trainer import Session, prepare
 
 MODELS = ("llama", "gpt2", "t5")
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(4, tiny.VOCABULARY))]
@@ -34,9 +34,12 @@ def tokenizer():
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
+        tokenizer_object=made,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
         model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
+    )
 
 
 def host(name: str):
@@ -46,9 +49,18 @@ def host(name: str):
     if name != "t5":
         return tiny.model(name, "AutoModelForCausalLM", pad_token_id=0)
     settings = transformers.T5Config(
-        vocab_size=tiny.VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, dropout_rate=0.0,
-        pad_token_id=0, eos_token_id=2, decoder_start_token_id=0, initializer_factor=1.0,
-    )  # fmt: skip
+        vocab_size=tiny.VOCABULARY,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=0,
+        initializer_factor=1.0,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         return transformers.T5ForConditionalGeneration(settings).eval().requires_grad_(False)
@@ -193,8 +205,9 @@ def test_an_exported_expert_writes_the_same_in_peft(folders, tmp_path):
         batch = asked(made)
         ours = made.objective.answers(batch, made.alone(1), 3).given
         with torch.no_grad():
-            found = peft.generate(input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=6, do_sample=False,
-                                  pad_token_id=0, eos_token_id=2)  # fmt: skip
+            found = peft.generate(
+                input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=6, do_sample=False, pad_token_id=0, eos_token_id=2
+            )
         start = 0 if name == "t5" else batch.ids.shape[1]
         assert list(ours) == tokenizer().batch_decode(found[:, start:], skip_special_tokens=True)
 
@@ -333,8 +346,8 @@ def test_other_backbones_learn_to_write(name, folders):
 
 
 def test_a_run_folder_holds_the_texts_and_goes_on_after_a_kill(folders, tmp_path):
-    from lab.record import record
-    from lab.runs import Run
+    from lab.run_folder.run import Run
+    from lab.training.recorder import record
 
     def recorded(id: str) -> Run:
         return Run.create(session(folders["llama"], of=tasks(("a", "b"))).config.to_dict(), tmp_path, id)
@@ -401,9 +414,15 @@ def test_what_cannot_write_or_work_on_texts_is_refused(folders):
 # -- streams -----------------------------------------------------------------------------------------------------------------
 
 SMALL = [
-    "stream.max_train=8", "stream.max_validation=2", "stream.max_test=4", "train.epochs=1", "memory.per_task=4",
-    "memory_training.steps=2", "backbone.max_length=48", "decoding.max_tokens=4",
-]  # fmt: skip
+    "stream.max_train=8",
+    "stream.max_validation=2",
+    "stream.max_test=4",
+    "train.epochs=1",
+    "memory.per_task=4",
+    "memory_training.steps=2",
+    "backbone.max_length=48",
+    "decoding.max_tokens=4",
+]
 
 
 def test_a_classification_stream_with_labels_as_text(tmp_path):
@@ -412,8 +431,10 @@ def test_a_classification_stream_with_labels_as_text(tmp_path):
     tasks = "stream.tasks=[product_review, news_topic]"
     run = lab.run("l2r", [*SMALL, tasks, "stream.labels_as_text=true"], backbone="strings", runs=tmp_path, progress=False)
     table = run.predictions()
-    assert len(table) == 8 and set(table["label"]) <= {*open_stream("builtin").load("product_review").labels,
-                                                       *open_stream("builtin").load("news_topic").labels}  # fmt: skip
+    assert len(table) == 8 and set(table["label"]) <= {
+        *open_stream("builtin").load("product_review").labels,
+        *open_stream("builtin").load("news_topic").labels,
+    }
     assert [len(row) for row in run.result()["measures"]["rouge_l"]] == [2, 2]
 
 

@@ -6,8 +6,8 @@ import re
 import pytest
 from conftest import FORGETS, write_run, write_transfer
 
-from lab.glossary import glossary
 from lab.views import measures
+from lab.views.glossary import glossary
 
 
 def evaluated(filled: str) -> tuple[float, float]:
@@ -18,9 +18,15 @@ def evaluated(filled: str) -> tuple[float, float]:
 
 def test_formulas_come_out_at_the_metrics(runs):
     run = write_run(runs, "a", "sequential", FORGETS, oracle=[0.9, 0.95, 0.97])
-    run.update(routing={"own_expert_share": 0.5, "own_expert_share_by_task": {"a": 0.4, "b": 0.6, "c": 0.5},
-                        "accuracy": 0.7, "accuracy_by_task": {"a": 0.9, "b": 0.7, "c": 0.5},
-                        "oracle_average_accuracy": 0.94})  # fmt: skip
+    run.update(
+        routing={
+            "own_expert_share": 0.5,
+            "own_expert_share_by_task": {"a": 0.4, "b": 0.6, "c": 0.5},
+            "accuracy": 0.7,
+            "accuracy_by_task": {"a": 0.9, "b": 0.7, "c": 0.5},
+            "oracle_average_accuracy": 0.94,
+        }
+    )
     found = {entry.title: entry for entry in glossary(run)}
     result = run.result()
     for title in ("Average accuracy", "Forgetting", "Backward transfer", "Learning accuracy"):
@@ -42,8 +48,12 @@ def test_formulas_come_out_at_the_metrics(runs):
 def test_measures_of_a_transfer_run_come_out_at_its_result(runs):
     run = write_transfer(runs, "t")
     found, result = {entry.title: entry for entry in glossary(run)}, run.result()
-    expected = {"Zero-shot transfer": result["average"]["0"], "Few-shot transfer": result["average"]["32"],
-                "Training tasks": result["trained_average"], "Gradient alignment": result["alignment"]}  # fmt: skip
+    expected = {
+        "Zero-shot transfer": result["average"]["0"],
+        "Few-shot transfer": result["average"]["32"],
+        "Training tasks": result["trained_average"],
+        "Gradient alignment": result["alignment"],
+    }
     for title, value in expected.items():
         assert evaluated(found[title].filled) == pytest.approx((value, value), abs=1e-3) and found[title].value == value
     assert list(expected.values()) == pytest.approx([0.5, 0.7, 0.85, 0.2])

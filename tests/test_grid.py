@@ -17,11 +17,15 @@ import toy
 import yaml
 from typer.testing import CliRunner
 
-from lab import api, cells, cli, files, grid, runs
-from lab.errors import LabError
-from lab.grid import Grid
-from lab.recipe import configure
-from lab.runs import Run
+from lab import api
+from lab.cli import main
+from lab.comparison import grid_runner, grid_spec
+from lab.comparison.grid_runner import Grid
+from lab.config.resolve import configure
+from lab.core import atomic_io
+from lab.core.errors import LabError
+from lab.run_folder import run as run_module
+from lab.run_folder.run import Run
 
 CONTENT = {
     "recipes": ["sequential", "replay"],
@@ -92,7 +96,7 @@ def test_the_hash_is_that_of_the_resolved_configuration(stream, tmp_path):
     other = Grid(write(tmp_path, stream, **fixed), "x")
     assert [c.hash for c in other.possible.values()] == [cell.hash], "the same run in another grid, found beside the file"
     assert cell.hash not in Grid(write(tmp_path, stream, set={}), tmp_path).possible
-    assert runs.ID.fullmatch(cell.id) and cell.id.endswith(cell.hash)
+    assert run_module.ID.fullmatch(cell.id) and cell.id.endswith(cell.hash)
 
 
 def test_swept_values_may_be_multiples_of_the_recipes_own(stream, tmp_path):
@@ -126,13 +130,13 @@ def test_a_sweep_of_two_options_and_a_seed_of_its_own(stream, tmp_path):
     assert len(made.trials) == 2 * 4 and len(made.possible) == 2 * 4 * (1 + 2 * 2)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in cells.GRIDS.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in grid_spec.GRIDS.glob("*.yaml")))
 def test_shipped_grids_are_valid(name, tmp_path, monkeypatch):
     """Cells are made of every recipe in every scenario that they name; the data of a benchmark may be absent."""
-    fixed = cells.read(name)[1].set
+    fixed = grid_spec.read(name)[1].set
     for place, source in enumerate(fixed.get("stream.sources", [])):  # folders that hold names only
         for task in fixed["stream.tasks"] if place == 0 else [f"of {source}"]:
-            files.write_json(tmp_path / "data" / source / task / "task.json", {})
+            atomic_io.write_json(tmp_path / "data" / source / task / "task.json", {})
         monkeypatch.setenv("LAB_DATA", str(tmp_path / "data"))
     made = Grid(name, tmp_path)
     assert made.spec.about and [row.recipe for row in made.rows] == made.spec.recipes * len(made.spec.scenarios)
@@ -170,18 +174,18 @@ def test_the_test_scores_choose_nothing(whole, tmp_path):
     for scores, expected in (((0.2, 0.9), 1), ((0.9, 0.2), 0), ((0.5, 0.5), 0)):
         for candidate, score in zip(option, scores, strict=True):
             result = {"average_accuracy": 1 - score}
-            made.finished[candidate.trial.hash] = grid.Outcome("finished", "", score, result)
+            made.finished[candidate.trial.hash] = grid_runner.Outcome("finished", "", score, result)
         assert made.selection(made.rows[0])["chosen"] == option[expected].values
-    made.finished[option[0].trial.hash] = grid.Outcome("failed", "it broke")
+    made.finished[option[0].trial.hash] = grid_runner.Outcome("failed", "it broke")
     found = made.selection(made.rows[0])
     assert found["chosen"] == option[1].values and found["sweep"][0]["why"] == "it broke"
     for status in ("interrupted", "stopped"):  # both are gone on with
-        made.finished[option[0].trial.hash] = grid.Outcome(status, "not yet")
+        made.finished[option[0].trial.hash] = grid_runner.Outcome(status, "not yet")
         assert made.selection(made.rows[0])["chosen"] is None and made.finals(made.rows[0]) == []
 
 
 def test_of_many_places_of_a_problem_the_first_are_named():
-    problems = cells.Problems()
+    problems = grid_spec.Problems()
     for place in "abcdd":
         problems.note("wrong", place)
     with pytest.raises(LabError, match=r"^grid g: wrong \(a, b, c and 1 more\)$"):
@@ -192,7 +196,7 @@ def test_of_many_places_of_a_problem_the_first_are_named():
 
 
 def lab(*words: str):
-    return CliRunner().invoke(cli.app, [*map(str, words)])
+    return CliRunner().invoke(main.app, [*map(str, words)])
 
 
 def test_progress_counts_cells(whole):
@@ -216,12 +220,19 @@ def test_the_second_time_nothing_happens(whole):
     shown = lab("grid", path, "--runs", root)
     assert shown.exit_code == 0 and "sequential" in shown.stdout and "train.lr=" in shown.stdout
     head, _, *rows = shown.stdout.split("keep and train, mean over the cells:\n")[1].split("└")[0].splitlines()[1:]
-    printed = [dict(zip((c.strip() for c in head.split("┃")[1:-1]), (c.strip() for c in row.split("│")[1:-1]), strict=True))
-               for row in rows]  # fmt: skip
+    printed = [
+        dict(zip((c.strip() for c in head.split("┃")[1:-1]), (c.strip() for c in row.split("│")[1:-1]), strict=True))
+        for row in rows
+    ]
     for row, found in zip(result["table"], printed, strict=True):
         assert found.pop("recipe") == row["recipe"] and found.pop("task id") == ("yes" if row["uses.task_id"] is True else "no")
-        names = ("uses.stored_examples", "uses.generated_examples", "cost.trainable_parameters", "cost.stored_parameters",
-                 "cost.stored_bytes")  # fmt: skip
+        names = (
+            "uses.stored_examples",
+            "uses.generated_examples",
+            "cost.trainable_parameters",
+            "cost.stored_parameters",
+            "cost.stored_bytes",
+        )
         assert found == {name.split(".")[1].replace("_", " "): f"{row[name]['mean']:,.0f}" for name in names}
 
 
@@ -261,8 +272,8 @@ def test_two_at_a_time_give_the_same(whole, stream, tmp_path):
 
 def test_threads_are_split_once_and_for_all(stream, tmp_path, monkeypatch):
     """Cells that left the number to the machine get their part; asked again with other processes they stay the same cells."""
-    monkeypatch.setattr(grid.os, "sched_getaffinity", lambda _: range(8))
-    monkeypatch.setattr("lab.pretrained.os.sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(grid_runner.os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr("lab.models.pretrained.os.sched_getaffinity", lambda _: range(8))
     path = write(tmp_path, stream, backbone="minilm")
     made = Grid(path, tmp_path / "runs", processes=3)
     assert {cell.config.backbone.threads for cell in made.possible.values()} == {2}
@@ -283,13 +294,15 @@ def test_two_processes_that_train_the_same_experts(stream, tmp_path):
     both = Grid(path, tmp_path / "both", processes=2)
     assert any(len(step.active) == 2 for step in done(both)) and not both.unfinished()
     experts = sorted(file.name for file in (tmp_path / "both" / ".experts").iterdir())
-    assert len(experts) == 2 and all(files.read_arrays(tmp_path / "both" / ".experts" / name)[0] for name in experts)
+    assert len(experts) == 2 and all(atomic_io.read_arrays(tmp_path / "both" / ".experts" / name)[0] for name in experts)
     done(single := Grid(path, tmp_path / "single"))
     (tmp_path / "off").mkdir()
     settings = shared | {"set": shared["set"] | {"reuse": False}}
     done(off := Grid(write(tmp_path / "off", stream, recipes=["uniform", "oracle"], **settings), tmp_path / "off"))
-    measured = [[(cell["recipe"], cell["matrix"], cell["zero_shot"], cell["routing"]) for cell in made.result()["cells"]]
-                for made in (both, single, off)]  # fmt: skip
+    measured = [
+        [(cell["recipe"], cell["matrix"], cell["zero_shot"], cell["routing"]) for cell in made.result()["cells"]]
+        for made in (both, single, off)
+    ]
     assert measured[0] == measured[1] == measured[2] and len(measured[0]) == 2
     assert not (tmp_path / "off" / ".experts").exists() and off.result()["times"]["reuse"]["share_saved"] == 0
     found = single.result()["times"]
@@ -307,7 +320,7 @@ def command(path: Path, root: Path, *words: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return os.environ | {"PYTHONPATH": str(Path(main.__file__).parents[1]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def started(path: Path, root: Path, *words: str) -> subprocess.Popen:
@@ -365,30 +378,32 @@ def test_ctrl_c(whole, tmp_path):
 
 
 def broken(id: str, folder: str, environment: dict[str, str]) -> None:
-    """In place of `grid.work`: cells of replay end in several ways, those of sequential work."""
+    """In place of `grid_runner.work`: cells of replay end in several ways, those of sequential work."""
     if id.startswith("replay") and "-s0-" in id:
         os.kill(os.getpid(), signal.SIGKILL)
     if id.startswith("replay"):
         Run(Path(folder) / id).update(status="failed", error="the loss is not finite")
         sys.exit(1)
-    grid.work(id, folder, environment)
+    grid_runner.work(id, folder, environment)
 
 
 def test_a_failed_cell_is_named_and_stops_nothing(stream, tmp_path, monkeypatch):
     path, root = write(tmp_path, stream, sweep=None), tmp_path / "runs"
     with monkeypatch.context() as patch:
-        patch.setattr(grid, "work", broken)
+        patch.setattr(grid_runner, "work", broken)
         result = lab("grid", path, "--runs", root, "--json")
     assert result.exit_code == 1
     found = json.loads(result.stdout)
     status = {(cell["recipe"], cell["seed"]): (cell["status"], cell["why"].get("status")) for cell in found["cells"]}
     killed, lost = "its process ended with signal 9 (SIGKILL)", "the loss is not finite"
-    assert status == {("sequential", 0): ("finished", None), ("sequential", 1): ("finished", None),
-                      ("replay", 0): ("failed", killed), ("replay", 1): ("failed", lost)}  # fmt: skip
+    assert status == {
+        ("sequential", 0): ("finished", None),
+        ("sequential", 1): ("finished", None),
+        ("replay", 0): ("failed", killed),
+        ("replay", 1): ("failed", lost),
+    }
     ids = {cell["seed"]: cell["run"] for cell in found["cells"] if cell["recipe"] == "replay"}
-    assert result.stderr.endswith(
-        f"lab: cell {ids[0]} is not finished: {killed}\nlab: cell {ids[1]} is not finished: {lost}\n"
-    )
+    assert result.stderr.endswith(f"lab: cell {ids[0]} is not finished: {killed}\nlab: cell {ids[1]} is not finished: {lost}\n")
     row = found["table"][1]
     assert row["n"] == 0 and row["average_accuracy"]["mean"] is None and row["failed"] == {ids[0]: killed, ids[1]: lost}
     assert found["differences"][0]["why"] == "no seed and order is common to both"
@@ -403,16 +418,16 @@ def test_a_cell_that_another_grid_has_just_finished_stays_finished(whole, tmp_pa
     before = (root / cell.id / "run.json").read_bytes()
     with pytest.raises(LabError, match=rf"run '{cell.id}' is finished: there is nothing to go on with"):
         Run(root / cell.id).start()
-    monkeypatch.setattr(grid.api, "resume", lambda id, folder, **options: Run(Path(folder) / id).start())
-    monkeypatch.setattr(grid.os, "dup2", lambda *given: None)
-    monkeypatch.setattr(grid, "_end_with", lambda parent: None)
+    monkeypatch.setattr(grid_runner.api, "resume", lambda id, folder, **options: Run(Path(folder) / id).start())
+    monkeypatch.setattr(grid_runner.os, "dup2", lambda *given: None)
+    monkeypatch.setattr(grid_runner, "_end_with", lambda parent: None)
     with pytest.raises(SystemExit):
-        grid.work(cell.id, str(root), {})
+        grid_runner.work(cell.id, str(root), {})
     assert (root / cell.id / "run.json").read_bytes() == before
 
 
 def test_when_no_swept_value_works(stream, tmp_path, monkeypatch):
-    monkeypatch.setattr(grid, "work", broken)
+    monkeypatch.setattr(grid_runner, "work", broken)
     made = Grid(write(tmp_path, stream, seeds=[1]), tmp_path / "runs")
     assert len(done(made)[-1].ended) == 1 or made.unfinished()
     row = made.result()["table"][1]
@@ -543,15 +558,15 @@ def test_a_folder_that_cannot_be_written(stream, tmp_path):
 
 def test_saved_time():
     costs = [{"train_s": 9.0, "eval_s": 1.0, "reused_s": 6.0}, {"train_s": 4.0, "eval_s": 2.0, "reused_s": 0.0}]
-    found = grid.saved(costs)
+    found = grid_runner.saved(costs)
     assert (found["cells"], found["without_reuse_s"], found["with_reuse_s"]) == (2, 16.0, 10.0)
     assert found["share_saved"] == pytest.approx(6 / 16) and found["factor"] == pytest.approx(1.6)
-    assert grid.saved([])["share_saved"] is None
+    assert grid_runner.saved([])["share_saved"] is None
 
 
 def test_a_damaged_manifest(stream, tmp_path):
     made = Grid(path := write(tmp_path, stream), tmp_path)
-    files.write_json(made.manifest, {"cells": []})
+    atomic_io.write_json(made.manifest, {"cells": []})
     with pytest.raises(LabError, match=r"g-[0-9a-f]{12}.json is damaged \('threads'\): remove it; finished cells stay"):
         Grid(path, tmp_path)
 
@@ -574,5 +589,5 @@ def test_transfer_recipes_in_a_grid(tmp_path):
         assert "average_accuracy" not in row and row["by_position"] == []
     pairs = {pair["measure"]: pair["why"] for pair in result["differences"]}
     assert set(pairs) == {"average.4", "average.8", "alignment"}
-    shown = CliRunner().invoke(cli.app, ["grid", str(path), "--runs", str(tmp_path / "runs")])
+    shown = CliRunner().invoke(main.app, ["grid", str(path), "--runs", str(tmp_path / "runs")])
     assert shown.exit_code == 0 and "average.8" in shown.stdout

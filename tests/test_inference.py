@@ -8,14 +8,15 @@ import tiny
 import torch
 import toy
 
-from lab import compose, files
-from lab.answer import kept
-from lab.errors import LabError
-from lab.evaluate import WHOLE
-from lab.inference import Override, load
-from lab.recipe import configure, recipe_names
-from lab.router import Decision, LayerDecision
+from lab.adapters import arithmetic
+from lab.analysis.inference import Override, load
+from lab.config.resolve import configure, recipe_names
+from lab.core import atomic_io
+from lab.core.errors import LabError
 from lab.routers._arrow import Subtracted
+from lab.routers.base import Decision, LayerDecision
+from lab.run_folder.prediction import kept
+from lab.training.evaluation import WHOLE
 
 CASES = {name: [name] for name in recipe_names() if not configure(name).transfer} | {
     "heads": ["l2r", "router.heads=4"],
@@ -126,14 +127,14 @@ def test_an_expert_alone_equals_the_oracle(trained):
 def test_a_saved_expert_tried_alone_has_the_score_of_the_oracle(trained):
     """So has the exact sum of its halves, of twice the rank; without effect it is the frozen backbone."""
     run = trained("l2r")
-    model, experts = load(run), {task.name: compose.read(run.dir / "experts" / task.name) for task in STREAM}
+    model, experts = load(run), {task.name: arithmetic.read(run.dir / "experts" / task.name) for task in STREAM}
     for t, task in enumerate(STREAM):
         own = experts[task.name]
-        halves = compose.add([own, own], weights=[0.5, 0.5], how="cat")
+        halves = arithmetic.add([own, own], weights=[0.5, 0.5], how="cat")
         assert halves.config["r"] == 2 * own.config["r"]
         for adapter in (own, halves):
             assert model.accuracy(adapter, t, task.test, size=7) == pytest.approx(run.scores["oracle"][t])
-    nothing = [model.accuracy(compose.scaled(own, 0.0), t, task.test) for t, task in enumerate(STREAM)]
+    nothing = [model.accuracy(arithmetic.scaled(own, 0.0), t, task.test) for t, task in enumerate(STREAM)]
     frozen = []
     for t, task in enumerate(STREAM):
         batch = model.learner.collate(model.learner.backbone.encode(task.test, t, "train"))
@@ -245,7 +246,7 @@ def test_damaged_and_changed_files_are_refused(tmp_path):
     with pytest.raises(LabError, match="is damaged: after_1 cannot be read"):
         load(run)
     saved.write_bytes(whole)
-    files.write_arrays(run.dir / "state" / "after_1" / "router.safetensors", {"odd": np.zeros(2)})
+    atomic_io.write_arrays(run.dir / "state" / "after_1" / "router.safetensors", {"odd": np.zeros(2)})
     with pytest.raises(LabError, match="is damaged: after_1 cannot be read"):
         load(run)
     (run.dir / "experts" / "sea" / "adapter_model.safetensors").unlink()

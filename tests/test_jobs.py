@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import configuration, write_run
 
-from lab import jobs
-from lab.errors import LabError
-from lab.runs import Run
+from lab.core.errors import LabError
+from lab.jobs import jobs
+from lab.run_folder.run import Run
 
 WORKER = """
 import signal, sys, time
@@ -162,7 +162,7 @@ def keeper(monkeypatch):
     asked = []
 
     def start(words: list[str], log) -> int:
-        if "lab.jobs" not in words:
+        if "lab.jobs.jobs" not in words:
             return detached(words, log)
         asked.append(words)
         threads.append(threading.Thread(target=jobs.work, args=[Path(words[-1])], daemon=True))

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from lab.checks import check_labels
-from lab.errors import LabError
-from lab.labels import LabelSpace
-from lab.stream import Task
+from lab.core.errors import LabError
+from lab.data.label_space import LabelSpace
+from lab.data.stream import Task
+from lab.data.task_checks import check_labels
 
 
 def task(name: str, *labels: str) -> Task:

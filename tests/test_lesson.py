@@ -8,10 +8,11 @@ import yaml
 from conftest import write_run
 
 import lab
-from lab import figures, lesson
-from lab.errors import LabError
-from lab.lesson import Point
-from lab.runs import Run, all_runs
+from lab import figures
+from lab.core.errors import LabError
+from lab.lessons import lesson
+from lab.lessons.lesson import Point
+from lab.run_folder.run import Run, all_runs
 
 EXAMPLES = {run.id: run for run in all_runs(Path(lab.__file__).parent / "examples")}
 
@@ -44,8 +45,12 @@ def test_claims_of_the_lessons_are_true_of_the_runs():
     own = {name: share[routing.experts.index(name)] for name, share in shares.items()}
     assert own["news_topic"] > 0.7 and own["news_topic"] - max(own["review_aspect"], own["support_intent"]) > 0.2
     average = {name: result["average_accuracy"] for name, result in results.items()}
-    assert average["example-uniform"] < average["example-l2r-merge"] < average["example-l2r"] < results["example-l2r"]["routing"][
-        "oracle_average_accuracy"]  # fmt: skip
+    assert (
+        average["example-uniform"]
+        < average["example-l2r-merge"]
+        < average["example-l2r"]
+        < results["example-l2r"]["routing"]["oracle_average_accuracy"]
+    )
     assert average["example-l2r"] - average["example-l2r-merge"] < 0.05 < average["example-l2r"] - average["example-uniform"]
 
 
@@ -74,12 +79,17 @@ def changed(**fields) -> str:
     return yaml.safe_dump(GOOD | {"cards": [GOOD["cards"][0] | fields]})
 
 
-@pytest.mark.parametrize("content, words", [
-    ("title: [\n", "line 2"), ("- a\n", "must be a mapping"), (yaml.safe_dump(GOOD | {"cards": []}), "cards"),
-    (yaml.safe_dump(GOOD | {"colour": "red"}), "colour"),
-    (changed(show=[{"figure": "pie", "runs": ["a"]}]), "cards.1.show.1.figure"),
-    (changed(question={"ask": "?", "options": ["a", "b"], "right": 3, "why": "w"}), "right is 3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("title: [\n", "line 2"),
+        ("- a\n", "must be a mapping"),
+        (yaml.safe_dump(GOOD | {"cards": []}), "cards"),
+        (yaml.safe_dump(GOOD | {"colour": "red"}), "colour"),
+        (changed(show=[{"figure": "pie", "runs": ["a"]}]), "cards.1.show.1.figure"),
+        (changed(question={"ask": "?", "options": ["a", "b"], "right": 3, "why": "w"}), "right is 3"),
+    ],
+)
 def test_a_broken_lesson_says_where(tmp_path, monkeypatch, content, words):
     monkeypatch.setenv("LAB_LESSONS", str(tmp_path))
     (tmp_path / "mine.yaml").write_text(content)

@@ -11,14 +11,14 @@ from sklearn.covariance import empirical_covariance
 from tiny import rel
 from typer.testing import CliRunner
 
-from lab import files
-from lab.bank import Bank
-from lab.cli import app
-from lab.errors import LabError
-from lab.expert import LayerInfo
-from lab.recipe import configure
-from lab.registry import routers
-from lab.router import Decision, Request, Router, top_softmax
+from lab.cli.main import app
+from lab.config.resolve import configure
+from lab.core import atomic_io
+from lab.core.errors import LabError
+from lab.core.registry import routers
+from lab.experts.base import LayerInfo
+from lab.models.expert_bank import Bank
+from lab.routers.base import Decision, Request, Router, top_softmax
 from lab.routers.mbc import chooses
 
 WIDTH = 6
@@ -91,8 +91,10 @@ def test_the_nearest_class_mean_by_cosine_picks_its_task():
     tasks, queries = clusters(), numbers(20, WIDTH, seed=9) * 2
     w = chosen(taught(recipe_s("prototype"), tasks), queries)
     for row, q in enumerate(queries.numpy()):
-        best = [max(float(q @ m / np.linalg.norm(q) / np.linalg.norm(m)) for m in [x[y == c].mean(0).numpy() for c in (0, 1)])
-                for x, y in tasks]  # fmt: skip
+        best = [
+            max(float(q @ m / np.linalg.norm(q) / np.linalg.norm(m)) for m in [x[y == c].mean(0).numpy() for c in (0, 1)])
+            for x, y in tasks
+        ]
         assert w[row].tolist() == [float(k == np.argmax(best)) for k in range(3)]
     assert len(w.argmax(-1).unique()) == 3
 
@@ -269,8 +271,11 @@ def test_arrow_is_peft_s_given_the_prototypes(top_k, tmp_path):
     host, made = tiny.bank("llama")
     for k in range(len(made)):
         made.export(k, tmp_path / f"e{k}")
-    theirs = create_arrow_model(tiny.model("llama"), [str(tmp_path / f"e{k}") for k in range(3)],
-                                ArrowConfig(top_k=top_k, router_temperature=0.8, rng_seed=0)).eval()  # fmt: skip
+    theirs = create_arrow_model(
+        tiny.model("llama"),
+        [str(tmp_path / f"e{k}") for k in range(3)],
+        ArrowConfig(top_k=top_k, router_temperature=0.8, rng_seed=0),
+    ).eval()
     batch = {"input_ids": tiny.tokens()["input_ids"]}
     with torch.no_grad():
         expected = theirs(**batch).last_hidden_state
@@ -543,7 +548,7 @@ def test_the_experts_are_those_of_l2r(tmp_path):
     for recipe in RECIPES:
         made = toy.trained(recipe, store=tmp_path)
         assert made.cursor.reused_s > 0
-        assert sum("classifier.weight" in files.read_arrays(path)[0] for path in tmp_path.iterdir()) == 2
+        assert sum("classifier.weight" in atomic_io.read_arrays(path)[0] for path in tmp_path.iterdir()) == 2
         assert toy.equal(toy.expert(made, "city"), toy.expert(first, "city"))
         for field in ("memory", "memory_training", "train"):
             assert getattr(made.config, field) == getattr(first.config, field)

@@ -10,9 +10,10 @@ import pytest
 import scipy.linalg
 from conftest import KEEPS, TASKS, write_run
 
-from lab import files, library, registry
-from lab.errors import LabError
-from lab.library import SavedExpert
+from lab.adapters import library
+from lab.adapters.library import SavedExpert
+from lab.core import atomic_io, registry
+from lab.core.errors import LabError
 
 LAYERS = {"encoder.layer.0.attention.self.query": (12, 10), "encoder.layer.0.attention.self.value": (12, 10)}
 
@@ -25,9 +26,9 @@ def save(folder, rank=3, seed=0, alpha=6.0, layers=LAYERS, zero=False, **config)
         arrays[f"base_model.model.{name}.lora_A.weight"] = draw.normal(size=(rank, inputs)).astype(np.float32)
         b = np.zeros((outputs, rank)) if zero else draw.normal(size=(outputs, rank))
         arrays[f"base_model.model.{name}.lora_B.weight"] = b.astype(np.float32)
-    files.write_arrays(folder / library.WEIGHTS, arrays, {"format": "pt"})
+    atomic_io.write_arrays(folder / library.WEIGHTS, arrays, {"format": "pt"})
     written = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "base_model_name_or_path": "minilm"} | config
-    files.write_json(folder / library.CONFIG, written)
+    atomic_io.write_json(folder / library.CONFIG, written)
     return SavedExpert(folder)
 
 
@@ -162,30 +163,55 @@ def archive(members: dict[str, bytes], link: str = "") -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("case, words", [
-    ("slip", "leads out"), ("absolute", "leads out"), ("link", "link"), ("pickle", "pickle"), ("no zip", "no zip archive"),
-    ("two", "2 files"), ("none", "0 files"), ("big", "more than"), ("kind", "peft_type IA3"), ("rank", "of rank 4"),
-    ("torn", "cannot be read"), ("text", "cannot be read"), ("name", "cannot name"), ("rank 0", "r 0"), ("rank text", "r '3'"),
-    ("alpha", "lora_alpha '6'"), ("empty", "no layer"), ("nan", "no finite numbers"), ("crc", "cannot be taken out"),
-    ("password", "without a password"), ("deep", "cannot be read"), ("list", "peft_type None"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "case, words",
+    [
+        ("slip", "leads out"),
+        ("absolute", "leads out"),
+        ("link", "link"),
+        ("pickle", "pickle"),
+        ("no zip", "no zip archive"),
+        ("two", "2 files"),
+        ("none", "0 files"),
+        ("big", "more than"),
+        ("kind", "peft_type IA3"),
+        ("rank", "of rank 4"),
+        ("torn", "cannot be read"),
+        ("text", "cannot be read"),
+        ("name", "cannot name"),
+        ("rank 0", "r 0"),
+        ("rank text", "r '3'"),
+        ("alpha", "lora_alpha '6'"),
+        ("empty", "no layer"),
+        ("nan", "no finite numbers"),
+        ("crc", "cannot be taken out"),
+        ("password", "without a password"),
+        ("deep", "cannot be read"),
+        ("list", "peft_type None"),
+    ],
+)
 def test_archives_that_are_refused_leave_nothing(runs, tmp_path, monkeypatch, case, words):
     expert = save(tmp_path / "e", rank=0 if case == "rank 0" else 3, layers={} if case == "empty" else LAYERS)
     if case == "nan":
-        arrays, header = files.read_arrays(expert.folder / library.WEIGHTS)
+        arrays, header = atomic_io.read_arrays(expert.folder / library.WEIGHTS)
         next(iter(arrays.values()))[0, 0] = np.nan
-        files.write_arrays(expert.folder / library.WEIGHTS, arrays, header)
+        atomic_io.write_arrays(expert.folder / library.WEIGHTS, arrays, header)
     config, weights = (expert.folder / library.CONFIG).read_bytes(), (expert.folder / library.WEIGHTS).read_bytes()
     good = {f"e/{library.CONFIG}": config, f"e/{library.WEIGHTS}": weights}
     changed = {"kind": {"peft_type": "IA3"}, "rank": {"r": 4}, "rank text": {"r": "3"}, "alpha": {"lora_alpha": "6"}}.get(case)
     if changed:
         good[f"e/{library.CONFIG}"] = json.dumps(json.loads(config) | changed).encode()
     more = {
-        "slip": {"../../evil": b"x"}, "absolute": {"/etc/evil": b"x"}, "link": {"e/l": b"/etc/passwd"},
-        "pickle": {"e/adapter_model.bin": b"x"}, "two": {f"f/{library.CONFIG}": config},
-        "torn": {f"e/{library.WEIGHTS}": weights[:100]}, "text": {f"e/{library.CONFIG}": b"{"},
-        "deep": {f"e/{library.CONFIG}": b"[" * 100_000}, "list": {f"e/{library.CONFIG}": b"[]"},
-    }.get(case, {})  # fmt: skip
+        "slip": {"../../evil": b"x"},
+        "absolute": {"/etc/evil": b"x"},
+        "link": {"e/l": b"/etc/passwd"},
+        "pickle": {"e/adapter_model.bin": b"x"},
+        "two": {f"f/{library.CONFIG}": config},
+        "torn": {f"e/{library.WEIGHTS}": weights[:100]},
+        "text": {f"e/{library.CONFIG}": b"{"},
+        "deep": {f"e/{library.CONFIG}": b"[" * 100_000},
+        "list": {f"e/{library.CONFIG}": b"[]"},
+    }.get(case, {})
     if case == "big":
         monkeypatch.setattr(library, "UNPACKED", 100)
     content = b"no zip" if case == "no zip" else archive({} if case == "none" else good | more, link="e/l")
@@ -206,12 +232,12 @@ def test_adapters_that_came_in_another_way_are_damaged_and_no_error(tmp_path):
         if config is None:
             (folder / library.CONFIG).write_text("[" * 100_000)
         elif config == []:
-            files.write_json(folder / library.CONFIG, config)
+            atomic_io.write_json(folder / library.CONFIG, config)
         row = library.describe(SavedExpert(folder))
         assert row["kind"] == "damaged" and row["problem"]
     failed, sound = save(tmp_path / "failed"), save(tmp_path / "sound")
-    arrays, header = files.read_arrays(failed.folder / library.WEIGHTS)
-    files.write_arrays(failed.folder / library.WEIGHTS, {name: array * np.nan for name, array in arrays.items()}, header)
+    arrays, header = atomic_io.read_arrays(failed.folder / library.WEIGHTS)
+    atomic_io.write_arrays(failed.folder / library.WEIGHTS, {name: array * np.nan for name, array in arrays.items()}, header)
     found = library.similarity([failed, sound]).to_numpy()
     assert np.isnan(found[0]).all() and found[1, 1] == pytest.approx(1)
 
@@ -225,7 +251,7 @@ def test_notes_are_kept_checked_and_refused_where_the_lab_is_read_only(runs, mon
     for wrong in ({"owner": "me"}, {"tags": "thesis"}, {"tags": [""]}, {"tags": ["x"] * 21}, {"text": "x" * 20_001}):
         with pytest.raises(LabError):
             library.annotate(run, **wrong)
-    files.write_json(run.dir / "notes.json", {"tags": 3, "starred": True})
+    atomic_io.write_json(run.dir / "notes.json", {"tags": 3, "starred": True})
     assert run.notes["tags"] == [] and run.notes["starred"]
     monkeypatch.setenv("LAB_READ_ONLY", "1")
     for call in (lambda: library.annotate(run, text="no"), lambda: library.bring_in(b"", "x", runs)):

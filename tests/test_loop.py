@@ -11,19 +11,19 @@ import torch
 import toy
 
 import lab
-from lab import registry
-from lab.batch import collate
-from lab.errors import LabError, RunFailed
-from lab.evaluate import WHOLE, Evaluation, RoutingSums, evaluate
-from lab.labels import LabelSpace
-from lab.learner import Learner
-from lab.memory import Memory
-from lab.method import Method
-from lab.recipe import configure, recipe_names
-from lab.registry import Options
-from lab.router import Axes, Decision, Match, Request, Router, RouterOptions
-from lab.session import Phase, schedule
-from lab.stream import Example, Task
+from lab.config.resolve import configure, recipe_names
+from lab.core import registry
+from lab.core.errors import LabError, RunFailed
+from lab.core.registry import Options
+from lab.data.batching import collate
+from lab.data.label_space import LabelSpace
+from lab.data.replay_buffer import Memory
+from lab.data.stream import Example, Task
+from lab.methods.base import Method
+from lab.models.learner import Learner
+from lab.routers.base import Axes, Decision, Match, Request, Router, RouterOptions
+from lab.training.evaluation import WHOLE, Evaluation, RoutingSums, evaluate
+from lab.training.trainer import Phase, schedule
 
 
 def matrix(made):

@@ -7,10 +7,10 @@ import pytest
 import scipy.stats
 import toy
 
-from lab.batch import Encoded
-from lab.errors import LabError
-from lab.memory import Memory, balanced, ranks
-from lab.stream import Example, Task
+from lab.core.errors import LabError
+from lab.data.batching import Encoded
+from lab.data.replay_buffer import Memory, balanced, ranks
+from lab.data.stream import Example, Task
 
 
 def pair(t: int, labels: list[int], name: str = "") -> tuple[Task, list[Encoded]]:
@@ -98,6 +98,8 @@ def test_routers_learn_from_a_memory_that_lost_a_whole_task():
         if type(event).__name__ == "Learned" and event.task == 2:
             made.memory.rows = [row for row in made.memory.rows if row.task != 0]
     assert set(made.stored_queries) == {1, 2}
-    assert all({row.key for row in rows} == {row.key for row in made.memory.rows if row.task == t}
-               for t, (rows, _) in made.stored_queries.items())  # fmt: skip
+    assert all(
+        {row.key for row in rows} == {row.key for row in made.memory.rows if row.task == t}
+        for t, (rows, _) in made.stored_queries.items()
+    )
     assert len(made.scores.matrix) == 3

@@ -9,15 +9,15 @@ import torch
 import toy
 from torch import nn
 
-from lab.batch import UNLABELLED
-from lab.learner import Output
-from lab.method import Method
+from lab.config.resolve import configure, recipe_names
+from lab.core.registry import Options
+from lab.data.batching import UNLABELLED
 from lab.methods.agem import project
+from lab.methods.base import Method
 from lab.methods.derpp import logit_distance
 from lab.methods.ewc import fisher_diagonal, quadratic_penalty
 from lab.methods.lwf import distillation
-from lab.recipe import configure, recipe_names
-from lab.registry import Options
+from lab.models.learner import Output
 
 SCENARIOS = ["class", "domain", "task"]
 METHODS = toy.methods()
@@ -200,10 +200,13 @@ def test_projection_solves_the_quadratic_programme(seed):
     gradient, reference = draw(5, seed=seed).double(), draw(5, seed=seed + 100).double()
     found = project(gradient, reference)
     solved = scipy.optimize.minimize(
-        lambda x: ((x - gradient.numpy()) ** 2).sum(), np.zeros(5), jac=lambda x: 2 * (x - gradient.numpy()), method="SLSQP",
+        lambda x: ((x - gradient.numpy()) ** 2).sum(),
+        np.zeros(5),
+        jac=lambda x: 2 * (x - gradient.numpy()),
+        method="SLSQP",
         constraints={"type": "ineq", "fun": lambda x: x @ reference.numpy(), "jac": lambda x: reference.numpy()},
         options={"ftol": 1e-14, "maxiter": 500},
-    )  # fmt: skip
+    )
     assert solved.success
     np.testing.assert_allclose(found.numpy(), solved.x, atol=1e-6)
     assert found @ reference >= -1e-12
@@ -369,6 +372,6 @@ def test_what_a_method_does_between_tasks_counts_as_training_time(monkeypatch):
 
     made = toy.session("sequential")
     made.methods = [Slow(Options(), made.learner, made.memory)]
-    monkeypatch.setattr("lab.loop.time.perf_counter", lambda: clock)
+    monkeypatch.setattr("lab.protocols.sequential.time.perf_counter", lambda: clock)
     list(made.train())
     assert made.cost()["train_s"] == 2 * 107

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab import metrics
+from lab.metrics import matrix as formulas
 
 NONE = None
 # O-LoRA, order 1 of the standard benchmark, from the logs of its authors
@@ -21,7 +21,7 @@ O_LORA = [
 
 
 def test_the_published_matrix():
-    found = metrics.metrics(O_LORA)
+    found = formulas.metrics(O_LORA)
     assert found["average_accuracy"] == pytest.approx(78.3675, abs=1e-9)
     assert found["backward_transfer"] == pytest.approx(-1.1767, abs=5e-5)
     assert found["forgetting"] == pytest.approx(1.1767, abs=5e-5)
@@ -31,7 +31,7 @@ def test_the_published_matrix():
 
 
 def test_a_run_that_was_stopped():
-    found = metrics.metrics(O_LORA[:2])
+    found = formulas.metrics(O_LORA[:2])
     assert found["average_accuracy"] == pytest.approx((98.55 + 57.76) / 2)
     assert found["backward_transfer"] == pytest.approx(98.55 - 98.71)
     assert found["learning_accuracy"] == pytest.approx((98.71 + 57.76) / 2)
@@ -39,8 +39,8 @@ def test_a_run_that_was_stopped():
 
 def test_what_is_undefined_is_none_and_says_why():
     names = ("average_accuracy", "forgetting", "backward_transfer", "forward_transfer", "learning_accuracy")
-    assert metrics.metrics([]) == dict.fromkeys(names) | {"why": dict.fromkeys(names, "no task is learned yet")}
-    one = metrics.metrics([[0.5, None]], single_task=[0.5, 0.5])
+    assert formulas.metrics([]) == dict.fromkeys(names) | {"why": dict.fromkeys(names, "no task is learned yet")}
+    one = formulas.metrics([[0.5, None]], single_task=[0.5, 0.5])
     assert (one["average_accuracy"], one["learning_accuracy"]) == (0.5, 0.5)
     needs = "needs at least two learned tasks"
     assert one["why"] == {"forgetting": needs, "backward_transfer": needs, "forward_transfer": needs}
@@ -48,14 +48,14 @@ def test_what_is_undefined_is_none_and_says_why():
 
 
 def test_forward_transfer_is_measured_from_single_task_scores():
-    found = metrics.metrics(O_LORA, single_task=[98.0, 58.0, 70.0, 90.0])
+    found = formulas.metrics(O_LORA, single_task=[98.0, 58.0, 70.0, 90.0])
     assert found["forward_transfer"] == pytest.approx(((57.76 - 58) + (71.91 - 70) + (88.62 - 90)) / 3)
     assert found["why"] == {}
 
 
 def test_forgetting_can_be_negative_and_takes_the_best_row_before_the_last():
     rising = [[0.5, None, None], [0.6, 0.5, None], [0.8, 0.9, 0.7]]
-    assert metrics.metrics(rising)["forgetting"] == pytest.approx(((0.6 - 0.8) + (0.5 - 0.9)) / 2)
+    assert formulas.metrics(rising)["forgetting"] == pytest.approx(((0.6 - 0.8) + (0.5 - 0.9)) / 2)
 
 
 scores = st.floats(0, 1, allow_nan=False, width=32)
@@ -71,7 +71,7 @@ def matrices(draw):
 @given(matrices())
 def test_metrics_are_their_loops(matrix):
     rows = len(matrix)
-    found, last = metrics.metrics(matrix), matrix[-1]
+    found, last = formulas.metrics(matrix), matrix[-1]
     assert found["average_accuracy"] == pytest.approx(sum(last[:rows]) / rows)
     assert found["learning_accuracy"] == pytest.approx(sum(matrix[j][j] for j in range(rows)) / rows)
     moved, lost = 0.0, 0.0
@@ -90,13 +90,13 @@ def test_metrics_are_their_loops(matrix):
 
 @given(matrices())
 def test_interference_is_the_step_down_a_column(matrix):
-    rows, found = len(matrix), metrics.interference(metrics.array(matrix))
+    rows, found = len(matrix), formulas.interference(formulas.array(matrix))
     for j in range(len(matrix[0])):
         for i in range(rows):
             expected = matrix[i - 1][j] - matrix[i][j] if i > j else None
             assert np.isnan(found[i, j]) if expected is None else found[i, j] == pytest.approx(expected, abs=1e-12)
     lost = [np.nansum(found[:, j]) for j in range(rows - 1)]
-    assert np.mean(lost) == pytest.approx(-metrics.metrics(matrix)["backward_transfer"], abs=1e-12)
+    assert np.mean(lost) == pytest.approx(-formulas.metrics(matrix)["backward_transfer"], abs=1e-12)
 
 
 # what several changes cost together -------------------------------------------------------------------------------------------
@@ -116,26 +116,26 @@ def games(draw):
 def test_shares_are_the_closed_form_and_add_up(game):
     """Against the weights |S|! (n - 1 - |S|)! / n! of marginal costs (Shapley 1953)."""
     parts, score = game
-    found, n = metrics.shares(score.get, parts), len(parts)
+    found, n = formulas.shares(score.get, parts), len(parts)
     for part in parts:
         without = [chosen for chosen in score if part not in chosen]
         orders = {chosen: math.factorial(len(chosen)) * math.factorial(n - 1 - len(chosen)) for chosen in without}
         expected = sum(count * (score[chosen] - score[chosen | {part}]) for chosen, count in orders.items()) / math.factorial(n)
         assert found[part] == pytest.approx(expected, abs=1e-9)
     assert sum(found.values()) == pytest.approx(score[frozenset()] - score[frozenset(parts)], abs=1e-9)
-    assert found == pytest.approx(metrics.shares(score.get, parts[::-1]), abs=1e-12)
+    assert found == pytest.approx(formulas.shares(score.get, parts[::-1]), abs=1e-12)
 
 
 @given(games())
 def test_a_part_that_never_matters_has_the_share_zero(game):
     parts, score = game
-    found = metrics.shares(lambda chosen: score[chosen - {"idle"}], (*parts, "idle"))
+    found = formulas.shares(lambda chosen: score[chosen - {"idle"}], (*parts, "idle"))
     assert found.pop("idle") == pytest.approx(0, abs=1e-12)
-    assert found == pytest.approx(metrics.shares(score.get, parts), abs=1e-9)
+    assert found == pytest.approx(formulas.shares(score.get, parts), abs=1e-9)
 
 
 def test_shares_by_hand():
     """Alone, a costs 0.2 and b nothing; after b, a costs 0.5 and b, after a, 0.3: each order is half of the answer."""
     score = {frozenset(): 0.9, frozenset("a"): 0.7, frozenset("b"): 0.9, frozenset("ab"): 0.4}
-    assert metrics.shares(score.get, ("a", "b")) == pytest.approx({"a": (0.2 + 0.5) / 2, "b": (0.3 + 0.0) / 2})
-    assert metrics.shares(score.get, ()) == {}
+    assert formulas.shares(score.get, ("a", "b")) == pytest.approx({"a": (0.2 + 0.5) / 2, "b": (0.3 + 0.0) / 2})
+    assert formulas.shares(score.get, ()) == {}

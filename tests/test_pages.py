@@ -24,14 +24,21 @@ from test_tables import WENT
 from typer.testing import CliRunner
 
 import lab
-from lab import cli, figures, files, jobs, library, preflight, repeats, sources, tables, views
-from lab.answer import kept
-from lab.errors import LabError
+from lab import figures, views
+from lab.adapters import library
+from lab.cli import main
+from lab.comparison import replicates, tables
+from lab.config.resolve import configure
+from lab.core import atomic_io
+from lab.core.errors import LabError
+from lab.data import loading
+from lab.data.stream import SPLITS, Example, Task
+from lab.jobs import jobs
 from lab.pages import draft, shell, system
-from lab.recipe import configure
-from lab.routing import STEPS
-from lab.runs import now
-from lab.stream import SPLITS, Example, Task
+from lab.run_folder.prediction import kept
+from lab.run_folder.routing_record import STEPS
+from lab.run_folder.run import now
+from lab.training import forecast
 
 PRESETS = ("First look", "See it forget", "In full")
 MAIN = Path(lab.__file__).parent / "pages" / "main.py"
@@ -45,7 +52,7 @@ def stream(monkeypatch):
     def opened(name, parts=()):
         return SimpleNamespace(names=lambda: list(TASKS), orders={}, load=task, downloads=name == "mtl5")
 
-    monkeypatch.setattr(sources, "open_stream", opened)
+    monkeypatch.setattr(loading, "open_stream", opened)
 
 
 def task(name: str) -> Task:
@@ -156,7 +163,7 @@ def test_transfer_runs_stand_in_a_table_of_their_own(runs):
         write_transfer(runs, f"own{seed}", seed=seed)
         lower = write_transfer(runs, f"low{seed}", "shared", seed)
         held = {"8": 0.6, "32": 0.7 - by}
-        files.write_json(lower.dir / "matrix.json", lower.scores | {"held_out": {"cooking": held}})
+        atomic_io.write_json(lower.dir / "matrix.json", lower.scores | {"held_out": {"cooking": held}})
     app = open_page("compare", runs=[f"{name}{seed}" for name in ("own", "low") for seed in range(3)])
     assert not app.exception and "One run each" not in texts(app)
     low, high = stats.ttest_1samp([0.1, 0.12, 0.17], 0).confidence_interval()
@@ -165,7 +172,7 @@ def test_transfer_runs_stand_in_a_table_of_their_own(runs):
     drawn = json.loads(app.get("plotly_chart")[0].proto.spec)
     assert drawn["data"][0]["name"] == "mhr" and drawn["layout"]["xaxis"]["title"]["text"] == "32 shots, minus shared"
     assert app.get("download_button")[0].proto.label == "Numbers as CSV" and not app.exception and not app.warning
-    files.write_yaml(runs / "low0" / "config.yaml", lab.Run.open("low0").config | {"backbone": {"name": "minilm"}})
+    atomic_io.write_yaml(runs / "low0" / "config.yaml", lab.Run.open("low0").config | {"backbone": {"name": "minilm"}})
     app.run()
     assert "These runs differ in their backbones: tiny, minilm" in texts(app)
     assert any("lab compare own0 own1 own2 low0 low1 low2 --json" in one.value for one in app.code)
@@ -241,7 +248,7 @@ def test_jobs_say_that_a_run_ended_before_it_began(runs):
     assert "appears" not in shown and not app.number_input and app.dataframe[0].value["learned"].tolist() == ["–"]
     assert offered(app) == ["Duplicate", "Resume", "Delete"]
     assert app.button(key="resume").help == "Nothing was saved: begins anew with the same settings."
-    files.write_json(run.dir / "checkpoint" / "manifest.json", {})
+    atomic_io.write_json(run.dir / "checkpoint" / "manifest.json", {})
     app = open_page("jobs", job="failed")
     assert offered(app) == ["Resume", "Duplicate", "Delete"] and app.button(key="resume").help.startswith("Goes on")
     run.update(status="queued", error=None)
@@ -250,7 +257,7 @@ def test_jobs_say_that_a_run_ended_before_it_began(runs):
 
 
 def test_jobs_show_a_running_run(runs, monkeypatch):
-    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
     run = write_run(runs, "live", matrix=KEEPS[:1], status="running", partial=[0.7, None, None])
     app = open_page("jobs")
     assert [button.label for button in app.button if button.key != "replay_play"] == ["Stop after this task", "Stop now"]
@@ -260,15 +267,27 @@ def test_jobs_show_a_running_run(runs, monkeypatch):
 
 
 def test_jobs_step_through_the_tasks_and_name_what_is_odd(runs, monkeypatch):
-    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
     run = write_run(runs, "live", "sequential", [[0.9, None, None], [0.3, 0.8, None]], status="running")
     run.update(started=now())
     app = open_page("jobs")
     shown = texts(app)
     assert ":green-badge[:material/check: 1 animals 0.30]" in shown and ":blue-badge[:material/play_arrow: 3 cooking]" in shown
     assert "Task animals lost 0.60" in shown and "since it started" in bars(app)
-    run.append({"kind": "Step", "task": 2, "phase": "train", "epoch": 1, "epochs": 2, "step": 9, "steps": 20,
-                "terms": {"task": None}, "lr": 0.1, "progress": 0.9})  # fmt: skip
+    run.append(
+        {
+            "kind": "Step",
+            "task": 2,
+            "phase": "train",
+            "epoch": 1,
+            "epochs": 2,
+            "step": 9,
+            "steps": 20,
+            "terms": {"task": None},
+            "lr": 0.1,
+            "progress": 0.9,
+        }
+    )
     with open(run.dir / "events.jsonl", "a") as events:
         events.write('{"kind": "St')
     app.run()
@@ -294,16 +313,16 @@ def test_jobs_name_dead_experts(runs):
     assert views.alerts(run) == []
     shares = np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.5, 0.49, 0.01]])
     path = run.dir / "routing" / "after_2.safetensors"
-    arrays, header = files.read_arrays(path)
-    files.write_arrays(path, arrays | {f"{t}/share_sum": shares[t] * arrays[f"{t}/count"] for t in range(3)}, header)
+    arrays, header = atomic_io.read_arrays(path)
+    atomic_io.write_arrays(path, arrays | {f"{t}/share_sum": shares[t] * arrays[f"{t}/count"] for t in range(3)}, header)
     assert [alert.text for alert in views.alerts(run)] == ["Expert cooking is dead: no task gives it more than 1.0%."]
     five = write_run(runs, "b", matrix=[[0.5] * 5] * 5, tasks=list("vwxyz"))
     path = five.dir / "routing" / "after_4.safetensors"
-    arrays, header = files.read_arrays(path)
+    arrays, header = atomic_io.read_arrays(path)
     shares = np.eye(5) / 2 + np.roll(np.eye(5), 1, axis=1) / 2
     shares[:, 0] += shares[:, 1] + shares[:, 3]
     shares[:, [1, 3]] = 0.0
-    files.write_arrays(path, arrays | {f"{t}/share_sum": shares[t] * arrays[f"{t}/count"] for t in range(5)}, header)
+    atomic_io.write_arrays(path, arrays | {f"{t}/share_sum": shares[t] * arrays[f"{t}/count"] for t in range(5)}, header)
     said = "Experts w, y are dead: no task gives one of them any weight that shows."
     assert [alert.text for alert in views.alerts(five) if alert.kind == "dead"] == [said]
 
@@ -329,7 +348,9 @@ def test_jobs_play_a_recorded_example(runs, recorded, monkeypatch):
     app = open_page("jobs")
     app.button(key="replay_play").click().run()
     made = lab.Run.open("replay-builtin-sequential", runs)
-    assert launched == [[sys.executable, "-m", "lab.replay", str(made.dir)]] and made.info["replay"]["speed"] == 10
+    assert (
+        launched == [[sys.executable, "-m", "lab.run_folder.replay_file", str(made.dir)]] and made.info["replay"]["speed"] == 10
+    )
     monkeypatch.setenv("LAB_READ_ONLY", "1")
     assert open_page("jobs").button(key="replay_play").disabled
 
@@ -368,7 +389,7 @@ def test_jobs_delete_asks_first_and_removes_that_run_only(runs, monkeypatch):
 def test_compare_shows_the_numbers_of_the_runs(runs):
     """Every number on the screen is one that `lab compare --json` prints."""
     made = [write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS, routed=False)]
-    printed = json.loads(CliRunner().invoke(cli.app, ["compare", "a", "b", "--json", "--runs", str(runs)]).stdout)
+    printed = json.loads(CliRunner().invoke(main.app, ["compare", "a", "b", "--json", "--runs", str(runs)]).stdout)
     app = open_page("compare")
     table = app.dataframe[0].value
     assert list(table.columns) == ["sequential (n = 1)", "l2r (n = 1)"]
@@ -392,8 +413,10 @@ def test_compare_shows_the_numbers_of_the_runs(runs):
 
 def test_compare_takes_differences_over_pairs_of_seeds(runs):
     """Means, intervals and claims against scipy; the mean matrix of two seeds; another baseline turns the signs."""
-    lower, other = ([[[score and score - by for score in row] for row in KEEPS] for by in byes]
-                    for byes in ((0.1, 0.12, 0.17), (0.1, -0.05, 0.02)))  # fmt: skip
+    lower, other = (
+        [[[score and score - by for score in row] for row in KEEPS] for by in byes]
+        for byes in ((0.1, 0.12, 0.17), (0.1, -0.05, 0.02))
+    )
     for seed in range(3):
         write_run(runs, f"u{seed}", "uniform", other[seed], seed=seed, events=False, routed=False)
         write_run(runs, f"a{seed}", seed=seed, events=False, routed=False)
@@ -426,7 +449,7 @@ VIEWS = ["Summary", "Curves", "Matrices", "Trade-offs", "Interference", "Order",
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_view_of_compare_with_seeds_orders_and_what_cannot_be_compared(runs, monkeypatch, view):
-    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
     write_run(runs, "a"), write_run(runs, "b", seed=1), write_run(runs, "same"), write_run(runs, "live", status="running")
     write_run(runs, "turned", tasks=TASKS[::-1]), write_run(runs, "half", "replay", KEEPS[:2], status="stopped", routed=False)
     write_run(runs, "newer").update(format=99)
@@ -436,8 +459,13 @@ def test_every_view_of_compare_with_seeds_orders_and_what_cannot_be_compared(run
     app.multiselect(key="runs").set_value(["a", "b", "same", "live", "turned", "half", "s"]).run()
     assert not app.exception and not app.error
     shown = texts(app)
-    for reason in ("'same' has the settings and the seed of 'a'", "'live' is running", "newer version (format 99",
-                   "matrix.json cannot be read", "half has learned 2 of 3 tasks"):  # fmt: skip
+    for reason in (
+        "'same' has the settings and the seed of 'a'",
+        "'live' is running",
+        "newer version (format 99",
+        "matrix.json cannot be read",
+        "half has learned 2 of 3 tasks",
+    ):
         assert reason in shown, reason
     assert app.segmented_control(key="cmp_view").value == view
     if view == "Interference":
@@ -455,7 +483,7 @@ def test_paired_differences_name_whole_methods(runs):
     """Two learning rates of one recipe: the column is as wide as the longest label, at 7 pixels a character."""
     for rate in (0.002, 0.0005):
         made = write_run(runs, f"r{rate}", "sequential", events=False, routed=False)
-        files.write_yaml(made.dir / "config.yaml", configuration("sequential", train={"lr": rate, "epochs": 2}))
+        atomic_io.write_yaml(made.dir / "config.yaml", configuration("sequential", train={"lr": rate, "epochs": 2}))
     app = open_page("compare", runs=["r0.002", "r0.0005"], baseline="sequential, train.lr 0.0005")
     columns = json.loads(app.dataframe[1].proto.columns)
     assert columns["label"]["label"] == "minus sequential, train.lr 0.0005"
@@ -465,16 +493,16 @@ def test_paired_differences_name_whole_methods(runs):
 def test_compare_shows_a_sweep_and_where_losses_went(runs):
     for rate, score in ((1e-4, 0.5), (1e-3, 0.9), (1e-2, 0.7)):
         made = write_run(runs, f"r{score}", validation=[score, score, score], events=False)
-        files.write_yaml(made.dir / "config.yaml", configuration(train={"lr": rate, "epochs": 2}))
+        atomic_io.write_yaml(made.dir / "config.yaml", configuration(train={"lr": rate, "epochs": 2}))
     app = open_page("compare", cmp_view="Learning rates")
     assert len(app.multiselect(key="runs").value) == 2
     app.button(key="cmp_repeat").click().run()
     drawn = json.loads(app.get("plotly_chart")[0].proto.spec)
     assert drawn["layout"]["xaxis"]["type"] == "log" and drawn["layout"]["xaxis"]["ticktext"] == ["0.0001", "0.001", "0.01"]
-    found = repeats.sweep([lab.Run.open(f"r{score}", runs) for score in (0.5, 0.9, 0.7)])
+    found = replicates.sweep([lab.Run.open(f"r{score}", runs) for score in (0.5, 0.9, 0.7)])
     assert found.set_index("value")["mean"].to_dict() == pytest.approx({1e-4: 0.5, 1e-3: 0.9, 1e-2: 0.7})
     assert found.loc[found["best"], "value"].tolist() == [1e-3]
-    files.write_json(runs / "r0.9" / "decomposition.json", WENT)
+    atomic_io.write_json(runs / "r0.9" / "decomposition.json", WENT)
     app.segmented_control(key="cmp_view").set_value("Interference").run()
     assert "Not measured for 2 of 3 runs" in texts(app) and not app.exception
     assert "trained here and kept their weights" in texts(app) and not any("--decompose" in code.value for code in app.code)
@@ -515,7 +543,7 @@ def test_a_page_says_which_runs_of_a_link_are_not_there(runs, link):
 
 
 def test_compare_begins_with_runs_that_are_at_rest(runs, monkeypatch):
-    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
     write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS)
     write_run(runs, "c", "replay", status="running")  # has learned all tasks, and is measured at this moment
     app = open_page("compare")
@@ -527,8 +555,11 @@ def test_compare_begins_with_runs_that_are_at_rest(runs, monkeypatch):
 def test_compare_offers_only_runs_with_chosen_recipes_tags_and_stars(runs):
     """Any of one kind, all of several kinds; what is still offered stays chosen, and the link holds the choice."""
     for number, recipe in enumerate(("l2r", "sequential", "replay", "l2r")):
-        library.annotate(write_run(runs, f"r{number}", recipe, seed=number, events=False, routed=False),
-                         tags=["paper"] if number < 2 else [], starred=number == 3)  # fmt: skip
+        library.annotate(
+            write_run(runs, f"r{number}", recipe, seed=number, events=False, routed=False),
+            tags=["paper"] if number < 2 else [],
+            starred=number == 3,
+        )
     app = open_page("compare")
     asked = app.multiselect(key="only")
     assert asked.options == ["recipe l2r", "recipe replay", "recipe sequential", "starred", "stream builtin", "tag paper"]
@@ -637,10 +668,10 @@ def test_routing_explains_steps_in_the_words_of_the_router(runs):
     run = write_run(runs, "a")
     assert f"1. **logits**: {STEPS['logits']}" in texts(open_page("routing"))
     path = run.dir / "routing" / "after_2.safetensors"
-    arrays, header = files.read_arrays(path)
+    arrays, header = atomic_io.read_arrays(path)
     about = json.loads(header["about"]) | {"steps": ["logits", "odd"], "told": {"logits": "a row <b>of a table"}}
     arrays |= {f"{task}/steps/odd": arrays[f"{task}/steps/logits"] for task in range(3)}
-    files.write_arrays(path, arrays, {"about": json.dumps(about)})
+    atomic_io.write_arrays(path, arrays, {"about": json.dumps(about)})
     shown = texts(open_page("routing"))
     assert "1. **logits**: a row <b>of a table" in shown and "2. **odd**: a value that this router names" in shown
     assert f"3. **weights**: {STEPS['weights']}" in shown and STEPS["logits"] not in shown
@@ -679,10 +710,10 @@ def test_routing_offers_both_summaries_of_all_tasks(runs):
 def test_routing_lists_examples_from_the_most_to_the_least_routed(runs, monkeypatch):
     run = write_run(runs, "a", texts=["little", "much", "some"])
     path = run.dir / "routing" / "after_2.safetensors"
-    arrays, header = files.read_arrays(path)
+    arrays, header = atomic_io.read_arrays(path)
     for i, weight in enumerate((0.1, 0.8, 0.4)):
         arrays["0/examples"][i, :, :, 1] = weight
-    files.write_arrays(path, arrays, header)
+    atomic_io.write_arrays(path, arrays, header)
     app = open_page("routing", rt_task="animals", rt_expert="weather")
     table = app.dataframe[0].value
     assert table["text"].tolist() == ["much", "some", "little"] and table.index.tolist() == [2, 3, 1]
@@ -710,9 +741,9 @@ def test_routing_warns_of_the_moment_that_is_looked_at(runs):
     """After two tasks one expert took all; at the end it does not."""
     run = write_run(runs, "a")
     path = run.dir / "routing" / "after_1.safetensors"
-    arrays, header = files.read_arrays(path)
+    arrays, header = atomic_io.read_arrays(path)
     taken = {f"{task}/share_sum": np.array([1.0, 0.0]) * arrays[f"{task}/count"] for task in range(2)}
-    files.write_arrays(path, arrays | taken, header)
+    atomic_io.write_arrays(path, arrays | taken, header)
     app = open_page("routing")
     assert "collapsed" not in texts(app)
     app.select_slider(key="rt_after").set_value(2).run()
@@ -728,8 +759,14 @@ def test_a_picker_is_narrowed_by_star_tags_and_recipes(runs):
     library.annotate(lab.Run.open("c"), tags=["odd"])
     app = open_page("routing")
     assert app.multiselect(key="rt_run_only").options == [
-        "recipe l2r", "recipe replay", "recipe uniform", "starred", "stream builtin", "tag best", "tag odd"
-    ]  # fmt: skip
+        "recipe l2r",
+        "recipe replay",
+        "recipe uniform",
+        "starred",
+        "stream builtin",
+        "tag best",
+        "tag odd",
+    ]
     offered = {}
     odd, best, star = "tag odd", "tag best", "starred"
     for marks in ([odd], [star, odd], ["recipe l2r", "recipe replay"], [odd, best, "recipe uniform"], [star, "recipe l2r"], []):
@@ -779,9 +816,9 @@ def test_routing_of_one_shared_expert_is_explained(runs, monkeypatch):
     monkeypatch.setattr("conftest.weights", lambda task, experts, layers, heads: np.ones((layers, heads, 1), dtype=np.float32))
     run = write_run(runs, "a", "sequential")
     for path in run.dir.glob("routing/*"):
-        arrays, header = files.read_arrays(path)
+        arrays, header = atomic_io.read_arrays(path)
         about = json.loads(header["about"]) | {"experts": ["shared"]}
-        files.write_arrays(path, arrays, {"about": json.dumps(about)})
+        atomic_io.write_arrays(path, arrays, {"about": json.dumps(about)})
     app = open_page("routing")
     assert "one expert for all tasks" in texts(app) and not app.get("plotly_chart")
 
@@ -826,7 +863,7 @@ def played(tmp_path_factory):
 @pytest.fixture
 def model(runs, played, monkeypatch):
     """The dashboard over those runs, and the model of the routed one."""
-    from lab.inference import load
+    from lab.analysis.inference import load
 
     monkeypatch.setenv("LAB_RUNS", str(played))
     return load(lab.Run.open("routed"), 1)
@@ -867,7 +904,7 @@ def test_playground_answers_as_the_model_does(model):
 )
 def test_playground_changes_the_routing_beside_the_original(model, parameters, change):
     """A link restores the change; the answer is that of the model; reset puts the original's numbers there."""
-    from lab.inference import Override
+    from lab.analysis.inference import Override
 
     app = typed(pg_beside="changed routing", **parameters)
     original, changed = model.answer("red wave harbour"), model.answer("red wave harbour", Override(**change))
@@ -885,7 +922,7 @@ def test_playground_changes_the_routing_beside_the_original(model, parameters, c
 
 
 def test_playground_compares_moments_and_runs(model):
-    from lab.inference import load
+    from lab.analysis.inference import load
 
     app = typed(pg_beside="another moment")
     then = load(lab.Run.open("routed"), 0).answer("red wave harbour")
@@ -902,7 +939,7 @@ def test_playground_compares_moments_and_runs(model):
 
 def test_playground_draws_a_pair_on_one_range(model, monkeypatch):
     """The weights of the changed answer are three times as large: both charts end at 3."""
-    from lab.inference import Model
+    from lab.analysis.inference import Model
 
     answered = Model.answer
 
@@ -1089,7 +1126,7 @@ def test_train_is_refused_in_a_read_only_lab(runs, started, monkeypatch):
     assert "read-only" in texts(app)
     assert [button.label for button in app.button] == ["Use these settings"] * 3
     with pytest.raises(LabError, match="read-only"):
-        preflight.ask({})
+        forecast.ask({})
 
 
 def test_pages_that_read_load_no_torch(runs):
@@ -1109,7 +1146,7 @@ assert "torch" not in sys.modules, "torch"
 
 def test_train_refuses_settings_that_do_not_fit_the_tasks(runs, monkeypatch):
     odd = [dataclasses.replace(task(name), labels=("no", name)) for name in TASKS]
-    monkeypatch.setattr(sources, "tasks_of", lambda stream, seed: odd)
+    monkeypatch.setattr(loading, "tasks_of", lambda stream, seed: odd)
     app = open_page("train", recipe="sequential", o=["scenario=domain", "seed=77"])
     assert "scenario domain needs tasks with identical label lists" in texts(app) and "fit together" not in texts(app)
     assert app.button(key="train_start").disabled and app.button(key="train_queue").disabled
@@ -1118,14 +1155,14 @@ def test_train_refuses_settings_that_do_not_fit_the_tasks(runs, monkeypatch):
 def test_train_tells_what_is_to_be_expected(runs, monkeypatch):
     app = open_page("train", recipe="sequential")
     work = 4 * 3 + (3 * 2 * 6) * 3 + (4 + 8 + 12) + 2 * 3  # untrained, training, rows, validation
-    seconds = work / preflight.DEFAULT["minilm"][0]
+    seconds = work / forecast.DEFAULT["minilm"][0]
     assert app.metric[0].value == f"{seconds:.0f} s" and app.metric[2].value == "–"
     assert "no run with minilm was measured here yet" in texts(app)
     report = {"trainable_parameters": 4321, "layers": 2, "limit": 5, "device": "cpu", "dtype": "float32"}
     tokens = ["[CLS]", "a`b", "<b>", "##c", "[SEP]"]
     row = {"train": 6, "validation": 2, "test": 4, "classes": 2, "labels": ["no", "yes"], "longest": 5, "at_limit": 0.5}
     tasks = [row | {"name": name, "examples": [{"label": "yes", "tokens": tokens}]} for name in TASKS]
-    monkeypatch.setattr(preflight, "ask", lambda config: report | {"tasks": tasks})
+    monkeypatch.setattr(forecast, "ask", lambda config: report | {"tasks": tasks})
     app.button(key="train_look").click().run()
     assert app.metric[2].value == "4,321" and "`<b>`" in texts(app) and "cut at 5 tokens" in texts(app)
     assert "50% of the texts reach the limit of 5 tokens" in texts(app) and "3.0 training examples per label" in texts(app)
@@ -1137,7 +1174,7 @@ def test_train_says_when_data_or_model_cannot_be_loaded(runs, monkeypatch):
     def fail(config):
         raise LabError("the hub <b>cannot</b> be reached")
 
-    monkeypatch.setattr(preflight, "ask", fail)
+    monkeypatch.setattr(forecast, "ask", fail)
     app = open_page("train", o="stream.name=mtl5")
     assert app.metric[0].value == "–"
     app.button(key="train_look").click().run()
@@ -1172,9 +1209,15 @@ def in_a_form(content: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in content.items() if name not in ("recipe", "about", "scenarios")}
 
 
-@pytest.mark.parametrize("preset", [*PRESETS, {"recipe": "l2r", "o": ["stream.name=strings"]},
-                                    {"recipe": "l2p", "o": ["stream.name=strings", "experts.name=ia3", "router.name=uniform"]},
-                                    {"recipe": "custom", "o": ["stream.name=strings", "seed=2"]}])  # fmt: skip
+@pytest.mark.parametrize(
+    "preset",
+    [
+        *PRESETS,
+        {"recipe": "l2r", "o": ["stream.name=strings"]},
+        {"recipe": "l2p", "o": ["stream.name=strings", "experts.name=ia3", "router.name=uniform"]},
+        {"recipe": "custom", "o": ["stream.name=strings", "seed=2"]},
+    ],
+)
 def test_the_recipe_file_beside_the_form_is_the_same_run_as_the_command(runs, tmp_path, preset):
     """For every preset, and where settings come with a stream: the file passes `lab validate` and says what the command says."""
     app = open_page("train", **(preset if isinstance(preset, dict) else {}))
@@ -1182,7 +1225,7 @@ def test_the_recipe_file_beside_the_form_is_the_same_run_as_the_command(runs, tm
         assert [button.key for button in app.button if button.key.startswith("preset_")] == [f"preset_{name}" for name in PRESETS]
         app.button(key=f"preset_{preset}").click().run()
     (file := tmp_path / "mine.yaml").write_text(app.code[1].value)
-    checked = CliRunner().invoke(cli.app, ["validate", str(file)])
+    checked = CliRunner().invoke(main.app, ["validate", str(file)])
     assert checked.exit_code == 0, checked.output
     made, told = configure(str(file)).to_dict(), of_command(app)
     assert in_a_form(made) == in_a_form(told) and made["scenarios"] == told["scenarios"]
@@ -1196,7 +1239,7 @@ def test_a_run_of_a_recipe_file_is_duplicated_over_no_recipe(runs, settings):
     """Also one of the second protocol: the link of the button fills the form with all that differs from the defaults."""
     wanted = configure(*settings[:1], settings[1:]).to_dict() | {"recipe": "mine"}
     made = (write_transfer if wanted.get("transfer") else write_run)(runs, "a")
-    files.write_yaml(made.dir / "config.yaml", wanted)
+    atomic_io.write_yaml(made.dir / "config.yaml", wanted)
     link = next(one.proto for one in open_page("jobs", job="a").get("page_link") if one.proto.label == "Duplicate")
     assert "recipe=custom" in link.query_string and "from=a" in link.query_string
     app = open_page("train", **{"recipe": "custom", "from": "a"})
@@ -1294,7 +1337,7 @@ def test_train_begins_with_the_settings_of_a_run(runs):
 
 
 def test_train_puts_a_run_into_the_queue_while_another_trains(runs, monkeypatch):
-    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
     monkeypatch.setattr(jobs, "_detached", lambda words, log: 0)
     write_run(runs, "live", matrix=KEEPS[:1], status="running")
     app = open_page("train", recipe="sequential")
@@ -1367,18 +1410,18 @@ def test_library_tries_a_composed_expert_beside_its_parts(model, played, monkeyp
     """On a click: accuracies are those of the model; nothing is computed before, after another choice, or in read-only mode."""
     import toy
 
-    from lab import compose
+    from lab.adapters import arithmetic
 
-    monkeypatch.setattr(sources, "load_tasks", lambda name, parts, tasks, *rest, **limits: toy.tasks(*tasks))
+    monkeypatch.setattr(loading, "load_tasks", lambda name, parts, tasks, *rest, **limits: toy.tasks(*tasks))
     parts = ["routed/sea", "routed/city"]
     app = open_page("library", lib_do="add", lib_parts=parts)
     assert app.multiselect(key="lib_try").value == ["sea", "city"] and "lib_effect" not in str(app)
     app.button(key="lib_measure").click().run()
     assert not app.exception, app.exception[0].message
     table = app.dataframe[1].value
-    adapters = [compose.read(played / "routed" / "experts" / name, f"routed/{name}") for name in ("sea", "city")]
+    adapters = [arithmetic.read(played / "routed" / "experts" / name, f"routed/{name}") for name in ("sea", "city")]
     for name, adapter in {
-        "composed": compose.add(adapters, [1.0, 1.0], "cat"),
+        "composed": arithmetic.add(adapters, [1.0, 1.0], "cat"),
         **dict(zip(parts, adapters, strict=True)),
     }.items():
         right = [model.accuracy(adapter, t, task.test) for t, task in enumerate(toy.tasks("sea", "city"))]
@@ -1401,7 +1444,7 @@ def test_library_deletes_a_run_after_asking_and_no_other(shelf, runs, monkeypatc
     app.button(key="delete_yes").click().run()
     assert not shelf.dir.exists() and other.status == "finished" and not app.exception
     assert "There are no experts" in texts(app) and list(app.dataframe[0].value["run"]) == ["b"]
-    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
     write_run(runs, "live", status="running")
     assert open_page("library", lib_run="live").button(key="lib_delete").disabled
     monkeypatch.setenv("LAB_READ_ONLY", "1")
@@ -1458,7 +1501,7 @@ def test_self_check_tries_what_training_needs(runs, monkeypatch):
 def test_the_map_of_recipes_is_that_of_the_command_line(runs, monkeypatch):
     app = open_page("about", about_map="true")
     table = app.dataframe[0].value
-    assert table.to_dict("records") == cli.listing("recipes", None) and "l2r" in set(table["name"])
+    assert table.to_dict("records") == main.listing("recipes", None) and "l2r" in set(table["name"])
     assert "axes of modular systems" in app.dataframe[0].proto.alt
     monkeypatch.setattr(system, "recipes", lambda: (_ for _ in ()).throw(LabError("no <b>torch</b>")))
     streamlit.cache_data.clear()

@@ -9,10 +9,10 @@ import toy
 from tiny import hidden, rel
 from typer.testing import CliRunner
 
-from lab import cli
-from lab.errors import LabError
-from lab.registry import routers
-from lab.router import Decision, LayerDecision, Request
+from lab.cli import main
+from lab.core.errors import LabError
+from lab.core.registry import routers
+from lab.routers.base import Decision, LayerDecision, Request
 
 LENGTH = 3
 
@@ -171,7 +171,7 @@ def test_requests_that_cannot_be_met():
 @pytest.mark.parametrize("recipe", ["progprompt", "l2p"])
 def test_prompts_longer_than_the_backbone_are_refused_before_anything_is_written(recipe, tmp_path):
     options = ["--backbone", "tiny", "-o", "stream.max_train=32", "-o", "experts.length=300", "--runs", tmp_path / "runs"]
-    result = CliRunner().invoke(cli.app, list(map(str, ["run", recipe, *options])))
+    result = CliRunner().invoke(main.app, list(map(str, ["run", recipe, *options])))
     assert result.exit_code == 2 and result.stdout == ""
     assert "shorten the prompts" in result.stderr and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "runs").exists()

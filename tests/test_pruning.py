@@ -11,10 +11,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 import lab
-from lab import cli
-from lab.errors import LabError
-from lab.inference import Override, load
-from lab.pruning import kept_by_load, pruned
+from lab.analysis.inference import Override, load
+from lab.analysis.pruning import kept_by_load, pruned
+from lab.cli import main
+from lab.core.errors import LabError
 
 THREE = ("city", "farm", "sea")
 ALL = "router={name: sparse, top_k: 1000, hold: 0}"  # a softmax over all: without a gate it is that over the others
@@ -30,9 +30,7 @@ def runs(tmp_path_factory):
         key = "-".join((recipe, str(len(more))))
         if key not in known:
             options = toy.overrides(recipe, *more)
-            known[key] = lab.run(
-                recipe, options, stream=str(stream), backbone="tiny", runs=root / "runs", id=key, progress=False
-            )
+            known[key] = lab.run(recipe, options, stream=str(stream), backbone="tiny", runs=root / "runs", id=key, progress=False)
         return known[key]
 
     return of
@@ -80,7 +78,7 @@ def test_a_pruned_expert_is_as_if_it_were_taken_out_of_bank_and_gates(runs):
 def test_loads_and_scores_are_those_of_the_run(recipe, runs):
     run = runs(recipe, *([ALL] if recipe == "moduleformer" else []))
     before = sorted(path for path in run.dir.rglob("*"))
-    told = CliRunner().invoke(cli.app, ["prune", run.id, "--share", "0.5", "--runs", str(run.dir.parent), "--json"])
+    told = CliRunner().invoke(main.app, ["prune", run.id, "--share", "0.5", "--runs", str(run.dir.parent), "--json"])
     found = json.loads(told.stdout)
     assert sorted(path for path in run.dir.rglob("*")) == before
     routing = run.routing()
@@ -98,7 +96,7 @@ def test_loads_and_scores_are_those_of_the_run(recipe, runs):
         answers = [model.answer(example.text, Override(pruned=dropped)) for example in toy.task(THREE[t]).test]
         pairs = zip(answers, toy.task(THREE[t]).test, strict=True)
         assert row["after"] == np.mean([answer.prediction == f"{THREE[t]}/{toy.LABELS[e.label]}" for answer, e in pairs])
-    shown = CliRunner().invoke(cli.app, ["prune", run.id, "--share", "1", "--runs", str(run.dir.parent)])
+    shown = CliRunner().invoke(main.app, ["prune", run.id, "--share", "1", "--runs", str(run.dir.parent)])
     assert shown.exit_code == 0 and "load" in shown.stdout and "mean" in shown.stdout
     nothing = pruned(run, 1.0)
     assert all(row["before"] == row["after"] for row in nothing["tasks"])
@@ -106,7 +104,7 @@ def test_loads_and_scores_are_those_of_the_run(recipe, runs):
 
 def refused(run, share: float = 0.9) -> str:
     before = sorted(run.dir.rglob("*"))
-    told = CliRunner().invoke(cli.app, ["prune", run.id, "--share", str(share), "--runs", str(run.dir.parent)])
+    told = CliRunner().invoke(main.app, ["prune", run.id, "--share", str(share), "--runs", str(run.dir.parent)])
     assert told.exit_code == 2 and told.stdout == "" and sorted(run.dir.rglob("*")) == before
     return told.stderr
 

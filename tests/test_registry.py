@@ -2,9 +2,9 @@
 
 import pytest
 
-from lab.expert import Expert, ExpertOptions
-from lab.router import Router, RouterOptions
-from lab.stream import Stream
+from lab.data.stream import Stream
+from lab.experts.base import Expert, ExpertOptions
+from lab.routers.base import Router, RouterOptions
 
 
 @pytest.mark.parametrize(

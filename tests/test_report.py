@@ -16,11 +16,15 @@ from test_browser import CHROMIUM, FLAGS
 from test_tables import WENT
 from typer.testing import CliRunner
 
-from lab import cli, files, report, tables, views
+from lab import views
 from lab.api import compare
-from lab.errors import LabError
-from lab.recipe import command_line, configure, recipe_names
-from lab.runs import Run
+from lab.cli import main
+from lab.comparison import tables
+from lab.config.resolve import command_line, configure, recipe_names
+from lab.core import atomic_io
+from lab.core.errors import LabError
+from lab.figures import report
+from lab.run_folder.run import Run
 
 TASKS = ["animals", "<b>weather</b>", "</script><i>x"]
 
@@ -30,12 +34,12 @@ def three(runs):
     """Two seeds of a routed run and one without routing; the last one was decomposed."""
     made = [write_run(runs, "a", tasks=TASKS), write_run(runs, "b", tasks=TASKS, seed=1)]
     made.append(write_run(runs, "s", "sequential", FORGETS, tasks=TASKS, routed=False))
-    files.write_json(made[2].dir / "decomposition.json", WENT)
+    atomic_io.write_json(made[2].dir / "decomposition.json", WENT)
     return made
 
 
 def lab(*words: str, runs: Path | None = None):
-    return CliRunner().invoke(cli.app, [*words, *(["--runs", str(runs)] if runs else [])])
+    return CliRunner().invoke(main.app, [*words, *(["--runs", str(runs)] if runs else [])])
 
 
 def refused(result, message: str) -> None:
@@ -92,7 +96,7 @@ def test_the_report_has_the_order_and_the_sweep(runs):
     assert "cooking → weather → animals</td><td>1</td><td>0.903</td>" in order and "<h2>Learning rates" not in text
     for rate, score in ((1e-4, 0.5), (1e-3, 0.9)):
         made.append(write_run(runs, f"r{score}", validation=[score] * 3, events=False, routed=False))
-        files.write_yaml(made[-1].dir / "config.yaml", configuration(train={"lr": rate, "epochs": 2}))
+        atomic_io.write_yaml(made[-1].dir / "config.yaml", configuration(train={"lr": rate, "epochs": 2}))
     swept = re.search(r"<h2>Learning rates</h2>.*?</table>", unescape(report.html(made[2:], {})), re.S)[0]
     assert re.findall("<td>(.*?)</td>", swept) == ["0.0001", "1", "0.500", "–", "–", "no", "0.001", "1", "0.900", "–", "–", "yes"]
 
@@ -157,11 +161,13 @@ def test_unequal_runs_are_said_everywhere(runs, tmp_path):
         write_run(runs, id)
     equal = {"recipe": "l2r", "seed": 1, "scenario": "task", "backbone": {"name": "minilm"}}
     equal["stream"] = {"name": "mine", "tasks": TASKS_OF_ALL}
-    files.write_yaml(runs / "b" / "config.yaml", configuration(**equal))
+    atomic_io.write_yaml(runs / "b" / "config.yaml", configuration(**equal))
     path = tmp_path / "out.html"
     done = lab("compare", "a", "b", "--markdown", "--report", str(path))
-    said = [f"These runs differ in their {what}. Their scores mean different things." for what in
-            ("streams: builtin, mine", "scenarios: class, task", "backbones: tiny, minilm")]  # fmt: skip
+    said = [
+        f"These runs differ in their {what}. Their scores mean different things."
+        for what in ("streams: builtin, mine", "scenarios: class, task", "backbones: tiny, minilm")
+    ]
     assert done.exit_code == 0 and done.stderr.splitlines()[:3] == said == views.unequal([Run.open(id, runs) for id in "ab"])
     text = unescape(path.read_text())
     assert all(0 < text.index(sentence) < text.index("<h2>Numbers") for sentence in said)
@@ -198,7 +204,7 @@ def test_runs_that_cannot_be_compared_are_left_out_with_their_reason(three, runs
 
 def test_a_running_run_is_left_out(three, runs, monkeypatch):
     write_run(runs, "busy", matrix=KEEPS[:2], status="running")
-    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
     done = lab("compare", "a", "busy", "--csv")
     assert done.exit_code == 0 and done.stderr == "left out: run 'busy' is running: its numbers still change\n"
 
@@ -237,7 +243,7 @@ def test_a_full_disk_is_one_line(three, tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "replace_bytes", full)
+    monkeypatch.setattr(atomic_io, "replace_bytes", full)
     path = tmp_path / "out.html"
     refused(lab("compare", "a", "--report", str(path)), f"the report {path} cannot be written: No space left on device\n")
 
@@ -313,6 +319,6 @@ def test_the_reader_chooses_the_cost(chromium, runs, tmp_path):
 
 def test_the_report_of_a_real_configuration_holds_its_command(runs, tmp_path):
     run = Run.create(configure("l2r", ["seed=5"]).to_dict(), runs, "real", "stopped")
-    files.write_json(run.dir / "matrix.json", {"tasks": ["a", "b"], "matrix": [[0.5, None]], "zero_shot": None})
+    atomic_io.write_json(run.dir / "matrix.json", {"tasks": ["a", "b"], "matrix": [[0.5, None]], "zero_shot": None})
     report.write([run], tmp_path / "out.html")
     assert "<pre>lab run l2r -o seed=5</pre>" in (tmp_path / "out.html").read_text()

@@ -14,12 +14,13 @@ import pytest
 import toy
 
 import lab
-from lab import checkpoint, files, record
-from lab.errors import LabError
-from lab.recipe import configure, recipe_names
-from lab.record import Stopped
-from lab.runs import Run
-from lab.stream import Example
+from lab.config.resolve import configure, recipe_names
+from lab.core import atomic_io
+from lab.core.errors import LabError
+from lab.data.stream import Example
+from lab.run_folder.run import Run
+from lab.training import checkpoint, recorder
+from lab.training.recorder import Stopped
 
 SHORT = ("checkpoint.every=3", "train.epochs=2")
 RECIPES = ["l2r", "replay"]
@@ -27,18 +28,22 @@ SHARED = ("memory.per_task=0", "memory.total=20")
 METHODS = {name: ("sequential", f"methods.{name}={{}}") for name in toy.methods()}
 FULL = ("full", "scenario=task", "transfer.shots=[4]", "transfer.adaptation.steps=6", "experts.targets=[query]")
 TRANSFER = {"poly-mu": ("poly-mu",), "mhr": ("mhr",), "private": ("private",), "full, transfer": FULL}
-CASES = METHODS | TRANSFER | {  # recipe and options, where a case is not simply a recipe
-    "all methods": ("sequential", *SHARED, *(options for _, options in METHODS.values())),
-    "ewc online": ("ewc-online", "methods.ewc.decay=0.5"),
-    "balanced": ("replay-balanced", *SHARED),
-    "reservoir": ("l2r", *SHARED),
-}
+CASES = (
+    METHODS
+    | TRANSFER
+    | {  # recipe and options, where a case is not simply a recipe
+        "all methods": ("sequential", *SHARED, *(options for _, options in METHODS.values())),
+        "ewc online": ("ewc-online", "methods.ewc.decay=0.5"),
+        "balanced": ("replay-balanced", *SHARED),
+        "reservoir": ("l2r", *SHARED),
+    }
+)
 BYTES = ("config.yaml", "matrix.json", "router.safetensors", "experts/**/*", "predictions/*", "routing/*", "state/**/*")
 
 
 @pytest.fixture(autouse=True)
 def every_step_is_logged(monkeypatch):
-    monkeypatch.setattr(record, "LOG_EVERY", 0.0)
+    monkeypatch.setattr(recorder, "LOG_EVERY", 0.0)
 
 
 def session(case: str, **settings):
@@ -67,11 +72,11 @@ def whole(tmp_path_factory):
     """The uninterrupted run of each recipe: its folder, and kind and phase of every event."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record, "LOG_EVERY", 0.0)
+        patch.setattr(recorder, "LOG_EVERY", 0.0)
         for recipe in [*RECIPES, *CASES]:
             made = session(recipe)
             run = Run.create(made.config.to_dict(), tmp_path_factory.mktemp(recipe), "r")
-            found[recipe] = (run, [(type(event).__name__, made.cursor.phase) for event in record.record(run, made)])
+            found[recipe] = (run, [(type(event).__name__, made.cursor.phase) for event in recorder.record(run, made)])
     return found
 
 
@@ -99,7 +104,7 @@ def go_on(run: Run, recipe: str, monkeypatch) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "restore", restore)
-        list(record.record(run, made))
+        list(recorder.record(run, made))
 
 
 def assert_equal(run: Run, other: Run) -> None:
@@ -113,7 +118,7 @@ def started(recipe: str, root: Path):
     """A run folder and the generator that fills it."""
     made = session(recipe)
     run = Run.create(made.config.to_dict(), root, "r")
-    return run, record.record(run, made)
+    return run, recorder.record(run, made)
 
 
 def killed_after(number: int, recipe: str, root: Path, monkeypatch) -> Run:
@@ -164,7 +169,7 @@ def test_every_recipe_goes_on_from_the_middle_of_a_task(recipe, tmp_path, monkey
     made = session(recipe)
     (tmp_path / "whole").mkdir()
     run = Run.create(made.config.to_dict(), tmp_path / "whole", "r")
-    happened = list(record.record(run, made))
+    happened = list(recorder.record(run, made))
     steps = [n for n, event in enumerate(happened) if type(event).__name__ == "Step" and event.task == 1 and event.step > 3]
     go_on(again := killed_after(steps[0] + 1, recipe, tmp_path, monkeypatch), recipe, monkeypatch)
     assert_equal(again, run)
@@ -194,7 +199,7 @@ def test_killed_twice(whole, tmp_path, monkeypatch):
             next(happenings)
         happenings.close()
         assert run.status == "interrupted"
-        happenings = record.record(run, session("l2r"))
+        happenings = recorder.record(run, session("l2r"))
     go_on(run, "l2r", monkeypatch)
     assert_equal(run, whole["l2r"][0])
 
@@ -218,8 +223,11 @@ def test_kill_9_and_lab_resume(tmp_path):
     words = [word for option in options for word in ("-o", option)]
     process = subprocess.Popen(
         lab_command("run", "l2r", *words, "--stream", str(stream), "--backbone", "tiny", "--runs", str(root), "--id", "k"),
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=tmp_path, env=environment(),
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+        env=environment(),
+    )
     try:
         wait_for(root / "k" / "checkpoint" / "manifest.json", process)
         process.send_signal(signal.SIGSTOP)
@@ -372,11 +380,11 @@ def test_one_process_at_a_time(tmp_path):
     run, happenings = started("l2r", tmp_path)
     next(happenings)
     with pytest.raises(LabError) as error:
-        next(record.record(Run(run.dir), session("l2r")))
+        next(recorder.record(Run(run.dir), session("l2r")))
     assert str(error.value) == "run 'r' is already being worked on by another process"
     assert run.status == "running"
     happenings.close()
-    next(resumed := record.record(run, session("l2r")))
+    next(resumed := recorder.record(run, session("l2r")))
     resumed.close()
 
 
@@ -443,7 +451,7 @@ def test_damaged_state(halfway, damage, message):
     name = next((halfway.dir / "checkpoint").glob("*.safetensors")).name
     damage(halfway.dir)
     with pytest.raises(LabError) as error:
-        list(record.record(halfway, session("l2r")))
+        list(recorder.record(halfway, session("l2r")))
     assert message.format(halfway.dir, name) in str(error.value) and "\n" not in str(error.value)
     assert halfway.status == "failed" and halfway.info["error"] == str(error.value)
 
@@ -452,7 +460,7 @@ def test_changed_data(halfway, whole, monkeypatch):
     tasks = toy.tasks(train=32)
     tasks[1].train[0] = Example("red red red", 0)
     with pytest.raises(LabError) as error:
-        list(record.record(halfway, session("l2r", of=tasks)))
+        list(recorder.record(halfway, session("l2r", of=tasks)))
     assert str(error.value) == "run 'r' cannot go on: its data or backbone have changed since it began"
     go_on(halfway, "l2r", monkeypatch)  # with the old data it still can
     assert_equal(halfway, whole["l2r"][0])
@@ -473,7 +481,7 @@ def test_full_disk_while_training(number, whole, tmp_path, monkeypatch):
         return real(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", full)
+        patch.setattr(atomic_io.os, "replace", full)
         with pytest.raises(OSError, match="No space left on device"):
             list(happenings)
     assert run.status == "failed" and run.info["error"] == "OSError: [Errno 28] No space left on device"
@@ -493,7 +501,7 @@ def test_full_disk_hides_no_reason(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", path.name)
 
     written: list[str] = []
-    monkeypatch.setattr(files, "replace_bytes", full)
+    monkeypatch.setattr(atomic_io, "replace_bytes", full)
     with pytest.raises(OSError) as error:
         list(happenings)
     assert error.value.filename == written[0] != "run.json" and written[-1] == "run.json"

@@ -12,11 +12,11 @@ from sklearn.linear_model import Ridge
 from tiny import hidden, rel
 from torch.distributions import RelaxedBernoulli
 
-from lab.errors import LabError
-from lab.expert import LayerInfo
-from lab.registry import routers
-from lab.router import Decision, LayerDecision, Request, Router, normalised, one_hot
-from lab.routing import STEPS
+from lab.core.errors import LabError
+from lab.core.registry import routers
+from lab.experts.base import LayerInfo
+from lab.routers.base import Decision, LayerDecision, Request, Router, normalised, one_hot
+from lab.run_folder.routing_record import STEPS
 
 ROWS, TOKENS, WIDTH, EXPERTS = 5, 4, 8, 3
 LAYERS = [LayerInfo("first", 8, 12), LayerInfo("second", 6, 8), LayerInfo("third", 8, 8)]

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import toy
 
-from lab import console, events, files, record, runs
-from lab.errors import LabError
-from lab.recipe import configure
-from lab.runs import Run, all_runs
+from lab.config.resolve import configure
+from lab.core import atomic_io
+from lab.core.errors import LabError
+from lab.run_folder import events
+from lab.run_folder import run as run_module
+from lab.run_folder.run import Run, all_runs
+from lab.training import progress_line, recorder
 
 CONFIG = configure("l2r", stream="builtin", backbone="tiny").to_dict()
 FIELDS = set(
@@ -48,7 +51,7 @@ def finished(tmp_path_factory):
 
 
 def test_the_command_that_goes_on_can_be_copied(tmp_path):
-    stopped = record.Stopped("stopped", Run(tmp_path / "my runs" / "a"))
+    stopped = recorder.Stopped("stopped", Run(tmp_path / "my runs" / "a"))
     words = shlex.split(str(stopped).partition("go on with: ")[2])
     assert words == ["lab", "resume", "a", "--runs", str(tmp_path / "my runs")]
 
@@ -58,15 +61,15 @@ def test_names_of_tasks_are_shown_as_they_are_in_the_terminal(capsys):
     session = SimpleNamespace(stages=["[red]", "[/]"], tasks=[SimpleNamespace(name="[red]"), SimpleNamespace(name="[/]")])
     session.progress = lambda: 0.0
     for task, name in enumerate(session.stages):
-        list(console.follow(iter([events.Evaluating(0, task, 1, 2, 0.5)]), session))
+        list(progress_line.follow(iter([events.Evaluating(0, task, 1, 2, 0.5)]), session))
         assert f"evaluating {name}" in capsys.readouterr().err
 
 
 def test_arrays_of_any_layout_are_read_back(tmp_path):
     plain = np.arange(24.0).reshape(2, 3, 4)
     odd = {"turned": plain.transpose(2, 0, 1), "repeated": np.broadcast_to(plain[:1], (5, 3, 4)), "one": np.array(3.0)}
-    files.write_arrays(tmp_path / "a.safetensors", odd)
-    found, _ = files.read_arrays(tmp_path / "a.safetensors")
+    atomic_io.write_arrays(tmp_path / "a.safetensors", odd)
+    found, _ = atomic_io.read_arrays(tmp_path / "a.safetensors")
     for name, array in odd.items():
         np.testing.assert_array_equal(found[name], array)
 
@@ -95,13 +98,13 @@ class Full:
 @pytest.mark.parametrize("room", [0, 1, 7, 10_000])
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, room):
     path = tmp_path / "a.json"
-    files.write_json(path, {"old": 1})
+    atomic_io.write_json(path, {"old": 1})
     with monkeypatch.context() as patch:
-        patch.setattr(files, "open", lambda *args: Full(args[0], room), raising=False)
+        patch.setattr(atomic_io, "open", lambda *args: Full(args[0], room), raising=False)
         with pytest.raises(OSError, match="No space left"):
-            files.write_json(path, {"new": [1] * 99})
+            atomic_io.write_json(path, {"new": [1] * 99})
     assert json.loads(path.read_text()) == {"old": 1} and [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    files.write_json(path, {"new": 2})
+    atomic_io.write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"new": 2}
 
 
@@ -109,28 +112,28 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, room):
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), KeyboardInterrupt()])
 def test_a_rename_that_fails_leaves_the_old_file(tmp_path, monkeypatch, call, error):
     path = tmp_path / "a.safetensors"
-    files.write_arrays(path, {"x": np.arange(3)}, {"about": "old"})
+    atomic_io.write_arrays(path, {"x": np.arange(3)}, {"about": "old"})
 
     def fail(*args):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, call, fail)
+        patch.setattr(atomic_io.os, call, fail)
         with pytest.raises(type(error)):
-            files.write_arrays(path, {"x": np.arange(4)})
-    arrays, about = files.read_arrays(path)
+            atomic_io.write_arrays(path, {"x": np.arange(4)})
+    arrays, about = atomic_io.read_arrays(path)
     assert arrays["x"].tolist() == [0, 1, 2] and about == {"about": "old"} and len([*tmp_path.iterdir()]) == 1
 
 
 def test_json_holds_no_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
-        files.write_json(tmp_path / "a.json", {"x": float("nan")})
+        atomic_io.write_json(tmp_path / "a.json", {"x": float("nan")})
     assert not [*tmp_path.iterdir()]
 
 
 def test_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert files.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert atomic_io.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 # ids and folders ----------------------------------------------------------------------------------------------------------------
@@ -155,13 +158,13 @@ def test_a_taken_id(tmp_path):
 
 
 def test_ids_made_by_the_lab(tmp_path):
-    class Clock(runs.datetime):
+    class Clock(run_module.datetime):
         @classmethod
         def now(cls, tz=None):
             return cls(2026, 1, 31, 14, 12, 5, tzinfo=tz)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "datetime", Clock)
+        patch.setattr(run_module, "datetime", Clock)
         strange = CONFIG | {"recipe": "My Recipe (2)", "stream": CONFIG["stream"] | {"name": "/data/Yelp Reviews/"}}
         names = [Run.create(config, tmp_path).id for config in (CONFIG, CONFIG, CONFIG, strange)]
     stem = "20260131-141205-l2r-builtin-s0"
@@ -172,7 +175,7 @@ def test_ids_made_by_the_lab(tmp_path):
 def test_runs_stay_in_the_order_in_which_they_were_created(tmp_path):
     for hour, id in enumerate(("b", "a", "c")):
         Run.create(CONFIG, tmp_path, id).update(created=f"2026-01-31T1{hour}:00:00.000+00:00")
-    files.write_json(tmp_path / "b" / "notes.json", {"text": "touched last"})
+    atomic_io.write_json(tmp_path / "b" / "notes.json", {"text": "touched last"})
     assert [run.id for run in all_runs(tmp_path)] == ["b", "a", "c"]
     (tmp_path / "c" / "run.json").write_text("{")
     assert [run.id for run in all_runs(tmp_path)] == ["c", "b", "a"]  # it is not known when
@@ -207,7 +210,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, call, number):
     def fail(*args, **kwargs):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(*((Path, "mkdir") if call == "mkdir" else (files.os, call)), fail)
+    monkeypatch.setattr(*((Path, "mkdir") if call == "mkdir" else (atomic_io.os, call)), fail)
     with pytest.raises(LabError) as error:
         Run.create(CONFIG, tmp_path, "a")
     assert (
@@ -225,9 +228,9 @@ def test_runs_folder_that_is_a_file(tmp_path):
 
 def test_where_runs_are(monkeypatch):
     monkeypatch.delenv("LAB_RUNS", raising=False)
-    assert runs.root() == Path("runs")
+    assert run_module.root() == Path("runs")
     monkeypatch.setenv("LAB_RUNS", "elsewhere")
-    assert runs.root() == Path("elsewhere") and runs.root("given") == Path("given")
+    assert run_module.root() == Path("elsewhere") and run_module.root("given") == Path("given")
 
 
 # reading ----------------------------------------------------------------------------------------------------------------------
@@ -266,10 +269,13 @@ def test_damaged_files(tmp_path, name, content, read, message):
 
 
 def test_a_folder_of_a_newer_version(tmp_path):
-    Run.create(CONFIG, tmp_path, "a").update(format=runs.FORMAT + 1)
+    Run.create(CONFIG, tmp_path, "a").update(format=run_module.FORMAT + 1)
     with pytest.raises(LabError) as error:
         Run.open("a", tmp_path)
-    assert str(error.value) == f"run 'a' was written by a newer version (format {runs.FORMAT + 1}, this one reads {runs.FORMAT})"
+    assert (
+        str(error.value)
+        == f"run 'a' was written by a newer version (format {run_module.FORMAT + 1}, this one reads {run_module.FORMAT})"
+    )
 
 
 def test_folders_that_are_no_runs(tmp_path):
@@ -292,7 +298,7 @@ def test_status_is_derived(tmp_path):
     assert run.status == "lost"
     run.update(pid=None)
     assert run.status == "lost"
-    for status in runs.TERMINAL:
+    for status in run_module.TERMINAL:
         run.update(status=status)
         assert run.status == status
     lock.release()

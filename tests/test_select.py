@@ -12,17 +12,17 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.models.jetmoe.modeling_jetmoe import JetMoeTopKGating
 
-from lab import taxonomy
-from lab.batch import UNLABELLED
-from lab.errors import LabError
-from lab.expert import LayerInfo
+from lab.analysis import taxonomy
+from lab.config.resolve import configure
+from lab.core.errors import LabError
+from lab.core.registry import routers
+from lab.data.batching import UNLABELLED
+from lab.experts.base import LayerInfo
 from lab.methods.reflection import divergence
-from lab.recipe import configure
-from lab.record import record
-from lab.registry import routers
-from lab.router import Request
+from lab.routers.base import Request
 from lab.routers.sparse import entropy, stick_breaking
-from lab.runs import Run
+from lab.run_folder.run import Run
+from lab.training.recorder import record
 
 THREE = ("sea", "city", "farm")
 LAYERS = [LayerInfo("first", 6, 6), LayerInfo("second", 4, 6)]
@@ -202,8 +202,12 @@ def pseudo(path, *names: str, count: int = 16):
 
 def invented(name: str) -> list[str]:
     words, real = toy.TOPICS[name].split(), {example.text for example in toy.task(name).train}
-    texts = [" ".join([colour, *two, *three]) for colour in ("red", "blue") for two in permutations(words, 2)
-             for three in permutations(words, 2)]  # fmt: skip
+    texts = [
+        " ".join([colour, *two, *three])
+        for colour in ("red", "blue")
+        for two in permutations(words, 2)
+        for three in permutations(words, 2)
+    ]
     return [text for text in texts[::7] if text not in real]
 
 
@@ -253,7 +257,7 @@ def test_pseudo_examples_that_are_missing_are_refused_before_a_model_is_loaded(c
     file = tmp_path / "made.jsonl"
     if content is not None:
         file.write_text(content)
-    monkeypatch.setattr("lab.session.Learner", None)
+    monkeypatch.setattr("lab.training.trainer.Learner", None)
     with pytest.raises(LabError) as error:
         toy.session("sapt", f"methods.reflection.pseudo={file}")
     assert str(error.value) == f"methods.reflection.pseudo = {file}{message}"

@@ -9,9 +9,9 @@ import torch
 from scipy.special import digamma
 from tiny import hidden, rel
 
-from lab.errors import LabError
-from lab.registry import routers
-from lab.router import Decision, Request
+from lab.core.errors import LabError
+from lab.core.registry import routers
+from lab.routers.base import Decision, Request
 from lab.routers.skills import BOUND, buffet
 
 TASKS, SKILLS, SCALE = 3, 4, 1 / tiny.RANK
@@ -99,9 +99,14 @@ def test_outputs_and_gradients_are_those_of_peft_poly(heads):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         settings = PolyConfig(
-            task_type="FEATURE_EXTRACTION", r=tiny.RANK, n_tasks=TASKS, n_skills=SKILLS, n_splits=heads,
-            target_modules=[layer.name for layer in bank.layers], init_weights=False,
-        )  # fmt: skip
+            task_type="FEATURE_EXTRACTION",
+            r=tiny.RANK,
+            n_tasks=TASKS,
+            n_skills=SKILLS,
+            n_splits=heads,
+            target_modules=[layer.name for layer in bank.layers],
+            init_weights=False,
+        )
         theirs = get_peft_model(tiny.model("bert"), settings).eval()
     for i, layer in enumerate(bank.layers):
         module, (a, b) = theirs.base_model.model.get_submodule(layer.name), blocks(bank, layer, heads)

@@ -9,8 +9,8 @@ import pytest
 from test_browser import CHROMIUM, PAGES, browser, dashboard  # noqa: F401
 
 import lab
-from lab import files
-from lab.runs import Run
+from lab.core import atomic_io
+from lab.run_folder.run import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
 
@@ -25,7 +25,7 @@ def crowded(tmp_path_factory):
     recorded = sorted((Path(lab.__file__).parent / "examples").iterdir())
     for number in range(RUNS):
         copy = shutil.copytree(recorded[number % len(recorded)], folder / f"run-{number:03}")
-        files.write_yaml(copy / "config.yaml", Run(copy).config | {"seed": number // len(recorded)})
+        atomic_io.write_yaml(copy / "config.yaml", Run(copy).config | {"seed": number // len(recorded)})
     with dashboard(LAB_RUNS=str(folder)) as served:
         yield served
 

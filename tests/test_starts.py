@@ -12,12 +12,14 @@ from test_carry import numbers
 from typer.testing import CliRunner
 
 import lab
-from lab import cli, compose, record
-from lab.errors import LabError
-from lab.grid import Grid
-from lab.recipe import command_line, configure, validated
-from lab.runs import Run
-from lab.store import Store
+from lab.adapters import arithmetic
+from lab.cli import main
+from lab.comparison.grid_runner import Grid
+from lab.config.resolve import command_line, configure, validated
+from lab.core.errors import LabError
+from lab.run_folder.run import Run
+from lab.training import recorder, runner
+from lab.training.expert_cache import Store
 
 STILL = ("train.lr=1e-30", "train.epochs=1")  # a training that changes nothing
 LAYER = "encoder.layer.1.attention.self.query"  # of the tiny backbone
@@ -43,7 +45,7 @@ def run(here, recipe: str, *options: str, id: str = "next") -> Run:
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
-    return load_file(folder / compose.WEIGHTS)
+    return load_file(folder / arithmetic.WEIGHTS)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -66,8 +68,8 @@ def test_an_expert_begins_as_the_saved_one(recipe, name, here):
 def test_logits_before_any_step_are_those_of_the_saved_expert(here):
     """The same classifier over the same expert answers alike; training then goes on from there."""
     options = toy.overrides("l2r", f"experts.start={{sea: {here / 'runs' / 'first' / 'experts' / 'sea'}}}")
-    made = lab.api.session(configure("l2r", options, stream=str(here / "toy"), backbone="tiny"), runs=False)
-    first = lab.api.session(validated(Run.open("first", here / "runs").config), runs=False)
+    made = runner.session(configure("l2r", options, stream=str(here / "toy"), backbone="tiny"), runs=False)
+    first = runner.session(validated(Run.open("first", here / "runs").config), runs=False)
     for each in (made, first):
         each.meet_all()
     sea = made.learner.task_names.index("sea")
@@ -85,7 +87,7 @@ def test_logits_before_any_step_are_those_of_the_saved_expert(here):
 
 def test_an_expert_that_is_made_anew_begins_so_again(here):
     options = toy.overrides("private", "experts.start.sea=first/sea")
-    made = lab.api.session(configure("private", options, stream=str(here / "toy"), backbone="tiny"), here / "runs")
+    made = runner.session(configure("private", options, stream=str(here / "toy"), backbone="tiny"), here / "runs")
     made.meet_all()
     k = made.learner.bank.names.index("sea")
     begun = toy.expert(made, "sea")
@@ -121,7 +123,7 @@ def test_reuse_knows_what_an_expert_began_with(here):
     elsewhere = shutil.copytree(here / "runs" / "first" / "experts" / "city", here / "elsewhere")
     assert reused(run(here, "l2r", f"experts.start.sea={elsewhere}", id="three")) == [True, True]  # the content counts
     tensors = weights(elsewhere)
-    save_file({name: 2 * tensor for name, tensor in tensors.items()}, elsewhere / compose.WEIGHTS)
+    save_file({name: 2 * tensor for name, tensor in tensors.items()}, elsewhere / arithmetic.WEIGHTS)
     assert reused(run(here, "l2r", f"experts.start.sea={elsewhere}", id="four")) == [True, False]
     assert kept() == before + 2
 
@@ -138,17 +140,17 @@ def test_a_killed_run_goes_on(here, monkeypatch):
     """Killed in the middle of the task whose expert began as a saved one; to the bytes of a run that was not."""
     options = toy.overrides("l2r", "experts.start.city=first/sea", "checkpoint.every=3", "reuse=false")
     whole = run(here, "l2r", *options, id="whole")
-    made = lab.api.session(configure("l2r", options, stream=str(here / "toy"), backbone="tiny"), here / "runs")
+    made = runner.session(configure("l2r", options, stream=str(here / "toy"), backbone="tiny"), here / "runs")
     cut = Run.create(made.config.to_dict(), here / "runs", "cut")
-    happenings = record.record(cut, made)
+    happenings = recorder.record(cut, made)
     for event in happenings:
         if type(event).__name__ == "Step" and event.step == 4:
             break
     happenings.close()
     lab.resume("cut", here / "runs", progress=False)
     for name in ("city", "sea"):
-        assert (cut.dir / "experts" / name / compose.WEIGHTS).read_bytes() == (
-            whole.dir / "experts" / name / compose.WEIGHTS
+        assert (cut.dir / "experts" / name / arithmetic.WEIGHTS).read_bytes() == (
+            whole.dir / "experts" / name / arithmetic.WEIGHTS
         ).read_bytes()
     assert (cut.dir / "matrix.json").read_bytes() == (whole.dir / "matrix.json").read_bytes()
     words = command_line(whole.config)
@@ -156,12 +158,12 @@ def test_a_killed_run_goes_on(here, monkeypatch):
 
 
 def test_a_run_does_not_go_on_from_another_expert(here):
-    made = lab.api.session(
+    made = runner.session(
         configure("l2r", toy.overrides("l2r", "experts.start.sea=first/sea"), stream=str(here / "toy"), backbone="tiny"),
         here / "runs",
     )
     Run.create(made.config.to_dict(), here / "runs", "queued")
-    file = here / "runs" / "first" / "experts" / "sea" / compose.WEIGHTS
+    file = here / "runs" / "first" / "experts" / "sea" / arithmetic.WEIGHTS
     save_file({name: 2 * tensor for name, tensor in weights(file.parent).items()}, file)
     with pytest.raises(
         LabError, match=r"^experts.start.sea: the expert in .*sea has changed since the run was prepared: start a new"
@@ -171,15 +173,22 @@ def test_a_run_does_not_go_on_from_another_expert(here):
 
 def test_a_grid_takes_the_content_for_a_part_of_the_cell(here):
     path = here / "g.yaml"
-    path.write_text(json.dumps({
-        "recipes": ["sequential"], "stream": str(here / "toy"), "backbone": "tiny", "seeds": [0],
-        "set": {"train.epochs": 1, "experts.start": {"shared": "first/sea"}},
-    }))  # fmt: skip
+    path.write_text(
+        json.dumps(
+            {
+                "recipes": ["sequential"],
+                "stream": str(here / "toy"),
+                "backbone": "tiny",
+                "seeds": [0],
+                "set": {"train.epochs": 1, "experts.start": {"shared": "first/sea"}},
+            }
+        )
+    )
     (cell,) = Grid(path, here / "runs").possible.values()
     list((made := Grid(path, here / "runs")).work())
     assert [entry["status"] for entry in made.result()["cells"]] == ["finished"]
     (again,) = Grid(path, here / "runs").possible.values()
-    file = here / "runs" / "first" / "experts" / "sea" / compose.WEIGHTS
+    file = here / "runs" / "first" / "experts" / "sea" / arithmetic.WEIGHTS
     save_file({name: 2 * tensor for name, tensor in weights(file.parent).items()}, file)
     (other,) = Grid(path, here / "runs").possible.values()
     assert cell.hash == again.hash != other.hash
@@ -190,7 +199,7 @@ def test_a_carried_expert_and_its_control_are_runs(here):
     runs = here / "runs"
     carried = ("transfer", "first/sea", "--student", "tiny", "--runs", runs)
     for name, more in (("carried", ()), ("control", ("--control",))):
-        done = CliRunner().invoke(cli.app, ["compose", *map(str, (*carried, *more, "--out", here / name))])
+        done = CliRunner().invoke(main.app, ["compose", *map(str, (*carried, *more, "--out", here / name))])
         assert done.exit_code == 0, done.output
         begun = run(here, "sequential", *STILL, f"experts.start.shared={here / name}", id=name)
         assert same(weights(begun.dir / "experts" / "shared"), weights(here / name))
@@ -198,22 +207,22 @@ def test_a_carried_expert_and_its_control_are_runs(here):
 
 
 def damage(folder) -> None:
-    (folder / compose.WEIGHTS).write_bytes(b"damaged")
+    (folder / arithmetic.WEIGHTS).write_bytes(b"damaged")
 
 
 def infinite(folder) -> None:
-    save_file({name: tensor / 0 for name, tensor in weights(folder).items()}, folder / compose.WEIGHTS)
+    save_file({name: tensor / 0 for name, tensor in weights(folder).items()}, folder / arithmetic.WEIGHTS)
 
 
 def of_another_backbone(folder) -> None:
-    config = json.loads((folder / compose.CONFIG).read_text())
-    (folder / compose.CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": "some/bert"}))
+    config = json.loads((folder / arithmetic.CONFIG).read_text())
+    (folder / arithmetic.CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": "some/bert"}))
 
 
 def wider(folder) -> None:
     shapes = {"A": (8, 64), "B": (64, 8)}
     tensors = {f"base_model.model.{LAYER}.lora_{part}.weight": numbers(*shape) for part, shape in shapes.items()}
-    save_file(tensors, folder / compose.WEIGHTS)
+    save_file(tensors, folder / arithmetic.WEIGHTS)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +263,7 @@ def test_peft_s_own_adapter_begins_an_expert(here):
     """A folder that peft wrote."""
     from peft import LoraConfig, get_peft_model
 
-    from lab.pretrained import tiny as backbone
+    from lab.models.pretrained import tiny as backbone
 
     theirs = get_peft_model(
         backbone()[0], LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"], layers_to_transform=[1])

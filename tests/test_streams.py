@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from lab.errors import LabError
-from lab.recipe import configure
-from lab.registry import streams
-from lab.sources import load_tasks, open_stream
-from lab.stream import SPLITS, Example, Stream, Task, check, limited, sample
-from lab.streams._folder import FolderStream
-from lab.streams._hub import HubStream, HubTask
-from lab.streams._rows import NEEDS
+from lab.config.resolve import configure
+from lab.core.errors import LabError
+from lab.core.registry import streams
+from lab.data.folder_stream import FolderStream
+from lab.data.hub_stream import HubStream, HubTask
+from lab.data.label_reading import NEEDS
+from lab.data.loading import load_tasks, open_stream
+from lab.data.stream import SPLITS, Example, Stream, Task, check, limited, sample
 
 DATA = Path(os.environ.get("LAB_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 FORMATS = ("jsonl", "jsonl.gz", "csv", "parquet", "saved")
@@ -123,8 +123,10 @@ def test_label_names_from_class_label(tmp_path, kind):
 
 
 def test_declared_names_may_be_used_for_numbers_and_names(tmp_path):
-    rows = {split: [row | {"label": row["label"] if i % 2 else LABELS[row["label"]]} for i, row in enumerate(rows_of(split))]
-            for split in SPLITS}  # fmt: skip
+    rows = {
+        split: [row | {"label": row["label"] if i % 2 else LABELS[row["label"]]} for i, row in enumerate(rows_of(split))]
+        for split in SPLITS
+    }
     write(tmp_path / "s" / "news", "jsonl", rows, {"label_names": LABELS})
     assert [example.label for example in FolderStream(tmp_path / "s").load("news").train] == [0, 1, 2, 1]
 
@@ -220,9 +222,14 @@ def test_unknown_file_type(tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "place"),
-    [("jsonl", "test.jsonl, line 2"), ("jsonl.gz", "test.jsonl.gz, line 2"), ("csv", "test.csv, row 1"),
-     ("parquet", "test.parquet, row 1"), ("saved", ", test, row 1")],
-)  # fmt: skip
+    [
+        ("jsonl", "test.jsonl, line 2"),
+        ("jsonl.gz", "test.jsonl.gz, line 2"),
+        ("csv", "test.csv, row 1"),
+        ("parquet", "test.parquet, row 1"),
+        ("saved", ", test, row 1"),
+    ],
+)
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -268,14 +275,20 @@ def test_bad_value(tmp_path, row, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("test.jsonl", b'{"text": "x", "label": 0}\n\n{"text": "\xff", "label": 0}\n',
-         "line 3: not UTF-8 (byte 37); save the file as UTF-8"),
+        (
+            "test.jsonl",
+            b'{"text": "x", "label": 0}\n\n{"text": "\xff", "label": 0}\n',
+            "line 3: not UTF-8 (byte 37); save the file as UTF-8",
+        ),
         ("test.csv", b"text,label\nx,0\n\xe9,1\n", "line 3: not UTF-8 (byte 15); save the file as UTF-8"),
-        ("test.jsonl", b'{"text": "x", "label": 0}\n{"text": \n',
-         "line 2: broken JSON (Expecting value at column 10); each line holds one JSON object"),
+        (
+            "test.jsonl",
+            b'{"text": "x", "label": 0}\n{"text": \n',
+            "line 2: broken JSON (Expecting value at column 10); each line holds one JSON object",
+        ),
         ("test.jsonl", b"[1]\n", "line 1: list instead of a JSON object with text and label"),
     ],
-)  # fmt: skip
+)
 def test_bad_bytes(tmp_path, name, content, message):
     folder = a_stream(tmp_path)
     (folder / "news" / "test.jsonl").unlink()
@@ -326,7 +339,7 @@ def test_broken_saved_folder(tmp_path):
         ("[]", "list instead of a JSON object with label_names and fields"),
         ('{"label_names": "ab"}', "label_names must be a list of strings"),
     ],
-)  # fmt: skip
+)
 def test_bad_task_json(tmp_path, content, message):
     folder = a_stream(tmp_path)
     (folder / "news" / "task.json").write_text(content)
@@ -421,7 +434,7 @@ def test_label_counts_of_the_benchmarks():
 
 
 def test_imports_are_light():
-    modules = ["lab.sources", *(f"lab.streams.{name.replace('-', '_')}" for name in streams.names())]
+    modules = ["lab.data.loading", *(f"lab.data.streams.{name.replace('-', '_')}" for name in streams.names())]
     heavy = ("torch", "transformers", "datasets", "pandas", "pyarrow")
     code = f"import sys, {', '.join(modules)}; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
@@ -512,7 +525,7 @@ def test_repeats_hidden_labels_and_empty_rows_are_dropped(tmp_path):
 
 
 def test_cuts_and_pools_are_the_same_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("lab.streams._hub.TRAIN_POOL", 30)
+    monkeypatch.setattr("lab.data.hub_stream.TRAIN_POOL", 30)
     rows = [(f"t{i}", "b", 1 + i % 2) for i in range(50)]
     first, second = (toy(tmp_path, train=rows, test=[("x", "", 1), ("y", "", 2)]).load("news") for _ in range(2))
     assert first.digest() == second.digest()
@@ -548,7 +561,7 @@ def test_hub_label_names_come_from_the_data_unless_given(tmp_path):
 
 
 def test_hub_that_cannot_be_reached(tmp_path):
-    code = "from lab.sources import load_tasks\nfrom lab.errors import LabError\n"
+    code = "from lab.data.loading import load_tasks\nfrom lab.core.errors import LabError\n"
     code += "try: load_tasks('mtl5', tasks=['agnews'])\nexcept LabError as error: print(error)"
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     env.pop("LAB_DATA", None)
@@ -624,9 +637,7 @@ def test_joined_sources(shelf):
     write(shelf / "other" / "news", "jsonl", {split: rows_of(split) for split in SPLITS})
     with pytest.raises(LabError) as caught:
         open_stream("", ["mine", "other"])
-    assert str(caught.value) == (
-        "stream.sources: 'mine' and 'other' both have a task 'news'; rename its folder or drop a source"
-    )
+    assert str(caught.value) == ("stream.sources: 'mine' and 'other' both have a task 'news'; rename its folder or drop a source")
 
 
 def test_tasks_are_checked_before_they_are_sampled(shelf):

@@ -11,24 +11,29 @@ import typer
 from conftest import write_run
 from typer.testing import CliRunner
 
-from lab import files
-from lab.backbone import Backbone
-from lab.config import BackboneConfig
-from lab.errors import LabError
-from lab.pretrained import STRINGS, resolve
-from lab.recipe import command_line, configure, validated
-from lab.runs import Run
-from lab.sources import load_tasks, open_stream
-from lab.stream import Example
-from lab.strings import pretrain
-from lab.strings import recovery as recoveries
-from lab.strings.recovery import recovered, recovery
-from lab.strings.skills import BASIC, PAIRS, SKILLS, TASKS, apply, draw, prompt, truth
+from lab.analysis import skill_recovery as recoveries
+from lab.analysis.skill_recovery import recovered, recovery
+from lab.config.resolve import command_line, configure, validated
+from lab.config.schema import BackboneConfig
+from lab.core import atomic_io
+from lab.core.errors import LabError
+from lab.data.loading import load_tasks, open_stream
+from lab.data.stream import Example
+from lab.data.strings import pretrain
+from lab.data.strings.skills import BASIC, PAIRS, SKILLS, TASKS, apply, draw, prompt, truth
+from lab.models.backbone import Backbone
+from lab.models.pretrained import STRINGS, resolve
+from lab.run_folder.run import Run
 
 BY_HAND = {
-    "copy": "zebra", "reverse": "arbez", "sort": "aberz", "shift": "afcsb", "rotate": "ebraz", "swap": "ezrba",
+    "copy": "zebra",
+    "reverse": "arbez",
+    "sort": "aberz",
+    "shift": "afcsb",
+    "rotate": "ebraz",
+    "swap": "ezrba",
     "duplicate": "zzeebbrraa",
-}  # fmt: skip
+}
 
 
 def test_skills_by_hand():
@@ -101,7 +106,7 @@ def test_the_shipped_weights_know_the_basic_skills():
         assert exact(tag, skills, 20) < 0.2
     files = {path.name: path.stat().st_size for path in STRINGS.iterdir()}
     assert set(files) == {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert sum(files.values()) < 4e6 and sum(p.numel() for p in made.model.parameters()) == 663_808
+    assert sum(atomic_io.values()) < 4e6 and sum(p.numel() for p in made.model.parameters()) == 663_808
 
 
 def test_the_script_makes_such_a_backbone(tmp_path, capsys):
@@ -165,14 +170,14 @@ def test_recovery_of_a_run_against_shuffled_tasks(tmp_path):
     tasks = list(PAIRS)
     run = write_run(tmp_path, "known", matrix=[[0.5] * len(tasks)] * len(tasks), tasks=tasks, heads=2)
     path = run.dir / "routing" / f"after_{len(tasks) - 1}.safetensors"
-    arrays, about = files.read_arrays(path)
+    arrays, about = atomic_io.read_arrays(path)
     known = truth(tasks)
     for t in range(len(tasks)):
         weights = np.zeros_like(arrays[f"{t}/weight_sum"])  # (L, H, E)
         weights[:, 0, : known.shape[1]] = known[t]
         weights[:, 1, : known.shape[1]] = known[(t + 1) % len(tasks)]
         arrays[f"{t}/weight_sum"] = weights * arrays[f"{t}/count"]
-    files.write_arrays(path, arrays, about)
+    atomic_io.write_arrays(path, arrays, about)
     found = recovered(run)
     assert found.scores[:, 0] == pytest.approx(1.0) and (found.scores[:, 1] < 0.8).all()
     assert found.chance.shape == (recoveries.DRAWS, 2) and found.chance.mean() < 0.6

@@ -10,10 +10,12 @@ from conftest import FORGETS, KEEPS, TASKS, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab import files, tables, views
-from lab.errors import LabError
-from lab.metrics import metrics
-from lab.runs import Run
+from lab import views
+from lab.comparison import tables
+from lab.core import atomic_io
+from lab.core.errors import LabError
+from lab.metrics.matrix import metrics
+from lab.run_folder.run import Run
 
 ODD = "a_b|c & 50% #1 $x^2~{y}\\"
 
@@ -33,9 +35,21 @@ def test_comparison_has_scores_and_costs_apart_and_notes(runs):
     table, notes = tables.comparison(made)
     assert list(table.index) == ["l2r", "sequential"] and table["n"].tolist() == ["2", "1"]
     assert table.at["sequential", "Average accuracy"] == "0.627" and table.at["sequential", "Own-expert share"] == "–"
-    costs = {"Trainable parameters", "Stored parameters", "Stored bytes", "Adapter bytes", "Memory bytes", "Statistics bytes",
-             "Stored examples", "Generated examples", "Uses task identity", "Training seconds", "Evaluation seconds",
-             "Seconds saved by reuse", "Peak memory bytes"}  # fmt: skip
+    costs = {
+        "Trainable parameters",
+        "Stored parameters",
+        "Stored bytes",
+        "Adapter bytes",
+        "Memory bytes",
+        "Statistics bytes",
+        "Stored examples",
+        "Generated examples",
+        "Uses task identity",
+        "Training seconds",
+        "Evaluation seconds",
+        "Seconds saved by reuse",
+        "Peak memory bytes",
+    }
     assert costs <= set(table.columns)
     assert table.at["sequential", "Memory bytes"] == "1,024" and table.at["sequential", "Peak memory bytes"] == "1,000,000"
     assert table.at["sequential", "Seconds saved by reuse"] == "4.5" and "reused" not in str(tables.COSTS)
@@ -108,20 +122,32 @@ def test_spread_in_latex(runs):
 
 
 def test_pareto_by_hand(runs):
-    made = [costing(runs, "cheap", 10, 0.5), costing(runs, "good", 30, 0.9), costing(runs, "poor", 30, 0.4),
-            costing(runs, "same", 10, 0.5, "twin"), costing(runs, "late", 20, 0.45),
-            costing(runs, "told", 5, 0.99, task_id=True), costing(runs, "worse", 6, 0.98, task_id=True)]  # fmt: skip
+    made = [
+        costing(runs, "cheap", 10, 0.5),
+        costing(runs, "good", 30, 0.9),
+        costing(runs, "poor", 30, 0.4),
+        costing(runs, "same", 10, 0.5, "twin"),
+        costing(runs, "late", 20, 0.45),
+        costing(runs, "told", 5, 0.99, task_id=True),
+        costing(runs, "worse", 6, 0.98, task_id=True),
+    ]
     table = tables.pareto(made).set_index("label")
     assert table["dominated_by"].to_dict() == {
-        "cheap": "", "good": "", "poor": "cheap", "twin": "", "late": "cheap", "told": "", "worse": "told",
-    }  # fmt: skip
+        "cheap": "",
+        "good": "",
+        "poor": "cheap",
+        "twin": "",
+        "late": "cheap",
+        "told": "",
+        "worse": "told",
+    }
     assert table.at["good", "cost"] == 30 and table.at["good", "score"] == pytest.approx(0.9)
 
 
 def test_pareto_judges_nobody_by_another_backbone(runs):
     made = [costing(runs, "cheap", 10, 0.9), costing(runs, "poor", 30, 0.4)]
     assert tables.pareto(made)["dominated_by"].tolist() == ["", "cheap"]
-    files.write_yaml(made[1].dir / "config.yaml", made[1].config | {"backbone": {"name": "minilm"}})
+    atomic_io.write_yaml(made[1].dir / "config.yaml", made[1].config | {"backbone": {"name": "minilm"}})
     assert tables.pareto([made[0], Run(made[1].dir)])["dominated_by"].tolist() == ["", ""]
 
 
@@ -178,10 +204,10 @@ def test_interference_of_a_run_in_progress(runs):
 
 def test_confusion_by_hand(runs):
     run = write_run(runs, "a")
-    arrays, header = files.read_arrays(run.dir / "routing" / "after_2.safetensors")
+    arrays, header = atomic_io.read_arrays(run.dir / "routing" / "after_2.safetensors")
     top = np.zeros_like(arrays["1/top_count"])  # (8 layers, 4 heads, 3 experts), 10 examples
     top[:, :, 1], top[0, :, 0], top[0, :, 1] = 10, 4, 6
-    files.write_arrays(run.dir / "routing" / "after_2.safetensors", arrays | {"1/top_count": top}, header)
+    atomic_io.write_arrays(run.dir / "routing" / "after_2.safetensors", arrays | {"1/top_count": top}, header)
     table = tables.routing_confusion(run)
     assert table.loc["weather"].tolist() == pytest.approx([0.4 / 8, (7 + 0.6) / 8, 0])
     assert table.sum(axis=1).to_numpy() == pytest.approx(1)
@@ -190,26 +216,46 @@ def test_confusion_by_hand(runs):
 
 WENT = {
     "tasks": [
-        {"task": "animals", "learned": 0.9, "last": 0.5, "loss": 0.4, "router": None, "experts": 0.3, "classifier": 0.15,
-         "new_classes": -0.05, "oracle_learned": None, "oracle_last": None},
-        {"task": "weather", "learned": 0.8, "last": 0.6, "loss": 0.2, "router": None, "experts": 0.1, "classifier": 0.05,
-         "new_classes": 0.05, "oracle_learned": None, "oracle_last": None},
+        {
+            "task": "animals",
+            "learned": 0.9,
+            "last": 0.5,
+            "loss": 0.4,
+            "router": None,
+            "experts": 0.3,
+            "classifier": 0.15,
+            "new_classes": -0.05,
+            "oracle_learned": None,
+            "oracle_last": None,
+        },
+        {
+            "task": "weather",
+            "learned": 0.8,
+            "last": 0.6,
+            "loss": 0.2,
+            "router": None,
+            "experts": 0.1,
+            "classifier": 0.05,
+            "new_classes": 0.05,
+            "oracle_learned": None,
+            "oracle_last": None,
+        },
     ],
     "mean": {"loss": 0.3, "router": None, "experts": 0.2, "classifier": 0.1, "new_classes": 0.0},
     "why": {"router": "there is one shared expert: nothing to route"},
-}  # fmt: skip
+}
 
 
 def test_decomposition_is_read(runs):
     run = write_run(runs, "a")
     with pytest.raises(LabError, match="not measured yet: lab show a --decompose"):
         tables.decomposition(run)
-    files.write_json(run.dir / "decomposition.json", WENT)
+    atomic_io.write_json(run.dir / "decomposition.json", WENT)
     table = tables.decomposition(run)
     assert list(table.index) == ["animals", "weather", "mean"] and np.isnan(table["router"]).all()
     assert table[list(tables.TERMS)].sum(axis=1).to_numpy() == pytest.approx(table["loss"].to_numpy())
     assert table.attrs["why"] == WENT["why"]
-    files.write_json(run.dir / "decomposition.json", {"tasks": [1], "mean": {}})
+    atomic_io.write_json(run.dir / "decomposition.json", {"tasks": [1], "mean": {}})
     with pytest.raises(LabError, match=r"is damaged: decomposition\.json is no decomposition"):
         tables.decomposition(run)
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lab import registry, taxonomy
-from lab.recipe import configure, recipe_names
+from lab.analysis import taxonomy
+from lab.config.resolve import configure, recipe_names
+from lab.core import registry
 
 AXES = {
     "choice": {"fixed", "learned", "computed"},
@@ -29,7 +30,7 @@ def test_every_kind_of_expert_says_what_it_computes(name):
 @pytest.mark.parametrize("shown", [taxonomy.markdown, taxonomy.abouts])
 def test_readme_shows_the_same_tables(shown):
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    assert shown() in readme, f"README.md: put in what lab.taxonomy.{shown.__name__}() returns"
+    assert shown() in readme, f"README.md: put in what lab.analysis.taxonomy.{shown.__name__}() returns"
 
 
 def test_every_recipe_has_a_place():

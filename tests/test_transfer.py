@@ -13,16 +13,19 @@ from tiny import hidden, rel
 from typer.testing import CliRunner
 
 import lab
-from lab import cli, inference, tables, views
-from lab.config import TransferConfig
-from lab.errors import LabError
-from lab.learner import Learner
-from lab.recipe import configure
-from lab.router import Decision
-from lab.runs import Run
-from lab.session import prepare
-from lab.transfer import JOINT
-from lab.work import ALIGNED
+from lab import views
+from lab.analysis import inference
+from lab.cli import main
+from lab.comparison import tables
+from lab.config.resolve import configure
+from lab.config.schema import TransferConfig
+from lab.core.errors import LabError
+from lab.models.learner import Learner
+from lab.protocols.few_shot_transfer import JOINT
+from lab.routers.base import Decision
+from lab.run_folder.run import Run
+from lab.training.trainer import prepare
+from lab.training.workload import ALIGNED
 
 NAMES = ["sea", "city", "farm"]  # the last third is held out: farm
 STAGES = [JOINT, "farm, 4 shots", "farm, 8 shots"]
@@ -198,7 +201,7 @@ def test_private_experts_have_no_alignment(trained):
 def test_measuring_changes_nothing(monkeypatch):
     plain = session("mhr")
     list(plain.train())
-    monkeypatch.setattr("lab.transfer.LOOKS", 0)
+    monkeypatch.setattr("lab.protocols.few_shot_transfer.LOOKS", 0)
     without = session("mhr")
     list(without.train())
     assert without.scores.alignment == {} and toy.equal(parameters(plain), parameters(without))
@@ -292,11 +295,11 @@ def test_recipes_are_compared_in_a_table_of_their_own(run, tmp_path):
     assert table.loc[("mhr", "average.8"), ["value", "n"]].tolist() == [pytest.approx(np.mean(scores)), 2]
     pair, others = views.differences(found, "average.8").iloc[0], [one.result()["average"]["8"] for one in found[2:]]
     assert (pair["n"], pair["mean"]) == (2, pytest.approx(np.mean(scores) - np.mean(others)))
-    shown = CliRunner().invoke(cli.app, ["compare", "mine", "stream", "--markdown", "--runs", str(folder)])
+    shown = CliRunner().invoke(main.app, ["compare", "mine", "stream", "--markdown", "--runs", str(folder)])
     assert shown.exit_code == 0
     stream, transfer = shown.stdout.split("\n\n| method", 1)[0], shown.stdout.rsplit("| method", 1)[1]
     assert "Forgetting" in stream and "8 shots" not in stream and "8 shots" in transfer and "Forgetting" not in transfer
-    listed = json.loads(CliRunner().invoke(cli.app, ["compare", "mine", "stream", "--json", "--runs", str(folder)]).stdout)
+    listed = json.loads(CliRunner().invoke(main.app, ["compare", "mine", "stream", "--json", "--runs", str(folder)]).stdout)
     assert [one.get("protocol") for one in listed] == ["transfer", None]
     assert "Gradient alignment" in tables.comparison(found).table.columns
 
@@ -313,9 +316,9 @@ def test_commands_that_read_a_stream_say_so(run):
         (["compare", "mine", "--report", "x.html"], "a report is about runs on a stream"),
         (["replay", "mine", "--save", "x.jsonl"], "run 'mine' is of protocol transfer: a replay file is made of"),
     ):
-        found = CliRunner().invoke(cli.app, [*words, "--runs", folder])
+        found = CliRunner().invoke(main.app, [*words, "--runs", folder])
         assert found.exit_code == 2 and said in found.stderr
-    listed = json.loads(CliRunner().invoke(cli.app, ["list", "runs", "--json", "--runs", folder]).stdout)
+    listed = json.loads(CliRunner().invoke(main.app, ["list", "runs", "--json", "--runs", folder]).stdout)
     assert next(one for one in listed if one["name"] == "mine")["average_accuracy"] is None
 
 
@@ -323,13 +326,19 @@ def test_lab_run(tmp_path):
     words = ["run", "poly", "--backbone", "tiny", "--runs", str(tmp_path / "runs"), "--id", "r", "--json"]
     options = [word for option in (*toy.TRANSFER, "stream.max_train=32", "train.epochs=1") for word in ("-o", option)]
     made = toy.folder(tmp_path / "s", toy.tasks(*NAMES))
-    found = CliRunner().invoke(cli.app, [*words, "--stream", str(made), *options])
+    found = CliRunner().invoke(main.app, [*words, "--stream", str(made), *options])
     assert found.exit_code == 0, found.stderr
     result = json.loads(found.stdout)
     assert result["protocol"] == "transfer" and result["train_tasks"] == ["city", "farm"] and list(result["held_out"]) == ["sea"]
     assert "sea, 4 shots" in found.stderr and "ETA" in found.stderr
-    again = lab.run("poly", ["stream.max_train=32", *toy.TRANSFER, "train.epochs=1"], stream=str(made), backbone="tiny",
-                    runs=tmp_path / "runs", progress=False)  # fmt: skip
+    again = lab.run(
+        "poly",
+        ["stream.max_train=32", *toy.TRANSFER, "train.epochs=1"],
+        stream=str(made),
+        backbone="tiny",
+        runs=tmp_path / "runs",
+        progress=False,
+    )
     assert again.result()["held_out"] == result["held_out"]
 
 
@@ -355,10 +364,13 @@ def test_lab_run(tmp_path):
             "transfer.shots=[4, 33]",
             "transfer.shots = 33: held-out task 'sea' has 32 training examples: ask for at most these",
         ),
-        ("router.heads=5", "router.heads = 5 does not divide the width 32 of layer encoder.layer.1.attention.self.query: "
-         "choose one of 1, 2, 4, 8, 16, 32"),
+        (
+            "router.heads=5",
+            "router.heads = 5 does not divide the width 32 of layer encoder.layer.1.attention.self.query: "
+            "choose one of 1, 2, 4, 8, 16, 32",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_refused_before_anything_is_written(options, said, tmp_path):
     stream = toy.folder(tmp_path / "stream", toy.tasks(*NAMES, train=32))
     with pytest.raises(LabError) as error:
@@ -376,31 +388,61 @@ def test_every_label_gets_a_shot():
 @pytest.mark.parametrize(
     ("recipe", "options", "said"),
     [
-        ("poly", ["transfer=null"], "experts.allocation = 8: router skills does not learn with a pool: "
-             "set transfer.shots to train on all tasks at once, or use router=l2p or sparse, "
-             "experts.allocation=per_task or shared"),
+        (
+            "poly",
+            ["transfer=null"],
+            "experts.allocation = 8: router skills does not learn with a pool: "
+            "set transfer.shots to train on all tasks at once, or use router=l2p or sparse, "
+            "experts.allocation=per_task or shared",
+        ),
         ("full", ["transfer={}"], "scenario class: transfer is between known tasks: use scenario=task"),
-        ("replay", ["transfer={}", "scenario=task"],
-         "recipe replay stores or replays examples of a stream, transfer has none: drop transfer or them"),
+        (
+            "replay",
+            ["transfer={}", "scenario=task"],
+            "recipe replay stores or replays examples of a stream, transfer has none: drop transfer or them",
+        ),
         ("poly-mu", ["composition=mix"], "transfer.adaptation.start = average merges parameters: use composition=merge"),
-        ("shared", ["transfer.adaptation.tuned=router"],
-         "transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained"),
-        ("poly", ["transfer.adaptation.tuned=router", "experts.allocation=1"],
-         "transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained"),
-        ("private", ["transfer.adaptation.tuned=router"],
-         "transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained"),
-        ("private", ["transfer.adaptation.start=average", "composition=merge"],
-         "transfer.adaptation.start = average is of experts that tasks share: use a pool (experts.allocation=8)"),
-        *((("private", [f"router={name}"],
-            f"router {name} is made from isolated experts, one after the other, transfer trains all at once: "
-            "use one of attention, gates, l2p, oracle, progressive, skills, sparse, sum, uniform"))
-          for name in ("arrow", "mbc", "phatgoose", "prototype")),
+        (
+            "shared",
+            ["transfer.adaptation.tuned=router"],
+            "transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained",
+        ),
+        (
+            "poly",
+            ["transfer.adaptation.tuned=router", "experts.allocation=1"],
+            "transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained",
+        ),
+        (
+            "private",
+            ["transfer.adaptation.tuned=router"],
+            "transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained",
+        ),
+        (
+            "private",
+            ["transfer.adaptation.start=average", "composition=merge"],
+            "transfer.adaptation.start = average is of experts that tasks share: use a pool (experts.allocation=8)",
+        ),
+        *(
+            (
+                (
+                    "private",
+                    [f"router={name}"],
+                    f"router {name} is made from isolated experts, one after the other, transfer trains all at once: "
+                    "use one of attention, gates, l2p, oracle, progressive, skills, sparse, sum, uniform",
+                )
+            )
+            for name in ("arrow", "mbc", "phatgoose", "prototype")
+        ),
         ("poly", ["transfer.held_ot=[a]"], "unknown option of transfer 'held_ot': did you mean 'held_out'?"),
         ("poly", ["transfer.shots=[]"], "transfer.shots = []: list should have at least 1 item after validation, not 0"),
-        ("poly", ["experts.allocation=0"], "experts.allocation = 0: input should be 'per_task' or 'shared'; "
-         "experts.allocation = 0: input should be greater than or equal to 1"),
+        (
+            "poly",
+            ["experts.allocation=0"],
+            "experts.allocation = 0: input should be 'per_task' or 'shared'; "
+            "experts.allocation = 0: input should be greater than or equal to 1",
+        ),
     ],
-)  # fmt: skip
+)
 def test_combinations_that_cannot_work(recipe, options, said):
     with pytest.raises(LabError) as error:
         configure(recipe, options)
@@ -442,6 +484,7 @@ def test_the_prior_is_part_of_the_loss_and_moves_rows_of_training_tasks_only():
 
 def test_room_is_made_for_every_task_by_its_name():
     """A task's routing row, classifier rows and expert do not depend on the tasks met before."""
+
     def row(*names):
         of = toy.tasks(*names, train=32)
         learner = Learner(prepare(configure("private", toy.overrides("private"), backbone="tiny"), of).model_copy(), of)

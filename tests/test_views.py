@@ -9,10 +9,11 @@ from conftest import FORGETS, KEEPS, TASKS, configuration, weights, write_querie
 from scipy import stats
 from sklearn.decomposition import PCA
 
-from lab import files, views
-from lab.errors import LabError
-from lab.events import Event
-from lab.runs import Run
+from lab import views
+from lab.core import atomic_io
+from lab.core.errors import LabError
+from lab.run_folder.events import Event
+from lab.run_folder.run import Run
 
 
 def test_matrix_and_curves(runs):
@@ -43,7 +44,7 @@ def test_matrix_difference(runs):
 
 def test_a_row_of_another_length_is_damage_in_plain_words(runs):
     run = write_run(runs, "a")
-    files.write_json(run.dir / "matrix.json", run.scores | {"matrix": [*KEEPS[:2], [0.5, 0.5]]})
+    atomic_io.write_json(run.dir / "matrix.json", run.scores | {"matrix": [*KEEPS[:2], [0.5, 0.5]]})
     assert views.problem(run) == "run 'a' is damaged: matrix.json has a row that is not of 3 tasks"
 
 
@@ -119,7 +120,7 @@ def test_a_half_written_line_is_skipped(runs):
 
 
 def test_progress_from_events(runs, monkeypatch):
-    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
     run = write_run(runs, "a", matrix=KEEPS[:1], status="running")
     last = views.recent_events(run)[-1]
     found = views.progress(run, now=lambda: last["time"])
@@ -130,7 +131,7 @@ def test_progress_from_events(runs, monkeypatch):
 
 
 def test_every_event_that_is_written_has_a_stage_in_words(runs, monkeypatch):
-    monkeypatch.setattr("lab.runs.process_alive", lambda pid, started: True)
+    monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
     run = write_run(runs, "a", matrix=KEEPS[:1], status="running")
     for kind in {kind.__name__ for kind in Event.__subclasses__()} - {"Step", "Evaluating"}:
         run.append({"kind": kind, "task": 1, "progress": 0.5})
@@ -158,12 +159,12 @@ def test_alerts_about_routing_are_of_the_moment_asked_for(runs):
     run = write_run(runs, "a")
     for after, first in ((1, 1.0), (2, 0.0)):
         path = run.dir / "routing" / f"after_{after}.safetensors"
-        arrays, header = files.read_arrays(path)
+        arrays, header = atomic_io.read_arrays(path)
         for task in range(after + 1):
             share = np.full(after + 1, (1 - first) / after)
             share[0] = first
             arrays[f"{task}/share_sum"] = share * arrays[f"{task}/count"]
-        files.write_arrays(path, arrays, header)
+        atomic_io.write_arrays(path, arrays, header)
     assert [alert.kind for alert in views.alerts(run)] == [alert.kind for alert in views.alerts(run, 2)] == ["dead"]
     assert [alert.text for alert in views.alerts(run, 1)] == [
         "The router has collapsed: expert animals gets at least 100% on every task."
@@ -301,7 +302,7 @@ def test_runs_of_different_tasks_are_compared_on_the_common_ones(runs):
     strange = write_run(runs, "three", "sequential", [[0.5]], ["z"])
     last = views.summary([one, strange]).set_index(["label", "measure"]).loc[("l2r", "common_average_accuracy")]
     assert np.isnan(last["value"]) and last["why"] == "no task is common to all runs"
-    files.write_json(two.dir / "matrix.json", two.scores | {"labels": [["no", "yes"], ["other", "labels"]]})
+    atomic_io.write_json(two.dir / "matrix.json", two.scores | {"labels": [["no", "yes"], ["other", "labels"]]})
     assert views.common_tasks([one, two]) == ["c"], "the same name with other labels is another task"
 
 
@@ -320,7 +321,7 @@ def test_runs_on_other_data_of_the_same_name_are_no_pairs(runs):
 def test_swept_values_tell_groups_apart_whatever_their_orders(runs):
     made = [write_run(runs, f"r{rate}{i}", tasks=list(order)) for rate in (1, 2) for i, order in enumerate(("abc", "cba"))]
     for run in made:
-        files.write_yaml(run.dir / "config.yaml", run.config | {"train": {"lr": float(run.id[1])}})
+        atomic_io.write_yaml(run.dir / "config.yaml", run.config | {"train": {"lr": float(run.id[1])}})
     made = [Run(made[i].dir) for i in (0, 3, 1, 2)]  # the first ones of the two groups have other orders
     assert [group.label for group in views.groups(made)] == ["l2r, train.lr 1.0", "l2r, train.lr 2.0"]
 
@@ -331,7 +332,7 @@ def test_an_unfinished_run_has_no_other_tasks_than_itself_or_its_repetition(runs
         assert len(views.unequal(chosen)) == 1 and "one has learned 2 of 3 tasks" in views.unequal(chosen)[0]
         assert "left out of paired differences" in views.unequal(chosen)[0]
         assert "common_average_accuracy" not in set(views.summary(chosen)["measure"])
-    files.write_json(one.dir / "matrix.json", one.scores | {"labels": [["no", "yes"]] * 2 + [["other"]]})
+    atomic_io.write_json(one.dir / "matrix.json", one.scores | {"labels": [["no", "yes"]] * 2 + [["other"]]})
     assert "different tasks" in views.unequal([one, whole])[0], "the same names with other labels are other tasks"
 
 
@@ -340,8 +341,8 @@ def test_transfer_runs_that_differ_are_said_to(runs):
     assert views.unequal([one, other]) == []
     config = other.config
     moved = {"train_tasks": TASKS[:1], "held_out": TASKS[1:], "shots": [16]}
-    files.write_yaml(other.dir / "config.yaml", config | {"backbone": {"name": "minilm"}, "transfer": moved})
-    files.write_json(other.dir / "matrix.json", other.scores | {"held_out": {task: {"16": 0.6} for task in TASKS[1:]}})
+    atomic_io.write_yaml(other.dir / "config.yaml", config | {"backbone": {"name": "minilm"}, "transfer": moved})
+    atomic_io.write_json(other.dir / "matrix.json", other.scores | {"held_out": {task: {"16": 0.6} for task in TASKS[1:]}})
     other = Run(other.dir)
     assert views.unequal([one, other]) == [
         "These runs differ in their backbones: tiny, minilm. Their scores mean different things.",

@@ -9,16 +9,16 @@ from test_generation import folders  # noqa: F401 (a fixture)
 from tiny import rel
 
 import lab
-from lab.api import opened
-from lab.batch import UNLABELLED
-from lab.errors import LabError
-from lab.inference import load
-from lab.recipe import configure
-from lab.router import Decision, one_hot
-from lab.session import Session, prepare
-from lab.store import Store
-from lab.stream import Example, Task
-from lab.taxonomy import place
+from lab.analysis.inference import load
+from lab.analysis.taxonomy import place
+from lab.config.resolve import configure
+from lab.core.errors import LabError
+from lab.data.batching import UNLABELLED
+from lab.data.stream import Example, Task
+from lab.routers.base import Decision, one_hot
+from lab.training.expert_cache import Store
+from lab.training.runner import opened
+from lab.training.trainer import Session, prepare
 
 LABELS = {"a": ("w4 w5 w6", "w7"), "b": ("w7", "w8 w9"), "c": ("w40", "w41 w4", "w42")}  # w7 is a label of two tasks
 ASKED = ["w14 w15 w16", "w17 w30", "w18 w19 w20 w21 w22", "w23 w24"]  # of different lengths
@@ -78,8 +78,12 @@ def test_the_best_label_has_the_most_probable_words(name, folders):  # noqa: F81
     with torch.no_grad(), made.bank.routed(decision):
         found = made.objective.scores(batch, competing)
     labels = [label for own in LABELS.values() for label in own]
-    expected = torch.stack([torch.stack([log_probability(peft, name, int(k), text, words) for words in labels])
-                            for text, k in zip(ASKED, ROWS, strict=True)])  # fmt: skip
+    expected = torch.stack(
+        [
+            torch.stack([log_probability(peft, name, int(k), text, words) for words in labels])
+            for text, k in zip(ASKED, ROWS, strict=True)
+        ]
+    )
     once = [0, 1, 3, 4, 5, 6]  # the words of the third are those of the second
     assert found.shape == (4, 7) and rel(found[:, once], expected[:, once]) < 1e-5 and (found[:, 2] == float("-inf")).all()
     expected[:, 2] = float("-inf")
@@ -144,9 +148,20 @@ def test_recipes_learn_words_and_have_no_classifier(name, recipe, folders):  # n
 
 
 def test_poly_on_t5_learns_jointly_and_meets_a_new_task_by_the_words_of_its_labels(folders):  # noqa: F811
-    options = ["train.lr=0.02", "train.epochs=8", "train.batch_size=8", "experts.allocation=2", "transfer.shots=[8]",
-               "transfer.held_out=[b]", "transfer.adaptation.steps=4", "answer=words", "experts.skip=0",
-               "backbone.dtype=float32", "backbone.device=cpu", "backbone.threads=1"]  # fmt: skip
+    options = [
+        "train.lr=0.02",
+        "train.epochs=8",
+        "train.batch_size=8",
+        "experts.allocation=2",
+        "transfer.shots=[8]",
+        "transfer.held_out=[b]",
+        "transfer.adaptation.steps=4",
+        "answer=words",
+        "experts.skip=0",
+        "backbone.dtype=float32",
+        "backbone.device=cpu",
+        "backbone.threads=1",
+    ]
     of = tasks("a", "b")
     made = opened(prepare(configure("poly", options, backbone=str(folders["t5"])), of), of)
     steps = [event for event in made.train() if type(event).__name__ == "Step"]
@@ -156,8 +171,16 @@ def test_poly_on_t5_learns_jointly_and_meets_a_new_task_by_the_words_of_its_labe
 
 
 def test_a_run_on_the_built_in_stream_is_recorded_and_can_be_asked(tmp_path):
-    small = ["stream.tasks=[product_review, news_topic]", "stream.max_train=8", "stream.max_validation=2", "stream.max_test=6",
-             "train.epochs=1", "memory.per_task=5", "memory_training.steps=2", "backbone.max_length=48"]  # fmt: skip
+    small = [
+        "stream.tasks=[product_review, news_topic]",
+        "stream.max_train=8",
+        "stream.max_validation=2",
+        "stream.max_test=6",
+        "train.epochs=1",
+        "memory.per_task=5",
+        "memory_training.steps=2",
+        "backbone.max_length=48",
+    ]
     run = lab.run("l2r", [*small, "answer=words"], backbone="strings", runs=tmp_path, progress=False)
     table, model = run.predictions(), load(run)
     assert run.status == "finished" and run.config["answer"] == "words" and len(table) == 12
@@ -165,8 +188,9 @@ def test_a_run_on_the_built_in_stream_is_recorded_and_can_be_asked(tmp_path):
         answer = model.answer(model_text(run, row), None)
         assert answer.prediction == row.prediction or answer.prediction.split("/")[1] == row.prediction.split("/")[1]
         assert answer.probabilities.max() == pytest.approx(row.probability, rel=1e-4)
-    assert set(table["prediction"]) <= {f"{task}/{label}" for task, own in zip(run.tasks, run.scores["labels"], strict=True)
-                                        for label in own}  # fmt: skip
+    assert set(table["prediction"]) <= {
+        f"{task}/{label}" for task, own in zip(run.tasks, run.scores["labels"], strict=True) for label in own
+    }
     assert "answer" not in configure("l2r", small).to_dict()  # a classifier is what goes without saying
 
 
@@ -182,8 +206,8 @@ def test_an_expert_that_has_learned_words_is_kept_for_these_words(folders, tmp_p
 
 
 def model_text(run, row) -> str:
-    from lab.sources import open_stream
-    from lab.stream import limited
+    from lab.data.loading import open_stream
+    from lab.data.stream import limited
 
     limits = (run.config["stream"][name] for name in ("max_train", "max_validation", "max_test"))
     return limited(open_stream("builtin").load(row.task), run.config["seed"], *limits).test[row.row].text

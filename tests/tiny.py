@@ -5,9 +5,9 @@ import warnings
 import torch
 from torch import nn
 
-from lab import registry
-from lab.bank import Bank
-from lab.router import LayerDecision
+from lab.core import registry
+from lab.models.expert_bank import Bank
+from lab.routers.base import LayerDecision
 
 RANK, ALPHA, EXPERTS = 3, 5.0, 3
 MODELS = ("bert", "roberta", "modernbert", "llama", "gpt2")
@@ -47,8 +47,18 @@ def config(name: str):
         return transformers.ModernBertConfig(**plain, **ids, **std)
     if name == "llama":
         return transformers.LlamaConfig(**plain, **special, num_key_value_heads=2)
-    return transformers.GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_inner=48, initializer_range=0.2,
-                                   resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **special)  # fmt: skip
+    return transformers.GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_inner=48,
+        initializer_range=0.2,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        **special,
+    )
 
 
 def model(name: str, head: str = "AutoModel", **changes) -> nn.Module:
@@ -104,9 +114,14 @@ def in_peft(made: Bank, name: str, inside=None, **changes):
 
     options = made.kind.options
     settings = LoraConfig(
-        r=options.rank, lora_alpha=options.alpha, use_rslora=options.rslora, lora_dropout=0.0, fan_in_fan_out=name == "gpt2",
-        target_modules=[layer.name for layer in made.layers], **changes,
-    )  # fmt: skip
+        r=options.rank,
+        lora_alpha=options.alpha,
+        use_rslora=options.rslora,
+        lora_dropout=0.0,
+        fan_in_fan_out=name == "gpt2",
+        target_modules=[layer.name for layer in made.layers],
+        **changes,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrapped = get_peft_model(inside if inside is not None else model(name), settings, adapter_name="e0")

@@ -12,15 +12,16 @@ from typing import Any
 
 import torch
 
-from lab import events, registry
-from lab.api import opened
-from lab.errors import LabError
-from lab.recipe import configure, recipe_names
-from lab.record import record
-from lab.runs import Run
-from lab.session import Session, prepare
-from lab.store import Store
-from lab.stream import SPLITS, Example, Task
+from lab.config.resolve import configure, recipe_names
+from lab.core import registry
+from lab.core.errors import LabError
+from lab.data.stream import SPLITS, Example, Task
+from lab.run_folder import events
+from lab.run_folder.run import Run
+from lab.training.expert_cache import Store
+from lab.training.recorder import record
+from lab.training.runner import opened
+from lab.training.trainer import Session, prepare
 
 TOPICS = {"sea": "wave tide reef coral", "city": "tram street tower plaza", "farm": "barn hay goat field"}
 FLIPPED = {"sea": False, "city": True, "farm": False}

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lab import composition
-from lab.expert import Expert, ExpertOptions, LayerInfo, uniform
+from lab.experts import _composition
+from lab.experts.base import Expert, ExpertOptions, LayerInfo, uniform
 
 # The projection that ends each sub-layer, by type of model: (attention, feed-forward).
 _BERT = ("attention.output.dense", "[0-9].output.dense")
@@ -74,15 +74,15 @@ class Bottleneck(Expert):
         experts, size, _ = down.shape
         z = F.relu(F.linear(y, down.reshape(experts * size, -1), down_bias.reshape(-1))).view(*y.shape[:2], experts, size)
         per_row = w.reshape(-1, *w.shape[2:])  # (B*T | ..., H, E)
-        bias = composition.merged_bias(up_bias, per_row).view(*w.shape[:2], -1)  # (B|1, T|1, O)
-        return composition.mix(z, up, w) + bias
+        bias = _composition.merged_bias(up_bias, per_row).view(*w.shape[:2], -1)  # (B|1, T|1, O)
+        return _composition.mix(z, up, w) + bias
 
     @staticmethod
     def _merged(y: Tensor, down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor, w: Tensor) -> Tensor:
         """One adapter from weighted sums; w (b, H, E). The inner bias belongs to no block: it takes the mean over the heads."""
         inner_bias = (w.mean(1) @ down_bias).unsqueeze(1)  # (b, 1, s)
-        z = F.relu(composition.apply(y, composition.merged_down(down, w)) + inner_bias)
-        return composition.apply(z, composition.merged_up(up, w)) + composition.merged_bias(up_bias, w).unsqueeze(1)
+        z = F.relu(_composition.apply(y, _composition.merged_down(down, w)) + inner_bias)
+        return _composition.apply(z, _composition.merged_up(up, w)) + _composition.merged_bias(up_bias, w).unsqueeze(1)
 
     def check_heads(self, layer: LayerInfo, heads: int) -> None:
         super().check_heads(LayerInfo(layer.name, layer.outputs, layer.outputs), heads)

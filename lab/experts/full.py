@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lab.errors import LabError
-from lab.expert import Expert, ExpertOptions, LayerInfo
+from lab.core.errors import LabError
+from lab.experts.base import Expert, ExpertOptions, LayerInfo
 
 
 class FullOptions(ExpertOptions):

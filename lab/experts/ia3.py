@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab.expert import Expert, ExpertOptions, LayerInfo
+from lab.experts.base import Expert, ExpertOptions, LayerInfo
 
 # What peft does not know.
 MORE_TARGETS = {
@@ -65,7 +65,11 @@ class Ia3(Expert):
 
     def peft_config(self, names: Sequence[str], base: str) -> dict:
         return {
-            "peft_type": "IA3", "task_type": "FEATURE_EXTRACTION", "base_model_name_or_path": base, "target_modules": list(names),
-            "feedforward_modules": [name for name in names if self.scales_input(name)], "fan_in_fan_out": False,
+            "peft_type": "IA3",
+            "task_type": "FEATURE_EXTRACTION",
+            "base_model_name_or_path": base,
+            "target_modules": list(names),
+            "feedforward_modules": [name for name in names if self.scales_input(name)],
+            "fan_in_fan_out": False,
             "inference_mode": True,
-        }  # fmt: skip
+        }

@@ -7,8 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab import composition
-from lab.expert import Expert, ExpertOptions, LayerInfo, uniform
+from lab.experts import _composition
+from lab.experts.base import Expert, ExpertOptions, LayerInfo, uniform
 
 # What peft does not know yet.
 MORE_TARGETS = {"modernbert": ["Wqkv"], "distilbert": ["q_lin", "v_lin"], "camembert": ["query", "value"], "mpnet": ["q", "v"]}
@@ -46,11 +46,19 @@ class Lora(Expert):
 
     def output(self, base: nn.Module, x: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
         y = base(x)
-        return (y + self.scale * composition.lora(x, stack["lora_A"], stack["lora_B"], w, how)).to(y.dtype)
+        return (y + self.scale * _composition.lora(x, stack["lora_A"], stack["lora_B"], w, how)).to(y.dtype)
 
     def peft_config(self, names: Sequence[str], base: str) -> dict:
         return {
-            "peft_type": "LORA", "task_type": "FEATURE_EXTRACTION", "base_model_name_or_path": base, "r": self.options.rank,
-            "lora_alpha": self.options.alpha, "use_rslora": self.options.rslora, "target_modules": list(names),
-            "lora_dropout": 0.0, "bias": "none", "inference_mode": True, "fan_in_fan_out": False,
-        }  # fmt: skip
+            "peft_type": "LORA",
+            "task_type": "FEATURE_EXTRACTION",
+            "base_model_name_or_path": base,
+            "r": self.options.rank,
+            "lora_alpha": self.options.alpha,
+            "use_rslora": self.options.rslora,
+            "target_modules": list(names),
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "inference_mode": True,
+            "fan_in_fan_out": False,
+        }

@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lab.expert import ExpertOptions, InputExpert, LayerInfo, uniform
+from lab.experts.base import ExpertOptions, InputExpert, LayerInfo, uniform
 
 
 class PromptOptions(ExpertOptions):

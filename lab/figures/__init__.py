@@ -6,17 +6,7 @@ colour range from 0 to 1; differences on a range that is symmetric around 0. Nam
 
 from lab.figures.answers import answer_by_layer, answer_by_token, answer_change, answer_decision, answer_probabilities
 from lab.figures.compare import comparison, decomposition, pareto
-from lab.figures.drawing import (
-    FAINT,
-    METHOD_STYLE,
-    clickable,
-    figure,
-    literal,
-    short,
-    style,
-    styles,
-    task_style,
-)
+from lab.figures.drawing import FAINT, METHOD_STYLE, clickable, figure, literal, short, style, styles, task_style
 from lab.figures.experts import alignment, subspace_overlap
 from lab.figures.routing import (
     MEASURES,

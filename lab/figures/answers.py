@@ -5,7 +5,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lab.answer import Answer
 from lab.figures.drawing import (
     DIVERGING,
     cells,
@@ -20,6 +19,7 @@ from lab.figures.drawing import (
     weight_of,
     weights_by_layer,
 )
+from lab.run_folder.prediction import Answer
 
 NUMBER = 11  # size of numbers in narrow columns
 ANSWER_COLOURS = ["#2B7FC4", "#C98A00"]  # an answer, and the one beside it
@@ -59,10 +59,13 @@ def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") 
     table = answer.decision(layer, head)
     free = ((table < 0) | (table > 1)).any().tolist()  # of each step
     drawn = make_subplots(
-        1, table.shape[1], shared_yaxes=True, horizontal_spacing=0.07,
+        1,
+        table.shape[1],
+        shared_yaxes=True,
+        horizontal_spacing=0.07,
         subplot_titles=[literal(name).replace(" ", "<br>") for name in table.columns],
         column_widths=[1.5 if one else 1 for one in free],
-    )  # fmt: skip
+    )
     drawn.update_layout(figure(title, 80 + 30 * len(table)).layout)
     drawn.update_layout(margin={"t": 40, "r": 20}).update_annotations(font={"size": 13})
     colours = [task_style(e).colour for e in range(len(table))]
@@ -71,21 +74,42 @@ def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") 
         most = max(1.0, float(values.abs().max()))
         numbers = [f"{value:.{2 if most < 10 else 1 if most < 100 else 0}f}" for value in values]
         drawn.add_bar(
-            x=values, y=np.arange(len(table)), orientation="h", marker={"color": colours}, row=1, col=number, showlegend=False,
-            text=None if across else numbers, textposition="auto", textfont={"size": NUMBER}, cliponaxis=False,
+            x=values,
+            y=np.arange(len(table)),
+            orientation="h",
+            marker={"color": colours},
+            row=1,
+            col=number,
+            showlegend=False,
+            text=None if across else numbers,
+            textposition="auto",
+            textfont={"size": NUMBER},
+            cliponaxis=False,
             customdata=[literal(expert) for expert in table.index],
             hovertemplate=f"<b>%{{customdata}}</b><br>{literal(name)} %{{x:.4f}}<extra></extra>",
-        )  # fmt: skip
+        )
         if across:
             drawn.add_scatter(
-                x=np.zeros(len(table)), y=np.arange(len(table)), mode="text", text=[f"\u00a0{one}\u00a0" for one in numbers],
-                textposition=np.where(values < 0, "middle right", "middle left"), textfont={"size": NUMBER}, cliponaxis=False,
-                hoverinfo="skip", showlegend=False, row=1, col=number,
-            )  # fmt: skip
+                x=np.zeros(len(table)),
+                y=np.arange(len(table)),
+                mode="text",
+                text=[f"\u00a0{one}\u00a0" for one in numbers],
+                textposition=np.where(values < 0, "middle right", "middle left"),
+                textfont={"size": NUMBER},
+                cliponaxis=False,
+                hoverinfo="skip",
+                showlegend=False,
+                row=1,
+                col=number,
+            )
         drawn.update_xaxes(
-            range=[-most, most] if across else [0, 1], tickvals=[0] if across else [0, 1], zeroline=across, showgrid=False,
-            row=1, col=number,
-        )  # fmt: skip
+            range=[-most, most] if across else [0, 1],
+            tickvals=[0] if across else [0, 1],
+            zeroline=across,
+            showgrid=False,
+            row=1,
+            col=number,
+        )
     names = unique(table.index)
     drawn.update_yaxes(
         tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False, zeroline=False
@@ -101,12 +125,18 @@ def answer_probabilities(answers: dict[str, Answer], most: int = 6, title: str =
     for number, name in enumerate(ranked):
         values = ranked[name]
         drawn.add_bar(
-            x=values, y=np.arange(len(ranked)), orientation="h", name=literal(name),
+            x=values,
+            y=np.arange(len(ranked)),
+            orientation="h",
+            name=literal(name),
             marker={"color": ANSWER_COLOURS[number], "pattern": {"shape": "/" if number else "", "fillmode": "overlay"}},
-            text=["–" if np.isnan(value) else f"{value:.2f}" for value in values], textposition="auto", cliponaxis=False,
+            text=["–" if np.isnan(value) else f"{value:.2f}" for value in values],
+            textposition="auto",
+            cliponaxis=False,
             customdata=[literal(label) for label in ranked.index],
-            hovertemplate="<b>%{customdata}</b><br>%{fullData.name}: %{x:.4f}<extra></extra>", showlegend=len(answers) > 1,
-        )  # fmt: skip
+            hovertemplate="<b>%{customdata}</b><br>%{fullData.name}: %{x:.4f}<extra></extra>",
+            showlegend=len(answers) > 1,
+        )
     drawn.update_xaxes(range=[0, 1], title="probability", tickformat=".1f")
     names = unique(ranked.index, 24)
     drawn.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False)

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from lab import tables, views
+from lab import views
+from lab.comparison import tables
 from lab.figures.drawing import FAINT, Style, figure, literal, numbered, short, style, styles
-from lab.runs import Run
+from lab.run_folder.run import Run
 
 TERM_COLOURS = ["#2B7FC4", "#D55E00", "#009E73", "#C98A00"]  # router, experts, classifier, new classes
 
@@ -70,7 +71,7 @@ def decomposition(run: Run, title: str = "") -> go.Figure:
 def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = "average_accuracy", title: str = "") -> go.Figure:
     """A score against a cost; dominated groups of runs are faint, those that use the task identity hollow.
 
-    The line runs along the groups that are not dominated and get no task identity. See `lab.tables.pareto`.
+    The line runs along the groups that are not dominated and get no task identity. See `lab.comparison.tables.pareto`.
     """
     titles = {measure.path: measure.title for measure in views.MEASURES}
     table = tables.pareto(runs, cost, score)
@@ -100,9 +101,12 @@ def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str, looks: dict
         hover.append(f"<b>{literal(row.label)}</b><br>score {row.score:.3f}<br>{cost} {row.cost:,.0f}<br>{verdict}{privilege}")
         symbols.append(looks[row.label].marker + ("-open" if row.task_id else ""))
     marker = {
-        "color": [looks[label].colour for label in table["label"]], "symbol": symbols, "size": 13,
-        "opacity": [0.35 if other else 1.0 for other in table["dominated_by"]], "line": {"width": 2},
-    }  # fmt: skip
+        "color": [looks[label].colour for label in table["label"]],
+        "symbol": symbols,
+        "size": 13,
+        "opacity": [0.35 if other else 1.0 for other in table["dominated_by"]],
+        "line": {"width": 2},
+    }
     drawn.add_scatter(
         x=table["cost"],
         y=table["score"],

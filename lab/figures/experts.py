@@ -8,7 +8,7 @@ from lab.figures.drawing import DIVERGING, cell_height, cells, figure, grid, hea
 
 
 def subspace_overlap(table: pd.DataFrame, title: str = "") -> go.Figure:
-    """Overlap of the subspaces of LoRA experts, the table of `lab.library.similarity`."""
+    """Overlap of the subspaces of LoRA experts, the table of `lab.adapters.library.similarity`."""
     values = table.to_numpy()
     hover = np.empty(values.shape, dtype=object)
     for i, j in np.ndindex(values.shape):
@@ -21,7 +21,7 @@ def subspace_overlap(table: pd.DataFrame, title: str = "") -> go.Figure:
 
 
 def alignment(table: pd.DataFrame, title: str = "") -> go.Figure:
-    """Cosines between a composed expert and those it was made of by layer, the table of `lab.library.alignment`."""
+    """Cosines between a composed expert and those it was made of by layer, the table of `lab.adapters.library.alignment`."""
     by_layer = table.iloc[:-1]
     names = [key.partition("/")[2] for key in table.columns]
     about = [f"cosine with <b>{literal(key)}</b>" for key in table.columns]

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from lab import tables, views
+from lab import views
+from lab.comparison import tables
 from lab.figures.drawing import (
     DIVERGING,
     FAINT,
@@ -26,7 +27,7 @@ from lab.figures.drawing import (
     weights_by_layer,
     wrapped,
 )
-from lab.runs import Run
+from lab.run_folder.run import Run
 
 PLAY_MS = 900  # milliseconds that each moment is shown
 MEASURES = {"weight": "mean weight", "entropy": "entropy", "change": "change since then"}
@@ -78,11 +79,17 @@ def routing_by_layer(run: Run, after: int | None, task: int, expert: int, measur
     if table.shape[1] == 1:
         drawn = figure(title, cells_height(len(table)))
         drawn.add_bar(
-            x=table.iloc[:, 0], y=np.arange(len(table)), orientation="h", marker={"color": task_style(expert).colour},
-            text=[f"{value:.2f}" for value in table.iloc[:, 0]], textposition="auto", cliponaxis=False,
+            x=table.iloc[:, 0],
+            y=np.arange(len(table)),
+            orientation="h",
+            marker={"color": task_style(expert).colour},
+            text=[f"{value:.2f}" for value in table.iloc[:, 0]],
+            textposition="auto",
+            cliponaxis=False,
             customdata=[f"{name}<br>{what} {value:.3f}" for name, value in zip(names, table.iloc[:, 0], strict=True)],
-            hovertemplate="%{customdata}<extra></extra>", showlegend=False,
-        )  # fmt: skip
+            hovertemplate="%{customdata}<extra></extra>",
+            showlegend=False,
+        )
         drawn.update_xaxes(range=[0, most], title=what, side="top")
         drawn.update_yaxes(
             tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], title="layer", showgrid=False
@@ -116,11 +123,17 @@ def _bars(values: pd.Series, what: str, title: str) -> go.Figure:
     """Shares between 0 and 1 of tasks or of their experts, in the colours of the tasks."""
     drawn = figure(title, 70 + 24 * len(values))
     drawn.add_bar(
-        x=values.to_numpy(), y=np.arange(len(values)), orientation="h", showlegend=False,
+        x=values.to_numpy(),
+        y=np.arange(len(values)),
+        orientation="h",
+        showlegend=False,
         marker={"color": [task_style(i).colour for i in range(len(values))]},
-        text=[f"{value:.2f}" for value in values], textposition="auto", cliponaxis=False,
-        customdata=[literal(name) for name in values.index], hovertemplate="<b>%{customdata}</b> %{x:.3f}<extra></extra>",
-    )  # fmt: skip
+        text=[f"{value:.2f}" for value in values],
+        textposition="auto",
+        cliponaxis=False,
+        customdata=[literal(name) for name in values.index],
+        hovertemplate="<b>%{customdata}</b> %{x:.3f}<extra></extra>",
+    )
     drawn.update_xaxes(range=[0, 1], title=what, tickformat=".1f")
     return drawn.update_yaxes(
         tickvals=list(range(len(values))), ticktext=unique(values.index), range=[len(values) - 0.5, -0.5], showgrid=False
@@ -150,17 +163,26 @@ def routing_flow(run: Run, after: int | None = None, layer: int | None = None, t
     drawn.add_sankey(
         arrangement="snap",
         node={
-            "x": x, "y": y,
-            "label": [short(name) for name in names], "color": colours, "pad": 14, "thickness": 14, "line": {"width": 0},
-            "customdata": [literal(name) for name in names], "hovertemplate": "<b>%{customdata}</b> %{value:.3f}<extra></extra>",
+            "x": x,
+            "y": y,
+            "label": [short(name) for name in names],
+            "color": colours,
+            "pad": 14,
+            "thickness": 14,
+            "line": {"width": 0},
+            "customdata": [literal(name) for name in names],
+            "hovertemplate": "<b>%{customdata}</b> %{value:.3f}<extra></extra>",
         },
         link={
-            "source": source, "target": target, "value": value, "customdata": [literal(text) for text in about],
+            "source": source,
+            "target": target,
+            "value": value,
+            "customdata": [literal(text) for text in about],
             "color": [faint(colours[expert]) for expert in expert_of],
             "hovertemplate": "%{customdata}<br>%{value:.3f}<extra></extra>",
         },
         textfont={"size": 12},
-    )  # fmt: skip
+    )
     return drawn
 
 
@@ -195,17 +217,34 @@ def routing_animation(run: Run, title: str = "") -> go.Figure:
     buttons = [("▶ Play", [None, play]), ("❚❚ Pause", [[None], now])]
     drawn.update_layout(
         margin={"b": 90},
-        updatemenus=[{
-            "type": "buttons", "direction": "left", "x": 0, "y": 0, "xanchor": "left", "yanchor": "top", "pad": {"t": 34},
-            "showactive": False, "bgcolor": FAINT, "bordercolor": FAINT,
-            "buttons": [{"label": label, "method": "animate", "args": args} for label, args in buttons],
-        }],
-        sliders=[{
-            "x": 0.3, "len": 0.7, "y": 0, "yanchor": "top", "pad": {"t": 14}, "active": max(len(names) - 1, 0),
-            "currentvalue": {"prefix": "after task "},
-            "steps": [{"label": name, "method": "animate", "args": [[name], now]} for name in names],
-        }],
-    )  # fmt: skip
+        updatemenus=[
+            {
+                "type": "buttons",
+                "direction": "left",
+                "x": 0,
+                "y": 0,
+                "xanchor": "left",
+                "yanchor": "top",
+                "pad": {"t": 34},
+                "showactive": False,
+                "bgcolor": FAINT,
+                "bordercolor": FAINT,
+                "buttons": [{"label": label, "method": "animate", "args": args} for label, args in buttons],
+            }
+        ],
+        sliders=[
+            {
+                "x": 0.3,
+                "len": 0.7,
+                "y": 0,
+                "yanchor": "top",
+                "pad": {"t": 14},
+                "active": max(len(names) - 1, 0),
+                "currentvalue": {"prefix": "after task "},
+                "steps": [{"label": name, "method": "animate", "args": [[name], now]} for name in names],
+            }
+        ],
+    )
     return grid(drawn, numbered(tasks), heads(experts, tasks), "examples of task", "expert")
 
 
@@ -218,25 +257,37 @@ def query_map(run: Run, after: int | None = None, title: str = "") -> go.Figure:
         rows = rows.loc[rows["correct"].eq(False).sort_values(kind="stable").index]  # a legend has the symbol of the first
         told = rows["correct"].map({True: "answered right", False: "answered wrong"}).fillna("answer not known")
         drawn.add_scatter(
-            x=rows["x"], y=rows["y"], mode="markers", name=short(task),
+            x=rows["x"],
+            y=rows["y"],
+            mode="markers",
+            name=short(task),
             marker={
-                "color": colour, "size": 9, "opacity": 0.85, "line": {"width": 1.5, "color": colour},
+                "color": colour,
+                "size": 9,
+                "opacity": 0.85,
+                "line": {"width": 1.5, "color": colour},
                 "symbol": [marker + ("-open" if correct is False else "") for correct in rows["correct"]],
             },
             customdata=[f"<b>{literal(task)}</b>, {how}<br>{wrapped(one)}" for how, one in zip(told, rows["text"], strict=True)],
             hovertemplate="%{customdata}<extra></extra>",
-        )  # fmt: skip
+        )
     keys, experts = table[table["kind"] == "key"], [*run.routing(after).experts]
     if len(keys):
         drawn.add_scatter(
-            x=keys["x"], y=keys["y"], mode="markers", name="keys", showlegend=False,
+            x=keys["x"],
+            y=keys["y"],
+            mode="markers",
+            name="keys",
+            showlegend=False,
             marker={
-                "symbol": "star", "size": 15, "color": [task_style(experts.index(name)).colour for name in keys["task"]],
+                "symbol": "star",
+                "size": 15,
+                "color": [task_style(experts.index(name)).colour for name in keys["task"]],
                 "line": {"width": 1.5, "color": "#8A8A8A"},
             },
             customdata=[f"key of expert <b>{literal(name)}</b>" for name in keys["task"]],
             hovertemplate="%{customdata}<extra></extra>",
-        )  # fmt: skip
+        )
     parts = [f"{part:.0%} of the variance" for part in table.attrs["explained"]] + [""]
     drawn.update_xaxes(title=f"first main axis: {parts[0]}", zeroline=False)
     drawn.update_yaxes(title=f"second main axis: {parts[1]}", zeroline=False)

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from lab import tables, views
+from lab import views
+from lab.comparison import tables
 from lab.figures.drawing import (
     DIVERGING,
     FAINT,
@@ -24,8 +25,8 @@ from lab.figures.drawing import (
     task_style,
     unique,
 )
-from lab.runs import Run
-from lab.statistics import interval
+from lab.metrics.intervals import interval
+from lab.run_folder.run import Run
 
 LEAST, WIDEST = 0.005, 16  # cost from which a task has an arrow, and pixels that one of 1 is wide
 
@@ -109,16 +110,29 @@ def interference_graph(run: views.Runs, title: str = "") -> go.Figure:
     for later, earlier in zip(*np.nonzero(table.to_numpy() >= LEAST), strict=True):
         cost, ends, (new, old) = table.iat[later, earlier], [later, earlier], (literal(tasks[later]), literal(tasks[earlier]))
         drawn.add_scatter(
-            x=x[ends], y=y[ends], mode="lines+markers", line={"color": task_style(int(later)).colour, "width": 1 + WIDEST * cost},
+            x=x[ends],
+            y=y[ends],
+            mode="lines+markers",
+            line={"color": task_style(int(later)).colour, "width": 1 + WIDEST * cost},
             marker={"symbol": ["circle", "arrow"], "size": [1, 12 + WIDEST * cost], "angleref": "previous", "standoff": [0, 16]},
-            opacity=0.75, showlegend=False, name=f"{new} → {old}",
+            opacity=0.75,
+            showlegend=False,
+            name=f"{new} → {old}",
             hovertemplate=f"learning <b>{new}</b><br>cost {cost:.3f}<br>on task <b>{old}</b><extra></extra>",
-        )  # fmt: skip
+        )
     drawn.add_scatter(
-        x=x, y=y, mode="markers+text", text=[str(i + 1) for i in range(len(tasks))], textfont={"color": "#FFFFFF", "size": 12},
-        marker={"size": 26, "color": [task_style(i).colour for i in range(len(tasks))]}, name="tasks", showlegend=False,
-        customdata=[literal(name) for name in tasks], hovertemplate="<b>%{customdata}</b><extra></extra>", cliponaxis=False,
-    )  # fmt: skip
+        x=x,
+        y=y,
+        mode="markers+text",
+        text=[str(i + 1) for i in range(len(tasks))],
+        textfont={"color": "#FFFFFF", "size": 12},
+        marker={"size": 26, "color": [task_style(i).colour for i in range(len(tasks))]},
+        name="tasks",
+        showlegend=False,
+        customdata=[literal(name) for name in tasks],
+        hovertemplate="<b>%{customdata}</b><extra></extra>",
+        cliponaxis=False,
+    )
     for place, name in enumerate(unique(tasks)):
         side = "center" if abs(x[place]) < 0.1 else "left" if x[place] > 0 else "right"
         drawn.add_annotation(x=1.18 * x[place], y=1.18 * y[place], text=name, showarrow=False, xanchor=side)
@@ -156,9 +170,16 @@ def band(drawn: go.Figure, x: Sequence[float], low: pd.Series, high: pd.Series, 
     if low.isna().any():
         return
     drawn.add_scatter(
-        x=[*x, *list(x)[::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=faint(colour, 0.15), line={"width": 0},
-        mode="lines", hoverinfo="skip", showlegend=False, name="interval",
-    )  # fmt: skip
+        x=[*x, *list(x)[::-1]],
+        y=[*high, *low[::-1]],
+        fill="toself",
+        fillcolor=faint(colour, 0.15),
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        showlegend=False,
+        name="interval",
+    )
 
 
 def average_curves(runs: Sequence[Run], title: str = "") -> go.Figure:
@@ -236,9 +257,14 @@ def guesses(labels: Sequence[str], guessed: Sequence[float], measured: Sequence[
     names = unique(labels, 24)
     for name, values, colour, pattern in (("your guess", guessed, "#8A8A8A", "/"), ("measured", measured, "#2B7FC4", "")):
         drawn.add_bar(
-            name=name, x=names, y=list(values), marker={"color": colour, "pattern": {"shape": pattern}},
-            text=[f"{value:.2f}" for value in values], textposition="outside", cliponaxis=False,
+            name=name,
+            x=names,
+            y=list(values),
+            marker={"color": colour, "pattern": {"shape": pattern}},
+            text=[f"{value:.2f}" for value in values],
+            textposition="outside",
+            cliponaxis=False,
             hovertemplate=f"%{{x}}<br>{name} %{{y:.3f}}<extra></extra>",
-        )  # fmt: skip
+        )
     drawn.update_layout(barmode="group", legend={"orientation": "h", "y": 1.15, "x": 0}, margin={"t": 40})
     return drawn.update_yaxes(range=[0, 1.08])

@@ -4,11 +4,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lab.batch import UNLABELLED, Batch, Encoded
-from lab.learner import Learner, Output
-from lab.memory import Memory
-from lab.method import Method
-from lab.registry import Options
+from lab.core.registry import Options
+from lab.data.batching import UNLABELLED, Batch, Encoded
+from lab.data.replay_buffer import Memory
+from lab.methods.base import Method
+from lab.models.learner import Learner, Output
 
 
 class DERppOptions(Options):

@@ -10,12 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab.batch import Batch, Encoded
-from lab.chance import generator
-from lab.learner import Learner, Output
-from lab.memory import Memory
-from lab.method import Method
-from lab.registry import Options
+from lab.core.registry import Options
+from lab.core.rng import generator
+from lab.data.batching import Batch, Encoded
+from lab.data.replay_buffer import Memory
+from lab.methods.base import Method
+from lab.models.learner import Learner, Output
 
 
 class EWCOptions(Options):

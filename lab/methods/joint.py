@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from lab.batch import Encoded
-from lab.errors import LabError
-from lab.method import Method
-from lab.registry import Options
+from lab.core.errors import LabError
+from lab.core.registry import Options
+from lab.data.batching import Encoded
+from lab.methods.base import Method
 
 
 class JointOptions(Options):

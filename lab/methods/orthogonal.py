@@ -6,11 +6,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lab.batch import Batch
-from lab.errors import LabError
-from lab.learner import Output
-from lab.method import Method
-from lab.registry import Options
+from lab.core.errors import LabError
+from lab.core.registry import Options
+from lab.data.batching import Batch
+from lab.methods.base import Method
+from lab.models.learner import Output
 
 
 class OrthogonalOptions(Options):

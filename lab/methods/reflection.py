@@ -16,14 +16,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from lab.batch import UNLABELLED, Batch, Encoded
-from lab.errors import LabError, unknown
-from lab.learner import Learner, Output
-from lab.memory import Memory
-from lab.method import Method
-from lab.registry import Options
-from lab.router import Request
-from lab.stream import Example, Task
+from lab.core.errors import LabError, unknown
+from lab.core.registry import Options
+from lab.data.batching import UNLABELLED, Batch, Encoded
+from lab.data.replay_buffer import Memory
+from lab.data.stream import Example, Task
+from lab.methods.base import Method
+from lab.models.learner import Learner, Output
+from lab.routers.base import Request
 
 
 class ReflectionOptions(Options):

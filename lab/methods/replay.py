@@ -3,9 +3,9 @@
 import torch
 from pydantic import Field
 
-from lab.batch import Encoded
-from lab.method import Method
-from lab.registry import Options
+from lab.core.registry import Options
+from lab.data.batching import Encoded
+from lab.methods.base import Method
 
 
 class ReplayOptions(Options):

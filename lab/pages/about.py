@@ -4,10 +4,12 @@ import json
 
 import streamlit as st
 
-from lab import __version__, glossary, jobs, views
-from lab.errors import LabError
+from lab import __version__, views
+from lab.core.errors import LabError
+from lab.jobs import jobs
 from lab.pages import shell, system
-from lab.runs import environment, root
+from lab.run_folder.run import environment, root
+from lab.views import glossary
 
 KEYS = {
     "Tab, Shift Tab": "to the next or previous control",
@@ -69,11 +71,18 @@ def machine() -> None:
     used, free = system.disk(root())
     columns = st.columns(4)
     columns[0].metric("Lab", __version__, border=True)
-    columns[1].metric("Device", system.device()[0].partition(",")[0], f"{known['cores']} cores", delta_color="off",
-                      delta_arrow="off", border=True)  # fmt: skip
+    columns[1].metric(
+        "Device",
+        system.device()[0].partition(",")[0],
+        f"{known['cores']} cores",
+        delta_color="off",
+        delta_arrow="off",
+        border=True,
+    )
     columns[2].metric("Memory", f"{known['memory_bytes'] / 1e9:.0f} GB", border=True)
-    columns[3].metric("Runs on disk", f"{used / 1e9:.2f} GB", f"{free / 1e9:.0f} GB free", delta_color="off",
-                      delta_arrow="off", border=True)  # fmt: skip
+    columns[3].metric(
+        "Runs on disk", f"{used / 1e9:.2f} GB", f"{free / 1e9:.0f} GB free", delta_color="off", delta_arrow="off", border=True
+    )
     with st.expander("Environment, to copy into a report", icon=":material/content_copy:"):
         st.code(json.dumps(known, indent=1), language="json")
         st.caption("Versions and sizes only: no names, no paths, no tokens. Every run keeps its own in env.json.")

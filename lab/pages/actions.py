@@ -6,10 +6,11 @@ from typing import Any
 
 import streamlit as st
 
-from lab import jobs, views
-from lab.errors import LabError
+from lab import views
+from lab.core.errors import LabError
+from lab.jobs import jobs
 from lab.pages import shell
-from lab.runs import Run
+from lab.run_folder.run import Run
 
 
 def attempt(action: Callable[..., Any], *given: Any, **named: Any) -> None:

@@ -5,9 +5,10 @@ from itertools import islice
 
 import streamlit as st
 
-from lab import repeats, tables, views
+from lab import views
+from lab.comparison import replicates, tables
 from lab.pages import comparison, shell
-from lab.runs import Run
+from lab.run_folder.run import Run
 
 # -- which runs ------------------------------------------------------------------------------------------------------------
 
@@ -26,16 +27,21 @@ def pick(found: dict[str, Run]) -> list[Run]:
     )
     with st.container(horizontal=True, gap="small"):
         st.button(
-            "Add their repetitions", icon=":material/library_add:", type="tertiary", on_click=add_repetitions, args=[found],
-            help="Adds every run that differs from a chosen one in seed, order of tasks or learning rate only.", key="cmp_repeat",
-        )  # fmt: skip
+            "Add their repetitions",
+            icon=":material/library_add:",
+            type="tertiary",
+            on_click=add_repetitions,
+            args=[found],
+            help="Adds every run that differs from a chosen one in seed, order of tasks or learning rate only.",
+            key="cmp_repeat",
+        )
     return [found[key] for key in keys]
 
 
 def add_repetitions(found: dict[str, Run]) -> None:
     """Choose the seeds, orders and learning rates of the chosen runs too, where they have numbers."""
     chosen = st.session_state["runs"]
-    more = repeats.repetitions([found[key] for key in chosen], list(found.values()))
+    more = replicates.repetitions([found[key] for key in chosen], list(found.values()))
     more = {run.dir for run in more if not views.unready(run)}
     st.session_state["runs"] = [*chosen, *(key for key, run in found.items() if run.dir in more and key not in chosen)]
 
@@ -99,7 +105,7 @@ def draw() -> None:
         "Settings": lambda: comparison.settings(groups),
     }
     view = st.segmented_control("View", list(shown), default="Summary", key="cmp_view", bind="query-params", required=True)
-    shell.begin_with("baseline", labels, repeats.reference(runs))
+    shell.begin_with("baseline", labels, replicates.reference(runs))
     help = "Differences are taken to this method, on the same seeds and orders."
     baseline = st.selectbox("Baseline", labels, key="baseline", bind="query-params", help=help)
     with shell.section():

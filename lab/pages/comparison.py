@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 import streamlit as st
 
-from lab import figures, repeats, report, tables, versus, views
+from lab import figures, views
+from lab.comparison import replicates, tables
+from lab.figures import methods, report
+from lab.metrics.intervals import interval
 from lab.pages import shell
-from lab.runs import Run
-from lab.statistics import interval
+from lab.run_folder.run import Run
 from lab.views import Group
 
 COLUMNS = 2  # pictures in a row; more would leave no room for the names of the tasks
@@ -21,9 +23,14 @@ def summary(runs: list[Run], groups: list[Group], baseline: str, excluded: dict[
     with st.container(horizontal=True):
         csv_of(runs, "comparison")
         st.download_button(
-            "Report as HTML", lambda: report.html(runs, excluded), "comparison.html", "text/html", on_click="ignore",
-            icon=":material/description:", help="Tables, figures, settings and commands in one file that opens offline.",
-        )  # fmt: skip
+            "Report as HTML",
+            lambda: report.html(runs, excluded),
+            "comparison.html",
+            "text/html",
+            on_click="ignore",
+            icon=":material/description:",
+            help="Tables, figures, settings and commands in one file that opens offline.",
+        )
         with st.popover("Command", icon=":material/terminal:", type="tertiary"):
             st.code(shell.command_of(runs), language="bash")
     shell.how_to_read(
@@ -42,16 +49,22 @@ def numbers(runs: list[Run], groups: list[Group], key: str, alt: str) -> None:
 
 def csv_of(runs: list[Run], name: str) -> None:
     st.download_button(
-        "Numbers as CSV", tables.csv(runs), f"{name}.csv", "text/csv", icon=":material/download:", on_click="ignore",
-        help="The file of `lab compare --csv`: unrounded, with the reason of each missing number.", key=f"{name}_csv",
-    )  # fmt: skip
+        "Numbers as CSV",
+        tables.csv(runs),
+        f"{name}.csv",
+        "text/csv",
+        icon=":material/download:",
+        on_click="ignore",
+        help="The file of `lab compare --csv`: unrounded, with the reason of each missing number.",
+        key=f"{name}_csv",
+    )
 
 
 def differences(runs: list[Run], baseline: str, name: str = "") -> None:
     """Table and figure of the differences; `name` begins the keys of a second one on the page."""
     st.subheader("Paired differences", anchor=False)
-    found = repeats.differences(runs, baseline)
-    titles = {measure.path: measure.title for measure in repeats.compared(runs)}
+    found = replicates.differences(runs, baseline)
+    titles = {measure.path: measure.title for measure in replicates.compared(runs)}
     shown = found.assign(cell=[difference(row) for row in found.itertuples()])
     labels, columns = list(dict.fromkeys(found["label"])), list(titles)
     texts = shown.pivot(index="label", columns="measure", values="cell").loc[labels, columns]
@@ -73,10 +86,14 @@ def differences(runs: list[Run], baseline: str, name: str = "") -> None:
         return st.info(f"No difference can be taken: {shell.plain('; '.join(dict.fromkeys(found['why'])))}.")
     said = "; ".join(f"{row.label} {difference(row)}" for row in known.itertuples())
     shell.card(
-        versus.differences, runs, baseline, measure, key=f"{name}cmp_differences",
+        methods.differences,
+        runs,
+        baseline,
+        measure,
+        key=f"{name}cmp_differences",
         alt=f"{titles[measure]} minus that of {baseline}: {said}",
         read="Right of the line: higher than the baseline. Hollow: no claim.",
-    )  # fmt: skip
+    )
 
 
 def difference(row: tuple) -> str:
@@ -93,18 +110,24 @@ def curves(runs: list[Run], groups: list[Group]) -> None:
     means = {group.label: interval([run.result()["average_accuracy"] for run in group.runs]).mean for group in groups}
     text = "; ".join(f"{name} ends at {shell.number(mean)}" for name, mean in means.items())
     shell.card(
-        figures.average_curves, runs, key="cmp_average", table=views.average_curves,
+        figures.average_curves,
+        runs,
+        key="cmp_average",
+        table=views.average_curves,
         alt=f"Average accuracy after each task: {text}",
         read="After each task, the mean score on all tasks learned so far. A falling line is forgetting, or harder tasks."
         f"{banded(groups)}",
-    )  # fmt: skip
+    )
     st.subheader("Each task over time", anchor=False)
     for place, group in in_columns(views.groups(runs, ("seed",))):
         with shell.section():
             shell.card(
-                figures.forgetting_curves, of(group), key=f"cmp_curves_{place}", table=views.forgetting_curves,
+                figures.forgetting_curves,
+                of(group),
+                key=f"cmp_curves_{place}",
+                table=views.forgetting_curves,
                 alt=f"Score of each task of {group.label} after each learned task",
-            )  # fmt: skip
+            )
     shell.how_to_read(
         "One line per task, from the moment it was learned; dotted lines are the borders between tasks. A line that falls is a "
         f"task being forgotten.{banded(groups)}"
@@ -140,9 +163,14 @@ def matrices(runs: list[Run], baseline: Group) -> None:
     reach = max([0.05, *(float(value) for value in found if value == value)])
     for place, group in in_columns(equal):
         shell.card(
-            figures.matrix_difference, of(group), of(baseline), key=f"cmp_difference_{place}", reach=reach,
-            alt=f"Score matrix of {group.label} minus that of {baseline.label}", table=views.matrix_difference,
-        )  # fmt: skip
+            figures.matrix_difference,
+            of(group),
+            of(baseline),
+            key=f"cmp_difference_{place}",
+            reach=reach,
+            alt=f"Score matrix of {group.label} minus that of {baseline.label}",
+            table=views.matrix_difference,
+        )
     if equal:
         shell.how_to_read(f"Purple: higher than the baseline. Orange: lower. The range is ±{reach:.2f} in all differences.")
 
@@ -153,12 +181,16 @@ def trade_offs(runs: list[Run]) -> None:
         st.subheader("Stability and plasticity", anchor=False)
         said = "; ".join(
             f"{row.label} learned {shell.number(row.learning_accuracy)}, kept {shell.number(row.average_accuracy)}"
-            for row in repeats.tradeoff(runs).itertuples()
+            for row in replicates.tradeoff(runs).itertuples()
         )
         shell.card(
-            versus.tradeoff, runs, key="cmp_tradeoff", table=repeats.tradeoff, alt=f"Learning against keeping: {said}",
+            methods.tradeoff,
+            runs,
+            key="cmp_tradeoff",
+            table=replicates.tradeoff,
+            alt=f"Learning against keeping: {said}",
             read="Right: learns new tasks well. The distance below the dotted line is what was lost afterwards.",
-        )  # fmt: skip
+        )
     with right:
         st.subheader("Score and cost", anchor=False)
         costs = [measure for measure in tables.COSTS if not tables.pareto(runs, measure.path)["cost"].isna().all()]
@@ -166,17 +198,22 @@ def trade_offs(runs: list[Run]) -> None:
             return st.info("No cost is measured yet: it is written when a run is finished.")
         names = {measure.path: measure.title for measure in costs}
         first = "cost.stored_bytes" if "cost.stored_bytes" in names else costs[0].path
-        cost = st.selectbox("Cost", list(names), list(names).index(first), format_func=names.get, key="cmp_cost",
-                            bind="query-params")  # fmt: skip
+        cost = st.selectbox(
+            "Cost", list(names), list(names).index(first), format_func=names.get, key="cmp_cost", bind="query-params"
+        )
         found = tables.pareto(runs, cost)
         beaten = [f"{row.label} is dominated by {row.dominated_by}" for row in found.itertuples() if row.dominated_by]
         verdict = "; ".join(beaten) or "nobody is dominated"
         shell.card(
-            figures.pareto, runs, cost, key="cmp_pareto", table=tables.pareto,
+            figures.pareto,
+            runs,
+            cost,
+            key="cmp_pareto",
+            table=tables.pareto,
             alt=f"Average accuracy by {names[cost]}: {verdict}",
             read="Better is up and to the left. Faint: dominated, another method is at least as good in both and better in one. "
             "Hollow: uses the task identity, and dominates only such.",
-        )  # fmt: skip
+        )
         st.caption(shell.plain(verdict[0].upper() + verdict[1:]) + ".")
 
 
@@ -190,14 +227,20 @@ def interference(runs: list[Run]) -> None:
                 continue
             learned, task = table.stack().idxmax()
             shell.card(
-                figures.interference, of(group), key=f"cmp_interference_{place}", table=tables.interference_matrix,
+                figures.interference,
+                of(group),
+                key=f"cmp_interference_{place}",
+                table=tables.interference_matrix,
                 alt=f"Interference in {group.label}; the largest: learning {learned} cost {task} {table.at[learned, task]:.3f}",
-            )  # fmt: skip
+            )
             costs = [f"{late} → {early} {cost:.3f}" for (late, early), cost in table.stack().items() if cost >= figures.LEAST]
             shell.card(
-                figures.interference_graph, of(group), key=f"cmp_graph_{place}", table=tables.interference_matrix,
+                figures.interference_graph,
+                of(group),
+                key=f"cmp_graph_{place}",
+                table=tables.interference_matrix,
                 alt=f"Which task cost which in {group.label}: {'; '.join(costs) or 'none cost another anything'}",
-            )  # fmt: skip
+            )
     shell.how_to_read(
         "Going down a column shows what each later task cost this one; the column sums to what it lost since it was learned. "
         "Negative numbers are gains. The range is −1 to 1 everywhere. In the circle an arrow leads from the task that was "
@@ -214,9 +257,12 @@ def interference(runs: list[Run]) -> None:
                 table = tables.routing_confusion(run)
                 said = "; ".join(f"{task} → {row.idxmax()} {row.max():.2f}" for task, row in table.dropna().iterrows())
                 shell.card(
-                    figures.routing_confusion, run, key=f"cmp_confusion_{place}", table=tables.routing_confusion,
+                    figures.routing_confusion,
+                    run,
+                    key=f"cmp_confusion_{place}",
+                    table=tables.routing_confusion,
                     alt=f"First choice on each task of {run.id}, the most frequent: {said}",
-                )  # fmt: skip
+                )
         shell.how_to_read(
             "How often each expert was the first choice on the examples of each task, over layers and routing heads. Off the "
             "diagonal the router took the expert of another task."
@@ -228,9 +274,12 @@ def interference(runs: list[Run]) -> None:
             mean = tables.decomposition(run).loc["mean"]
             terms = ", ".join(f"{title.lower()} {shell.number(mean[term])}" for term, title in tables.TERMS.items())
             shell.card(
-                figures.decomposition, run, key=f"cmp_decomposition_{place}", table=tables.decomposition,
+                figures.decomposition,
+                run,
+                key=f"cmp_decomposition_{place}",
+                table=tables.decomposition,
                 alt=f"{run.id} lost {mean['loss']:.3f} on average: {terms}",
-            )  # fmt: skip
+            )
             for term, reason in tables.decomposition(run).attrs["why"].items():
                 st.caption(shell.plain(f"No {tables.TERMS[term].lower()}: {reason}."))
     if measured:
@@ -252,7 +301,7 @@ def interference(runs: list[Run]) -> None:
 
 def order(runs: list[Run]) -> None:
     st.subheader("What the order of the tasks changes", anchor=False)
-    found = repeats.positions(runs)
+    found = replicates.positions(runs)
     known = found[found["mean"].notna()]
     if known.empty:
         reasons = "; ".join(dict.fromkeys(found["why"])) or "no run learned all its tasks"
@@ -262,21 +311,30 @@ def order(runs: list[Run]) -> None:
         )
     said = "; ".join(f"{row.label} place {row.position} {row.mean:+.3f}" for row in known.itertuples())
     shell.card(
-        versus.positions, runs, key="cmp_positions", table=repeats.positions, alt=f"Effect of the place in the stream: {said}",
+        methods.positions,
+        runs,
+        key="cmp_positions",
+        table=replicates.positions,
+        alt=f"Effect of the place in the stream: {said}",
         read=f"Above zero: tasks learned at this place end higher than the same tasks elsewhere. Bars: {INTERVAL}.",
-    )  # fmt: skip
-    table = repeats.orders(runs)
+    )
+    table = replicates.orders(runs)
     form = st.column_config.NumberColumn(format="%.3f")
     shown = {"average_accuracy": "average accuracy", "low": "from", "high": "to"}
     st.dataframe(
-        table.rename(columns=shown), hide_index=True, key="orders", height="content", alt="Scores of every order",
-        column_config=dict.fromkeys((*shown.values(), "forgetting"), form), placeholder="–",
-    )  # fmt: skip
+        table.rename(columns=shown),
+        hide_index=True,
+        key="orders",
+        height="content",
+        alt="Scores of every order",
+        column_config=dict.fromkeys((*shown.values(), "forgetting"), form),
+        placeholder="–",
+    )
 
 
 def rates(runs: list[Run]) -> None:
     st.subheader("Learning rates", anchor=False)
-    found = repeats.sweep(runs)
+    found = replicates.sweep(runs)
     if found.empty:
         return st.info(
             "These runs hold no sweep: it needs two runs that differ in train.lr (and the seed) only. A grid with "
@@ -284,9 +342,13 @@ def rates(runs: list[Run]) -> None:
         )
     said = "; ".join(f"{row.label} {row.value:g} gives {row.mean:.3f}" for row in found.itertuples())
     shell.card(
-        versus.sweep, runs, key="cmp_sweep", table=repeats.sweep, alt=f"Validation score by learning rate: {said}",
+        methods.sweep,
+        runs,
+        key="cmp_sweep",
+        table=replicates.sweep,
+        alt=f"Validation score by learning rate: {said}",
         read="Validation examples only: this is what selection may look at. A best value at the edge asks for a wider sweep.",
-    )  # fmt: skip
+    )
 
 
 def settings(groups: list[Group]) -> None:
@@ -298,9 +360,12 @@ def settings(groups: list[Group]) -> None:
     else:
         st.dataframe(table, key="settings", alt="Options in which the chosen runs differ", height="content")
     members = pd.DataFrame(
-        [{"method": group.label, "seed": run.config["seed"], "run": run.id, "status": run.status}
-         for group in groups for run in group.runs]
-    )  # fmt: skip
+        [
+            {"method": group.label, "seed": run.config["seed"], "run": run.id, "status": run.status}
+            for group in groups
+            for run in group.runs
+        ]
+    )
     st.dataframe(members, hide_index=True, key="members", alt="Runs of every method", height="content")
 
 
@@ -323,7 +388,7 @@ def transfer(runs: list[Run]) -> None:
         st.info(shell.plain(sentence), icon=":material/exposure_plus_1:")
     labels = [group.label for group in groups]
     if len(labels) > 1:
-        shell.begin_with("transfer_baseline", labels, repeats.reference(runs))
+        shell.begin_with("transfer_baseline", labels, replicates.reference(runs))
         baseline = st.selectbox("Baseline of the transfer runs", labels, key="transfer_baseline", bind="query-params")
         differences(runs, baseline, "transfer_")
 

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 
-from lab import figures, jobs, library, sources
-from lab.library import SavedExpert
+from lab import figures
+from lab.adapters import library
+from lab.adapters.library import SavedExpert
+from lab.config.resolve import validated
+from lab.data import loading
+from lab.jobs import jobs
 from lab.pages import actions, models, shell
-from lab.recipe import validated
-from lab.runs import Run
+from lab.run_folder.run import Run
 
 if TYPE_CHECKING:
-    from lab.compose import Adapter
+    from lab.adapters.arithmetic import Adapter
 
 PARTS = 8  # experts that are put together
 TRIED = 32  # test examples of a task that a composed expert is tried on
@@ -54,10 +57,10 @@ def put_together(found: dict[str, SavedExpert]) -> None:
     if not few <= len(keys) <= many:
         return st.info(f"{do} takes {few}{' or more' if many > few else ''}: {about}. Now there are {len(keys)}.")
     options = chosen_options(do, keys)
-    from lab import compose
+    from lab.adapters import arithmetic
 
-    parts = [compose.read(found[key].folder, key) for key in keys]
-    made = compose.add(parts, **options) if do == "add" else getattr(compose, do)(*parts, **options)
+    parts = [arithmetic.read(found[key].folder, key) for key in keys]
+    made = arithmetic.add(parts, **options) if do == "add" else getattr(arithmetic, do)(*parts, **options)
     preview(made, do, [found[key] for key in keys], options)
     with shell.section():
         effect(made, parts, [found[key] for key in keys], f"{do} {options}")
@@ -105,18 +108,29 @@ def preview(made: "Adapter", do: str, chosen: list[SavedExpert], options: dict[s
         parts = "".join(f"    SavedExpert(Path({str(expert.folder)!r})),\n" for expert in chosen)
         given = ", ".join(["parts" if do == "add" else "*parts", *(f"{name}={value!r}" for name, value in options.items())])
         shell.card(
-            figures.alignment, table, key="lib_alignment", alt=f"Cosine with each expert over all layers: {said}",
+            figures.alignment,
+            table,
+            key="lib_alignment",
+            alt=f"Cosine with each expert over all layers: {said}",
             table=lambda given: given,
             read="Cosine of the updates, by layer. 1: does there what this expert does. −1: the opposite. 0: something else.",
-            python="\n".join([
-                "from pathlib import Path", "", "import lab", "from lab import compose",
-                "from lab.library import SavedExpert, alignment", "", f"chosen = [\n{parts}]",
-                "parts = [compose.read(expert.folder) for expert in chosen]",
-                f"made = compose.{do}({given})", "factors = ('lora_A', 'lora_B')",
-                "layers = {name: {f: made.tensors[f'{name}.{f}'].double().numpy() for f in factors} for name in made.layers}",
-                "lab.figures.alignment(alignment(layers, chosen))",
-            ]),
-        )  # fmt: skip
+            python="\n".join(
+                [
+                    "from pathlib import Path",
+                    "",
+                    "import lab",
+                    "from lab.adapters import arithmetic",
+                    "from lab.adapters.library import SavedExpert, alignment",
+                    "",
+                    f"chosen = [\n{parts}]",
+                    "parts = [arithmetic.read(expert.folder) for expert in chosen]",
+                    f"made = arithmetic.{do}({given})",
+                    "factors = ('lora_A', 'lora_B')",
+                    "layers = {name: {f: made.tensors[f'{name}.{f}'].double().numpy() for f in factors} for name in made.layers}",
+                    "lab.figures.alignment(alignment(layers, chosen))",
+                ]
+            ),
+        )
 
 
 def effect(made: "Adapter", parts: "list[Adapter]", chosen: list[SavedExpert], how: str) -> None:
@@ -144,9 +158,11 @@ def effect(made: "Adapter", parts: "list[Adapter]", chosen: list[SavedExpert], h
             run, after, tasks, {"composed": (made, ticket[2:4])} | {part.name: (part, part.sha256) for part in parts}
         )
         st.dataframe(
-            table, key="lib_effect", alt=f"Part of {TRIED} test examples answered right, per task and expert",
+            table,
+            key="lib_effect",
+            alt=f"Part of {TRIED} test examples answered right, per task and expert",
             column_config={name: st.column_config.NumberColumn(name, format="%.2f") for name in table},
-        )  # fmt: skip
+        )
 
 
 def measured(run: Run, after: int, tasks: list[str], who: "dict[str, tuple[Adapter, Any]]") -> pd.DataFrame:
@@ -168,7 +184,7 @@ def answered(folder: Path, after: int, task: int, made_of: Any, _adapter: "Adapt
     model, turn = models.loaded(run, after)
     stream = validated(run.config).stream
     limits = stream.limits | {"labels_as_text": stream.labels_as_text}
-    (loaded,) = sources.load_tasks(stream.name, stream.sources, [run.tasks[task]], run.config["seed"], **limits)
+    (loaded,) = loading.load_tasks(stream.name, stream.sources, [run.tasks[task]], run.config["seed"], **limits)
     with turn:
         return model.accuracy(_adapter, task, loaded.test[:TRIED])
 
@@ -187,6 +203,6 @@ def keep(made: "Adapter", words: str, parts: "list[Adapter]") -> None:
 
 
 def compose_write(made: "Adapter", name: str, words: str, parts: "list[Adapter]") -> None:
-    from lab import compose
+    from lab.adapters import arithmetic
 
-    compose.write(made, library.place(name), words, parts)
+    arithmetic.write(made, library.place(name), words, parts)

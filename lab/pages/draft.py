@@ -8,11 +8,11 @@ from typing import Any
 
 import streamlit as st
 
-from lab import registry
-from lab.errors import LabError, unknown
+from lab.config.resolve import merged, parse_override, written
+from lab.core import registry
+from lab.core.errors import LabError, unknown
 from lab.pages.form import Entry
-from lab.recipe import merged, parse_override, written
-from lab.runs import Run
+from lab.run_folder.run import Run
 
 LARGEST = 2**53 - 1  # number that a browser can count to
 NAMES = ("recipe", "about", "scenarios")  # of a run: they come from the recipe

@@ -5,14 +5,16 @@ from typing import Any
 
 import streamlit as st
 
-from lab import jobs, preflight, sources
-from lab.config import RunConfig
-from lab.errors import LabError
+from lab.config.resolve import validated
+from lab.config.schema import RunConfig
+from lab.core.errors import LabError
+from lab.data import loading
+from lab.data.stream import Task
+from lab.jobs import jobs
 from lab.pages import shell
-from lab.recipe import validated
-from lab.runs import all_runs
-from lab.stream import Task
-from lab.work import sizes_of
+from lab.run_folder.run import all_runs
+from lab.training import forecast
+from lab.training.workload import sizes_of
 
 NEWEST = 20  # earlier runs that a forecast may rest on
 TOKENS = 60  # of an example that are shown
@@ -25,15 +27,15 @@ def tasks_of(settings: str) -> list[Task] | None:
     Raises LabError where it cannot be read.
     """
     made = validated(json.loads(settings))
-    if sources.open_stream(made.stream.name, made.stream.sources).downloads:
+    if loading.open_stream(made.stream.name, made.stream.sources).downloads:
         return None
-    return sources.tasks_of(made.stream, made.seed)
+    return loading.tasks_of(made.stream, made.seed)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
 def seen(settings: str) -> dict[str, Any]:
     """What the process that loads data and model found, by the configuration as JSON."""
-    return preflight.ask(json.loads(settings))
+    return forecast.ask(json.loads(settings))
 
 
 def concerns_data(made: RunConfig) -> str:
@@ -41,11 +43,11 @@ def concerns_data(made: RunConfig) -> str:
     return json.dumps({"stream": made.stream.model_dump(mode="json"), "seed": made.seed}, sort_keys=True)
 
 
-def expected(made: RunConfig, report: dict[str, Any] | None) -> tuple[preflight.Sizes | None, preflight.Forecast | None]:
+def expected(made: RunConfig, report: dict[str, Any] | None) -> tuple[forecast.Sizes | None, forecast.Forecast | None]:
     """Sizes of the tasks and the forecast, as far as they are known before the start."""
     tasks = tasks_of(concerns_data(made))
     sizes = report["tasks"] if report else tasks and sizes_of(tasks)
-    return sizes, preflight.forecast(made, sizes, all_runs()[-NEWEST:]) if sizes else None
+    return sizes, forecast.forecast(made, sizes, all_runs()[-NEWEST:]) if sizes else None
 
 
 def before_start(made: RunConfig) -> None:
@@ -54,23 +56,25 @@ def before_start(made: RunConfig) -> None:
     settings = json.dumps(made.to_dict() | {"about": ""}, sort_keys=True)
     looked = st.session_state.get("train/looked", {})
     report = looked.get(settings)
-    tasks, forecast = expected(made, report)
-    unknown = "not known before the data is loaded" if forecast is None else forecast.source
-    known = forecast and forecast.seconds is not None
+    tasks, foreseen = expected(made, report)
+    unknown = "not known before the data is loaded" if foreseen is None else foreseen.source
+    known = foreseen and foreseen.seconds is not None
     time_, memory, parameters = st.columns(3)
-    time_.metric("Time", duration(forecast.seconds) if known else "–", help=shell.plain(unknown))
-    memory.metric("Memory", f"{forecast.peak_bytes / 1e9:.1f} GB" if known else "–", help=shell.plain(unknown))
+    time_.metric("Time", duration(foreseen.seconds) if known else "–", help=shell.plain(unknown))
+    memory.metric("Memory", f"{foreseen.peak_bytes / 1e9:.1f} GB" if known else "–", help=shell.plain(unknown))
     count = f"{report['trainable_parameters']:,}" if report else "–"
     parameters.metric("Trainable", count, help="Parameters trained over the whole stream; counted when the model is looked at.")
     st.caption(f"Forecast: {shell.plain(unknown)}. Less if another run has trained some of these experts already.")
-    for text in preflight.warnings(made, forecast, tasks, report):
+    for text in forecast.warnings(made, foreseen, tasks, report):
         st.warning(shell.plain(text), icon=":material/warning:")
     if report:
         return examples(report)
     if not jobs.read_only() and st.button(
-        "Show what the model will see", icon=":material/visibility:", key="train_look",
+        "Show what the model will see",
+        icon=":material/visibility:",
+        key="train_look",
         help="Loads data and model in a process of its own, counts the parameters, and shows the first examples as tokens.",
-    ):  # fmt: skip
+    ):
         try:
             with st.spinner("Loading data and model"):
                 report = seen(settings)

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lab.recipe import written
+from lab.config.resolve import written
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ import pandas as pd
 import streamlit as st
 import yaml
 
-from lab import figures, jobs, replay, views
-from lab.config import CUSTOM
-from lab.errors import LabError
+from lab import figures, views
+from lab.config.resolve import recipe_names
+from lab.config.schema import CUSTOM
+from lab.core.errors import LabError
+from lab.jobs import jobs
 from lab.pages import actions, shell
-from lab.recipe import recipe_names
-from lab.runs import Run, all_runs
+from lab.run_folder import replay_file
+from lab.run_folder.run import Run, all_runs
 
 PERIOD = 1.5  # seconds between two looks at an active run
 
@@ -24,7 +26,8 @@ def overview(runs: list[Run]) -> None:
         places = {run.id: place + 1 for place, run in enumerate(jobs.waiting())}
         table["state"] = [f"queued, {places[row.run]}." if row.run in places else row.status for row in table.itertuples()]
         table["learned"] = [
-            f"{row.learned:.0f}/{row.tasks:.0f}" if row.tasks > 0 else "–" for row in table.itertuples()  # else not known yet
+            f"{row.learned:.0f}/{row.tasks:.0f}" if row.tasks > 0 else "–"
+            for row in table.itertuples()  # else not known yet
         ]
         for name in ("progress", "average_accuracy"):
             table[name] = table[name].astype(float)
@@ -42,8 +45,16 @@ def overview(runs: list[Run]) -> None:
         order = ["run", "state", "progress", "learned", "average_accuracy", "recipe", "stream", "seed", "created", "reason"]
         height = "content" if len(table) <= 8 else 320
         alt = "All runs with status and progress"
-        st.dataframe(table, hide_index=True, column_order=order, column_config=columns, height=height, key="job_table", alt=alt,
-                     placeholder="–")  # fmt: skip
+        st.dataframe(
+            table,
+            hide_index=True,
+            column_order=order,
+            column_config=columns,
+            height=height,
+            key="job_table",
+            alt=alt,
+            placeholder="–",
+        )
 
     rows()
     queue(jobs.waiting())
@@ -60,9 +71,10 @@ def queue(waiting: list[Run]) -> None:
         if st.button(
             "Let the queue go on" if held else "Hold the queue",
             icon=":material/play_arrow:" if held else ":material/pause:",
-            disabled=jobs.read_only(), key="queue_hold",
+            disabled=jobs.read_only(),
+            key="queue_hold",
             help="Waiting runs start one after another. Holding the queue leaves the run that trains alone.",
-        ):  # fmt: skip
+        ):
             actions.attempt(jobs.pause, not held)
 
 
@@ -113,9 +125,16 @@ def controls(run: Run, state: str) -> None:
             duplicate(run)
         if state not in jobs.ACTIVE and run.matrix and not run.info.get("replay") and run.protocol == "stream":
             st.download_button(
-                "Replay file", lambda: traced(run), f"{run.id}.jsonl", "application/jsonl", icon=":material/movie:",
-                type="tertiary", on_click="ignore", key="job_trace", help="The run without weights: it plays anywhere.",
-            )  # fmt: skip
+                "Replay file",
+                lambda: traced(run),
+                f"{run.id}.jsonl",
+                "application/jsonl",
+                icon=":material/movie:",
+                type="tertiary",
+                on_click="ignore",
+                key="job_trace",
+                help="The run without weights: it plays anywhere.",
+            )
         if run in waiting or state not in jobs.ACTIVE:
             delete(run)
 
@@ -129,9 +148,12 @@ def duplicate(run: Run) -> None:
     """The link to the form with the settings of a run."""
     recipe = run.config["recipe"] if run.config["recipe"] in recipe_names() else CUSTOM
     st.page_link(
-        shell.page("train"), label="Duplicate", icon=":material/content_copy:",
-        query_params={"recipe": recipe, "from": run.id}, help="Opens the form with its settings, to change them.",
-    )  # fmt: skip
+        shell.page("train"),
+        label="Duplicate",
+        icon=":material/content_copy:",
+        query_params={"recipe": recipe, "from": run.id},
+        help="Opens the form with its settings, to change them.",
+    )
 
 
 def delete(run: Run) -> None:
@@ -145,7 +167,7 @@ def delete(run: Run) -> None:
 def traced(run: Run) -> bytes:
     """The replay file, or in its place the reason why there is none."""
     try:
-        return replay.trace(run)
+        return replay_file.trace(run)
     except LabError as error:
         return f"{error}\n".encode()
 
@@ -155,9 +177,16 @@ def live(run: Run, state: str) -> None:
     lost = views.LOSS
     if run.protocol == "stream" and (run.matrix or state in jobs.ACTIVE):
         lost = st.number_input(
-            "Tell when a task lost more than", 0.0, 1.0, views.LOSS, 0.05, key="job_lost", bind="query-params", width=240,
+            "Tell when a task lost more than",
+            0.0,
+            1.0,
+            views.LOSS,
+            0.05,
+            key="job_lost",
+            bind="query-params",
+            width=240,
             help="Best score of a task minus its newest one, from 0 to 1.",
-        )  # fmt: skip
+        )
 
     @st.fragment(run_every=PERIOD if state in jobs.ACTIVE else None)
     def card() -> None:
@@ -224,10 +253,14 @@ def matrix(run: Run, state: str) -> None:
         return st.caption(expected if state in jobs.ACTIVE else "It ended before the first task was learned.")
     average = shell.number(run.metrics()["average_accuracy"])
     shell.card(
-        figures.accuracy_matrix, run, key="job_matrix", partial=True, table=views.accuracy_matrix,
+        figures.accuracy_matrix,
+        run,
+        key="job_matrix",
+        partial=True,
+        table=views.accuracy_matrix,
         alt=f"Score matrix so far, average accuracy {average}",
         read="A row is added after each task: the scores on all tasks learned so far.",
-    )  # fmt: skip
+    )
 
 
 def routing(run: Run) -> None:
@@ -237,10 +270,14 @@ def routing(run: Run) -> None:
     st.subheader("Routing", anchor=False)
     st.caption(f"After task {moments[-1] + 1}: {shell.plain(run.tasks[moments[-1]])}")
     shell.card(
-        figures.routing_by_task, run, moments[-1], key="job_routing", table=views.routing_by_task,
+        figures.routing_by_task,
+        run,
+        moments[-1],
+        key="job_routing",
+        table=views.routing_by_task,
         alt="Share of each expert per task at the last recorded moment",
         read="One row per task: which experts its test examples are sent to. Rows sum to one.",
-    )  # fmt: skip
+    )
 
 
 def log(run: Run, state: str) -> None:
@@ -249,9 +286,15 @@ def log(run: Run, state: str) -> None:
         st.code(text or "Nothing is written yet.", language=None, height=260 if text else "content")
         if text:
             st.download_button(
-                "Whole log", lambda: (run.dir / "log.txt").read_bytes(), f"{run.id}.txt", "text/plain", key="job_log",
-                icon=":material/download:", type="tertiary", on_click="ignore",
-            )  # fmt: skip
+                "Whole log",
+                lambda: (run.dir / "log.txt").read_bytes(),
+                f"{run.id}.txt",
+                "text/plain",
+                key="job_log",
+                icon=":material/download:",
+                type="tertiary",
+                on_click="ignore",
+            )
 
 
 def frozen(run: Run) -> None:
@@ -277,7 +320,7 @@ def player() -> None:
 
 def play(what: bytes | Run, speed: float) -> None:
     """Start a replay and watch it."""
-    run = jobs.play(what if isinstance(what, bytes) else replay.trace(what), speed)
+    run = jobs.play(what if isinstance(what, bytes) else replay_file.trace(what), speed)
     st.switch_page(shell.page("jobs"), query_params={"job": run.id})
 
 

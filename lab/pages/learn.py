@@ -5,11 +5,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from lab import figures, lesson, views
-from lab.errors import LabError
-from lab.lesson import Card, Lesson, Prediction, Question, Show
+from lab import figures, views
+from lab.core.errors import LabError
+from lab.lessons import lesson
+from lab.lessons.lesson import Card, Lesson, Prediction, Question, Show
 from lab.pages import shell
-from lab.runs import Run
+from lab.run_folder.run import Run
 
 CLOSE = 0.1  # a guess that is no farther off is called close
 
@@ -61,8 +62,12 @@ def guided(name: str, one: Lesson) -> None:
             st.button("Next", on_click=turn, args=[str(at + 1)], **words)
         elif one.preset and "train" not in hidden:
             link = {"recipe": one.preset.recipe, "o": one.preset.set}
-            st.page_link(shell.page("train"), label=f"**{shell.plain(one.preset.label)}**", icon=":material/model_training:",
-                         query_params=link)  # fmt: skip
+            st.page_link(
+                shell.page("train"),
+                label=f"**{shell.plain(one.preset.label)}**",
+                icon=":material/model_training:",
+                query_params=link,
+            )
 
 
 def card(key: str, one: Card, runs: dict[str, Run], hidden: set[str]) -> None:
@@ -91,18 +96,31 @@ def predict(key: str, one: Prediction, runs: dict[str, Run]) -> bool:
         columns = st.columns(min(len(one.points), 4))
         guesses = [
             columns[place % len(columns)].slider(
-                shell.plain(point.label), 0.0, 1.0, 0.5, 0.01, key=f"{key}/{place}", disabled=shown, persist_state="session",
-                on_change=st.session_state.__setitem__, args=[f"{key}/made", True],
+                shell.plain(point.label),
+                0.0,
+                1.0,
+                0.5,
+                0.01,
+                key=f"{key}/{place}",
+                disabled=shown,
+                persist_state="session",
+                on_change=st.session_state.__setitem__,
+                args=[f"{key}/made", True],
             )
             for place, point in enumerate(one.points)
-        ]  # fmt: skip
+        ]
         if not shown:
             made = st.session_state.get(f"{key}/made", False)
             st.button(
-                "Uncover the answer", type="primary", disabled=not made, key=f"{key}/reveal", icon=":material/visibility:",
+                "Uncover the answer",
+                type="primary",
+                disabled=not made,
+                key=f"{key}/reveal",
+                icon=":material/visibility:",
                 help=None if made else "Move a slider first: say what you expect.",
-                on_click=st.session_state.__setitem__, args=[f"{key}/shown", True],
-            )  # fmt: skip
+                on_click=st.session_state.__setitem__,
+                args=[f"{key}/shown", True],
+            )
             return False
         answer(key, one, guesses, truths)
     return True
@@ -113,9 +131,14 @@ def answer(key: str, one: Prediction, guesses: list[float], truths: list[float])
     labels = [point.label for point in one.points]
     pairs = "; ".join(f"{n}: guess {g:.2f}, measured {t:.2f}" for n, g, t in zip(labels, guesses, truths, strict=True))
     shell.card(
-        figures.guesses, labels, guesses, [round(truth, 4) for truth in truths], key=f"{key}/chart".replace("/", "_"), alt=pairs,
+        figures.guesses,
+        labels,
+        guesses,
+        [round(truth, 4) for truth in truths],
+        key=f"{key}/chart".replace("/", "_"),
+        alt=pairs,
         table=lambda labels, guesses, truths: pd.DataFrame({"guess": guesses, "measured": truths}, labels),
-    )  # fmt: skip
+    )
     off = sum(abs(guess - true) for guess, true in zip(guesses, truths, strict=True)) / len(truths)
     st.markdown(f"**{'Close' if off <= CLOSE else 'Surprised?'}** Your guesses are {off:.2f} off on average. {one.tell}")
 

@@ -7,12 +7,14 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from lab import figures, jobs, library
-from lab.errors import LabError
-from lab.library import SavedExpert
+from lab import figures
+from lab.adapters import library
+from lab.adapters.library import SavedExpert
+from lab.core.errors import LabError
+from lab.jobs import jobs
 from lab.pages import actions, shell
 from lab.pages.composing import put_together, siblings
-from lab.runs import Run, all_runs
+from lab.run_folder.run import Run, all_runs
 
 MOST = 24  # experts in one similarity matrix
 FIRST = 8  # experts that are compared at the first look
@@ -59,10 +61,15 @@ def experts(found: list[SavedExpert]) -> None:
     order = ["expert", "run", "kind", "rank", "parameters", "norm", "learned", "now", "kept", "bytes"]
     order += ["problem"] if "problem" in table else []
     st.dataframe(
-        table, hide_index=True, column_order=order, column_config=columns, key="lib_table",
-        alt="All experts with their measures", placeholder="–",
+        table,
+        hide_index=True,
+        column_order=order,
+        column_config=columns,
+        key="lib_table",
+        alt="All experts with their measures",
+        placeholder="–",
         height="content" if len(table) <= 10 else 390,
-    )  # fmt: skip
+    )
     whole = {expert.key: expert for expert in found if row(expert)["kind"] != "damaged"}
     if whole:
         shell.restore("lib_expert", list(whole), next(iter(whole)))
@@ -79,9 +86,14 @@ def take(expert: SavedExpert) -> None:
     by = "peft" if library.in_peft(expert) else "this lab"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
-            "Download as zip", lambda: library.packed(expert), f"{expert.key.replace('/', '-')}.zip", "application/zip",
-            icon=":material/download:", on_click="ignore", key="lib_download",
-        )  # fmt: skip
+            "Download as zip",
+            lambda: library.packed(expert),
+            f"{expert.key.replace('/', '-')}.zip",
+            "application/zip",
+            icon=":material/download:",
+            on_click="ignore",
+            key="lib_download",
+        )
         st.caption(f"A folder that {by} loads, with a card.")
     with st.expander("Card", icon=":material/description:"):
         st.code(library.card(expert), language="markdown", wrap_lines=True)
@@ -96,8 +108,9 @@ def similarity(found: dict[str, SavedExpert]) -> None:
     shell.restore("lib_pick", list(found), siblings(found)[:FIRST])
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     keys = left.multiselect("LoRA experts", list(found), key="lib_pick", bind="query-params", max_selections=MOST)
-    side = right.segmented_control("Compare", ["output", "input"], default="output", key="lib_side", bind="query-params",
-                                   required=True)  # fmt: skip
+    side = right.segmented_control(
+        "Compare", ["output", "input"], default="output", key="lib_side", bind="query-params", required=True
+    )
     chosen = [found[key] for key in keys]
     if len(chosen) < 2:
         st.info("Choose at least two experts.")
@@ -105,16 +118,26 @@ def similarity(found: dict[str, SavedExpert]) -> None:
     folders = [str(expert.folder) for expert in chosen]
     stamped = tuple(expert.folder.stat().st_mtime_ns for expert in chosen)
     shell.card(
-        figures.subspace_overlap, compared(tuple(keys), side, stamped, chosen), key="lib_similarity", table=lambda table: table,
+        figures.subspace_overlap,
+        compared(tuple(keys), side, stamped, chosen),
+        key="lib_similarity",
+        table=lambda table: table,
         alt=f"Overlap of the {side} subspaces of {len(chosen)} experts",
         read="1: two updates act in the same subspace; small: in different ones. Mean over layers of the squared cosines of the "
         "principal angles; two random subspaces of rank r in n dimensions have r / n.",
-        python="\n".join([
-            "from pathlib import Path", "", "import lab", "from lab.library import SavedExpert, similarity", "",
-            f"chosen = [SavedExpert(Path(folder)) for folder in {folders!r}]", f"table = similarity(chosen, {side!r})",
-            "lab.figures.subspace_overlap(table)",
-        ]),
-    )  # fmt: skip
+        python="\n".join(
+            [
+                "from pathlib import Path",
+                "",
+                "import lab",
+                "from lab.adapters.library import SavedExpert, similarity",
+                "",
+                f"chosen = [SavedExpert(Path(folder)) for folder in {folders!r}]",
+                f"table = similarity(chosen, {side!r})",
+                "lab.figures.subspace_overlap(table)",
+            ]
+        ),
+    )
 
 
 def bring_in() -> None:
@@ -144,14 +167,21 @@ def notes(runs: list[Run]) -> None:
         return
     table = pd.DataFrame([{"run": run.id, "status": run.status} | run.notes for run in readable.values()])
     columns = {
-        "starred": st.column_config.CheckboxColumn("star"), "archived": st.column_config.CheckboxColumn("archived"),
-        "tags": st.column_config.ListColumn("tags"), "text": st.column_config.TextColumn("note", width="large"),
-    }  # fmt: skip
+        "starred": st.column_config.CheckboxColumn("star"),
+        "archived": st.column_config.CheckboxColumn("archived"),
+        "tags": st.column_config.ListColumn("tags"),
+        "text": st.column_config.TextColumn("note", width="large"),
+    }
     order = ["starred", "run", "status", "tags", "text", "archived"]
     st.dataframe(
-        table, hide_index=True, column_order=order, column_config=columns, key="lib_runs", alt="All runs with their notes",
+        table,
+        hide_index=True,
+        column_order=order,
+        column_config=columns,
+        key="lib_runs",
+        alt="All runs with their notes",
         height="content" if len(table) <= 8 else 320,
-    )  # fmt: skip
+    )
     run = shell.pick_run("Run to write about", "lib_run", readable, next(iter(readable)))
     known, locked = run.notes, jobs.read_only()
     with st.form(f"lib_notes_{run.id}"):

@@ -4,10 +4,11 @@ from contextlib import suppress
 
 import streamlit as st
 
-from lab import jobs, views
-from lab.errors import LabError
+from lab import views
+from lab.core.errors import LabError
+from lab.jobs import jobs
 from lab.pages import shell, system
-from lab.runs import all_runs, root
+from lab.run_folder.run import all_runs, root
 
 
 def running_job() -> None:

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from lab import jobs
+from lab.jobs import jobs
 from lab.pages import shell
-from lab.runs import Run
+from lab.run_folder.run import Run
 
 if TYPE_CHECKING:
-    from lab.inference import Model
+    from lab.analysis.inference import Model
 
 
 @st.cache_resource(max_entries=2, show_spinner="Loading the backbone, and experts and router as they were at that moment …")
 def _loaded(folder: str, after: int, stamped: tuple, device: str | None) -> "tuple[Model, threading.Lock]":
-    from lab.inference import load
+    from lab.analysis.inference import load
 
     return load(Run(Path(folder)), after, device), threading.Lock()
 

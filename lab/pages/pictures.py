@@ -4,7 +4,7 @@ import streamlit as st
 
 from lab import figures, views
 from lab.pages import shell
-from lab.runs import Run
+from lab.run_folder.run import Run
 
 MEAN = "(mean over layers)"
 
@@ -31,11 +31,16 @@ def flow(run: Run, after: int) -> None:
             f"give {kept / of:.0%}."
         )
     shell.card(
-        figures.routing_flow, run, after, layer, key="rt_flow", table=views.routing_flow,
+        figures.routing_flow,
+        run,
+        after,
+        layer,
+        key="rt_flow",
+        table=views.routing_flow,
         alt=f"Weight that flows from tasks to experts, the widest of each task: {strongest}.{judged}{part}",
         read="Left the tasks, then the experts; a band is as wide as the mean weight of its expert, and has its colour."
         f"{judged}{part}",
-    )  # fmt: skip
+    )
 
 
 def over_tasks(run: Run, after: int) -> None:
@@ -47,11 +52,14 @@ def over_tasks(run: Run, after: int) -> None:
     shares = ", ".join(f"after {k + 1}: {shell.number(views.own_share(run, k), '{:.0%}')}" for k in moments)
     own = f". Mean share of the own expert {shares}" if run.routing(after).owned else ""
     shell.card(
-        figures.routing_animation, run, key="rt_play", table=views.routing_history,
+        figures.routing_animation,
+        run,
+        key="rt_play",
+        table=views.routing_history,
         alt=f"Share of each expert per task after each learned task, to play{own}",
         read="Play shows how routing changed while the tasks were learned; the slider stops at any task. A row and a column "
         "appear when their task is learned.",
-    )  # fmt: skip
+    )
 
 
 def query_map(run: Run, after: int) -> None:
@@ -69,15 +77,20 @@ def query_map(run: Run, after: int) -> None:
     layered = run.config["router"].get("query") == "layer"
     whose = " Every layer has a query of its own; this is that of the last one." if layered else ""
     told = (
-        f"Stars are the keys that queries are compared with, in the colours of their experts ({len(keys)})." if len(keys)
+        f"Stars are the keys that queries are compared with, in the colours of their experts ({len(keys)})."
+        if len(keys)
         else "This router has no keys: its gates are functions of the query, not points beside it."
-    )  # fmt: skip
+    )
     shell.card(
-        figures.query_map, run, after, key="rt_queries", table=views.query_map,
+        figures.query_map,
+        run,
+        after,
+        key="rt_queries",
+        table=views.query_map,
         alt=f"Map of {len(table) - len(keys)} recorded queries of {table['task'].nunique()} tasks on their two main axes. {told}",
         read=f"Each point is what the router saw of one recorded test example; hollow: answered wrongly.{whose} Tasks that "
         f"overlap here are hard to tell apart by this query; two axes show only a part of it. {told}",
-    )  # fmt: skip
+    )
 
 
 PICTURES = {"Flow": flow, "Query map": query_map, "Over tasks": over_tasks}

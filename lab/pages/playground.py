@@ -11,10 +11,10 @@ import pandas as pd
 import streamlit as st
 
 from lab import figures, views
-from lab.answer import Answer, kept
-from lab.errors import LabError
+from lab.core.errors import LabError
 from lab.pages import models, shell
-from lab.runs import Run
+from lab.run_folder.prediction import Answer, kept
+from lab.run_folder.run import Run
 
 TYPED, ORIGINAL = "(typed)", "the original"
 NOTHING, CHANGED, MOMENT, RUN = "nothing", "changed routing", "another moment", "another run"
@@ -67,7 +67,7 @@ class Asked:
 def ask(side: Side, asked: Asked) -> Answer:
     """The live answer of one side."""
     model, turn = models.loaded(side.run, side.after)
-    from lab.inference import Override  # not before: it takes its time, and only the line above says so
+    from lab.analysis.inference import Override  # not before: it takes its time, and only the line above says so
 
     with turn:
         return model.answer(asked.text, Override(**dict(side.change)), task=side.task(asked.task), pair=asked.pair)
@@ -102,17 +102,25 @@ def prompt(sides: list[Side], answers: dict[str, list[Answer]]) -> Asked:
     shell.begin_with("pg_example", options, same[0] if same else TYPED if before else options[0])
     left, right = st.columns([3, 1])
     chosen = right.selectbox(
-        "Example", options, key="pg_example", bind="query-params", on_change=take_preset,
+        "Example",
+        options,
+        key="pg_example",
+        bind="query-params",
+        on_change=take_preset,
         help="Test examples that the run kept whole. Their recorded answers are shown without loading the model.",
-    )  # fmt: skip
+    )
     if "pg_text" not in st.session_state:
         st.session_state["pg_text"] = texts.get(chosen, "")
     pairs = [name for name, found in answers.items() if found and all(BAR in one.text for one in found)]
     text = left.text_area(
-        "Text", key="pg_text", height=96, on_change=take_text, persist_state="session",
+        "Text",
+        key="pg_text",
+        height=96,
+        on_change=take_text,
+        persist_state="session",
         placeholder="Type a text and press Ctrl+Enter",
         help="Stays in this browser session." + (f" “{BAR.strip()}” stands between the two texts of a pair." if pairs else ""),
-    )  # fmt: skip
+    )
     task = None
     tasks = next((side.tasks() for side in sides if told(side.run)), [])
     if tasks:
@@ -138,9 +146,14 @@ def beside(run: Run, after: int, found: dict[str, Run]) -> Side | None:
     kinds = [NOTHING, CHANGED, *([MOMENT] if len(run.kept()) > 1 else []), *([RUN] if len(found) > 1 else [])]
     shell.forget("pg_beside", kinds)
     kind = st.segmented_control(
-        "Put beside it", kinds, default=NOTHING, key="pg_beside", bind="query-params", required=True,
+        "Put beside it",
+        kinds,
+        default=NOTHING,
+        key="pg_beside",
+        bind="query-params",
+        required=True,
         help="The original stays where it is, so that the difference can be seen.",
-    )  # fmt: skip
+    )
     if kind == CHANGED:
         return Side(CHANGED, run, after, changes(run, after))
     if kind == MOMENT:
@@ -186,9 +199,13 @@ def changes(run: Run, after: int) -> tuple[tuple[str, Any], ...]:
                 top = st.select_slider("Keep the largest", most, ALL, key="pg_top", bind="query-params")
                 found |= {"top": int(top)} if top != ALL else {}
         off = st.multiselect(
-            "Switch off routing heads", numbers, key="pg_off", bind="query-params", placeholder="none",
+            "Switch off routing heads",
+            numbers,
+            key="pg_off",
+            bind="query-params",
+            placeholder="none",
             help="Their blocks of features are then those of the frozen backbone, in every layer.",
-        )  # fmt: skip
+        )
         found |= {"without": tuple(int(number) - 1 for number in off)} if off else {}
     with third:
         st.space("small")
@@ -251,11 +268,14 @@ def classes(answers: dict[str, Answer], code: str) -> None:
         return
     said = "; ".join(f"{name}: {answer.prediction}" for name, answer in answers.items())
     shell.card(
-        figures.answer_probabilities, answers, key="pg_classes", alt=f"Probabilities of the likeliest classes. {said}",
+        figures.answer_probabilities,
+        answers,
+        key="pg_classes",
+        alt=f"Probabilities of the likeliest classes. {said}",
         table=lambda found: pd.DataFrame({name: one.ranked() for name, one in found.items()}),
         python=f"{code}\nlab.figures.answer_probabilities(answers)",
         read="All classes compete that the model had met by then; these are the likeliest.",
-    )  # fmt: skip
+    )
 
 
 def which_head(heads: int) -> int | None:
@@ -276,11 +296,15 @@ def difference(first: tuple[str, Answer], second: tuple[str, Answer], code: str)
         st.caption("These two have different experts, so there is no cell-by-cell difference.")
         return
     shell.card(
-        figures.answer_change, other, original, key="pg_change", alt="Change of the weights by layer and expert",
+        figures.answer_change,
+        other,
+        original,
+        key="pg_change",
+        alt="Change of the weights by layer and expert",
         table=lambda a, b: a.by_layer() - b.by_layer(),
         python=f"{code}\noriginal, other = answers.values()\nlab.figures.answer_change(other, original)",
         read="Purple: more weight than in the original. Orange: less. Mean over routing heads.",
-    )  # fmt: skip
+    )
 
 
 def by_layer(answer: Answer, name: str, head: int | None, place: int, most: float, code: str) -> None:
@@ -290,10 +314,16 @@ def by_layer(answer: Answer, name: str, head: int | None, place: int, most: floa
     top = ", ".join(f"{shell.plain(expert)} {share:.0%}" for expert, share in shares.head(3).items())
     st.markdown(f"**{shell.plain(name)}**  \n{top}")
     shell.card(
-        figures.answer_by_layer, answer, head, key=f"pg_layers_{place}", alt=f"Weights by layer and expert, {name}: {top}",
-        table=lambda one, h: one.by_layer(h), read="Input side on top.", most=most,
+        figures.answer_by_layer,
+        answer,
+        head,
+        key=f"pg_layers_{place}",
+        alt=f"Weights by layer and expert, {name}: {top}",
+        table=lambda one, h: one.by_layer(h),
+        read="Input side on top.",
+        most=most,
         python=f"{code}\nlab.figures.answer_by_layer(answers[{name!r}], {head}, most={most:g})",
-    )  # fmt: skip
+    )
 
 
 def by_token(routed: dict[str, Answer], code: str) -> None:
@@ -306,10 +336,14 @@ def by_token(routed: dict[str, Answer], code: str) -> None:
         with column:
             st.markdown(f"**{shell.plain(name)}**")
             shell.card(
-                figures.answer_by_token, answer, key=f"pg_tokens_{place}", alt=f"Weights at each token, {name}",
-                table=lambda one: one.by_token(), python=f"{code}\nlab.figures.answer_by_token(answers[{name!r}])",
+                figures.answer_by_token,
+                answer,
+                key=f"pg_tokens_{place}",
+                alt=f"Weights at each token, {name}",
+                table=lambda one: one.by_token(),
+                python=f"{code}\nlab.figures.answer_by_token(answers[{name!r}])",
                 read="This router decides for each token anew. Mean over layers and routing heads.",
-            )  # fmt: skip
+            )
 
 
 def decision(name: str, answer: Answer, code: str) -> None:
@@ -324,12 +358,17 @@ def decision(name: str, answer: Answer, code: str) -> None:
     head = 0 if len(heads) == 1 else heads.index(right.selectbox("Head", heads, key="pg_step_head", bind="query-params"))
     table = answer.decision(layer, head)
     shell.card(
-        figures.answer_decision, answer, layer, head, key="pg_steps", alt=f"Steps of the decision of {name} at {layers[layer]}",
+        figures.answer_decision,
+        answer,
+        layer,
+        head,
+        key="pg_steps",
+        alt=f"Steps of the decision of {name} at {layers[layer]}",
         table=lambda one, at, h: one.decision(at, h),
         python=f"{code}\nlab.figures.answer_decision(answers[{name!r}], {layer}, {head})",
         read=(f"{' → '.join(table.columns)}. The last column is" if len(table.columns) > 1 else "This is")
         + " what each expert's output is multiplied by.",
-    )  # fmt: skip
+    )
 
 
 # -- the page --------------------------------------------------------------------------------------------------------------
@@ -372,7 +411,9 @@ def respond(sides: list[Side], asked: Asked, answers: dict[str, list[Answer]]) -
         st.badge("recorded", icon=":material/history:", color="gray", help="From the run folder; no model is loaded for this.")
         task = next(t for t, found in enumerate(answers.values()) if known in found)
         place = f"kept({shell.opened(run)}, {sides[0].after}, {task})[{[*answers.values()][task].index(known)}]"
-        return show({ORIGINAL: known}, f"import lab\nfrom lab.answer import kept\n\nanswers = {{{ORIGINAL!r}: {place}}}")
+        return show(
+            {ORIGINAL: known}, f"import lab\nfrom lab.run_folder.prediction import kept\n\nanswers = {{{ORIGINAL!r}: {place}}}"
+        )
     if not run.kept():
         return st.info(
             "This run is here without its weights, so only its recorded examples can be shown: take one above. For texts of your "
@@ -385,7 +426,7 @@ def respond(sides: list[Side], asked: Asked, answers: dict[str, list[Answer]]) -
         st.error(shell.plain(str(error).split("\n")[0]), title="The model cannot be asked")
         return None
     listed = "".join(f"    {side.name!r}: {side.python(asked)},\n" for side in sides)
-    code = f"import lab\nfrom lab.inference import Override, load\n\nanswers = {{\n{listed}}}"
+    code = f"import lab\nfrom lab.analysis.inference import Override, load\n\nanswers = {{\n{listed}}}"
     return show(said, code)
 
 

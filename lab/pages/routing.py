@@ -10,9 +10,9 @@ import pandas as pd
 import streamlit as st
 
 from lab import figures, views
-from lab.answer import Answer, kept
 from lab.pages import pictures, shell
-from lab.runs import Run
+from lab.run_folder.prediction import Answer, kept
+from lab.run_folder.run import Run
 
 ALL = "(mean over all)"
 OWN, MOST = "(own of the task)", "(largest share)"  # where the task has an expert of its own, and where it has not
@@ -82,11 +82,15 @@ def focus(run: Run, after: int) -> Focus:
         head = int(table[layer].argmax()) if chosen == LARGEST else int(chosen) - 1
     places[4].space("small")
     places[4].button(
-        "Clear focus", icon=":material/filter_alt_off:", on_click=clear_focus, args=[first], key="rt_clear",
+        "Clear focus",
+        icon=":material/filter_alt_off:",
+        on_click=clear_focus,
+        args=[first],
+        key="rt_clear",
         width="stretch",
         help=f"Back to the {'own expert of the task' if first == OWN else 'expert with the largest share'}, where its weight is "
         "largest.",
-    )  # fmt: skip
+    )
     path = [f"task **{shell.plain(tasks[task])}**", f"expert **{shell.plain(experts[expert])}**"]
     path += [f"layer **{shell.plain(layers[layer])}**"] + ([f"head **{head + 1}**"] if table.shape[1] > 1 else [])
     st.markdown(f"Looking at {' › '.join(path)}")
@@ -116,18 +120,25 @@ def overview(run: Run, after: int) -> None:
         st.session_state["rt_task"], st.session_state["rt_expert"] = shares.index[task], shares.columns[expert]
 
     whose = (
-        "Bright on the diagonal means that tasks find their own expert." if run.routing(after).owned
+        "Bright on the diagonal means that tasks find their own expert."
+        if run.routing(after).owned
         else "Experts are shared here: tasks with rows that look alike use the same ones."
-    )  # fmt: skip
+    )
     strongest = "; ".join(f"{task}: {row.idxmax()} {row.max():.0%}" for task, row in shares.iterrows())
     left, right = st.columns([3, 2], gap="large")
     with left:
         shell.card(
-            figures.routing_by_task, run, after, *place, key="rt_map", alt=f"Share of each expert per task. {strongest}",
-            table=views.routing_by_task, on_click=look,
+            figures.routing_by_task,
+            run,
+            after,
+            *place,
+            key="rt_map",
+            alt=f"Share of each expert per task. {strongest}",
+            table=views.routing_by_task,
+            on_click=look,
             read="Each row is a task and sums to 1: the part of the routing weight each expert gets on its test examples. "
             f"{whose} Click a cell to look inside.",
-        )  # fmt: skip
+        )
     with right:
         if box(st, "Over all tasks", "rt_summary", [LOAD, ENTROPY]) == ENTROPY:
             found = views.routing_entropy(run, after)
@@ -171,16 +182,27 @@ def inside(run: Run, after: int, at: Focus) -> None:
     with left:
         st.markdown(f"**All experts on {shell.plain(task)}**")
         shell.card(
-            figures.routing_profile, run, after, at.task, key="rt_profile", table=views.routing_profile, on_click=look_at_expert,
+            figures.routing_profile,
+            run,
+            after,
+            at.task,
+            key="rt_profile",
+            table=views.routing_profile,
+            on_click=look_at_expert,
             alt=f"Mean weight of every expert on task {task} by layer",
             read="Input side on top; mean over routing heads. Early layers often cannot tell the tasks apart yet.",
-        )  # fmt: skip
+        )
     with right:
         several = routing.mean(at.task).shape[1] > 1
         asked = st.segmented_control(
-            "Each routing head" if several else "Each layer", list(MEASURES), default="Weight", key="rt_measure",
-            bind="query-params", label_visibility="collapsed", required=True,
-        )  # fmt: skip
+            "Each routing head" if several else "Each layer",
+            list(MEASURES),
+            default="Weight",
+            key="rt_measure",
+            bind="query-params",
+            label_visibility="collapsed",
+            required=True,
+        )
         measure = MEASURES[asked or "Weight"]
         table = views.routing_by_layer(run, after, at.task, at.expert, measure)
         if table.isna().all(axis=None):
@@ -197,10 +219,18 @@ def inside(run: Run, after: int, at: Focus) -> None:
             "change": "Jensen-Shannon distance between the weights when the task was learned and now. 0: as then.",
         }[measure]
         shell.card(
-            figures.routing_by_layer, run, after, at.task, at.expert, measure, key=f"rt_layers_{measure}",
+            figures.routing_by_layer,
+            run,
+            after,
+            at.task,
+            at.expert,
+            measure,
+            key=f"rt_layers_{measure}",
             alt=f"{told} by layer and routing head, from {table.min().min():.2f} to {table.max().max():.2f}",
-            table=views.routing_by_layer, on_click=look_at_head if several else None, read=f"{told}. {read}",
-        )  # fmt: skip
+            table=views.routing_by_layer,
+            on_click=look_at_head if several else None,
+            read=f"{told}. {read}",
+        )
 
 
 # -- level 3: one decision -------------------------------------------------------------------------------------------------
@@ -252,17 +282,22 @@ def examples_table(answers: list[Answer], weights: list[float], order: list[int]
         "probability": st.column_config.NumberColumn(format="%.2f"),
     }
     st.dataframe(
-        pd.DataFrame(rows, index=[i + 1 for i in order]), column_config=columns, key="rt_examples", height=248,
-        selection_mode="single-row", on_select=lambda: take_row(order),
+        pd.DataFrame(rows, index=[i + 1 for i in order]),
+        column_config=columns,
+        key="rt_examples",
+        height=248,
+        selection_mode="single-row",
+        on_select=lambda: take_row(order),
         alt="Recorded examples from the most to the least routed to the expert in focus",
-    )  # fmt: skip
+    )
 
 
 def step_by_step(run: Run, after: int, at: Focus, number: int, answer: Answer, where: str) -> None:
     expert = answer.experts[at.expert]
     steps = answer.decision(at.layer, at.head)
     python = (
-        f"import lab\nfrom lab.answer import kept\n\nanswer = kept({shell.opened(run)}, {after}, {at.task})[{number}]\n"
+        f"import lab\nfrom lab.run_folder.prediction import kept\n\n"
+        f"answer = kept({shell.opened(run)}, {after}, {at.task})[{number}]\n"
         f"lab.figures.%s\nanswer.%s"
     )
     left, right = st.columns([2, 3], gap="large")
@@ -279,20 +314,30 @@ def step_by_step(run: Run, after: int, at: Focus, number: int, answer: Answer, w
     with right:
         call = f"{at.layer}, {at.head}"
         shell.card(
-            figures.answer_decision, answer, at.layer, at.head, key="rt_steps",
+            figures.answer_decision,
+            answer,
+            at.layer,
+            at.head,
+            key="rt_steps",
             alt=f"Steps of the decision at {where}: " + "; ".join(f"{name} {row.iloc[-1]:.2f}" for name, row in steps.iterrows()),
-            table=lambda *_: steps, python=python % (f"answer_decision(answer, {call})", f"decision({call})"),
+            table=lambda *_: steps,
+            python=python % (f"answer_decision(answer, {call})", f"decision({call})"),
             read="One row per expert, one column per step; the last column is what is used.",
-        )  # fmt: skip
+        )
     head = at.head if answer.weights.shape[1] > 1 else None
     st.markdown("**This example in every layer**" + (f", routing head {head + 1}" if head is not None else ""))
     most = views.largest_weight(run)
     shell.card(
-        figures.answer_by_layer, answer, head, key="rt_one", alt="Weights of the chosen example by layer and expert", most=most,
+        figures.answer_by_layer,
+        answer,
+        head,
+        key="rt_one",
+        alt="Weights of the chosen example by layer and expert",
+        most=most,
         table=lambda *_: answer.by_layer(head),
         python=python % (f"answer_by_layer(answer, {head}, most={most:g})", f"by_layer({head})"),
         read="Each row sums to 1 where the router normalises. A row that changes its favourite asks another expert for help.",
-    )  # fmt: skip
+    )
 
 
 # -- drift -----------------------------------------------------------------------------------------------------------------
@@ -305,11 +350,15 @@ def drift(run: Run, after: int) -> None:
     now = [views.own_expert(run, after, task) for task in range(len(found))]
     text = "; ".join(f"{task} {row.iloc[expert]:+.0%}" for expert, (task, row) in zip(now, found.iterrows(), strict=True))
     shell.card(
-        figures.routing_drift, run, after, key="rt_drift", alt=f"Change of the share of the {whose}: {text}",
+        figures.routing_drift,
+        run,
+        after,
+        key="rt_drift",
+        alt=f"Change of the share of the {whose}: {text}",
         table=views.routing_drift,
         read="Orange: the expert lost weight on this task since it was learned. Purple: it gained. "
         "The last task cannot have changed.",
-    )  # fmt: skip
+    )
 
 
 def draw() -> None:

@@ -15,8 +15,8 @@ import streamlit as st
 from streamlit.errors import StreamlitAPIException
 
 from lab import figures, views
-from lab.errors import LabError
-from lab.runs import Run, all_runs, root
+from lab.core.errors import LabError
+from lab.run_folder.run import Run, all_runs, root
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
@@ -34,10 +34,15 @@ SECTIONS = {
 MANY = 12  # runs from which on a picker can be narrowed
 RECORDED = "~"  # begins the key of a recorded example; no run id has it
 STATUS_ICON = {
-    "queued": ":material/schedule:", "running": ":material/play_circle:", "finished": ":material/check_circle:",
-    "stopped": ":material/stop_circle:", "interrupted": ":material/pause_circle:", "failed": ":material/error:",
-    "lost": ":material/link_off:", "damaged": ":material/broken_image:",
-}  # fmt: skip
+    "queued": ":material/schedule:",
+    "running": ":material/play_circle:",
+    "finished": ":material/check_circle:",
+    "stopped": ":material/stop_circle:",
+    "interrupted": ":material/pause_circle:",
+    "failed": ":material/error:",
+    "lost": ":material/link_off:",
+    "damaged": ":material/broken_image:",
+}
 STATUS_COLOUR = {"finished": "green", "running": "blue", "queued": "blue", "failed": "red", "damaged": "red", "lost": "orange"}
 SMALL = {"stream.max_train": 60, "stream.max_validation": 20, "stream.max_test": 40, "memory.per_task": 30, "train.epochs": 3}
 CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
@@ -175,10 +180,14 @@ def only(key: str, found: dict[str, Run]) -> dict[str, Run]:
         return found
     forget(key, offered)
     chosen = st.multiselect(
-        "Only", offered, key=key, bind="query-params", placeholder="All runs",
+        "Only",
+        offered,
+        key=key,
+        bind="query-params",
+        placeholder="All runs",
         help="Offers runs with these recipes, streams, tags or a star only: any of one kind, all of several kinds. "
         "Tags and stars are given in the Library.",
-    )  # fmt: skip
+    )
     kinds: dict[str, set[str]] = {}
     for mark in chosen:
         kinds.setdefault(mark.split()[0], set()).add(mark)
@@ -290,9 +299,14 @@ def foot(key: str, read: str, python: str, shown: Sequence[Run] = (), numbers: C
                 st.code(command_of(shown), language="bash")
             if numbers:
                 st.download_button(
-                    "Numbers as CSV", lambda: numbers().to_csv(), f"{key}.csv", "text/csv", key=f"{key}_csv",
-                    icon=":material/download:", on_click="ignore",
-                )  # fmt: skip
+                    "Numbers as CSV",
+                    lambda: numbers().to_csv(),
+                    f"{key}.csv",
+                    "text/csv",
+                    key=f"{key}_csv",
+                    icon=":material/download:",
+                    on_click="ignore",
+                )
 
 
 def _clicked(key: str, answer: Callable[[int, int], None]) -> None:

@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 import lab
 from lab import figures, views
 from lab.pages import shell
-from lab.runs import Run
+from lab.run_folder.run import Run
 
 NOTEBOOK = Path(lab.__file__).parents[1] / "notebooks" / "00_forgetting_in_five_minutes.ipynb"  # of a checkout
 LINKS = {

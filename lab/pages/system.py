@@ -10,8 +10,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import jobs
-from lab.errors import LabError
+from lab.core.errors import LabError
+from lab.jobs import jobs
 
 PATIENCE = 120  # seconds for the process that loads torch
 LEAST_FREE = 1e9  # bytes

@@ -11,13 +11,14 @@ from typing import Any
 import streamlit as st
 import yaml
 
-from lab import jobs, sources
-from lab.checks import check
-from lab.config import CUSTOM, RunConfig
-from lab.errors import LabError, bad_yaml, unknown
+from lab.config.resolve import configure, fitted, merged, recipes
+from lab.config.schema import CUSTOM, RunConfig
+from lab.core.errors import LabError, bad_yaml, unknown
+from lab.data import loading
+from lab.data.task_checks import check
+from lab.jobs import jobs
 from lab.pages import draft, form, shell, widgets
 from lab.pages.forecast import before_start, concerns_data, tasks_of
-from lab.recipe import configure, fitted, merged, recipes
 
 HIDDEN = ("recipe", "about", "scenarios", "stream.sources", "methods.reflection.pseudo")  # a page takes no paths of files
 TWICE = 5.0  # seconds in which the same start is a double click
@@ -32,7 +33,7 @@ def checked(recipe: str, changes: list[str]) -> tuple[RunConfig | None, str]:
     """The configuration, or the reason why it cannot run."""
     try:
         made = configure(recipe, changes)
-        sources.task_order(sources.open_stream(made.stream.name, made.stream.sources), made.stream.tasks)
+        loading.task_order(loading.open_stream(made.stream.name, made.stream.sources), made.stream.tasks)
         tasks = tasks_of(concerns_data(made))
         if tasks:  # else they are to be downloaded first, and looked at by the run
             check(made, tasks)
@@ -62,9 +63,15 @@ def equivalents(recipe: str, changes: list[str]) -> None:
     with recipe_file.container(horizontal=True, vertical_alignment="center"):
         st.caption("A recipe file: `lab run FILE`")
         st.download_button(
-            "Download", content, f"{recipe}-changed.yaml", "text/yaml", icon=":material/download:", type="tertiary",
-            on_click="ignore", key="train_yaml",
-        )  # fmt: skip
+            "Download",
+            content,
+            f"{recipe}-changed.yaml",
+            "text/yaml",
+            icon=":material/download:",
+            type="tertiary",
+            on_click="ignore",
+            key="train_yaml",
+        )
     listed = f", overrides={changes!r}" if changes else ""
     python.code(
         f"import lab\n\nrun = lab.run({recipe!r}{listed})\nlab.figures.accuracy_matrix(run)", language="python", wrap_lines=True
@@ -104,9 +111,13 @@ def launch(made: RunConfig | None, reason: str) -> None:
         if st.button("Start", type=first, icon=":material/play_arrow:", disabled=made is None or bool(busy), key="train_start"):
             chosen = "start"
         if st.button(
-            "Add to queue", type=second, icon=":material/playlist_add:", disabled=made is None, key="train_queue",
+            "Add to queue",
+            type=second,
+            icon=":material/playlist_add:",
+            disabled=made is None,
+            key="train_queue",
             help="Starts by itself when the runs before it have ended, also when this page is closed.",
-        ):  # fmt: skip
+        ):
             chosen = "queue"
     if chosen and made:
         try:
@@ -129,9 +140,14 @@ def presets(names: list[str]) -> None:
             st.markdown(f"**{name}** · {recipe}")
             st.caption(about)
             st.button(
-                "Use these settings", key=f"preset_{name}", on_click=use_preset, args=[name], disabled=recipe not in names,
-                type="tertiary", icon=":material/tune:",
-            )  # fmt: skip
+                "Use these settings",
+                key=f"preset_{name}",
+                on_click=use_preset,
+                args=[name],
+                disabled=recipe not in names,
+                type="tertiary",
+                icon=":material/tune:",
+            )
 
 
 def open_file(recipe_names: list[str]) -> None:
@@ -197,9 +213,14 @@ def files(names: list[str]) -> None:
     """Begin again, or from a file."""
     with st.expander("Open a recipe file", icon=":material/upload_file:"):
         st.file_uploader(
-            "Recipe file", type=["yaml", "yml"], max_upload_size=1, key="train_file", on_change=open_file, args=[names],
+            "Recipe file",
+            type=["yaml", "yml"],
+            max_upload_size=1,
+            key="train_file",
+            on_change=open_file,
+            args=[names],
             help="A file as the YAML tab offers it, or the config.yaml of a run.",
-        )  # fmt: skip
+        )
         if error := st.session_state.pop("train_file_error", None):
             st.error(shell.plain(error), title="This file cannot be used")
 

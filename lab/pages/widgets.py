@@ -5,12 +5,13 @@ from typing import Any
 import streamlit as st
 import yaml
 
-from lab import registry, sources
-from lab.config import RunConfig
-from lab.errors import LabError
+from lab.config.resolve import merged, parse_override, start, typed
+from lab.config.schema import RunConfig
+from lab.core import registry
+from lab.core.errors import LabError
+from lab.data import loading
 from lab.pages import draft, form, shell
 from lab.pages.form import Entry
-from lab.recipe import merged, parse_override, start, typed
 
 BACKBONES = ("minilm", "tiny", "strings")  # others only from the command line: a page does not take names of models to load
 STRUCTURE = {"experts.name": registry.experts, "router.name": registry.routers}  # what decides which other options there are
@@ -63,7 +64,7 @@ def options(recipe: str, structural: list[str]) -> RunConfig:
 def stream_names() -> list[str]:
     """Streams that can be chosen: registered ones, and folders under LAB_DATA."""
     try:
-        folders = sources.folders()
+        folders = loading.folders()
     except LabError:  # LAB_DATA is none; that is said by the check
         folders = []
     return sorted({"builtin", *registry.streams.names(), *folders}, key=lambda name: (name != "builtin", name))
@@ -73,7 +74,7 @@ def stream_names() -> list[str]:
 def task_names(stream: str) -> list[str]:
     """Tasks of a stream, or nothing if it cannot be opened; the reason is then said by the check."""
     try:
-        return sources.open_stream(stream).names()
+        return loading.open_stream(stream).names()
     except LabError:
         return []
 

@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lab.expert import LayerInfo
-from lab.router import Axes, Decision, LayerDecision, Request, Router, RouterOptions, needs_experts_per_task, top_softmax
+from lab.experts.base import LayerInfo
+from lab.routers.base import Axes, Decision, LayerDecision, Request, Router, RouterOptions, needs_experts_per_task, top_softmax
 
 
 class DirectionOptions(RouterOptions):

@@ -12,9 +12,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lab.errors import LabError
-from lab.expert import LayerInfo
-from lab.router import Axes, Decision, Match, Request, Router, RouterOptions
+from lab.core.errors import LabError
+from lab.experts.base import LayerInfo
+from lab.routers.base import Axes, Decision, Match, Request, Router, RouterOptions
 
 
 class AttentionOptions(RouterOptions):

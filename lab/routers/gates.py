@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab.expert import LayerInfo
-from lab.router import Axes, Decision, LayerDecision, Match, Request, Router, RouterOptions, normalised
+from lab.experts.base import LayerInfo
+from lab.routers.base import Axes, Decision, LayerDecision, Match, Request, Router, RouterOptions, normalised
 
 
 class GatesOptions(RouterOptions):

@@ -13,12 +13,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab import compose, registry
-from lab.config import plugin
-from lab.errors import LabError
-from lab.expert import LayerInfo
-from lab.router import Axes, Decision, GateOptions, Request, Router, RouterOptions, needs_experts_per_task, one_hot
+from lab.adapters import arithmetic
+from lab.config.schema import plugin
+from lab.core import registry
+from lab.core.errors import LabError
+from lab.experts.base import LayerInfo
 from lab.routers._arrow import ByDirection
+from lab.routers.base import Axes, Decision, GateOptions, Request, Router, RouterOptions, needs_experts_per_task, one_hot
 
 
 class MbcOptions(GateOptions):
@@ -26,7 +27,7 @@ class MbcOptions(GateOptions):
     clusters: int = Field(
         3, ge=1, le=1000, description="LoRAs the experts are gathered into; while there are fewer experts, each has one"
     )
-    space: compose.Space = Field(
+    space: arithmetic.Space = Field(
         "update", description="what is clustered: the updates B A, or as published the parameters A and B"
     )
     rank: int = Field(8, ge=1, le=1024, description="rank of a cluster's LoRA")
@@ -110,7 +111,7 @@ class Mbc(Router):
         self.choice.meet(task, generator)
 
     def learned(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
-        found = compose.clusters(compose.products(experts, self.options.space), self.experts)
+        found = arithmetic.clusters(arithmetic.products(experts, self.options.space), self.experts)
         self.cluster.copy_(torch.tensor(found))
         if not self.weighs_clusters:
             self.choice.learned(experts, queries, labels)
@@ -119,7 +120,7 @@ class Mbc(Router):
             for i, layer in enumerate(self.layers):
                 a = torch.cat([member[f"{layer.name}.lora_A"] for member in members]).double() / len(members)
                 b = torch.cat([member[f"{layer.name}.lora_B"] for member in members], dim=1).double()
-                down, up = compose.low_rank(a, b, self.options.rank)
+                down, up = arithmetic.low_rank(a, b, self.options.rank)
                 for own, factor in ((self.down[i][c], down), (self.up[i][c], up)):
                     own.zero_()[: factor.shape[0], : factor.shape[1]] = factor
 

@@ -1,7 +1,7 @@
 """The true task picks the expert: the reference point of perfect routing."""
 
-from lab.errors import LabError
-from lab.router import Axes, Decision, Request, Router, one_hot
+from lab.core.errors import LabError
+from lab.routers.base import Axes, Decision, Request, Router, one_hot
 
 
 class Oracle(Router):

@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from lab.expert import LayerInfo
-from lab.router import Axes, Decision, GateOptions, LayerDecision, Request, Router, needs_experts_per_task, top_softmax
+from lab.experts.base import LayerInfo
+from lab.routers.base import Axes, Decision, GateOptions, LayerDecision, Request, Router, needs_experts_per_task, top_softmax
 
 
 class PhatgooseOptions(GateOptions):

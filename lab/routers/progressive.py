@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from lab.errors import LabError
-from lab.router import Axes, Decision, Request, Router
+from lab.core.errors import LabError
+from lab.routers.base import Axes, Decision, Request, Router
 
 
 class Progressive(Router):

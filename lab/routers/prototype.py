@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lab.expert import LayerInfo
-from lab.router import Axes, Decision, Match, Request, Router, RouterOptions, needs_experts_per_task, top_softmax
+from lab.experts.base import LayerInfo
+from lab.routers.base import Axes, Decision, Match, Request, Router, RouterOptions, needs_experts_per_task, top_softmax
 
 ALL = 1000  # as `top_k`
 

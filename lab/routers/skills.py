@@ -14,9 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab.errors import LabError
-from lab.expert import LayerInfo
-from lab.router import Axes, Decision, Request, Router, RouterOptions, normalised
+from lab.core.errors import LabError
+from lab.experts.base import LayerInfo
+from lab.routers.base import Axes, Decision, Request, Router, RouterOptions, normalised
 
 BOUND = 1e-3  # of the first logits: nearly the same weight for every skill
 

@@ -15,9 +15,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lab.errors import LabError
-from lab.expert import LayerInfo
-from lab.router import Axes, Decision, LayerDecision, Request, Router, RouterOptions, normalised
+from lab.core.errors import LabError
+from lab.experts.base import LayerInfo
+from lab.routers.base import Axes, Decision, LayerDecision, Request, Router, RouterOptions, normalised
 
 
 class SparseOptions(RouterOptions):

@@ -2,7 +2,7 @@
 
 import torch
 
-from lab.router import Axes, Decision, Request, Router
+from lab.routers.base import Axes, Decision, Request, Router
 
 
 class Sum(Router):

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lab.runs import Run
-from lab.statistics import difference, interval
+from lab.metrics.intervals import difference, interval
+from lab.run_folder.run import Run
 from lab.views.results import COMMON, MEASURES, Measure, cell, measures, pick, reason
 from lab.views.runs import complete, learned
 
@@ -70,9 +70,9 @@ def _apart(runs: Sequence[Run], names: Sequence[str], i: int, over: Sequence[str
 def summary(runs: Sequence[Run]) -> pd.DataFrame:
     """Long form, one row per group of runs and measure: label, recipe, n, learned, tasks, measure, value, low, high, spread, why.
 
-    `value` is the mean over the n runs of the group, `low` and `high` the bounds of its interval (see lab.statistics), `spread`
+    `value` is the mean over the n runs of the group, `low` and `high` the bounds of its interval , `spread`
     their sample standard deviation, all three NaN below two runs; `why` is the reason of a missing value. Runs of different
-    tasks have the measure COMMON too. The runs are of one protocol; of transfer runs tasks are stages (see lab.transfer).
+    tasks have the measure COMMON too. The runs are of one protocol; of transfer runs tasks are stages.
     """
     columns = ["label", "recipe", "n", "learned", "tasks", "measure", "value", "low", "high", "spread", "why"]
     common, rows, shown = common_tasks(runs), [], measures([run.result() for run in runs])
@@ -175,7 +175,7 @@ def common_average(run: Run, tasks: Sequence[str]) -> float | None:
 def differences(runs: Sequence[Run], measure: str = "average_accuracy") -> pd.DataFrame:
     """Paired differences between groups, long form: first, second, measure, n, mean, low, high, p, claim, why.
 
-    First minus second over the seeds and orders that both have in equal circumstances; see lab.statistics.Difference. Groups
+    First minus second over the seeds and orders that both have in equal circumstances. Groups
     without such pairs have no difference but a reason.
     """
     rows = []

@@ -7,10 +7,10 @@ from contextlib import suppress
 import numpy as np
 import pandas as pd
 
-from lab.answer import kept
-from lab.errors import LabError
-from lab.routing import Routing
-from lab.runs import Run
+from lab.core.errors import LabError
+from lab.run_folder.prediction import kept
+from lab.run_folder.routing_record import Routing
+from lab.run_folder.run import Run
 
 BANDS = 30  # of a flow, up to which it can be read
 

@@ -7,13 +7,27 @@ from typing import Any
 
 import pandas as pd
 
-from lab.errors import LabError
-from lab.runs import Run
+from lab.core.errors import LabError
+from lab.run_folder.run import Run
 
 UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)  # what a damaged folder can cause
 TAIL = 1 << 16  # bytes of events.jsonl read for the newest events
-COLUMNS = ["run", "status", "recipe", "stream", "backbone", "scenario", "seed", "learned", "tasks", "progress",
-           "average_accuracy", "forgetting", "created", "reason"]  # fmt: skip
+COLUMNS = [
+    "run",
+    "status",
+    "recipe",
+    "stream",
+    "backbone",
+    "scenario",
+    "seed",
+    "learned",
+    "tasks",
+    "progress",
+    "average_accuracy",
+    "forgetting",
+    "created",
+    "reason",
+]
 
 
 def problem(run: Run) -> str:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lab.errors import LabError
-from lab.metrics import array, metrics
-from lab.runs import Run
-from lab.statistics import interval
+from lab.core.errors import LabError
+from lab.metrics.intervals import interval
+from lab.metrics.matrix import array, metrics
+from lab.run_folder.run import Run
 from lab.views.compare import groups
 
 Runs = Run | Sequence[Run]  # one run, or several that learned the same tasks in the same order: then means over them

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lab.errors import LabError
-from lab.runs import Run
+from lab.core.errors import LabError
+from lab.run_folder.run import Run
 from lab.views.routing import routing_by_task
 from lab.views.runs import learned, moment, task_names
 from lab.views.scores import accuracy_matrix
@@ -120,11 +120,18 @@ def progress(run: Run, now: Callable[[], float] = time.time) -> Progress:
     step = last if last["kind"] == "Step" else {}
     ended = last["kind"] == "RunEnded" or status != "running"
     return Progress(
-        stage if status == "running" else status, share, None if number is None else number + 1, len(tasks),
+        stage if status == "running" else status,
+        share,
+        None if number is None else number + 1,
+        len(tasks),
         tasks[number] if number is not None else "",
-        step["epoch"] + 1 if "epoch" in step else None, step.get("epochs"), step.get("step"), step.get("steps"),
-        elapsed, None if ended else _remaining(events, now),
-    )  # fmt: skip
+        step["epoch"] + 1 if "epoch" in step else None,
+        step.get("epochs"),
+        step.get("step"),
+        step.get("steps"),
+        elapsed,
+        None if ended else _remaining(events, now),
+    )
 
 
 def _elapsed(run: Run, now: Callable[[], float]) -> float | None:

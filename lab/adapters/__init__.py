@@ -1,0 +1,1 @@
+"""Saved adapters: reading, writing, arithmetic, moving them to another backbone."""

@@ -1,0 +1,51 @@
+"""Experts that begin as saved ones in place of a random draw: option `experts.start`.
+
+A prepared configuration names each by its folder and the SHA-256 of its weights, `FOLDER#SHA-256`, because the content of a
+folder may change: a run is gone on with, an expert reused and a cell of a grid found again only where it is the same.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lab.adapters import arithmetic
+from lab.core import atomic_io
+from lab.core.errors import LabError
+
+PINNED = re.compile(r"(.+)#([0-9a-f]{64})")
+
+
+def pinned(start: dict[str, str], runs: str | Path | None = None) -> dict[str, str]:
+    """Every saved expert as FOLDER#SHA-256, from that, from a folder, or from RUN/EXPERT in the folder of runs.
+
+    Raises LabError for what is not there, and for what has changed since it was pinned.
+    """
+    found = {}
+    for name, given in start.items():
+        match = PINNED.fullmatch(given)
+        folders = arithmetic.named(match[1] if match else given, runs)
+        if len(folders) != 1:
+            raise LabError(f"experts.start.{name}: '{given}' is {len(folders)} experts: name one of {', '.join(folders)}")
+        (folder,) = folders.values()
+        weights = folder / arithmetic.WEIGHTS
+        if not weights.is_file():
+            raise LabError(f"experts.start.{name}: {folder} holds no saved expert: {arithmetic.WEIGHTS} is missing")
+        content = atomic_io.sha256(weights)
+        if match and content != match[2]:
+            raise LabError(
+                f"experts.start.{name}: the expert in {folder} has changed since the run was prepared: start a new run"
+            )
+        found[name] = f"{folder.resolve()}#{content}"
+    return found
+
+
+def folder(given: str) -> Path:
+    """The folder of a pinned expert."""
+    return Path(PINNED.fullmatch(given)[1])
+
+
+def digests(start: dict[str, str], names: Iterable[str]) -> dict[str, Any]:
+    """What content addresses are to know of how these experts begin; nothing where all are drawn."""
+    found = {name: PINNED.fullmatch(start[name])[2] for name in names if name in start}
+    return {"start": found} if found else {}

@@ -1,0 +1,360 @@
+"""The experts of all runs as files: what they are, how alike they are, taking them along in peft's format and bringing some in.
+
+numpy only. An expert is a folder with adapter_config.json and adapter_model.safetensors; those brought in lie in
+`<runs>/.library/<name>/`. Also what people write about runs.
+"""
+
+import io
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lab.core import atomic_io
+from lab.core.errors import LabError
+from lab.jobs import jobs
+from lab.metrics.matrix import array
+from lab.run_folder.run import ID, NOTES, Run, remove, root
+
+CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
+UNPACKED = 200_000_000  # bytes of an archive that is brought in
+TAGS, TAG, TEXT = 20, 40, 20_000  # of a run: tags, characters of a tag, characters of a note
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+DAMAGED = (
+    LabError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    atomic_io.UnreadableArrays,
+)
+TORN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)  # of a damaged or locked archive
+
+
+@dataclass(frozen=True)
+class SavedExpert:
+    """An expert on disk; `run` is None for one that was brought in."""
+
+    folder: Path
+    run: Run | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def key(self) -> str:
+        """Its name in pickers and links."""
+        return f"{self.run.id}/{self.name}" if self.run else f"imported/{self.name}"
+
+    def config(self) -> dict[str, Any]:
+        return json.loads((self.folder / CONFIG).read_text())
+
+    def layers(self) -> dict[str, dict[str, np.ndarray]]:
+        """{layer: {parameter: float array}}; for LoRA lora_A (r, I) and lora_B (O, r). Raises LabError if it cannot be read."""
+        try:
+            arrays, _ = atomic_io.read_arrays(self.folder / WEIGHTS)
+        except DAMAGED as error:
+            raise LabError(f"expert '{self.key}' is damaged: {WEIGHTS} cannot be read ({error})") from error
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for name, tensor in arrays.items():
+            layer, _, parameter = name.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".")
+            found.setdefault(layer, {})[parameter] = tensor.astype(np.float64)
+        return found
+
+
+def experts(runs: Iterable[Run], library: str | Path | None = None) -> list[SavedExpert]:
+    """All experts of these runs, then those brought into the folder of runs `library`."""
+    found = [SavedExpert(folder, run) for run in runs for folder in _folders(run.dir / "experts")]
+    return found + [SavedExpert(folder) for folder in _folders(root(library) / ".library")]
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path.parent for path in parent.glob(f"*/{CONFIG}")) if parent.is_dir() else []
+
+
+def describe(expert: SavedExpert) -> dict[str, Any]:
+    """One row of a table: key, expert, run, kind, rank, parameters, norm, learned, now, kept, bytes; `problem` if damaged."""
+    row: dict[str, Any] = {"key": expert.key, "expert": expert.name, "run": expert.run.id if expert.run else "(imported)"}
+    try:
+        config, layers = expert.config(), expert.layers()
+        kind = str(config.get("peft_type") or config.get("expert", {}).get("name", "?")).lower()
+        count = sum(tensor.size for layer in layers.values() for tensor in layer.values())
+        row |= {"kind": kind, "rank": config.get("r"), "parameters": count, "norm": norm(layers, scale(config))}
+        row |= {"bytes": (expert.folder / WEIGHTS).stat().st_size} | retained(expert)
+    except DAMAGED as error:
+        row |= {"kind": "damaged", "problem": str(error)}
+    return row
+
+
+def retained(expert: SavedExpert) -> dict[str, float]:
+    """Score of the expert's own task when it was learned and now, and the part that is left; NaN where it has no task."""
+    unknown = {"learned": math.nan, "now": math.nan, "kept": math.nan}
+    if expert.run is None or not expert.run.matrix or expert.name not in expert.run.tasks:
+        return unknown
+    r, task = array(expert.run.matrix), expert.run.tasks.index(expert.name)
+    if task >= len(r):
+        return unknown
+    first, last = float(r[task, task]), float(r[-1, task])
+    return {"learned": first, "now": last, "kept": last / first if first else math.nan}
+
+
+def scale(config: dict[str, Any]) -> float:
+    """Factor of a LoRA update: alpha / r, or alpha / sqrt(r) for rsLoRA; 1 for other kinds."""
+    if "lora_alpha" not in config:
+        return 1.0
+    return config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
+
+
+def norm(layers: dict[str, dict[str, np.ndarray]], scale: float = 1.0) -> float:
+    """Frobenius norm of the update of all layers together; for kinds other than LoRA, of the parameters.
+
+    For LoRA ||s B A||_F^2 = s^2 tr((B^T B)(A A^T)), so no (O, I) matrix is made.
+    """
+    total = 0.0
+    for layer in layers.values():
+        if {"lora_A", "lora_B"} <= set(layer):
+            a, b = layer["lora_A"], layer["lora_B"]
+            total += scale**2 * float(np.sum((b.T @ b) * (a @ a.T)))
+        else:
+            total += sum(float(np.sum(tensor**2)) for tensor in layer.values())
+    return math.sqrt(total)
+
+
+# -- subspaces -------------------------------------------------------------------------------------------------------------
+
+
+def principal_angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Angles in radians between the column spaces of a (n, p) and b (n, q), largest first: min(rank a, rank b) of them.
+
+    cos theta_i are the singular values of Q_a^T Q_b with orthonormal bases Q_a, Q_b (Bjorck and Golub 1973).
+    """
+    cosines = np.linalg.svd(basis(a).T @ basis(b), compute_uv=False)
+    return np.arccos(np.clip(cosines, 0.0, 1.0))[::-1]
+
+
+def basis(a: np.ndarray) -> np.ndarray:
+    """Orthonormal basis of the column space, directions of numerical zero left out: (n, rank)."""
+    u, s, _ = np.linalg.svd(a, full_matrices=False)
+    return u[:, s > s.max(initial=0.0) * max(a.shape) * np.finfo(float).eps]
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean of cos^2 over the principal angles of two spaces given by orthonormal bases (n, p) and (n, q); NaN if one is empty.
+
+    This is phi = ||Q_a^T Q_b||_F^2 / min(p, q), in [0, 1] (Hu et al. 2021, section 7.2); two random spaces of dimension r in
+    n dimensions have r / n on average.
+    """
+    count = min(one.shape[1], other.shape[1])
+    return float(np.sum((one.T @ other) ** 2)) / count if count else math.nan
+
+
+def similarity(chosen: Sequence[SavedExpert], side: str = "output") -> pd.DataFrame:
+    """Overlap of every pair of LoRA experts, mean over the layers both adapt: (K, K), symmetric; NaN where none compare, as of
+    experts whose training has failed.
+
+    `side` "output" compares where the updates write (columns of B), "input" what they read (rows of A).
+    """
+    known = [_spaces(expert.layers(), side) for expert in chosen]
+    names = [expert.key for expert in chosen]
+    table = np.full((len(chosen), len(chosen)), np.nan)
+    for i in range(len(chosen)):
+        for j in range(i, len(chosen)):
+            table[i, j] = table[j, i] = _pair(known[i], known[j])
+    return pd.DataFrame(table, index=pd.Index(names, name="expert"), columns=pd.Index(names, name="with"))
+
+
+def _spaces(layers: dict[str, dict[str, np.ndarray]], side: str) -> dict[str, np.ndarray]:
+    """Orthonormal basis of what a LoRA expert writes (or reads) in each layer of finite numbers."""
+    lora = {name: layer for name, layer in layers.items() if {"lora_A", "lora_B"} <= set(layer)}
+    factors = {name: layer["lora_B"] if side == "output" else layer["lora_A"].T for name, layer in lora.items()}
+    return {name: basis(factor) for name, factor in factors.items() if np.isfinite(factor).all()}
+
+
+def _pair(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    """Mean overlap over the layers of equal width that both adapt."""
+    both = [name for name in one if name in other and len(one[name]) == len(other[name])]
+    found = [value for name in both if not math.isnan(value := overlap(one[name], other[name]))]
+    return float(np.mean(found)) if found else math.nan
+
+
+def alignment(layers: dict[str, dict[str, np.ndarray]], chosen: Sequence[SavedExpert]) -> pd.DataFrame:
+    """Cosine between the update of a LoRA given by its factors and that of each expert: (layers + 1, K), the last row over all.
+
+    1: it does there what this expert does; -1: the opposite; 0: something else. NaN where an update is zero or a layer is not
+    adapted. From the factors, <B A, B' A'> = sum((B^T B') * (A A'^T)), so that no (O, I) matrix is made.
+    """
+
+    def product(x: dict[str, np.ndarray], y: dict[str, np.ndarray]) -> float:
+        return float(np.sum((x["lora_B"].T @ y["lora_B"]) * (x["lora_A"] @ y["lora_A"].T)))
+
+    columns = {}
+    for expert in chosen:
+        other = expert.layers()  # its scale is positive and the same everywhere: a cosine does not know it
+        known = [
+            (product(one, other[name]), product(one, one), product(other[name], other[name])) if name in other else (np.nan,) * 3
+            for name, one in layers.items()
+        ]
+        rows = np.vstack([known, np.nansum(known, axis=0)])  # (layers + 1, 3)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            columns[expert.key] = rows[:, 0] / np.sqrt(rows[:, 1] * rows[:, 2])
+    return pd.DataFrame(columns, pd.Index([*layers, "all layers"], name="layer"))
+
+
+# -- taking along and bringing in ------------------------------------------------------------------------------------------
+
+
+def in_peft(expert: SavedExpert) -> bool:
+    """Whether peft loads the folder; other kinds are saved in a layout of the lab."""
+    return bool(expert.config().get("peft_type"))
+
+
+def card(expert: SavedExpert) -> str:
+    """A model card: what the expert was trained on, how well it did, and how to load it."""
+    if expert.run is None and (expert.folder / CARD).is_file():  # of a composed expert: it says of what
+        return (expert.folder / CARD).read_text()
+    config, row = expert.config(), describe(expert)
+    base = config.get("base_model_name_or_path", "unknown")
+    loads = ["library_name: peft"] if in_peft(expert) else []
+    lines = ["---", *loads, f"base_model: {json.dumps(base)}", "---", "", f"# {expert.name}", ""]
+    if expert.run:
+        run = expert.run
+        labels = dict(zip(run.tasks, run.scores.get("labels", []), strict=False)).get(expert.name)
+        lines += [
+            f"An expert of run `{run.id}`: recipe `{run.config['recipe']}`, stream `{run.config['stream']['name']}`, "
+            f"scenario `{run.config['scenario']}`, seed {run.config['seed']}.",
+            "",
+            f"* Task: {expert.name}" + (f", labels {', '.join(labels)}" if labels else ""),
+        ]
+        if not math.isnan(row["learned"]):
+            lines += [f"* Test score in its run: {row['learned']:.3f} when it was learned, {row['now']:.3f} at the end"]
+        lines += ["* The score is that of the whole run, with its router and classifier, which are not part of this folder"]
+    lines += [
+        f"* Kind: {row['kind']}, rank {row['rank']}, {row['parameters']:,} parameters, norm of the update {row['norm']:.3g}",
+        "* Licence: that of its base model and of its training texts",
+        "",
+    ]
+    if in_peft(expert):
+        load = f"model = PeftModel.from_pretrained(AutoModel.from_pretrained(BASE), FOLDER)  # BASE: {base}"
+        imports = ["from peft import PeftModel", "from transformers import AutoModel", ""]
+        lines += ["```python", *imports, load, "```", ""]
+    return "\n".join(lines)
+
+
+def packed(expert: SavedExpert) -> bytes:
+    """The expert with its card as a zip archive."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in (CONFIG, WEIGHTS):
+            archive.writestr(f"{expert.name}/{name}", (expert.folder / name).read_bytes())
+        archive.writestr(f"{expert.name}/{CARD}", card(expert))
+    return buffer.getvalue()
+
+
+def place(name: str, runs: str | Path | None = None) -> Path:
+    """The folder for a new expert of the library. Raises LabError for a name that is taken or cannot be one."""
+    jobs.refuse_read_only()
+    if not ID.fullmatch(name):
+        raise LabError(f"'{name}' cannot name an expert: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
+    folder = root(runs) / ".library" / name
+    if folder.exists():
+        raise LabError(f"the library has an expert called '{name}' already: choose another name")
+    return folder
+
+
+def bring_in(content: bytes, name: str, runs: str | Path | None = None) -> SavedExpert:
+    """Unpack a zip of a peft LoRA folder into the library. Raises LabError for whatever is not that, and leaves nothing then.
+
+    Only the two files of an adapter are taken, by their names; links, paths out of the folder and pickles are refused.
+    """
+    folder = place(name, runs)
+    parts = _adapter_files(content)
+    try:
+        for part, data in parts.items():
+            atomic_io.replace_bytes(folder / part, data)
+        expert = SavedExpert(folder)
+        _refuse_unfit(expert)
+    except BaseException as error:
+        remove(folder)
+        if isinstance(error, DAMAGED) and not isinstance(error, LabError):
+            raise LabError(f"the adapter cannot be read: {error}") from error
+        raise
+    return expert
+
+
+def _adapter_files(content: bytes) -> dict[str, bytes]:
+    """The files of an adapter in a zip archive, by their names."""
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+    except zipfile.BadZipFile as error:
+        raise LabError("this file is no zip archive: pack the adapter's folder as a zip") from error
+    members = archive.infolist()
+    for member in members:
+        path = Path(member.filename.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts:
+            raise LabError(f"the archive holds a path that leads out of it: {member.filename}")
+        if (member.external_attr >> 16) & 0o170000 == 0o120000:
+            raise LabError(f"the archive holds a link: {member.filename}")
+        if path.suffix in PICKLES:
+            raise LabError(f"{member.filename} is a pickle, which can run code: save the adapter as {WEIGHTS}")
+    if sum(member.file_size for member in members) > UNPACKED:
+        raise LabError(f"the archive unpacks to more than {UNPACKED / 1e6:.0f} MB")
+    found = {}
+    for part in (CONFIG, WEIGHTS):
+        places = [member for member in members if Path(member.filename).name == part]
+        if len(places) != 1:
+            raise LabError(f"the archive holds {len(places)} files called {part}: it must be one adapter's folder")
+        try:
+            found[part] = archive.read(places[0])
+        except TORN as error:
+            raise LabError(f"{part} cannot be taken out of the archive ({error}): pack it anew, without a password") from error
+    return found
+
+
+def _refuse_unfit(expert: SavedExpert) -> None:
+    """An adapter that is no plain LoRA with matching shapes."""
+    config = expert.config()
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
+        raise LabError(f"{CONFIG} says peft_type {kind}: only LORA can be brought in")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if type(rank) is not int or rank < 1:
+        raise LabError(f"{CONFIG} says r {rank!r}: the rank must be a whole number above 0")
+    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        raise LabError(f"{CONFIG} says lora_alpha {alpha!r}: it must be a number")
+    layers = expert.layers()
+    if not layers:
+        raise LabError(f"{WEIGHTS} holds no layer: save the adapter after it was trained")
+    for layer, parameters in layers.items():
+        a, b = parameters.get("lora_A"), parameters.get("lora_B")
+        if a is None or b is None or a.ndim != 2 or b.ndim != 2 or not a.shape[0] == b.shape[1] == rank:
+            raise LabError(f"layer {layer} has no lora_A and lora_B of rank {rank}: DoRA and per-layer ranks do not fit")
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            raise LabError(f"layer {layer} has weights that are no finite numbers: its training has failed")
+
+
+# -- what people write about runs ------------------------------------------------------------------------------------------
+
+
+def annotate(run: Run, **fields: Any) -> None:
+    """Change fields of notes.json: text, tags, starred, archived. Raises LabError for what does not fit."""
+    jobs.refuse_read_only()
+    for name, value in fields.items():
+        if name not in NOTES or not isinstance(value, type(NOTES[name])):
+            raise LabError(f"{name} = {value!r} cannot be noted about a run: there are {', '.join(NOTES)}")
+    if len(fields.get("text", "")) > TEXT:
+        raise LabError(f"a note has at most {TEXT:,} characters, this one {len(fields['text']):,}")
+    tags = fields.get("tags", [])
+    if len(tags) > TAGS or not all(isinstance(tag, str) and 0 < len(tag) <= TAG for tag in tags):
+        raise LabError(f"a run has at most {TAGS} tags of 1 to {TAG} characters")
+    atomic_io.write_json(run.dir / "notes.json", run.notes | fields)

@@ -1,0 +1,243 @@
+"""The model of a run as it was after a task, asked about texts: as it routes them, or with its routing changed.
+
+`load(run, after=3).answer("A text", Override(expert=1)).ranked()` is what it says if expert 1 alone may act.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lab.adapters.arithmetic import Adapter
+from lab.config.resolve import validated
+from lab.core.errors import LabError
+from lab.data.stream import Example, Task
+from lab.models.learner import Learner
+from lab.models.pretrained import HashTokenizer, resolve_device
+from lab.routers.base import Decision, LayerDecision, normalised
+from lab.run_folder.prediction import Answer
+from lab.run_folder.run import Run
+
+
+@dataclass(frozen=True)
+class Override:
+    """A change of routing weights, whatever router gave them; nothing set: no change.
+
+    `pruned` are numbers of experts that do not act; the others get their weight in proportion, before any other change. `expert`
+    or `uniform` replace the weights by others that sum to one. Else `temperature` t raises them to the power 1/t (of a softmax
+    the same as dividing its logits by t) and `top` leaves the largest so many; both keep the sum over the experts. `without` are
+    numbers of routing heads that are switched off: their blocks of features are those of the frozen backbone. Where a router
+    subtracts the mean of all experts, it does so after the change, and the mean stays that of all.
+    """
+
+    expert: int | None = None
+    uniform: bool = False
+    temperature: float = 1.0
+    top: int | None = None
+    without: tuple[int, ...] = ()
+    pruned: tuple[int, ...] = ()
+
+    def check(self, heads: int, experts: int) -> None:
+        """LabError if the change does not fit a decision over so many heads and experts."""
+        if self.expert is not None and not 0 <= self.expert < experts:
+            raise LabError(f"there is no expert {self.expert}: use 0 to {experts - 1}")
+        if not self.temperature > 0:
+            raise LabError(f"temperature = {self.temperature}: it must be above 0")
+        if self.top is not None and not 1 <= self.top <= experts:
+            raise LabError(f"top = {self.top}: use 1 to {experts}")
+        if not set(self.without) <= set(range(heads)):
+            raise LabError(f"without = {list(self.without)}: this run has {heads} routing head(s), numbered from 0")
+        if not set(self.pruned) < set(range(experts)):
+            raise LabError(f"pruned = {list(self.pruned)}: this run has {experts} expert(s), numbered from 0, and one must stay")
+        if self.expert in self.pruned:
+            raise LabError(f"expert {self.expert} is pruned and cannot act alone: choose another one")
+
+    def __call__(self, w: Tensor) -> Tensor:
+        """Weights (..., H, E) -> weights of the same shape."""
+        acts = torch.ones_like(w).index_fill(-1, torch.tensor(self.pruned, dtype=torch.long, device=w.device), 0.0)
+        if self.expert is not None:
+            changed = torch.zeros_like(w)
+            changed[..., self.expert] = 1
+        elif self.uniform:
+            changed = acts / acts.sum(-1, keepdim=True)
+        else:
+            changed, total = w, w.sum(-1, keepdim=True)
+            if self.pruned:
+                changed = total * normalised(w * acts)
+            if self.temperature != 1:
+                most = changed.amax(-1, keepdim=True).clamp_min(1e-30)
+                changed = total * normalised((changed / most) ** (1 / self.temperature))
+            if self.top is not None:
+                largest = torch.zeros_like(w).scatter(-1, changed.topk(self.top).indices, 1.0)
+                changed = total * normalised(changed * largest)
+        if self.without:
+            on = torch.ones(w.shape[-2], 1, device=w.device, dtype=w.dtype)
+            on[list(self.without)] = 0
+            changed = changed * on
+        return changed
+
+    def of(self, decision: Decision) -> Decision:
+        """The decision with its weights changed, whether they were made before the layers or are made in them."""
+        if not isinstance(decision, LayerDecision):
+            return replace(decision, weights=self(decision.weights))
+
+        def decide(layer: int, x: Tensor) -> Tensor:
+            decision.at(layer, x)
+            return self(decision.made[layer])
+
+        used = copy.copy(decision)
+        used.decide, used.made, used.made_steps = decide, {}, {}
+        return used
+
+
+@dataclass(frozen=True)
+class Model:
+    """A learner with the weights of one moment of a run; `after` is the last task it had learned."""
+
+    learner: Learner
+    after: int
+
+    @property
+    def needs_task(self) -> bool:
+        """Whether the model must be told the task of a text."""
+        return self.learner.space.scenario == "task" or self.learner.router.uses_task_id
+
+    @torch.no_grad()
+    def answer(self, text: str, override: Override | None = None, task: int | None = None, pair: str | None = None) -> Answer:
+        """The answer to one text, or pair of texts.
+
+        `task`: its number in the stream, for models that are told. LabError for an empty text, an unknown or missing task, and
+        for a change that does not fit.
+        """
+        learner, override = self.learner, override or Override()
+        override.check(learner.router.heads, learner.router.experts)
+        if not text.strip():
+            raise LabError("the text is empty: type a few words")
+        if self.needs_task and task is None:
+            raise LabError("this model is told the task of every text: name it")
+        if task is not None and not 0 <= task <= self.after:
+            raise LabError(f"task {task} was not learned at this moment: use 0 to {self.after}")
+        rows = learner.backbone.encode([Example(text, 0, pair)], task or 0, "train")  # of other splits queries are kept by row
+        batch = learner.collate(rows)
+        routed = learner.decide(batch)
+        used = override.of(routed)
+        how = "task" if learner.space.scenario == "task" else "seen"
+        competing = learner.space.competing(batch.task, self.after + 1, how)
+        with learner.bank.routed(learner.objective.held(batch, used)):
+            chances = learner.objective.scores(batch, competing).softmax(-1)[0].cpu().numpy()
+        known = competing[0].cpu().numpy()
+        steps = routed.recorded_steps() | {"weights": routed.recorded()}
+        steps |= {"changed": used.recorded()} if override != Override() else {}
+        layers = [layer.name for layer in learner.bank.layers]
+        length = len(rows[0].ids)
+        return Answer(
+            text,
+            [name for name, one in zip(learner.space.names, known, strict=True) if one],
+            chances[known],
+            layers,
+            learner.router.names(learner.bank.names),
+            {name: step.float().cpu().expand(1, len(layers), -1, -1)[0].numpy() for name, step in steps.items()},
+            self._tokens(text, rows[0].ids),
+            _per_token(used, length),
+            cut=length >= learner.backbone.max_length,
+        )
+
+    @torch.no_grad()
+    def accuracy(self, adapter: Adapter, task: int, examples: Sequence[Example], size: int = 32) -> float:
+        """Part of a learned task's examples that are answered right while this LoRA alone acts, with the model's classifier.
+
+        The classes that compete are those of the scenario, as in the oracle's score. LabError for no LoRA, and for other layers.
+        """
+        learner, own = self.learner, self.learner.bank.layers
+        shapes = {f"{layer.name}.lora_A": layer.inputs for layer in own} | {
+            f"{layer.name}.lora_B": layer.outputs for layer in own
+        }
+        fits = {name: tensor.shape[name.endswith("lora_A")] for name, tensor in adapter.tensors.items()} == shapes
+        if learner.bank.kind.name != "lora" or adapter.kind != "LORA" or not fits:
+            raise LabError(f"expert '{adapter.name}' is no LoRA of the layers of this model, so the model cannot answer with it")
+        rows = learner.backbone.encode(examples, task, "train")  # of other splits queries are kept by row
+        decision = Decision(torch.ones(1, 1, 1, 1, device=learner.device), stacks=self._stacks(adapter), composition="mix")
+        batches = [learner.collate(rows[i : i + size]) for i in range(0, len(rows), size)]
+        right = [learner.objective.answers(batch, decision, self.after + 1).correct for batch in batches]
+        return float(np.concatenate(right).mean())
+
+    def _stacks(self, adapter: Adapter) -> list[dict[str, Tensor]]:
+        """Per layer the adapter's factors, (1, r, I) and (1, O, r), as if it were of this bank."""
+        bank, device = self.learner.bank, self.learner.device
+        factors = {"lora_A": 1.0, "lora_B": adapter.scale / bank.kind.scale}
+        return [
+            {part: (times * adapter.tensors[f"{layer.name}.{part}"]).to(device).unsqueeze(0) for part, times in factors.items()}
+            for layer in bank.layers
+        ]
+
+    def _tokens(self, text: str, ids: list[int]) -> list[str]:
+        """The tokens of a text as people read them."""
+        tokenizer = self.learner.backbone.tokenizer
+        if isinstance(tokenizer, HashTokenizer):  # which cannot be turned round; its words are those between blanks
+            return ["[start]", *text.split()][: len(ids)]
+        return [tokenizer.decode([number]).strip() or "␣" for number in ids]
+
+
+def _per_token(decision: Decision, tokens: int) -> np.ndarray | None:
+    """Weights (L, T, H, E) of a decision that was made for each token of one text; None of any other."""
+    if not isinstance(decision, LayerDecision):
+        return None
+    made = [w for _, w in sorted(decision.made.items())]
+    if not all(w.dim() == 4 and w.shape[1] == tokens for w in made):
+        return None
+    return torch.stack([w[0] for w in made]).float().cpu().numpy()
+
+
+def load(run: Run, after: int | None = None, device: str | None = None) -> Model:
+    """The model of `run` as it was after learning task `after` (default: the last one that was kept).
+
+    `device`: where to compute; default: where the run did if that is here, else the CPU. Raises LabError where the moment was not
+    kept, a file is missing or damaged, or the backbone is not the one the run was trained with.
+    """
+    if run.protocol != "stream":
+        raise LabError(f"run '{run.id}' is of protocol {run.protocol}: texts can be asked of runs on a stream")
+    moments = run.kept()
+    after = moments[-1] if after is None and moments else after
+    if after not in moments:
+        raise LabError(f"run '{run.id}' has no weights of the moment after task {after}; kept: {moments or 'none'}")
+    config = validated(run.config)
+    backbone = config.backbone.model_copy(update={"device": device or _here(config.backbone.device)})
+    if not all(run.scores["labels"]):
+        raise LabError(f"run '{run.id}' writes free text: only models that choose a class can be asked here")
+    tasks = [Task(name, tuple(labels), (), (), ()) for name, labels in zip(run.tasks, run.scores["labels"], strict=True)]
+    learner = Learner(config.model_copy(update={"backbone": backbone}), tasks)
+    trained_with = run.info.get("fingerprint", {}).get("backbone")
+    if trained_with and trained_with != learner.backbone.identity:
+        raise LabError(f"the backbone {backbone.name} is not the one that run '{run.id}' was trained with: it has changed since")
+    for t in range(after + 1):
+        learner.meet(t)
+    recall(run, learner, after)
+    learner.requires_grad_(False)
+    return Model(learner, after)
+
+
+def recall(run: Run, learner: Learner, after: int) -> None:
+    """Give a learner that has met the tasks 0..after the parameters of that moment, from the files of the run."""
+    state = run.dir / "state" / f"after_{after}"
+    try:
+        for k, name in enumerate(learner.bank.names):
+            changing = state / "experts" / name  # an expert that later tasks train on; others stand in the run folder once
+            learner.bank.load_expert(k, learner.bank.read(changing if changing.is_dir() else run.dir / "experts" / name))
+            learner.bank.trainable(k, False)
+        learner.classifier.load_state_dict(load_file(state / "classifier.safetensors"))
+        learner.router.load_state_dict(load_file(state / "router.safetensors") if learner.router.state_dict() else {})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise LabError(f"run '{run.id}' is damaged: {state.name} cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def _here(device: str) -> str:
+    """The device if this machine has it, else the CPU."""
+    try:
+        return str(resolve_device(device))
+    except LabError:
+        return "cpu"

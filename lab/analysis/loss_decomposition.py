@@ -1,0 +1,175 @@
+"""Where did it go? What each old task has lost since it was learned, split by re-evaluation with the modules as they were.
+
+R is the matrix of a finished run of T tasks, O_i[j] the score on task j after task i when the true task picks the expert, j < T:
+
+    R[j][j] - R[T][j] = router + experts + classifier + new_classes
+    router            = (O_T[j] - R[T][j]) - (O_j[j] - R[j][j])     how much the error of the router has grown since then
+    O_j[j] - O_T[j]   = experts + classifier + new_classes          what is lost even if routing is perfect
+
+The second line is split over what changed since task j was learned: the experts, the classifier's rows of the classes known
+then, and (scenario class only) the classes that compete since. s(S) is the score with the parts S as they are now and the others
+as they were, so s(none) = O_j[j] and s(all) = O_T[j]. The share of a part is its mean cost over all orders of changing them
+(Shapley), since no order is the right one and the terms must not depend on it. Parts that are equal bit for bit have the share 0
+without evaluation.
+
+Where no single expert is the model of a task (one shared expert, or experts trained while the earlier ones act), there is no
+perfect routing: `router` is None, s is measured with the run's own routing, and `experts` means experts and router together.
+The mean over old tasks is the negative of backward transfer, term by term.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lab.analysis.inference import recall
+from lab.config.resolve import validated
+from lab.core import atomic_io
+from lab.core.errors import LabError
+from lab.metrics.matrix import shares
+from lab.models.learner import Classifier, Learner
+from lab.run_folder.run import Run
+from lab.training import runner
+from lab.training.evaluation import evaluate
+from lab.training.trainer import EVALUATION_BATCH, Session
+
+TERMS = ("router", "experts", "classifier", "new_classes")
+FILE = "decomposition.json"
+
+
+def decompose(run: Run, watch: Callable[[str], None] = lambda task: None) -> dict[str, Any]:
+    """The decomposition of a finished run: read from its folder if it is there, else measured and kept there.
+
+    {"tasks": [{"task", "learned": R[j][j], "last": R[T][j], "loss", <terms>, "oracle_learned", "oracle_last"}, ...],
+    "mean": {"loss", <terms>}, "why": {<term that does not exist>: reason}}. `watch` is told each old task before its turn.
+    Raises LabError for a run that is not finished or keeps no state, and where its scores cannot be reproduced here.
+    """
+    found = run.decomposition
+    if not found:
+        found = _measure(run, watch)
+        atomic_io.write_json(run.dir / FILE, found)
+    return found
+
+
+def _measure(run: Run, watch: Callable[[str], None]) -> dict[str, Any]:
+    if run.protocol == "transfer":
+        raise LabError(f"run '{run.id}' is of protocol transfer: nothing is forgotten, adaptations begin from one moment")
+    if run.status != "finished" or len(run.matrix) < 2:
+        state = f"is {run.status}" if run.status != "finished" else "has learned one task only"
+        raise LabError(f"run '{run.id}' {state}: where its losses went can be asked of finished runs of two or more tasks")
+    session = reopened(run)
+    last = len(run.matrix) - 1
+    then, now = Learner(session.config, session.tasks), session.learner
+    for t in range(last + 1):
+        now.meet(t)
+    recall(run, now, last)
+    rows = []
+    for j in range(last):
+        watch(run.tasks[j])
+        then.meet(j)
+        recall(run, then, j)
+        rows.append(_row(run, session, then, j))
+    names = ("loss", *TERMS)
+    mean = {name: None if rows[0][name] is None else sum(row[name] for row in rows) / last for name in names}
+    return {"tasks": rows, "mean": mean, "why": _why(session)}
+
+
+def reopened(run: Run) -> Session:
+    """The session of the run before training; LabError where it kept no moments, or data or backbone are not those of the run."""
+    if not (run.dir / "state" / "after_0" / "classifier.safetensors").is_file():
+        raise LabError(
+            f"run '{run.id}' has no files of its moments (state/after_0): only a run that kept them can be looked back at"
+        )
+    session = runner.session(validated(run.config), runs=False)
+    if run.info.get("fingerprint") != session.fingerprint():
+        raise LabError(f"the data or the backbone of run '{run.id}' have changed since it was made: it cannot be evaluated again")
+    return session
+
+
+def _why(session: Session) -> dict[str, str]:
+    """Reasons of the terms that do not exist."""
+    why = {}
+    if not session.learner.isolated:
+        one = len(session.learner.pool) == 1
+        shared = "there is one shared expert: nothing to route" if one else "every task trains all experts: none is a task's own"
+        why["router"] = "experts act together: none alone is the model of a task"
+        why["router"] = why["router"] if session.learner.per_task else shared
+    if session.tasks[0].generates:
+        why["new_classes"] = "answers are free text: there are no classes"
+    elif session.config.scenario != "class":
+        own = {"task": "only the classes of the given task compete", "domain": "all tasks have the same classes"}
+        why["new_classes"] = own[session.config.scenario]
+    return why
+
+
+def _row(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
+    """The terms of old task j; `then` is the learner after task j, the session's learner the one after the last task."""
+    now, last, oracle = session.learner, len(run.matrix) - 1, session.learner.isolated
+    old = _classifier(then.classifier, now.classifier)
+    changed = {
+        "experts": not _equal(_modules(then, j, oracle), _modules(now, j, oracle)),
+        "classifier": not _equal(dict(old.named_parameters()), dict(now.classifier.named_parameters())),
+        "new_classes": session.config.scenario == "class" and not session.tasks[0].generates,
+    }
+    parts = [part for part, differs in changed.items() if differs]
+
+    @cache
+    def score(new: frozenset[str]) -> float:
+        learner = then if changed["experts"] and "experts" not in new else now
+        classifier = now.classifier if "classifier" in new or not changed["classifier"] else old
+        seen = last + 1 if "new_classes" in new or not changed["new_classes"] else j + 1
+        with _with(learner, classifier):
+            *_, found = evaluate(learner, session.rows[j, "test"], seen, EVALUATION_BATCH, oracle)
+        return found.score
+
+    learned, kept, before, after = run.matrix[j][j], run.matrix[last][j], score(frozenset()), score(frozenset(parts))
+    expected = {"after the last task": (after, run.scores["oracle"][j] if oracle else kept)}
+    expected |= {} if oracle else {"when it was learned": (before, learned)}
+    for moment, (here, recorded) in expected.items():
+        if here != recorded:
+            raise LabError(
+                f"the scores of run '{run.id}' are not reproduced here: task '{run.tasks[j]}' {moment} had {recorded:.4f}, "
+                f"now {here:.4f}; use the machine and the versions that made it (env.json)"
+            )
+    row = {"task": run.tasks[j], "learned": learned, "last": kept, "loss": learned - kept}
+    row["router"] = (after - kept) - (before - learned) if oracle else None
+    row |= dict.fromkeys(TERMS[1:], 0.0) | shares(score, parts)
+    row["new_classes"] = row["new_classes"] if changed["new_classes"] else None
+    return row | {"oracle_learned": before if oracle else None, "oracle_last": after if oracle else None}
+
+
+def _modules(learner: Learner, j: int, oracle: bool) -> dict[str, Tensor]:
+    """What `experts` stands for: with perfect routing the expert of task j, else all experts and the router."""
+    if oracle and not learner.router.holds_experts:
+        return dict(learner.bank.expert(j))
+    experts = {f"{k}.{name}": p for k in range(len(learner.bank)) for name, p in learner.bank.expert(k).items()}
+    return experts | {f"router.{name}": tensor for name, tensor in learner.router.state_dict().items()}
+
+
+def _equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def _classifier(then: Classifier, now: Classifier) -> Classifier:
+    """The classifier as it was, with the rows of later classes as they are now; without new classes simply as it was."""
+    if then.shared_rows:
+        return then
+    mixed = copy.deepcopy(now)
+    for own, block in ((mixed.weight, then.weight), (mixed.bias, then.bias)):
+        for t, parameter in enumerate(block):
+            own[t] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+    return mixed
+
+
+@contextmanager
+def _with(learner: Learner, classifier: Classifier) -> Iterator[None]:
+    """Inside the block the learner has another classifier."""
+    kept, learner.classifier = learner.classifier, classifier
+    try:
+        yield
+    finally:
+        learner.classifier = kept

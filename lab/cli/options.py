@@ -1,0 +1,28 @@
+"""What all commands share: how they are declared, and two options."""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lab.core.errors import LabError
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
+Runs = Annotated[Path | None, typer.Option("--runs", help="folder of runs (default: $LAB_RUNS, else runs/)")]
+
+
+def command(function: Callable, of: typer.Typer) -> Callable:
+    """A command whose LabErrors become one line on stderr and exit code 2."""
+
+    @wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except LabError as error:
+            print(f"lab: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+
+    return of.command(name=function.__name__.strip("_"))(guarded)

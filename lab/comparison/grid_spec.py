@@ -1,0 +1,303 @@
+"""The cells of a grid file: recipes x streams x scenarios x swept values x orders x seeds, each with its configuration resolved.
+
+A cell is named by the content of that configuration, so that it is the same cell in every grid that holds it.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+
+from lab import views
+from lab.config.resolve import configure, read_recipe
+from lab.config.schema import RunConfig, Section
+from lab.core import registry
+from lab.core.errors import LabError, bad_yaml, unknown
+from lab.data import loading
+from lab.run_folder.run import slug
+from lab.training.trainer import resolved
+
+SHOWN = 3  # places of one problem that are named
+GRIDS = Path(__file__).parent / "grids"
+AXES = {
+    "recipe": "recipes",
+    "seed": "seeds",
+    "scenario": "scenarios",
+    "stream": "stream",
+    "stream.name": "stream",
+    "backbone": "backbone",
+    "backbone.name": "backbone",
+}
+
+
+class Problems(dict[str, list[str]]):
+    """What cannot be, and where; collected, so that all of it is said at once."""
+
+    def note(self, problem: LabError | str, where: str) -> None:
+        self.setdefault(str(problem), []).append(where)
+
+    def refuse(self, grid: str) -> None:
+        """LabError if there are problems: one line for one, else one line each."""
+        found = [f"{problem} ({_places([*dict.fromkeys(where)])})" for problem, where in self.items()]
+        if found:
+            many = f"{len(found)} problems\n  " + "\n  ".join(found)
+            raise LabError(f"grid {grid}: {found[0] if len(found) == 1 else many}")
+
+
+def _places(where: Sequence[str]) -> str:
+    """The first places, and how many more there are."""
+    more = f" and {len(where) - SHOWN} more" if len(where) > SHOWN else ""
+    return ", ".join(where[:SHOWN]) + more
+
+
+# -- the file --------------------------------------------------------------------------------------------------------------
+
+
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # as in a run
+
+
+class RandomOrders(Section):
+    random: int = Field(ge=1, le=1000, description="how many different random orders")
+    seed: int = Field(0, ge=0, description="of the orders; the same for all streams, recipes and seeds")
+
+
+class GridFile(Section):
+    """What stands in a grid file."""
+
+    about: str = Field("", description="what the grid is for, for people")
+    recipes: list[str] = Field(min_length=1, description="shipped recipes, or YAML files beside the grid file")
+    stream: str | None = Field(None, description="one stream")
+    streams: list[str] = Field([], description="several streams")
+    backbone: str | None = Field(None, description="minilm, tiny, a hub id or a folder; null: that of the recipe")
+    scenarios: list[Literal["task", "domain", "class"]] = Field(["class"], min_length=1, description="scenarios")
+    orders: list[list[str] | str] | RandomOrders = Field(
+        [], description="lists of tasks, names of published orders, or {random: k}; empty: the order of the stream"
+    )
+    seeds: list[Seed] = Field([0], min_length=1, description="seeds")
+    set: dict[str, Any] = Field({}, description="options that hold for all cells")
+    sweep: dict[str, list[Any]] = Field(
+        {}, description="options and the values among which validation chooses, per method; x0.5 means half of the recipe's own"
+    )
+    sweep_seed: Seed | None = Field(None, description="the seed of the sweep; null: the first of `seeds`")
+
+    @field_validator("recipes", "streams", "scenarios", "orders", "seeds")
+    @classmethod
+    def _once(cls, given: Any) -> Any:
+        """Nothing may be named twice."""
+        for value in given if isinstance(given, list) else []:
+            if given.count(value) > 1:
+                raise ValueError(f"names {value!r} twice")
+        return given
+
+    def all_streams(self) -> list[str | None]:
+        return [*self.streams] or [self.stream]
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """Every combination of the swept values; every method gets all of them."""
+        return [dict(zip(self.sweep, values, strict=True)) for values in itertools.product(*self.sweep.values())]
+
+    @property
+    def first_seed(self) -> int:
+        """The seed of the sweep."""
+        return self.seeds[0] if self.sweep_seed is None else self.sweep_seed
+
+
+def read(file: str | Path) -> tuple[Path, GridFile]:
+    """A grid file by its path, or a shipped one by its name; LabError says which field is wrong and what it may be."""
+    path = Path(file) if str(file).endswith((".yaml", ".yml")) else GRIDS / f"{file}.yaml"
+    if not path.is_file():
+        shipped = [shipped.stem for shipped in GRIDS.glob("*.yaml")]
+        raise unknown("grid", str(file), shipped) if path.parent == GRIDS else LabError(f"there is no grid file {path}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise bad_yaml(f"grid {path.name}", error) from error
+    if not isinstance(content, dict):
+        raise LabError(f"grid {path.name} must be a mapping with recipes, stream, seeds, ..., not {type(content).__name__}")
+    try:
+        grid = GridFile(**content)
+    except ValidationError as error:
+        raise LabError(f"grid {path.name}: {registry.explain(error, GridFile)}") from error
+    _refuse(path, grid)
+    return path, grid
+
+
+def _refuse(path: Path, grid: GridFile) -> None:
+    """What no cell could make up for."""
+    where = f"grid {path.name}"
+    if grid.stream and grid.streams:
+        raise LabError(f"{where}: stream and streams exclude each other: write one of them")
+    for name in (*grid.set, *grid.sweep):
+        if name in AXES:
+            raise LabError(f"{where}: '{name}' is an axis of its own: write {AXES[name]}: ... beside set and sweep")
+        if name in grid.set and name in grid.sweep:
+            raise LabError(f"{where}: '{name}' stands in set and in sweep: choose one")
+        if name == "stream.tasks" and (name in grid.sweep or (isinstance(grid.orders, list) and grid.orders)):
+            raise LabError(f"{where}: '{name}' and orders both say which tasks are learned: write orders alone")
+    for name, values in grid.sweep.items():
+        if not values:
+            raise LabError(f"{where}: sweep.{name} is empty: write at least one value")
+
+
+# -- cells -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid, with its configuration resolved."""
+
+    config: RunConfig
+    values: dict[str, Any]  # of the swept options
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over the resolved configuration, the first 64 bits."""
+        content = self.config.model_dump(mode="json", exclude={"about", "scenarios"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
+    def id(self) -> str:
+        """Its run id."""
+        return f"{slug(self.config.recipe)}-{slug(self.config.stream.name)}"[:50] + f"-s{self.config.seed}-{self.hash}"
+
+    @property
+    def key(self) -> tuple[int, tuple[str, ...]]:
+        """Seed and order: what pairs the cells of two methods."""
+        return self.config.seed, tuple(self.config.stream.tasks)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Values a method may be given: the cell they are judged by, and the cells of all seeds and orders."""
+
+    values: dict[str, Any]
+    trial: Cell
+    finals: list[Cell]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is compared: a recipe on a stream in a scenario, with the values it may be given."""
+
+    recipe: str
+    stream: str
+    scenario: str
+    candidates: list[Candidate]
+
+    @property
+    def peers(self) -> tuple[str, str]:
+        """Rows may be compared where this is equal."""
+        return self.stream, self.scenario
+
+
+# -- from the file to the cells --------------------------------------------------------------------------------------------
+
+
+def make_rows(path: Path, grid: GridFile, threads: int, folder: Path | None) -> list[Row]:
+    """All rows of a grid file with all their cells; LabError lists every problem of every cell.
+
+    `threads`: CPU threads of a cell where its configuration leaves them to the machine, at most. `folder`: of the runs whose
+    experts cells may begin with.
+    """
+    rows, problems = [], Problems()
+    for recipe, stream, scenario in itertools.product(grid.recipes, grid.all_streams(), grid.scenarios):
+        beside = path.parent / recipe
+        found = str(beside) if recipe.endswith((".yaml", ".yml")) and beside.is_file() else recipe
+        candidates: list[Candidate] = []
+        for values in grid.combinations():
+            try:
+                candidates.append(_candidate(grid, found, stream, scenario, values, threads, folder))
+            except LabError as error:
+                problems.note(error, f"{recipe}{f' on {stream}' if stream else ''}, scenario {scenario}")
+        if len(candidates) == len(grid.combinations()):
+            config = candidates[0].trial.config
+            rows.append(Row(config.recipe, config.stream.name, scenario, candidates))
+    _refuse_doubles(rows, problems)
+    problems.refuse(path.name)
+    return rows
+
+
+def _candidate(
+    grid: GridFile, recipe: str, stream: str | None, scenario: str, values: dict[str, Any], threads: int, folder: Path | None
+) -> Candidate:
+    """The cells of some swept values."""
+    named = {"stream": stream, "backbone": grid.backbone, "scenario": scenario}
+    own = read_recipe(recipe).get("methods") or {}
+    for name in (*grid.set, *values):
+        section, _, method = name.partition(".")
+        if section == "methods" and method and method.split(".")[0] not in own:
+            raise LabError(f"'{name}': the recipe has no method '{method.split('.')[0]}'; a recipe file of your own can add it")
+    axes = {name: value for name, value in named.items() if value is not None}
+    fixed = [f"{name}={json.dumps(value)}" for name, value in grid.set.items()]
+    usual = configure(recipe, fixed, **axes).to_dict() if any(map(_factor, values.values())) else {}
+    values = {name: _times(views.pick(usual, name), value, name) if _factor(value) else value for name, value in values.items()}
+    config = configure(recipe, [*fixed, *(f"{name}={json.dumps(value)}" for name, value in values.items())], **axes)
+    given = {name: views.pick(config.to_dict(), name) for name in values}
+    orders = _orders(grid, config)
+    finals = [_cell(config, order, seed, given, threads, folder) for order in orders for seed in grid.seeds]
+    return Candidate(given, _cell(config, orders[0], grid.first_seed, given, threads, folder), finals)
+
+
+def _factor(value: Any) -> float | None:
+    """The number in a swept value like x0.5."""
+    match = re.fullmatch(r"x(\d+\.?\d*)", value) if isinstance(value, str) else None
+    return float(match[1]) if match else None
+
+
+def _times(usual: Any, value: str, name: str) -> float:
+    """The recipe's own value of an option times a factor, to twelve digits, so that 3 * 0.1 is called 0.3."""
+    if isinstance(usual, bool) or not isinstance(usual, int | float):
+        raise LabError(f"sweep.{name}: {value} is a multiple of the recipe's own value, which is {usual!r}: write values")
+    return float(f"{usual * _factor(value):.12g}")
+
+
+def _orders(grid: GridFile, config: RunConfig) -> list[list[str]]:
+    """The orders of the tasks of a stream."""
+    stream = loading.open_stream(config.stream.name, config.stream.sources)
+    usual, wanted = loading.task_order(stream, config.stream.tasks), grid.orders
+    if isinstance(wanted, RandomOrders):
+        if wanted.random > math.factorial(len(usual)):
+            raise LabError(f"orders.random = {wanted.random}: {len(usual)} tasks have fewer orders than that")
+        found: list[list[str]] = []
+        for number in itertools.count():
+            drawn = random.Random(f"{wanted.seed}/{number}").sample(sorted(usual), len(usual))
+            found += [drawn] if drawn not in found else []
+            if len(found) == wanted.random:
+                return found
+    found = [loading.task_order(stream, order) for order in wanted] or [usual]
+    for order in found:
+        if found.count(order) > 1:
+            raise LabError(f"orders hold {' > '.join(order)} twice")
+        if sorted(order) != sorted(found[0]):
+            raise LabError(f"orders are to hold the same tasks: {' > '.join(found[0])} and {' > '.join(order)} do not")
+    return found
+
+
+def _cell(config: RunConfig, order: list[str], seed: int, values: dict[str, Any], threads: int, folder: Path | None) -> Cell:
+    made = resolved(config.model_copy(update={"seed": seed}), order, folder)
+    if not config.backbone.threads:
+        backbone = made.backbone.model_copy(update={"threads": min(made.backbone.threads, threads)})
+        made = made.model_copy(update={"backbone": backbone})
+    return Cell(made, values)
+
+
+def _refuse_doubles(rows: Sequence[Row], problems: Problems) -> None:
+    """Names by which rows and values are told apart must differ."""
+    names = [(row.recipe, *row.peers) for row in rows]
+    for row in rows:
+        if names.count((row.recipe, *row.peers)) > 1:
+            problems.note(f"two recipes are called '{row.recipe}': rename one of the files", row.stream)
+        values = [candidate.values for candidate in row.candidates]
+        for value in values:
+            if values.count(value) > 1:
+                problems.note(f"sweep holds {', '.join(f'{name}={given}' for name, given in value.items())} twice", row.recipe)

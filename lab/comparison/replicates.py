@@ -1,0 +1,130 @@
+"""Tables of methods that were repeated: paired differences, what the order of the tasks changes, and sweeps of an option.
+
+Repetitions are runs that differ in the seed, in the order of the tasks, or in the option that is swept. Pure functions from Run
+objects to pandas; what a few repetitions allow to say stands in `lab.metrics.intervals`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lab import views
+from lab.core.errors import LabError, unknown
+from lab.metrics.intervals import by_position, interval
+from lab.run_folder.run import Run
+
+COMPARED = ("average_accuracy", "forgetting", "backward_transfer", "learning_accuracy")  # of runs on a stream
+ONE_ADAPTER = ("sequential", "shared")  # the plain recipes, of a stream and of transfer
+
+
+def compared(runs: Sequence[Run]) -> list[views.Measure]:
+    """The measures of which differences are taken: `COMPARED`; of transfer runs the scores with shots and the alignment."""
+    results = [run.result() for run in runs]
+    if any(run.protocol == "transfer" for run in runs):
+        return views.tested(results)
+    return [measure for measure in views.measures(results) if measure.path in COMPARED]
+
+
+def reference(runs: Sequence[Run]) -> str:
+    """Label of the method that others are compared with at first: one adapter for all tasks where it is there, else the first."""
+    groups = views.groups(runs)
+    return next((group.label for group in groups if group.recipe in ONE_ADAPTER), groups[0].label)
+
+
+def differences(runs: Sequence[Run], baseline: str) -> pd.DataFrame:
+    """Every group of runs minus the group labelled `baseline`, long form; see `views.differences`.
+
+    Columns: label, recipe, measure (of `compared`), n (pairs), mean, low, high, p, claim, why. LabError where no group has that
+    label.
+    """
+    groups = {group.label: group for group in views.groups(runs)}
+    if baseline not in groups:
+        raise unknown("method", baseline, [*groups])
+    base = groups.pop(baseline)
+    ordered = [run for group in (*groups.values(), base) for run in group.runs]  # so that the baseline is always the second
+    found = pd.concat([views.differences(ordered, measure.path) for measure in compared(runs)])
+    found = found[found["second"] == baseline].rename(columns={"first": "label"}).drop(columns="second")
+    found.insert(1, "recipe", [groups[label].recipe for label in found["label"]])
+    return found.reset_index(drop=True).astype(dict.fromkeys(("mean", "low", "high", "p"), float))
+
+
+def repetitions(runs: Sequence[Run], among: Sequence[Run]) -> list[Run]:
+    """The runs of `among` that differ from one of `runs` in nothing but seed, order of the tasks and learning rate."""
+    wanted = {run.dir for run in runs}
+    families = views.groups(among, ("seed", "stream.tasks", "train.lr"))
+    return [run for family in families if wanted & {run.dir for run in family.runs} for run in family.runs]
+
+
+def positions(runs: Sequence[Run]) -> pd.DataFrame:
+    """What standing at each place of the stream does to a task's score in the end, per group of runs in several orders.
+
+    Columns: label, recipe, position (from 1), orders, n, mean, low, high, why; `mean` is against the task's own mean over the
+    orders, see `statistics.by_position`.
+    """
+    rows = []
+    for group in views.groups(runs):
+        orders = len({tuple(run.tasks) for run in group.runs})
+        last = [dict(zip(run.tasks, run.matrix[-1], strict=True)) for run in group.runs if views.complete(run)]
+        for place, found in enumerate(by_position(last), 1):
+            rows.append({"label": group.label, "recipe": group.recipe, "position": place, "orders": orders, **asdict(found)})
+    columns = ["label", "recipe", "position", "orders", "n", "mean", "low", "high", "why"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("mean", "low", "high"), float))
+
+
+def orders(runs: Sequence[Run]) -> pd.DataFrame:
+    """Average accuracy and forgetting of every order that was run: label, order, n, average_accuracy, low, high, forgetting."""
+    rows = []
+    for group in views.groups(runs):
+        for order in dict.fromkeys(tuple(run.tasks) for run in group.runs if views.complete(run)):
+            results = [run.result() for run in group.runs if tuple(run.tasks) == order]
+            found = interval([result["average_accuracy"] for result in results])
+            lost = [result["forgetting"] for result in results]
+            row = {"label": group.label, "order": " → ".join(order), "n": found.n, "average_accuracy": found.mean}
+            rows.append(row | {"low": found.low, "high": found.high, "forgetting": np.nan if None in lost else np.mean(lost)})
+    columns = ["label", "order", "n", "average_accuracy", "low", "high", "forgetting"]
+    return pd.DataFrame(rows, columns=columns).astype({"low": float, "high": float})
+
+
+def sweep(runs: Sequence[Run], option: str = "train.lr") -> pd.DataFrame:
+    """Validation score against an option, per group of runs that differ in it (and in the seed) and in nothing else.
+
+    Columns: label, recipe, value, n, mean, low, high, best. The score is the mean over tasks after the last one; `best` marks
+    the value that selection would take, the first of equals, from the seeds and orders that all values have. LabError for an
+    option that a run lacks or that is no number.
+    """
+    section, _, name = option.rpartition(".")
+    rows = []
+    for group in views.groups(runs, ("seed", option)):
+        scores: dict[float, dict[Any, float]] = {}
+        for run in group.runs:
+            value = (views.pick(run.config, section) or {}).get(name) if section else run.config.get(name)
+            if not isinstance(value, int | float):
+                raise LabError(f"run '{run.id}' has no number {option} that could be swept")
+            if run.validation is not None:
+                scores.setdefault(value, {})[views.circumstances(run)] = run.validation
+        found = {value: interval([*scores[value].values()]) for value in sorted(scores)}
+        common = set.intersection(*map(set, scores.values())) if scores else set()
+        best = max(found, key=lambda value: sum(scores[value][one] for one in common)) if common else None
+        if len(found) > 1:
+            rows += [
+                {"label": group.label, "recipe": group.recipe, "value": value, "best": value == best, **asdict(one)}
+                for value, one in found.items()
+            ]
+    columns = ["label", "recipe", "value", "n", "mean", "low", "high", "best"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("value", "mean", "low", "high"), float))
+
+
+def tradeoff(runs: Sequence[Run]) -> pd.DataFrame:
+    """Plasticity against stability: label, recipe, n, and per group of runs learning and average accuracy with their intervals.
+
+    Average accuracy equals learning accuracy if nothing was lost; their difference is (1 - 1/T) times backward transfer.
+    """
+    found = views.summary(runs)
+    found = found[found["measure"].isin(("learning_accuracy", "average_accuracy"))]
+    wide = found.pivot(index="label", columns="measure", values=["value", "low", "high"])
+    wide.columns = [name if what == "value" else f"{name}_{what}" for what, name in wide.columns]
+    about = found.drop_duplicates("label")[["label", "recipe", "n"]]
+    return about.merge(wide, left_on="label", right_index=True).reset_index(drop=True)

@@ -1,0 +1,186 @@
+"""From a recipe and overrides to a checked configuration, and back to the command that gives it.
+
+Precedence: defaults < recipe file < what fits the stream < `-o key=value`. Everything is checked before a model is loaded.
+"""
+
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from lab.config.schema import CUSTOM, RunConfig
+from lab.config.validation import consistent
+from lab.core import registry
+from lab.core.errors import LabError, bad_yaml, unknown
+
+RECIPES = Path(__file__).parent / "recipes"
+NAMED = ("stream", "backbone", "experts", "router")  # sections that may be given by their name alone
+
+# -- recipes ---------------------------------------------------------------------------------------------------------------
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def recipes() -> list[dict[str, Any]]:
+    """Name, description and settings of every shipped recipe."""
+    contents = {name: read_recipe(name) for name in recipe_names()}
+    return [{"name": name, "about": content.get("about", ""), "settings": content} for name, content in contents.items()]
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Settings of a shipped recipe or of a YAML file; a recipe may start from another one named by `base`."""
+    return _read(name, Path(), ())
+
+
+def _read(name: str, beside: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """A recipe over its bases; files are found relative to the folder `beside`; `above` are the recipes that lead here."""
+    path = beside / name if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if path.resolve() in above:
+        raise LabError(f"recipe {path.name} is its own base: {' > '.join(p.name for p in (*above, path))}")
+    if not path.is_file():
+        raise unknown("recipe", name, recipe_names()) if path.parent == RECIPES else LabError(f"there is no recipe file {path}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise bad_yaml(f"recipe {path.name}", error) from error
+    if not isinstance(content, dict):
+        raise LabError(f"recipe {path.name} must be a mapping of options to values, not {type(content).__name__}")
+    base = content.pop("base", None)
+    if base is not None and not isinstance(base, str):
+        raise LabError(f"recipe {path.name}: base = {base!r} must be the name of a recipe or a YAML file")
+    start = _read(base, path.parent, (*above, path.resolve())) if base else {}
+    return merged(start, content) | {"recipe": content.get("recipe", path.stem)}
+
+
+def merged(base: Any, change: Any) -> Any:
+    """`change` over `base`, section by section; naming another plug-in drops the options of the old one."""
+    if not isinstance(base, dict) or not isinstance(change, dict):
+        return change
+    if "name" in base and change.get("name", base["name"]) != base["name"]:
+        base = {}
+    return base | {key: merged(base.get(key), value) for key, value in change.items()}
+
+
+# -- overrides -------------------------------------------------------------------------------------------------------------
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """`a.b=value` as a nested mapping; the value is read as YAML (numbers, true, null, [lists])."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise LabError(f"'{text}' is not an option: write key=value, for example train.lr=0.001")
+    parsed: Any = value  # what YAML takes for a date that does not exist is text
+    try:
+        parsed = yaml.safe_load(value)
+        if isinstance(parsed, str):  # YAML reads 1e-3 as text
+            parsed = float(parsed)
+    except ValueError:
+        pass
+    except yaml.YAMLError as error:
+        raise LabError(f"the value of '{key.strip()}' cannot be read: {value}") from error
+    path = key.strip().split(".")
+    if path[0] in NAMED and len(path) == 1 and isinstance(parsed, str):
+        path = [*path, "name"]
+    for part in reversed(path):
+        parsed = {part: parsed}
+    return parsed
+
+
+def written(value: Any) -> str:
+    """A value as YAML on one line, as `-o` reads it."""
+    if isinstance(value, float):
+        return f"{value:g}" if math.isclose(float(f"{value:g}"), value, rel_tol=1e-12) else repr(value)
+    if isinstance(value, str) and value:
+        with suppress(yaml.YAMLError):  # what cannot be read stands in quotes
+            if yaml.safe_load(value) == value:
+                return value
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...").strip()
+
+
+def command_line(content: dict[str, Any]) -> str:
+    """The shortest `lab run` that computes what the resolved configuration `content` says.
+
+    Raises LabError for a configuration that options over the recipes of this version cannot express.
+    """
+    for recipe in dict.fromkeys([content["recipe"] if content["recipe"] in recipe_names() else CUSTOM, CUSTOM]):
+        changes = [f"{path}={written(value)}" for path, value in _differences(configure(recipe).to_dict(), content)]
+        for change in list(changes):  # naming a plug-in brings its defaults, so some say nothing
+            rest = [other for other in changes if other != change]
+            changes = rest if _gives(recipe, rest, content) else changes
+        if _gives(recipe, changes, content):
+            return shlex.join(["lab", "run", recipe, *(word for change in changes for word in ("-o", change))])
+    raise LabError("this configuration cannot be written as options over a recipe of this version")
+
+
+def _differences(base: Any, wanted: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Options of `wanted` that are not those of `base`, by dotted path; another plug-in comes with all of its options."""
+    base = base if isinstance(base, dict) and base.get("name") == wanted.get("name") else {}
+    for name, value in wanted.items():
+        if isinstance(value, dict) and value:
+            yield from _differences(base.get(name), value, f"{prefix}{name}.")
+        elif prefix + name != "about" and base.get(name, ...) != value:
+            yield prefix + name, value
+
+
+def _gives(recipe: str, changes: Sequence[str], content: dict[str, Any]) -> bool:
+    """Whether these options over a recipe are this configuration; what it is about does not count."""
+    try:
+        return configure(recipe, changes).to_dict() | {"about": ""} == content | {"about": ""}
+    except LabError:
+        return False
+
+
+def configure(recipe: str = CUSTOM, overrides: Sequence[str] = (), **settings: Any) -> RunConfig:
+    """A validated configuration: defaults < recipe < what fits the stream < overrides (`key=value`) < settings.
+
+    `settings` are top-level fields, or `stream`, `backbone`, `router` given by name. Raises LabError with the nearest
+    valid name for a misspelt one.
+    """
+    change: dict[str, Any] = {}  # first on their own: `-o router.heads=2 -o router=oracle` keeps the heads
+    for text in overrides:
+        change = merged(change, parse_override(text))
+    for name, value in settings.items():
+        change = merged(change, {name: {"name": value} if name in NAMED and isinstance(value, str) else value})
+    return validated(merged(start(recipe, change), change))
+
+
+def start(recipe: str, change: dict[str, Any]) -> dict[str, Any]:
+    """What `change` is laid over: a recipe, with what fits the stream that is then in use."""
+    content = read_recipe(recipe) if recipe != CUSTOM else {"recipe": CUSTOM}
+    return fitted(content, _stream(merged(content, change)))
+
+
+def fitted(content: dict[str, Any], stream: str | None) -> dict[str, Any]:
+    """A recipe with the settings that fit a stream; they give way to those of a recipe that names the stream itself."""
+    fit = registry.streams.get(stream).fit if stream in registry.streams.names() else {}
+    return merged(fit, content) if _stream(content) == stream else merged(content, fit)
+
+
+def _stream(content: dict[str, Any]) -> str | None:
+    """The name of the stream in plain settings; None where several are joined, or none is named."""
+    given = content.get("stream")
+    given = {"name": given} if isinstance(given, str) else given
+    return given.get("name") if isinstance(given, dict) and not given.get("sources") else None
+
+
+def validated(content: dict[str, Any]) -> RunConfig:
+    """RunConfig from plain values; every mistake is one line that names the field and what is allowed."""
+    return consistent(typed(content))
+
+
+def typed(content: dict[str, Any]) -> RunConfig:
+    """The same without the question whether the settings go together, for a form that is still being filled."""
+    content = {name: {"name": value} if name in NAMED and isinstance(value, str) else value for name, value in content.items()}
+    content = merged({"experts": {"name": "lora"}, "router": {"name": "uniform"}}, content)
+    try:
+        return RunConfig(**content)
+    except ValidationError as error:
+        raise LabError(registry.explain(error, RunConfig)) from error

@@ -1,0 +1,1 @@
+"""Streams of tasks, and texts as batches."""

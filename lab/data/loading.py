@@ -1,0 +1,156 @@
+"""From the name of a stream to its tasks: a folder, a folder under LAB_DATA, or a stream of the registry, in this order."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from lab.config.schema import StreamConfig
+from lab.core.errors import LabError, unknown
+from lab.core.registry import streams
+from lab.data.folder_stream import FolderStream
+from lab.data.stream import Stream, Task, as_text, check, limited, order
+
+
+class JoinedStream(Stream):
+    """Several streams as one; published orders of any stream whose tasks are all here come along."""
+
+    def __init__(self, parts: Mapping[str, Stream]):
+        """Join streams given by name. Raises LabError if two of them have a task of the same name."""
+        self.parts: dict[str, Stream] = {}
+        source: dict[str, str] = {}
+        for title, part in parts.items():
+            for task in part.names():
+                if task in self.parts:
+                    both = f"'{source[task]}' and '{title}'"
+                    raise LabError(f"stream.sources: {both} both have a task '{task}'; rename its folder or drop a source")
+                self.parts[task], source[task] = part, title
+        self.name = "+".join(parts)
+        self.orders = _published(streams.names(), self.parts)
+        for part in parts.values():
+            self.orders.update(part.orders)
+
+    def names(self) -> list[str]:
+        return sorted(self.parts)
+
+    def load(self, name: str) -> Task:
+        if name not in self.parts:
+            raise unknown("task", name, self.names())
+        return self.parts[name].load(name)
+
+
+def open_stream(name: str, sources: Sequence[str] = ()) -> Stream:
+    """The stream called `name`: a path, else `$LAB_DATA/<name>`, else a registered stream. `sources`, if any, are joined instead.
+
+    A folder under the name of a benchmark carries the benchmark's orders, as far as its tasks are all there.
+    Raises LabError with the nearest name if there is none.
+    """
+    if sources:
+        repeated = sorted({source for source in sources if sources.count(source) > 1})
+        if repeated:
+            raise LabError(f"stream.sources names '{repeated[0]}' twice")
+        return JoinedStream({source: open_stream(source) for source in sources}) if len(sources) > 1 else open_stream(sources[0])
+    path = Path(name).expanduser()
+    if os.sep in name or "/" in name or (name and path.is_dir() and name not in streams.names()):
+        return _folder(path)
+    shelf = _lab_data()
+    if shelf is not None and name and (shelf / name).is_dir():
+        return _folder(shelf / name)
+    if name in streams.names():
+        stream: Stream = streams.get(name)()
+        return stream
+    raise unknown("stream", name, {*streams.names(), *folders()})
+
+
+def folders() -> list[str]:
+    """Names of the stream folders under LAB_DATA; LabError if that is no folder."""
+    shelf = _lab_data()
+    return [] if shelf is None else [entry.name for entry in shelf.iterdir() if entry.is_dir() and entry.name[0] != "."]
+
+
+def load_tasks(
+    name: str,
+    sources: Sequence[str] = (),
+    tasks: Sequence[str] | str | None = None,
+    seed: int = 0,
+    max_train: int | None = None,
+    max_validation: int | None = None,
+    max_test: int | None = None,
+    labels_as_text: bool = False,
+    max_per_label: int | None = None,
+) -> list[Task]:
+    """The tasks of a stream in their order, each checked whole and then sub-sampled, and last with labels as text if asked.
+
+    `tasks` is a list of names, the name of a published order of the stream ("mtl5-i"), or None for all, alphabetically.
+    Raises LabError for an unknown name, for a task that `check` refuses, and for fewer training examples than labels.
+    """
+    stream = open_stream(name, sources)
+    loaded = [check(stream.load(task)) for task in task_order(stream, tasks)]
+    limits = {"max_train": max_train, "max_validation": max_validation, "max_test": max_test, "max_per_label": max_per_label}
+    return [_used(task, seed, limits, labels_as_text) for task in loaded]
+
+
+def tasks_of(stream: StreamConfig, seed: int, whole: dict[tuple[str, ...], Task] | None = None) -> list[Task]:
+    """The tasks of a run at a seed, in its order, as `load_tasks` gives them. `whole` keeps all that was read, for other runs."""
+    opened, whole = open_stream(stream.name, stream.sources), {} if whole is None else whole
+    names = task_order(opened, stream.tasks)
+    for name in names:
+        if (stream.name, *stream.sources, name) not in whole:
+            whole[stream.name, *stream.sources, name] = check(opened.load(name))
+    found = [whole[stream.name, *stream.sources, name] for name in names]
+    return [_used(task, seed, stream.limits, stream.labels_as_text) for task in found]
+
+
+def _used(task: Task, seed: int, limits: Mapping[str, int | None], labels_as_text: bool) -> Task:
+    """What is used of a task that was read whole."""
+    most = limits["max_train"]
+    if most is not None and most < len(task.labels):
+        raise LabError(
+            f"stream.max_train = {most} is less than the {len(task.labels)} labels of task '{task.name}': "
+            "give each label at least one example"
+        )
+    task = limited(task, seed, **limits)
+    return as_text(task) if labels_as_text else task
+
+
+def task_order(stream: Stream, tasks: Sequence[str] | str | None) -> list[str]:
+    """Names of the tasks in their order: a list of names, a published order of the stream, or None for all, alphabetically."""
+    if isinstance(tasks, str):
+        if tasks not in stream.orders:
+            raise unknown("order", tasks, stream.orders)
+        tasks = stream.orders[tasks]
+    return order(stream.names(), tasks)
+
+
+def _folder(path: Path) -> FolderStream:
+    stream = FolderStream(path)
+    if stream.name in streams.names():
+        stream.orders = _published([stream.name], stream.names())
+    return stream
+
+
+def _lab_data() -> Path | None:
+    """The folder of stream folders that LAB_DATA names, if it is set."""
+    value = os.environ.get("LAB_DATA")
+    if not value:
+        return None
+    path = Path(value).expanduser()
+    if not path.is_dir():
+        raise LabError(f"LAB_DATA={value} is not a folder; set it to a folder of stream folders, or unset it")
+    return path
+
+
+def _published(benchmarks: Iterable[str], tasks: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Orders of these benchmarks whose tasks are all among `tasks`, in the names that `tasks` use (see `aliases`)."""
+    found: dict[str, tuple[str, ...]] = {}
+    present = list(tasks)
+    for benchmark in benchmarks:
+        try:
+            stream = streams.get(benchmark)
+        except LabError:
+            continue  # a broken plug-in is reported when it is asked for
+        aliases: Mapping[str, str] = getattr(stream, "aliases", {})
+        here = {aliases.get(task, task): task for task in present} | {task: task for task in present}
+        for title, listed in stream.orders.items():
+            if all(task in here for task in listed):
+                found[title] = tuple(here[task] for task in listed)
+    return found

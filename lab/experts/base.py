@@ -1,0 +1,147 @@
+"""The contract of an expert kind: which layers it adapts, the parameters of one expert, and how a stack of them composes."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_serializer
+from torch import Tensor, nn
+
+from lab.core.errors import LabError
+from lab.core.registry import Options, Plugin
+
+
+class ExpertOptions(Options):
+    """Options every kind of expert has."""
+
+    name: str = "lora"
+    allocation: Literal["per_task", "shared"] | Annotated[int, Field(ge=1, le=1000)] = Field(
+        "per_task", description="one expert per task, frozen after it; one shared by all; or a number: a pool every task trains"
+    )
+    isolated: bool = Field(True, description="earlier experts are switched off while a new one is trained")
+    targets: list[str] | None = Field(
+        None, description="names (or endings of names) of the layers to adapt; null: by kind of model"
+    )
+    skip: float = Field(0.0, ge=0, lt=1, description="share of the backbone's blocks, from the lowest on, that get no experts")
+    start: dict[str, str] = Field(
+        {},
+        description="saved experts to begin with, not with random values, by name of the task (or shared, pool-0, ...): "
+        "RUN/EXPERT, or a folder in peft's format",
+    )
+
+    @property
+    def pool(self) -> list[str]:
+        """Names of the experts that every task trains; none where each task has its own."""
+        if isinstance(self.allocation, int):
+            return [f"pool-{i}" for i in range(self.allocation)]
+        return ["shared"][: self.allocation == "shared"]
+
+    @model_serializer(mode="wrap")
+    def _serialised(self, plain: Any) -> dict[str, Any]:
+        """Experts that all begin anew say nothing of it."""
+        return {name: value for name, value in plain(self).items() if name != "start" or value}
+
+
+class LayerInfo(NamedTuple):
+    """One adapted layer: its place in the backbone, the widths of its input and output, the shapes of its own parameters.
+
+    What is no linear layer (an embedding, a norm) has the width of its output as both.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+
+class Expert(Plugin):
+    """A kind of PEFT module. Instances are stateless: parameters live in the bank."""
+
+    Options: ClassVar[type[ExpertOptions]] = ExpertOptions
+    computation: ClassVar[str]  # what a module is to the backbone, see lab.analysis.taxonomy
+    peft_format: ClassVar[bool] = False  # saved as peft saves it, and loadable there
+    peft_names: ClassVar[tuple[str, str]] = ("lora_", ".weight")  # how names of parameters begin and end there
+
+    def __init__(self, options: ExpertOptions):
+        self.options = options
+
+    @abstractmethod
+    def targets(self, model_type: str) -> Sequence[str] | None:
+        """Endings of the names of the layers to adapt in this type of model; "*" for all, None if it is not known."""
+
+    def adapts(self, module: nn.Module, model: nn.Module) -> bool:
+        """Whether this kind can adapt this module of the model; by default linear layers."""
+        return is_linear(module)
+
+    @abstractmethod
+    def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
+        """Parameters of a fresh expert in one layer; a fresh expert changes nothing."""
+
+    @abstractmethod
+    def output(self, base: nn.Module, x: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
+        """Output of the adapted layer, in the base layer's dtype.
+
+        base the frozen layer, x (B, T, I) its input, or ids (B, T), stack: parameters with a leading expert axis (E, ...),
+        w (B|1, T|1, H, E), how "mix" or "merge" -> (B, T, O).
+        """
+
+    def positions(self, experts: int, how: str) -> int:
+        """Most positions that so many composed experts take of those the backbone has for tokens."""
+        return 0
+
+    def check_heads(self, layer: LayerInfo, heads: int) -> None:
+        """Refuse numbers of routing heads that do not divide the widths they cut."""
+        for width in {layer.inputs, layer.outputs}:
+            if width % heads:
+                near = [h for h in range(1, width + 1) if math.gcd(layer.inputs, layer.outputs) % h == 0]
+                raise LabError(
+                    f"router.heads = {heads} does not divide the width {width} of layer {layer.name}: "
+                    f"choose one of {', '.join(map(str, near[:12]))}"
+                )
+
+    def peft_config(self, names: Sequence[str], base: str) -> dict:
+        """Content of adapter_config.json, for kinds with `peft_format`."""
+        raise LabError(f"experts of kind '{self.options.name}' have no peft format")
+
+
+class InputExpert(Expert):
+    """A kind whose experts stand before the embedded tokens. The one layer it adapts is the embedding of the tokens."""
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        given = [name for name in ("skip", "targets") if getattr(config.experts, name)]
+        if given:
+            raise LabError(f"experts of kind '{cls.name}' stand before the text, in no block: leave out experts.{given[0]}")
+
+    def targets(self, model_type: str) -> Sequence[str]:
+        return ["*"]
+
+    def adapts(self, module: nn.Module, model: nn.Module) -> bool:
+        return module is model.get_input_embeddings()
+
+    def output(self, base: nn.Module, x: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
+        return base(x)
+
+    @abstractmethod
+    def before(self, stack: dict[str, Tensor], w: Tensor, how: str) -> tuple[Tensor, Tensor]:
+        """What stands before the tokens: vectors (b, P, D) and whether each is there (b, P).
+
+        stack: parameters with a leading expert axis (E, ...), w (b, H, E), how "mix" or "merge".
+        """
+
+    def check_heads(self, layer: LayerInfo, heads: int) -> None:
+        super().check_heads(LayerInfo(layer.name, layer.outputs, layer.outputs), heads)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether it is a linear layer, transformers' Conv1D (GPT-2) among them."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def uniform(shape: Sequence[int], bound: float, generator: torch.Generator) -> Tensor:
+    """U(-bound, bound) from the expert's own generator."""
+    return nn.init.uniform_(torch.empty(*shape), -bound, bound, generator=generator)

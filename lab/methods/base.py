@@ -1,0 +1,80 @@
+"""Methods: what acts on training beyond routing. Five moments, each optional, in the order in which the loop meets them."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lab.core import registry
+from lab.core.errors import LabError
+from lab.core.registry import Options, Plugin
+from lab.data.batching import Batch, Encoded
+from lab.data.replay_buffer import ALL, Memory
+from lab.data.stream import Task
+from lab.models.learner import Learner, Output
+
+
+class Method(Plugin):
+    """A remedy against forgetting. Methods return rows, named loss terms and gradient fixes, so any list of them composes.
+
+    What a method trains against is `learner.trained()`, the loss of the task is `learner.cross_entropy`.
+    """
+
+    uses_memory: ClassVar[bool] = False  # needs stored examples
+    needs_classes: ClassVar[bool] = False  # works on the probabilities of classes, so not on tasks of free text
+
+    def __init__(self, options: Options, learner: Learner, memory: Memory):
+        self.options, self.learner, self.memory = options, learner, memory
+        self.generated = Memory(ALL, 0, learner.config.seed)  # pseudo-examples that it keeps in place of stored ones
+
+    @classmethod
+    def given(cls, options: Options) -> str:
+        """What it has of earlier tasks with these options: "stored" examples, "generated" ones, or "" for neither."""
+        return "stored" if cls.uses_memory else ""
+
+    @classmethod
+    def examples_of(cls, options: Options, own: int, stored: int) -> tuple[int, int]:
+        """How many examples an epoch passes over, and how many a step adds to its batch, of these and of the stored ones."""
+        return own, 0
+
+    @classmethod
+    def check_tasks(cls, config: Any, tasks: Sequence[Task]) -> None:
+        """Methods that work on the probabilities of classes are refused where the language model answers."""
+        if cls.needs_classes and (tasks[0].generates or config.answer == "words"):
+            others = [name for name in registry.methods.names() if not registry.methods.get(name).needs_classes]
+            instead = f"task '{tasks[0].name}' asks for free text" if tasks[0].generates else "answer=words has no classifier"
+            raise LabError(f"methods.{cls.name} works on the probabilities of classes, {instead}: use one of {', '.join(others)}")
+
+    def begin_task(self, t: int, rows: list[Encoded]) -> None:
+        """Task t is about to be learned from these training examples: snapshot, initialise."""
+
+    def examples(self, rows: list[Encoded]) -> list[Encoded]:
+        """The examples that an epoch of the task passes over; by default the task's own training examples."""
+        return rows
+
+    def rows(self, rows: list[Encoded], generator: torch.Generator) -> list[Encoded]:
+        """The rows of a step; append replayed ones here, UNLABELLED where only the method's own terms are meant to see them."""
+        return rows
+
+    def terms(self, batch: Batch, out: Output) -> dict[str, Tensor]:
+        """Extra loss terms by name."""
+        return {}
+
+    def adjust_gradients(self) -> None:
+        """After backward, before the step: project, mask. The bank is not routed here."""
+
+    def end_task(self, t: int, rows: list[Encoded]) -> None:
+        """Task t is learned from these training examples, and the memory holds its share of them: importances, statistics."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to go on after a kill, by name; it counts as stored."""
+        return {}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Take `state` back."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of what the method keeps."""
+        return self.generated.bytes + sum(tensor.numel() * tensor.element_size() for tensor in self.state().values())

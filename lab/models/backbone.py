@@ -1,0 +1,236 @@
+"""The frozen pretrained language model and its tokenizer: texts in, one vector per text out, or text."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lab.config.schema import BackboneConfig
+from lab.core.errors import LabError
+from lab.data.batching import UNLABELLED, Batch, Encoded, by_length, collate
+from lab.data.stream import Example
+from lab.models.prefix_cache import Lower
+from lab.models.pretrained import HashTokenizer, is_decoder, load, locate, tiny, writer
+
+
+class Backbone(nn.Module):
+    """A frozen language model in evaluation mode (no dropout) with its tokenizer and pooling.
+
+    width D of the sequence representation; `identity` is a hash of weights, configuration and tokenizer for content addresses.
+    """
+
+    def __init__(self, config: BackboneConfig, generates: bool = False):
+        """`config` must be resolved; `generates`: with the part that writes text.
+
+        Raises LabError where the backbone cannot be found or loaded, or cannot write.
+        """
+        super().__init__()
+        self.config = config
+        self.device = torch.device(config.device)
+        torch.set_num_threads(config.threads)
+        source = locate(config.name)
+        if generates and source.path is None:
+            writer(tiny()[0].config, config.name)
+        model, self.tokenizer = tiny() if source.path is None else load(source, self.device, generates)
+        if generates and self.tokenizer.eos_token_id is None:
+            raise LabError(f"backbone '{config.name}' cannot write text: its tokenizer has no token that ends one (eos_token)")
+        self.identity = _identity(model, self.tokenizer)
+        self.pad: int = self.tokenizer.pad_token_id or 0  # padding is masked: any token does where there is none for it
+        self.model = model.to(self.device).eval().requires_grad_(False)
+        if config.dtype == "bfloat16":  # autocast would round these weights at every use: the same numbers, rounded once
+            output = self.model.get_output_embeddings() if generates else None  # its weights may be those of the input
+            for module in self.model.modules():
+                if isinstance(module, nn.Linear) and module is not output:
+                    module.to(torch.bfloat16)
+        self.width: int = model.config.get_text_config().hidden_size
+        self.type: str = model.config.model_type
+        self.pooling = config.pooling if config.pooling != "auto" else ("last" if is_decoder(model.config) else "mean")
+        self.positions = _positions(model)  # that tokens may have; None: no limit is known
+        self.max_length = min(config.max_length, self.positions or config.max_length)
+        self.lower: Lower | None = None
+        self.encoder_decoder: bool = model.config.is_encoder_decoder
+        self.side = "left" if generates and not self.encoder_decoder else "right"  # of the padding
+        accepted = inspect.signature(model.forward).parameters
+        self.takes_positions = generates and "position_ids" in accepted
+        self.keeps_logits = "logits_to_keep" in accepted
+        self.takes_types = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """The frozen model stays in evaluation mode, whatever its owner does."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def encode(self, examples: Sequence[Example], task: int, split: str) -> list[Encoded]:
+        """Token ids of all examples of a split, cut to the maximal length, not padded."""
+        texts = [example.text for example in examples]
+        pairs = [example.pair or "" for example in examples] if any(example.pair for example in examples) else None
+        if isinstance(self.tokenizer, HashTokenizer):
+            tokens = self.tokenizer(texts, pairs, self.max_length)
+        else:
+            tokens = self.tokenizer(texts, pairs, truncation=True, max_length=self.max_length, padding=False)
+        types = tokens.get("token_type_ids") or [[0] * len(ids) for ids in tokens["input_ids"]]
+        rows = zip(tokens["input_ids"], types, examples, strict=True)
+        return [  # a text that no token is left of stands as one for padding
+            Encoded(
+                list(ids) or [self.pad],
+                list(kinds) or [0],
+                ex.label,
+                task,
+                (task, split, row),
+                self.target(ex.targets[0]) if ex.targets else (),
+                ex.targets,
+            )
+            for row, (ids, kinds, ex) in enumerate(rows)
+        ]
+
+    def target(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text to write, cut to the maximal length, with the token that ends it."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"][: self.max_length - 1]
+        return (*ids, self.tokenizer.eos_token_id)
+
+    def collate(self, rows: Sequence[Encoded]) -> Batch:
+        return collate(rows, self.pad, self.device, self.side)
+
+    def unchanged_below(self, layer: str) -> None:
+        """Say that nothing below the block of this layer is ever adapted.
+
+        What it makes of a text is then computed once, in models whose blocks hand on their states alone; it is tried out here.
+        """
+        self.lower = Lower.of(self.model, layer)
+        if self.lower and not self._stands_in():
+            self.lower.remove()
+            self.lower = None
+
+    @torch.no_grad()
+    def _stands_in(self) -> bool:
+        """Whether two rows have the same representations from the states that are kept of them as from their texts."""
+        rows = self.encode([Example("a", 0), Example("one two three", 0)], 0, "trial")
+        batch, near = self.collate(rows), 1e-4 if self.config.dtype == "float32" else 0.05
+        plain = self.embed(batch)
+        try:
+            with self.knowing(rows):
+                return torch.allclose(self.embed(batch), plain, rtol=near, atol=near)
+        except (TypeError, ValueError, IndexError, AttributeError, RuntimeError):  # blocks that give or take more than states
+            return False
+
+    @contextmanager
+    def knowing(self, rows: Sequence[Encoded], size: int = 64, lasting: bool = False) -> Iterator[None]:
+        """Inside the block, what the blocks that are never adapted make of these rows is computed once, here, and reused.
+
+        Bits depend on `rows` and `size` alone. `lasting` keeps the states for later calls with the same rows, up to a limit.
+        """
+        lower = self.lower
+        new = list({row.key: row for row in rows if row.key not in lower.known}.values()) if lower else []
+        if new and lower.has_room(new, self.width, lasting):
+            for chunk in by_length(new, size):
+                self._learn_states(self.collate([new[i] for i in chunk]))
+        try:
+            yield
+        finally:
+            if lower and not lasting:
+                lower.forget(new)
+
+    @torch.no_grad()
+    def _learn_states(self, batch: Batch) -> None:
+        """Put what the lower blocks make of each row in `lower.known`."""
+        with self.lower.watching() as seen:
+            self.embed(batch)
+        for key, state, length in zip(batch.keys, seen[0], batch.mask.sum(1).tolist(), strict=True):
+            self.lower.known[key] = state[:length].clone()  # (T, D)
+
+    def arithmetic(self) -> Any:
+        """The autocast context of the forward pass."""
+        bf16 = self.config.dtype == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
+
+    @torch.no_grad()
+    def embedded(self, batch: Batch) -> Tensor:
+        """The tokens (B, T, D) in float32 as they enter the model, without positions; outside of any routing."""
+        return self.model.get_input_embeddings()(batch.ids).float()
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Sequence representations (B, D) in float32, through whatever experts are switched on."""
+        more = {"token_type_ids": batch.types} if self.takes_types else self.places(batch.mask)
+        model = self.model.get_encoder() if self.encoder_decoder else self.model.base_model
+        with self.arithmetic(), self.lower.standing_in(batch.keys) if self.lower else nullcontext():
+            hidden = model(input_ids=batch.ids, attention_mask=batch.mask, **more).last_hidden_state  # (B, T, D)
+        return pool(hidden.float(), batch.mask, self.pooling)  # (B, D)
+
+    def places(self, mask: Tensor) -> dict[str, Tensor]:
+        """Places of the tokens (B, T), counted from the first that is no padding, for models that write and ask for them."""
+        return {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)} if self.takes_positions else {}
+
+    def token_logits(self, batch: Batch) -> Tensor:
+        """Logits (B, S, V) of the next token at every place of the targets, given the text and what stands before."""
+        if self.encoder_decoder:
+            before = self.model.prepare_decoder_input_ids_from_labels(labels=batch.label)  # (B, S)
+            with self.arithmetic():
+                return self.model(input_ids=batch.ids, attention_mask=batch.mask, decoder_input_ids=before).logits.float()
+        known = batch.label != UNLABELLED
+        ids = torch.cat([batch.ids, batch.label.where(known, self.pad)], dim=1)  # (B, T + S)
+        mask = torch.cat([batch.mask, known.long()], dim=1)
+        wanted = batch.label.shape[1] + 1
+        few = {"logits_to_keep": wanted} if self.keeps_logits else {}
+        with self.arithmetic():
+            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **self.places(mask), **few).logits
+        return logits[:, -wanted:-1].float()
+
+    def write(self, batch: Batch, tokens: int, beams: int) -> list[str]:
+        """What the model writes after each text, at most so many tokens; greedily with one beam.
+
+        Rows are repeated for their beams, each row's beams side by side.
+        """
+        from transformers import GenerationConfig
+
+        own, known = self.tokenizer.eos_token_id, self.model.generation_config.eos_token_id
+        settings = GenerationConfig(
+            max_new_tokens=tokens,
+            num_beams=beams,
+            do_sample=False,
+            pad_token_id=self.pad,
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=[own, *(known if isinstance(known, list) else [known] if known is not None else [])],
+            decoder_start_token_id=self.model.config.decoder_start_token_id if self.encoder_decoder else None,
+        )
+        with self.arithmetic():
+            made = self.model.generate(input_ids=batch.ids, attention_mask=batch.mask, generation_config=settings)  # (B, T + S)
+        return self.tokenizer.batch_decode(made[:, 0 if self.encoder_decoder else batch.ids.shape[1] :], skip_special_tokens=True)
+
+
+def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
+    """One vector per row from (B, T, D): the mean over tokens, the first token, or the last one."""
+    if how == "cls":
+        return hidden[:, 0]
+    if how == "last":
+        last = mask.shape[1] - 1 - mask.flip(1).argmax(1)  # (B,), on whichever side the padding is
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+    weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+def _positions(model: nn.Module) -> int | None:
+    """Tokens that a text may have. Where the embedding of positions has a padding index, as RoBERTa's, it starts behind it."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return module.num_embeddings - module.padding_idx - 1
+    return limit
+
+
+def _identity(model: nn.Module, tokenizer: Any) -> str:
+    """SHA-256 over configuration, tokenizer and weights."""
+    text = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version", "dtype")}
+    digest = hashlib.sha256(json.dumps(text, sort_keys=True, default=str).encode())
+    if not isinstance(tokenizer, HashTokenizer):
+        fast = getattr(tokenizer, "backend_tokenizer", None)
+        digest.update((fast.to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,378 @@
+"""All experts of all adapted layers, stacked, behind one slot that holds the current routing decision.
+
+Adapted layers replace layers of the frozen backbone, mostly linear ones. While the slot is empty they are the base layer exactly.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lab.core import atomic_io
+from lab.core.errors import LabError
+from lab.core.rng import generator
+from lab.experts.base import Expert, InputExpert, LayerInfo, is_linear
+from lab.routers.base import Decision
+
+
+class RoutedLayer(nn.Module):
+    """A frozen layer and, beside it, the parameters of K experts."""
+
+    def __init__(self, base: nn.Module, info: LayerInfo, index: int, bank: "Bank"):
+        super().__init__()
+        self.base, self.info, self.index = base, info, index
+        self.experts = nn.ModuleList()  # of nn.ParameterDict
+        self._bank = (bank,)  # in a tuple: the bank is not a submodule of its layers
+        self._stacks: dict[tuple[int, ...], dict[str, Tensor]] = {}
+
+    @property
+    def weight(self) -> Tensor:
+        """The base layer's; some models look at its type before they call the layer."""
+        return self.base.weight
+
+    def add(self, parameters: dict[str, Tensor]) -> None:
+        device = next(self.base.parameters()).device
+        self.experts.append(nn.ParameterDict({name: nn.Parameter(tensor.to(device)) for name, tensor in parameters.items()}))
+
+    def stack(self, chosen: tuple[int, ...]) -> dict[str, Tensor]:
+        """Parameters of the chosen experts with a leading expert axis; kept while all of them are frozen."""
+        if chosen in self._stacks:
+            return self._stacks[chosen]
+        dicts = [self.experts[k] for k in chosen]
+        if len(dicts) == 1:
+            stacked = {name: parameter.unsqueeze(0) for name, parameter in dicts[0].items()}
+        else:
+            stacked = {name: torch.stack([d[name] for d in dicts]) for name in dicts[0]}
+        if not any(parameter.requires_grad for d in dicts for parameter in d.values()):
+            self._stacks[chosen] = stacked
+        return stacked
+
+    def changed(self) -> None:
+        """Parameters were added, loaded, frozen or thawed."""
+        self._stacks.clear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        bank = self._bank[0]
+        if bank.slot is None:
+            return self.base(x)
+        ids = not x.is_floating_point()  # (B, T); of positions (1, T), once for all rows
+        rows = x if ids or x.dim() == 3 else x.reshape(len(x), -1, x.shape[-1])  # (B, T, I); 2-D inputs have one token a row
+        stack, w = self.routed(bank.slot, rows)
+        out = bank.kind.output(self.base, rows, stack, w, bank.slot.composition or bank.composition)
+        return out if rows is x else out.reshape(*x.shape[:-1], -1)
+
+    def routed(self, slot: Decision, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Parameters of the experts that the decision is about, and their weights (B|1, T|1, H, E) for the rows x (B, ...)."""
+        chosen = tuple(range(len(self.experts))) if slot.experts is None else slot.experts
+        w = slot.at(self.index, x)
+        w = w if w.dim() == 4 else w.unsqueeze(1)
+        once = len(x) == 1 and not x.is_floating_point()
+        if w.shape[0] not in (1, len(x)) and not once:  # beam search repeats each row, some layers see (B * T, I)
+            if len(x) % w.shape[0]:
+                raise LabError(f"the routing decision is for {w.shape[0]} rows, layer {self.info.name} was given {len(x)}")
+            w = w.repeat_interleave(len(x) // w.shape[0], dim=0)
+        stack = self.stack(chosen) if slot.stacks is None else slot.stacks[self.index]
+        experts = len(next(iter(stack.values())))
+        if w.shape[-1] != experts:
+            raise LabError(f"the routing decision has {w.shape[-1]} weights for {experts} experts")
+        return stack, w
+
+
+class RoutedInput(RoutedLayer):
+    """The embedding of the tokens, where experts put vectors of their own before them.
+
+    Two hooks on the model keep this from everyone else: the vectors go in with the tokens, and the hidden states that come out
+    are those of the tokens alone. Rows may differ in what stands before them: it is packed without gaps, so positions are counted
+    as if nothing else were there.
+    """
+
+    def __init__(self, base: nn.Module, info: LayerInfo, index: int, bank: "Bank", model: nn.Module):
+        super().__init__(base, info, index, bank)
+        self.entered: Tensor | None = None  # (B, T): where the tokens of the batch in progress stand
+        model.register_forward_pre_hook(self.enter, with_kwargs=True)
+        model.register_forward_hook(self.leave)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.base(ids)
+
+    def enter(self, model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """Replace the token ids by embedded tokens behind what the experts put before them."""
+        bank, self.entered = self._bank[0], None
+        if bank.slot is None:
+            return None
+        if kwargs.get("past_key_values") is not None:
+            raise LabError(f"experts of kind '{bank.kind.name}' stand before the whole text: generate without a cache")
+        given = dict(kwargs)
+        tokens, mask = self.base(given.pop("input_ids")), given["attention_mask"]  # (B, T, D), (B, T)
+        stack, w = self.routed(bank.slot, tokens)
+        if w.shape[1] > 1:
+            raise LabError(f"experts of kind '{bank.kind.name}' are chosen per example, not per token: use another router")
+        before, there = bank.kind.before(stack, w[:, 0], bank.slot.composition or bank.composition)  # (b, P, D), (b, P)
+        there = there.expand(len(tokens), -1)
+        width = int(there.sum(1).max()) + mask.shape[1]
+        absent = torch.cat([~there, torch.zeros_like(mask, dtype=torch.bool)], dim=1)  # (B, P + T)
+        order = absent.to(torch.uint8).argsort(dim=1, stable=True)[:, :width]  # (B, W): what is absent comes last
+        vectors = torch.cat([before.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+        given["inputs_embeds"] = vectors.gather(1, order.unsqueeze(-1).expand(-1, -1, vectors.shape[-1]))
+        given["attention_mask"] = torch.cat([there.to(mask.dtype), mask], dim=1).gather(1, order)
+        if given.get("token_type_ids") is not None:
+            types = given["token_type_ids"]
+            given["token_type_ids"] = torch.cat([types.new_zeros(there.shape), types], dim=1).gather(1, order)
+        self.entered = there.sum(1, keepdim=True) + torch.arange(mask.shape[1], device=mask.device)
+        return args, given
+
+    def leave(self, model: nn.Module, args: tuple, output: Any) -> Any:
+        """Keep the hidden states of the tokens (B, T, D)."""
+        if self.entered is not None:
+            hidden = output.last_hidden_state
+            output.last_hidden_state = hidden.gather(1, self.entered.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+            self.entered = None
+        return output
+
+
+class Bank(nn.Module):
+    """K experts in every adapted layer of `model`: grow, freeze, route, save and load.
+
+    The decision's weights have the axes (batch, layer, routing head, expert). Raises LabError for targets that match nothing.
+    """
+
+    def __init__(self, model: nn.Module, model_type: str, kind: Expert, composition: str = "mix", heads: int = 1):
+        super().__init__()
+        self.kind, self.composition = kind, composition
+        self.slot: Decision | None = None
+        self.names: list[str] = []
+        self.peft_task = _peft_task(model)
+        self.routed_layers: list[RoutedLayer] = []
+        infos = [info_of(name, model.get_submodule(name)) for name in self._targets(model, model_type)]
+        for info in infos:  # before any layer is replaced
+            kind.check_heads(info, heads)
+        for index, info in enumerate(infos):
+            base = model.get_submodule(info.name)
+            of_input = isinstance(kind, InputExpert)
+            layer = RoutedInput(base, info, index, self, model) if of_input else RoutedLayer(base, info, index, self)
+            model.set_submodule(info.name, layer)
+            self.routed_layers.append(layer)
+
+    def _targets(self, model: nn.Module, model_type: str) -> list[str]:
+        layers = [name for name, module in model.named_modules() if self.kind.adapts(module, model)]
+        given = self.kind.options.targets
+        endings = self.kind.targets(model_type) if given is None else given
+        if endings is None:
+            raise LabError(
+                f"which layers of a '{model_type}' to adapt is not known: name them with experts.targets, from {_endings(layers)}"
+            )
+        chosen = [name for name in layers if any(_ends(name, ending) for ending in endings)]
+        if not chosen:
+            raise LabError(
+                f"experts.targets = {list(endings)} matches no linear layer of this backbone; there are {_endings(layers)}"
+            )
+        blocks = 1 + max(map(_block, layers))
+        kept = [name for name in chosen if _block(name) >= round(self.kind.options.skip * blocks) or _block(name) < 0]
+        if not kept:
+            raise LabError(
+                f"experts.skip = {self.kind.options.skip} leaves no layer to adapt: the targets stand in blocks "
+                f"{', '.join(map(str, sorted(set(map(_block, chosen)))))} of {blocks}"
+            )
+        return kept
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def layers(self) -> list[LayerInfo]:
+        """The adapted layers in forward order."""
+        return [layer.info for layer in self.routed_layers]
+
+    def grow(self, name: str, *key: object) -> int:
+        """A fresh expert in every layer, drawn from generators keyed by `key`; returns its number."""
+        if name in self.names:
+            raise LabError(f"the bank already has an expert called '{name}'")
+        for layer in self.routed_layers:
+            layer.add(self.kind.new(layer.info, generator(*key, layer.info.name)))
+            layer.changed()
+        self.names.append(name)
+        return len(self.names) - 1
+
+    def renew(self, k: int, *key: object) -> None:
+        """Expert k as `grow` with this key made it."""
+        fresh = {layer.info.name: self.kind.new(layer.info, generator(*key, layer.info.name)) for layer in self.routed_layers}
+        self.load_expert(k, {f"{layer}.{name}": tensor for layer, new in fresh.items() for name, tensor in new.items()})
+
+    @torch.no_grad()
+    def average(self, name: str) -> None:
+        """One expert in place of all, with the means of their parameters: what merging with equal weights makes of them."""
+        for layer in self.routed_layers:
+            mean = {own: torch.stack([expert[own] for expert in layer.experts]).mean(0) for own in layer.experts[0]}
+            layer.experts = nn.ModuleList()
+            layer.add(mean)
+            layer.changed()
+        self.names = [name]
+        self.trainable(0, False)
+
+    def expert(self, k: int) -> dict[str, nn.Parameter]:
+        """Parameters of expert k, named `<layer>.<parameter>`."""
+        return {f"{layer.info.name}.{name}": p for layer in self.routed_layers for name, p in layer.experts[k].items()}
+
+    def trainable(self, k: int, on: bool) -> None:
+        """Thaw or freeze expert k."""
+        for parameter in self.expert(k).values():
+            parameter.requires_grad_(on)
+            parameter.grad = None
+        for layer in self.routed_layers:
+            layer.changed()
+
+    @torch.no_grad()
+    def load_expert(self, k: int, tensors: dict[str, Tensor]) -> None:
+        """Copy values into expert k; names and shapes must be those of `expert(k)`."""
+        parameters = self.expert(k)
+        _same_shapes(tensors, parameters)
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+        for layer in self.routed_layers:
+            layer.changed()
+
+    @contextmanager
+    def routed(self, decision: Decision | None) -> Iterator[Decision | None]:
+        """Switch experts on as the decision says, inside the block.
+
+        Keep the block open through `backward`: activation checkpointing runs layers again there. Blocks do not nest.
+        """
+        if self.slot is not None:
+            raise LabError("the bank is already routed: close the open block first")
+        self.slot = decision
+        try:
+            yield decision
+        finally:
+            self.slot = None
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def export(self, k: int, folder: Path, base: str = "") -> None:
+        """Save expert k: in peft's format where the kind has one, else as one safetensors file with the same names."""
+        tensors = {name: p.detach().float().cpu().numpy() for name, p in self.expert(k).items()}
+        config = {"expert": self.kind.options.model_dump(), "name": self.names[k]}
+        if self.kind.peft_format:
+            tensors = {f"base_model.model.{name}{self.kind.peft_names[1]}": tensor for name, tensor in tensors.items()}
+            config = self.kind.peft_config([layer.name for layer in self.layers], base) | {"task_type": self.peft_task}
+        atomic_io.write_arrays(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+        atomic_io.write_json(folder / "adapter_config.json", config)
+
+    def bring_in(self, folder: Path, name: str) -> int:
+        """Add the expert saved in `folder` (by `export` or by peft's `save_pretrained`) to the bank; returns its number.
+
+        Raises LabError if it is of another kind, rank, scale or set of layers than this bank's experts.
+        """
+        tensors = self.fitting(folder)
+        k = self.grow(name, "imported", name)
+        self.load_expert(k, tensors)
+        self.trainable(k, False)
+        return k
+
+    def fitting(self, folder: Path, base: str = "") -> dict[str, Tensor]:
+        """Tensors of a saved expert that could be one of this bank's, of the backbone called `base` where both are known.
+
+        Raises LabError if it is of another kind, rank, scale, set of layers or backbone, or damaged.
+        """
+        tensors = self.read(folder)
+        theirs = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+        if base and theirs and Path(base).name != Path(theirs).name:  # a hub id, its mirror and a folder of it end alike
+            raise LabError(f"{folder} holds an expert of backbone {theirs}, this one is {base}: use lab compose transfer first")
+        expected = {
+            f"{info.name}.{own}": t for info in self.layers for own, t in self.kind.new(info, generator("shapes")).items()
+        }
+        try:
+            _same_shapes(tensors, expected)
+        except LabError as error:
+            raise LabError(f"{folder}: {error}") from None
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise LabError(f"{folder} holds values that are not finite: it was damaged, or its training failed")
+        return tensors
+
+    def read(self, folder: Path) -> dict[str, Tensor]:
+        """Tensors of a saved expert under this bank's names, after checking that they fit its kind."""
+        config_file, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+        for file in (config_file, weights):
+            if not file.is_file():
+                raise LabError(f"{folder} holds no saved expert: {file.name} is missing")
+        try:
+            config, tensors = json.loads(config_file.read_text()), load_file(weights)  # bfloat16 is unknown to numpy
+        except (ValueError, SafetensorError) as error:
+            raise LabError(f"the expert saved in {folder} cannot be read: {error}") from error
+        kind = self.kind.options.name
+        if not self.kind.peft_format:
+            if config.get("expert", {}).get("name") != kind:
+                raise LabError(f"{folder} holds no expert of kind '{kind}'")
+            return tensors
+        ours = self.kind.peft_config([], "")
+        if config.get("peft_type") != ours["peft_type"]:
+            raise LabError(f"{folder} holds no expert of kind '{kind}'")
+        for field in ("r", "lora_alpha", "use_rslora", "bias"):
+            if field in ours and config.get(field, ours[field]) != ours[field]:
+                raise LabError(f"{folder}: {field} is {config[field]}, the experts of this bank have {ours[field]}")
+        if config.get("use_dora") or config.get("rank_pattern") or config.get("alpha_pattern"):
+            raise LabError(f"{folder}: DoRA and per-layer ranks are not supported")
+        names = {layer.name for layer in self.layers}
+        own = self.kind.peft_names[0]
+        return {_own_name(name, names): tensor.float() for name, tensor in tensors.items() if own in name}
+
+
+def _same_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse parameters of other names or shapes."""
+    if set(tensors) != set(expected):
+        odd = sorted(set(tensors) ^ set(expected))[:3]
+        raise LabError(f"these parameters do not belong to an expert of this bank: {', '.join(odd)} do not match")
+    for name, parameter in expected.items():
+        if tensors[name].shape != parameter.shape:
+            raise LabError(f"{name} has shape {tuple(tensors[name].shape)}, this bank needs {tuple(parameter.shape)}")
+
+
+def _peft_task(model: nn.Module) -> str:
+    """What peft calls the use of such a model."""
+    if not model.can_generate():
+        return "FEATURE_EXTRACTION"
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+
+
+def _own_name(peft_name: str, layers: set[str]) -> str:
+    """`base_model.model.[prefix.]<layer>.lora_A.weight` -> `<layer>.lora_A`; a task model's prefix (`bert.`) is dropped."""
+    path = peft_name.removeprefix("base_model.model.").removesuffix(".weight")
+    layer, _, parameter = path.rpartition(".")
+    while layer not in layers and "." in layer:
+        layer = layer.partition(".")[2]
+    return f"{layer}.{parameter}" if layer in layers else path
+
+
+def info_of(name: str, module: nn.Module) -> LayerInfo:
+    """What an expert kind is told about a layer."""
+    shapes = tuple((own, tuple(parameter.shape)) for own, parameter in module.named_parameters(recurse=False))
+    if isinstance(module, nn.Linear):
+        return LayerInfo(name, module.in_features, module.out_features, shapes)
+    inputs, outputs = module.weight.shape if is_linear(module) else module.weight.shape[-1:] * 2  # Conv1D is transposed
+    return LayerInfo(name, inputs, outputs, shapes)
+
+
+def _ends(name: str, ending: str) -> bool:
+    """Whether a layer's dotted name ends with `ending`, whole words only; `[0-9]` in an ending stands for a number.
+
+    "*" alone stands for every layer but the pooler, which the backbone's sequence representation is made without.
+    """
+    if ending == "*":
+        return not name.startswith("pooler.")
+    parts, wanted = name.split("."), ending.split(".")
+    pairs = zip(parts[-len(wanted) :], wanted, strict=False)
+    return len(parts) >= len(wanted) and all(part.isdigit() if want == "[0-9]" else part == want for part, want in pairs)
+
+
+def _block(name: str) -> int:
+    """Number of the transformer block that a layer belongs to, -1 outside of them."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), -1)
+
+
+def _endings(names: Sequence[str]) -> str:
+    return ", ".join(sorted({name.rpartition(".")[2] for name in names}))

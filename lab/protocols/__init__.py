@@ -1,0 +1,1 @@
+"""Protocols: in what order a run trains and evaluates."""

@@ -1,0 +1,277 @@
+"""Routing: what a router is asked, and the decision it returns.
+
+Letters: B rows, T tokens, D width of the query, L adapted layers, H routing heads, E experts.
+"""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lab.core.errors import LabError
+from lab.core.registry import Options, Plugin
+from lab.experts.base import LayerInfo
+
+
+class RouterOptions(Options):
+    """Options every router has."""
+
+    heads: int = Field(1, ge=1, le=4096, description="routing heads: blocks of a layer's features with weights of their own")
+
+
+class GateOptions(RouterOptions):
+    """Options of a router that trains a gate of its own for every expert, after it and on the same examples."""
+
+    steps: int = Field(100, ge=1, le=100_000, description="optimiser steps on the task's examples, once its expert is trained")
+    lr: float = Field(1e-3, gt=0, le=10, description="learning rate of the gates")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a router may look at: the query, the padding mask, noise while training, and the task only if it declares so."""
+
+    mask: Tensor  # (B, T)
+    query: Tensor | None = None  # (B, D): the frozen backbone's sequence representation
+    task: Tensor | None = None  # (B,)
+    noise: torch.Generator | None = None  # given while the router is trained
+    embedded: Tensor | None = None  # (B, T, D): the tokens as the frozen backbone embeds them, without positions
+
+
+@dataclass(frozen=True)
+class Match:
+    """What was looked up: queries, and the keys they were compared with in the same space; for people, it changes nothing."""
+
+    query: Tensor  # (B, D)
+    keys: Tensor | None = None  # (P, D)
+    experts: Sequence[int] = ()  # whose each key is
+
+
+@dataclass
+class Decision:
+    """Weights of the experts, as a value: `weights` (B | 1, L | 1, H, E), over `experts` (None: all of the bank).
+
+    `losses` are the router's own named loss terms. `composition` replaces the bank's. `steps` are the named values that lead to
+    the weights, each of their shape and in order; they are for people and change nothing.
+    So is `match`, where one query per example led to them; of routers with a query in each layer, that of the last one.
+    """
+
+    weights: Tensor | None
+    experts: tuple[int, ...] | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    composition: str | None = None
+    steps: dict[str, Tensor] = field(default_factory=dict)
+    stacks: Sequence[Mapping[str, Tensor]] | None = None  # per layer, stacked parameters that act in place of the bank's
+    match: Match | None = None
+
+    def at(self, layer: int, x: Tensor) -> Tensor:
+        """Weights (B | 1, H, E) of one layer with input x; a router that decides per token returns (B | 1, T, H, E)."""
+        return self.weights[:, layer if self.weights.shape[1] > 1 else 0]
+
+    def held(self) -> "Decision":
+        """The decision for the tokens that are written after the text: the same weights."""
+        return self
+
+    def recorded(self) -> Tensor | None:
+        """Weights (B | 1, L | 1, H, E) that were used, with means over tokens where the decision was per token."""
+        return self.weights
+
+    def recorded_steps(self) -> dict[str, Tensor]:
+        """The steps in the shape of `recorded`; empty where the router names none."""
+        return self.steps
+
+
+class LayerDecision(Decision):
+    """A decision made inside the layers: `decide(layer, x)` gives the weights from the layer's input.
+
+    It may give a mapping of named steps in their place, of which the last one is the weights. What is recorded of weights per
+    token are means over the tokens of `mask` (B, T), or over all.
+    """
+
+    def __init__(
+        self,
+        decide: Callable[[int, Tensor], Tensor | dict[str, Tensor]],
+        mask: Tensor | None = None,
+        experts: tuple[int, ...] | None = None,
+        stacks: Sequence[Mapping[str, Tensor]] | None = None,
+    ):
+        super().__init__(weights=None, experts=experts, stacks=stacks)
+        self.decide, self.mask = decide, mask
+        self.made: dict[int, Tensor] = {}
+        self.made_steps: dict[int, dict[str, Tensor]] = {}
+
+    def at(self, layer: int, x: Tensor) -> Tensor:
+        found = self.decide(layer, x)
+        if isinstance(found, dict):
+            self.made_steps[layer] = found
+            found = [*found.values()][-1]
+        self.made[layer] = found
+        return self.acting(found)
+
+    def acting(self, w: Tensor) -> Tensor:
+        """What the experts are multiplied with, from the weights that are recorded."""
+        return w
+
+    def held(self) -> Decision:
+        """Weights per example stay; per token they are decided anew, and those of the text stay recorded."""
+        per_token = any(w.dim() == 4 for w in self.made.values())
+        if not per_token:
+            return Decision(self.recorded(), self.experts, composition=self.composition, stacks=self.stacks)
+        again = copy.copy(self)
+        again.made, again.made_steps = {}, {}
+        return again
+
+    def recorded(self) -> Tensor | None:
+        return self._over_layers(self.made) if self.made else None
+
+    def recorded_steps(self) -> dict[str, Tensor]:
+        names = next(iter(self.made_steps.values()), {})
+        return {name: self._over_layers({layer: steps[name] for layer, steps in self.made_steps.items()}) for name in names}
+
+    def _over_layers(self, made: dict[int, Tensor]) -> Tensor:
+        """(B | 1, L, H, E) from what each layer made; means over tokens where it is per token."""
+        return torch.stack([self._over_tokens(w) if w.dim() == 4 else w for _, w in sorted(made.items())], dim=1)
+
+    def _over_tokens(self, w: Tensor) -> Tensor:
+        """(B, T, H, E) -> (B, H, E); layers that see one vector per row, not its tokens, have nothing to leave out."""
+        if self.mask is None or self.mask.shape != w.shape[:2]:
+            return w.mean(1)
+        share = self.mask.to(w.dtype) / self.mask.sum(1, keepdim=True)  # (B, T)
+        return (w * share[..., None, None]).sum(1)
+
+
+class Axes(NamedTuple):
+    """A router's place among modular systems, see lab.analysis.taxonomy."""
+
+    choice: str  # fixed | learned | computed (from the experts or from statistics of their data)
+    level: str  # layer: every adapted layer has weights of its own | model: all layers share them
+    granularity: str  # what may be given weights of its own: all | task | example | token
+    hardness: str  # hard: one expert or a few | soft: all of them
+
+
+class Router(nn.Module, Plugin):
+    """What chooses among the experts. `uses_task_id` is a declared privilege: evaluation withholds the task otherwise."""
+
+    Options: ClassVar[type[RouterOptions]] = RouterOptions
+    axes: ClassVar[Axes]
+    uses_task_id: ClassVar[bool] = False
+    learns_with_experts: ClassVar[bool] = False  # trained on the tasks' own examples, by its own loss terms, not on the memory
+    told: Mapping[
+        str, str
+    ] = {}  # what the steps of its decisions are, where more can be said of one than in lab.run_folder.routing_record.STEPS
+    uses_query: bool = False  # needs the frozen backbone's sequence representation
+    uses_embedded: bool = False  # needs the embedded tokens
+    reads_layers: bool = False  # decides per example from the text in every layer, which the decoder of an encoder-decoder lacks
+    learns_queries: ClassVar[bool] = False  # `learned` needs the queries (see uses_query) of a task's training examples
+    learns_after_experts: ClassVar[bool] = False  # trained as `gate`, on the tasks' own examples too, and not on the memory
+    holds_experts: ClassVar[bool] = False  # experts of its own act (Decision.stacks), trained as `gate` on stored examples
+
+    @classmethod
+    def axes_of(cls, options: RouterOptions) -> Axes:
+        """Its place with these options."""
+        return cls.axes
+
+    @classmethod
+    def learns_on_memory(cls, options: RouterOptions) -> bool:
+        """Whether stored examples train it."""
+        return cls.axes_of(options).choice == "learned" and not (cls.learns_with_experts or cls.learns_after_experts)
+
+    @classmethod
+    def made_of_experts(cls, options: RouterOptions) -> bool:
+        """Whether it is computed from isolated experts and their data, or trained once each of them is."""
+        return cls.axes_of(options).choice == "computed" or cls.learns_after_experts or cls.holds_experts
+
+    def __init__(self, options: RouterOptions, layers: Sequence[LayerInfo], width: int):
+        """`layers`: the adapted layers in forward order; `width`: D of the query."""
+        super().__init__()
+        self.options, self.layers, self.width, self.experts = options, layers, width, 0
+        self.classes: Sequence[int] = ()  # how many each task has, where that is known
+
+    @property
+    def heads(self) -> int:
+        return self.options.heads
+
+    def grow(self, experts: int) -> None:
+        """The bank now holds so many experts."""
+        self.experts = experts
+
+    def learned(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
+        """The newest of the isolated experts is trained: what a router keeps of it goes into buffers. Default: nothing.
+
+        `experts`: parameters of all, named `<layer>.<parameter>`; of the task's N training examples, where `learns_queries`, the
+        queries in the frozen backbone per adapted layer (N, D); and their labels (N,) within the task.
+        """
+
+    def gate(self, k: int) -> dict[str, nn.Parameter]:
+        """Parameters that are trained once expert k is, on its task's examples (see GateOptions); default: none."""
+        return {}
+
+    def gated(self, k: int, task: Tensor) -> Decision:
+        """The decision under which these are trained, for rows of these tasks (B,); default: perfect routing."""
+        return self.own(task)
+
+    def gate_trained(self) -> None:
+        """The training of a gate has ended."""
+
+    def names(self, experts: Sequence[str]) -> list[str]:
+        """Names of what it chooses among; by default the experts of the bank."""
+        return list(experts)
+
+    def owner(self, task: int) -> int:
+        """The number of the expert that is right for a task."""
+        return task
+
+    def own(self, task: Tensor) -> Decision:
+        """Perfect routing: weight 1 for the expert of each row's task (B,)."""
+        return Decision(one_hot(task, self.experts, self.heads))
+
+    def meet(self, task: int, generator: torch.Generator) -> None:
+        """A task is met, by the number that requests name it with, and its experts are there: room for what is kept of them."""
+
+    def of_task(self, task: int) -> dict[str, nn.Parameter]:
+        """Parameters that examples of this task train, by name; default: all there are."""
+        return dict(self.named_parameters())
+
+    def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
+        """Begin anew; stored examples may help: their queries, as in `standardise`, and the experts of their tasks (N,)."""
+
+    def standardise(self, queries: Sequence[Tensor]) -> None:
+        """Per adapted layer, the queries (N, D) of the stored examples in the frozen backbone; default: nothing is learned."""
+
+    @abstractmethod
+    def forward(self, request: Request) -> Decision:
+        """The weights of the experts for every row of the request."""
+
+
+def one_hot(index: Tensor, experts: int, heads: int) -> Tensor:
+    """Weights (B, 1, H, E) that give each row one expert; index (B,)."""
+    return nn.functional.one_hot(index, experts).float()[:, None, None, :].expand(-1, 1, heads, -1)
+
+
+def top_softmax(scores: Tensor, k: int, temperature: float = 1.0) -> Tensor:
+    """Weights (..., E): softmax of scores / temperature over the k largest, 0 for the others; k above E means all."""
+    if k >= scores.shape[-1]:
+        return torch.softmax(scores / temperature, -1)
+    best = scores.topk(k, dim=-1)
+    return torch.zeros_like(scores).scatter(-1, best.indices, torch.softmax(best.values / temperature, -1))
+
+
+def needs_experts_per_task(config: Any, kind: str | None = None) -> None:
+    """Refuse a configuration in which experts are not one per task, trained alone (and, if asked, of one kind)."""
+    name, experts = config.router.name, config.experts
+    if experts.allocation != "per_task" or not experts.isolated:
+        raise LabError(
+            f"router {name} chooses by what each task's own expert was trained on: "
+            "use experts.allocation=per_task and experts.isolated=true"
+        )
+    if kind and experts.name != kind:
+        raise LabError(f"router {name} reads the parameters of {kind} experts, experts.name is {experts.name}: use {kind}")
+
+
+def normalised(weights: Tensor, eps: float = 1e-12) -> Tensor:
+    """Weights that sum to one over the experts."""
+    return weights / (weights.sum(-1, keepdim=True) + eps)

@@ -1,0 +1,112 @@
+"""What a model answered to one text, and how it was routed: kept in a run folder, or just computed by `lab.analysis.inference`.
+
+Letters: C classes, L adapted layers, H routing heads, E experts, T tokens. No torch here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from lab.core.errors import LabError
+from lab.run_folder.run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One text with the probabilities of its classes and the routing behind them.
+
+    `steps` are what led to the weights, as the router names them, (L, H, E) each; the last one is the weights that were used.
+    `token_weights` (L, T, H, E) where the router decides per token. Of a kept answer only the predicted class is known.
+    """
+
+    text: str
+    classes: Sequence[str]
+    probabilities: np.ndarray  # (C,)
+    layers: Sequence[str]
+    experts: Sequence[str]
+    steps: dict[str, np.ndarray] = field(default_factory=dict)
+    tokens: Sequence[str] = ()
+    token_weights: np.ndarray | None = None
+    label: str | None = None  # the true class, where it is known
+    cut: bool = False  # whether the text was longer than the model reads
+
+    @property
+    def prediction(self) -> str:
+        return self.classes[int(self.probabilities.argmax())]
+
+    @property
+    def weights(self) -> np.ndarray:
+        """The weights that were used: (L, H, E)."""
+        return [*self.steps.values()][-1]
+
+    def ranked(self) -> pd.Series:
+        """Probability of each class, largest first."""
+        return pd.Series(self.probabilities, pd.Index(self.classes, name="class"), name="probability").sort_values(
+            ascending=False, kind="stable"
+        )
+
+    def by_expert(self) -> pd.Series:
+        """Each expert's part in the sum of weights, mean over layers and heads: (E,); 0 where all heads are off."""
+        total = self.weights.sum(-1, keepdims=True)
+        share = np.divide(self.weights, total, out=np.zeros_like(self.weights), where=total != 0).mean((0, 1))
+        return pd.Series(share, pd.Index(self.experts, name="expert"), name="share")
+
+    def by_layer(self, head: int | None = None) -> pd.DataFrame:
+        """Weights in every layer, of one routing head or the mean over them: (L, E)."""
+        return self._table(self.weights.mean(1) if head is None else self.weights[:, head])
+
+    def by_token(self) -> pd.DataFrame:
+        """Weights at every token, mean over layers and heads: (T, E); LabError where the router does not decide per token."""
+        if self.token_weights is None:
+            raise LabError("this router decides once for the whole text, not for each token")
+        index = pd.Index(self.tokens, name="token")
+        return pd.DataFrame(self.token_weights.mean((0, 2)), index, pd.Index(self.experts, name="expert"))
+
+    def decision(self, layer: int, head: int = 0) -> pd.DataFrame:
+        """One decision step by step: (E, steps), the last column the weights."""
+        columns = {name: step[layer, head] for name, step in self.steps.items()}
+        return pd.DataFrame(columns, pd.Index(self.experts, name="expert"))
+
+    def _table(self, values: np.ndarray) -> pd.DataFrame:
+        return pd.DataFrame(values, pd.Index(self.layers, name="layer"), pd.Index(self.experts, name="expert"))
+
+
+def kept(run: Run, after: int | None, task: int) -> list[Answer]:
+    """The answers to the test examples of a task that a run kept whole, as they were after learning task `after`
+    (None: the last that was recorded).
+
+    Where no predictions are stored the label is None and the prediction "?". LabError where no routing was recorded.
+    """
+    moments = run.recorded()
+    after = moments[-1] if after is None and moments else after
+    routing = run.routing(after)
+    if f"{task}/rows" not in routing.arrays:
+        raise LabError(f"run '{run.id}' kept no examples of task {task} after task {after}")
+    steps, rows, name = routing.steps(task), routing.arrays[f"{task}/rows"].astype(int), routing.tasks[task]
+    texts, found = routing.texts.get(str(task), []), _predictions(run, after, name)
+    answers = []
+    for i, row in enumerate(rows):
+        known = found.loc[row] if row in found.index else {"label": None, "prediction": "?", "probability": np.nan}
+        answers.append(
+            Answer(
+                texts[i] if i < len(texts) else "",
+                [known["prediction"]],
+                np.array([known["probability"]], dtype=float),
+                routing.layers,
+                routing.experts,
+                {step: values[i] for step, values in steps.items()},
+                label=known["label"],
+            )
+        )
+    return answers
+
+
+def _predictions(run: Run, after: int, task: str) -> pd.DataFrame:
+    """Stored predictions on one task by test row; empty where there are none."""
+    try:
+        found = run.predictions(after)
+        return found[found["task"] == task].drop_duplicates("row").set_index("row")
+    except (OSError, ValueError, KeyError):
+        return pd.DataFrame()

@@ -1,0 +1,379 @@
+"""The run folder: plain files that one process writes and every screen only reads. No torch here.
+
+config.yaml (resolved)   run.json (status, times, error)   env.json   events.jsonl   matrix.json (scores only)
+predictions/after_<k>.parquet   routing/after_<k>.safetensors   experts/<task>/   router.safetensors
+state/after_<k>/   checkpoint/   log.txt   decomposition.json (once it was asked for)
+notes.json (what people wrote about the run)
+"""
+
+import json
+import os
+import platform
+import re
+import socket
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import filelock
+import psutil
+import yaml
+
+from lab.core import atomic_io
+from lab.core.errors import LabError, unknown
+from lab.metrics.matrix import metrics
+from lab.run_folder import result
+from lab.run_folder.routing_record import Routing
+
+FORMAT = 1  # of the run folder; raised when an old reader would misread a new folder
+TERMINAL = ("finished", "stopped", "interrupted", "failed")
+NOTES = {"text": "", "tags": [], "starred": False, "archived": False}  # notes.json where nobody has written anything
+ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,79}")
+SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one where it is there
+PACKAGES = ("torch", "transformers", "peft", "datasets", "safetensors", "numpy", "pydantic", "streamlit", "plotly")
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def root(given: str | Path | None = None) -> Path:
+    """The folder of runs: the argument, else $LAB_RUNS, else ./runs."""
+    return Path(given or os.environ.get("LAB_RUNS") or "runs")
+
+
+def located(id: str, runs: str | Path | None = None) -> Path:
+    """The folder of a run: the one called `id` in the folder of runs, or `id` itself where it is a path."""
+    return Path(id) if {"/", os.sep} & set(id) else root(runs) / id
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, without names of people or places on disk."""
+    from lab import __version__
+
+    versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
+    system = f"{platform.system()} {platform.machine()}"
+    return {
+        "lab": __version__,
+        "python": platform.python_version(),
+        "system": system,
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "packages": versions,
+    }
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+class Run:
+    """A run folder. Reading never fails on a half-written last line; the status is derived, not trusted."""
+
+    def __init__(self, folder: Path):
+        self.dir = Path(folder)
+        self.id = self.dir.name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self.dir == other.dir
+
+    def __hash__(self) -> int:
+        return hash(self.dir)
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, id: str, runs: str | Path | None = None) -> "Run":
+        """The run called `id`, or in the folder of that path; raises LabError for an unknown id, with the nearest one."""
+        folder = located(id, runs)
+        if not ID.fullmatch(folder.name) or not (folder / "run.json").is_file():
+            raise unknown("run", id, [run.id for run in all_runs(folder.parent)])
+        run = cls(folder)
+        run.refuse_newer()
+        return run
+
+    def refuse_newer(self) -> None:
+        """LabError for a folder that this version would misread."""
+        found = self.info.get("format", 0)
+        if found > FORMAT:
+            raise LabError(f"run '{self.id}' was written by a newer version (format {found}, this one reads {FORMAT})")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.dir / name
+        try:
+            content = json.loads(path.read_text())
+        except FileNotFoundError:
+            return {}
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise LabError(f"run '{self.id}' is damaged: {name} cannot be read ({error})") from error
+        if not isinstance(content, dict):
+            raise LabError(f"run '{self.id}' is damaged: {name} holds no JSON object")
+        return content
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """run.json: status, times, process, error."""
+        return self._json("run.json")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration as plain values."""
+        try:
+            content = yaml.load((self.dir / "config.yaml").read_text(), SAFE)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = str(error).split("\n")[0]
+            raise LabError(f"run '{self.id}' is damaged: config.yaml cannot be read ({reason})") from error
+        if not isinstance(content, dict):
+            raise LabError(f"run '{self.id}' is damaged: config.yaml holds no mapping")
+        return content
+
+    @property
+    def status(self) -> str:
+        """queued, running, finished, stopped, interrupted, failed, or lost: not ended, but its process is gone."""
+        for _ in range(2):  # twice, since a process may write its end and go between the two looks
+            info = self.info
+            if info.get("status") in TERMINAL or self._attended(info):
+                return info["status"]
+        return "lost"
+
+    def _attended(self, info: dict[str, Any]) -> bool:
+        """Whether the process that a run without an end waits for, or runs in, is there."""
+        if info.get("status") == "running":
+            return process_alive(info.get("pid"), info.get("process_started"))
+        if info.get("status") != "queued":
+            return False
+        launch = self.launch
+        return process_alive(launch["pid"], launch["process_started"]) if launch else True
+
+    @property
+    def launch(self) -> dict[str, Any]:
+        """launch.json: the process that was started to work on this run; empty if it was not started by another one."""
+        return self._json("launch.json")
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """notes.json: text, tags, starred, archived; what is missing or of another type is as nobody had written it."""
+        found = self._json("notes.json")
+        return {name: found[name] if isinstance(found.get(name), type(empty)) else empty for name, empty in NOTES.items()}
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """matrix.json: tasks, labels, matrix, zero_shot, oracle, validation."""
+        return self._json("matrix.json")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """env.json: versions and machine that made the run."""
+        return self._json("env.json")
+
+    @property
+    def decomposition(self) -> dict[str, Any]:
+        """decomposition.json: where the losses of old tasks went, empty if it was not measured."""
+        return self._json("decomposition.json")
+
+    @property
+    def tasks(self) -> list[str]:
+        named = self.config["stream"].get("tasks")
+        return self.scores.get("tasks") or (list(named) if isinstance(named, list) else [])
+
+    @property
+    def matrix(self) -> list[list[float | None]]:
+        """R[i][j]: score on task j after learning task i; None where not yet seen; complete rows only."""
+        return self.scores.get("matrix", [])
+
+    @property
+    def validation(self) -> float | None:
+        """Mean score on validation examples at the end, by which values are chosen; None while it is not measured."""
+        found = self.scores.get("validation")
+        if self.protocol == "transfer" and found:
+            found = [score for by_shots in found.values() for score in by_shots.values()]
+        return sum(found) / len(found) if found else None
+
+    def metrics(self) -> dict[str, Any]:
+        """Average accuracy, forgetting, ...; None with a reason under `why` where undefined."""
+        return metrics(self.matrix)
+
+    def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
+        """Events in order, optionally of one kind; a half-written or damaged line is skipped."""
+        path = self.dir / "events.jsonl"
+        if not path.exists():
+            return
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                try:
+                    event = json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+                if isinstance(event, dict) and (kind is None or event.get("kind") == kind):
+                    yield event
+
+    def recorded(self) -> list[int]:
+        """Moments (indices of the last learned task) at which routing was recorded."""
+        return _moments(self.dir / "routing", ".safetensors")
+
+    def kept(self) -> list[int]:
+        """Moments whose weights were kept, so that the model can be asked as it was (lab.analysis.inference)."""
+        return _moments(self.dir / "state")
+
+    @property
+    def saved(self) -> bool:
+        """Whether there is a state to go on from (lab.training.checkpoint); without one, resuming begins anew."""
+        return (self.dir / "checkpoint" / "manifest.json").exists()
+
+    def routing(self, after: int | None = None) -> Routing:
+        """Routing recorded after learning task `after` (default: the last); LabError if there is none."""
+        moments = self.recorded()
+        after = moments[-1] if after is None and moments else after
+        if after not in moments:
+            raise LabError(f"run '{self.id}' has no routing recorded after task {after}; recorded: {moments or 'nothing'}")
+        name = f"after_{after}.safetensors"
+        try:
+            arrays, header = atomic_io.read_arrays(self.dir / "routing" / name)
+            about = json.loads(header["about"])
+            steps, told = about.get("steps", []), about.get("told", {})
+            return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"], steps, told)
+        except (atomic_io.UnreadableArrays, OSError, ValueError, KeyError) as error:
+            raise LabError(f"run '{self.id}' is damaged: routing/{name} cannot be read ({error})") from error
+
+    def predictions(self, after: int | None = None):
+        """Test predictions after learning task `after` (default: the last) as a pandas DataFrame."""
+        import pandas
+
+        after = len(self.matrix) - 1 if after is None else after
+        return pandas.read_parquet(self.dir / "predictions" / f"after_{after}.parquet")
+
+    @property
+    def protocol(self) -> str:
+        """What was done: "stream", task after task, or "transfer", joint training and few-shot adaptation."""
+        return "transfer" if self.config.get("transfer") else "stream"
+
+    def result(self) -> dict[str, Any]:
+        """The run as `lab run --json` prints it."""
+        return result.of_transfer(self) if self.protocol == "transfer" else result.of_stream(self)
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls, config: dict[str, Any], runs: str | Path | None = None, id: str | None = None, status: str = "queued"
+    ) -> "Run":
+        """A new folder with config.yaml, run.json and env.json; LabError if the id is taken or nothing can be written."""
+        folder = root(runs)
+        recipe, stream = slug(config["recipe"]), slug(config["stream"]["name"])
+        stem = id or f"{datetime.now():%Y%m%d-%H%M%S}-{recipe}-{stream}-s{config['seed']}"[:72]
+        if not ID.fullmatch(stem):
+            raise LabError(f"'{stem}' cannot be a run id: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
+        name, copy = stem, 1
+        while True:
+            try:
+                (folder / name).mkdir(parents=True)
+                break
+            except FileExistsError:
+                if id or not folder.is_dir():
+                    raise LabError(f"a run called '{name}' exists in {folder}: choose another id or resume it") from None
+                name, copy = f"{stem}-{copy + 1}", copy + 1
+            except OSError as error:
+                raise unwritable(folder, error) from error
+        run = cls(folder / name)
+        try:
+            atomic_io.write_yaml(run.dir / "config.yaml", config)
+            atomic_io.write_json(run.dir / "env.json", environment())
+            run.update(format=FORMAT, status=status, created=now())
+        except OSError as error:
+            remove(run.dir)
+            raise unwritable(folder, error) from error
+        return run
+
+    def update(self, **fields: Any) -> None:
+        """Change fields of run.json."""
+        atomic_io.write_json(self.dir / "run.json", self.info | fields)
+
+    def start(self) -> filelock.FileLock:
+        """Claim the folder for this process and call it running; LabError if another process has it, or has finished the run."""
+        lock = filelock.FileLock(self.dir / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise LabError(f"run '{self.id}' is already being worked on by another process") from None
+        if self.info.get("status") == "finished" and not self.info.get("replay"):  # since the caller looked
+            lock.release()
+            raise LabError(f"run '{self.id}' is finished: there is nothing to go on with")
+        process = psutil.Process()
+        (self.dir / "stop").unlink(missing_ok=True)  # an old request, before anybody can see that it runs and ask anew
+        self.update(
+            status="running",
+            started=now(),
+            ended=None,
+            error=None,
+            pid=process.pid,
+            process_started=process.create_time(),
+            host=socket.gethostname(),
+        )
+        return lock
+
+    def append(self, event: dict[str, Any]) -> None:
+        """Add one line to events.jsonl, in one write."""
+        line = json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False) + "\n"
+        with open(self.dir / "events.jsonl", "ab") as handle:
+            handle.write(line.encode())
+
+    def request_stop(self) -> None:
+        """Ask the run to stop after its current task."""
+        (self.dir / "stop").touch()
+
+    @property
+    def stop_requested(self) -> bool:
+        return (self.dir / "stop").exists()
+
+
+def _moments(folder: Path, ending: str = "") -> list[int]:
+    """The k of all `after_<k>` in a folder."""
+    names = (path.name.removesuffix(ending).removeprefix("after_") for path in folder.glob(f"after_*{ending}"))
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def slug(name: str) -> str:
+    """A name, or the last part of a path, as it may stand in a run id."""
+    return re.sub(r"[^a-z0-9_-]+", "-", Path(name).name.lower()).strip("-")
+
+
+def unwritable(folder: Path, error: OSError) -> LabError:
+    return LabError(f"the runs folder {folder} cannot be written: {error.strerror}; name another with --runs DIR")
+
+
+def process_alive(pid: int | None, started: float | None) -> bool:
+    """Whether that very process still runs: same id, same start time, not a zombie."""
+    try:
+        process = psutil.Process(pid or -1)
+        return abs(process.create_time() - (started or 0)) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, ValueError):
+        return False
+
+
+def all_runs(runs: str | Path | None = None) -> list[Run]:
+    """All run folders, oldest first; folders without run.json are no runs."""
+    folder = root(runs)
+    found = [Run(path.parent) for path in folder.glob("*/run.json")] if folder.is_dir() else []
+    return sorted(found, key=lambda run: (_created(run), run.id))
+
+
+def _created(run: Run) -> str:
+    """When a run was created; "" where that cannot be read."""
+    try:
+        return str(run.info.get("created", ""))
+    except LabError:
+        return ""
+
+
+def remove(folder: Path) -> None:
+    """Delete a run folder."""
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""How a run is trained, evaluated, recorded and resumed."""

@@ -1,0 +1,145 @@
+"""Evaluation of one task: score, predictions and sums of the routing weights. Observing changes no bit of the run."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lab.data.batching import Encoded, by_length
+from lab.models.learner import Learner
+from lab.routers.base import Decision, Match
+
+WHOLE = 16  # test examples per task whose decisions are kept whole
+
+
+@dataclass
+class Predictions:
+    """Per test example: the true answer and the given one (classes, indices of the label space, or texts), see Answers."""
+
+    label: np.ndarray
+    predicted: np.ndarray
+    correct: np.ndarray
+    probability: np.ndarray
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def short(values: Tensor) -> np.ndarray:
+    """In half precision, which is enough for a picture, unless numbers are too large for it."""
+    half = values.detach().half()
+    return (half if half.isfinite().all() else values.detach().float()).cpu().numpy()
+
+
+@dataclass
+class RoutingSums:
+    """Sums of the weights over the test examples of one task; L layers, H routing heads, E experts."""
+
+    count: int = 0
+    weight_sum: np.ndarray | float = 0.0  # (L, H, E)
+    top_count: np.ndarray | float = 0.0  # (L, H, E): how often the largest weight is this expert's
+    entropy_sum: np.ndarray | float = 0.0  # (L, H) in nats, of the weights rescaled to sum to one
+    share_sum: np.ndarray | float = 0.0  # (E,): part in the sum of weights, mean over layers and heads
+    whole: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)  # row -> the steps to its weights, (L, H, E) each
+    queries: dict[int, np.ndarray] = field(default_factory=dict)  # row -> its query (D,), of the rows kept whole
+    match: Match | None = None  # the newest, for its keys
+
+    def add(self, decision: Decision, rows: Sequence[int], layers: int) -> None:
+        """A decision on the given rows that was used; nothing where it has no weights."""
+        weights, steps = decision.recorded(), decision.recorded_steps()
+        if weights is None:
+            return
+
+        def plain(values: Tensor) -> Tensor:
+            return values.detach().float().cpu().expand(len(rows), layers, -1, -1)
+
+        w = plain(weights).double()
+        share = w / w.sum(-1, keepdim=True).clamp_min(1e-12)
+        top = torch.nn.functional.one_hot(w.argmax(-1), w.shape[-1])
+        self.count += len(rows)
+        self.weight_sum += w.sum(0).numpy()
+        self.top_count += top.sum(0).numpy()
+        self.entropy_sum += -(share * share.clamp_min(1e-12).log()).sum(-1).sum(0).numpy()
+        self.share_sum += share.mean((1, 2)).sum(0).numpy()
+        kept = {name: plain(step) for name, step in (steps | {"weights": weights}).items()}
+        self.whole |= {row: {name: kept[name][i].numpy() for name in kept} for i, row in enumerate(rows) if row < WHOLE}
+        if decision.match:
+            self.match, query = decision.match, short(decision.match.query)
+            self.queries |= {row: query[i] for i, row in enumerate(rows) if row < WHOLE}
+
+    def arrays(self, task: int) -> dict[str, np.ndarray]:
+        """The arrays of the run folder's routing file; see lab.run_folder.routing_record.Routing."""
+        rows = sorted(self.whole)
+        return (
+            {
+                f"{task}/count": np.array([self.count]),
+                f"{task}/weight_sum": np.asarray(self.weight_sum, dtype=np.float32),
+                f"{task}/top_count": np.asarray(self.top_count, dtype=np.float32),
+                f"{task}/entropy_sum": np.asarray(self.entropy_sum, dtype=np.float32),
+                f"{task}/share_sum": np.asarray(self.share_sum, dtype=np.float32),
+                f"{task}/rows": np.array(rows),
+                f"{task}/examples": np.stack([self.whole[row]["weights"] for row in rows]),
+            }
+            | {f"{task}/steps/{name}": np.stack([self.whole[row][name] for row in rows]) for name in self.steps}
+            | self.asked(task)
+        )
+
+    def asked(self, task: int) -> dict[str, np.ndarray]:
+        """Queries of the rows kept whole, where the router has one per example."""
+        return {f"{task}/query": np.stack([self.queries[row] for row in sorted(self.whole)])} if self.match else {}
+
+    def keys(self) -> dict[str, np.ndarray]:
+        """What queries were compared with, where the router has keys; the same for all tasks."""
+        if not self.match or self.match.keys is None:
+            return {}
+        return {"keys": short(self.match.keys), "key_experts": np.array(self.match.experts)}
+
+    @property
+    def steps(self) -> list[str]:
+        """What led to the weights of whole decisions: names in order."""
+        return [name for name in next(iter(self.whole.values()), {}) if name != "weights"]
+
+
+@dataclass
+class Evaluation:
+    score: float
+    predictions: Predictions
+    routing: RoutingSums | None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Further scores of the task by name."""
+        return {name: float(values.mean()) for name, values in self.predictions.scores.items()}
+
+
+@torch.no_grad()
+def evaluate(
+    learner: Learner,
+    rows: list[Encoded],
+    seen: int,
+    size: int,
+    oracle: bool = False,
+    change: Callable[[Decision], Decision] | None = None,
+) -> Iterator[int | Evaluation]:
+    """Yields the number of examples done after each batch, and at last the Evaluation.
+
+    The classes that compete are those of the first `seen` tasks, or in scenario task those of the row's own. `oracle`: the
+    true task picks the expert. `change`: what every decision is replaced by before it acts.
+    """
+    answered: dict[int, tuple[Any, ...]] = {}  # by row
+    routing, scores = RoutingSums(), learner.objective.measures
+    with learner.backbone.knowing(rows, size, lasting=True):
+        for chunk in by_length(rows, size):
+            batch = learner.collate([rows[i] for i in chunk])
+            decision = learner.router.own(batch.task) if oracle else learner.decide(batch)
+            decision = change(decision) if change and decision else decision
+            found = learner.objective.answers(batch, decision, seen)
+            columns = (*found[:4], *(found.scores[name] for name in scores))
+            answered |= zip(chunk, zip(*columns, strict=True), strict=True)
+            if decision:
+                routing.add(decision, chunk, len(learner.bank.layers))
+            yield len(answered)
+    columns = [np.array(column) for column in zip(*(answered[row] for row in range(len(rows))), strict=True)]
+    predictions = Predictions(*columns[:4], dict(zip(scores, columns[4:], strict=True)))
+    yield Evaluation(float(predictions.correct.mean()), predictions, routing if routing.count else None)

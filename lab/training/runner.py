@@ -1,0 +1,55 @@
+"""From a configuration to a trained run: open a session, record it into its folder, go on with one that was left."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from lab.config.resolve import validated
+from lab.config.schema import RunConfig
+from lab.core import registry
+from lab.core.errors import LabError
+from lab.data.loading import tasks_of
+from lab.data.stream import Task
+from lab.run_folder import events
+from lab.run_folder.run import Run, root
+from lab.training.expert_cache import Store
+from lab.training.progress_line import follow
+from lab.training.recorder import record
+from lab.training.trainer import Session, prepare
+
+Watch = Callable[[Iterator[events.Event], "Run"], None]
+
+
+def session(config: RunConfig, runs: str | Path | None = None) -> Session:
+    """A session ready to train: data loaded and checked, backbone loaded, everything automatic decided."""
+    tasks = tasks_of(config.stream, config.seed)
+    store = Store(root(runs) / ".experts") if config.reuse and runs is not False else None
+    return opened(prepare(config, tasks, runs or None), tasks, store)
+
+
+def opened(config: RunConfig, tasks: Sequence[Task], store: Store | None = None) -> Session:
+    """The session of a prepared configuration in its protocol. Raises LabError for whatever cannot work, before any training."""
+    return registry.protocols.get("few-shot-transfer" if config.transfer else "sequential")(config, tasks, store)
+
+
+def resume(id: str, runs: str | Path | None = None, progress: bool = True) -> Run:
+    """Go on with a run that was stopped, interrupted or killed, or start a queued one; a finished run is left alone."""
+    found = Run.open(id, runs)
+    if found.status == "finished":
+        return found
+    if found.info.get("replay"):
+        raise LabError(f"run '{id}' is a replay: there is nothing to train; play it again with lab replay {id}")
+    try:
+        made = session(validated(found.config), runs)
+    except LabError as error:
+        if found.status == "queued":
+            found.update(status="failed", error=str(error))
+        raise
+    return watched(found, made, progress)
+
+
+def watched(run: Run, session: Session, progress: bool) -> Run:
+    """Train the session into the folder of `run`, with a line of progress in the terminal if asked."""
+    recorded = record(run, session)
+    for _ in follow(recorded, session) if progress else recorded:
+        pass
+    return run
