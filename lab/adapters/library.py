@@ -272,7 +272,7 @@ def place(name: str, runs: str | Path | None = None) -> Path:
     return folder
 
 
-def bring_in(content: bytes, name: str, runs: str | Path | None = None) -> SavedExpert:
+def import_expert(content: bytes, name: str, runs: str | Path | None = None) -> SavedExpert:
     """Unpack a zip of a peft LoRA folder into the library. Raises LabError for whatever is not that, and leaves nothing then.
 
     Only the two files of an adapter are taken, by their names; links, paths out of the folder and pickles are refused.

@@ -87,7 +87,7 @@ class Override:
             return replace(decision, weights=self(decision.weights))
 
         def decide(layer: int, x: Tensor) -> Tensor:
-            decision.at(layer, x)
+            decision.weights_for_layer(layer, x)
             return self(decision.made[layer])
 
         used = copy.copy(decision)
@@ -128,7 +128,7 @@ class Model:
         used = override.of(routed)
         how = "task" if learner.space.scenario == "task" else "seen"
         competing = learner.space.competing(batch.task, self.after + 1, how)
-        with learner.bank.routed(learner.objective.held(batch, used)):
+        with learner.bank.routed(learner.objective.answering_decision(batch, used)):
             chances = learner.objective.scores(batch, competing).softmax(-1)[0].cpu().numpy()
         known = competing[0].cpu().numpy()
         steps = routed.recorded_steps() | {"weights": routed.recorded()}
@@ -215,7 +215,7 @@ def load(run: Run, after: int | None = None, device: str | None = None) -> Model
     if trained_with and trained_with != learner.backbone.identity:
         raise LabError(f"the backbone {backbone.name} is not the one that run '{run.id}' was trained with: it has changed since")
     for t in range(after + 1):
-        learner.meet(t)
+        learner.add_task(t)
     recall(run, learner, after)
     learner.requires_grad_(False)
     return Model(learner, after)

@@ -65,12 +65,12 @@ def _measure(run: Run, watch: Callable[[str], None]) -> dict[str, Any]:
     last = len(run.matrix) - 1
     then, now = Learner(session.config, session.tasks), session.learner
     for t in range(last + 1):
-        now.meet(t)
+        now.add_task(t)
     recall(run, now, last)
     rows = []
     for j in range(last):
         watch(run.tasks[j])
-        then.meet(j)
+        then.add_task(j)
         recall(run, then, j)
         rows.append(_row(run, session, then, j))
     names = ("loss", *TERMS)

@@ -55,7 +55,7 @@ def pruned(run: Run, share: float = 0.9, watch: Callable[[str], None] = lambda t
     session, last = reopened(run), len(run.matrix) - 1
     learner = session.learner
     for t in range(last + 1):
-        learner.meet(t)
+        learner.add_task(t)
     recall(run, learner, last)
     without = Override(pruned=tuple(k for k in range(len(loads)) if k not in kept))
 

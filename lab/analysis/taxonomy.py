@@ -69,14 +69,14 @@ def training(config: RunConfig) -> str:
     else:
         how = "each apart" if config.experts.isolated else "each on top of the earlier ones"
     how += f", with {' and '.join(config.methods)}" if config.methods else ""
-    return how + (", then on the memory" if config.memory_training.steps else "")
+    return how + (", then on the memory" if config.router_training.steps else "")
 
 
 def uses(router: type[Router], config: RunConfig) -> str:
     """What a recipe is given beside the training examples of the task at hand."""
     memory = config.memory
     have = {registry.methods.get(name).given(options) for name, options in config.methods.items()}
-    stores = config.memory_training.steps > 0 or "stored" in have or router.holds_experts
+    stores = config.router_training.steps > 0 or "stored" in have or router.holds_experts
     unit = "in all" if memory.total else "per task" if memory.per_task else "per class"
     budget = "all" if memory.per_task >= ALL else f"{memory.total or memory.per_task or memory.per_class} {unit}"
     given = ["task identity"] if config.scenario == "task" or router.uses_task_id else []

@@ -1,6 +1,7 @@
 """What all commands share: how they are declared, and two options."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -8,10 +9,22 @@ from typing import Annotated, Any
 
 import typer
 
+from lab.config.former_names import FormerName
 from lab.core.errors import LabError
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 Runs = Annotated[Path | None, typer.Option("--runs", help="folder of runs (default: $LAB_RUNS, else runs/)")]
+
+
+def show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """A former name as one line on stderr; other warnings as Python shows them."""
+    if issubclass(category, FormerName):
+        print(f"lab: {message}", file=sys.stderr)
+    else:
+        _as_usual(message, category, *place)
+
+
+_as_usual = warnings.showwarning
 
 
 def command(function: Callable, of: typer.Typer) -> Callable:
@@ -19,6 +32,7 @@ def command(function: Callable, of: typer.Typer) -> Callable:
 
     @wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
+        warnings.showwarning = show_warning
         try:
             function(*args, **kwargs)
         except LabError as error:

@@ -111,7 +111,7 @@ class Grid:
             try:
                 begun = (run.info if run.dir.is_dir() else {}).get("fingerprint", {}).get("tasks", {})
                 plain = config.to_dict()
-                for section in ("recipe", "about", "seed", "train", "memory_training", "checkpoint", "reuse"):
+                for section in ("recipe", "about", "seed", "train", "router_training", "checkpoint", "reuse"):
                     plain.pop(section)
                 plain["stream"]["tasks"] = sorted(config.stream.tasks)
                 kind = json.dumps(plain, sort_keys=True)

@@ -19,6 +19,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from lab import views
+from lab.config.former_names import current
 from lab.config.resolve import configure, read_recipe
 from lab.config.schema import RunConfig, Section
 from lab.core import registry
@@ -89,6 +90,11 @@ class GridFile(Section):
         {}, description="options and the values among which validation chooses, per method; x0.5 means half of the recipe's own"
     )
     sweep_seed: Seed | None = Field(None, description="the seed of the sweep; null: the first of `seeds`")
+
+    @field_validator("set", "sweep", mode="before")
+    @classmethod
+    def _present_names(cls, given: Any) -> Any:
+        return {current(name): value for name, value in given.items()} if isinstance(given, dict) else given
 
     @field_validator("recipes", "streams", "scenarios", "orders", "seeds")
     @classmethod

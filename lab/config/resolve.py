@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from lab.config.former_names import renamed
 from lab.config.schema import CUSTOM, RunConfig
 from lab.config.validation import consistent
 from lab.core import registry
@@ -52,6 +53,7 @@ def _read(name: str, beside: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise bad_yaml(f"recipe {path.name}", error) from error
     if not isinstance(content, dict):
         raise LabError(f"recipe {path.name} must be a mapping of options to values, not {type(content).__name__}")
+    content = renamed(content)
     base = content.pop("base", None)
     if base is not None and not isinstance(base, str):
         raise LabError(f"recipe {path.name}: base = {base!r} must be the name of a recipe or a YAML file")
@@ -146,9 +148,9 @@ def configure(recipe: str = CUSTOM, overrides: Sequence[str] = (), **settings: A
     """
     change: dict[str, Any] = {}  # first on their own: `-o router.heads=2 -o router=oracle` keeps the heads
     for text in overrides:
-        change = merged(change, parse_override(text))
+        change = merged(change, renamed(parse_override(text)))
     for name, value in settings.items():
-        change = merged(change, {name: {"name": value} if name in NAMED and isinstance(value, str) else value})
+        change = merged(change, renamed({name: {"name": value} if name in NAMED and isinstance(value, str) else value}))
     return validated(merged(start(recipe, change), change))
 
 
@@ -178,6 +180,7 @@ def validated(content: dict[str, Any]) -> RunConfig:
 
 def typed(content: dict[str, Any]) -> RunConfig:
     """The same without the question whether the settings go together, for a form that is still being filled."""
+    content = renamed(content)
     content = {name: {"name": value} if name in NAMED and isinstance(value, str) else value for name, value in content.items()}
     content = merged({"experts": {"name": "lora"}, "router": {"name": "uniform"}}, content)
     try:

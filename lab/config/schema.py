@@ -78,12 +78,12 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW weight decay")
     warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps with a rising rate; then it falls linearly to 0")
     clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: not clipped")
-    classes: Literal["task", "seen"] = Field(
+    loss_classes: Literal["task", "seen"] = Field(
         "task", description="classes that compete in the training loss: those of the current task, or all seen so far"
     )
 
 
-class MemoryTrainingConfig(Section):
+class RouterTrainingConfig(Section):
     steps: int = Field(0, ge=0, le=100_000, description="optimiser steps on the memory before each evaluation (stage B); 0: none")
     lr: float = Field(0.1, gt=0, le=10, description="learning rate of the routers")
     batch_size: int = Field(16, ge=1, le=4096, description="stored examples in one step")
@@ -208,7 +208,7 @@ class RunConfig(Section):
     )
     decoding: DecodingConfig = DecodingConfig()
     train: TrainConfig = TrainConfig()
-    memory_training: MemoryTrainingConfig = MemoryTrainingConfig()
+    router_training: RouterTrainingConfig = RouterTrainingConfig()
     transfer: TransferConfig | None = Field(
         None, description="joint training and few-shot adaptation in place of training on task after task; null: the stream"
     )

@@ -37,11 +37,11 @@ def consistent(config: RunConfig) -> RunConfig:
             f"experts.allocation = {config.experts.allocation}: router {router.name} does not learn with a pool: "
             "set transfer.shots to train on all tasks at once, or use router=l2p or sparse, experts.allocation=per_task or shared"
         )
-    untaught = not config.transfer and not config.memory_training.steps and router.learns_on_memory(config.router)
+    untaught = not config.transfer and not config.router_training.steps and router.learns_on_memory(config.router)
     if untaught and config.experts.allocation not in ("shared", 1):
         raise LabError(
-            f"memory_training.steps = 0: router {router.name} learns on stored examples alone and would stay as it begins: "
-            "use memory_training.steps=80, or another router"
+            f"router_training.steps = 0: router {router.name} learns on stored examples alone and would stay as it begins: "
+            "use router_training.steps=80, or another router"
         )
     return config
 
@@ -49,13 +49,13 @@ def consistent(config: RunConfig) -> RunConfig:
 def _streamable(config: RunConfig, budgets: Sequence[str]) -> None:
     """Refuse what training on task after task cannot do; `budgets` are those that the memory has."""
     need = "needs stored examples: set memory.per_task, memory.per_class or memory.total above 0"
-    if config.memory_training.steps and not budgets:
-        raise LabError(f"memory_training.steps {need}")
+    if config.router_training.steps and not budgets:
+        raise LabError(f"router_training.steps {need}")
     isolated = config.experts.allocation == "per_task" and config.experts.isolated
-    if isolated and config.train.classes == "seen":
+    if isolated and config.train.loss_classes == "seen":
         raise LabError(
-            "train.classes = seen trains classifier rows of earlier tasks, isolated experts must not: "
-            "use train.classes=task or experts.isolated=false"
+            "train.loss_classes = seen trains classifier rows of earlier tasks, isolated experts must not: "
+            "use train.loss_classes=task or experts.isolated=false"
         )
     if isolated and registry.routers.get(config.router.name).learns_with_experts:
         raise LabError(
@@ -76,7 +76,7 @@ def _transferable(config: RunConfig, budgets: Sequence[str]) -> None:
     """Refuse what joint training and few-shot adaptation cannot do; `budgets` are those that the memory has."""
     if config.scenario != "task":
         raise LabError(f"scenario {config.scenario}: transfer is between known tasks: use scenario=task")
-    if config.methods or config.memory_training.steps or budgets:
+    if config.methods or config.router_training.steps or budgets:
         raise LabError(f"recipe {config.recipe} stores or replays examples of a stream, transfer has none: drop transfer or them")
     if registry.routers.get(config.router.name).made_of_experts(config.router):
         routers = {name: registry.routers.get(name) for name in registry.routers.names()}

@@ -42,7 +42,7 @@ class AGEM(Method):
     def adjust_gradients(self) -> None:
         if not self.drawn:
             return
-        learner, parameters = self.learner, list(self.learner.trained().values())
+        learner, parameters = self.learner, list(self.learner.trainable_parameters().values())
         batch = learner.collate(self.drawn)
         decision = learner.decide(batch)
         with learner.bank.routed(decision):

@@ -50,12 +50,12 @@ class EWC(Method):
     def terms(self, batch: Batch, out: Output) -> dict[str, Tensor]:
         if not self.past:
             return {}
-        trained = self.learner.trained()
+        trained = self.learner.trainable_parameters()
         penalties = [quadratic_penalty(trained, past["anchor"], past["fisher"]) for past in self.past]
         return {"ewc": self.options.strength * sum(penalties)}
 
     def end_task(self, t: int, rows: list[Encoded]) -> None:
-        bank, trained = self.learner.bank, self.learner.trained()
+        bank, trained = self.learner.bank, self.learner.trainable_parameters()
         bank.trainable(len(bank) - 1, True)
         for parameter in trained.values():
             parameter.requires_grad_(True)

@@ -25,15 +25,17 @@ class Joint(Method):
 
     @classmethod
     def check(cls, config: Any) -> None:
-        if config.experts.allocation != "shared" or config.train.classes != "seen":
-            raise LabError("methods.joint trains one model on all tasks: use experts.allocation=shared and train.classes=seen")
+        if config.experts.allocation != "shared" or config.train.loss_classes != "seen":
+            raise LabError(
+                "methods.joint trains one model on all tasks: use experts.allocation=shared and train.loss_classes=seen"
+            )
 
     @classmethod
     def examples_of(cls, options: Options, own: int, stored: int) -> tuple[int, int]:
         return own + stored, 0
 
     def begin_task(self, t: int, rows: list[Encoded]) -> None:
-        self.learner.renew()
+        self.learner.reinitialise()
 
     def examples(self, rows: list[Encoded]) -> list[Encoded]:
         return self.memory.rows + rows

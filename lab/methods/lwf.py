@@ -36,7 +36,7 @@ class LwF(Method):
         self.before = self.learner.predict(rows) if t else None
 
     def terms(self, batch: Batch, out: Output) -> dict[str, Tensor]:
-        t, space = self.learner.met - 1, self.learner.space
+        t, space = self.learner.tasks_seen - 1, self.learner.space
         if self.before is None or not (batch.task == t).any():  # a batch of replayed rows alone has nothing to keep
             return {}
         groups = space.own[:t] if space.scenario == "task" else [range(space.own[t - 1].stop)]

@@ -97,7 +97,7 @@ class Backbone(nn.Module):
     def collate(self, rows: Sequence[Encoded]) -> Batch:
         return collate(rows, self.pad, self.device, self.side)
 
-    def unchanged_below(self, layer: str) -> None:
+    def enable_prefix_cache(self, layer: str) -> None:
         """Say that nothing below the block of this layer is ever adapted.
 
         What it makes of a text is then computed once, in models whose blocks hand on their states alone; it is tried out here.
@@ -114,13 +114,13 @@ class Backbone(nn.Module):
         batch, near = self.collate(rows), 1e-4 if self.config.dtype == "float32" else 0.05
         plain = self.embed(batch)
         try:
-            with self.knowing(rows):
+            with self.prefix_cached(rows):
                 return torch.allclose(self.embed(batch), plain, rtol=near, atol=near)
         except (TypeError, ValueError, IndexError, AttributeError, RuntimeError):  # blocks that give or take more than states
             return False
 
     @contextmanager
-    def knowing(self, rows: Sequence[Encoded], size: int = 64, lasting: bool = False) -> Iterator[None]:
+    def prefix_cached(self, rows: Sequence[Encoded], size: int = 64, lasting: bool = False) -> Iterator[None]:
         """Inside the block, what the blocks that are never adapted make of these rows is computed once, here, and reused.
 
         Bits depend on `rows` and `size` alone. `lasting` keeps the states for later calls with the same rows, up to a limit.
@@ -139,7 +139,7 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def _learn_states(self, batch: Batch) -> None:
         """Put what the lower blocks make of each row in `lower.known`."""
-        with self.lower.watching() as seen:
+        with self.lower.capture() as seen:
             self.embed(batch)
         for key, state, length in zip(batch.keys, seen[0], batch.mask.sum(1).tolist(), strict=True):
             self.lower.known[key] = state[:length].clone()  # (T, D)
@@ -158,7 +158,7 @@ class Backbone(nn.Module):
         """Sequence representations (B, D) in float32, through whatever experts are switched on."""
         more = {"token_type_ids": batch.types} if self.takes_types else self.places(batch.mask)
         model = self.model.get_encoder() if self.encoder_decoder else self.model.base_model
-        with self.arithmetic(), self.lower.standing_in(batch.keys) if self.lower else nullcontext():
+        with self.arithmetic(), self.lower.serve(batch.keys) if self.lower else nullcontext():
             hidden = model(input_ids=batch.ids, attention_mask=batch.mask, **more).last_hidden_state  # (B, T, D)
         return pool(hidden.float(), batch.mask, self.pooling)  # (B, D)
 

@@ -70,7 +70,7 @@ class RoutedLayer(nn.Module):
     def routed(self, slot: Decision, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Parameters of the experts that the decision is about, and their weights (B|1, T|1, H, E) for the rows x (B, ...)."""
         chosen = tuple(range(len(self.experts))) if slot.experts is None else slot.experts
-        w = slot.at(self.index, x)
+        w = slot.weights_for_layer(self.index, x)
         w = w if w.dim() == 4 else w.unsqueeze(1)
         once = len(x) == 1 and not x.is_floating_point()
         if w.shape[0] not in (1, len(x)) and not once:  # beam search repeats each row, some layers see (B * T, I)
@@ -95,13 +95,13 @@ class RoutedInput(RoutedLayer):
     def __init__(self, base: nn.Module, info: LayerInfo, index: int, bank: "Bank", model: nn.Module):
         super().__init__(base, info, index, bank)
         self.entered: Tensor | None = None  # (B, T): where the tokens of the batch in progress stand
-        model.register_forward_pre_hook(self.enter, with_kwargs=True)
-        model.register_forward_hook(self.leave)
+        model.register_forward_pre_hook(self.prepend_prompt, with_kwargs=True)
+        model.register_forward_hook(self.strip_prompt)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.base(ids)
 
-    def enter(self, model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    def prepend_prompt(self, model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Replace the token ids by embedded tokens behind what the experts put before them."""
         bank, self.entered = self._bank[0], None
         if bank.slot is None:
@@ -127,7 +127,7 @@ class RoutedInput(RoutedLayer):
         self.entered = there.sum(1, keepdim=True) + torch.arange(mask.shape[1], device=mask.device)
         return args, given
 
-    def leave(self, model: nn.Module, args: tuple, output: Any) -> Any:
+    def strip_prompt(self, model: nn.Module, args: tuple, output: Any) -> Any:
         """Keep the hidden states of the tokens (B, T, D)."""
         if self.entered is not None:
             hidden = output.last_hidden_state
@@ -199,7 +199,7 @@ class Bank(nn.Module):
         self.names.append(name)
         return len(self.names) - 1
 
-    def renew(self, k: int, *key: object) -> None:
+    def reinitialise(self, k: int, *key: object) -> None:
         """Expert k as `grow` with this key made it."""
         fresh = {layer.info.name: self.kind.new(layer.info, generator(*key, layer.info.name)) for layer in self.routed_layers}
         self.load_expert(k, {f"{layer}.{name}": tensor for layer, new in fresh.items() for name, tensor in new.items()})
@@ -263,18 +263,18 @@ class Bank(nn.Module):
         atomic_io.write_arrays(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
         atomic_io.write_json(folder / "adapter_config.json", config)
 
-    def bring_in(self, folder: Path, name: str) -> int:
+    def import_expert(self, folder: Path, name: str) -> int:
         """Add the expert saved in `folder` (by `export` or by peft's `save_pretrained`) to the bank; returns its number.
 
         Raises LabError if it is of another kind, rank, scale or set of layers than this bank's experts.
         """
-        tensors = self.fitting(folder)
+        tensors = self.load_compatible(folder)
         k = self.grow(name, "imported", name)
         self.load_expert(k, tensors)
         self.trainable(k, False)
         return k
 
-    def fitting(self, folder: Path, base: str = "") -> dict[str, Tensor]:
+    def load_compatible(self, folder: Path, base: str = "") -> dict[str, Tensor]:
         """Tensors of a saved expert that could be one of this bank's, of the backbone called `base` where both are known.
 
         Raises LabError if it is of another kind, rank, scale, set of layers or backbone, or damaged.

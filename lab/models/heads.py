@@ -37,7 +37,7 @@ class Objective(ABC):
     def __init__(self, learner: "Learner"):
         self.learner = learner
 
-    def look(self, rows: Sequence[Encoded], split: str) -> None:  # noqa: B027 (most objectives need not know)
+    def observe_rows(self, rows: Sequence[Encoded], split: str) -> None:  # noqa: B027 (most objectives need not know)
         """Rows that the run is about to train or to be evaluated on."""
 
     @abstractmethod
@@ -52,7 +52,7 @@ class Objective(ABC):
     def own_loss(self, logits: Tensor, label: Tensor, task: Tensor) -> Tensor:
         """The same of rows of one task, whose expert is trained alone, see Learner.own_cross_entropy."""
 
-    def held(self, batch: Batch, decision: Decision | None) -> Decision | None:
+    def answering_decision(self, batch: Batch, decision: Decision | None) -> Decision | None:
         """The decision under which the batch is answered."""
         return decision
 
@@ -90,7 +90,7 @@ class Classification(Objective):
     def answers(self, batch: Batch, decision: Decision | None, seen: int) -> Answers:
         space = self.learner.space
         competing = space.competing(batch.task, seen, "task" if space.scenario == "task" else "seen")
-        with self.learner.bank.routed(self.held(batch, decision)):
+        with self.learner.bank.routed(self.answering_decision(batch, decision)):
             best = self.scores(batch, competing).softmax(-1).max(-1)
         label, given = space.target(batch.label, batch.task).cpu().numpy(), self.chosen(batch, best.indices).cpu().numpy()
         return Answers(label, given, label == given, best.values.double().cpu().numpy(), {})
@@ -102,12 +102,12 @@ class Classification(Objective):
 class Written(Objective):
     """What the language model says after a text. Training is teacher-forced: the mean cross-entropy of all tokens of a batch."""
 
-    def held(self, batch: Batch, decision: Decision | None) -> Decision | None:
+    def answering_decision(self, batch: Batch, decision: Decision | None) -> Decision | None:
         """A text is routed by what is asked: what is decided inside the layers is decided from the text before any answer."""
         if decision is not None and decision.weights is None:
             with self.learner.bank.routed(decision):
                 self.learner.backbone.embed(batch)
-        return decision and decision.held()
+        return decision and decision.for_generation()
 
     def own_loss(self, logits: Tensor, label: Tensor, task: Tensor) -> Tensor:
         return self.loss(logits, label, task, "task")
@@ -179,7 +179,7 @@ class Generation(Written):
         super().__init__(learner)
         self.longest = 1  # tokens of the longest target among the training examples
 
-    def look(self, rows: Sequence[Encoded], split: str) -> None:
+    def observe_rows(self, rows: Sequence[Encoded], split: str) -> None:
         if split == "train":
             self.longest = max(self.longest, *(len(row.target) for row in rows))
 
@@ -191,7 +191,7 @@ class Generation(Written):
 
     def answers(self, batch: Batch, decision: Decision | None, seen: int) -> Answers:
         backbone, bank, decoding = self.learner.backbone, self.learner.bank, self.learner.config.decoding
-        with bank.routed(self.held(batch, decision)):
+        with bank.routed(self.answering_decision(batch, decision)):
             texts = backbone.write(batch, decoding.max_tokens or self.longest, decoding.beams)
         correct = np.array([exact_match(text, right) for text, right in zip(texts, batch.answers, strict=True)])
         overlap = np.array([rouge_l(text, right) for text, right in zip(texts, batch.answers, strict=True)])

@@ -83,7 +83,7 @@ class Learner(nn.Module):
         self.bank = Bank(self.backbone.model, self.backbone.type, kind, config.composition, config.router.heads)
         self._check_positions(len(tasks) if self.per_task else len(self.pool), generates)
         if not generates:  # what would be kept is of texts without answers
-            self.backbone.unchanged_below(self.bank.layers[0].name)
+            self.backbone.enable_prefix_cache(self.bank.layers[0].name)
         router = registry.routers.get(config.router.name)
         self.router = router(config.router, self.bank.layers, self.backbone.width).to(self.device)
         embedding = self.backbone.model.get_input_embeddings().weight
@@ -99,7 +99,7 @@ class Learner(nn.Module):
         self.objective = objective(self, tasks)
         self.task_names = [task.name for task in tasks]
         self.queries: dict[tuple, Tensor] = {}  # by the keys of the batch
-        self.met = 0  # tasks met so far
+        self.tasks_seen = 0  # tasks met so far
         self.starts: dict[str, dict[str, Tensor]] = {}  # parameters that experts begin with, by name
 
     def _check_positions(self, experts: int, generates: bool) -> None:
@@ -161,10 +161,10 @@ class Learner(nn.Module):
         """Whether an expert is trained while all others are switched off."""
         return self.per_task and self.config.experts.isolated
 
-    def meet(self, t: int) -> None:
+    def add_task(self, t: int) -> None:
         """Room for task t: classifier rows, routing and, where experts are per task, an expert; earlier experts are frozen."""
         seed, name = self.config.seed, self.task_names[t]
-        self.met = t + 1
+        self.tasks_seen = t + 1
         self.classifier.grow(seed, "classifier", name)
         new = [name] if self.per_task else self.pool[len(self.bank) :]
         if new:
@@ -173,7 +173,7 @@ class Learner(nn.Module):
             for expert in new:
                 self.begin(self.bank.grow(expert, seed, "expert", expert))
             self.router.grow(len(self.bank))
-        self.router.meet(t, generator(seed, "router", name))
+        self.router.add_task(t, generator(seed, "router", name))
         self.router.to(self.device)  # what it drew for the task was made on the CPU
 
     def read_starts(self) -> None:
@@ -182,40 +182,40 @@ class Learner(nn.Module):
         for name, place in self.config.experts.start.items():
             if name not in names:
                 raise unknown("expert in experts.start", name, names)
-            self.starts[name] = self.bank.fitting(initial_adapters.folder(place), self.config.backbone.name)
+            self.starts[name] = self.bank.load_compatible(initial_adapters.folder(place), self.config.backbone.name)
 
     def begin(self, k: int) -> None:
         """Give the fresh expert k the values it is to begin with, where it has any."""
         if self.bank.names[k] in self.starts:
             self.bank.load_expert(k, self.starts[self.bank.names[k]])
 
-    def collapse(self) -> None:
+    def merge_to_average(self) -> None:
         """One expert, the average of all, in place of the bank; nothing is left to choose."""
         self.bank.average("average")
         uniform = registry.routers.get("uniform")
         self.router = uniform(registry.routers.options("uniform"), self.bank.layers, self.backbone.width)
         self.router.grow(1)
 
-    def learned(self, rows: Sequence[Encoded], queries: Sequence[Tensor]) -> None:
+    def after_expert_trained(self, rows: Sequence[Encoded], queries: Sequence[Tensor]) -> None:
         """Let the router keep what it needs of the task met last: its trained expert, its training examples and their queries."""
         experts = [dict(self.bank.expert(k)) for k in range(len(self.bank))]
         with torch.no_grad():
-            self.router.learned(experts, queries, torch.tensor([row.label for row in rows], device=self.device))
+            self.router.after_expert_trained(experts, queries, torch.tensor([row.label for row in rows], device=self.device))
 
-    def renew(self) -> None:
+    def reinitialise(self) -> None:
         """Experts and classifier rows of the tasks met so far as they were before any training."""
         seed, met = self.config.seed, len(self.classifier.weight)
         self.classifier = self.new_classifier()
         for name in self.task_names[:met]:
             self.classifier.grow(seed, "classifier", name)
         for k, name in enumerate(self.bank.names):
-            self.bank.renew(k, seed, "expert", name)
+            self.bank.reinitialise(k, seed, "expert", name)
             self.begin(k)
 
     def encode(self, examples: Sequence[Example], task: int, split: str) -> list[Encoded]:
         """Token ids of all examples of a split, see Backbone.encode."""
         rows = self.backbone.encode(examples, task, split)
-        self.objective.look(rows, split)
+        self.objective.observe_rows(rows, split)
         return rows
 
     def collate(self, rows: Sequence[Encoded]) -> Batch:
@@ -274,7 +274,7 @@ class Learner(nn.Module):
         """The router's decision; None while the bank is empty."""
         return self.router(self.request(batch, noise)) if len(self.bank) else None
 
-    def alone(self, k: int) -> Decision:
+    def single_expert_decision(self, k: int) -> Decision:
         """The decision that only expert k acts, with weight 1.
 
         Both compositions are then the same function; it is always computed in the same form, so that an isolated expert
@@ -296,23 +296,23 @@ class Learner(nn.Module):
         """Logits (N, C) of the rows as the router sends them."""
         return torch.cat([self(self.collate(rows[i : i + size])).logits for i in range(0, len(rows), size)])
 
-    def trained(self) -> dict[str, nn.Parameter]:
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """What learning the task met last changes, by names of its own: its expert (or the shared ones), classifier blocks."""
-        t, found = self.met - 1, {}
+        t, found = self.tasks_seen - 1, {}
         for k in self.current:
             owner = f"task{t}." if self.per_task else f"{self.bank.names[k]}." if len(self.current) > 1 else ""
             found |= {owner + name: p for name, p in self.bank.expert(k).items()}
         if self.router.learns_with_experts:
             found |= {f"router.{name}": p for name, p in self.router.of_task(t).items()}
-        return found | self.parameters_of(range(self.met) if self.config.train.classes == "seen" else [t])
+        return found | self.parameters_of(range(self.tasks_seen) if self.config.train.loss_classes == "seen" else [t])
 
     def cross_entropy(self, logits: Tensor, label: Tensor, task: Tensor, how: str | None = None) -> Tensor:
-        """Mean cross-entropy over the competing classes ("task" or "seen", see LabelSpace; None: train.classes), or over tokens.
+        """Mean cross-entropy over the competing classes ("task" or "seen", None: train.loss_classes), or over tokens.
 
         logits (B, C), labels within their tasks (B,), tasks (B,); of texts logits (B, S, V) and tokens (B, S). What is UNLABELLED
         does not count.
         """
-        return self.objective.loss(logits, label, task, how or self.config.train.classes)
+        return self.objective.loss(logits, label, task, how or self.config.train.loss_classes)
 
     def own_cross_entropy(self, logits: Tensor, label: Tensor, task: Tensor) -> Tensor:
         """Mean cross-entropy among the classes of the one task that all rows are of; arguments as for cross_entropy.
@@ -324,7 +324,9 @@ class Learner(nn.Module):
 
     def competing(self, logits: Tensor, task: Tensor, how: str | None = None) -> Tensor:
         """Logits (B, C) with -inf where a class does not compete, see cross_entropy."""
-        return logits.masked_fill(~self.space.competing(task, self.met, how or self.config.train.classes), float("-inf"))
+        return logits.masked_fill(
+            ~self.space.competing(task, self.tasks_seen, how or self.config.train.loss_classes), float("-inf")
+        )
 
     def parameters_of(self, tasks: Iterable[int]) -> dict[str, nn.Parameter]:
         """Classifier blocks of some tasks, by name; each parameter once."""

@@ -54,7 +54,7 @@ class Lower:
             self.known.pop(row.key, None)
 
     @contextmanager
-    def standing_in(self, keys: Sequence[tuple[int, str, int]]) -> Iterator[None]:
+    def serve(self, keys: Sequence[tuple[int, str, int]]) -> Iterator[None]:
         """Inside the block, a batch of these rows is not computed in the lower blocks if all of them are known."""
         if self.seen is None and all(key in self.known for key in keys):
             self.states = nn.utils.rnn.pad_sequence([self.known[key] for key in keys], batch_first=True)  # (B, T, D)
@@ -64,7 +64,7 @@ class Lower:
             self.states = None
 
     @contextmanager
-    def watching(self) -> Iterator[list[Tensor]]:
+    def capture(self) -> Iterator[list[Tensor]]:
         """Inside the block, what leaves the lower blocks is put in a list, and the blocks above are not computed."""
         self.seen = []
         try:

@@ -140,7 +140,7 @@ def similarity(found: dict[str, SavedExpert]) -> None:
     )
 
 
-def bring_in() -> None:
+def import_expert() -> None:
     """Upload a peft folder as a zip."""
     with st.expander("Bring in an expert", icon=":material/upload:"):
         if jobs.read_only():
@@ -154,7 +154,7 @@ def bring_in() -> None:
                 if given is None or not name:
                     st.warning("Choose a file and a name.")
                 else:
-                    actions.attempt(library.bring_in, given.getvalue(), name)
+                    actions.attempt(library.import_expert, given.getvalue(), name)
 
 
 def notes(runs: list[Run]) -> None:
@@ -211,7 +211,7 @@ def draw() -> None:
     except LabError as error:
         return st.error(shell.plain(error))
     experts(found)
-    bring_in()
+    import_expert()
     notes(runs)
 
 

@@ -27,7 +27,7 @@ MAIN = {
     "experts.rank": "Rank of an expert",
     "memory.per_task": "Stored examples per task",
 }
-SECTIONS = {"": "run", "train": "training", "memory_training": "training on the memory"}
+SECTIONS = {"": "run", "train": "training", "router_training": "training on the memory"}
 
 
 def structure(recipe: str) -> list[str]:

@@ -89,7 +89,7 @@ class TransferSession(Session):
         if self.cursor.task < 0:
             layers, sizes = [layer.name for layer in self.learner.bank.layers], self.sizes()
             yield events.RunStarted(self.stages, self.scores.labels, layers, str(self.learner.device), sizes, self.progress())
-            self.meet_all()
+            self.add_all_tasks()
             self.advance(0, "train")
         for s in range(self.cursor.task, len(self.stages)):
             if self.cursor.phase == "train":
@@ -212,9 +212,9 @@ class TransferSession(Session):
 
     # -- the moment between --------------------------------------------------------------------------------------------
 
-    def meet_all(self) -> None:
+    def add_all_tasks(self) -> None:
         """Room for all tasks. What belongs to a held-out task is drawn by its name and stays as it is until adaptation."""
-        super().meet_all()
+        super().add_all_tasks()
         self.learner.router.requires_grad_(False)
         self.trainable = count(self.modules(self.trained_on), self.routing(self.trained_on))
 
@@ -222,9 +222,9 @@ class TransferSession(Session):
         """From joint training to the experts that adaptation begins with."""
         start = self.config.transfer.adaptation.start
         if start == "average":
-            self.learner.collapse()
+            self.learner.merge_to_average()
         elif start == "fresh":
-            self.learner.renew()
+            self.learner.reinitialise()
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """All that adaptation may change, by name."""
@@ -309,24 +309,24 @@ class TransferSession(Session):
         return [sum(len(self.rows[t, "train"]) for t in self.trained_on), *(shots for _, shots in self.plan)]
 
     def rebuild(self) -> None:
-        self.meet_all()
+        self.add_all_tasks()
         if self.cursor.task > 0:
             self.change_to_start()
 
     @property
-    def kept(self) -> dict[str, dict[str, Tensor]]:
+    def checkpoint_extras(self) -> dict[str, dict[str, Tensor]]:
         return {"start": self.start}
 
-    def changing(self, k: int) -> bool:
+    def is_trainable(self, k: int) -> bool:
         return True
 
-    def final(self, t: int) -> list[int]:
+    def finished_experts(self, t: int) -> list[int]:
         return self.experts_of(self.trained_on) if t == 0 else []
 
     def rate_of(self, t: int, phase: str) -> str:
         return "transfer.adaptation.lr" if t and self.config.transfer.adaptation.lr else "train.lr"
 
-    def said(self, t: int) -> str:
+    def summary_line(self, t: int) -> str:
         return f"{self.stages[t]}: {self.scores.done[t]:.3f}"
 
     def cost(self) -> dict[str, Any]:

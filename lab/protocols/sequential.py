@@ -15,10 +15,10 @@ from lab.data.stream import Task
 from lab.models.learner import Output
 from lab.routers.base import Decision
 from lab.run_folder import events
-from lab.training.expert_cache import Store, anywhere
+from lab.training.expert_cache import Store, strip_task_prefix
 from lab.training.trainer import Phase, Session
 
-RATE = {"train": "train.lr", "gate": "router.lr", "memory": "memory_training.lr"}  # the learning rate of a phase
+RATE = {"train": "train.lr", "gate": "router.lr", "memory": "router_training.lr"}  # the learning rate of a phase
 
 
 @dataclass
@@ -46,7 +46,9 @@ class StreamSession(Session):
         super().__init__(config, tasks, store)
         self.scores = Scores([task.name for task in tasks], [list(task.labels) for task in tasks])
         self.stored_queries: dict[int, tuple[list[Encoded], list[Tensor]]] = {}  # per task: stored rows; per layer (N, D)
-        self.untuned: dict[str, Tensor] = {}  # classifier as training on the tasks left it, before any tuning on the memory
+        self.classifier_before_calibration: dict[
+            str, Tensor
+        ] = {}  # classifier as training on the tasks left it, before any tuning on the memory
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -81,16 +83,16 @@ class StreamSession(Session):
         """Stage A: the task's expert (or the shared one) and classifier rows, from the task's training examples."""
         learner, config, rows = self.learner, self.config.train, self.rows[t, "train"]
         if self.cursor.step == 0:
-            learner.meet(t)
+            learner.add_task(t)
             with self.timed():
                 for method in self.methods:
                     method.begin_task(t, rows)
         examples = rows
         for method in self.methods:
             examples = method.examples(examples)
-        isolated, trained = learner.isolated, learner.trained()
+        isolated, trained = learner.isolated, learner.trainable_parameters()
         store = self.store if isolated and not self.methods else None
-        found = store.fetch(store.address(self, t), anywhere(trained, t)) if store and self.cursor.step == 0 else None
+        found = store.fetch(store.address(self, t), strip_task_prefix(trained, t)) if store and self.cursor.step == 0 else None
         if self.cursor.step == 0:
             count = sum(parameter.numel() for parameter in trained.values())
             yield events.TaskStarted(t, self.tasks[t].name, len(learner.bank), count, found is not None, self.progress())
@@ -108,7 +110,7 @@ class StreamSession(Session):
                 return chosen
 
             def decide(batch: Batch, step: int) -> Decision:
-                return learner.alone(learner.current[0]) if isolated else learner.decide(batch)
+                return learner.single_expert_decision(learner.current[0]) if isolated else learner.decide(batch)
 
             def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
                 out = Output(learner.logits(batch, t if isolated else None), decision)
@@ -124,7 +126,7 @@ class StreamSession(Session):
             drawn = [*examples, *self.memory.rows] if self.methods else examples
             yield from self.fit(t, Phase([trained], rates, steps, config.epochs, drawn, rows_of, decide, terms, self.methods))
             if store:
-                store.keep(store.address(self, t), anywhere(trained, t), self.cursor.phase_s)
+                store.keep(store.address(self, t), strip_task_prefix(trained, t), self.cursor.phase_s)
         for k in learner.current:
             learner.bank.trainable(k, False)
         self.memory.add(self.tasks[t], rows)
@@ -133,10 +135,10 @@ class StreamSession(Session):
                 method.end_task(t, rows)
         for name in learner.parameters_of(range(t + 1)):
             if name in trained:
-                self.untuned[name] = trained[name].detach().clone()
+                self.classifier_before_calibration[name] = trained[name].detach().clone()
         if isolated:
             with self.timed():
-                learner.learned(rows, self.queries(t) if learner.router.learns_queries else [])
+                learner.after_expert_trained(rows, self.queries(t) if learner.router.learns_queries else [])
 
     def train_gate(self, t: int) -> Iterator[events.Event]:
         """What the router has for the new expert alone, from the task's training examples; expert and classifier are frozen."""
@@ -162,7 +164,7 @@ class StreamSession(Session):
 
     def train_on_memory(self, t: int) -> Iterator[events.Event]:
         """Stage B: routers, and the classifier if asked, from the stored examples; experts and backbone are frozen."""
-        learner, config = self.learner, self.config.memory_training
+        learner, config = self.learner, self.config.router_training
         learns = learner.router.learns_on_memory(self.config.router)
         own = learner.router.gate(len(learner.bank) - 1)  # was trained in the phase before
         router = {f"router.{name}": p for name, p in learner.router.named_parameters() if learns and name not in own}
@@ -177,7 +179,7 @@ class StreamSession(Session):
                 learner.router.reset(self.chance("router", t), queries, owners)
                 with torch.no_grad():
                     for name, parameter in classifier.items():
-                        parameter.copy_(self.untuned[name])
+                        parameter.copy_(self.classifier_before_calibration[name])
         how = "task" if self.config.scenario == "task" else "seen"
         with self.timed():  # where nothing below the classifier learns, what it is fed with
             fixed = {} if router else learner.represented(self.memory.rows)
@@ -287,25 +289,29 @@ class StreamSession(Session):
         cursor = self.cursor
         learned = cursor.task + (cursor.phase != "train")  # tasks whose stage A is done
         for t in range(max(learned, cursor.task + 1 if cursor.phase == "train" and cursor.step else learned)):
-            self.learner.meet(t)
+            self.learner.add_task(t)
             if t < learned:
                 self.memory.add(self.tasks[t], self.rows[t, "train"])
 
     @property
-    def kept(self) -> dict[str, dict[str, Tensor]]:
-        return {"isolated": self.untuned}
+    def checkpoint_extras(self) -> dict[str, dict[str, Tensor]]:
+        return {"isolated": self.classifier_before_calibration}
 
     @property
-    def held(self) -> list[Tensor]:
+    def carried_state(self) -> list[Tensor]:
         """The classifier as it was before tuning, if each tuning on the memory begins from there."""
-        given = self.config.memory_training
-        return [*self.untuned.values()] if given.steps and given.classifier == "tuned" and not given.warm_start else []
+        given = self.config.router_training
+        return (
+            [*self.classifier_before_calibration.values()]
+            if given.steps and given.classifier == "tuned" and not given.warm_start
+            else []
+        )
 
-    def changing(self, k: int) -> bool:
+    def is_trainable(self, k: int) -> bool:
         """Whether expert k may still change: it is shared, or its task is being learned."""
         return not self.learner.per_task or (k == self.cursor.task and self.cursor.phase == "train")
 
-    def final(self, t: int) -> list[int]:
+    def finished_experts(self, t: int) -> list[int]:
         """Experts that are done with training on task t."""
         return [len(self.learner.bank) - 1] if self.learner.per_task else []
 
@@ -313,7 +319,7 @@ class StreamSession(Session):
         """The option that is the learning rate of a phase."""
         return RATE[phase]
 
-    def said(self, t: int) -> str:
+    def summary_line(self, t: int) -> str:
         """One line about task t, which has ended."""
         row = self.scores.matrix[t][: t + 1]
         scores = "  ".join(f"{name} {score:.3f}" for name, score in zip(self.stages, row, strict=False))

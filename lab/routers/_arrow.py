@@ -27,7 +27,7 @@ class ByDirection(Router):
 
     axes = Axes("computed", "layer", "token", "hard")
     options: DirectionOptions
-    told = {
+    step_descriptions = {
         "scores": "how far each token goes along the direction that the expert's update amplifies most; mean over the tokens",
         "weights": "for each token the softmax of its largest scores, 0 for the others; mean over the tokens",
     }
@@ -47,7 +47,7 @@ class ByDirection(Router):
             setattr(self, f"prototype{i}", torch.cat([old, old.new_zeros(experts - self.experts, layer.inputs)]))
         super().grow(experts)
 
-    def learned(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
+    def after_expert_trained(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
         changed = range(len(experts)) if self.options.subtract_mean else [len(experts) - 1]
         for i, layer in enumerate(self.layers):
             a, b = (torch.stack([expert[f"{layer.name}.{part}"] for expert in experts]) for part in ("lora_A", "lora_B"))

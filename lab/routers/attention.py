@@ -44,7 +44,7 @@ class Attention(Router):
     axes = Axes("learned", "model", "example", "soft")
     Options = AttentionOptions
     options: AttentionOptions
-    told = {
+    step_descriptions = {
         "scores": "the product of the text's query with a key that was learned for each expert",
         "weights": "the softmax of the scores",
     }
@@ -69,7 +69,7 @@ class Attention(Router):
         super().grow(experts)
 
     @torch.no_grad()
-    def meet(self, task: int, generator: torch.Generator) -> None:
+    def add_task(self, task: int, generator: torch.Generator) -> None:
         """Keys of new experts are drawn from U(-1, 1); the projection, once, as torch draws linear layers."""
         drawn = [(key, 1.0) for key in self.keys[self.drawn :]]
         drawn += [(weight, weight.shape[1] ** -0.5) for weight in (self.down, self.up) if not self.drawn]

@@ -68,11 +68,11 @@ class Decision:
     stacks: Sequence[Mapping[str, Tensor]] | None = None  # per layer, stacked parameters that act in place of the bank's
     match: Match | None = None
 
-    def at(self, layer: int, x: Tensor) -> Tensor:
+    def weights_for_layer(self, layer: int, x: Tensor) -> Tensor:
         """Weights (B | 1, H, E) of one layer with input x; a router that decides per token returns (B | 1, T, H, E)."""
         return self.weights[:, layer if self.weights.shape[1] > 1 else 0]
 
-    def held(self) -> "Decision":
+    def for_generation(self) -> "Decision":
         """The decision for the tokens that are written after the text: the same weights."""
         return self
 
@@ -104,7 +104,7 @@ class LayerDecision(Decision):
         self.made: dict[int, Tensor] = {}
         self.made_steps: dict[int, dict[str, Tensor]] = {}
 
-    def at(self, layer: int, x: Tensor) -> Tensor:
+    def weights_for_layer(self, layer: int, x: Tensor) -> Tensor:
         found = self.decide(layer, x)
         if isinstance(found, dict):
             self.made_steps[layer] = found
@@ -116,7 +116,7 @@ class LayerDecision(Decision):
         """What the experts are multiplied with, from the weights that are recorded."""
         return w
 
-    def held(self) -> Decision:
+    def for_generation(self) -> Decision:
         """Weights per example stay; per token they are decided anew, and those of the text stay recorded."""
         per_token = any(w.dim() == 4 for w in self.made.values())
         if not per_token:
@@ -160,7 +160,7 @@ class Router(nn.Module, Plugin):
     axes: ClassVar[Axes]
     uses_task_id: ClassVar[bool] = False
     learns_with_experts: ClassVar[bool] = False  # trained on the tasks' own examples, by its own loss terms, not on the memory
-    told: Mapping[
+    step_descriptions: Mapping[
         str, str
     ] = {}  # what the steps of its decisions are, where more can be said of one than in lab.run_folder.routing_record.STEPS
     uses_query: bool = False  # needs the frozen backbone's sequence representation
@@ -199,7 +199,7 @@ class Router(nn.Module, Plugin):
         """The bank now holds so many experts."""
         self.experts = experts
 
-    def learned(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
+    def after_expert_trained(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
         """The newest of the isolated experts is trained: what a router keeps of it goes into buffers. Default: nothing.
 
         `experts`: parameters of all, named `<layer>.<parameter>`; of the task's N training examples, where `learns_queries`, the
@@ -212,7 +212,7 @@ class Router(nn.Module, Plugin):
 
     def gated(self, k: int, task: Tensor) -> Decision:
         """The decision under which these are trained, for rows of these tasks (B,); default: perfect routing."""
-        return self.own(task)
+        return self.oracle_decision(task)
 
     def gate_trained(self) -> None:
         """The training of a gate has ended."""
@@ -225,11 +225,11 @@ class Router(nn.Module, Plugin):
         """The number of the expert that is right for a task."""
         return task
 
-    def own(self, task: Tensor) -> Decision:
+    def oracle_decision(self, task: Tensor) -> Decision:
         """Perfect routing: weight 1 for the expert of each row's task (B,)."""
         return Decision(one_hot(task, self.experts, self.heads))
 
-    def meet(self, task: int, generator: torch.Generator) -> None:
+    def add_task(self, task: int, generator: torch.Generator) -> None:
         """A task is met, by the number that requests name it with, and its experts are there: room for what is kept of them."""
 
     def of_task(self, task: int) -> dict[str, nn.Parameter]:

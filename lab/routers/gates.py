@@ -43,7 +43,7 @@ class Gates(Router):
     axes = Axes("learned", "layer", "example", "soft")
     Options = GatesOptions
     options: GatesOptions
-    told = {
+    step_descriptions = {
         "logits": "the layer's own router reads the text, in the layer's input or in the frozen backbone, and gives each expert "
         "a number"
     }

@@ -30,7 +30,7 @@ class L2P(Router):
     axes = Axes("learned", "model", "example", "hard")
     Options = L2POptions
     options: L2POptions
-    told = {"weights": "1 for the experts whose keys are most like the text's query, 0 for the others"}
+    step_descriptions = {"weights": "1 for the experts whose keys are most like the text's query, 0 for the others"}
     learns_with_experts = True
     uses_query = True
 
@@ -52,7 +52,7 @@ class L2P(Router):
         super().grow(experts)
 
     @torch.no_grad()
-    def meet(self, task: int, generator: torch.Generator) -> None:
+    def add_task(self, task: int, generator: torch.Generator) -> None:
         if task == 0:
             self.key.copy_(torch.rand(self.key.shape, generator=generator) * 2 - 1)
 

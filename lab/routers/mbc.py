@@ -63,7 +63,11 @@ class Mbc(Router):
         self.choice: Router = registry.routers.get(chosen.name)(chosen, layers, width)
         self.reads_parameters = isinstance(self.choice, ByDirection)
         self.weighs_clusters = self.reads_parameters or self.choice.learns_on_memory(chosen)  # or else tasks
-        self.told = self.choice.told if self.weighs_clusters else {"weights": "the sum of the weights of the cluster's tasks"}
+        self.step_descriptions = (
+            self.choice.step_descriptions
+            if self.weighs_clusters
+            else {"weights": "the sum of the weights of the cluster's tasks"}
+        )
         for need in ("uses_query", "uses_embedded", "reads_layers", "learns_queries"):
             setattr(self, need, getattr(self.choice, need))
 
@@ -106,15 +110,15 @@ class Mbc(Router):
         super().grow(new)
         self.choice.grow(new if self.weighs_clusters else experts)
 
-    def meet(self, task: int, generator: torch.Generator) -> None:
+    def add_task(self, task: int, generator: torch.Generator) -> None:
         self.choice.classes = self.classes
-        self.choice.meet(task, generator)
+        self.choice.add_task(task, generator)
 
-    def learned(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
+    def after_expert_trained(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
         found = arithmetic.clusters(arithmetic.products(experts, self.options.space), self.experts)
         self.cluster.copy_(torch.tensor(found))
         if not self.weighs_clusters:
-            self.choice.learned(experts, queries, labels)
+            self.choice.after_expert_trained(experts, queries, labels)
         for c in range(self.experts):
             members = [expert for expert, own in zip(experts, found, strict=True) if own == c]
             for i, layer in enumerate(self.layers):
@@ -146,7 +150,7 @@ class Mbc(Router):
     def owner(self, task: int) -> int:
         return int(self.cluster[task])
 
-    def own(self, task: Tensor) -> Decision:
+    def oracle_decision(self, task: Tensor) -> Decision:
         return Decision(one_hot(self.cluster[task].long(), self.experts, self.heads), composition="mix", stacks=self.stacks)
 
     @property

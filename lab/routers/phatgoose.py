@@ -29,7 +29,7 @@ class Phatgoose(Router):
     axes = Axes("learned", "layer", "token", "hard")
     Options = PhatgooseOptions
     options: PhatgooseOptions
-    told = {
+    step_descriptions = {
         "scores": "how well each token fits the gate that was trained for each expert; mean over the tokens",
         "weights": "for each token the softmax of its largest scores, 0 for the others; mean over the tokens",
     }

@@ -35,7 +35,7 @@ class Prototype(Router):
     axes = Axes("computed", "model", "example", "hard")
     Options = PrototypeOptions
     options: PrototypeOptions
-    told = {
+    step_descriptions = {
         "scores": "how near the text is to what each expert's task looked like: the cosine, or minus a squared distance",
         "weights": "the softmax of the largest scores, 0 for the others",
     }
@@ -58,14 +58,14 @@ class Prototype(Router):
     def axes_of(cls, options: PrototypeOptions) -> Axes:
         return cls.axes._replace(hardness="soft" if options.top_k == ALL else "hard")
 
-    def meet(self, task: int, generator: torch.Generator) -> None:
+    def add_task(self, task: int, generator: torch.Generator) -> None:
         if task in self.task_of:
             return
         new = max(1, self.classes[task]) if self.options.per == "class" and self.classes else 1  # texts are of no class
         self.mean = torch.cat([self.mean, self.mean.new_zeros(new, self.width)])
         self.task_of += [task] * new
 
-    def learned(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
+    def after_expert_trained(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
         """Means of the newest task, and the running mean of the covariances; a class without examples has no mean (NaN)."""
         k, query = len(experts) - 1, queries[0].double()  # (N, D)
         query = normalize(query, dim=-1) if self.options.unit else query

@@ -43,7 +43,7 @@ class Skills(Router):
     uses_task_id = True
     Options = SkillsOptions
     options: SkillsOptions
-    told = {
+    step_descriptions = {
         "logits": "the task's row of a learned table, one number per expert; the text is not looked at",
         "weights": "each gate divided by the sum of all",
     }
@@ -56,7 +56,7 @@ class Skills(Router):
         self.table_of = [self.tables.index(place) for place in places]  # (L,), or (1,) if global
         self.logits = nn.ParameterList()  # per task (G, H, E)
 
-    def meet(self, task: int, generator: torch.Generator) -> None:
+    def add_task(self, task: int, generator: torch.Generator) -> None:
         """A row of logits for the task; those of other tasks stay as they are."""
         drawn = torch.empty(len(self.tables), self.heads, self.experts).uniform_(-BOUND, BOUND, generator=generator)
         self.logits.append(nn.Parameter(drawn))

@@ -51,7 +51,7 @@ class Sparse(Router):
     axes = Axes("learned", "layer", "token", "hard")
     Options = SparseOptions
     options: SparseOptions
-    told = {
+    step_descriptions = {
         "logits": "a small network reads each token in the layer's input and gives each expert a number; mean over the tokens",
         "probabilities": "what each expert would get of a token, if all acted",
         "weights": "for each token the probabilities of the few likeliest experts, 0 for the others; mean over the tokens",
@@ -63,7 +63,7 @@ class Sparse(Router):
         self.inner = nn.ParameterList(torch.zeros(options.hidden, layer.inputs) for layer in layers)
         self.bias = nn.ParameterList(torch.zeros(options.hidden) for _ in layers)
         self.outer = nn.ParameterList(torch.zeros(0, options.hidden) for _ in layers)  # per layer (E, hidden)
-        self.drawn = self.met = 0  # experts that have rows with values; tasks met
+        self.drawn = self.tasks_seen = 0  # experts that have rows with values; tasks met
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -77,12 +77,12 @@ class Sparse(Router):
         super().grow(experts)
 
     @torch.no_grad()
-    def meet(self, task: int, generator: torch.Generator) -> None:
+    def add_task(self, task: int, generator: torch.Generator) -> None:
         """Rows of new experts, and once all else, are drawn as torch draws linear layers."""
         for inner, outer in zip(self.inner, self.outer, strict=True):
-            for tensor in (outer[self.drawn :], *([] if self.met else [inner])):
+            for tensor in (outer[self.drawn :], *([] if self.tasks_seen else [inner])):
                 tensor.copy_((2 * torch.rand(tensor.shape, generator=generator) - 1) / tensor.shape[1] ** 0.5)
-        self.drawn, self.met = self.experts, task + 1
+        self.drawn, self.tasks_seen = self.experts, task + 1
         if self.options.hold:
             for i, parameter in enumerate(self.parameters()):
                 self.register_buffer(f"found{i}", parameter.detach().clone())
@@ -108,7 +108,7 @@ class Sparse(Router):
             return {name: step.unsqueeze(2).expand(-1, -1, self.heads, -1) for name, step in steps.items()}  # (B, T, H, E)
 
         decision = LayerDecision(decide, request.mask)
-        if self.options.hold and self.met > 1:
+        if self.options.hold and self.tasks_seen > 1:
             moved = [(p - getattr(self, f"found{i}")).square().sum() for i, p in enumerate(self.parameters())]
             decision.losses["hold"] = self.options.hold * torch.stack(moved).sum()
         return decision

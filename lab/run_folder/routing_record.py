@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-STEPS = {  # what a step is in words that are right for every router; see Router.told
+STEPS = {  # what a step is in words that are right for every router; see Router.step_descriptions
     "logits": "one number per expert: the larger it is, the more weight the expert gets",
     "noisy logits": "the logits and random noise, which makes a router try other experts while it learns",
     "gates": "each logit brought into the range from 0 to 1, without the noise that some routers add while they learn",
@@ -30,7 +30,7 @@ class Routing:
     arrays: dict[str, np.ndarray]
     texts: dict[str, list[str]]
     step_names: Sequence[str] = ()  # what led to the weights of whole decisions, in order
-    told: Mapping[str, str] = field(default_factory=dict)  # what these are, in the router's own words
+    step_descriptions: Mapping[str, str] = field(default_factory=dict)  # what these are, in the router's own words
 
     @property
     def owned(self) -> bool:
@@ -66,7 +66,7 @@ class Routing:
 
     def about_step(self, name: str) -> str:
         """What a step is: in the router's own words, else in those that are right for every router."""
-        return self.told.get(name) or STEPS.get(name, "a value that this router names on the way to its weights")
+        return self.step_descriptions.get(name) or STEPS.get(name, "a value that this router names on the way to its weights")
 
     def queries(self, task: int) -> np.ndarray | None:
         """What the examples kept whole were routed by, (N, D); None where that is not one vector per example."""

@@ -23,6 +23,7 @@ import filelock
 import psutil
 import yaml
 
+from lab.config.former_names import renamed
 from lab.core import atomic_io
 from lab.core.errors import LabError, unknown
 from lab.metrics.matrix import metrics
@@ -132,7 +133,7 @@ class Run:
             raise LabError(f"run '{self.id}' is damaged: config.yaml cannot be read ({reason})") from error
         if not isinstance(content, dict):
             raise LabError(f"run '{self.id}' is damaged: config.yaml holds no mapping")
-        return content
+        return renamed(content, warn=False)
 
     @property
     def status(self) -> str:

@@ -25,7 +25,7 @@ def save(session: Session, folder: Path, experts: Path, **extra: Any) -> None:
     before = _manifest(folder) if (folder / "manifest.json").exists() else {"number": -1, "experts": {}}
     path = folder / f"{before['number'] + 1}.safetensors"
     atomic_io.write_arrays(path, tensors)
-    done = [name for k, name in enumerate(session.learner.bank.names) if not session.changing(k)]
+    done = [name for k, name in enumerate(session.learner.bank.names) if not session.is_trainable(k)]
     atomic_io.write_json(
         folder / "manifest.json",
         {
@@ -82,7 +82,7 @@ def restore(session: Session, folder: Path, experts: Path) -> dict[str, Any]:
 
     for method in session.methods:
         method.load_state(of(f"method.{method.name}/"))
-    for name, kept in session.kept.items():
+    for name, kept in session.checkpoint_extras.items():
         kept.update({own: tensor.to(learner.device) for own, tensor in of(f"{name}/").items()})
     session.saved_moments = {name: tensor for name, tensor in tensors.items() if name.startswith("optimizer/")}
     return manifest
@@ -92,9 +92,9 @@ def _state(session: Session) -> dict[str, Tensor]:
     """All tensors of a checkpoint by name."""
     learner, state = session.learner, dict(_small(session))
     for k in range(len(learner.bank)):
-        if session.changing(k):
+        if session.is_trainable(k):
             state |= {f"expert{k}.{name}": p for name, p in learner.bank.expert(k).items()}
-    for name, kept in session.kept.items():
+    for name, kept in session.checkpoint_extras.items():
         state |= {f"{name}/{own}": tensor for own, tensor in kept.items()}
     for method in session.methods:
         state |= {f"method.{method.name}/{name}": tensor for name, tensor in method.state().items()}

@@ -129,10 +129,10 @@ def evaluate(
     """
     answered: dict[int, tuple[Any, ...]] = {}  # by row
     routing, scores = RoutingSums(), learner.objective.measures
-    with learner.backbone.knowing(rows, size, lasting=True):
+    with learner.backbone.prefix_cached(rows, size, lasting=True):
         for chunk in by_length(rows, size):
             batch = learner.collate([rows[i] for i in chunk])
-            decision = learner.router.own(batch.task) if oracle else learner.decide(batch)
+            decision = learner.router.oracle_decision(batch.task) if oracle else learner.decide(batch)
             decision = change(decision) if change and decision else decision
             found = learner.objective.answers(batch, decision, seen)
             columns = (*found[:4], *(found.scores[name] for name in scores))

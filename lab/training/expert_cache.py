@@ -95,6 +95,6 @@ def _address(session: "Session", content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def anywhere(parameters: dict[str, Tensor], t: int) -> dict[str, Tensor]:
+def strip_task_prefix(parameters: dict[str, Tensor], t: int) -> dict[str, Tensor]:
     """Parameters by names without the task's position in the stream."""
     return {name.removeprefix(f"task{t}."): parameter for name, parameter in parameters.items()}

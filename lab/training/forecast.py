@@ -122,7 +122,7 @@ def look(config: RunConfig) -> dict[str, Any]:
 
     made = runner.session(config, runs=False)
     learner = made.learner
-    made.meet_all()
+    made.add_all_tasks()
     limit = learner.backbone.max_length
     tokens = getattr(learner.backbone.tokenizer, "convert_ids_to_tokens", lambda ids: [str(i) for i in ids])
     tasks = []

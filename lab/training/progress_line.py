@@ -39,7 +39,7 @@ def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[eve
                 title = f"evaluating {session.tasks[event.task].name}"
                 bars.update(phase, description=title, completed=event.done, total=event.total)
             elif isinstance(event, events.TaskEnded):
-                bars.console.print(session.said(event.task), highlight=False, markup=False)
+                bars.console.print(session.summary_line(event.task), highlight=False, markup=False)
             yield event
 
 

@@ -124,7 +124,7 @@ class Recorder:
             return
         self.run.append(event.to_json())
         if isinstance(event, events.Learned):
-            for k in self.session.final(event.task):
+            for k in self.session.finished_experts(event.task):
                 self.export(k)
         if isinstance(event, events.RunStarted | events.Evaluated):
             self.write_scores()
@@ -196,7 +196,7 @@ class Recorder:
             layers, tasks = [layer.name for layer in learner.bank.layers], learner.task_names[: len(self.row)]
             about = {"tasks": tasks, "layers": layers, "texts": texts}
             about["experts"] = learner.router.names(learner.bank.names)
-            about["steps"], about["told"] = next(iter(evaluated.values())).steps, dict(learner.router.told)
+            about["steps"], about["told"] = next(iter(evaluated.values())).steps, dict(learner.router.step_descriptions)
             header = {"about": json.dumps(about, ensure_ascii=False)}
             atomic_io.write_arrays(self.run.dir / "routing" / f"after_{after}.safetensors", arrays, header)
         folder = self.run.dir / "state" / f"after_{after}"

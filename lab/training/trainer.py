@@ -120,20 +120,20 @@ class Session(ABC):
 
     @property
     @abstractmethod
-    def kept(self) -> dict[str, dict[str, Tensor]]:
+    def checkpoint_extras(self) -> dict[str, dict[str, Tensor]]:
         """What going on needs beside parameters and statistics, by its name in a saved state."""
 
     @property
-    def held(self) -> list[Tensor]:
+    def carried_state(self) -> list[Tensor]:
         """What the next task needs beside parameters, memory and statistics of router and methods; it counts as stored."""
         return []
 
     @abstractmethod
-    def changing(self, k: int) -> bool:
+    def is_trainable(self, k: int) -> bool:
         """Whether expert k may still change."""
 
     @abstractmethod
-    def final(self, t: int) -> list[int]:
+    def finished_experts(self, t: int) -> list[int]:
         """Experts that are done with training on stage t."""
 
     @abstractmethod
@@ -141,7 +141,7 @@ class Session(ABC):
         """The option that is the learning rate of a phase."""
 
     @abstractmethod
-    def said(self, t: int) -> str:
+    def summary_line(self, t: int) -> str:
         """One line about stage t, which has ended."""
 
     # -- training ------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class Session(ABC):
             parameter.requires_grad_(True)
         self.optimizer = self.new_optimizer(phase)
         began = time.perf_counter()
-        with self.learner.backbone.knowing(phase.examples):
+        with self.learner.backbone.prefix_cached(phase.examples):
             self.cursor.phase_s += time.perf_counter() - began
             for step in range(self.cursor.step, phase.steps):
                 began = time.perf_counter()
@@ -242,10 +242,10 @@ class Session(ABC):
 
     # -- bookkeeping ---------------------------------------------------------------------------------------------------
 
-    def meet_all(self) -> None:
+    def add_all_tasks(self) -> None:
         """Room for every task, as at the end of a run."""
         for t in range(len(self.tasks)):
-            self.learner.meet(t)
+            self.learner.add_task(t)
 
     def fingerprint(self) -> dict[str, Any]:
         """What the results rest on: backbone weights and data. A run is gone on with only where they are the same."""
@@ -270,7 +270,7 @@ class Session(ABC):
     def uses(self) -> dict[str, Any]:
         """What the run was given beyond its training examples."""
         task_id = self.config.scenario == "task" or self.learner.router.uses_task_id
-        used = self.config.memory_training.steps or any(method.given(method.options) == "stored" for method in self.methods)
+        used = self.config.router_training.steps or any(method.given(method.options) == "stored" for method in self.methods)
         used = used or self.learner.router.holds_experts
         stored, generated = len(self.memory) if used else 0, sum(len(method.generated) for method in self.methods)
         return {"task_id": task_id, "stored_examples": stored, "generated_examples": generated}
@@ -280,7 +280,7 @@ class Session(ABC):
 
         Times include what was saved by reuse; `reused_s` says how much of train_s that is.
         """
-        return footprint(self.learner, self.memory, self.methods, self.held) | {
+        return footprint(self.learner, self.memory, self.methods, self.carried_state) | {
             "train_s": round(self.cursor.train_s + self.cursor.reused_s, 3),
             "reused_s": round(self.cursor.reused_s, 3),
             "eval_s": round(self.cursor.eval_s, 3),

@@ -32,7 +32,7 @@ class Work:
         if phase == "gate":
             return TRAINING * getattr(config.router, "steps", 0) * config.train.batch_size
         if phase == "memory":
-            drawn = config.memory_training.steps * config.memory_training.batch_size
+            drawn = config.router_training.steps * config.router_training.batch_size
             if drawn and not registry.routers.get(config.router.name).learns_on_memory(config.router):
                 return float(self.stored(task))  # each goes through the model once, then the classifier alone is tuned
             return TRAINING * drawn

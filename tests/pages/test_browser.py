@@ -1,0 +1,661 @@
+"""What only a browser can show: links, clicks on cells, widths, literal names. Skipped without Chromium."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from support.browser import CHROMIUM, PAGES, PATIENCE, TASKS, dashboard, playwright
+from support.run_folders import FORGETS, write_run
+
+from lab.pages import server
+from lab.run_folder.run import Run
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None or playwright is None, reason="needs Chromium and playwright"),
+    pytest.mark.flaky(reruns=2),  # clicks fall between two drawings of a page now and then; what is broken fails three times
+]
+
+COMPARED = ["Summary", "Curves", "Matrices", "Trade-offs", "Interference", "Order", "Learning rates", "Settings"]
+PICTURES = ["Flow", "Query map", "Over tasks"]
+PROBING = re.compile(r"/_stcore/(health|host-config)$")  # a page below the root looks for its server; the first try fails
+
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from lab.run_folder.run import Run
+run = Run(Path(sys.argv[1]))
+lock = run.start()
+for step in range(11, 2000):
+    run.append({"kind": "Step", "task": 1, "phase": "train", "epoch": 1, "epochs": 2, "step": step, "steps": 2000,
+                "terms": {"task": 1 / step}, "lr": 0.1, "progress": 0.4 + step / 5000})
+    time.sleep(0.1)
+"""
+
+
+def visitor(browser, **options):
+    """Somebody else's browser: a page of a context of its own, as patient as a busy machine needs."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(PATIENCE)
+    return context.new_page()
+
+
+@pytest.fixture
+def page(browser):
+    """A fresh browser without memory; errors it meets are collected in `page.problems`."""
+    opened = visitor(browser, viewport={"width": 1440, "height": 1000})
+    opened.problems = []
+    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
+    cut = "net::ERR_ABORTED"  # by going on to the next page
+    opened.on("requestfailed", lambda r: opened.problems.append(f"failed: {r.url}") if r.failure != cut else None)
+    opened.on(
+        "response",
+        lambda answer: opened.problems.append(answer.url) if answer.status >= 400 and not PROBING.search(answer.url) else None,
+    )
+    opened.on(
+        "console", lambda line: opened.problems.append(line.text) if line.type == "error" and "404" not in line.text else None
+    )
+    yield opened
+    opened.context.close()
+
+
+def open_page(page, address: str, name: str) -> None:
+    """Open a page by its link and wait until it is drawn."""
+    page.goto(f"{address}/{name}")
+    title = PAGES[name.partition("?")[0]]
+    page.get_by_role("heading", name=title, exact=True, level=1).wait_for()
+    settled(page)
+
+
+def settled(page) -> None:
+    """Wait until the server has nothing more to draw."""
+    idle = "document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')"
+    page.wait_for_timeout(300)
+    page.wait_for_function(f"{idle} && !document.querySelector('[data-stale=true]')")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_opens_by_its_link_without_errors(page, address, name):
+    open_page(page, address, name)
+    assert page.locator("[data-testid=stException]").count() == 0
+    assert page.problems == []
+
+
+@pytest.mark.parametrize("width", [375, 768, 1440])
+def test_no_page_scrolls_sideways(page, address, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    for name in PAGES:
+        open_page(page, address, name)
+        inner, outer = page.evaluate("(m => [m.scrollWidth, m.clientWidth])(document.querySelector('[data-testid=stMain]'))")
+        assert inner <= outer, f"{name or 'start'} is {inner} wide in {outer}"
+
+
+def test_names_with_tags_are_shown_as_they_are(page, address):
+    for name in ("", "routing", "compare"):
+        open_page(page, address, name)
+        page.locator(".js-plotly-plot").first.wait_for()
+        if name != "compare":  # of one run there is nothing that names a task
+            page.get_by_text("<b>weather</b>").first.wait_for()
+        assert page.locator("main b, [data-testid=stMain] b").count() == 0
+    open_page(page, address, "routing")
+    assert page.get_by_text("A <i>tagged</i> text").count() and page.locator("[data-testid=stMain] i").count() == 0
+
+
+def test_a_blank_cell_says_that_the_task_is_not_learned_yet(page, address):
+    open_page(page, address, "")
+    hover(page, page.locator(".js-plotly-plot").first, 2, 1)
+    page.get_by_text("not learned yet", exact=True).wait_for()
+
+
+def spot(page, chart, x: float, y: float) -> tuple[float, float]:
+    """Where in the window a point of a chart lies, once the chart stands still there."""
+    chart.scroll_into_view_if_needed()
+    now, before, steady = None, None, 0
+    while steady < 3:
+        page.wait_for_timeout(200)
+        now = chart.evaluate(
+            """(div, [x, y]) => { const l = div._fullLayout, b = div.getBoundingClientRect();
+            return [b.left + l.xaxis._offset + l.xaxis.c2p(x), b.top + l.yaxis._offset + l.yaxis.c2p(y)] }""",
+            [x, y],
+        )
+        before, steady = now, steady + 1 if now == before else 0
+    return now
+
+
+def hover(page, chart, x: float, y: float) -> None:
+    page.mouse.move(*spot(page, chart, x, y), steps=4)
+
+
+def test_a_link_restores_the_view_in_another_browser(page, browser, address):
+    open_page(page, address, "routing")
+    page.get_by_role("combobox", name=re.compile("Task")).click()
+    page.get_by_role("option", name="cooking").click()
+    settled(page)
+    assert "rt_task=cooking" in page.url
+    other = visitor(browser)
+    other.goto(page.url)
+    other.get_by_text(re.compile("on task cooking")).first.wait_for()
+    other.context.close()
+
+
+def test_a_link_restores_the_view_of_compare_and_matrices_share_one_scale(page, browser, address):
+    open_page(page, address, "compare?runs=own-l2r&runs=own-seq")
+    page.get_by_role("radio", name="Matrices").click()
+    page.get_by_text("The range is ±0.54 in all differences").wait_for()
+    settled(page)
+    assert "cmp_view=Matrices" in page.url and "baseline=sequential" in page.url
+    other = visitor(browser)
+    other.goto(page.url)
+    other.get_by_text("The range is ±0.54 in all differences").wait_for()
+    other.wait_for_function("document.querySelectorAll('.js-plotly-plot .heatmaplayer').length == 3")
+    ranges = other.evaluate("[...document.querySelectorAll('.js-plotly-plot')].map(d => [d.data[0].zmin, d.data[0].zmax])")
+    assert ranges[:2] == [[0, 1], [0, 1]] and ranges[2] == pytest.approx([-0.54, 0.54])
+    assert page.problems == []
+    other.context.close()
+
+
+def test_every_view_of_compare_is_in_sight_where_it_is_narrow(page, address):
+    page.set_viewport_size({"width": 375, "height": 900})
+    open_page(page, address, "compare?runs=own-l2r&runs=own-seq")
+    boxes = {name: page.get_by_role("radio", name=name, exact=True).bounding_box() for name in COMPARED}
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 375 for box in boxes.values()), boxes
+
+
+def test_the_slider_moves_numbers_matrix_and_link(page, address):
+    open_page(page, address, "")
+    numbers = page.locator("[class*=st-key-number_] h2")
+    page.wait_for_function("document.querySelectorAll('[class*=st-key-number_] h2').length == 3")
+    assert numbers.all_inner_texts() == ["0.903", "0.025", "0.710"]  # (.86 + .91 + .94) / 3, (.04 + .01) / 2
+    page.get_by_text(re.compile("recorded example")).first.wait_for()
+    page.get_by_role("slider", name="After task").press("ArrowLeft")
+    page.get_by_text("After learning task 2 of 3").wait_for()
+    settled(page)
+    assert "after=2" in page.url and numbers.first.inner_text() == "0.900"
+    last = "Array.from(Array.from(document.querySelector('.st-key-matrix_l2r .js-plotly-plot')._fullData[0].z).pop())"
+    page.wait_for_function(f"{last}.every(value => value === null || isNaN(value))")
+    assert page.problems == []
+    page.reload()
+    page.get_by_text("After learning task 2 of 3").wait_for()
+
+
+def test_every_door_of_the_first_page_leads_somewhere(page, address):
+    doors = {
+        "learn": "Take a lesson",
+        "train": "Train a tiny run",
+        "jobs": "Watch a replay",
+        "compare": "Compare runs",
+        "routing": "Look into the routing",
+        "playground": "Type a text",
+    }
+    for name, title in doors.items():
+        open_page(page, address, "")
+        page.locator("[data-testid=stMain]").get_by_role("link", name=title).click()
+        page.get_by_role("heading", name=PAGES[name], exact=True, level=1).wait_for()
+        if name == "jobs":
+            page.get_by_role("button", name="Play", exact=True).wait_for()
+    assert page.problems == []
+
+
+def test_a_page_that_is_not_there_leads_to_the_first_one(page, address):
+    page.goto(f"{address}/nonsense")
+    page.get_by_role("dialog").get_by_text("Page not found").wait_for()
+    page.get_by_role("heading", name=PAGES[""], exact=True, level=1).wait_for()
+
+
+def test_the_keyboard_reaches_the_first_control_of_a_page(page, address):
+    open_page(page, address, "compare")
+    page.locator("[class*=st-key-runs]").first.wait_for()
+    settled(page)
+    reached = "!!document.activeElement.closest('[class*=st-key-runs]')"
+    for _ in range(120):  # past the links of all pages, again from the top if the page is drawn anew meanwhile
+        page.keyboard.press("Tab")
+        if page.evaluate(reached):
+            return
+    raise AssertionError("no number of tabs reaches the runs")
+
+
+def test_the_colour_range_stays_while_the_moment_moves(page, address):
+    open_page(page, address, "routing?rt_run=own-l2r")
+    look = "[...document.querySelectorAll('.js-plotly-plot .heatmaplayer')].map(n => n.closest('.js-plotly-plot').data[0])"
+    ranges = f"JSON.stringify({look}.map(d => [d.zmin, d.zmax, d.zmid]))"
+    page.wait_for_function(f"{look}.length == 5")
+    before = page.evaluate(ranges)
+    page.get_by_role("slider", name="After task").press("ArrowLeft")
+    page.get_by_text("After learning task 2 of 3").wait_for()
+    settled(page)
+    assert page.evaluate(ranges) == before and "[0,1,null]" in before and "[-1,1,0]" in before
+
+
+def test_a_click_on_a_cell_moves_the_focus(page, address):
+    open_page(page, address, "routing")
+    click(page, "rt_map", 0.3, 2.3)  # off the middle of task cooking, expert animals
+    page.get_by_text(re.compile("Expert animals on task cooking")).wait_for()
+    assert "rt_task=cooking" in page.url and "rt_expert=animals" in page.url
+    assert page.problems == []
+
+
+def click(page, key: str, x: float, y: float) -> None:
+    """Click on a point of the chart with this key."""
+    chart = page.locator(f".st-key-{key} .js-plotly-plot")
+    chart.wait_for()
+    place = spot(page, chart, x, y)
+    page.mouse.move(*place, steps=4)
+    page.wait_for_timeout(400)  # a click is on the cell that plotly last saw the mouse over, and it looks at times only
+    page.mouse.click(*place)
+    settled(page)
+
+
+def looking_at(page, *parts: str) -> None:
+    """Wait until the focus is this path."""
+    page.get_by_text("Looking at " + " › ".join(parts)).wait_for()
+
+
+def test_clicks_lead_down_to_one_decision(page, browser, address):
+    """Level by level by clicks; an empty click changes nothing; the button goes back; the link has it all."""
+    open_page(page, address, "routing?rt_run=own-l2r")
+    looking_at(page, "task animals", "expert animals", "layer 3 · value", "head 1")
+    click(page, "rt_map", 1, 2)
+    looking_at(page, "task cooking", "expert <b>weather</b>", "layer 0 · query", "head 4")
+    click(page, "rt_layers_weight", 2.2, 4.8)
+    deep = ("task cooking", "expert <b>weather</b>", "layer 2 · value", "head 3")
+    looking_at(page, *deep)
+    click(page, "rt_layers_weight", 1.5, -0.9)  # above the cells
+    click(page, "rt_map", 2.95, -0.85)
+    looking_at(page, *deep)
+    other = visitor(browser)
+    other.goto(page.url)
+    looking_at(other, *deep)
+    other.context.close()
+    click(page, "rt_profile", 2, 1)
+    looking_at(page, "task cooking", "expert cooking", "layer 0 · value", "head 3")
+    page.get_by_role("button", name="Clear focus").click()
+    looking_at(page, "task cooking", "expert cooking", "layer 3 · value", "head 1")
+    assert page.problems == []
+
+
+def test_the_stream_plays_in_the_browser_alone(page, address):
+    """Play goes from the first task to the last, and asks the server for nothing."""
+    asked = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda frame: asked.append(frame)))
+    open_page(page, address, "routing?rt_run=own-l2r&rt_picture=Over+tasks")
+    chart = page.locator(".st-key-rt_play .js-plotly-plot")
+    chart.get_by_text("after task 3").wait_for()
+    settled(page)
+    before = len(asked)
+    assert before and chart.locator(".textpoint").count() == 9
+    chart.get_by_text("Play").click()
+    chart.get_by_text("after task 1").wait_for()
+    page.wait_for_function("document.querySelectorAll('.st-key-rt_play .textpoint').length == 1")
+    chart.get_by_text("after task 3").wait_for()
+    page.wait_for_function("document.querySelectorAll('.st-key-rt_play .textpoint').length == 9")
+    assert len(asked) == before and page.problems == []
+
+
+def test_every_chart_gives_its_code_and_numbers(page, address):
+    open_page(page, address, "routing?rt_run=own-l2r")
+    page.locator(".st-key-rt_map_code button").first.click()
+    page.get_by_text("lab.views.routing_by_task(run1, 2)").wait_for()
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Numbers as CSV").click()
+    table = pd.read_csv(waiting.value.path(), index_col=0)
+    assert list(table.index) == TASKS and list(table.columns) == TASKS
+    assert table.sum(axis=1).to_numpy() == pytest.approx(1)
+    assert page.problems == []
+
+
+def test_playground_changes_the_routing_of_a_typed_text(page, browser, address):
+    """Typed text, live answer, one expert forced, reset; another visitor sees nothing of it."""
+    open_page(page, address, "playground?pg_run=trained&pg_example=city+2")
+    page.get_by_text(re.compile("recorded")).first.wait_for()
+    box = page.get_by_role("textbox", name="Text")
+    box.fill("red <b>wave</b> harbour")
+    box.press("Control+Enter")
+    page.locator(".st-key-pg_classes .js-plotly-plot").wait_for()
+    page.get_by_role("radio", name="changed routing").click()
+    page.locator(".st-key-pg_route label", has_text="one expert").click()
+    page.get_by_text(re.compile("With changed routing, the answer")).wait_for()
+    bars = page.locator(".st-key-pg_classes .js-plotly-plot")
+    settled(page)
+    first, second = bars.evaluate("div => div.data.map(trace => [...trace.text])")
+    assert first != second
+    page.get_by_role("button", name="Reset", exact=True).click()
+    settled(page)
+    again, reset = bars.evaluate("div => div.data.map(trace => [...trace.text])")
+    assert again == reset == first
+    assert "pg_beside=changed" in page.url and "wave" not in page.url
+    other = visitor(browser)
+    other.goto(page.url)
+    other.get_by_role("textbox", name="Text").wait_for()
+    settled(other)
+    assert "harbour" not in other.get_by_role("textbox", name="Text").input_value()
+    other.context.close()
+    assert page.locator("[data-testid=stMain] b").count() == 0 and page.problems == []
+
+
+def test_a_text_that_is_too_long_is_refused(page, address):
+    open_page(page, address, "playground?pg_run=own-l2r")
+    box = page.get_by_role("textbox", name="Text")
+    box.fill("word " * 2_000)
+    box.press("Control+Enter")
+    page.get_by_text("This text has 10,000 characters, at most 4,000 are answered.").wait_for()
+    assert page.problems == [] and page.locator("[data-testid=stException]").count() == 0
+
+
+def test_keyboard_reaches_the_same_place(page, address):
+    open_page(page, address, "routing?rt_task=cooking")
+    page.get_by_role("combobox", name=re.compile("Expert")).focus()
+    page.keyboard.press("ArrowDown")
+    page.get_by_role("option", name="animals").wait_for()
+    page.keyboard.type("animals")
+    page.keyboard.press("Enter")
+    page.get_by_text(re.compile("Expert animals on task cooking")).wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_theme_follows_the_system(browser, address, scheme):
+    page = visitor(browser, color_scheme=scheme)
+    open_page(page, address, "")
+    colour = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+    assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 22, 28)"}[scheme]
+    page.context.close()
+
+
+@pytest.fixture
+def trainer(base):
+    """A run with a process that trains, in the folder of the dashboard; ended and removed afterwards."""
+    run = write_run(base / "runs", "live", "sequential", FORGETS[:1], TASKS, status="queued", routed=False)
+    environment = os.environ | {"PYTHONPATH": str(Path(server.HERE).parents[1])}
+    process = subprocess.Popen([sys.executable, "-c", WORKER, str(run.dir)], env=environment, start_new_session=True)
+    while run.status != "running":
+        time.sleep(0.05)
+    yield run, process
+    process.kill(), process.wait()
+    shutil.rmtree(run.dir, ignore_errors=True)
+
+
+def test_a_job_goes_on_without_the_page_and_its_curve_stays_in_place(page, address, trainer):
+    run, _ = trainer
+    open_page(page, address, "jobs?job=live")
+    bar = page.locator("[data-testid=stMain] [data-testid=stProgress]").first
+    curve = page.locator("[data-testid=stVegaLiteChart]").first
+    curve.wait_for()
+    curve.evaluate("node => node.seen = true")
+    first = bar.inner_text()
+    page.wait_for_function(
+        "old => document.querySelector('[data-testid=stMain] [data-testid=stProgress]').innerText != old", arg=first
+    )
+    assert curve.evaluate("node => node.seen") and "step" in first
+    page.reload()
+    page.get_by_role("heading", name="Jobs", exact=True, level=1).wait_for()
+    bar.wait_for()
+    steps = re.compile(r"step (\d+)")
+    assert int(steps.search(bar.inner_text())[1]) > int(steps.search(first)[1]) and run.status == "running"
+    assert [one for one in page.problems if "net::ERR_ABORTED" not in one] == []
+
+
+def test_a_killed_trainer_is_lost_within_ten_seconds_and_a_half_written_line_is_no_harm(page, address, trainer):
+    run, process = trainer
+    open_page(page, address, "jobs?job=live")
+    page.get_by_role("button", name="Stop now").wait_for()
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with open(run.dir / "events.jsonl", "a") as events:
+        events.write('{"kind": "Step", "task": 1, "ph')
+    page.get_by_text("ended without a result").wait_for(timeout=10_000)
+    page.get_by_role("button", name="Resume", exact=True).wait_for()
+    assert page.locator("[data-testid=stException]").count() == 0
+    assert page.problems == []
+
+
+def test_after_a_kill_a_new_job_starts_once_and_stops_at_once(page, base, browser, address, trainer):
+    """A double click makes one run; its page is in the link; another browser sees it; it is gone five seconds after a stop."""
+    _, process = trainer
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = set((base / "runs").iterdir())
+    small = "".join(f"&o={one}" for one in ("backbone.name=tiny", "stream.max_train=32", "stream.max_test=8", "train.epochs=400"))
+    open_page(page, address, f"train?recipe=sequential{small}")
+    page.get_by_text("The settings fit together.").wait_for()
+    page.get_by_role("button", name="Start", exact=True).dblclick()
+    page.get_by_role("heading", name="Jobs", exact=True, level=1).wait_for()
+    (made,) = (Run(folder) for folder in set((base / "runs").iterdir()) - before if (folder / "run.json").exists())
+    page.wait_for_url(re.compile(f"job={made.id}"))
+    page.context.close()
+    other = visitor(browser)
+    open_page(other, address, f"jobs?job={made.id}")
+    other.get_by_text(re.compile(r"step \d+")).first.wait_for()
+    other.get_by_role("button", name="Stop now").click()
+    asked = time.monotonic()
+    while made.status == "running" and time.monotonic() < asked + 5:
+        time.sleep(0.05)
+    assert made.status in ("stopped", "interrupted")
+    other.get_by_role("button", name="Resume", exact=True).wait_for()
+    other.context.close()
+    shutil.rmtree(made.dir)
+
+
+def test_a_job_outlives_its_dashboard(page, tmp_path):
+    """The server ends in the middle of a job; the next one shows the same job, further on, and stops it."""
+    folder = {"LAB_RUNS": str(tmp_path / "runs"), "LAB_EXAMPLES": str(tmp_path / "none")}
+    small = "".join(f"&o={one}" for one in ("backbone.name=tiny", "stream.max_train=32", "stream.max_test=8", "train.epochs=900"))
+    steps = re.compile(r"step (\d+)")
+    with dashboard(**folder) as first:
+        open_page(page, first, f"train?recipe=sequential{small}")
+        page.get_by_text("The settings fit together.").wait_for()
+        page.get_by_role("button", name="Start", exact=True).click()
+        page.get_by_role("heading", name="Jobs", exact=True, level=1).wait_for()
+        before = int(steps.search(page.get_by_text(steps).first.inner_text())[1])
+        (made,) = (Run(path.parent) for path in (tmp_path / "runs").glob("*/run.json"))
+    assert made.status == "running"
+    with dashboard(**folder) as second:
+        open_page(page, second, f"jobs?job={made.id}")
+        shown = page.locator("[data-testid=stMain] [data-testid=stProgress]").filter(has_text=steps).first
+        assert int(steps.search(shown.inner_text())[1]) > before
+        page.get_by_role("button", name="Stop now").click()
+        page.get_by_role("button", name="Resume", exact=True).wait_for()
+    assert made.status in ("stopped", "interrupted")
+
+
+def test_a_read_only_lab_shows_everything_and_changes_nothing(page, base, tmp_path):
+    write_run(tmp_path / "runs", "own", "sequential", FORGETS, TASKS, routed=False)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "own").rglob("*")}
+    with dashboard(LAB_RUNS=str(tmp_path / "runs"), LAB_EXAMPLES=str(base / "examples"), LAB_READ_ONLY="1") as address:
+        for name in PAGES:
+            open_page(page, address, f"{name}?job=own" if name == "jobs" else name)
+            acts = re.compile("^(Start|Add to queue|Resume|Stop now|Delete|Save|Bring in|Archive)")
+            usable = [one for one in page.get_by_role("button", name=acts).all() if one.is_visible() and one.is_enabled()]
+            assert not usable, f"{name}: {[one.inner_text() for one in usable]}"
+            assert page.locator("[data-testid=stException]").count() == 0
+        open_page(page, address, "train")
+        page.get_by_text("This lab is read-only").wait_for()
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "own").rglob("*")}
+    assert page.problems == []
+
+
+def test_two_visitors_at_once_do_not_mix(browser, address):
+    """Both type while the other's answer is computed; each has its own text, and the numbers that the text has alone."""
+    texts, alone = ("red wave harbour", "blue tram plaza"), {}
+    bars = ".st-key-pg_classes .js-plotly-plot"
+    numbers = f"JSON.stringify([...document.querySelector('{bars}').data[0].text])"
+
+    def typed(page, text: str) -> None:
+        box = page.get_by_role("textbox", name="Text")
+        box.fill(text)
+        box.press("Control+Enter")
+
+    pages = [visitor(browser) for _ in texts]
+    for page, text in zip(pages, texts, strict=True):
+        open_page(page, address, "playground?pg_run=trained")
+        typed(page, text)
+        page.locator(bars).wait_for()
+        settled(page)
+        alone[text] = page.evaluate(numbers)
+    assert alone[texts[0]] != alone[texts[1]]
+    for _ in range(2):
+        texts = texts[::-1]
+        for page, text in zip(pages, texts, strict=True):
+            typed(page, text)
+        for page, text in zip(pages, texts, strict=True):
+            page.wait_for_function(f"{numbers} == '{alone[text]}'")
+            assert page.get_by_role("textbox", name="Text").input_value() == text
+    for page in pages:
+        page.context.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 768, 1440])
+def test_every_view_fits_in_both_themes(browser, address, width, scheme):
+    """The views behind the segmented controls too: no sideways scroll, no error, ink that can be read on its ground."""
+    views = [f"compare?runs=own-l2r&runs=own-seq&cmp_view={name}" for name in COMPARED]
+    views += [f"routing?rt_run=own-l2r&rt_picture={name}" for name in PICTURES]
+    page = visitor(browser, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    for name in views:
+        open_page(page, address, name.replace(" ", "+"))
+        inner, outer = page.evaluate("(m => [m.scrollWidth, m.clientWidth])(document.querySelector('[data-testid=stMain]'))")
+        assert inner <= outer, f"{name} is {inner} wide in {outer}"
+        assert page.locator("[data-testid=stException]").count() == 0
+        inks = page.evaluate("[...document.querySelectorAll('.js-plotly-plot .xtick text')].map(t => getComputedStyle(t).fill)")
+        for ink in set(inks):
+            light = sum(int(part) for part in re.findall(r"\d+", ink)[:3]) / 3
+            assert (light > 150) == (scheme == "dark"), f"{name}: ticks of {ink} in {scheme}"
+    page.context.close()
+
+
+def test_the_sidebar_names_the_running_job_as_long_as_it_runs(page, address, trainer):
+    open_page(page, address, "about")
+    link = page.get_by_role("link", name="Watch this job")
+    link.wait_for()
+    os.kill(trainer[1].pid, signal.SIGKILL)
+    trainer[1].wait()
+    link.wait_for(state="detached", timeout=10_000)
+    assert page.problems == []
+
+
+def test_delete_asks_and_removes_that_run_only(page, base, address):
+    write_run(base / "runs", "gone", "sequential", FORGETS, TASKS, routed=False)
+    open_page(page, address, "jobs?job=gone")
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Keep it").click()
+    page.get_by_role("dialog").wait_for(state="detached")
+    assert (base / "runs" / "gone").exists()
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").wait_for(state="detached")
+    settled(page)
+    assert sorted(path.name for path in (base / "runs").glob("[a-z]*")) == ["own-l2r", "own-seq", "trained"]
+    assert page.problems == []
+
+
+def test_a_lesson_opens_at_its_card_and_is_gone_through_by_keyboard(page, address):
+    open_page(page, address, "learn?lesson=forgetting&card=3")
+    page.get_by_role("heading", name="Reading the whole life").wait_for()
+    page.get_by_role("button", name="Back").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="What is left of the first task?").wait_for()
+    assert "card=2" in page.url and page.problems == []
+    page.get_by_role("button", name="All lessons").or_(page.get_by_role("link", name="All lessons")).first.click()
+    page.get_by_role("heading", name="Who answers?").wait_for()
+
+
+def test_the_form_is_in_the_link(page, browser, address):
+    open_page(page, address, "train?recipe=sequential")
+    rate = page.get_by_role("spinbutton", name="Learning rate")
+    rate.fill("0.01")
+    rate.press("Enter")
+    page.get_by_text("lab run sequential -o train.lr=0.01").wait_for()
+    assert "o=train.lr" in page.url
+    other = visitor(browser)
+    other.goto(page.url)
+    other.get_by_text("lab run sequential -o train.lr=0.01").wait_for()
+    other.context.close()
+    page.get_by_role("link", name="Jobs").first.click()
+    page.get_by_role("heading", name="Jobs", exact=True, level=1).wait_for()
+    page.get_by_role("link", name="Train").first.click()
+    page.get_by_text("lab run sequential -o train.lr=0.01").wait_for()
+
+
+def test_a_typed_size_of_the_pool_and_what_another_stream_brings(page, address):
+    open_page(page, address, "train?recipe=l2p")
+    page.get_by_text("All other options").click()
+    pool = page.get_by_role("combobox", name="Allocation")
+    pool.fill("20")
+    pool.press("Enter")
+    page.get_by_text("lab run l2p -o experts.allocation=20", exact=True).wait_for()
+    stream = page.get_by_role("combobox", name="Stream")
+    stream.scroll_into_view_if_needed()  # the list of a select box closes when the page scrolls
+    page.wait_for_timeout(500)
+    stream.fill("strings")  # of a long list only what is in sight is drawn
+    page.get_by_role("option", name="strings", exact=True).click()
+    page.get_by_text("lab run l2p -o stream.name=strings -o experts.allocation=20", exact=True).wait_for()
+    assert page.get_by_role("spinbutton", name="Learning rate").first.input_value() == "0.01"
+    page.reload()
+    page.get_by_text("lab run l2p -o stream.name=strings -o experts.allocation=20", exact=True).wait_for()
+    assert page.problems == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("recipe: [", "line 1: not valid YAML"), ("recepi: l2r", "does not say which recipe"), ("a: b\n" * 300_000, "or smaller")],
+)
+def test_a_recipe_file_that_is_none_is_refused(page, address, tmp_path, content, said):
+    (tmp_path / "mine.yaml").write_text(content)
+    open_page(page, address, "train")
+    page.get_by_text("Open a recipe file").click()
+    page.locator(".st-key-train_file input[type=file]").set_input_files(tmp_path / "mine.yaml")
+    page.get_by_text(said).first.wait_for()
+    assert page.locator("[data-testid=stException]").count() == 0
+
+
+def test_numbers_of_the_page_are_those_of_the_command(page, base, address):
+    open_page(page, address, "compare?runs=own-l2r&runs=own-seq")
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Numbers as CSV").click()
+    table = pd.read_csv(waiting.value.path())
+    command = [sys.executable, "-m", "lab", "compare", "own-l2r", "own-seq", "--runs", str(base / "runs"), "--json"]
+    environment = os.environ | {"PYTHONPATH": str(Path(server.HERE).parents[1])}
+    printed = json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    for result in printed:
+        for measure in ("average_accuracy", "forgetting", "backward_transfer", "learning_accuracy"):
+            (shown,) = table.loc[(table["recipe"] == result["recipe"]) & (table["measure"] == measure), "value"]
+            assert shown == pytest.approx(result[measure], abs=1e-12)
+
+
+def test_notes_survive_a_reload(page, base, address):
+    open_page(page, address, "library?lib_run=own-seq")
+    note = page.get_by_role("textbox", name="Note")
+    note.fill("Forgets <b>all</b> of it.")
+    page.get_by_role("button", name="Save").click()
+    for _ in range(50):
+        page.wait_for_timeout(200)
+        if Run(base / "runs" / "own-seq").notes.get("text"):
+            break
+    assert page.problems == []
+    page.reload()
+    page.get_by_role("heading", name="Library", exact=True, level=1).wait_for()
+    settled(page)
+    assert Run(base / "runs" / "own-seq").notes["text"] == "Forgets <b>all</b> of it."
+    assert note.input_value() == "Forgets <b>all</b> of it." == Run(base / "runs" / "own-seq").notes["text"]
+    assert page.locator("[data-testid=stMain] b").count() == 0
+
+
+def test_an_archive_that_leads_out_of_its_folder_is_refused(page, base, address, tmp_path):
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("../../evil/adapter_config.json", "{}")
+    open_page(page, address, "library")
+    page.get_by_text("Bring in an expert").click()
+    page.locator("[data-testid=stForm] input[type=file]").set_input_files(tmp_path / "evil.zip")
+    page.get_by_role("textbox", name="Name", exact=True).fill("evil")
+    page.locator("[data-testid=stForm]").get_by_role("button", name="Bring in").click()
+    page.get_by_text("leads out of it").wait_for()
+    assert not list(base.rglob("*evil*")) and page.problems == []

@@ -1,0 +1,76 @@
+"""A dashboard of its own and a headless browser to look at it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab.pages import server
+
+try:
+    from playwright import sync_api as playwright
+except ImportError:  # tests that need it are skipped
+    playwright = None
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 45_000  # ms that a step may take on a busy machine; what must be quick has a limit of its own
+
+
+TASKS = ["animals", "<b>weather</b>", "cooking"]
+PAGES = {
+    "": "What does a model forget?",
+    "train": "Train",
+    "jobs": "Jobs",
+    "compare": "Compare",
+    "routing": "Routing",
+    "playground": "Playground",
+    "library": "Library",
+    "about": "About",
+    "learn": "Lessons",
+}
+
+
+@contextmanager
+def dashboard(**environment: str):
+    """The address of a dashboard of its own with these environment variables."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    package = {"PYTHONPATH": str(Path(server.HERE).parents[1])}
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = [sys.executable, "-m", "lab", "app", "--port", str(port)]
+    process = subprocess.Popen(command, env=os.environ | package | environment, start_new_session=True, **quiet)
+    try:
+        yield wait_for(f"http://127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+        with socket.socket() as again:
+            again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            again.bind(("127.0.0.1", port))  # its server has ended with it
+
+
+def wait_for(address: str) -> str:
+    """The address, as soon as the server answers there."""
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(f"{address}/_stcore/health", timeout=1)
+            return address
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError("the dashboard did not start")
