@@ -20,7 +20,7 @@ from lab.core import registry
 from lab.core.errors import LabError, bad_yaml, unknown
 
 RECIPES = Path(__file__).parent / "recipes"
-NAMED = ("stream", "backbone", "experts", "router")  # sections that may be given by their name alone
+NAMED = ("stream", "backbone", "experts", "router", "consolidation")  # sections that may be given by their name alone
 
 # -- recipes ---------------------------------------------------------------------------------------------------------------
 

@@ -196,6 +196,9 @@ class RunConfig(Section):
     router: plugin(registry.routers, "router") = Field(
         {"name": "uniform"}, validate_default=True, description="what chooses among the experts"
     )
+    consolidation: plugin(registry.consolidations, "consolidation") = Field(
+        {"name": "none"}, validate_default=True, description="what becomes of the trained experts before one is chosen"
+    )
     composition: Literal["mix", "merge"] = Field(
         "mix", description="mix: weighted sum of expert outputs; merge: weighted sum of expert parameters, then one expert"
     )
@@ -217,8 +220,8 @@ class RunConfig(Section):
 
     @model_serializer(mode="wrap")
     def _serialised(self, plain: Any) -> dict[str, Any]:
-        """A run on a stream says nothing of transfer, and one with a classifier nothing of another answer."""
-        usual = {"transfer": None, "answer": "classifier"}
+        """A run on a stream says nothing of transfer, and so on: what is left out has its usual value."""
+        usual = {"transfer": None, "answer": "classifier", "consolidation": {"name": "none"}}
         return {name: value for name, value in plain(self).items() if name not in usual or value != usual[name]}
 
     def to_dict(self) -> dict[str, Any]:

@@ -26,18 +26,23 @@ def consistent(config: RunConfig) -> RunConfig:
     if config.router.name == "oracle" and config.experts.allocation != "per_task":
         raise LabError("router oracle picks the expert of the true task: use experts.allocation=per_task")
     methods = (registry.methods, config.methods.values())
-    for kind, chosen in ((registry.experts, [config.experts]), (registry.routers, [config.router]), methods):
+    for kind, chosen in (
+        (registry.experts, [config.experts]),
+        (registry.routers, [config.router]),
+        (registry.consolidations, [config.consolidation]),
+        methods,
+    ):
         for options in chosen:
             kind.get(options.name).check(config)
     router, expert = registry.routers.get(config.router.name), registry.experts.get(config.experts.name)
     if router.axes_of(config.router).granularity == "token" and expert.computation.startswith("input"):
         raise LabError(f"router {router.name} decides per token, '{expert.name}' experts act per example: use another kind")
-    if not config.transfer and not isinstance(config.experts.allocation, str) and not router.learns_with_experts:
+    if not config.transfer and not isinstance(config.experts.allocation, str) and router.trained != "with experts":
         raise LabError(
             f"experts.allocation = {config.experts.allocation}: router {router.name} does not learn with a pool: "
             "set transfer.shots to train on all tasks at once, or use router=l2p or sparse, experts.allocation=per_task or shared"
         )
-    untaught = not config.transfer and not config.router_training.steps and router.learns_on_memory(config.router)
+    untaught = not config.transfer and not config.router_training.steps and router.trained == "on the memory"
     if untaught and config.experts.allocation not in ("shared", 1):
         raise LabError(
             f"router_training.steps = 0: router {router.name} learns on stored examples alone and would stay as it begins: "
@@ -57,7 +62,7 @@ def _streamable(config: RunConfig, budgets: Sequence[str]) -> None:
             "train.loss_classes = seen trains classifier rows of earlier tasks, isolated experts must not: "
             "use train.loss_classes=task or experts.isolated=false"
         )
-    if isolated and registry.routers.get(config.router.name).learns_with_experts:
+    if isolated and registry.routers.get(config.router.name).trained == "with experts":
         raise LabError(
             f"router {config.router.name} learns while the experts do, isolated experts are trained without it: "
             "use experts.isolated=false or a pool (experts.allocation=10)"
@@ -78,9 +83,18 @@ def _transferable(config: RunConfig, budgets: Sequence[str]) -> None:
         raise LabError(f"scenario {config.scenario}: transfer is between known tasks: use scenario=task")
     if config.methods or config.router_training.steps or budgets:
         raise LabError(f"recipe {config.recipe} stores or replays examples of a stream, transfer has none: drop transfer or them")
-    if registry.routers.get(config.router.name).made_of_experts(config.router):
-        routers = {name: registry.routers.get(name) for name in registry.routers.names()}
-        able = [name for name, router in routers.items() if not router.made_of_experts(router.Options())]
+    if config.consolidation.name != "none":
+        raise LabError(
+            f"consolidation {config.consolidation.name} is of isolated experts, one after the other, transfer trains "
+            "all at once: use consolidation=none"
+        )
+
+    def follows_experts(name: str) -> bool:
+        router = registry.routers.get(name)
+        return router.choice() == "computed" or router.trained == "after its expert"
+
+    if follows_experts(config.router.name):
+        able = [name for name in registry.routers.names() if not follows_experts(name)]
         raise LabError(
             f"router {config.router.name} is made from isolated experts, one after the other, transfer trains all at once: "
             f"use one of {', '.join(able)}"

@@ -43,10 +43,10 @@ class AGEM(Method):
         if not self.drawn:
             return
         learner, parameters = self.learner, list(self.learner.trainable_parameters().values())
-        batch = learner.collate(self.drawn)
+        batch = learner.backbone.collate(self.drawn)
         decision = learner.decide(batch)
         with learner.bank.routed(decision):
-            loss = learner.cross_entropy(learner.logits(batch), batch.label, batch.task)
+            loss = learner.head.loss(learner.head.logits(batch), batch)
             reference = torch.autograd.grad(loss, parameters, materialize_grads=True)
         own = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         gradient, reference = (torch.cat([part.reshape(-1) for part in parts]) for parts in (own, reference))  # (P,) each

@@ -52,10 +52,10 @@ class DERpp(Method):
             return {}
         first, second = (out.logits[self.start :][: len(matched)], out.logits[self.start + len(matched) :][: len(replayed)])
         stored = torch.stack([self.logits[row.key] for row in matched])  # (M, C)
-        again = self.learner.collate(replayed)
+        again = self.learner.backbone.collate(replayed)
         return {
             "derpp_logits": self.options.alpha * logit_distance(first, stored),
-            "derpp_labels": self.options.beta * self.learner.cross_entropy(second, again.label, again.task),
+            "derpp_labels": self.options.beta * self.learner.head.loss(second, again),
         }
 
     def end_task(self, t: int, rows: list[Encoded]) -> None:
@@ -68,7 +68,7 @@ class DERpp(Method):
         return {"logits": torch.stack([*self.logits.values()])} if self.logits else {}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        stored = tensors["logits"].to(self.learner.device) if tensors else []
+        stored = tensors["logits"].to(self.learner.backbone.device) if tensors else []
         self.logits = {row.key: logits for row, logits in zip(self.memory.rows, stored, strict=True)}
 
 

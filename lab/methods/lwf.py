@@ -36,7 +36,7 @@ class LwF(Method):
         self.before = self.learner.predict(rows) if t else None
 
     def terms(self, batch: Batch, out: Output) -> dict[str, Tensor]:
-        t, space = self.learner.tasks_seen - 1, self.learner.space
+        t, space = self.learner.head.tasks_seen - 1, self.learner.head.space
         if self.before is None or not (batch.task == t).any():  # a batch of replayed rows alone has nothing to keep
             return {}
         groups = space.own[:t] if space.scenario == "task" else [range(space.own[t - 1].stop)]
@@ -52,7 +52,7 @@ class LwF(Method):
         return {} if self.before is None else {"before": self.before}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        self.before = tensors["before"].to(self.learner.device) if tensors else None
+        self.before = tensors["before"].to(self.learner.backbone.device) if tensors else None
 
 
 def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -108,7 +108,7 @@ class Reflection(Method):
             self.generated.add(made, self.learner.encode(examples, t, "generated"))
 
     def _request(self, rows: list[Encoded]) -> Request:
-        return self.learner.request(self.learner.collate(rows))
+        return self.learner.inputs.request(self.learner.router, self.learner.backbone.collate(rows))
 
     def state(self) -> dict[str, Tensor]:
         made = {"pseudo": digest(self.texts)} if self.texts else {}
@@ -117,7 +117,7 @@ class Reflection(Method):
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         if self.texts and not torch.equal(tensors["pseudo"].cpu(), digest(self.texts)):
             raise LabError(f"methods.reflection.pseudo = {self.options.pseudo}: the file has changed since the run began")
-        recorded = tensors["recorded"].to(self.learner.device) if "recorded" in tensors else []
+        recorded = tensors["recorded"].to(self.learner.backbone.device) if "recorded" in tensors else []
         while self.texts and len(self.generated) < len(recorded):
             self._keep(len({row.task for row in self.generated.rows}))
         self.recorded = {row.key: weights for row, weights in zip(self.source.rows, recorded, strict=True)}

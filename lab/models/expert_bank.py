@@ -147,6 +147,7 @@ class Bank(nn.Module):
         self.kind, self.composition = kind, composition
         self.slot: Decision | None = None
         self.names: list[str] = []
+        self.initial_values: dict[str, dict[str, Tensor]] = {}  # what experts of these names begin with, else random values
         self.peft_task = _peft_task(model)
         self.routed_layers: list[RoutedLayer] = []
         infos = [info_of(name, model.get_submodule(name)) for name in self._targets(model, model_type)]
@@ -190,19 +191,22 @@ class Bank(nn.Module):
         return [layer.info for layer in self.routed_layers]
 
     def grow(self, name: str, *key: object) -> int:
-        """A fresh expert in every layer, drawn from generators keyed by `key`; returns its number."""
+        """A fresh expert in every layer, drawn from generators keyed by `key` or with its initial values; returns its number."""
         if name in self.names:
             raise LabError(f"the bank already has an expert called '{name}'")
         for layer in self.routed_layers:
             layer.add(self.kind.new(layer.info, generator(*key, layer.info.name)))
             layer.changed()
         self.names.append(name)
+        if name in self.initial_values:
+            self.load_expert(len(self.names) - 1, self.initial_values[name])
         return len(self.names) - 1
 
     def reinitialise(self, k: int, *key: object) -> None:
         """Expert k as `grow` with this key made it."""
         fresh = {layer.info.name: self.kind.new(layer.info, generator(*key, layer.info.name)) for layer in self.routed_layers}
-        self.load_expert(k, {f"{layer}.{name}": tensor for layer, new in fresh.items() for name, tensor in new.items()})
+        drawn_values = {f"{layer}.{name}": tensor for layer, new in fresh.items() for name, tensor in new.items()}
+        self.load_expert(k, self.initial_values.get(self.names[k], drawn_values))
 
     @torch.no_grad()
     def average(self, name: str) -> None:
@@ -218,6 +222,10 @@ class Bank(nn.Module):
     def expert(self, k: int) -> dict[str, nn.Parameter]:
         """Parameters of expert k, named `<layer>.<parameter>`."""
         return {f"{layer.info.name}.{name}": p for layer in self.routed_layers for name, p in layer.experts[k].items()}
+
+    def experts(self) -> list[dict[str, nn.Parameter]]:
+        """Parameters of all experts, as `expert` names them."""
+        return [self.expert(k) for k in range(len(self))]
 
     def trainable(self, k: int, on: bool) -> None:
         """Thaw or freeze expert k."""

@@ -18,7 +18,7 @@ from lab.config.schema import RunConfig
 from lab.core.errors import LabError
 from lab.data.batching import Batch, Encoded, shuffled
 from lab.data.stream import Task, sample
-from lab.routers.base import Decision
+from lab.routers.base import Decision, TaskAware
 from lab.run_folder import events
 from lab.training.expert_cache import Store
 from lab.training.trainer import Phase, Session
@@ -88,7 +88,9 @@ class TransferSession(Session):
         """Everything from the cursor on."""
         if self.cursor.task < 0:
             layers, sizes = [layer.name for layer in self.learner.bank.layers], self.sizes()
-            yield events.RunStarted(self.stages, self.scores.labels, layers, str(self.learner.device), sizes, self.progress())
+            yield events.RunStarted(
+                self.stages, self.scores.labels, layers, str(self.learner.backbone.device), sizes, self.progress()
+            )
             self.add_all_tasks()
             self.advance(0, "train")
         for s in range(self.cursor.task, len(self.stages)):
@@ -185,7 +187,7 @@ class TransferSession(Session):
             return learner.decide(batch, noise=self.chance("gate noise", s, step))
 
         def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
-            return {"task": learner.cross_entropy(learner.logits(batch), batch.label, batch.task, "task")} | decision.losses
+            return {"task": learner.head.loss(learner.head.logits(batch), batch, "task")} | decision.losses
 
         yield from self.fit(s, Phase(groups, rates, steps, epochs, rows, rows_of, decide, terms))
         for k in range(len(learner.bank)):
@@ -200,15 +202,18 @@ class TransferSession(Session):
     def modules(self, tasks: Sequence[int]) -> dict[str, nn.Parameter]:
         """Experts and classifier rows of these tasks."""
         experts = {f"expert{k}.{name}": p for k in self.experts_of(tasks) for name, p in self.learner.bank.expert(k).items()}
-        return experts | self.learner.parameters_of(tasks)
+        return experts | self.learner.head.parameters_of(tasks)
 
     def routing(self, tasks: Sequence[int]) -> dict[str, nn.Parameter]:
         """The router's parameters for these tasks."""
-        return {name: parameter for t in tasks for name, parameter in self.learner.router.of_task(t).items()}
+        router = self.learner.router
+        if not isinstance(router, TaskAware):
+            return dict(router.named_parameters())
+        return {name: parameter for t in tasks for name, parameter in router.of_task(t).items()}
 
     def adapted_modules(self, t: int) -> dict[str, nn.Parameter]:
         """Of a held-out task, without its routing."""
-        return self.modules([t]) if self.config.transfer.adaptation.tuned == "all" else self.learner.parameters_of([t])
+        return self.modules([t]) if self.config.transfer.adaptation.tuned == "all" else self.learner.head.parameters_of([t])
 
     # -- the moment between --------------------------------------------------------------------------------------------
 
@@ -231,7 +236,7 @@ class TransferSession(Session):
         learner = self.learner
         found = {f"expert{k}.{name}": p for k in range(len(learner.bank)) for name, p in learner.bank.expert(k).items()}
         found |= {f"router.{name}": p for name, p in learner.router.named_parameters()}
-        return found | {f"classifier.{name}": p for name, p in learner.classifier.named_parameters()}
+        return found | {f"classifier.{name}": p for name, p in learner.head.classifier.named_parameters()}
 
     @torch.no_grad()
     def to_start(self) -> None:
@@ -253,13 +258,13 @@ class TransferSession(Session):
         if learner.per_task or len(self.trained_on) < 2:
             return None
         parameters = [p for k in range(len(learner.bank)) for p in learner.bank.expert(k).values()]
-        total = torch.zeros(sum(p.numel() for p in parameters), device=learner.device)
+        total = torch.zeros(sum(p.numel() for p in parameters), device=learner.backbone.device)
         for t in self.trained_on:
             rows = sample(self.rows[t, "train"], ALIGNED, f"{self.config.seed}/{self.tasks[t].name}/aligned")
-            batch = learner.collate(rows)
+            batch = learner.backbone.collate(rows)
             decision = learner.decide(batch)
             with learner.bank.routed(decision):
-                loss = learner.cross_entropy(learner.logits(batch), batch.label, batch.task, "task")
+                loss = learner.head.loss(learner.head.logits(batch), batch, "task")
                 gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, materialize_grads=True)])
             if not gradient.any():
                 return None
@@ -332,7 +337,7 @@ class TransferSession(Session):
     def cost(self) -> dict[str, Any]:
         """As of a stream, with what joint training trains, and what adaptation to a task tunes beside its classifier rows."""
         last = self.plan[-1].task
-        tuned = count(self.adapted_modules(last), self.routing([last])) - count(self.learner.parameters_of([last]))
+        tuned = count(self.adapted_modules(last), self.routing([last])) - count(self.learner.head.parameters_of([last]))
         return super().cost() | {"trainable_parameters": self.trainable, "adapted_parameters": tuned}
 
 

@@ -13,7 +13,7 @@ from lab.config.schema import RunConfig
 from lab.data.batching import Batch, Encoded, shuffled
 from lab.data.stream import Task
 from lab.models.learner import Output
-from lab.routers.base import Decision
+from lab.routers.base import Decision, FromMemory, HasGates, MadeOfExamples, Trained, single_expert
 from lab.run_folder import events
 from lab.training.expert_cache import Store, strip_task_prefix
 from lab.training.trainer import Phase, Session
@@ -57,7 +57,7 @@ class StreamSession(Session):
         if self.cursor.task < 0:
             layers = [layer.name for layer in self.learner.bank.layers]
             sizes = [len(self.rows[t, "train"]) for t in range(len(self.tasks))]
-            tasks, labels, device = self.scores.tasks, self.scores.labels, str(self.learner.device)
+            tasks, labels, device = self.scores.tasks, self.scores.labels, str(self.learner.backbone.device)
             yield events.RunStarted(tasks, labels, layers, device, sizes, self.progress())
             yield from self.zero_shot()
             self.advance(0, "train")
@@ -110,12 +110,12 @@ class StreamSession(Session):
                 return chosen
 
             def decide(batch: Batch, step: int) -> Decision:
-                return learner.single_expert_decision(learner.current[0]) if isolated else learner.decide(batch)
+                return single_expert(learner.current[0], learner.backbone.device) if isolated else learner.decide(batch)
 
             def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
-                out = Output(learner.logits(batch, t if isolated else None), decision)
-                loss = learner.own_cross_entropy if isolated else learner.cross_entropy
-                named = {"task": loss(out.logits, batch.label, batch.task)} | decision.losses
+                out = Output(learner.head.logits(batch, t if isolated else None), decision)
+                loss = learner.head.isolated_loss if isolated else learner.head.loss
+                named = {"task": loss(out.logits, batch)} | decision.losses
                 for method in self.methods:
                     named |= method.terms(batch, out)
                 return named
@@ -133,50 +133,56 @@ class StreamSession(Session):
         with self.timed():
             for method in self.methods:
                 method.end_task(t, rows)
-        for name in learner.parameters_of(range(t + 1)):
+        for name in learner.head.parameters_of(range(t + 1)):
             if name in trained:
                 self.classifier_before_calibration[name] = trained[name].detach().clone()
         if isolated:
             with self.timed():
-                learner.after_expert_trained(rows, self.queries(t) if learner.router.learns_queries else [])
+                learner.after_expert_trained(rows, self.queries(t)[0] if isinstance(learner.router, MadeOfExamples) else None)
 
     def train_gate(self, t: int) -> Iterator[events.Event]:
-        """What the router has for the new expert alone, from the task's training examples; expert and classifier are frozen."""
-        learner, batch_size, options = self.learner, self.config.train.batch_size, self.config.router
-        expert, rows = len(learner.bank) - 1, self.memory.rows if self.learner.router.holds_experts else self.rows[t, "train"]
-        gate = {f"router.{name}": parameter for name, parameter in learner.router.gate(expert).items()}
-        if not gate:
+        """A gate of the new expert from the task's training examples, or the consolidation's own parameters from stored ones."""
+        learner, batch_size, expert = self.learner, self.config.train.batch_size, len(self.learner.bank) - 1
+        if learner.consolidation.trains:
+            options, rows, trained = self.config.consolidation, self.memory.rows, dict(learner.consolidation.named_parameters())
+        elif isinstance(learner.router, HasGates):
+            options, rows, trained = self.config.router, self.rows[t, "train"], learner.router.gate(expert)
+        else:
             return
+        gate = {f"router.{name}": parameter for name, parameter in trained.items()}
 
         def rows_of(step: int) -> list[Encoded]:
             epoch, place = divmod(step, -(-len(rows) // batch_size))
             return [rows[i] for i in shuffled(rows, batch_size, self.chance("gate order", t, epoch))[place]]
 
         def decide(batch: Batch, step: int) -> Decision:
-            return learner.router.gated(expert, batch.task)
+            trains = learner.consolidation.trains
+            return learner.consolidation.oracle_decision(batch.task) if trains else learner.router.gated(expert)
 
         def terms(batch: Batch, decision: Decision) -> dict[str, Tensor]:
-            return {"gate": learner.cross_entropy(learner.logits(batch), batch.label, batch.task, "task")}
+            return {"gate": learner.head.loss(learner.head.logits(batch), batch, "task")}
 
         yield from self.fit(t, Phase([gate], [options.lr], options.steps, 1, rows, rows_of, decide, terms))
-        with self.timed(), torch.no_grad():
-            learner.router.gate_trained()
+        with self.timed():
+            learner.after_consolidation()
 
     def train_on_memory(self, t: int) -> Iterator[events.Event]:
         """Stage B: routers, and the classifier if asked, from the stored examples; experts and backbone are frozen."""
         learner, config = self.learner, self.config.router_training
-        learns = learner.router.learns_on_memory(self.config.router)
-        own = learner.router.gate(len(learner.bank) - 1)  # was trained in the phase before
-        router = {f"router.{name}": p for name, p in learner.router.named_parameters() if learns and name not in own}
-        classifier = learner.parameters_of(range(t + 1))
+        learns = learner.router.trained is Trained.ON_MEMORY
+        router = {f"router.{name}": p for name, p in learner.router.named_parameters() if learns}
+        classifier = learner.head.parameters_of(range(t + 1))
         tuned = classifier if config.classifier == "tuned" else {}
         if t == 0 or not config.steps or not (router or tuned):
             return  # with one task there is nothing to choose between and nothing to calibrate
         if self.cursor.step == 0:
-            queries, owners = self.stored(t) if router else ([], torch.zeros(0))
-            learner.router.standardise(queries)
-            if t == 1 or not config.warm_start:
-                learner.router.reset(self.chance("router", t), queries, owners)
+            begins = t == 1 or not config.warm_start
+            if router and isinstance(learner.router, FromMemory):
+                queries, owners = self.stored(t)
+                learner.router.standardise(queries)
+                if begins:
+                    learner.router.reset(self.chance("router", t), queries, learner.consolidation.owner(owners))
+            if begins:
                 with torch.no_grad():
                     for name, parameter in classifier.items():
                         parameter.copy_(self.classifier_before_calibration[name])
@@ -194,8 +200,8 @@ class StreamSession(Session):
 
         def terms(batch: Batch, decision: Decision | None) -> dict[str, Tensor]:
             known = torch.stack([fixed[key] for key in batch.keys]) if fixed else None  # (B, D)
-            logits = learner.logits(batch) if known is None else learner.classifier(known)
-            return {"memory": learner.cross_entropy(logits, batch.label, batch.task, how)} | (decision.losses if decision else {})
+            logits = learner.head.logits(batch) if known is None else learner.head.classifier(known)
+            return {"memory": learner.head.loss(logits, batch, how)} | (decision.losses if decision else {})
 
         rates, examples = [config.lr, config.classifier_lr], self.memory.rows if router else []
         yield from self.fit(t, Phase([router, tuned], rates, config.steps, 1, examples, rows_of, decide, terms))
@@ -207,9 +213,9 @@ class StreamSession(Session):
         if found is not None:
             arrays, about = found
             self.cursor.reused_s += float(about["train_s"])
-            return [torch.from_numpy(arrays["query"]).to(self.learner.device)] * len(self.learner.bank.layers)
+            return [torch.from_numpy(arrays["query"]).to(self.learner.backbone.device)] * len(self.learner.bank.layers)
         began = time.perf_counter()
-        queries = self.learner.layer_queries(self.rows[t, "train"])
+        queries = self.learner.inputs.layer_queries(self.learner.router, self.rows[t, "train"])
         if self.store:
             self.store.keep(address, {"query": queries[0]}, time.perf_counter() - began)
         return queries
@@ -225,10 +231,10 @@ class StreamSession(Session):
             if task in known and known[task][0] == rows:
                 self.stored_queries[task] = known[task]
             elif rows:  # a reservoir may have dropped all of a task's
-                self.stored_queries[task] = rows, self.learner.layer_queries(rows)
+                self.stored_queries[task] = rows, self.learner.inputs.layer_queries(self.learner.router, rows)
         queries = [found for _, found in self.stored_queries.values()]
         owners = [
-            torch.full((len(rows),), task * self.learner.per_task, device=self.learner.device)
+            torch.full((len(rows),), task * self.learner.per_task, device=self.learner.backbone.device)
             for task, (rows, _) in self.stored_queries.items()
         ]
         return [torch.cat(layer) for layer in zip(*queries, strict=True)], torch.cat(owners)
@@ -238,7 +244,7 @@ class StreamSession(Session):
     def zero_shot(self) -> Iterator[events.Event]:
         """The row before training: an untrained classifier over all classes of the stream (b_j of GEM)."""
         found = []
-        with self.learner.untrained():
+        with self.learner.head.untrained():
             for j in range(len(self.tasks)):
                 result = yield from self.score(-1, j, seen=len(self.tasks))
                 found.append(result.score)
@@ -264,7 +270,7 @@ class StreamSession(Session):
             )
         unseen = [None] * (len(self.tasks) - t - 1)
         self.scores.matrix.append(self.scores.partial + unseen)
-        for name in self.learner.objective.measures:
+        for name in self.learner.head.measures:
             self.scores.measures.setdefault(name, []).append([scores[name] for scores in beside] + unseen)
         self.scores.partial = []
 

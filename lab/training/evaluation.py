@@ -128,13 +128,13 @@ def evaluate(
     true task picks the expert. `change`: what every decision is replaced by before it acts.
     """
     answered: dict[int, tuple[Any, ...]] = {}  # by row
-    routing, scores = RoutingSums(), learner.objective.measures
+    routing, scores = RoutingSums(), learner.head.measures
     with learner.backbone.prefix_cached(rows, size, lasting=True):
         for chunk in by_length(rows, size):
-            batch = learner.collate([rows[i] for i in chunk])
-            decision = learner.router.oracle_decision(batch.task) if oracle else learner.decide(batch)
+            batch = learner.backbone.collate([rows[i] for i in chunk])
+            decision = learner.consolidation.oracle_decision(batch.task) if oracle else learner.decide(batch)
             decision = change(decision) if change and decision else decision
-            found = learner.objective.answers(batch, decision, seen)
+            found = learner.head.answers(batch, decision, seen)
             columns = (*found[:4], *(found.scores[name] for name in scores))
             answered |= zip(chunk, zip(*columns, strict=True), strict=True)
             if decision:

@@ -145,7 +145,7 @@ def look(config: RunConfig) -> dict[str, Any]:
         "trainable_parameters": made.cost()["trainable_parameters"],
         "layers": len(learner.bank.layers),
         "limit": limit,
-        "device": str(learner.device),
+        "device": str(learner.backbone.device),
         "dtype": made.config.backbone.dtype,
         "tasks": tasks,
     }

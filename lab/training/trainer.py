@@ -25,9 +25,9 @@ from lab.data.replay_buffer import Memory
 from lab.data.stream import SPLITS, Task
 from lab.data.task_checks import check
 from lab.methods.base import Method
-from lab.models.learner import Learner
+from lab.models.learner import Learner, read_initial_experts
 from lab.models.pretrained import resolve
-from lab.routers.base import Decision
+from lab.routers.base import Decision, Reads
 from lab.run_folder import events
 from lab.training.evaluation import Evaluation, evaluate
 from lab.training.expert_cache import Store
@@ -95,7 +95,7 @@ class Session(ABC):
         self.config, self.tasks, self.store = config, tasks, store
         check(config, tasks)
         self.learner = Learner(config, tasks)
-        self.learner.read_starts()
+        read_initial_experts(self.learner)
         encode = self.learner.encode
         self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(tasks) for s in SPLITS}
         self.work = work_of(config, sizes_of(tasks))
@@ -159,7 +159,7 @@ class Session(ABC):
                 began = time.perf_counter()
                 for group, rate in zip(self.optimizer.param_groups, phase.rates, strict=True):
                     group["lr"] = rate * schedule(step, phase.steps, self.config.train.warmup)
-                batch = self.learner.collate(phase.rows(step))
+                batch = self.learner.backbone.collate(phase.rows(step))
                 decision = phase.decide(batch, step)
                 with self.learner.bank.routed(decision):  # open through backward, see Bank.routed
                     terms = phase.terms(batch, decision)
@@ -269,9 +269,9 @@ class Session(ABC):
 
     def uses(self) -> dict[str, Any]:
         """What the run was given beyond its training examples."""
-        task_id = self.config.scenario == "task" or self.learner.router.uses_task_id
+        task_id = self.config.scenario == "task" or Reads.TASK in self.learner.router.reads
         used = self.config.router_training.steps or any(method.given(method.options) == "stored" for method in self.methods)
-        used = used or self.learner.router.holds_experts
+        used = used or self.learner.consolidation.trains
         stored, generated = len(self.memory) if used else 0, sum(len(method.generated) for method in self.methods)
         return {"task_id": task_id, "stored_examples": stored, "generated_examples": generated}
 
@@ -284,7 +284,7 @@ class Session(ABC):
             "train_s": round(self.cursor.train_s + self.cursor.reused_s, 3),
             "reused_s": round(self.cursor.reused_s, 3),
             "eval_s": round(self.cursor.eval_s, 3),
-            "peak_memory_bytes": peak_memory(self.learner.device),
+            "peak_memory_bytes": peak_memory(self.learner.backbone.device),
         }
 
 

@@ -30,10 +30,11 @@ class Work:
         if phase == "train":
             return TRAINING * config.train.epochs * self.epoch(task)
         if phase == "gate":
-            return TRAINING * getattr(config.router, "steps", 0) * config.train.batch_size
+            consolidation = registry.consolidations.get(config.consolidation.name).steps_of(config.consolidation)
+            return TRAINING * (getattr(config.router, "steps", 0) + consolidation) * config.train.batch_size
         if phase == "memory":
             drawn = config.router_training.steps * config.router_training.batch_size
-            if drawn and not registry.routers.get(config.router.name).learns_on_memory(config.router):
+            if drawn and registry.routers.get(config.router.name).trained != "on the memory":
                 return float(self.stored(task))  # each goes through the model once, then the classifier alone is tuned
             return TRAINING * drawn
         return float(sum(size["test"] for size in self.sizes[: task + 1 if task >= 0 else None]))

@@ -222,10 +222,10 @@ def test_recipes_learn_to_write(recipe, folders):
     rows = made.rows[1, "train"]
 
     def loss() -> float:
-        batch = made.learner.collate(rows)
+        batch = made.learner.backbone.collate(rows)
         decision = made.learner.decide(batch)
         with torch.no_grad(), made.learner.bank.routed(decision):
-            return made.learner.cross_entropy(made.learner.logits(batch), batch.label, batch.task).item()
+            return made.learner.head.loss(made.learner.head.logits(batch), batch).item()
 
     before = loss()
     events = list(made.train())
@@ -242,8 +242,8 @@ def test_recipes_learn_to_write(recipe, folders):
 def test_other_backbones_learn_to_write(name, folders):
     made = session(folders[name], "l2r", "router.query=backbone", "train.lr=0.01", of=tasks(("a", "b")))
     list(made.train())
-    assert made.learner.objective.longest == 2 and len(made.scores.matrix) == 2
-    assert all(len(layer) == 12 for layer in made.learner.layer_queries(made.rows[0, "train"]))
+    assert made.learner.head.longest == 2 and len(made.scores.matrix) == 2
+    assert all(len(layer) == 12 for layer in made.learner.inputs.layer_queries(made.learner.router, made.rows[0, "train"]))
 
 
 def test_a_run_folder_holds_the_texts_and_goes_on_after_a_kill(folders, tmp_path):

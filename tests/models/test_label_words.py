@@ -142,7 +142,9 @@ def test_recipes_learn_words_and_have_no_classifier(name, recipe, folders):
     made = session(folders[name], recipe, "train.lr=0.02", "train.epochs=12", "train.batch_size=8", *query, of=tasks("a", "b"))
     list(made.train())
     assert made.scores.matrix[0][0] > 0.8, made.scores.matrix
-    assert made.learner.parameters_of(range(2)) == {} and all(not p.numel() for p in made.learner.classifier.parameters())
+    assert made.learner.head.parameters_of(range(2)) == {} and all(
+        not p.numel() for p in made.learner.head.classifier.parameters()
+    )
     assert "classifier" not in place(made.config)["kept per task"]
 
 
@@ -166,7 +168,7 @@ def test_poly_on_t5_learns_jointly_and_meets_a_new_task_by_the_words_of_its_labe
     steps = [event for event in made.train() if type(event).__name__ == "Step"]
     assert made.scores.trained["a"] > 0.8 and 0 <= made.scores.held_out["b"]["8"] <= 1, made.scores
     assert [len([step for step in steps if step.task == stage]) for stage in (0, 1)] == [40, 4]
-    assert all(made.learner.bank.expert(k) for k in (0, 1)) and made.learner.parameters_of(range(2)) == {}
+    assert all(made.learner.bank.expert(k) for k in (0, 1)) and made.learner.head.parameters_of(range(2)) == {}
 
 
 def test_a_run_on_the_built_in_stream_is_recorded_and_can_be_asked(tmp_path):
