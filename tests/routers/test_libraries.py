@@ -16,7 +16,7 @@ from lab.core.errors import LabError
 from lab.core.registry import routers
 from lab.experts.base import LayerInfo
 from lab.models.expert_bank import Bank
-from lab.routers.base import Request, Router, top_softmax
+from lab.routers.base import MadeOfExperts, Request, Router, top_softmax
 
 WIDTH = 6
 LAYERS = [LayerInfo("first", 8, 12), LayerInfo("second", 6, 8)]
@@ -200,9 +200,9 @@ def arrow_over(made: Bank, **options) -> Router:
 
 @torch.no_grad()
 def met(router: Router, made: Bank) -> Router:
-    for k in range(len(made)):
-        router.grow(max(k + 1, router.experts))
-        router.read_experts(made.experts()[: k + 1])
+    router.grow(len(made))
+    if isinstance(router, MadeOfExperts):
+        router.read_experts(made.experts())
     return router.requires_grad_(False)
 
 
