@@ -1,5 +1,6 @@
 """The structure: floors derived from the imports, the map of lab/README.md, light modules that stay light."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -37,6 +38,29 @@ ARROWS = import_arrows(ROOT)
 @pytest.mark.xfail(reason="three circles are still to be cut", strict=False)
 def test_no_import_goes_in_a_circle():
     assert circles(ARROWS) == [] and circles(folder_arrows(ARROWS)) == []
+
+
+def defined_names(module: str) -> set[str]:
+    """Names that a module or a class in it defines, imports or assigns."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    names = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+def test_every_import_names_what_there_is():
+    """Imports inside functions, which run late, too."""
+    for module, path in MODULES.items():
+        for name in imported_names(path):
+            target, _, last = name.removeprefix("lab.").rpartition(".")
+            if name.startswith("lab.") and target and target + "." + last not in MODULES:
+                assert target in MODULES and last in defined_names(target), f"{module} imports {name}, which there is not"
 
 
 def the_map() -> dict[str, str]:
