@@ -34,7 +34,8 @@ from lab.core.errors import LabError
 from lab.data import loading
 from lab.data.stream import SPLITS, Example, Task
 from lab.jobs import jobs
-from lab.pages import draft, shell, system
+from lab.pages import code_snippets, recorded_examples, system
+from lab.pages.train_form import draft
 from lab.run_folder.prediction import kept
 from lab.run_folder.routing_record import STEPS
 from lab.run_folder.run import now
@@ -199,12 +200,12 @@ def test_start_names_a_damaged_example(recorded, name, monkeypatch):
     folder = recorded / "builtin-l2r"
     (folder / name).write_text("[")
     shown = texts(open_page("start"))
-    assert f"run 'builtin-l2r' is damaged: {name}" in shown and f"Put its files back; it is {folder}." in shown
-    monkeypatch.setattr(shell, "EXAMPLES", recorded)
-    assert "Install the lab again to have it back" in texts(open_page("start"))
+    assert f"run 'builtin-l2r' is damaged: {name}" in shown and f"Restore its files; its folder is {folder}." in shown
+    monkeypatch.setattr(recorded_examples, "EXAMPLES", recorded)
+    assert "Install the lab again to restore it" in texts(open_page("start"))
     shutil.rmtree(folder)
     shown = texts(open_page("start"))
-    assert "left out" not in shown and "No pair of recorded examples" in shown
+    assert "cannot be shown: " not in shown and "No pair of recorded examples" in shown
 
 
 def test_start_slider_moves_every_chart(recorded):
@@ -527,17 +528,17 @@ def test_a_page_says_which_runs_of_a_link_are_not_there(runs, link):
     """What is there stays, and the remark goes with another choice; after a deletion there is none."""
     write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS), library.annotate(write_run(runs, "hidden"), archived=True)
     app = open_page("compare", runs=[link, "a"])
-    assert f"Not here: {link}." in texts(app) and app.multiselect(key="runs").value == ["a"]
+    assert f"Not available: {link}." in texts(app) and app.multiselect(key="runs").value == ["a"]
     app.segmented_control(key="cmp_view").set_value("Curves").run()
-    assert f"Not here: {link}." in texts(app)
+    assert f"Not available: {link}." in texts(app)
     app.multiselect(key="runs").set_value(["a", "b"]).run()
-    assert "Not here" not in texts(app) and "Not here" not in texts(open_page("compare", runs=["a", "b"]))
+    assert "Not available" not in texts(app) and "Not available" not in texts(open_page("compare", runs=["a", "b"]))
     app = open_page("compare", runs=[link])
-    assert f"Not here: {link}." in texts(app) and app.multiselect(key="runs").value == ["b", "a"]
+    assert f"Not available: {link}." in texts(app) and app.multiselect(key="runs").value == ["b", "a"]
     app = open_page("routing", rt_run=link)
-    assert f"Not here: {link}." in texts(app) and app.selectbox(key="rt_run").value == "b"
+    assert f"Not available: {link}." in texts(app) and app.selectbox(key="rt_run").value == "b"
     app.selectbox(key="rt_run").set_value("a").run()
-    assert "Not here" not in texts(app)
+    assert "Not available" not in texts(app)
     shutil.rmtree(runs / "a")
     assert app.run().selectbox(key="rt_run").value == "b" and not app.exception
 
@@ -603,11 +604,11 @@ def test_routing_focus_and_examples(runs):
 def test_code_of_a_chart_draws_that_chart(runs, recorded, monkeypatch):
     """What the popover says is run as it stands: same figure, same numbers; the file holds them too."""
     monkeypatch.setattr(lab, "__path__", [str(recorded.parent)])
-    monkeypatch.setattr(shell, "EXAMPLES", recorded)
+    monkeypatch.setattr(recorded_examples, "EXAMPLES", recorded)
     examples = "lab.Run.open('builtin-l2r', lab.__path__[0] + '/examples')"
     pairs = (write_run(runs, "a"), f"lab.Run.open('a', '{runs}')"), (lab.Run.open("builtin-l2r", recorded), examples)
     for made, open_it in pairs:
-        code = shell.python_of(figures.routing_by_task, views.routing_by_task, (made, 1), {"title": "<x>"})
+        code = code_snippets.python_of(figures.routing_by_task, views.routing_by_task, (made, 1), {"title": "<x>"})
         assert open_it in code and code.endswith("lab.views.routing_by_task(run1, 1)")
         *before, drawing, numbers = code.splitlines()
         names: dict = {}
@@ -615,11 +616,14 @@ def test_code_of_a_chart_draws_that_chart(runs, recorded, monkeypatch):
         assert eval(drawing, names) == figures.routing_by_task(made, 1, title="<x>")
         assert eval(numbers, names).equals(views.routing_by_task(made, 1))
     both = [made, lab.Run.open("a")]
-    assert "lab.figures.average_curves([run1, run2])" in shell.python_of(figures.average_curves, None, (both,), {})
-    assert shell.command_of(both[1:]) == f"lab show a --json --runs {runs}"
+    assert "lab.figures.average_curves([run1, run2])" in code_snippets.python_of(figures.average_curves, None, (both,), {})
+    assert code_snippets.command_of(both[1:]) == f"lab show a --json --runs {runs}"
     monkeypatch.delenv("LAB_RUNS")
     monkeypatch.chdir(runs.parent)
-    assert shell.command_of(both[1:]) == "lab show a --json" and shell.opened(both[1]) == "lab.Run.open('a')"
+    assert (
+        code_snippets.command_of(both[1:]) == "lab show a --json"
+        and code_snippets.open_expression(both[1]) == "lab.Run.open('a')"
+    )
 
 
 def test_the_command_of_a_chart_works_in_a_shell_of_its_own(runs, tmp_path, monkeypatch):
@@ -627,10 +631,10 @@ def test_the_command_of_a_chart_works_in_a_shell_of_its_own(runs, tmp_path, monk
     monkeypatch.delenv("LAB_EXAMPLES")
     (folder := tmp_path / "other runs").mkdir()
     monkeypatch.setenv("LAB_RUNS", str(folder))
-    mine, example, other = write_run(folder, "a"), *shell.examples()[:2]
+    mine, example, other = write_run(folder, "a"), *recorded_examples.examples()[:2]
     paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(MAIN.parents[2])}
     for shown in ([mine], [mine, example, mine], [example, other]):
-        command = shell.command_of(shown)
+        command = code_snippets.command_of(shown)
         done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=paths, capture_output=True, text=True)
         assert done.returncode == 0, (command, done.stderr[-500:])
         found = json.loads(done.stdout)
@@ -889,7 +893,7 @@ def test_playground_answers_as_the_model_does(model):
     np.testing.assert_allclose(chart(app, "pg_layers_0"), answer.by_layer(), atol=1e-6)
     app.segmented_control(key="pg_head").set_value("2").run()
     np.testing.assert_allclose(chart(app, "pg_layers_0"), answer.by_layer(1), atol=1e-6)
-    code = f"load({shell.opened(lab.Run.open('routed'))}, 1).answer('red wave harbour')"
+    code = f"load({code_snippets.open_expression(lab.Run.open('routed'))}, 1).answer('red wave harbour')"
     assert any(code in one.value for one in app.code)
 
 
