@@ -16,6 +16,7 @@ from lab.cli import main
 from lab.comparison.grid_runner import Grid
 from lab.config.resolve import command_line, configure, validated
 from lab.core.errors import LabError
+from lab.routers.base import single_expert
 from lab.run_folder.run import Run
 from lab.training import recorder, runner
 from lab.training.expert_cache import Store
@@ -77,7 +78,7 @@ def test_logits_before_any_step_are_those_of_the_saved_expert(here):
     first.learner.head.classifier.load_state_dict(made.learner.head.classifier.state_dict())
     found = []
     for each in (made, first):
-        with torch.no_grad(), each.learner.bank.routed(each.learner.single_expert_decision(k)):
+        with torch.no_grad(), each.learner.bank.routed(single_expert(k, each.learner.backbone.device)):
             found.append(each.learner.head.logits(each.learner.backbone.collate(each.rows[sea, "test"])))
     assert torch.equal(*found)
     begun, anew = (run(here, "l2r", *more, id=id) for id, more in (("begun", options[-1:]), ("anew", ())))

@@ -13,7 +13,7 @@ from lab.config.resolve import configure, recipe_names
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.routers._arrow import Subtracted
-from lab.routers.base import Decision, LayerDecision
+from lab.routers.base import Decision, LayerDecision, single_expert
 from lab.run_folder.prediction import kept
 from lab.training.evaluation import WHOLE
 
@@ -117,7 +117,7 @@ def test_an_expert_alone_equals_the_oracle(trained):
         assert (found[0].weights[..., t] == 1).all() and found[0].by_expert().iloc[t] == 1
     with torch.no_grad():
         batch = model.learner.backbone.collate(model.learner.backbone.encode([STREAM[0].test[0]], 0, "train"))
-        with model.learner.bank.routed(model.learner.single_expert_decision(0)):
+        with model.learner.bank.routed(single_expert(0, model.learner.backbone.device)):
             logits = model.learner.head.logits(batch)[0]
     answer = model.answer(STREAM[0].test[0].text, Override(expert=0))
     np.testing.assert_allclose(answer.probabilities, logits.softmax(-1).numpy(), atol=1e-6)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from lab.cli import main
 from lab.core.errors import LabError
 from lab.core.registry import routers
-from lab.routers.base import Decision, LayerDecision, Request
+from lab.routers.base import Decision, LayerDecision, Request, single_expert
 
 LENGTH = 3
 
@@ -111,7 +111,7 @@ def test_the_sequence_representation_is_pooled_over_the_text():
     made.learner.add_task(0)
     batch, backbone = made.learner.backbone.collate(made.rows[0, "train"][:4]), made.learner.backbone
     (prompt,) = made.learner.bank.expert(0).values()
-    with torch.no_grad(), made.learner.bank.routed(made.learner.single_expert_decision(0)):
+    with torch.no_grad(), made.learner.bank.routed(single_expert(0, made.learner.backbone.device)):
         found = backbone.embed(batch)
     with torch.no_grad():
         tokens = backbone.model.get_input_embeddings()(batch.ids)

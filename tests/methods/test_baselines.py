@@ -85,7 +85,7 @@ def test_a_renewed_learner_is_a_fresh_one(scenario):
     assert not toy.equal(made.learner.bank.expert(0), fresh.bank.expert(0))
     made.learner.reinitialise()
     assert toy.equal(made.learner.bank.expert(0), fresh.bank.expert(0))
-    assert toy.equal(dict(made.learner.head.classifier.named_parameters()), dict(fresh.classifier.named_parameters()))
+    assert toy.equal(dict(made.learner.head.classifier.named_parameters()), dict(fresh.head.classifier.named_parameters()))
 
 
 def test_multitask_does_not_forget_what_sequential_forgets():
@@ -178,8 +178,8 @@ def test_olora_overlaps_less_than_inclora():
 def tuned_by_torch(made, batches, steps):
     """The tiny backbone, all of its weights trained by a plain loop on these batches."""
     fresh = toy.session("full", of=made.tasks).learner
-    fresh.classifier.grow(0, "classifier", made.tasks[0].name)
-    model, head = fresh.backbone.model, fresh.classifier
+    fresh.head.classifier.grow(0, "classifier", made.tasks[0].name)
+    model, head = fresh.backbone.model, fresh.head.classifier
     for layer in fresh.bank.routed_layers:
         model.set_submodule(layer.info.name, layer.base)
     parameters = [*model.requires_grad_(True).parameters(), *head.parameters()]

@@ -20,7 +20,7 @@ from lab.data.label_space import LabelSpace
 from lab.data.replay_buffer import Memory
 from lab.data.stream import Example, Task
 from lab.methods.base import Method
-from lab.models.learner import Learner
+from lab.models.router_inputs import RouterInputs
 from lab.routers.base import Axes, Decision, Match, Reads, Request, Router, RouterOptions
 from lab.training.evaluation import WHOLE, Evaluation, RoutingSums, evaluate
 from lab.training.trainer import Phase, schedule
@@ -576,8 +576,9 @@ def test_reused_experts_are_bit_identical(l2r, tmp_path):
 def test_queries_of_training_examples_are_computed_once_for_all_runs(tmp_path, monkeypatch):
     """They depend on the frozen backbone and the texts alone, so runs with other experts and seeds of training share them."""
     asked = []
-    inner = Learner.layer_queries
-    monkeypatch.setattr(Learner, "layer_queries", lambda self, rows: asked.append(len(rows)) or inner(self, rows))
+    inner = RouterInputs.layer_queries
+    watched = lambda self, router, rows: asked.append(len(rows)) or inner(self, router, rows)  # noqa: E731
+    monkeypatch.setattr(RouterInputs, "layer_queries", watched)
     fresh = toy.trained("prototype", "experts.rank=4")
     first = toy.trained("prototype", store=tmp_path)
     assert asked == 4 * [48]
