@@ -88,10 +88,10 @@ class Override:
 
         def decide(layer: int, x: Tensor) -> Tensor:
             decision.weights_for_layer(layer, x)
-            return self(decision.made[layer])
+            return self(decision.layer_weights[layer])
 
         used = copy.copy(decision)
-        used.decide, used.made, used.made_steps = decide, {}, {}
+        used.decide, used.layer_weights, used.layer_steps = decide, {}, {}
         return used
 
 
@@ -130,15 +130,15 @@ class Model:
         competing = learner.head.space.competing(batch.task, self.after + 1, how)
         with learner.bank.routed(learner.head.answering_decision(batch, used)):
             chances = learner.head.scores(batch, competing).softmax(-1)[0].cpu().numpy()
-        known = competing[0].cpu().numpy()
+        competes = competing[0].cpu().numpy()
         steps = routed.recorded_steps() | {"weights": routed.recorded()}
         steps |= {"changed": used.recorded()} if override != Override() else {}
         layers = [layer.name for layer in learner.bank.layers]
         length = len(rows[0].ids)
         return Answer(
             text,
-            [name for name, one in zip(learner.head.space.names, known, strict=True) if one],
-            chances[known],
+            [name for name, does in zip(learner.head.space.names, competes, strict=True) if does],
+            chances[competes],
             layers,
             learner.consolidation.names(learner.bank.names),
             {name: step.float().cpu().expand(1, len(layers), -1, -1)[0].numpy() for name, step in steps.items()},
@@ -189,10 +189,10 @@ def _per_token(decision: Decision, tokens: int) -> np.ndarray | None:
     """Weights (L, T, H, E) of a decision that was made for each token of one text; None of any other."""
     if not isinstance(decision, LayerDecision):
         return None
-    made = [w for _, w in sorted(decision.made.items())]
-    if not all(w.dim() == 4 and w.shape[1] == tokens for w in made):
+    weights = [w for _, w in sorted(decision.layer_weights.items())]
+    if not all(w.dim() == 4 and w.shape[1] == tokens for w in weights):
         return None
-    return torch.stack([w[0] for w in made]).float().cpu().numpy()
+    return torch.stack([w[0] for w in weights]).float().cpu().numpy()
 
 
 def load(run: Run, after: int | None = None, device: str | None = None) -> Model:

@@ -13,7 +13,7 @@ from lab.routers.base import Reads, Router
 
 def table() -> list[dict[str, str]]:
     """The place of every shipped recipe, in the order of their names."""
-    return [{"recipe": name} | place(configure(name)) for name in recipe_names()]
+    return [{"recipe": name} | axes_of(configure(name)) for name in recipe_names()]
 
 
 def markdown() -> str:
@@ -29,7 +29,7 @@ def abouts() -> str:
     return "\n".join(["| recipe | what it is |", "| --- | --- |", *lines]) + "\n"
 
 
-def place(config: RunConfig) -> dict[str, str]:
+def axes_of(config: RunConfig) -> dict[str, str]:
     """The axes of one configuration, in words."""
     expert, router = registry.experts.get(config.experts.name), registry.routers.get(config.router.name)
     several = config.experts.allocation != "shared"
@@ -79,9 +79,9 @@ def uses(router: type[Router], config: RunConfig) -> str:
     stores = config.router_training.steps > 0 or "stored" in have or registry.consolidations.get(config.consolidation.name).trains
     unit = "in all" if memory.total else "per task" if memory.per_task else "per class"
     budget = "all" if memory.per_task >= ALL else f"{memory.total or memory.per_task or memory.per_class} {unit}"
-    given = ["task identity"] if config.scenario == "task" or Reads.TASK in router.reads_of(config.router) else []
-    given += ([f"stored examples ({budget})"] if stores else []) + (["generated examples"] if "generated" in have else [])
-    return ", ".join(given) or "nothing"
+    used = ["task identity"] if config.scenario == "task" or Reads.TASK in router.reads_of(config.router) else []
+    used += ([f"stored examples ({budget})"] if stores else []) + (["generated examples"] if "generated" in have else [])
+    return ", ".join(used) or "nothing"
 
 
 def kept(router: type[Router], config: RunConfig) -> str:

@@ -111,9 +111,9 @@ class InputExpert(Expert):
 
     @classmethod
     def check(cls, config: Any) -> None:
-        given = [name for name in ("skip", "targets") if getattr(config.experts, name)]
-        if given:
-            raise LabError(f"experts of kind '{cls.name}' stand before the text, in no block: leave out experts.{given[0]}")
+        refused = [name for name in ("skip", "targets") if getattr(config.experts, name)]
+        if refused:
+            raise LabError(f"experts of kind '{cls.name}' stand before the text, in no block: leave out experts.{refused[0]}")
 
     def targets(self, model_type: str) -> Sequence[str]:
         return ["*"]

@@ -12,7 +12,7 @@ from lab.models.learner import Learner, Output
 
 class LwFOptions(Options):
     name: str = "lwf"
-    strength: float = Field(1.0, ge=0, le=1e6, description="lambda_o, weight of the distillation")
+    strength: float = Field(1.0, ge=0, le=1e6, description="lambda_o, weight of the distillation; the paper has 1")
     temperature: float = Field(2.0, gt=0, le=1000, description="softens the two distributions that are compared")
 
 
@@ -56,9 +56,10 @@ class LwF(Method):
 
 
 def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(logits / T)), mean over rows; logits and teacher (B, C).
+    """KL(softmax(teacher / T) || softmax(logits / T)), mean over rows; logits and teacher (B, C).
 
-    The gradient is that of the cross-entropy between the softened distributions; T^2 keeps its size (Hinton et al. 2015).
+    The gradient is that of the cross-entropy between the softened distributions, the loss of the paper (equations 2 and 3). It
+    has no factor T^2, which Hinton et al. (2015) multiply with to keep the size of the gradient.
     """
     log_p, log_q = (teacher / temperature).log_softmax(-1), (logits / temperature).log_softmax(-1)
-    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+    return (log_p.exp() * (log_p - log_q)).sum(-1).mean()

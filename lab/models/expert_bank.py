@@ -108,8 +108,8 @@ class RoutedInput(RoutedLayer):
             return None
         if kwargs.get("past_key_values") is not None:
             raise LabError(f"experts of kind '{bank.kind.name}' stand before the whole text: generate without a cache")
-        given = dict(kwargs)
-        tokens, mask = self.base(given.pop("input_ids")), given["attention_mask"]  # (B, T, D), (B, T)
+        inputs = dict(kwargs)
+        tokens, mask = self.base(inputs.pop("input_ids")), inputs["attention_mask"]  # (B, T, D), (B, T)
         stack, w = self.routed(bank.slot, tokens)
         if w.shape[1] > 1:
             raise LabError(f"experts of kind '{bank.kind.name}' are chosen per example, not per token: use another router")
@@ -119,13 +119,13 @@ class RoutedInput(RoutedLayer):
         absent = torch.cat([~there, torch.zeros_like(mask, dtype=torch.bool)], dim=1)  # (B, P + T)
         order = absent.to(torch.uint8).argsort(dim=1, stable=True)[:, :width]  # (B, W): what is absent comes last
         vectors = torch.cat([before.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
-        given["inputs_embeds"] = vectors.gather(1, order.unsqueeze(-1).expand(-1, -1, vectors.shape[-1]))
-        given["attention_mask"] = torch.cat([there.to(mask.dtype), mask], dim=1).gather(1, order)
-        if given.get("token_type_ids") is not None:
-            types = given["token_type_ids"]
-            given["token_type_ids"] = torch.cat([types.new_zeros(there.shape), types], dim=1).gather(1, order)
+        inputs["inputs_embeds"] = vectors.gather(1, order.unsqueeze(-1).expand(-1, -1, vectors.shape[-1]))
+        inputs["attention_mask"] = torch.cat([there.to(mask.dtype), mask], dim=1).gather(1, order)
+        if inputs.get("token_type_ids") is not None:
+            types = inputs["token_type_ids"]
+            inputs["token_type_ids"] = torch.cat([types.new_zeros(there.shape), types], dim=1).gather(1, order)
         self.entered = there.sum(1, keepdim=True) + torch.arange(mask.shape[1], device=mask.device)
-        return args, given
+        return args, inputs
 
     def strip_prompt(self, model: nn.Module, args: tuple, output: Any) -> Any:
         """Keep the hidden states of the tokens (B, T, D)."""
@@ -162,8 +162,8 @@ class Bank(nn.Module):
 
     def _targets(self, model: nn.Module, model_type: str) -> list[str]:
         layers = [name for name, module in model.named_modules() if self.kind.adapts(module, model)]
-        given = self.kind.options.targets
-        endings = self.kind.targets(model_type) if given is None else given
+        named = self.kind.options.targets
+        endings = self.kind.targets(model_type) if named is None else named
         if endings is None:
             raise LabError(
                 f"which layers of a '{model_type}' to adapt is not known: name them with experts.targets, from {_endings(layers)}"

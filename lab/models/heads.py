@@ -27,7 +27,7 @@ class Answers(NamedTuple):
     """Of B rows: the true answers, the model's, whether they count as right, their probabilities, further scores by name."""
 
     label: Sequence[Any]  # classes (indices of the label space), or texts
-    given: Sequence[Any]
+    predicted: Sequence[Any]
     correct: np.ndarray  # (B,) bool; the mean is the score of a task
     probability: np.ndarray  # (B,) of the class that was chosen; NaN of texts, which are not asked for it
     scores: dict[str, np.ndarray]  # (B,) each, reported beside the score
@@ -213,8 +213,9 @@ class Classification(Head):
         competing = self.space.competing(batch.task, seen, "task" if self.space.scenario == "task" else "seen")
         with self.bank.routed(self.answering_decision(batch, decision)):
             best = self.scores(batch, competing).softmax(-1).max(-1)
-        label, given = self.space.target(batch.label, batch.task).cpu().numpy(), self.chosen(batch, best.indices).cpu().numpy()
-        return Answers(label, given, label == given, best.values.double().cpu().numpy(), {})
+        label = self.space.target(batch.label, batch.task).cpu().numpy()
+        predicted = self.chosen(batch, best.indices).cpu().numpy()
+        return Answers(label, predicted, label == predicted, best.values.double().cpu().numpy(), {})
 
     def written(self, answers: np.ndarray) -> np.ndarray:
         return np.array(self.space.names)[answers.astype(int)]

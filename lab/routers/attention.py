@@ -38,6 +38,8 @@ class Attention(Router, TaskAware):
 
     The key of a task is learned while its expert is, with the earlier experts frozen but acting. The projection is shared by
     all tasks and goes on learning, so what earlier tasks are sent to drifts unless something holds it (method `reflection`).
+    On the built-in stream the weights saturate by the second optimiser step of the second task, with and without `reflection`;
+    the cause is not known. It is not that queries are alike: projection and keys that are trained alone tell the tasks apart.
     """
 
     name = "attention"

@@ -102,15 +102,15 @@ class LayerDecision(Decision):
     ):
         super().__init__(weights=None, experts=experts, stacks=stacks)
         self.decide, self.mask = decide, mask
-        self.made: dict[int, Tensor] = {}
-        self.made_steps: dict[int, dict[str, Tensor]] = {}
+        self.layer_weights: dict[int, Tensor] = {}
+        self.layer_steps: dict[int, dict[str, Tensor]] = {}
 
     def weights_for_layer(self, layer: int, x: Tensor) -> Tensor:
         weights = self.decide(layer, x)
         if isinstance(weights, dict):
-            self.made_steps[layer] = weights
+            self.layer_steps[layer] = weights
             weights = [*weights.values()][-1]
-        self.made[layer] = weights
+        self.layer_weights[layer] = weights
         return self.acting(weights)
 
     def acting(self, w: Tensor) -> Tensor:
@@ -119,23 +119,23 @@ class LayerDecision(Decision):
 
     def for_generation(self) -> Decision:
         """Weights per example stay; per token they are decided anew, and those of the text stay recorded."""
-        per_token = any(w.dim() == 4 for w in self.made.values())
+        per_token = any(w.dim() == 4 for w in self.layer_weights.values())
         if not per_token:
             return Decision(self.recorded(), self.experts, composition=self.composition, stacks=self.stacks)
         again = copy.copy(self)
-        again.made, again.made_steps = {}, {}
+        again.layer_weights, again.layer_steps = {}, {}
         return again
 
     def recorded(self) -> Tensor | None:
-        return self._over_layers(self.made) if self.made else None
+        return self._over_layers(self.layer_weights) if self.layer_weights else None
 
     def recorded_steps(self) -> dict[str, Tensor]:
-        names = next(iter(self.made_steps.values()), {})
-        return {name: self._over_layers({layer: steps[name] for layer, steps in self.made_steps.items()}) for name in names}
+        names = next(iter(self.layer_steps.values()), {})
+        return {name: self._over_layers({layer: steps[name] for layer, steps in self.layer_steps.items()}) for name in names}
 
-    def _over_layers(self, made: dict[int, Tensor]) -> Tensor:
+    def _over_layers(self, by_layer: dict[int, Tensor]) -> Tensor:
         """(B | 1, L, H, E) from what each layer made; means over tokens where it is per token."""
-        return torch.stack([self._over_tokens(w) if w.dim() == 4 else w for _, w in sorted(made.items())], dim=1)
+        return torch.stack([self._over_tokens(w) if w.dim() == 4 else w for _, w in sorted(by_layer.items())], dim=1)
 
     def _over_tokens(self, w: Tensor) -> Tensor:
         """(B, T, H, E) -> (B, H, E); layers that see one vector per row, not its tokens, have nothing to leave out."""

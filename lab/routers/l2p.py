@@ -22,6 +22,9 @@ class L2POptions(RouterOptions):
 class L2P(Router, TaskAware):
     """Weight 1 for the `top` experts whose keys have the largest cosine with the example's query, 0 for the others.
 
+    Prompts are chosen for each example, and the defaults are those of the paper: 5 prompts (of length 5 in the recipe), pull 0.5.
+    The configuration that the authors published chooses one set of prompts per batch, 4 of length 10, with pull 1.
+
     The keys learn with the experts from pull * mean over examples of sum over chosen keys (1 - cosine), and from nothing else:
     the choice has no gradient.
     """

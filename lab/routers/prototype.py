@@ -1,7 +1,9 @@
 """Similarity to what a task looked like: the query against one mean per task or per class, in the frozen backbone.
 
 With m the means of the training queries q of a task, or of its classes:
-cosine: s = cos(q, m). mahalanobis: s = -(q - m)^T S^+ (q - m), S the mean over tasks of the covariance within the means.
+cosine: s = cos(q, m). mahalanobis: s = -(q - m)^T S^+ (q - m), S the mean over tasks of a task's covariance, and that
+the mean over its classes (or of the task as one) of the covariance around their mean, each counting alike whatever its size, as
+in EPI (Wang et al. 2023).
 A task's score is the largest over its means; the weights are the softmax of score / temperature over the `top_k` best tasks.
 """
 
@@ -84,8 +86,9 @@ class Prototype(Router, TaskAware, MadeOfExamples):
         means = torch.stack([query[group == i].mean(0) for i in range(len(own))])  # (P_k, D)
         self.mean[own] = means.to(self.mean.dtype)
         if self.options.distance == "mahalanobis":
-            away = query - means[group]
-            self.covariance += (away.T @ away / len(away) - self.covariance) / (task + 1)
+            away = [query[group == i] - means[i] for i in range(len(own)) if (group == i).any()]
+            covariance = torch.stack([rows.T @ rows / len(rows) for rows in away]).mean(0)  # (D, D)
+            self.covariance += (covariance - self.covariance) / (task + 1)
             self.whitening.copy_(whitening(self.covariance))
 
     def match(self, query: Tensor) -> Match:

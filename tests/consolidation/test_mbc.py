@@ -57,7 +57,7 @@ def test_like_experts_share_a_lora_that_starts_as_their_mean_update():
         factors = zip(clusters.down[layer.index], clusters.up[layer.index], strict=True)
         prototypes = torch.stack([torch.linalg.svd(b @ a).Vh[0] for a, b in factors])
         scores = (x @ prototypes.T).abs()
-        assert rel(decision.made[layer.index][:, :, 0], scores.softmax(-1)) < 1e-3
+        assert rel(decision.layer_weights[layer.index][:, :, 0], scores.softmax(-1)) < 1e-3
 
 
 def test_clusters_are_trained_on_stored_examples_and_the_isolated_experts_stay(tmp_path):

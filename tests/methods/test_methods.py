@@ -237,8 +237,8 @@ def test_agem_leaves_no_gradient_that_raises_the_loss_on_the_memory(recipe, monk
         if made.cursor.task == 0:
             assert torch.equal(before, after), "there is nothing to protect yet"
             return
-        assert len(self.drawn) == 12 and all(row in made.memory.rows for row in self.drawn)
-        batch = learner.backbone.collate(self.drawn)
+        assert len(self.sampled) == 12 and all(row in made.memory.rows for row in self.sampled)
+        batch = learner.backbone.collate(self.sampled)
         with learner.bank.routed(learner.decide(batch)):
             loss = nn.functional.cross_entropy(learner.head.logits(batch), batch.label)
             reference = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(named.values()))])

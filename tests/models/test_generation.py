@@ -82,7 +82,7 @@ def test_routed_decoding_is_peft_s_row_by_row(name, beams, folders):
     """Four rows with three experts in one padded batch, against one unpadded row after the other."""
     made = learner(folders[name], f"decoding.beams={beams}", "decoding.max_tokens=6")
     peft, batch = peft_of(made, name), asked(made)
-    ours = made.head.answers(batch, Decision(one_hot(ROWS, 3, 1)), 3).given
+    ours = made.head.answers(batch, Decision(one_hot(ROWS, 3, 1)), 3).predicted
     tokens, how = tokenizer(), {"num_beams": beams, "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": 2}
 
     def theirs(row: int, k: int) -> str:
@@ -105,7 +105,7 @@ def test_an_exported_expert_writes_the_same_in_peft(folders, tmp_path):
         peft = PeftModel.from_pretrained(host(name), tmp_path / name).eval()
         assert peft.peft_config["default"].task_type == task
         batch = asked(made)
-        ours = made.head.answers(batch, single_expert(1, made.backbone.device), 3).given
+        ours = made.head.answers(batch, single_expert(1, made.backbone.device), 3).predicted
         with torch.no_grad():
             found = peft.generate(
                 input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=6, do_sample=False, pad_token_id=0, eos_token_id=2
@@ -137,16 +137,16 @@ def test_a_text_is_routed_by_what_is_asked(name, folders):
             made.head.logits(batch)
         weights.append(decision.recorded())
     decision = made.decide(batch)
-    written = made.head.answers(batch, decision, 3).given
+    written = made.head.answers(batch, decision, 3).predicted
     weights.append(decision.recorded())
     assert weights[0].shape == (4, len(made.bank.layers), 2, 3) and weights[0].std(0).max() > 0.01
     for found in weights[1:]:
         assert rel(found, weights[0]) < 1e-5
     fixed = Decision(weights[0])
-    assert list(written) == list(made.head.answers(batch, fixed, 3).given)
+    assert list(written) == list(made.head.answers(batch, fixed, 3).predicted)
     one = made.encode([Example(ASKED[0], 0, targets=("w5",))], 0, "test")
     decision = made.decide(made.backbone.collate(one))
-    assert made.head.answers(made.backbone.collate(one), decision, 3).given[0] == written[0]
+    assert made.head.answers(made.backbone.collate(one), decision, 3).predicted[0] == written[0]
     assert rel(decision.recorded()[0], weights[0][0]) < 1e-5
 
 

@@ -91,7 +91,7 @@ def test_the_best_label_has_the_most_probable_words(name, folders):
     with torch.no_grad():
         answers = made.head.answers(batch, decision, 3)
     best = expected.argmax(1)
-    assert [labels[c] for c in answers.given] == [labels[c] for c in best.tolist()]
+    assert [labels[c] for c in answers.predicted] == [labels[c] for c in best.tolist()]
     assert torch.allclose(torch.tensor(answers.probability).float(), expected.softmax(-1).amax(1), rtol=1e-4)
     with torch.no_grad(), made.bank.routed(Decision(one_hot(ROWS[1:2], 3, 1))):  # alone, so without padding
         one = made.head.scores(made.backbone.collate(made.encode([Example(ASKED[1], 1)], 0, "test")), competing[:1])
@@ -123,7 +123,7 @@ def test_labels_compete_as_those_of_a_classifier_do(folders):
         made.head.scores = watched
         answers = made.head.answers(batch, None, seen)
         assert shown[0].isfinite().any(0).nonzero().flatten().tolist() == [*expected]
-        assert set(answers.given.tolist()) <= {*expected, 2}  # an answer that is right is called by the row's own label
+        assert set(answers.predicted.tolist()) <= {*expected, 2}  # an answer that is right is called by the row's own label
 
 
 def test_classes_with_the_same_words_are_one_answer(folders):
@@ -132,7 +132,7 @@ def test_classes_with_the_same_words_are_one_answer(folders):
         batch = asked(made, task, (own % 2,) * 4)
         made.head.scores = lambda batch, competing: torch.tensor([[0.0, 5, 5, 0, 0, 0, 0]] * 3 + [[0.0, 0, 0, 9, 0, 0, 0]])
         answers = made.head.answers(batch, None, 3)
-        assert answers.given.tolist() == [own, own, own, 3] and answers.correct.tolist() == [True] * 3 + [False]
+        assert answers.predicted.tolist() == [own, own, own, 3] and answers.correct.tolist() == [True] * 3 + [False]
 
 
 # runs -----------------------------------------------------------------------------------------------------------------------

@@ -236,7 +236,7 @@ def test_arrow_is_a_plain_loop_over_tokens_and_experts(name, options, top_k):
         assert any(x.dim() == 2 for _, x, _ in seen)
     mask, weights = batch["attention_mask"].bool(), decision.recorded()
     assert weights.shape == (4, len(made.layers), 1, 3) and torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5)
-    first = decision.made[0]
+    first = decision.layer_weights[0]
     if first.shape[1] == mask.shape[1]:  # padding is left out of what is recorded
         assert rel(weights[1, 0], first[1][mask[1]].mean(0)) < 1e-6
 
@@ -282,7 +282,7 @@ def test_general_knowledge_is_subtracted_and_nothing_is_changed():
         change = sum(w[..., e, None] * (x.double() @ d.T) for e, d in enumerate(rest))
         expected = layer.base(x).double() + made.kind.scale * change
         assert rel(out.double(), expected) < 1e-5
-        assert rel(decision.made[layer.index][:, :, 0].double(), w) < 1e-4
+        assert rel(decision.layer_weights[layer.index][:, :, 0].double(), w) < 1e-4
     assert torch.allclose(decision.recorded().sum(-1), torch.ones(()), atol=1e-5)
     assert all(torch.equal(tensor, made.expert(int(name[0]))[name[2:]]) for name, tensor in before.items())
 
@@ -333,7 +333,7 @@ def test_phatgoose_routes_by_standardised_products_of_input_and_gate():
             kept = np.argsort(s)[-2:]
             w = np.zeros(3)
             w[kept] = np.exp(s[kept]) / np.exp(s[kept]).sum()
-            assert np.allclose(decision.made[layer.index][place][0].numpy(), w, atol=1e-4)
+            assert np.allclose(decision.layer_weights[layer.index][place][0].numpy(), w, atol=1e-4)
 
 
 def test_a_gate_weighs_its_expert_by_a_sigmoid_while_it_is_trained():

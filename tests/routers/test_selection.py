@@ -170,11 +170,11 @@ def test_reflection_term_by_hand():
     (method,), learner = made.methods, made.learner
     own = made.rows[2, "train"][:4]
     assert method.rows(own, torch.Generator().manual_seed(3)) == own
-    assert len(method.drawn) == 5 and {row.task for row in method.drawn} <= {0, 1}
+    assert len(method.sampled) == 5 and {row.task for row in method.sampled} <= {0, 1}
     found = method.terms(None, None)["reflection"]
     expected = 0.0
-    for s in {row.task for row in method.drawn}:
-        rows = [row for row in method.drawn if row.task == s]
+    for s in {row.task for row in method.sampled}:
+        rows = [row for row in method.sampled if row.task == s]
         now = learner.decide(learner.backbone.collate(rows)).weights[:, 0, 0].log()
         then = torch.stack([F.pad(method.recorded[row.key], (0, 1)) for row in rows])
         expected += F.kl_div(now, then, reduction="batchmean").item()
@@ -226,11 +226,13 @@ def test_pseudo_examples_are_kept_and_counted_as_such(tmp_path):
     for event in made.train():
         if type(event).__name__ == "Step" and event.step == 2:
             counts.append(len(method.generated))
-            assert all(row.task < event.task for row in method.drawn) and ("reflection" in event.terms) == (event.task > 0)
+            assert all(row.task < event.task for row in method.sampled) and ("reflection" in event.terms) == (event.task > 0)
     assert counts == [0, 5, 10] and len(method.recorded) == 20 == len(method.generated)
     own = {tuple(row.ids) for row in made.learner.encode([toy.Example(text, 0) for text in invented("sea")[:5]], 0, "test")}
     assert {tuple(row.ids) for row in method.generated.rows if row.task == 0} == own
-    assert {row.key[1] for row in method.generated.rows} == {"generated"} and {row.label for row in method.drawn} == {UNLABELLED}
+    assert {row.key[1] for row in method.generated.rows} == {"generated"} and {row.label for row in method.sampled} == {
+        UNLABELLED
+    }
     assert made.uses() == {"task_id": False, "stored_examples": 0, "generated_examples": 20} and len(made.memory) == 0
     texts = [text for name in ("farm", *THREE) for text in invented(name)[:5]]
     assert made.cost()["memory_bytes"] == sum(len(text) + 8 for text in texts)
@@ -354,7 +356,7 @@ def test_balance_is_the_mean_over_layers_without_padding():
     for _ in range(2):  # computing a layer again, as activation checkpointing does, changes nothing
         for i, x in enumerate(xs):
             decision.weights_for_layer(i, x)
-    parts = [router.spread(decision.made_steps[i]["probabilities"][:, :, 0][mask.bool()]) for i in range(2)]
+    parts = [router.spread(decision.layer_steps[i]["probabilities"][:, :, 0][mask.bool()]) for i in range(2)]
     assert decision.losses["balance"].item() == pytest.approx(3 * (parts[0] + parts[1]).item() / 2, rel=1e-5)
     decision.losses["balance"].backward()
     assert all(p.grad.any() for p in router.parameters())
