@@ -7,7 +7,6 @@ import pytest
 import scipy
 from scipy import stats
 from sklearn.decomposition import PCA
-from support import run_folders
 from support.run_folders import FORGETS, KEEPS, TASKS, configuration, weights, write_queries, write_run, write_transfer
 
 from lab import views
@@ -149,8 +148,7 @@ def test_alerts(runs):
 
 def test_collapse_alert(runs, monkeypatch):
     monkeypatch.setattr(
-        run_folders,
-        "weights",
+        "support.run_folders.weights",
         lambda task, experts, layers, heads: weights(0, experts, layers, heads) * 0 + np.eye(experts)[0],
     )
     found = views.alerts(write_run(runs, "a"))
@@ -223,7 +221,9 @@ def test_load_of_experts(runs, monkeypatch):
     assert views.routing_profile(run, 2, 1).sum(axis=1).to_numpy() == pytest.approx(1)
     assert views.routing_entropy(run).min() > 0 and views.routing_entropy(run).max() < 1
     two = np.array([0.5, 0.49, 0.01])
-    monkeypatch.setattr(run_folders, "weights", lambda task, experts, layers, heads: np.tile(two[:experts], (layers, heads, 1)))
+    monkeypatch.setattr(
+        "support.run_folders.weights", lambda task, experts, layers, heads: np.tile(two[:experts], (layers, heads, 1))
+    )
     load = views.routing_load(write_run(runs, "b"))
     assert load["load"].tolist() == pytest.approx(two) and load["largest"].tolist() == pytest.approx([1, 0, 0])
 
