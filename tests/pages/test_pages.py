@@ -19,6 +19,7 @@ import streamlit
 from scipy import stats
 from streamlit.testing.v1 import AppTest
 from support.decomposition import WENT
+from support.processes import launch_nothing
 from support.run_folders import FORGETS, KEEPS, TASKS, configuration, write_pool, write_queries, write_run, write_transfer
 from support.saved_experts import save
 from typer.testing import CliRunner
@@ -328,7 +329,7 @@ def test_jobs_name_dead_experts(runs):
 
 
 def test_jobs_order_and_hold_the_queue(runs, monkeypatch):
-    monkeypatch.setattr(jobs, "_detached", lambda words, log: 0)
+    launch_nothing(monkeypatch)
     waiting = [jobs.enqueue(configuration(seed=seed), runs) for seed in range(2)]
     app = open_page("jobs", job=waiting[1].id)
     assert "Queue:** 2 waiting" in texts(app) and app.button(key="later").disabled and not app.button(key="earlier").disabled
@@ -343,8 +344,7 @@ def test_jobs_order_and_hold_the_queue(runs, monkeypatch):
 
 
 def test_jobs_play_a_recorded_example(runs, recorded, monkeypatch):
-    launched = []
-    monkeypatch.setattr(jobs, "_detached", lambda words, log: launched.append(words) or 0)
+    launched = launch_nothing(monkeypatch)
     app = open_page("jobs")
     app.button(key="replay_play").click().run()
     made = lab.Run.open("replay-builtin-sequential", runs)
@@ -1338,7 +1338,7 @@ def test_train_begins_with_the_settings_of_a_run(runs):
 
 def test_train_puts_a_run_into_the_queue_while_another_trains(runs, monkeypatch):
     monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
-    monkeypatch.setattr(jobs, "_detached", lambda words, log: 0)
+    launch_nothing(monkeypatch)
     write_run(runs, "live", matrix=KEEPS[:1], status="running")
     app = open_page("train", recipe="sequential")
     assert app.button(key="train_start").disabled and "live is running" in texts(app)
