@@ -351,13 +351,12 @@ def killed(path: Path, root: Path, at: float, everything: bool) -> None:
 
 def same_as_in_one_go(path: Path, root: Path, reference: Path) -> None:
     """The grid started again ends with the numbers of the reference, and a last time does nothing."""
-    last = started(path, root, "--json")
-    out = last.communicate(timeout=300)[0]
-    assert last.returncode == 0
+    last = lab("grid", path, "--runs", root, "--json")
+    assert last.exit_code == 0, last.stderr
     for part in ("table", "differences"):
-        assert text(json.loads(out)[part]) == text(Grid(path, reference).result()[part])
-    again = subprocess.run(command(path, root, "--json"), env=environment(), capture_output=True)
-    assert again.stdout == out and again.stderr == b""
+        assert text(json.loads(last.stdout)[part]) == text(Grid(path, reference).result()[part])
+    again = lab("grid", path, "--runs", root, "--json")
+    assert (again.stdout, again.stderr) == (last.stdout, "")
 
 
 def test_killed_in_the_middle_and_started_again(stream, tmp_path):
