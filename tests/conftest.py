@@ -17,7 +17,6 @@ from support.run_folders import (
     write_run,
 )
 
-
 # A failing example is printed with the line that runs it again.
 hypothesis.settings.register_profile("lab", print_blob=True, deadline=None)
 hypothesis.settings.load_profile("lab")
