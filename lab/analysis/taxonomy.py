@@ -13,7 +13,7 @@ from lab.routers.base import Reads, Router
 
 def table() -> list[dict[str, str]]:
     """The place of every shipped recipe, in the order of their names."""
-    return [{"recipe": name} | axes_of(configure(name)) for name in recipe_names()]
+    return [{"recipe": name} | place(configure(name)) for name in recipe_names()]
 
 
 def markdown() -> str:
@@ -29,7 +29,7 @@ def abouts() -> str:
     return "\n".join(["| recipe | what it is |", "| --- | --- |", *lines]) + "\n"
 
 
-def axes_of(config: RunConfig) -> dict[str, str]:
+def place(config: RunConfig) -> dict[str, str]:
     """The axes of one configuration, in words."""
     expert, router = registry.experts.get(config.experts.name), registry.routers.get(config.router.name)
     several = config.experts.allocation != "shared"

@@ -66,6 +66,6 @@ def test_places():
     assert rows["sapt"]["training"] == "each on top of the earlier ones, with reflection, then on the memory"
     assert rows["moduleformer"]["routing"] == "learned, per token and layer, hard" and rows["moduleformer"]["uses"] == "nothing"
     config = configure("l2r", ["router.heads=4", "memory.per_task=0", "memory.per_class=3", "experts=bottleneck"])
-    place = taxonomy.axes_of(config)
+    place = taxonomy.place(config)
     assert place["routing"] == "learned, per example and layer and one of 4 routing heads, soft"
     assert (place["uses"], place["computation"]) == ("stored examples (3 per class)", "function, layers put in")

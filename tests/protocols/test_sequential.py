@@ -98,8 +98,8 @@ def test_progress_is_monotone_and_ends_at_one(recipe, more):
 def test_zero_shot_row_is_an_untrained_classifier():
     """With equal weights for all classes the first class wins: the score is its share of the examples."""
     made = toy.session("l2r")
-    real = made.learner.logits
-    made.learner.logits = lambda batch, only=None: real(batch, only) * 0
+    real = made.learner.head.logits
+    made.learner.head.logits = lambda batch, only=None: real(batch, only) * 0
     for event in made.train():
         if type(event).__name__ == "TaskStarted":
             break
@@ -259,14 +259,14 @@ def test_memory_sample():
 def test_stage_b_and_replay_see_stored_training_rows_only():
     for recipe in ("l2r", "replay"):
         made, seen = toy.session(recipe), set()
-        inner = made.learner.collate
+        inner = made.learner.backbone.collate
 
         def collate_and_look(rows, inner=inner, seen=seen, made=made):
             if made.optimizer is not None:
                 seen |= {row.key for row in rows}
             return inner(rows)
 
-        made.learner.collate = collate_and_look
+        made.learner.backbone.collate = collate_and_look
         list(made.train())
         assert {split for _, split, _ in seen} == {"train"}
         if recipe == "l2r":
@@ -413,7 +413,7 @@ def test_scenarios_score_as_defined(scenario, seen, right):
         last[:] = [order[key] for key in batch.keys]
         return logits[last][:, : len(made.learner.head.space)]
 
-    made.learner.logits = fixed
+    made.learner.head.logits = fixed
     result = [*evaluate(made.learner, rows, seen, 2)][-1]
     assert (result.predictions.label == result.predictions.predicted).tolist() == right
     assert result.score == pytest.approx(sum(right) / 3)

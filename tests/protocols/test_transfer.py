@@ -222,8 +222,8 @@ def test_a_held_out_task_is_learned_and_none_of_it_is_met_before():
     few = ("transfer.shots=[32]", "transfer.adaptation.steps=60", "transfer.adaptation.lr=0.02")
     made = session("poly", *few, "train.epochs=8", "experts.skip=0")
     seen = set()
-    collate = made.learner.collate
-    made.learner.collate = lambda rows: seen.update((row.task, row.key[1]) for row in rows) or collate(rows)
+    collate = made.learner.backbone.collate
+    made.learner.backbone.collate = lambda rows: seen.update((row.task, row.key[1]) for row in rows) or collate(rows)
     for event in made.train():
         if type(event).__name__ == "Learned" and event.task == 0:
             assert seen == {(0, "train"), (1, "train")}
