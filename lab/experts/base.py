@@ -79,12 +79,16 @@ class Expert(Plugin):
     def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
         """Parameters of a fresh expert in one layer; a fresh expert changes nothing."""
 
+    def shared(self, layers: Sequence[LayerInfo]) -> dict[str, Tensor]:
+        """Frozen tensors that all experts and layers share, by name; the bank holds them once. Default: none."""
+        return {}
+
     @abstractmethod
     def output(self, base: nn.Module, x: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
         """Output of the adapted layer, in the base layer's dtype.
 
-        base the frozen layer, x (B, T, I) its input, or ids (B, T), stack: parameters with a leading expert axis (E, ...),
-        w (B|1, T|1, H, E), how "mix" or "merge" -> (B, T, O).
+        base the frozen layer, x (B, T, I) its input, or ids (B, T), stack: parameters with a leading expert axis (E, ...), and
+        beside them what is `shared`, w (B|1, T|1, H, E), how "mix" or "merge" -> (B, T, O).
         """
 
     def positions(self, experts: int, how: str) -> int:

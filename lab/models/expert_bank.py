@@ -64,7 +64,7 @@ class RoutedLayer(nn.Module):
         ids = not x.is_floating_point()  # (B, T); of positions (1, T), once for all rows
         rows = x if ids or x.dim() == 3 else x.reshape(len(x), -1, x.shape[-1])  # (B, T, I); 2-D inputs have one token a row
         stack, w = self.routed(bank.slot, rows)
-        out = bank.kind.output(self.base, rows, stack, w, bank.slot.composition or bank.composition)
+        out = bank.kind.output(self.base, rows, stack | bank.shared, w, bank.slot.composition or bank.composition)
         return out if rows is x else out.reshape(*x.shape[:-1], -1)
 
     def routed(self, slot: Decision, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -153,6 +153,11 @@ class Bank(nn.Module):
         infos = [info_of(name, model.get_submodule(name)) for name in self._targets(model, model_type)]
         for info in infos:  # before any layer is replaced
             kind.check_heads(info, heads)
+        device = next(model.parameters()).device
+        self.shared = {
+            name: tensor.to(device) for name, tensor in kind.shared(infos).items()
+        }  # frozen, of all experts and layers
+        self.fixed: frozenset[str] = frozenset()  # parameters of an expert that are given values and not trained, by name
         for index, info in enumerate(infos):
             base = model.get_submodule(info.name)
             of_input = isinstance(kind, InputExpert)
@@ -223,14 +228,18 @@ class Bank(nn.Module):
         """Parameters of expert k, named `<layer>.<parameter>`."""
         return {f"{layer.info.name}.{name}": p for layer in self.routed_layers for name, p in layer.experts[k].items()}
 
+    def is_fixed(self, name: str) -> bool:
+        """Whether the parameter `<layer>.<parameter>` of an expert is not trained."""
+        return name.rpartition(".")[2] in self.fixed
+
     def experts(self) -> list[dict[str, nn.Parameter]]:
         """Parameters of all experts, as `expert` names them."""
         return [self.expert(k) for k in range(len(self))]
 
     def trainable(self, k: int, on: bool) -> None:
         """Thaw or freeze expert k."""
-        for parameter in self.expert(k).values():
-            parameter.requires_grad_(on)
+        for name, parameter in self.expert(k).items():
+            parameter.requires_grad_(on and not self.is_fixed(name))
             parameter.grad = None
         for layer in self.routed_layers:
             layer.changed()
@@ -320,7 +329,7 @@ class Bank(nn.Module):
         ours = self.kind.peft_config([], "")
         if config.get("peft_type") != ours["peft_type"]:
             raise LabError(f"{folder} holds no expert of kind '{kind}'")
-        for field in ("r", "lora_alpha", "use_rslora", "bias"):
+        for field in ("r", "lora_alpha", "use_rslora", "bias", "projection_prng_key"):
             if field in ours and config.get(field, ours[field]) != ours[field]:
                 raise LabError(f"{folder}: {field} is {config[field]}, the experts of this bank have {ours[field]}")
         if config.get("use_dora") or config.get("rank_pattern") or config.get("alpha_pattern"):

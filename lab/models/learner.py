@@ -128,7 +128,7 @@ class Learner(nn.Module):
         parameters: dict[str, nn.Parameter] = {}
         for k in self.current:
             owner = f"task{t}." if self.per_task else f"{self.bank.names[k]}." if len(self.current) > 1 else ""
-            parameters |= {owner + name: p for name, p in self.bank.expert(k).items()}
+            parameters |= {owner + name: p for name, p in self.bank.expert(k).items() if not self.bank.is_fixed(name)}
         if self.router.trained is Trained.WITH_EXPERTS:
             own = self.router.of_task(t) if isinstance(self.router, TaskAware) else dict(self.router.named_parameters())
             parameters |= {f"router.{name}": p for name, p in own.items()}
