@@ -5,9 +5,8 @@ folder may change: a run is gone on with, an expert reused and a cell of a grid 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from lab.adapters import arithmetic
 from lab.core import atomic_io
@@ -42,10 +41,16 @@ def pinned(start: dict[str, str], runs: str | Path | None = None) -> dict[str, s
 
 def folder(given: str) -> Path:
     """The folder of a pinned expert."""
-    return Path(PINNED.fullmatch(given)[1])
+    return Path(_parts(given)[0])
 
 
-def digests(start: dict[str, str], names: Iterable[str]) -> dict[str, Any]:
-    """What content addresses are to know of how these experts begin; nothing where all are drawn."""
-    found = {name: PINNED.fullmatch(start[name])[2] for name in names if name in start}
-    return {"start": found} if found else {}
+def _parts(given: str) -> tuple[str, str]:
+    """Folder and SHA-256 of a pinned expert."""
+    match = PINNED.fullmatch(given)
+    assert match, f"{given} was not pinned"
+    return match[1], match[2]
+
+
+def digests(start: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the weights that these experts begin with; without those that are drawn."""
+    return {name: _parts(start[name])[1] for name in names if name in start}

@@ -112,6 +112,7 @@ def command_line(content: dict[str, Any]) -> str:
 
     Raises LabError for a configuration that options over the recipes of this version cannot express.
     """
+    content = typed(content).to_dict()  # a version without some of today's options may have written it
     for recipe in dict.fromkeys([content["recipe"] if content["recipe"] in recipe_names() else CUSTOM, CUSTOM]):
         changes = [f"{path}={written(value)}" for path, value in _differences(configure(recipe).to_dict(), content)]
         for change in list(changes):  # naming a plug-in brings its defaults, so some say nothing

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field, model_serializer
+from pydantic import Field
 from torch import Tensor, nn
 
 from lab.core.errors import LabError
@@ -37,11 +37,6 @@ class ExpertOptions(Options):
         if isinstance(self.allocation, int):
             return [f"pool-{i}" for i in range(self.allocation)]
         return ["shared"][: self.allocation == "shared"]
-
-    @model_serializer(mode="wrap")
-    def _serialised(self, plain: Any) -> dict[str, Any]:
-        """Experts that all begin anew say nothing of it."""
-        return {name: value for name, value in plain(self).items() if name != "start" or value}
 
 
 class LayerInfo(NamedTuple):

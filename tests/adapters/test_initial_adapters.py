@@ -18,7 +18,6 @@ from lab.config.resolve import command_line, configure, validated
 from lab.core.errors import LabError
 from lab.run_folder.run import Run
 from lab.training import recorder, runner
-from lab.training.expert_cache import Store
 
 STILL = ("train.lr=1e-30", "train.epochs=1")  # a training that changes nothing
 LAYER = "encoder.layer.1.attention.self.query"  # of the tiny backbone
@@ -125,14 +124,6 @@ def test_reuse_knows_what_an_expert_began_with(here):
     save_file({name: 2 * tensor for name, tensor in tensors.items()}, elsewhere / arithmetic.WEIGHTS)
     assert reused(run(here, "l2r", f"experts.start.sea={elsewhere}", id="four")) == [True, False]
     assert kept() == before + 2
-
-
-def test_addresses_without_a_start_are_what_they_were(monkeypatch):
-    """What stores and grids hold already is found again."""
-    made, seen, dumps = toy.session("l2r"), [], json.dumps
-    monkeypatch.setattr(json, "dumps", lambda content, **options: seen.append(content) or dumps(content, **options))
-    Store.address(Store(None), made, 0)
-    assert "start" not in seen[0] and "start" not in seen[0]["experts"] and "start" not in made.config.to_dict()["experts"]
 
 
 def test_a_killed_run_goes_on(here, monkeypatch):
