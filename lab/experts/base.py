@@ -56,8 +56,7 @@ class Expert(Plugin):
 
     Options: ClassVar[type[ExpertOptions]] = ExpertOptions
     computation: ClassVar[str]  # what a module is to the backbone, see lab.analysis.taxonomy
-    peft_format: ClassVar[bool] = False  # saved as peft saves it, and loadable there
-    peft_names: ClassVar[tuple[str, str]] = ("lora_", ".weight")  # how names of parameters begin and end there
+    peft_format: ClassVar[bool] = False  # saved as peft saves it, and loadable there, see lab.adapters.peft_folder
 
     def __init__(self, options: ExpertOptions):
         self.options = options
