@@ -11,7 +11,7 @@ import streamlit as st
 from lab.config.resolve import merged, parse_override, written
 from lab.core import registry
 from lab.core.errors import LabError, unknown
-from lab.pages.form import Entry
+from lab.pages.train_form.options import Entry
 from lab.run_folder.run import Run
 
 LARGEST = 2**53 - 1  # number that a browser can count to
