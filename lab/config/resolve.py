@@ -112,7 +112,11 @@ def command_line(content: dict[str, Any]) -> str:
 
     Raises LabError for a configuration that options over the recipes of this version cannot express.
     """
-    content = typed(content).to_dict()  # a version without some of today's options may have written it
+    beyond = "this configuration cannot be written as options over a recipe of this version"
+    try:
+        content = typed(content).to_dict()  # a version without some of today's options may have written it
+    except LabError as error:
+        raise LabError(f"{beyond}: {error}") from error
     for recipe in dict.fromkeys([content["recipe"] if content["recipe"] in recipe_names() else CUSTOM, CUSTOM]):
         changes = [f"{path}={written(value)}" for path, value in _differences(configure(recipe).to_dict(), content)]
         for change in list(changes):  # naming a plug-in brings its defaults, so some say nothing
@@ -120,7 +124,7 @@ def command_line(content: dict[str, Any]) -> str:
             changes = rest if _gives(recipe, rest, content) else changes
         if _gives(recipe, changes, content):
             return shlex.join(["lab", "run", recipe, *(word for change in changes for word in ("-o", change))])
-    raise LabError("this configuration cannot be written as options over a recipe of this version")
+    raise LabError(beyond)
 
 
 def _differences(base: Any, wanted: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
