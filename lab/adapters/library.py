@@ -19,7 +19,7 @@ from lab.adapters import peft_folder
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.jobs import jobs
-from lab.metrics.matrix import array
+from lab.metrics.base import array
 from lab.run_folder.run import ID, NOTES, Run, remove
 
 UNPACKED = 200_000_000  # bytes of an archive that is brought in

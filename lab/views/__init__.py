@@ -4,6 +4,7 @@ No torch, no streamlit. T tasks, L adapted layers, H routing heads, E experts. `
 task, from 0. Missing values are NaN or None, never 0.
 """
 
+from lab.core.dotted import pick
 from lab.views.compare import (
     Group,
     circumstances,
@@ -17,7 +18,7 @@ from lab.views.compare import (
     summary_table,
     unequal,
 )
-from lab.views.results import COMMON, MEASURES, Measure, cell, measures, pick, reason, tested
+from lab.views.results import COMMON, Measure, Use, cell, compared, headline, judged, measures, reason
 from lab.views.routing import (
     largest_weight,
     layer_names,
@@ -36,8 +37,8 @@ from lab.views.routing import (
     strongest_bands,
 )
 from lab.views.runs import (
-    COLUMNS,
     UNREADABLE,
+    columns,
     comparable,
     complete,
     learned,
