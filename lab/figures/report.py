@@ -118,8 +118,8 @@ def _content(runs: Sequence[Run], excluded: Mapping[str, str]) -> dict[str, Any]
     baseline = replicates.reference(runs)
     rates, positions = replicates.sweep(runs), replicates.positions(runs)["mean"]
     ordered, differing = not positions.isna().all(), views.config_difference(runs)
-    swept = "Mean score on validation examples by learning rate; a ring marks what selection takes."
-    place = "Above zero: tasks learned at this place end higher than the same tasks elsewhere."
+    selection = "Mean score on validation examples by learning rate; a ring marks what selection takes."
+    effect = "Above zero: tasks learned at this place end higher than the same tasks elsewhere."
     return {
         "names": ", ".join(name for name, _ in named),
         "written": now()[:16].replace("T", " "),
@@ -133,9 +133,9 @@ def _content(runs: Sequence[Run], excluded: Mapping[str, str]) -> dict[str, Any]
         "costs": _costs(page, runs),
         "curves": page.new(figures.average_curves(runs), "After each task, the mean score on all tasks learned so far."),
         "orders": _table(_rounded(replicates.orders(runs))) if ordered else None,
-        "positions": page.new(methods.positions(runs), place) if ordered else None,
+        "positions": page.new(methods.positions(runs), effect) if ordered else None,
         "rates": None if rates.empty else _table(_rates(rates)),
-        "sweep": None if rates.empty else page.new(methods.sweep(runs), swept),
+        "sweep": None if rates.empty else page.new(methods.sweep(runs), selection),
         "sections": [_section(page, title, named) for title in SECTIONS],
         "settings": _table(differing) if len(runs) > 1 and not differing.empty else None,
         "commands": [_command(name, run) for name, run in named],
