@@ -19,20 +19,19 @@ class VeraOptions(ExpertOptions):
 
 
 class Vera(Expert):
-    """Two trained scaling vectors per layer around frozen random matrices that all experts share; saved in peft's format.
+    """Two trained scaling vectors per layer around frozen random matrices that all experts share.
 
     A (r, I) and B (O, r) are drawn once, as wide as the widest layer, from U(-c, c) with c = sqrt(6 / columns), the same numbers
     as peft draws for the same seed; a layer takes the columns of A and the rows of B that it needs. "mix" sums the outputs of the
     experts, "merge" their vectors. With routing heads a weight applies to its block of b; d belongs to no block, and merging
-    takes its mean over the heads.
+    takes its mean over the heads. Saved in the lab's own layout (`<layer>.<vera_lambda_b|vera_lambda_d>`), without A and B.
     """
 
     name = "vera"
     computation = "parameters, low rank with shared random factors"
     Options = VeraOptions
     options: VeraOptions
-    peft_format = True
-    peft_names = ("vera_lambda_", "")
+    must_agree = ("projection_seed",)
 
     def targets(self, model_type: str) -> Sequence[str] | None:
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as LORA_TARGETS
@@ -67,19 +66,3 @@ class Vera(Expert):
 
     def check_heads(self, layer: LayerInfo, heads: int) -> None:
         super().check_heads(LayerInfo(layer.name, layer.outputs, layer.outputs), heads)
-
-    def peft_config(self, names: Sequence[str], base: str) -> dict:
-        return {
-            "peft_type": "VERA",
-            "task_type": "FEATURE_EXTRACTION",
-            "base_model_name_or_path": base,
-            "r": self.options.rank,
-            "projection_prng_key": self.options.projection_seed,
-            "save_projection": False,
-            "d_initial": self.options.d_initial,
-            "target_modules": list(names),
-            "vera_dropout": 0.0,
-            "bias": "none",
-            "inference_mode": True,
-            "fan_in_fan_out": False,
-        }

@@ -198,7 +198,8 @@ def tuned_by_torch(made, batches, steps):
 def test_full_is_plain_fine_tuning_of_all_weights():
     made, batches = toy.session("full", "train.lr=1e-3", of=toy.tasks("sea")), []
     before = {name: p.clone() for name, p in made.learner.backbone.model.named_parameters() if ".experts." not in name}
-    collate, made.learner.backbone.collate = made.learner.backbone.collate, lambda rows: batches.append(collate(rows)) or batches[-1]
+    collate = made.learner.backbone.collate
+    made.learner.backbone.collate = lambda rows: batches.append(collate(rows)) or batches[-1]
     for event in steps(made):
         count, met = event.step, list(batches[-event.step :])
     made.learner.backbone.collate = collate
