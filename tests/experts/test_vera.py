@@ -42,7 +42,7 @@ def test_one_expert_is_peft_s(name, targets, how):
 @pytest.mark.parametrize("how", ["mix", "merge"])
 def test_composed_experts_are_a_plain_loop(how):
     """Two routing heads, weights per example: mixed outputs, or vectors that are summed; d has the mean over the heads."""
-    host, made = tiny.bank("bert", "vera", how, heads=2, experts=2, rank=4, targets=["query"])
+    _, made = tiny.bank("bert", "vera", how, heads=2, experts=2, rank=4, targets=["query"])
     layer, x, w = made.routed_layers[0], torch.randn(3, 5, 32), tiny.weights(3, 2, 2)
     with torch.no_grad(), made.routed(Decision(w[:, None])):
         ours = layer(x) - layer.base(x)

@@ -80,5 +80,5 @@ def test_padding_is_no_input():
 
 
 def test_only_lora_experts_of_tasks_have_designed_directions():
-    with pytest.raises(LabError, match="use experts.name=lora and experts.allocation=per_task"):
+    with pytest.raises(LabError, match=r"use experts\.name=lora and experts\.allocation=per_task"):
         configure("sequential", ["methods.inflora={}"])
