@@ -36,7 +36,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for name in dict.fromkeys(key for row in rows for key in row):
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(cell(row.get(column.header)) for column in table.columns))
+        table.add_row(*(cell(row.get(str(column.header))) for column in table.columns))
     Console(markup=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -93,7 +93,7 @@ def print_differences(pairs: list[dict[str, Any]]) -> None:
         claim = {None: f"- ({pair['why']})", True: "yes", False: "no: the interval includes zero"}[pair["claim"]]
         row = {"first": pair["first"], "second": pair["second"], "n": pair["n"], "first - second": between(pair)}
         row |= {"p": pair["p"], "claim": claim}
-        rows.append({name: value if pair["claim"] else Text(cell(value), "dim") for name, value in row.items()})
+        rows.append({name: value if pair["claim"] else Text(str(cell(value)), "dim") for name, value in row.items()})
     print_table(rows)
 
 

@@ -43,7 +43,7 @@ def comparison(runs: Sequence[Run]) -> Comparison:
     notes: dict[str, list[str]] = {}
     for title in table.columns:
         for label, text in table[title].items():
-            missing = re.fullmatch(r"– \((.*)\)", text)
+            missing = re.fullmatch(r"– \((.*)\)", str(text))
             if missing:
                 notes.setdefault(f"{title}: {missing[1]}", []).append(str(label))
                 table.at[label, title] = "–"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 LEVEL = 0.95
 EXACT = 13  # pairs up to which all 2^n changes of sign are tried; beyond, RESAMPLES random ones
@@ -40,7 +41,7 @@ class Difference(Interval):
     claim: bool | None = None
 
 
-def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
+def interval(values: npt.ArrayLike, level: float = LEVEL) -> Interval:
     """Mean and t-interval: mean ± t(level, n - 1) s / sqrt(n), s the sample standard deviation; no interval below n = 2."""
     x = np.asarray(values, dtype=float)
     if not len(x):
@@ -61,7 +62,7 @@ def difference(first: Mapping[Any, float], second: Mapping[Any, float], level: f
         return Difference(0, None, why="no seed and order is common to both")
     a, b = (np.array([values[key] for key in shared], dtype=float) for values in (first, second))
     mean = interval(a - b, level)
-    if mean.n == 1:
+    if mean.low is None or mean.high is None:
         return Difference(1, mean.mean, why=ONE)
     claim = mean.low > 0 or mean.high < 0
     return Difference(mean.n, mean.mean, mean.low, mean.high, p=permutation(a, b), claim=claim)
