@@ -136,7 +136,7 @@ def print_grid(result: dict[str, Any]) -> None:
         if accuracy is not None and accuracy > leader[1] and (row["uses.task_id"] is not True or "alignment" in row):
             best[row["stream"], row["scenario"]] = row["recipe"], accuracy
     print_table(scores)
-    print("what the methods are given, keep and train, mean over the cells:")
+    print("what the methods use, store and train, mean over the cells:")
     print_table(uses)
     if len(result["table"][0]["sweep"]) > 1:
         print("average accuracy on validation examples, by which the values were chosen:")

@@ -55,7 +55,7 @@ def repetitions(runs: Sequence[Run], among: Sequence[Run]) -> list[Run]:
 
 
 def positions(runs: Sequence[Run]) -> pd.DataFrame:
-    """What standing at each place of the stream does to a task's score in the end, per group of runs in several orders.
+    """Effect of a task's position in the stream on its final score, per group of runs in several orders.
 
     Columns: label, recipe, position (from 1), orders, n, mean, low, high, why; `mean` is against the task's own mean over the
     orders, see `lab.core.intervals.by_position`.

@@ -80,7 +80,7 @@ def permutation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def by_position(scores: Sequence[Mapping[str, float]], level: float = LEVEL) -> list[Interval]:
-    """What standing at each place of the stream does to a task's score, over runs that learn the same tasks in several orders.
+    """Effect of a task's position in the stream on its score, over runs that learn the same tasks in several orders.
 
     `scores`: per run, the score of every task, in the order in which it was learned. Per position: mean over the runs of the
     task's score there minus the same task's mean over all runs, so that easy tasks do not look like good positions.

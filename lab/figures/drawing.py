@@ -118,7 +118,7 @@ def short(name: Any, length: int = NAME) -> str:
 
 
 def numbered(names: Iterable[Any]) -> list[str]:
-    """Names of rows that are tasks, with their place in the stream."""
+    """Names of rows that are tasks, with their position in the stream."""
     return [f"{i + 1} · {name}" for i, name in enumerate(unique(names))]
 
 

@@ -104,9 +104,9 @@ def positions(runs: Sequence[Run], title: str = "") -> go.Figure:
     """How much better or worse than usual a task does in the end when it is learned at each place of the stream."""
     table: Any = replicates.positions(runs)
     measured = table[table["mean"].notna()]
-    drawn = _lines(figure(title, 360), measured, views.groups(runs), "position", "place %{x}: %{y:+.3f}")
+    drawn = _lines(figure(title, 360), measured, views.groups(runs), "position", "position %{x}: %{y:+.3f}")
     drawn.add_hline(y=0, line={"color": "rgba(127,127,127,0.9)", "width": 1.5})
-    drawn.update_xaxes(title="place in the stream", dtick=1, showgrid=False)
+    drawn.update_xaxes(title="position in the stream", dtick=1, showgrid=False)
     return drawn.update_yaxes(title="score against the task's own mean", tickformat="+.3~f")
 
 

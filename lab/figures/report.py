@@ -120,7 +120,7 @@ def _content(runs: Sequence[Run], excluded: Mapping[str, str]) -> dict[str, Any]
     rates, differing = replicates.sweep(runs), views.config_difference(runs)
     ordered = bool(replicates.positions(runs)["mean"].notna().any())
     selection = "Mean score on validation examples by learning rate; a ring marks what selection takes."
-    effect = "Above zero: tasks learned at this place end higher than the same tasks elsewhere."
+    effect = "Above zero: tasks learned at this position have a higher final score than the same tasks at other positions."
     return {
         "names": ", ".join(name for name, _ in named),
         "written": now()[:16].replace("T", " "),
@@ -197,7 +197,9 @@ def _rounded(table: pd.DataFrame) -> pd.DataFrame:
 def _verdict(runs: Sequence[Run], cost: views.Measure) -> str:
     """Who is dominated, in words."""
     rows: Any = tables.pareto(runs, cost.path).itertuples()
-    verdicts = [f"{row.label} is dominated by {row.dominated_by}" for row in rows if row.dominated_by] or ["nobody is dominated"]
+    verdicts = [f"{row.label} is dominated by {row.dominated_by}" for row in rows if row.dominated_by] or [
+        "no method is dominated"
+    ]
     legend = "Faint: dominated. Hollow: uses the task identity, and dominates only such."
     return f"By {cost.title.lower()}, {'; '.join(verdicts)}. {legend}"
 
@@ -265,12 +267,12 @@ SECTIONS: dict[str, tuple[Callable[[Block, Run], None], str]] = {
         "every matrix.",
     ),
     "Each task over time": (_forgetting, "One line per task, from the moment it was learned."),
-    "Which task cost which": (
+    "Which new task hurt which old one": (
         _interference,
         "Going down a column shows what each later task cost this one; the column sums to what it lost since it was learned. "
         "Negative numbers are gains.",
     ),
-    "Where did it go?": (
+    "Why was it forgotten?": (
         _decomposition,
         "What each old task lost, split by looking back: growth of the router's error (lost since routing is not perfect), "
         "expert drift, drift of the classifier's old rows, and new classes that compete. The grey mark is the whole loss; pieces "
