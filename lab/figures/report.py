@@ -197,11 +197,9 @@ def _rounded(table: pd.DataFrame) -> pd.DataFrame:
 def _verdict(runs: Sequence[Run], cost: views.Measure) -> str:
     """Who is dominated, in words."""
     rows: Any = tables.pareto(runs, cost.path).itertuples()
-    verdicts = [f"{row.label} is dominated by {row.dominated_by}" for row in rows if row.dominated_by] or [
-        "no method is dominated"
-    ]
+    verdicts = [f"{row.label} is dominated by {row.dominated_by}" for row in rows if row.dominated_by]
     legend = "Faint: dominated. Hollow: uses the task identity, and dominates only such."
-    return f"By {cost.title.lower()}, {'; '.join(verdicts)}. {legend}"
+    return f"By {cost.title.lower()}, {'; '.join(verdicts) or 'no method is dominated'}. {legend}"
 
 
 def _section(page: Figures, title: str, named: Sequence[tuple[str, Run]]) -> dict[str, Any]:
