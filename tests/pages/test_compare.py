@@ -67,7 +67,7 @@ def test_compare_shows_the_numbers_of_the_runs(runs):
                 assert float(shown.replace(",", "")) == pytest.approx(known, abs=5e-4 if measure.score else 0.5)
     assert table.loc["Forward transfer", "l2r (n = 1)"] == "– (needs single-task scores)"
     assert app.dataframe[1].value.loc["l2r", "average_accuracy"] == "+0.277 (one pair: no interval)"
-    assert "no interval and no claim: sequential; l2r" in texts(app)
+    assert "may be chance: sequential; l2r" in texts(app)
     csv = next(button for button in app.get("download_button") if button.proto.label == "Numbers as CSV")
     assert csv.proto.url and open_page("compare", cmp_view="Settings").dataframe[0].value.index[0] == "recipe"
     np.testing.assert_allclose(heatmap(open_page("compare", cmp_view="Matrices"), 2), views.matrix_difference(*made), rtol=1e-5)
