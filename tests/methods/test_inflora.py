@@ -59,7 +59,7 @@ def test_no_more_is_forgotten_than_without_designed_directions():
     """The loss among the classes of the task in both, so that the directions alone differ."""
 
     def forgotten(recipe: str) -> float:
-        made = toy.trained(recipe, "train.loss_classes=task", of=toy.tasks("sea", "city", "farm"), scenario="task")
+        made = toy.trained(recipe, "train.loss_classes=task", of=toy.tasks("sea", "city", "farm"))
         last, learned = made.scores.matrix[-1], [row[t] for t, row in enumerate(made.scores.matrix)]
         return sum(then - now for then, now in zip(learned[:-1], last[:-1], strict=True))
 
