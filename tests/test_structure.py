@@ -4,11 +4,10 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from support.structure import circles, folder_arrows, folder_of, import_arrows, imported_names, module_files, own_modules
 
 import lab
 
@@ -32,66 +31,36 @@ LIGHT = [
 ]
 
 
-def module_name(path: Path) -> str:
-    """`lab/routers/gates.py` -> `routers.gates`; a folder is named by its __init__."""
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py")) if "examples" not in path.parts}
-PACKAGE = MODULES.pop("__init__")  # `import lab` itself: every name in it is loaded on first use
-
-
-def imported(path: Path, when_loaded: bool = False) -> set[str]:
-    """Dotted names that a file imports, TYPE_CHECKING included; `when_loaded`: only what runs when the file is loaded."""
-    names: set[str] = set()
-
-    def visit(node: ast.AST) -> None:
-        for child in ast.iter_child_nodes(node):
-            function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-            typing = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
-            if when_loaded and (function or typing):
-                continue
-            if isinstance(child, ast.Import):
-                names.update(alias.name for alias in child.names)
-            if isinstance(child, ast.ImportFrom):
-                assert child.level == 0, f"{path}: write imports in full"
-                names.update(f"{child.module}.{alias.name}" for alias in child.names)
-            visit(child)
-
-    visit(ast.parse(path.read_text(encoding="utf-8")))
-    return names
-
-
-def own(names: Iterable[str]) -> set[str]:
-    """The modules of the package among dotted names."""
-    modules = set()
-    for name in names:
-        parts = name.split(".")
-        if parts[0] == "lab":
-            ends = (".".join(parts[1:end]) for end in range(len(parts), 1, -1))
-            modules.update([next((end for end in ends if end in MODULES), "")])
-    return modules - {""}
-
-
-def folder(module: str) -> str:
-    return module.partition(".")[0]
-
-
-ARROWS = {module: own(imported(path)) - {module} for module, path in MODULES.items()}
-
-
-def folder_arrows() -> dict[str, set[str]]:
-    arrows: dict[str, set[str]] = {folder(module): set() for module in MODULES}
-    for module, targets in ARROWS.items():
-        arrows[folder(module)] |= {folder(target) for target in targets} - {folder(module)}
-    return arrows
+MODULES = module_files(ROOT)
+ARROWS = import_arrows(ROOT)
 
 
 @pytest.mark.xfail(reason="three circles are still to be cut", strict=False)
 def test_no_import_goes_in_a_circle():
-    """`graphlib` raises CycleError, which names the circle."""
-    [*TopologicalSorter(ARROWS).static_order()]
-    [*TopologicalSorter(folder_arrows()).static_order()]
+    assert circles(ARROWS) == [] and circles(folder_arrows(ARROWS)) == []
+
+
+def defined_names(module: str) -> set[str]:
+    """Names that a module or a class in it defines, imports or assigns."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    names = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+def test_every_import_names_what_there_is():
+    """Imports inside functions, which run late, too."""
+    for module, path in MODULES.items():
+        for name in imported_names(path):
+            target, _, last = name.removeprefix("lab.").rpartition(".")
+            if name.startswith("lab.") and target and target + "." + last not in MODULES:
+                assert target in MODULES and last in defined_names(target), f"{module} imports {name}, which there is not"
 
 
 def the_map() -> dict[str, str]:
@@ -103,11 +72,11 @@ def the_map() -> dict[str, str]:
 
 def test_the_map_shows_every_folder_once_and_imports_go_up_it():
     order = [*the_map()]
-    assert sorted(order) == sorted(folder_arrows()), "the map of lab/README.md and the folders of lab/ differ"
-    for name, targets in folder_arrows().items():
+    assert sorted(order) == sorted(folder_arrows(ARROWS)), "the map of lab/README.md and the folders of lab/ differ"
+    for name, targets in folder_arrows(ARROWS).items():
         wrong = {target for target in targets if order.index(target) > order.index(name)}
-        arrows = {module: sorted(ARROWS[module]) for module in MODULES if folder(module) == name}
-        uses = [f"{module} -> {target}" for module, found in arrows.items() for target in found if folder(target) in wrong]
+        arrows = {module: sorted(ARROWS[module]) for module in MODULES if folder_of(module) == name}
+        uses = [f"{module} -> {target}" for module, found in arrows.items() for target in found if folder_of(target) in wrong]
         assert not wrong, f"{name}/ stands above {', '.join(wrong)} in the map and imports it: {uses}"
 
 
@@ -132,8 +101,8 @@ def closure(module: str) -> set[str]:
         current = todo.pop()
         if current not in seen:
             seen.add(current)
-            names = imported(MODULES[current], when_loaded=True)
-            todo += own(names)
+            names = imported_names(MODULES[current], when_loaded=True)
+            todo += own_modules(names, MODULES)
             packages |= {name.split(".")[0] for name in names}
     return packages - {"lab"}
 
@@ -157,7 +126,7 @@ def test_importing_the_package_is_light(tmp_path):
 def test_public_names():
     """No module bears the name of a public function: importing it would replace the function."""
     functions = {name for name, place in lab._PUBLIC.items() if ":" in place}
-    assert not functions & {folder(module) for module in MODULES}
+    assert not functions & {folder_of(module) for module in MODULES}
     assert callable(lab.run) and callable(lab.train) and lab.Run.__module__ == "lab.run_folder.run"
     with pytest.raises(AttributeError, match="module 'lab' has no attribute 'rnu'"):
         lab.rnu  # noqa: B018

@@ -169,7 +169,8 @@ def transfer(
     as_json: Json = False,
 ) -> None:
     """An expert for another backbone: lab compose transfer RUN/EXPERT --student B --out C"""
-    from lab.adapters import arithmetic, cross_backbone
+    from lab.adapters import arithmetic
+    from lab.analysis import cross_backbone
     from lab.config.schema import BackboneConfig
     from lab.data.loading import load_tasks
     from lab.models.backbone import Backbone
