@@ -199,8 +199,8 @@ def load(run: Run, after: int | None = None, device: str | None = None) -> Model
     `device`: where to compute; default: where the run did if that is here, else the CPU. Raises LabError where the moment was not
     kept, a file is missing or damaged, or the backbone is not the one the run was trained with.
     """
-    if run.protocol != "stream":
-        raise LabError(f"run '{run.id}' is of protocol {run.protocol}: texts can be asked of runs on a stream")
+    if not run.protocol.continual:
+        raise LabError(f"run '{run.id}' is of protocol {run.protocol.name}: texts can be asked of runs on a stream")
     moments = run.kept()
     after = moments[-1] if after is None and moments else after
     if after not in moments:
@@ -214,7 +214,7 @@ def load(run: Run, after: int | None = None, device: str | None = None) -> Model
     trained_with = run.info.get("fingerprint", {}).get("backbone")
     if trained_with and trained_with != learner.backbone.identity:
         raise LabError(f"the backbone {backbone.name} is not the one that run '{run.id}' was trained with: it has changed since")
-    for t in range(after + 1):
+    for t in range(run.protocol.tasks_met(after, len(tasks))):
         learner.add_task(t)
     recall(run, learner, after)
     learner.requires_grad_(False)

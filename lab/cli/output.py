@@ -53,7 +53,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 def print_result(found: run_folder.Run) -> None:
     """Metrics, and the matrix with one row per learned task; of a transfer run the scores of all tasks."""
     result = found.result()
-    if found.protocol == "transfer":
+    if not found.protocol.continual:
         print_transfer(result)
         return
     routing = {f"routing: {name}": value for name, value in result["routing"].items() if not isinstance(value, dict)}

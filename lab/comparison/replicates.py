@@ -23,7 +23,7 @@ ONE_ADAPTER = ("sequential", "shared")  # the plain recipes, of a stream and of 
 def compared(runs: Sequence[Run]) -> list[views.Measure]:
     """The measures of which differences are taken: `COMPARED`; of transfer runs the scores with shots and the alignment."""
     results = [run.result() for run in runs]
-    if any(run.protocol == "transfer" for run in runs):
+    if not all(run.protocol.continual for run in runs):
         return views.tested(results)
     return [measure for measure in views.measures(results) if measure.path in COMPARED]
 

@@ -376,7 +376,7 @@ def decision(name: str, answer: Answer, code: str) -> None:
 
 def draw() -> None:
     shell.heading("Playground", "Type a text, see who answers it, and interfere with the routing.")
-    streams = shell.choices(lambda run: run.protocol == "stream")
+    streams = shell.choices(lambda run: run.protocol.continual)
     found = {key: run for key, run in streams.items() if run.kept() or run.recorded()}
     if not found:
         return shell.nothing_yet("No run here has learned a task yet.")

@@ -14,7 +14,11 @@ from lab.pages import draft, form, shell
 from lab.pages.form import Entry
 
 BACKBONES = ("minilm", "tiny", "strings")  # others only from the command line: a page does not take names of models to load
-STRUCTURE = {"experts.name": registry.experts, "router.name": registry.routers}  # what decides which other options there are
+PLUGINS = {
+    "experts.name": registry.experts,
+    "router.name": registry.routers,
+    "protocol.name": registry.protocols,
+}  # what decides which other options there are
 MAIN = {
     "stream.name": "Stream",
     "backbone.name": "Backbone",
@@ -32,8 +36,8 @@ SECTIONS = {"": "run", "train": "training", "router_training": "training on the 
 
 def structure(recipe: str) -> list[str]:
     """Overrides that decide which options exist: kind of expert, router, added methods."""
-    names = {path: draft.drafted(recipe, path, None) for path in STRUCTURE}
-    chosen = [f"{path}={name}" for path, name in names.items() if name in STRUCTURE[path].names()]
+    names = {path: draft.drafted(recipe, path, None) for path in PLUGINS}
+    chosen = [f"{path}={name}" for path, name in names.items() if name in PLUGINS[path].names()]
     return chosen + added(recipe)
 
 
@@ -44,11 +48,9 @@ def more_methods(recipe: str) -> list[str]:
 
 
 def added(recipe: str) -> list[str]:
-    """Overrides that add the chosen methods, and the section on transfer where a link or a run has it and the recipe has not."""
+    """Overrides that add the chosen methods."""
     chosen = draft.drafted(recipe, "methods", [])
-    moved = any(path.partition(".")[0] == "transfer" and value is not None for path, value in draft.draft(recipe)[1].items())
-    transfer = ["transfer={}"] if moved and not start(recipe, {}).get("transfer") else []
-    return [f"methods.{name}={{}}" for name in more_methods(recipe) if name in chosen] + transfer
+    return [f"methods.{name}={{}}" for name in more_methods(recipe) if name in chosen]
 
 
 def options(recipe: str, structural: list[str]) -> RunConfig:
@@ -86,11 +88,12 @@ def choices(recipe: str, recipe_stream: str) -> dict[str, list[str]]:
     return {
         "stream.name": streams,
         "stream.tasks": tasks,
-        "transfer.train_tasks": tasks,
-        "transfer.held_out": tasks,
+        "protocol.train_tasks": tasks,
+        "protocol.held_out": tasks,
         "backbone.name": list(BACKBONES),
         "experts.name": registry.experts.names(),
         "router.name": registry.routers.names(),
+        "protocol.name": registry.protocols.names(),
     }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lab.config.schema import RunConfig
+from lab.config.validation import BUDGETS
 from lab.core import registry
 from lab.core.errors import LabError
 from lab.core.registry import Options, Plugin
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
     from lab.data.batching import Encoded
     from lab.training.trainer import Session
-
-BUDGETS = ("per_task", "per_class", "total")  # of the memory; one of them counts
 
 
 @dataclass
@@ -92,8 +91,9 @@ class Protocol(Plugin):
                 )
         if not isinstance(config.experts.allocation, str) and not router.learns_with_experts:
             raise LabError(
-                f"experts.allocation = {config.experts.allocation}: router {router.name} does not learn with a pool: set "
-                "protocol=transfer to train on all tasks at once, or use router=l2p or sparse, experts.allocation=per_task or shared"
+                f"experts.allocation = {config.experts.allocation}: router {router.name} does not learn with a pool: "
+                "set protocol=transfer to train on all tasks at once, or use router=l2p or sparse, experts.allocation=per_task or "
+                "shared"
             )
         untaught = not config.router_training.steps and router.learns_on_memory(config.router)
         if untaught and config.experts.allocation not in ("shared", 1):

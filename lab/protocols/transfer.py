@@ -1,7 +1,7 @@
 """Joint training on many tasks, then few-shot adaptation to each task that was held out.
 
-What events count as tasks are the joint training and, for every held-out task and number of shots, one adaptation; each begins with
-the parameters of the same moment. What the recipes differ in stands in the configuration: the experts and the router, what
+What events count as tasks are the joint training and, for every held-out task and number of shots, one adaptation; each begins
+with the parameters of the same moment. What the recipes differ in stands in the configuration: the experts and the router, what
 adaptation begins with and what it tunes.
 """
 
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from lab.config.schema import RunConfig, Section
+from lab.config.validation import BUDGETS
 from lab.core import registry
 from lab.core.errors import LabError, unknown
 from lab.core.registry import Options
 from lab.data.stream import Task
-from lab.protocols.base import BUDGETS, Protocol
+from lab.protocols.base import Protocol
 from lab.run_folder.run import Run
 from lab.training.stage import Plan, Planned
 from lab.training.transfer_stages import (
@@ -148,7 +149,7 @@ class Transfer(Protocol):
             raise LabError(f"scenario {config.scenario}: transfer is between known tasks: use scenario=task")
         if config.methods or config.router_training.steps or any(getattr(config.memory, name) for name in BUDGETS):
             raise LabError(
-                f"recipe {config.recipe} stores or replays examples of a stream, transfer has none: drop protocol=transfer or them"
+                f"recipe {config.recipe} stores or replays examples of a stream, protocol transfer has none: drop one of the two"
             )
         if registry.routers.get(config.router.name).made_of_experts(config.router):
             routers = {name: registry.routers.get(name) for name in registry.routers.names()}
@@ -161,9 +162,13 @@ class Transfer(Protocol):
         if adaptation.start == "average" and config.composition != "merge":
             raise LabError("protocol.adaptation.start = average merges parameters: use composition=merge")
         if adaptation.start == "average" and not several:
-            raise LabError("protocol.adaptation.start = average is of experts that tasks share: use a pool (experts.allocation=8)")
+            raise LabError(
+                "protocol.adaptation.start = average is of experts that tasks share: use a pool (experts.allocation=8)"
+            )
         if adaptation.tuned == "router" and (not several or adaptation.start == "average"):
-            raise LabError("protocol.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained")
+            raise LabError(
+                "protocol.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained"
+            )
 
     @classmethod
     def check_tasks(cls, config: RunConfig, tasks: Sequence[Task]) -> None:

@@ -16,10 +16,11 @@ from typing import Any
 
 from lab.config.resolve import validated
 from lab.config.schema import RunConfig
+from lab.core import registry
 from lab.core.errors import LabError
 from lab.jobs import jobs
 from lab.run_folder.run import Run
-from lab.training.workload import work_of
+from lab.training.workload import planned_work
 
 DEFAULT = {  # units per second and peak bytes, seen on two CPU cores
     "minilm": (420.0, 1.6e9),
@@ -46,7 +47,7 @@ class Forecast:
 
 def forecast(config: RunConfig, tasks: Sizes, earlier: Iterable[Run]) -> Forecast:
     """The run's work over the median speed of the newest earlier runs that are most like it."""
-    backbone, total = config.backbone.name, work_of(config, tasks).total
+    backbone, total = config.backbone.name, planned_work(config, tasks)
     alike = [run for run in earlier if run.info.get("host") == socket.gethostname() and _like(run, config)]
     for same in ("stream", "recipe", ""):  # the most alike there are
         found = [run for run in alike if not same or _name(run.config[same]) == _name(getattr(config, same))]
@@ -122,7 +123,7 @@ def look(config: RunConfig) -> dict[str, Any]:
 
     made = runner.session(config, runs=False)
     learner = made.learner
-    made.add_all_tasks()
+    made.protocol.add_all_tasks(made)
     limit = learner.backbone.max_length
     tokens = getattr(learner.backbone.tokenizer, "convert_ids_to_tokens", lambda ids: [str(i) for i in ids])
     tasks = []
@@ -135,7 +136,7 @@ def look(config: RunConfig) -> dict[str, Any]:
             {
                 "name": task.name,
                 "labels": list(task.labels),
-                **made.work.sizes[t],
+                **made.sizes[t],
                 "longest": max(lengths),
                 "at_limit": sum(length >= limit for length in lengths) / len(lengths),
                 "examples": shown,
@@ -153,9 +154,7 @@ def look(config: RunConfig) -> dict[str, Any]:
 
 def warnings(config: RunConfig, expected: Forecast | None, tasks: Sizes | None, seen: dict[str, Any] | None) -> list[str]:
     """What somebody should know before starting, in sentences; the last three are None where they are not known."""
-    found = []
-    if config.scenario == "task" and not config.transfer:
-        found.append("Scenario task: the true task is given at test, so choosing an expert is no longer part of the problem.")
+    found = [*registry.protocols.build(config.protocol).warnings(config)]
     if expected and expected.seconds and expected.seconds > LONG:
         hours = expected.seconds / 3600
         found.append(f"This is expected to take {hours:.1f} hours. Fewer training examples per task make it shorter.")

@@ -124,7 +124,7 @@ class Recorder:
             return
         self.run.append(event.to_json())
         if isinstance(event, events.Learned):
-            for k in self.session.finished_experts(event.task):
+            for k in self.session.protocol.finished_experts(self.session, event.task):
                 self.export(k)
         if isinstance(event, events.RunStarted | events.Evaluated):
             self.write_scores()
@@ -137,15 +137,17 @@ class Recorder:
 
     def write_step(self, event: events.Step) -> None:
         """About one line a second, and the first and last step of a phase; the state every N steps, and before an evaluation."""
-        saved = event.step % self.session.config.checkpoint.every == 0 or (event.phase != "train" and event.step == event.steps)
+        stage = self.session.stage
+        ends = event.step == event.steps and not stage.announced
+        saved = event.step % self.session.config.checkpoint.every == 0 or ends
         shown = event.step in (1, event.steps) or time.monotonic() - self.last_step >= LOG_EVERY
         if not (saved or shown):
             return
         line = event.to_json()
         if not all(math.isfinite(value) for value in line["terms"].values()):
             self.run.append(line | {"terms": {name: None for name in line["terms"]}})
-            name, rate = self.session.stages[event.task], self.session.rate_of(event.task, event.phase)
-            raise RunFailed(f"the loss is not finite at step {event.step} of task '{name}': lower {rate}")
+            name = self.session.task_names[event.task]
+            raise RunFailed(f"the loss is not finite at step {event.step} of task '{name}': lower {stage.rate}")
         if shown:
             self.last_step = time.monotonic()
             self.run.append(line)
@@ -166,7 +168,7 @@ class Recorder:
         session, run = self.session, self.run
         self.write_scores()
         self.write_router(run.dir / "router.safetensors")
-        routing, why = self.routing_summary() if session.protocol == "stream" else (None, {})
+        routing, why = self.routing_summary() if session.protocol.continual else (None, {})
         run.update(status="finished", ended=now(), cost=session.cost(), uses=session.uses(), routing=routing, why=why)
 
     # -- pieces ----------------------------------------------------------------------------------------------------
@@ -203,7 +205,7 @@ class Recorder:
         self.write_router(folder / "router.safetensors")
         rows = {name: p.detach().cpu().numpy() for name, p in learner.classifier.named_parameters()}
         atomic_io.write_arrays(folder / "classifier.safetensors", rows)
-        if self.session.protocol == "stream" and not learner.per_task:
+        if self.session.protocol.continual and not learner.per_task:
             for k, name in enumerate(learner.bank.names):
                 self.export(k)
                 learner.bank.export(k, folder / "experts" / name, base=self.session.config.backbone.name)

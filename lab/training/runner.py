@@ -1,14 +1,12 @@
 """From a configuration to a trained run: open a session, record it into its folder, go on with one that was left."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lab.config.resolve import validated
 from lab.config.schema import RunConfig
-from lab.core import registry
 from lab.core.errors import LabError
 from lab.data.loading import tasks_of
-from lab.data.stream import Task
 from lab.run_folder import events
 from lab.run_folder.run import Run, root
 from lab.training.expert_cache import Store
@@ -23,12 +21,7 @@ def session(config: RunConfig, runs: str | Path | None = None) -> Session:
     """A session ready to train: data loaded and checked, backbone loaded, everything automatic decided."""
     tasks = tasks_of(config.stream, config.seed)
     store = Store(root(runs) / ".experts") if config.reuse and runs is not False else None
-    return opened(prepare(config, tasks, runs or None), tasks, store)
-
-
-def opened(config: RunConfig, tasks: Sequence[Task], store: Store | None = None) -> Session:
-    """The session of a prepared configuration in its protocol. Raises LabError for whatever cannot work, before any training."""
-    return registry.protocols.get("few-shot-transfer" if config.transfer else "sequential")(config, tasks, store)
+    return Session(prepare(config, tasks, runs or None), tasks, store)
 
 
 def resume(id: str, runs: str | Path | None = None, progress: bool = True) -> Run:

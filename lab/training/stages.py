@@ -236,7 +236,7 @@ class RouterTraining(Training):
                 parameter.data.copy_(session.carried[BEFORE_CALIBRATION][name])
 
     def stored(self) -> "tuple[list[Tensor], Tensor]":
-        """Of the stored examples of all tasks so far: what a router is fed with, per layer (N, D), and the expert of their task (N,).
+        """Of the stored examples of all tasks so far, what a router is fed with, per layer (N, D), and the task's expert (N,).
 
         What the frozen backbone makes of an example is computed once.
         """

@@ -28,7 +28,7 @@ from lab.models.pretrained import resolve
 from lab.run_folder import events
 from lab.training.evaluation import Evaluation, Evaluator
 from lab.training.expert_cache import Store
-from lab.training.optimisation import adamw, moments, restore_moments, schedule
+from lab.training.optimisation import adamw, restore_moments, schedule
 from lab.training.resource_usage import footprint, peak_memory
 from lab.training.stage import Plan, Stage, Training
 from lab.training.workload import planned_work, sizes_of

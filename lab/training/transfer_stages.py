@@ -37,9 +37,7 @@ class MixedTraining(Training):
     def begun(self, reused: bool = False) -> events.TaskStarted:
         """The event of its beginning."""
         session, name = self.session, self.session.task_names[self.task]
-        return events.TaskStarted(
-            self.task, name, len(session.learner.bank), count(*self.groups), reused, session.progress()
-        )
+        return events.TaskStarted(self.task, name, len(session.learner.bank), count(*self.groups), reused, session.progress())
 
     def tune(self, size: int) -> Iterator[events.Event]:
         """The steps, on batches of so many rows of `source`."""

@@ -39,11 +39,11 @@ def glossary(run: Run | None = None) -> list[Formula]:
     averages, held_out = (found or {}).get("average") or {"0": None}, (found or {}).get("held_out", {})
     most = max(averages, key=int)  # examples of each held-out task
 
-    def formula(path: str, title: str, about: str, latex: str, terms: Sequence[str], of: str = "stream") -> Formula:
+    def formula(path: str, title: str, about: str, latex: str, terms: Sequence[str], continual: bool = True) -> Formula:
         if run is None:
             return Formula(title, about, latex, why="choose a run to see its numbers")
-        if of != run.protocol:
-            return Formula(title, about, latex, why=f"a metric of {'transfer runs' if of == 'transfer' else 'runs on a stream'}")
+        if continual != run.protocol.continual:
+            return Formula(title, about, latex, why=f"a metric of {'runs on a stream' if continual else 'transfer runs'}")
         value, known = pick(found, path), rf"\frac{{1}}{{{len(terms)}}} \left( {_sum(terms)} \right)" if terms else None
         if value is None or not terms:
             why = found["why"].get(path) or found["why"].get(path.rpartition(".")[2]) or "not recorded for each task"
@@ -129,7 +129,7 @@ def glossary(run: Run | None = None) -> list[Formula]:
             "How good the jointly trained model is on tasks of which it saw no example.",
             r"\mathrm{A}_0 = \frac{1}{H} \sum_{h=1}^{H} S_{h,0}",
             scored((found or {}).get("zero_shot")),
-            "transfer",
+            continual=False,
         ),
         formula(
             f"average.{most}",
@@ -137,7 +137,7 @@ def glossary(run: Run | None = None) -> list[Formula]:
             "The same after $k$ examples of each task; of a run its largest $k$.",
             r"\mathrm{A}_k = \frac{1}{H} \sum_{h=1}^{H} S_{h,k}",
             scored({h: by.get(most) for h, by in held_out.items()}),
-            "transfer",
+            continual=False,
         ),
         formula(
             "trained_average",
@@ -145,7 +145,7 @@ def glossary(run: Run | None = None) -> list[Formula]:
             "How good the jointly trained model is on the $N$ tasks it was trained on.",
             r"\mathrm{JOINT} = \frac{1}{N} \sum_{n=1}^{N} R_n",
             scored((found or {}).get("trained")),
-            "transfer",
+            continual=False,
         ),
         formula(
             "alignment",
@@ -153,7 +153,7 @@ def glossary(run: Run | None = None) -> list[Formula]:
             "Cosine $c_m$ between the adapter gradients of two training tasks, mean over pairs, at $M$ steps of joint training.",
             r"\mathrm{ALIGN} = \frac{1}{M} \sum_{m=1}^{M} c_m",
             scored((found or {}).get("alignment_by_step")),
-            "transfer",
+            continual=False,
         ),
     ]
 

@@ -7,12 +7,12 @@ from support.run_folders import write_run
 
 from lab import api
 from lab.config.resolve import configure
-from lab.core import atomic_io
+from lab.core import atomic_io, registry
 from lab.core.errors import LabError
 from lab.data import loading
 from lab.run_folder.run import all_runs
 from lab.training import forecast
-from lab.training.workload import Work, sizes_of
+from lab.training.workload import planned_work, sizes_of
 
 TASKS = [{"train": 10, "validation": 2, "test": 4, "classes": 2}, {"train": 6, "validation": 3, "test": 5, "classes": 4}]
 SMALL = [
@@ -25,16 +25,22 @@ SMALL = [
 ]
 
 
+def units(config: RunConfig) -> dict[tuple[int, str], float]:
+    """Work of every planned stage by task and phase."""
+    plan = registry.protocols.build(config.protocol).plan(TASKS)
+    return {(task, stage.phase): stage.work(config, TASKS, task) for task, stage in plan}
+
+
 def test_work_by_hand():
     config = configure("l2r", ["train.epochs=2", "router_training.steps=7", "router_training.batch_size=4"])
-    work = Work(config, TASKS)
-    assert [work.units(0, "train"), work.units(1, "train"), work.units(1, "memory")] == [60, 36, 84]
-    assert [work.units(t, "evaluate") for t in (-1, 0, 1)] == [9, 4, 9]
-    assert work.last == 5 + 9 and work.total == 60 + 36 + 2 * 84 + 9 + 4 + 9 + 14
-    assert Work(configure("sequential"), TASKS).last == 5  # one expert: no oracle
+    work = units(config)
+    assert [work[0, "train"], work[1, "train"], work[1, "memory"]] == [60, 36, 84]
+    assert [work[t, "evaluate"] for t in (-1, 0, 1)] == [9, 4, 9]
+    assert work[2, "evaluate"] == 5 + 9 and planned_work(config, TASKS) == 60 + 36 + 2 * 84 + 9 + 4 + 9 + 14
+    assert units(configure("sequential"))[2, "evaluate"] == 5  # one expert: no oracle
     budgets = ([], ["memory.per_task=7"], ["memory.per_task=0", "memory.total=12"], ["memory.per_task=0", "memory.per_class=3"])
-    fixed = [Work(configure("uniform", options), TASKS) for options in budgets]
-    assert [[work.units(t, "memory") for t in (0, 1)] for work in fixed] == [[10, 16], [7, 13], [10, 12], [6, 12]]
+    fixed = [units(configure("uniform", options)) for options in budgets]
+    assert [[work[t, "memory"] for t in (0, 1)] for work in fixed] == [[10, 16], [7, 13], [10, 12], [6, 12]]
 
 
 def test_examples_that_methods_bring_are_work():
