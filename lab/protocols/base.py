@@ -92,8 +92,8 @@ class Protocol(Plugin):
         if not isinstance(config.experts.allocation, str) and not router.learns_with_experts:
             raise LabError(
                 f"experts.allocation = {config.experts.allocation}: router {router.name} does not learn with a pool: "
-                "set protocol=transfer to train on all tasks at once, or use router=l2p or sparse, experts.allocation=per_task or "
-                "shared"
+                "set protocol=transfer to train on all tasks at once, or use router=l2p or sparse, "
+                "experts.allocation=per_task or shared"
             )
         untaught = not config.router_training.steps and router.learns_on_memory(config.router)
         if untaught and config.experts.allocation not in ("shared", 1):

@@ -52,17 +52,22 @@ class Shots(NamedTuple):
 
 class AdaptationOptions(Section):
     start: Literal["trained", "average", "fresh"] = Field(
-        "trained",
+        default="trained",
         description="experts to begin with: as joint training left them; their uniform average as one expert, without a router; "
         "or drawn anew",
     )
     tuned: Literal["all", "router"] = Field(
-        "all", description="what is tuned beside the new task's classifier rows: the experts and its routing, or its routing"
+        default="all",
+        description="what is tuned beside the new task's classifier rows: the experts and its routing, or its routing",
     )
-    steps: int = Field(100, ge=1, le=100_000, description="optimiser steps on the shots of a held-out task")
-    batch_size: int = Field(8, ge=1, le=4096, description="shots in one step")
-    lr: float | None = Field(None, gt=0, le=10, description="learning rate of experts and classifier rows; null: train.lr")
-    router_lr: float | None = Field(None, gt=0, le=10, description="learning rate of its routing; null: protocol.router_lr")
+    steps: int = Field(default=100, ge=1, le=100_000, description="optimiser steps on the shots of a held-out task")
+    batch_size: int = Field(default=8, ge=1, le=4096, description="shots in one step")
+    lr: float | None = Field(
+        default=None, gt=0, le=10, description="learning rate of experts and classifier rows; null: train.lr"
+    )
+    router_lr: float | None = Field(
+        default=None, gt=0, le=10, description="learning rate of its routing; null: protocol.router_lr"
+    )
 
 
 class TransferOptions(Options):
@@ -180,7 +185,7 @@ class Transfer(Protocol):
             if shots < len(tasks[t].labels):
                 raise LabError(f"{problem} {len(tasks[t].labels)} labels: give each at least one shot")
 
-    def resolved(self, tasks: list[str]) -> tuple[Options, list[str]]:
+    def resolved(self, tasks: list[str]) -> tuple[TransferOptions, list[str]]:
         train, held_out = self.options.sides(tasks)
         return self.options.model_copy(update={"train_tasks": train, "held_out": held_out}), train + held_out
 
@@ -261,7 +266,7 @@ class Transfer(Protocol):
         zero_shot, held_out = scores.get("zero_shot", {}), scores.get("held_out", {})
         average = averages(zero_shot, held_out, self.options.held_out or [], self.options.shots)
         trained = [scores.get("trained", {}).get(task) for task in self.options.train_tasks or []]
-        mean = None if None in trained or not trained else sum(trained) / len(trained)
+        mean = mean_of_all(trained)
         measured = [value for value in scores.get("alignment", {}).values() if value is not None]
         alignment = sum(measured) / len(measured) if measured else None
         missing = [name for name in ("uses", "cost") if not info.get(name)]
@@ -309,4 +314,10 @@ def averages(
     """Mean score over held-out tasks without shots and for each number of them; None while a task lacks one."""
     columns = {"0": [zero_shot.get(task) for task in tasks]}
     columns |= {str(k): [held_out.get(task, {}).get(str(k)) for task in tasks] for k in sorted(set(shots))}
-    return {k: None if None in scores or not scores else sum(scores) / len(scores) for k, scores in columns.items()}
+    return {shots: mean_of_all(scores) for shots, scores in columns.items()}
+
+
+def mean_of_all(scores: Sequence[float | None]) -> float | None:
+    """The mean; None while a score is missing, or there is none."""
+    measured = [score for score in scores if score is not None]
+    return sum(measured) / len(measured) if measured and len(measured) == len(scores) else None

@@ -91,7 +91,7 @@ def restore(session: Session, folder: Path, experts: Path) -> dict[str, Any]:
 
 def _state(session: Session) -> dict[str, Tensor]:
     """All tensors of a checkpoint by name."""
-    learner, state = session.learner, dict(_small(session))
+    learner, state = session.learner, dict[str, Tensor](_small(session))
     for k in range(len(learner.bank)):
         if session.protocol.is_trainable(session, k):
             state |= {f"expert{k}.{name}": p for name, p in learner.bank.expert(k).items()}
@@ -105,5 +105,5 @@ def _state(session: Session) -> dict[str, Tensor]:
 def _small(session: Session) -> dict[str, Tensor]:
     """Router and classifier."""
     learner = session.learner
-    router = {f"router/{name}": tensor for name, tensor in learner.router.state_dict().items()}
+    router: dict[str, Tensor] = {f"router/{name}": tensor for name, tensor in learner.router.state_dict().items()}
     return router | {f"classifier/{name}": p for name, p in learner.classifier.named_parameters()}

@@ -154,7 +154,8 @@ class Evaluator:
         """The evaluation of all rows, once each was in a batch."""
         answered = (self.answered[row] for row in range(len(self.rows)))
         columns = [np.array(column) for column in zip(*answered, strict=True)]
-        predictions = Predictions(*columns[:4], dict(zip(self.measures, columns[4:], strict=True)))
+        label, predicted, correct, probability, *scores = columns
+        predictions = Predictions(label, predicted, correct, probability, dict(zip(self.measures, scores, strict=True)))
         return Evaluation(float(predictions.correct.mean()), predictions, self.routing if self.routing.count else None)
 
 

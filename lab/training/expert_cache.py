@@ -8,6 +8,7 @@ content, each whole.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ class Store:
         path = self.folder / f"{address}.safetensors"
         return atomic_io.read_arrays(path) if path.is_file() else None
 
-    def fetch(self, address: str, parameters: dict[str, Tensor]) -> dict[str, str] | None:
+    def fetch(self, address: str, parameters: Mapping[str, Tensor]) -> dict[str, str] | None:
         """Fill the parameters with what is kept and return what is known about it, see `read`."""
         kept = self.read(address)
         if kept is None:
@@ -75,7 +76,7 @@ class Store:
                 parameter.copy_(torch.from_numpy(arrays[name]))
         return about
 
-    def keep(self, address: str, parameters: dict[str, Tensor], seconds: float, **about: str) -> None:
+    def keep(self, address: str, parameters: Mapping[str, Tensor], seconds: float, **about: str) -> None:
         """Keep trained parameters, the seconds their training took, and what else is to be known about them."""
         arrays = {name: parameter.detach().cpu().numpy() for name, parameter in parameters.items()}
         atomic_io.write_arrays(self.folder / f"{address}.safetensors", arrays, {"train_s": repr(round(seconds, 3)), **about})

@@ -50,8 +50,8 @@ def forecast(config: RunConfig, tasks: Sizes, earlier: Iterable[Run]) -> Forecas
     backbone, total = config.backbone.name, planned_work(config, tasks)
     alike = [run for run in earlier if run.info.get("host") == socket.gethostname() and _like(run, config)]
     for same in ("stream", "recipe", ""):  # the most alike there are
-        found = [run for run in alike if not same or _name(run.config[same]) == _name(getattr(config, same))]
-        measured = [pair for run in found[-NEWEST:] if (pair := speed(run))]
+        similar = [run for run in alike if not same or _name(run.config[same]) == _name(getattr(config, same))]
+        measured = [pair for run in similar[-NEWEST:] if (pair := speed(run))]
         if measured:
             rate, peak = statistics.median(rate for rate, _ in measured), max(peak for _, peak in measured)
             what = f"{len(measured)} earlier run{'s' * (len(measured) > 1)} with {backbone}"
@@ -121,53 +121,54 @@ def look(config: RunConfig) -> dict[str, Any]:
     """Trainable parameters, device, and per task its sizes, labels, longest text and first examples as tokens."""
     from lab.training import runner
 
-    made = runner.session(config, runs=False)
-    learner = made.learner
-    made.protocol.add_all_tasks(made)
+    session = runner.session(config, runs=False)
+    learner = session.learner
+    session.protocol.add_all_tasks(session)
     limit = learner.backbone.max_length
     tokens = getattr(learner.backbone.tokenizer, "convert_ids_to_tokens", lambda ids: [str(i) for i in ids])
     tasks = []
-    for t, task in enumerate(made.tasks):
-        rows = made.rows[t, "train"]
+    for t, task in enumerate(session.tasks):
+        rows = session.rows[t, "train"]
         lengths = [len(row.ids) for row in rows]
         answers = [row.answers[0] if task.generates else task.labels[row.label] for row in rows[:SHOWN]]
-        shown = [{"label": answer, "tokens": tokens(row.ids)} for answer, row in zip(answers, rows, strict=False)]
+        examples = [{"label": answer, "tokens": tokens(row.ids)} for answer, row in zip(answers, rows, strict=False)]
         tasks.append(
             {
                 "name": task.name,
                 "labels": list(task.labels),
-                **made.sizes[t],
+                **session.sizes[t],
                 "longest": max(lengths),
                 "at_limit": sum(length >= limit for length in lengths) / len(lengths),
-                "examples": shown,
+                "examples": examples,
             }
         )
     return {
-        "trainable_parameters": made.cost()["trainable_parameters"],
+        "trainable_parameters": session.cost()["trainable_parameters"],
         "layers": len(learner.bank.layers),
         "limit": limit,
         "device": str(learner.device),
-        "dtype": made.config.backbone.dtype,
+        "dtype": session.config.backbone.dtype,
         "tasks": tasks,
     }
 
 
 def warnings(config: RunConfig, expected: Forecast | None, tasks: Sizes | None, seen: dict[str, Any] | None) -> list[str]:
     """What somebody should know before starting, in sentences; the last three are None where they are not known."""
-    found = [*registry.protocols.build(config.protocol).warnings(config)]
+    sentences = [*registry.protocols.build(config.protocol).warnings(config)]
     if expected and expected.seconds and expected.seconds > LONG:
         hours = expected.seconds / 3600
-        found.append(f"This is expected to take {hours:.1f} hours. Fewer training examples per task make it shorter.")
+        sentences.append(f"This is expected to take {hours:.1f} hours. Fewer training examples per task make it shorter.")
     if tasks and len(tasks) < 2:
-        found.append("With one task there is nothing to forget and nothing to route.")
-    for task in (seen or {}).get("tasks", ()):
+        sentences.append("With one task there is nothing to forget and nothing to route.")
+    limit, looked = (seen["limit"], seen["tasks"]) if seen else (0, [])
+    for task in looked:
         name, per_label = task["name"], task["train"] / max(len(task["labels"]), 1)
         if task["at_limit"] > CUT:
-            limit, share = seen["limit"], task["at_limit"]
-            found.append(f"{name}: {share:.0%} of the texts reach the limit of {limit} tokens and are cut there.")
+            share = task["at_limit"]
+            sentences.append(f"{name}: {share:.0%} of the texts reach the limit of {limit} tokens and are cut there.")
         if per_label < FEW:
-            found.append(f"{name}: {per_label:.1f} training examples per label are few.")
-    return found
+            sentences.append(f"{name}: {per_label:.1f} training examples per label are few.")
+    return sentences
 
 
 def _answer() -> dict[str, Any]:

@@ -22,7 +22,9 @@ def adamw(groups: Sequence[Mapping[str, nn.Parameter]], rates: Sequence[float], 
 
 def moments(optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
     """State of an optimiser as `optimizer/<number of the parameter>/<name>`; empty without one."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]] if optimizer else []
+    if optimizer is None:
+        return {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return {
         f"optimizer/{number}/{name}": tensor
         for number, parameter in enumerate(parameters)

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from lab.run_folder import events
+from lab.training.stage import Training
 from lab.training.trainer import Session
 
 
@@ -31,7 +32,7 @@ def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[eve
         phase = bars.add_task("starting", total=None)
         for event in happenings:
             bars.update(whole, completed=int(1000 * getattr(event, "progress", 0)))
-            if isinstance(event, events.Step):
+            if isinstance(event, events.Step) and isinstance(session.stage, Training):
                 where = f"{names[event.task]} ({event.task + 1}/{count}), epoch {event.epoch + 1}/{event.epochs}"
                 title = f"{session.stage.title} {where}"
                 bars.update(phase, description=title, completed=event.step, total=event.steps)

@@ -21,6 +21,7 @@ from lab.core.errors import LabError, RunFailed
 from lab.run_folder import events
 from lab.run_folder.run import Run, now
 from lab.training import checkpoint
+from lab.training.stage import Training
 from lab.training.trainer import Session
 
 LOG_EVERY = 1.0  # seconds between two Step lines of one phase
@@ -138,6 +139,7 @@ class Recorder:
     def write_step(self, event: events.Step) -> None:
         """About one line a second, and the first and last step of a phase; the state every N steps, and before an evaluation."""
         stage = self.session.stage
+        assert isinstance(stage, Training)
         ends = event.step == event.steps and not stage.announced
         saved = event.step % self.session.config.checkpoint.every == 0 or ends
         shown = event.step in (1, event.steps) or time.monotonic() - self.last_step >= LOG_EVERY
@@ -242,11 +244,11 @@ class Recorder:
 
         The own expert's share of the weight and how often it has the largest one, and the average accuracy of the oracle.
         """
-        session = self.session
+        session, summary = self.session, dict[str, Any]()
         if not session.learner.per_task:
             reason = "there is one shared expert" if len(session.learner.bank) == 1 else "every task trains all experts"
             by_task = ("own_expert_share_by_task", "accuracy_by_task")
-            summary = dict.fromkeys(("own_expert_share", "accuracy", *by_task, "oracle_average_accuracy"))
+            summary |= dict.fromkeys(("own_expert_share", "accuracy", *by_task, "oracle_average_accuracy"))
             return summary, {f"routing.{name}": reason for name in summary}
         routing = self.run.routing()
         owners = [session.learner.router.owner(t) for t in range(len(session.tasks))]

@@ -109,10 +109,10 @@ class Session:
             labels, device = self.scores.labels, str(self.learner.device)
             yield events.RunStarted(self.task_names, labels, layers, device, examples, self.progress())
         for task, kind in self.plan[self.position :]:
-            self.stage = kind(self, task)
-            yield from self.stage.run()
+            stage = self.stage = kind(self, task)
+            yield from stage.run()
             self.advance()
-            yield from self.stage.ended()
+            yield from stage.ended()
         yield events.RunEnded(self.cost(), self.uses())
 
     def fit(self, stage: Training) -> Iterator[events.Step]:

@@ -101,13 +101,14 @@ class JointTraining(MixedTraining):
     def address(self) -> str:
         """Content address of joint training: recipes that differ in the adaptation alone share it."""
         from lab.adapters.initial_adapters import digests
+        from lab.training.expert_cache import Store
 
         session, config = self.session, self.session.config
         tasks, words = session.tasks[: len(config.protocol.train_tasks)], config.answer == "words"
         data = [
             [task.name, task.labels if words else len(task.labels), [example.content for example in task.train]] for task in tasks
         ]
-        return session.store.address_of(
+        return Store.address_of(
             session,
             {
                 "joint": data,

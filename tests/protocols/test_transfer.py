@@ -27,7 +27,8 @@ from lab.training.transfer_stages import ALIGNED, alignment
 
 NAMES = ["sea", "city", "farm"]  # the last third is held out: farm
 STAGES = [JOINT, "farm, 4 shots", "farm, 8 shots"]
-FULL = ("full", "scenario=task", "protocol.shots=[4, 8]", "protocol.adaptation.steps=3", "experts.targets=[query, value]")
+SHOTS = ("protocol=transfer", "protocol.shots=[4, 8]", "protocol.adaptation.steps=3")
+FULL = ("full", "scenario=task", *SHOTS, "experts.targets=[query, value]")
 RECIPES = [(name,) for name in toy.recipes("transfer")] + [FULL]
 TUNED = {"mhr-z": set(), "private": {"farm"}, "poly-mu": {"average"}, "mhr-mu": {"average"}}
 TUNED |= {"shared": {"shared"}, "shared-wide": {"shared"}, "full": {"shared"}}
@@ -142,7 +143,7 @@ def test_the_collapsed_inventory_is_the_uniform_composition(heads):
 def test_random_begins_with_skills_that_were_never_trained(trained):
     _, moments = trained("random")
     fresh = session("random")
-    fresh.add_all_tasks()
+    fresh.protocol.add_all_tasks(fresh)
     never = {name: value for name, value in parameters(fresh).items() if name.startswith("pool")}
     start = moments["TaskEnded", 0]
     assert all(torch.equal(start[name], value) for name, value in never.items())

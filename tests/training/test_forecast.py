@@ -7,6 +7,7 @@ from support.run_folders import write_run
 
 from lab import api
 from lab.config.resolve import configure
+from lab.config.schema import RunConfig
 from lab.core import atomic_io, registry
 from lab.core.errors import LabError
 from lab.data import loading
@@ -54,8 +55,8 @@ def test_examples_that_methods_bring_are_work():
         "lwf": (given, 6),
     }
     for recipe, (options, examples) in expected.items():
-        work = Work(configure(recipe, options), TASKS)
-        assert [work.units(task, "train") for task in (0, 1)] == [3 * 2 * 10, 3 * 2 * examples], recipe
+        work = units(configure(recipe, options))
+        assert [work[task, "train"] for task in (0, 1)] == [3 * 2 * 10, 3 * 2 * examples], recipe
 
 
 def measured(runs, name, seconds, total, recipe="l2r", host=None, **backbone):
@@ -77,7 +78,7 @@ def measured(runs, name, seconds, total, recipe="l2r", host=None, **backbone):
 
 def test_forecast_goes_by_the_runs_most_alike(runs):
     config = configure("l2r", ["backbone.name=tiny"])
-    total = Work(config, TASKS).total
+    total = planned_work(config, TASKS)
     first = forecast.forecast(config, TASKS, all_runs(runs))
     assert first.seconds == total / forecast.DEFAULT["tiny"][0] and not first.measured
     for number, seconds in enumerate((10, 20, 40)):
@@ -112,7 +113,7 @@ def test_the_look_agrees_with_the_run(runs):
     assert run.info["cost"]["trainable_parameters"] == seen["trainable_parameters"]
     assert seen["tasks"][0]["name"] == "news_topic" and len(seen["tasks"][0]["examples"]) == forecast.SHOWN
     first = next(run.events("Evaluated"))
-    assert first["progress"] == pytest.approx(first["examples"] / Work(config, sizes).total)
+    assert first["progress"] == pytest.approx(first["examples"] / planned_work(config, sizes))
     assert forecast.forecast(config, sizes, all_runs(runs)).measured
 
 

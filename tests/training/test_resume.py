@@ -26,7 +26,8 @@ SHORT = ("checkpoint.every=3", "train.epochs=2")
 RECIPES = ["l2r", "replay"]
 SHARED = ("memory.per_task=0", "memory.total=20")
 METHODS = {name: ("sequential", f"methods.{name}={{}}") for name in toy.methods()}
-FULL = ("full", "scenario=task", "protocol=transfer", "protocol.shots=[4]", "protocol.adaptation.steps=6", "experts.targets=[query]")
+SHOTS = ("protocol=transfer", "protocol.shots=[4]", "protocol.adaptation.steps=6")
+FULL = ("full", "scenario=task", *SHOTS, "experts.targets=[query]")
 TRANSFER = {"poly-mu": ("poly-mu",), "mhr": ("mhr",), "private": ("private",), "full, transfer": FULL}
 CASES = (
     METHODS
