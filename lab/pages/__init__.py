@@ -1,4 +1,4 @@
-"""The dashboard: `main.py` is the entry, one file per page, `shell.py` what they share. Pages only read run folders."""
+"""The dashboard: `main.py` is the entry, one file per page, and what several pages use. Pages only read run folders."""
 
 from lab.pages.server import launch
 

@@ -7,7 +7,7 @@ import streamlit as st
 from lab import __version__, views
 from lab.core.errors import LabError
 from lab.jobs import jobs
-from lab.pages import shell, system
+from lab.pages import layout, run_picker, system
 from lab.run_folder.run import environment, root
 from lab.views import glossary
 
@@ -28,11 +28,11 @@ def metrics() -> None:
         "$R_{i,j}$ is the score on task $j$ after learning task $i$, and $T$ the number of tasks learned so far. Of transfer "
         "runs, $S_{h,k}$ is the score on the held-out task $h$ of $H$ after $k$ examples of it."
     )
-    found = shell.choices(lambda run: bool(run.matrix or run.scores.get("held_out")))
+    found = run_picker.choices(lambda run: bool(run.matrix or run.scores.get("held_out")))
     run = None
     if found:
         first = next((key for key, run in found.items() if views.complete(run)), next(iter(found)))
-        run = shell.pick_run("With the numbers of", "about_run", found, first)
+        run = run_picker.pick_run("With the numbers of", "about_run", found, first)
     for entry in glossary.glossary(run):
         with st.container(border=True):
             name, formula = st.columns([1, 2], vertical_alignment="center")
@@ -42,7 +42,7 @@ def metrics() -> None:
             if entry.filled:
                 formula.latex(entry.filled)
             if entry.why:
-                formula.caption(f"{'– ' if entry.value is None else ''}({shell.plain(entry.why)})", text_alignment="center")
+                formula.caption(f"{'– ' if entry.value is None else ''}({layout.plain(entry.why)})", text_alignment="center")
 
 
 @st.cache_data(show_spinner="Reading every recipe")
@@ -61,7 +61,7 @@ def recipe_map() -> None:
         try:
             st.dataframe(recipes(), hide_index=True, height="content", alt="Every recipe on the axes of modular systems")
         except LabError as error:
-            st.error(shell.plain(str(error)), icon=":material/error:")
+            st.error(layout.plain(str(error)), icon=":material/error:")
 
 
 def machine() -> None:
@@ -92,7 +92,7 @@ def check() -> None:
     """Try what training needs."""
     st.subheader("Self-check", anchor=False)
     if jobs.read_only():
-        st.info(shell.plain(system.refused()), icon=":material/lock:")
+        st.info(layout.plain(system.refused()), icon=":material/lock:")
         return
     st.caption("Writes a file into the folder of runs, starts a process as a job is one, and loads torch and the backbone in it.")
     if st.button("Check now", icon=":material/health_and_safety:", key="about_check"):
@@ -100,7 +100,7 @@ def check() -> None:
             found = system.self_check(root())
         for one in found:
             icon, colour = ("check_circle", "green") if one.good else ("error", "red")
-            st.markdown(f":{colour}[:material/{icon}:] **{one.name}** · {shell.plain(one.seen)}")
+            st.markdown(f":{colour}[:material/{icon}:] **{one.name}** · {layout.plain(one.seen)}")
         if all(one.good for one in found):
             st.success("Training can work here.")
         else:
@@ -108,7 +108,7 @@ def check() -> None:
 
 
 def draw() -> None:
-    shell.heading("About", "What runs here, whether it works, and what every number means.")
+    layout.heading("About", "What runs here, whether it works, and what every number means.")
     metrics()
     recipe_map()
     machine()

@@ -9,7 +9,7 @@ import streamlit as st
 from lab import views
 from lab.core.errors import LabError
 from lab.jobs import jobs
-from lab.pages import shell
+from lab.pages import layout
 from lab.run_folder.run import Run
 
 
@@ -30,13 +30,13 @@ def do(action: Callable[..., Any], *given: Any, **named: Any) -> None:
 def said() -> None:
     """Show why the last action could not be done."""
     if error := st.session_state.pop("action_error", None):
-        st.error(shell.plain(error), icon=":material/error:")
+        st.error(layout.plain(error), icon=":material/error:")
 
 
 @st.dialog("Delete this run?")
 def confirm_delete(run: Run) -> None:
     size = sum(path.lstat().st_size for path in run.dir.rglob("*") if path.is_file())
-    st.markdown(f"**{shell.plain(run.id)}** and all its files ({size / 1e6:,.1f} MB) are removed. This cannot be undone.")
+    st.markdown(f"**{layout.plain(run.id)}** and all its files ({size / 1e6:,.1f} MB) are removed. This cannot be undone.")
     with suppress(*views.UNREADABLE):  # a damaged run can be deleted too
         if run.matrix:
             st.caption(f"{len(run.matrix)} of {len(run.tasks)} tasks are learned and scored.")

@@ -7,7 +7,7 @@ import streamlit as st
 
 from lab import views
 from lab.comparison import replicates, tables
-from lab.pages import comparison, shell
+from lab.pages import compare_views, layout, run_picker, run_table, url_state
 from lab.run_folder.run import Run
 
 # -- which runs ------------------------------------------------------------------------------------------------------------
@@ -15,11 +15,11 @@ from lab.run_folder.run import Run
 
 def pick(found: dict[str, Run]) -> list[Run]:
     """The chosen runs."""
-    shell.restore("runs", list(found), first_pair(found))
+    url_state.restore("runs", list(found), first_pair(found), run_picker.run_name)
     keys = st.multiselect(
         "Runs",
         list(found),
-        format_func=shell.run_name,
+        format_func=run_picker.run_name,
         key="runs",
         bind="query-params",
         placeholder="Choose two or more runs",
@@ -48,7 +48,7 @@ def add_repetitions(found: dict[str, Run]) -> None:
 
 def first_pair(found: dict[str, Run]) -> list[str]:
     """Two runs to begin with: the newest that is complete and can be compared, and the newest such one of another recipe."""
-    known = shell.table(list(found.values())).set_axis(list(found))
+    known = run_table.table(list(found.values())).set_axis(list(found))
     whole = known.index[(known["learned"] == known["tasks"]) & (known["learned"] > 0)]
 
     def newest(keys: Iterable[str]) -> list[str]:
@@ -62,31 +62,31 @@ def first_pair(found: dict[str, Run]) -> list[str]:
 def cautions(runs: list[Run]) -> None:
     """What makes the comparison unequal, said before the numbers."""
     for sentence in views.unequal(runs):
-        st.warning(shell.plain(sentence))
+        st.warning(layout.plain(sentence))
     if any((run.result()["uses"] or {}).get("task_id") for run in runs):
         st.info("A run here is given the true task at test (see “Uses task identity”): it is a reference, not a competitor.")
     for sentence in tables.once(runs):
-        st.info(shell.plain(sentence), icon=":material/exposure_plus_1:")
+        st.info(layout.plain(sentence), icon=":material/exposure_plus_1:")
 
 
 # -- the page --------------------------------------------------------------------------------------------------------------
 
 
 def draw() -> None:
-    shell.heading("Compare", "The same numbers and pictures for every method, over its repetitions and on one scale.")
-    shell.damaged_note()
-    found = shell.choices()
+    layout.heading("Compare", "The same numbers and pictures for every method, over its repetitions and on one scale.")
+    run_table.warn_of_damaged_runs()
+    found = run_picker.choices()
     if not found:
-        return shell.nothing_yet("There are no runs to compare yet.")
-    chosen = pick(shell.only("only", found))
+        return run_picker.no_runs("There are no runs to compare yet.")
+    chosen = pick(run_picker.filter_runs("only", found))
     if not chosen:
         return st.info("Choose at least one run above.")
     runs, excluded = views.comparable(chosen)
     for reason in excluded.values():
-        st.warning(f"Left out: {shell.plain(reason)}.")
+        st.warning(f"Left out: {layout.plain(reason)}.")
     runs, transfers = ([run for run in runs if run.protocol.continual is wanted] for wanted in (True, False))
     if transfers:
-        comparison.transfer(transfers)
+        compare_views.transfer(transfers)
     if not runs:
         return None
     groups = views.groups(runs)
@@ -95,20 +95,20 @@ def draw() -> None:
         st.info("Choose a run of another method to see differences.")
     labels = [group.label for group in groups]
     shown = {
-        "Summary": lambda: comparison.summary(runs, groups, baseline, excluded),
-        "Curves": lambda: comparison.curves(runs, groups),
-        "Matrices": lambda: comparison.matrices(runs, groups[labels.index(baseline)]),
-        "Trade-offs": lambda: comparison.trade_offs(runs),
-        "Interference": lambda: comparison.interference(runs),
-        "Order": lambda: comparison.order(runs),
-        "Learning rates": lambda: comparison.rates(runs),
-        "Settings": lambda: comparison.settings(groups),
+        "Summary": lambda: compare_views.summary(runs, groups, baseline, excluded),
+        "Curves": lambda: compare_views.curves(runs, groups),
+        "Matrices": lambda: compare_views.matrices(runs, groups[labels.index(baseline)]),
+        "Trade-offs": lambda: compare_views.trade_offs(runs),
+        "Interference": lambda: compare_views.interference(runs),
+        "Order": lambda: compare_views.order(runs),
+        "Learning rates": lambda: compare_views.rates(runs),
+        "Settings": lambda: compare_views.settings(groups),
     }
     view = st.segmented_control("View", list(shown), default="Summary", key="cmp_view", bind="query-params", required=True)
-    shell.begin_with("baseline", labels, replicates.reference(runs))
+    url_state.set_default("baseline", labels, replicates.reference(runs))
     help = "Differences are taken to this method, on the same seeds and orders."
     baseline = st.selectbox("Baseline", labels, key="baseline", bind="query-params", help=help)
-    with shell.section():
+    with layout.section():
         shown[view]()
 
 

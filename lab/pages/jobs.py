@@ -9,7 +9,7 @@ from lab.config.resolve import recipe_names
 from lab.config.schema import CUSTOM
 from lab.core.errors import LabError
 from lab.jobs import jobs
-from lab.pages import actions, shell
+from lab.pages import actions, chart_card, code_snippets, layout, navigation, recorded_examples, run_picker, run_table
 from lab.run_folder import replay_file
 from lab.run_folder.run import Run, all_runs
 from lab.training.stages import RouterTraining
@@ -19,11 +19,11 @@ PERIOD = 1.5  # seconds between two looks at an active run
 
 def overview(runs: list[Run]) -> None:
     """The table of all runs, newest first; looks again while one is active."""
-    active = any(shell.status(run) in jobs.ACTIVE for run in runs)
+    active = any(run_table.status(run) in jobs.ACTIVE for run in runs)
 
     @st.fragment(run_every=2 * PERIOD if active else None)
     def rows() -> None:
-        table = shell.table(runs)
+        table = run_table.table(runs)
         places = {run.id: place + 1 for place, run in enumerate(jobs.waiting())}
         table["state"] = [f"queued, {places[row.run]}." if row.run in places else row.status for row in table.itertuples()]
         table["learned"] = [
@@ -67,7 +67,7 @@ def queue(waiting: list[Run]) -> None:
     if not waiting and not held:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        names = ", ".join(shell.plain(run.id) for run in waiting[:3]) + (" …" if len(waiting) > 3 else "")
+        names = ", ".join(layout.plain(run.id) for run in waiting[:3]) + (" …" if len(waiting) > 3 else "")
         st.markdown(f"**Queue:** {len(waiting)} waiting{f' ({names})' if waiting else ''}{', held' if held else ''}")
         if st.button(
             "Let the queue go on" if held else "Hold the queue",
@@ -119,9 +119,13 @@ def controls(run: Run, state: str) -> None:
             elif offer("Resume in turn", "playlist_add", "resume_later", "Another run trains: this one goes on after it."):
                 actions.attempt(jobs.enqueue, run)
         if run.matrix:
-            st.page_link(shell.page("compare"), label="Compare", icon=":material/compare_arrows:", query_params={"runs": run.id})
+            st.page_link(
+                navigation.page("compare"), label="Compare", icon=":material/compare_arrows:", query_params={"runs": run.id}
+            )
         if run.recorded():
-            st.page_link(shell.page("routing"), label="Routing", icon=":material/alt_route:", query_params={"rt_run": run.id})
+            st.page_link(
+                navigation.page("routing"), label="Routing", icon=":material/alt_route:", query_params={"rt_run": run.id}
+            )
         if not futile:
             duplicate(run)
         if state not in jobs.ACTIVE and run.matrix and not run.info.get("replay") and run.protocol.continual:
@@ -149,7 +153,7 @@ def duplicate(run: Run) -> None:
     """The link to the form with the settings of a run."""
     recipe = run.config["recipe"] if run.config["recipe"] in recipe_names() else CUSTOM
     st.page_link(
-        shell.page("train"),
+        navigation.page("train"),
         label="Duplicate",
         icon=":material/content_copy:",
         query_params={"recipe": recipe, "from": run.id},
@@ -191,23 +195,23 @@ def live(run: Run, state: str) -> None:
 
     @st.fragment(run_every=PERIOD if state in jobs.ACTIVE else None)
     def card() -> None:
-        if shell.status(run) != state:
+        if run_table.status(run) != state:
             st.rerun()
         now = views.progress(run)
         queued = jobs.waiting() if state == "queued" else []
         place = f"waits in the queue, {queued.index(run) + 1} of {len(queued)}" if run in queued else now.text()
         timed = now.elapsed_s is not None and state == "running"
         elapsed = f" · {views.clock(now.elapsed_s)} since it started" if timed else ""
-        st.progress(min(max(now.share, 0.0), 1.0), text=shell.plain(place + elapsed))
+        st.progress(min(max(now.share, 0.0), 1.0), text=layout.plain(place + elapsed))
         stepper(run)
         for alert in views.alerts(run, lost=lost):
-            st.warning(shell.plain(alert.text), icon=":material/warning:")
+            st.warning(layout.plain(alert.text), icon=":material/warning:")
         left, right = st.columns(2, gap="large")
         with left:
             loss(run, state)
-            with shell.section():
+            with layout.section():
                 routing(run)
-        with right, shell.section():
+        with right, layout.section():
             matrix(run, state)
         log(run, state)
 
@@ -221,7 +225,7 @@ def stepper(run: Run) -> None:
     for task in views.task_states(run).itertuples():
         colour, icon = looks[task.state]
         score = "" if task.score != task.score else f" {task.score:.2f}"
-        name = shell.plain(task.name)
+        name = layout.plain(task.name)
         badges.append(f":{colour}-badge[:material/{icon}: {task.Index + 1} {name}{score}]")
     if badges:
         st.markdown(" ".join(badges), help="Tasks in their order, each with its newest score.")
@@ -240,20 +244,20 @@ def loss(run: Run, state: str) -> None:
     wide = table.pivot_table(index="index", columns="task", values="loss")[tasks].set_axis(names, axis=1).reset_index()
     st.line_chart(wide, x="index", y=names, color=colours, x_label="optimiser steps", y_label="loss", height=280, alt=alt)
     memory = " A jump marks where training on the memory begins." if (table["phase"] == RouterTraining.phase).any() else ""
-    python = shell.python_of(figures.loss_curve, views.losses, (run,), {})
-    shell.foot("job_loss", f"The whole run, one colour per task.{memory}", python, [run], lambda: views.losses(run))
+    python = code_snippets.python_of(figures.loss_curve, views.losses, (run,), {})
+    chart_card.footer("job_loss", f"The whole run, one colour per task.{memory}", python, [run], lambda: views.losses(run))
 
 
 def matrix(run: Run, state: str) -> None:
     st.subheader("Scores", anchor=False)
     if not run.protocol.continual:
         st.dataframe(views.transfer_scores(run), key="job_transfer", alt="Scores of the held-out tasks by number of shots")
-        return shell.how_to_read("Each held-out task before any of its examples is seen (0), and after adaptation to so many.")
+        return layout.how_to_read("Each held-out task before any of its examples is seen (0), and after adaptation to so many.")
     if not run.matrix and not run.scores.get("partial"):
         expected = "The first row appears when the first task is learned."
         return st.caption(expected if state in jobs.ACTIVE else "It ended before the first task was learned.")
-    average = shell.number(run.metrics()["average_accuracy"])
-    shell.card(
+    average = layout.number(run.metrics()["average_accuracy"])
+    chart_card.card(
         figures.accuracy_matrix,
         run,
         key="job_matrix",
@@ -269,8 +273,8 @@ def routing(run: Run) -> None:
     if not moments:
         return
     st.subheader("Routing", anchor=False)
-    st.caption(f"After task {moments[-1] + 1}: {shell.plain(run.tasks[moments[-1]])}")
-    shell.card(
+    st.caption(f"After task {moments[-1] + 1}: {layout.plain(run.tasks[moments[-1]])}")
+    chart_card.card(
         figures.routing_by_task,
         run,
         moments[-1],
@@ -303,14 +307,14 @@ def frozen(run: Run) -> None:
     with st.expander("Settings of this run", icon=":material/tune:"):
         st.code(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True), language="yaml", height=320)
         facts = {name: run.info.get(name) for name in ("created", "started", "ended", "pid", "host") if run.info.get(name)}
-        st.caption(" · ".join(f"{name} {shell.plain(value)}" for name, value in facts.items()))
+        st.caption(" · ".join(f"{name} {layout.plain(value)}" for name, value in facts.items()))
 
 
 def player() -> None:
     """Play a recorded example, or a replay file, as a live job."""
     with st.expander("Watch a replay", icon=":material/movie:", key="replay", bind="query-params"):
         st.caption("A recorded run happens again, faster, and this page treats it as live. Nothing is trained.")
-        recorded = {run.id: run for run in shell.examples()}
+        recorded = {run.id: run for run in recorded_examples.examples()}
         left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
         name = left.selectbox("Recorded example", list(recorded), key="replay_of", placeholder="There are none here")
         given = middle.file_uploader("or a replay file", type="jsonl", key="replay_file")
@@ -322,21 +326,21 @@ def player() -> None:
 def play(what: bytes | Run, speed: float) -> None:
     """Start a replay and watch it."""
     run = jobs.play(what if isinstance(what, bytes) else replay_file.trace(what), speed)
-    st.switch_page(shell.page("jobs"), query_params={"job": run.id})
+    st.switch_page(navigation.page("jobs"), query_params={"job": run.id})
 
 
 def focused(run: Run) -> None:
     """The chosen run."""
     reason = views.problem(run)
     if reason:
-        st.error(shell.plain(reason), title="This run cannot be read")
+        st.error(layout.plain(reason), title="This run cannot be read")
         return delete(run)
     state = run.status
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader(shell.plain(run.id), anchor=False, width="content")
-        shell.status_badge(state)
+        st.subheader(layout.plain(run.id), anchor=False, width="content")
+        layout.status_badge(state)
     if run.info.get("error"):
-        st.error(shell.plain(run.info["error"]), title="The run failed")
+        st.error(layout.plain(run.info["error"]), title="The run failed")
     if state == "lost":
         st.warning(f"The process of this run ended without a result. Its log may say why. Resume: {onward(run).lower()}.")
     controls(run, state)
@@ -345,16 +349,16 @@ def focused(run: Run) -> None:
 
 
 def draw() -> None:
-    shell.heading("Jobs", "Every run is a folder and a process of its own: closing this page stops nothing.")
+    layout.heading("Jobs", "Every run is a folder and a process of its own: closing this page stops nothing.")
     actions.said()
     runs = all_runs()[::-1]
     player()
     if not runs:
-        return shell.nothing_yet("There are no runs in this folder yet.")
+        return run_picker.no_runs("There are no runs in this folder yet.")
     overview(runs)
     ids = [run.id for run in runs]
-    busy = next((run.id for run in runs if shell.status(run) in jobs.ACTIVE), ids[0])
-    focused(shell.pick_run("Run to watch", "job", {run.id: run for run in runs}, busy))
+    busy = next((run.id for run in runs if run_table.status(run) in jobs.ACTIVE), ids[0])
+    focused(run_picker.pick_run("Run to watch", "job", {run.id: run for run in runs}, busy))
 
 
 draw()

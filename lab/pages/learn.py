@@ -9,7 +9,7 @@ from lab import figures, views
 from lab.core.errors import LabError
 from lab.lessons import lesson
 from lab.lessons.lesson import Card, Lesson, Prediction, Question, Show
-from lab.pages import shell
+from lab.pages import chart_card, layout, navigation, recorded_examples, url_state
 from lab.run_folder.run import Run
 
 CLOSE = 0.1  # a guess that is no farther off is called close
@@ -22,18 +22,18 @@ def gallery(files: list[str]) -> None:
         try:
             found[name] = lesson.read_lesson(name)
         except LabError as error:
-            st.warning(shell.plain(error), icon=":material/broken_image:")
+            st.warning(layout.plain(error), icon=":material/broken_image:")
     if not found:
         st.info("There are no lessons here. A lesson is a YAML file with a title and cards in the folder LAB_LESSONS.")
         return
     columns = st.columns(3)
     for place, (name, one) in enumerate(sorted(found.items(), key=lambda item: (item[1].place, item[0]))):
         with columns[place % 3].container(border=True, height="stretch"):
-            st.markdown(f"#### {shell.plain(one.title)}")
-            st.caption(shell.plain(one.about))
+            st.markdown(f"#### {layout.plain(one.title)}")
+            st.caption(layout.plain(one.about))
             st.caption(f":material/schedule: {one.minutes} minutes · {len(one.cards)} cards")
             link = {"lesson": name, "card": "1"}
-            st.page_link(shell.page("learn"), label="Begin", icon=":material/play_arrow:", query_params=link)
+            st.page_link(navigation.page("learn"), label="Begin", icon=":material/play_arrow:", query_params=link)
 
 
 def turn(to: int) -> None:
@@ -43,16 +43,16 @@ def turn(to: int) -> None:
 def guided(name: str, one: Lesson) -> None:
     """The lesson at its current card."""
     steps = list(range(1, len(one.cards) + 1))
-    shell.begin_with("card", [str(step) for step in steps], "1")
+    url_state.set_default("card", [str(step) for step in steps], "1")
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.page_link(shell.page("learn"), label="All lessons", icon=":material/arrow_back:")
-        st.markdown(f"**{shell.plain(one.title)}**")
+        st.page_link(navigation.page("learn"), label="All lessons", icon=":material/arrow_back:")
+        st.markdown(f"**{layout.plain(one.title)}**")
     chosen = st.segmented_control(
         "Card", [str(step) for step in steps], key="card", bind="query-params", required=True, label_visibility="collapsed"
     )
     at = int(chosen or 1)
     hidden = {*one.hide, *st.query_params.get_all("hide")}
-    runs = {run.id: run for run in shell.examples()}
+    runs = {run.id: run for run in recorded_examples.examples()}
     with st.container(key=f"lesson_{name}_{at}"):
         card(f"learn/{name}/{at}", one.cards[at - 1], runs, hidden)
     with st.container(horizontal=True, horizontal_alignment="distribute"):
@@ -63,8 +63,8 @@ def guided(name: str, one: Lesson) -> None:
         elif one.preset and "train" not in hidden:
             link = {"recipe": one.preset.recipe, "o": one.preset.set}
             st.page_link(
-                shell.page("train"),
-                label=f"**{shell.plain(one.preset.label)}**",
+                navigation.page("train"),
+                label=f"**{layout.plain(one.preset.label)}**",
                 icon=":material/model_training:",
                 query_params=link,
             )
@@ -72,12 +72,12 @@ def guided(name: str, one: Lesson) -> None:
 
 def card(key: str, one: Card, runs: dict[str, Run], hidden: set[str]) -> None:
     """One card: text, prediction, figures, question; figures stay covered until the prediction is made."""
-    st.subheader(shell.plain(one.title), anchor=False)
+    st.subheader(layout.plain(one.title), anchor=False)
     st.markdown(one.text)
     if one.predict and not predict(f"{key}/predict", one.predict, runs):
         return
     for number, show in enumerate(one.show):
-        with shell.section():
+        with layout.section():
             draw_figure(f"{key}/show{number}".replace("/", "_"), show, runs, hidden)
     if one.question:
         ask(f"{key}/question", one.question)
@@ -88,7 +88,7 @@ def predict(key: str, one: Prediction, runs: dict[str, Run]) -> bool:
     try:
         truths = [lesson.truth(point, runs) for point in one.points]
     except LabError as error:
-        st.warning(shell.plain(error), icon=":material/broken_image:")
+        st.warning(layout.plain(error), icon=":material/broken_image:")
         return True
     shown = st.session_state.get(f"{key}/shown", False)
     with st.container(border=True):
@@ -96,7 +96,7 @@ def predict(key: str, one: Prediction, runs: dict[str, Run]) -> bool:
         columns = st.columns(min(len(one.points), 4))
         guesses = [
             columns[place % len(columns)].slider(
-                shell.plain(point.label),
+                layout.plain(point.label),
                 0.0,
                 1.0,
                 0.5,
@@ -130,7 +130,7 @@ def answer(key: str, one: Prediction, guesses: list[float], truths: list[float])
     """Guesses beside what was measured, and what to see in it."""
     labels = [point.label for point in one.points]
     pairs = "; ".join(f"{n}: guess {g:.2f}, measured {t:.2f}" for n, g, t in zip(labels, guesses, truths, strict=True))
-    shell.card(
+    chart_card.card(
         figures.guesses,
         labels,
         guesses,
@@ -163,11 +163,11 @@ def draw_figure(key: str, show: Show, runs: dict[str, Run], hidden: set[str]) ->
 
 def plot(draw: Any, table: Any, given: tuple[Any, ...], key: str, alt: str, read: str, hidden: set[str]) -> None:
     if "code" in hidden:
-        shell.chart(draw(*given), key, alt)
+        chart_card.chart(draw(*given), key, alt)
         if read:
-            shell.how_to_read(read)
+            layout.how_to_read(read)
     else:
-        shell.card(draw, *given, key=key, alt=alt, table=table, read=read)
+        chart_card.card(draw, *given, key=key, alt=alt, table=table, read=read)
 
 
 def ask(key: str, one: Question) -> None:
@@ -183,7 +183,7 @@ def ask(key: str, one: Question) -> None:
 
 
 def draw() -> None:
-    shell.heading("Lessons", "Say what you expect, then look. Recorded runs, so nothing has to be trained.")
+    layout.heading("Lessons", "Say what you expect, then look. Recorded runs, so nothing has to be trained.")
     files = list(lesson.lesson_files())
     name = st.query_params.get("lesson")
     if name is None:
@@ -191,7 +191,7 @@ def draw() -> None:
     try:
         one = lesson.read_lesson(name)
     except LabError as error:
-        st.warning(shell.plain(error), icon=":material/broken_image:")
+        st.warning(layout.plain(error), icon=":material/broken_image:")
         return gallery(files)
     guided(name, one)
 

@@ -12,8 +12,8 @@ from lab.adapters import library
 from lab.adapters.library import SavedExpert
 from lab.core.errors import LabError
 from lab.jobs import jobs
-from lab.pages import actions, shell
-from lab.pages.composing import put_together, siblings
+from lab.pages import actions, chart_card, layout, navigation, run_picker, run_table, url_state
+from lab.pages.expert_arithmetic import put_together, siblings
 from lab.run_folder.run import Run, all_runs
 
 MOST = 24  # experts in one similarity matrix
@@ -34,7 +34,7 @@ def compared(keys: tuple[str, ...], side: str, stamped: tuple[int, ...], _chosen
 
 def row(expert: SavedExpert) -> dict[str, Any]:
     stat = expert.folder.stat()
-    stamped = (stat.st_mtime_ns, shell.stamp(expert.run, "matrix.json") if expert.run else ())
+    stamped = (stat.st_mtime_ns, run_table.file_stamps(expert.run, "matrix.json") if expert.run else ())
     return described(str(expert.folder), str(expert.run.dir) if expert.run else None, stamped)
 
 
@@ -43,7 +43,7 @@ def experts(found: list[SavedExpert]) -> None:
     st.subheader("Experts", anchor=False)
     if not found:
         st.info("There are no experts in this folder yet: a run leaves one for every task it has learned.")
-        st.page_link(shell.page("train"), label="Go to Train", icon=":material/model_training:")
+        st.page_link(navigation.page("train"), label="Go to Train", icon=":material/model_training:")
         return
     table = pd.DataFrame([row(expert) for expert in found])
     table["kept"] = table.get("kept", math.nan) * 100
@@ -72,12 +72,12 @@ def experts(found: list[SavedExpert]) -> None:
     )
     whole = {expert.key: expert for expert in found if row(expert)["kind"] != "damaged"}
     if whole:
-        shell.restore("lib_expert", list(whole), next(iter(whole)))
+        url_state.restore("lib_expert", list(whole), next(iter(whole)))
         chosen = st.selectbox("Take along", list(whole), index=None, key="lib_expert", bind="query-params") or next(iter(whole))
         take(whole[chosen])
         lora = {key: expert for key, expert in whole.items() if row(expert)["kind"] == "lora"}
         similarity(lora)
-        with shell.section():
+        with layout.section():
             put_together(lora)
 
 
@@ -105,7 +105,7 @@ def similarity(found: dict[str, SavedExpert]) -> None:
     if len(found) < 2:
         st.caption("Two LoRA experts are needed to compare their subspaces.")
         return
-    shell.restore("lib_pick", list(found), siblings(found)[:FIRST])
+    url_state.restore("lib_pick", list(found), siblings(found)[:FIRST])
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     keys = left.multiselect("LoRA experts", list(found), key="lib_pick", bind="query-params", max_selections=MOST)
     side = right.segmented_control(
@@ -117,7 +117,7 @@ def similarity(found: dict[str, SavedExpert]) -> None:
         return
     folders = [str(expert.folder) for expert in chosen]
     stamped = tuple(expert.folder.stat().st_mtime_ns for expert in chosen)
-    shell.card(
+    chart_card.card(
         figures.subspace_overlap,
         compared(tuple(keys), side, stamped, chosen),
         key="lib_similarity",
@@ -160,7 +160,7 @@ def import_expert() -> None:
 def notes(runs: list[Run]) -> None:
     """Star, tags, notes, archive and delete of one run."""
     st.subheader("Runs", anchor=False)
-    known = shell.table(runs)
+    known = run_table.table(runs)
     readable = {run.id: run for run, status in zip(runs, known["status"], strict=True) if status != "damaged"}
     if not readable:
         st.caption("There are no runs to write about yet.")
@@ -182,7 +182,7 @@ def notes(runs: list[Run]) -> None:
         alt="All runs with their notes",
         height="content" if len(table) <= 8 else 320,
     )
-    run = shell.pick_run("Run to write about", "lib_run", readable, next(iter(readable)))
+    run = run_picker.pick_run("Run to write about", "lib_run", readable, next(iter(readable)))
     known, locked = run.notes, jobs.read_only()
     with st.form(f"lib_notes_{run.id}"):
         left, right = st.columns([1, 3])
@@ -202,14 +202,14 @@ def notes(runs: list[Run]) -> None:
 
 
 def draw() -> None:
-    shell.heading("Library", "What the runs have left behind: experts to compare and take along, and your notes.")
-    shell.damaged_note()
+    layout.heading("Library", "What the runs have left behind: experts to compare and take along, and your notes.")
+    run_table.warn_of_damaged_runs()
     actions.said()
     runs = all_runs()[::-1]
     try:
-        found = library.experts([run for run in runs if shell.status(run) != "damaged"])
+        found = library.experts([run for run in runs if run_table.status(run) != "damaged"])
     except LabError as error:
-        return st.error(shell.plain(error))
+        return st.error(layout.plain(error))
     experts(found)
     import_expert()
     notes(runs)

@@ -7,7 +7,7 @@ import streamlit as st
 from lab import views
 from lab.core.errors import LabError
 from lab.jobs import jobs
-from lab.pages import shell, system
+from lab.pages import layout, navigation, system
 from lab.run_folder.run import all_runs, root
 
 
@@ -27,8 +27,10 @@ def running_job() -> None:
                 now = views.progress(run)
             except views.UNREADABLE:
                 continue
-            st.progress(min(max(now.share, 0.0), 1.0), text=f"{shell.plain(run.id)}  \n{shell.plain(now.text())}")
-            st.page_link(shell.page("jobs"), label="Watch this job", icon=":material/monitoring:", query_params={"job": run.id})
+            st.progress(min(max(now.share, 0.0), 1.0), text=f"{layout.plain(run.id)}  \n{layout.plain(now.text())}")
+            st.page_link(
+                navigation.page("jobs"), label="Watch this job", icon=":material/monitoring:", query_params={"job": run.id}
+            )
 
     chip()
 
@@ -39,19 +41,19 @@ def sidebar() -> None:
     if jobs.read_only():
         st.badge("read-only", icon=":material/lock:", color="orange", help="Runs can be looked at, not started or stopped.")
     count = len(all_runs())
-    where = shell.plain(system.place(root()))
+    where = layout.plain(system.place(root()))
     st.caption(f"Runs in **{where}**: {count}", help="Choose another folder with `lab app --runs DIR` or LAB_RUNS.")
     running_job()
 
 
 def main() -> None:
     st.set_page_config(page_title="Adapter routing lab", page_icon="🧭", layout="wide")
-    page = st.navigation(shell.pages())
+    page = st.navigation(navigation.pages())
     try:
         page.run()
     except (LabError, OSError) as error:
-        st.error(shell.plain(error), title="This cannot be shown")
-        st.page_link(shell.page("start"), label="Go to Start", icon=":material/home:")
+        st.error(layout.plain(error), title="This cannot be shown")
+        st.page_link(navigation.page("start"), label="Go to Start", icon=":material/home:")
     with st.sidebar:  # after the page, which people wait for: it looks at all runs
         sidebar()
 

@@ -12,7 +12,7 @@ import streamlit as st
 
 from lab import figures, views
 from lab.core.errors import LabError
-from lab.pages import models, shell
+from lab.pages import chart_card, code_snippets, layout, loaded_models, run_picker, url_state
 from lab.run_folder.prediction import Answer, kept
 from lab.run_folder.run import Run
 
@@ -51,7 +51,7 @@ class Side:
         made = ", ".join(f"{name}={value!r}" for name, value in self.change)
         given = {"task": self.task(asked.task), "pair": asked.pair}
         more = (f", Override({made})" if made else "") + "".join(f", {k}={v!r}" for k, v in given.items() if v is not None)
-        return f"load({shell.opened(self.run)}, {self.after}).answer({asked.text!r}{more})"
+        return f"load({code_snippets.open_expression(self.run)}, {self.after}).answer({asked.text!r}{more})"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Asked:
 
 def ask(side: Side, asked: Asked) -> Answer:
     """The live answer of one side."""
-    model, turn = models.loaded(side.run, side.after)
+    model, turn = loaded_models.loaded(side.run, side.after)
     from lab.analysis.inference import Override  # not before: it takes its time, and only the line above says so
 
     with turn:
@@ -99,7 +99,7 @@ def prompt(sides: list[Side], answers: dict[str, list[Answer]]) -> Asked:
 
     before = st.session_state.get("pg_text")
     same = [name for name, text in texts.items() if text == before]
-    shell.begin_with("pg_example", options, same[0] if same else TYPED if before else options[0])
+    url_state.set_default("pg_example", options, same[0] if same else TYPED if before else options[0])
     left, right = st.columns([3, 1])
     chosen = right.selectbox(
         "Example",
@@ -124,7 +124,7 @@ def prompt(sides: list[Side], answers: dict[str, list[Answer]]) -> Asked:
     task = None
     tasks = next((side.tasks() for side in sides if told(side.run)), [])
     if tasks:
-        shell.forget("pg_task", tasks)
+        url_state.drop_unavailable("pg_task", tasks)
         about = "Given to models that are told the task of every text."
         task = right.selectbox("Task that is told", tasks, key="pg_task", bind="query-params", help=about)
     first, bar, second = text.partition(BAR)
@@ -144,7 +144,7 @@ def told(run: Run) -> bool:
 def beside(run: Run, after: int, found: dict[str, Run]) -> Side | None:
     """The other side, if one is wanted."""
     kinds = [NOTHING, CHANGED, *([MOMENT] if len(run.kept()) > 1 else []), *([RUN] if len(found) > 1 else [])]
-    shell.forget("pg_beside", kinds)
+    url_state.drop_unavailable("pg_beside", kinds)
     kind = st.segmented_control(
         "Put beside it",
         kinds,
@@ -158,7 +158,7 @@ def beside(run: Run, after: int, found: dict[str, Run]) -> Side | None:
         return Side(CHANGED, run, after, changes(run, after))
     if kind == MOMENT:
         first = next(k for k in run.kept() if k != after)
-        shell.begin_with("pg_moment", [str(k + 1) for k in run.kept()], str(first + 1))
+        url_state.set_default("pg_moment", [str(k + 1) for k in run.kept()], str(first + 1))
         chosen = st.select_slider("After task", [str(k + 1) for k in run.kept()], key="pg_moment", bind="query-params")
         return Side(f"after task {chosen}", run, int(chosen) - 1)
     if kind == RUN:
@@ -166,7 +166,7 @@ def beside(run: Run, after: int, found: dict[str, Run]) -> Side | None:
         if not others:
             st.info("No other run here has kept its weights.")
             return None
-        other = shell.pick_run("Other run", "pg_other", others, next(iter(others)))
+        other = run_picker.pick_run("Other run", "pg_other", others, next(iter(others)))
         return Side(other.id, other, min(after, other.kept()[-1]))
     return None
 
@@ -177,8 +177,8 @@ def changes(run: Run, after: int) -> tuple[tuple[str, Any], ...]:
     experts = routing.experts if routing else run.tasks[: after + 1]
     heads = run.config.get("router", {}).get("heads", 1)
     numbers = [str(h + 1) for h in range(heads)]
-    shell.forget("pg_expert", experts)
-    shell.forget("pg_off", numbers)
+    url_state.drop_unavailable("pg_expert", experts)
+    url_state.drop_unavailable("pg_off", numbers)
     first, second, third = st.columns([2, 2, 1], gap="medium")
     found: dict[str, Any] = {}
     with first:
@@ -195,7 +195,7 @@ def changes(run: Run, after: int) -> tuple[tuple[str, Any], ...]:
             found |= {"temperature": warm} if warm != 1 else {}
             if len(experts) > 1:
                 most = [ALL, *(str(k) for k in range(1, len(experts)))]
-                shell.forget("pg_top", most)
+                url_state.drop_unavailable("pg_top", most)
                 top = st.select_slider("Keep the largest", most, ALL, key="pg_top", bind="query-params")
                 found |= {"top": int(top)} if top != ALL else {}
         off = st.multiselect(
@@ -224,15 +224,15 @@ def reset() -> None:
 def sentence(answers: dict[str, Answer]) -> str:
     """What came out, in words."""
     said = [(answer.prediction, float(answer.probabilities.max())) for answer in answers.values()]
-    first = f"**{shell.plain(said[0][0])}**" + ("" if said[0][1] != said[0][1] else f" with probability {said[0][1]:.2f}")
+    first = f"**{layout.plain(said[0][0])}**" + ("" if said[0][1] != said[0][1] else f" with probability {said[0][1]:.2f}")
     label = next(iter(answers.values())).label
     if label is not None:
-        first += f"; the true class is **{shell.plain(label)}**"
+        first += f"; the true class is **{layout.plain(label)}**"
     if len(said) == 1:
         return first
-    name, second = shell.plain([*answers][1]), said[1]
+    name, second = layout.plain([*answers][1]), said[1]
     verb = "the answer stays" if second[0] == said[0][0] else "the answer becomes"
-    return f"{first}. With {name}, {verb} **{shell.plain(second[0])}** with probability {second[1]:.2f}"
+    return f"{first}. With {name}, {verb} **{layout.plain(second[0])}** with probability {second[1]:.2f}"
 
 
 def show(answers: dict[str, Answer], code: str) -> None:
@@ -267,7 +267,7 @@ def classes(answers: dict[str, Answer], code: str) -> None:
         st.caption("Of a recorded answer only the predicted class is kept: change the text, and the model is asked for all.")
         return
     said = "; ".join(f"{name}: {answer.prediction}" for name, answer in answers.items())
-    shell.card(
+    chart_card.card(
         figures.answer_probabilities,
         answers,
         key="pg_classes",
@@ -283,7 +283,7 @@ def which_head(heads: int) -> int | None:
     if heads == 1:
         return None
     options = ["mean", *(str(h + 1) for h in range(heads))]
-    shell.forget("pg_head", options)
+    url_state.drop_unavailable("pg_head", options)
     chosen = st.segmented_control("Routing head", options, default="mean", key="pg_head", bind="query-params", required=True)
     return None if chosen in (None, "mean") else int(chosen) - 1
 
@@ -291,11 +291,11 @@ def which_head(heads: int) -> int | None:
 def difference(first: tuple[str, Answer], second: tuple[str, Answer], code: str) -> None:
     """Weights of the second answer minus those of the first, where they can be compared."""
     (name, original), (other_name, other) = first, second
-    st.markdown(f"**Difference: {shell.plain(other_name)} minus {shell.plain(name)}**")
+    st.markdown(f"**Difference: {layout.plain(other_name)} minus {layout.plain(name)}**")
     if (list(original.layers), list(original.experts)) != (list(other.layers), list(other.experts)):
         st.caption("These two have different experts, so there is no cell-by-cell difference.")
         return
-    shell.card(
+    chart_card.card(
         figures.answer_change,
         other,
         original,
@@ -311,9 +311,9 @@ def by_layer(answer: Answer, name: str, head: int | None, place: int, most: floa
     """Weights of one answer in all layers, on the range that it shares with the answer beside it."""
     head = None if head is None or head >= answer.weights.shape[1] else head
     shares = answer.by_expert().sort_values(ascending=False)
-    top = ", ".join(f"{shell.plain(expert)} {share:.0%}" for expert, share in shares.head(3).items())
-    st.markdown(f"**{shell.plain(name)}**  \n{top}")
-    shell.card(
+    top = ", ".join(f"{layout.plain(expert)} {share:.0%}" for expert, share in shares.head(3).items())
+    st.markdown(f"**{layout.plain(name)}**  \n{top}")
+    chart_card.card(
         figures.answer_by_layer,
         answer,
         head,
@@ -334,8 +334,8 @@ def by_token(routed: dict[str, Answer], code: str) -> None:
     st.subheader("Token by token", anchor=False)
     for place, (column, (name, answer)) in enumerate(zip(st.columns(2, gap="large"), found.items(), strict=False)):
         with column:
-            st.markdown(f"**{shell.plain(name)}**")
-            shell.card(
+            st.markdown(f"**{layout.plain(name)}**")
+            chart_card.card(
                 figures.answer_by_token,
                 answer,
                 key=f"pg_tokens_{place}",
@@ -348,16 +348,16 @@ def by_token(routed: dict[str, Answer], code: str) -> None:
 
 def decision(name: str, answer: Answer, code: str) -> None:
     """One layer's decision step by step."""
-    st.markdown(f"**One decision, step by step: {shell.plain(name)}**")
+    st.markdown(f"**One decision, step by step: {layout.plain(name)}**")
     layers = views.layer_names(answer.layers)
-    shell.forget("pg_layer", layers)
+    url_state.drop_unavailable("pg_layer", layers)
     left, right = st.columns(2)
     layer = layers.index(left.selectbox("Layer", layers, key="pg_layer", bind="query-params"))
     heads = [str(h + 1) for h in range(answer.weights.shape[1])]
-    shell.forget("pg_step_head", heads)
+    url_state.drop_unavailable("pg_step_head", heads)
     head = 0 if len(heads) == 1 else heads.index(right.selectbox("Head", heads, key="pg_step_head", bind="query-params"))
     table = answer.decision(layer, head)
-    shell.card(
+    chart_card.card(
         figures.answer_decision,
         answer,
         layer,
@@ -375,19 +375,19 @@ def decision(name: str, answer: Answer, code: str) -> None:
 
 
 def draw() -> None:
-    shell.heading("Playground", "Type a text, see who answers it, and interfere with the routing.")
-    streams = shell.choices(lambda run: run.protocol.continual)
+    layout.heading("Playground", "Type a text, see who answers it, and interfere with the routing.")
+    streams = run_picker.choices(lambda run: run.protocol.continual)
     found = {key: run for key, run in streams.items() if run.kept() or run.recorded()}
     if not found:
-        return shell.nothing_yet("No run here has learned a task yet.")
+        return run_picker.no_runs("No run here has learned a task yet.")
     routed = [key for key, run in found.items() if (run.info.get("routing") or {}).get("own_expert_share") is not None]
     live = sorted((key for key in routed or found if found[key].kept()), key=lambda key: told(found[key]))
     left, right = st.columns(2, gap="large")
     with left:
-        run = shell.pick_run("Run", "pg_run", found, (live or routed or list(found))[0])
+        run = run_picker.pick_run("Run", "pg_run", found, (live or routed or list(found))[0])
     with right:
-        after = shell.moment(run, run.kept() or run.recorded(), "pg_after", "The model as it was at this moment.")
-    with shell.section():
+        after = run_picker.pick_moment(run, run.kept() or run.recorded(), "pg_after", "The model as it was at this moment.")
+    with layout.section():
         answers = presets(run, after)
         question = st.container()  # above the choice of the other side, which decides whether a task is asked for
         other = beside(run, after, found) if run.kept() else None
@@ -410,20 +410,20 @@ def respond(sides: list[Side], asked: Asked, answers: dict[str, list[Answer]]) -
     if known is not None and len(sides) == 1:
         st.badge("recorded", icon=":material/history:", color="gray", help="From the run folder; no model is loaded for this.")
         task = next(t for t, found in enumerate(answers.values()) if known in found)
-        place = f"kept({shell.opened(run)}, {sides[0].after}, {task})[{[*answers.values()][task].index(known)}]"
+        place = f"kept({code_snippets.open_expression(run)}, {sides[0].after}, {task})[{[*answers.values()][task].index(known)}]"
         return show(
             {ORIGINAL: known}, f"import lab\nfrom lab.run_folder.prediction import kept\n\nanswers = {{{ORIGINAL!r}: {place}}}"
         )
     if not run.kept():
         return st.info(
             "This run is here without its weights, so only its recorded examples can be shown: take one above. For texts of your "
-            f"own, choose a run that was trained here, or train one: `lab run l2r{shell.where()}`",
+            f"own, choose a run that was trained here, or train one: `lab run l2r{code_snippets.runs_option()}`",
             icon=":material/inventory_2:",
         )
     try:
         said = {side.name: ask(side, asked) for side in sides}
     except (LabError, OSError, RuntimeError) as error:
-        st.error(shell.plain(str(error).split("\n")[0]), title="The model cannot be asked")
+        st.error(layout.plain(str(error).split("\n")[0]), title="The model cannot be asked")
         return None
     listed = "".join(f"    {side.name!r}: {side.python(asked)},\n" for side in sides)
     code = f"import lab\nfrom lab.analysis.inference import Override, load\n\nanswers = {{\n{listed}}}"

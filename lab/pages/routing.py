@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from lab import figures, views
-from lab.pages import pictures, shell
+from lab.pages import chart_card, code_snippets, layout, navigation, routing_pictures, run_picker, url_state
 from lab.run_folder.prediction import Answer, kept
 from lab.run_folder.run import Run
 
@@ -34,7 +34,7 @@ class Focus:
 
 def nothing_routed(run: Run) -> None:
     """Why a run has no routing to look into, and where its scores are."""
-    recipe = shell.plain(run.config["recipe"])
+    recipe = layout.plain(run.config["recipe"])
     if run.recorded():
         st.info(
             f"This run of {recipe} has one expert for all tasks: it always gets the whole weight, so there is no routing to look "
@@ -45,8 +45,8 @@ def nothing_routed(run: Run) -> None:
             f"No routing is recorded for this run of {recipe}. Either the method has nothing to choose (one expert for all "
             "tasks), or no task was learned yet. Runs with a router record it by themselves after every task."
         )
-    where = {"runs": shell.link_name(run)}
-    st.page_link(shell.page("compare"), label="See its scores", icon=":material/compare_arrows:", query_params=where)
+    where = {"runs": run_picker.link_name(run)}
+    st.page_link(navigation.page("compare"), label="See its scores", icon=":material/compare_arrows:", query_params=where)
 
 
 # -- the focus -------------------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def nothing_routed(run: Run) -> None:
 
 def box(place: Any, label: str, key: str, options: list[str]) -> str:
     """A select box of the focus; a choice that this run does not have falls back to the first."""
-    shell.forget(key, options)
+    url_state.drop_unavailable(key, options)
     return place.selectbox(label, options, key=key, bind="query-params")
 
 
@@ -91,8 +91,8 @@ def focus(run: Run, after: int) -> Focus:
         help=f"Back to the {'own expert of the task' if first == OWN else 'expert with the largest share'}, where its weight is "
         "largest.",
     )
-    path = [f"task **{shell.plain(tasks[task])}**", f"expert **{shell.plain(experts[expert])}**"]
-    path += [f"layer **{shell.plain(layers[layer])}**"] + ([f"head **{head + 1}**"] if table.shape[1] > 1 else [])
+    path = [f"task **{layout.plain(tasks[task])}**", f"expert **{layout.plain(experts[expert])}**"]
+    path += [f"layer **{layout.plain(layers[layer])}**"] + ([f"head **{head + 1}**"] if table.shape[1] > 1 else [])
     st.markdown(f"Looking at {' › '.join(path)}")
     return Focus(task, expert, layer, head)
 
@@ -127,7 +127,7 @@ def overview(run: Run, after: int) -> None:
     strongest = "; ".join(f"{task}: {row.idxmax()} {row.max():.0%}" for task, row in shares.iterrows())
     left, right = st.columns([3, 2], gap="large")
     with left:
-        shell.card(
+        chart_card.card(
             figures.routing_by_task,
             run,
             after,
@@ -144,19 +144,21 @@ def overview(run: Run, after: int) -> None:
             found = views.routing_entropy(run, after)
             alt = "Entropy of the routing of each task: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items())
             read = "How undecided the routing of each task is. 0: one expert takes all. 1: all have the same weight."
-            shell.card(figures.routing_entropy, run, after, key="rt_entropy", alt=alt, table=views.routing_entropy, read=read)
+            chart_card.card(
+                figures.routing_entropy, run, after, key="rt_entropy", alt=alt, table=views.routing_entropy, read=read
+            )
         else:
             found = views.routing_load(run, after)["load"]
             alt = "Mean share of each expert: " + ", ".join(f"{name} {value:.0%}" for name, value in found.items())
             read = "Dotted: equal shares. An expert far below it is hardly used."
-            shell.card(figures.routing_load, run, after, key="rt_load", alt=alt, table=views.routing_load, read=read)
+            chart_card.card(figures.routing_load, run, after, key="rt_load", alt=alt, table=views.routing_load, read=read)
 
 
 def warnings(run: Run, after: int) -> None:
     """What is wrong with the routing as a whole at this moment."""
     for alert in views.alerts(run, after):
         if alert.kind in ("collapse", "dead", "damaged"):
-            st.warning(shell.plain(alert.text), icon=":material/warning:")
+            st.warning(layout.plain(alert.text), icon=":material/warning:")
     if views.routing_entropy(run, after).min() > 0.999 and len(run.routing(after).experts) > 1:
         st.info("All experts have the same weight everywhere: nothing is chosen. This is what is left without routing.")
 
@@ -169,7 +171,7 @@ def inside(run: Run, after: int, at: Focus) -> None:
     routing = run.routing(after)
     task, expert = routing.tasks[at.task], routing.experts[at.expert]
     share = routing.share(at.task)[at.expert]
-    st.markdown(f"Expert **{shell.plain(expert)}** on task **{shell.plain(task)}**: {share:.1%} of the weight")
+    st.markdown(f"Expert **{layout.plain(expert)}** on task **{layout.plain(task)}**: {share:.1%} of the weight")
     layers = views.layer_names(routing.layers)
 
     def look_at_expert(layer: int, number: int) -> None:
@@ -180,8 +182,8 @@ def inside(run: Run, after: int, at: Focus) -> None:
 
     left, right = st.columns(2, gap="large")
     with left:
-        st.markdown(f"**All experts on {shell.plain(task)}**")
-        shell.card(
+        st.markdown(f"**All experts on {layout.plain(task)}**")
+        chart_card.card(
             figures.routing_profile,
             run,
             after,
@@ -218,7 +220,7 @@ def inside(run: Run, after: int, at: Focus) -> None:
             "entropy": "0: one expert takes all. 1: all experts have the same weight.",
             "change": "Jensen-Shannon distance between the weights when the task was learned and now. 0: as then.",
         }[measure]
-        shell.card(
+        chart_card.card(
             figures.routing_by_layer,
             run,
             after,
@@ -247,10 +249,10 @@ def decisions(run: Run, after: int, at: Focus) -> None:
         return
     weights = [float(answer.weights[at.layer, at.head, at.expert]) for answer in answers]
     order = sorted(range(len(answers)), key=lambda i: -weights[i])
-    where = f"{shell.plain(layer)}" + (f", head {at.head + 1}" if routing.mean(at.task).shape[1] > 1 else "")
+    where = f"{layout.plain(layer)}" + (f", head {at.head + 1}" if routing.mean(at.task).shape[1] > 1 else "")
     st.markdown(
-        f"The {len(answers)} recorded examples of **{shell.plain(routing.tasks[at.task])}**, from most to least routed to "
-        f"**{shell.plain(expert)}** at **{where}**"
+        f"The {len(answers)} recorded examples of **{layout.plain(routing.tasks[at.task])}**, from most to least routed to "
+        f"**{layout.plain(expert)}** at **{where}**"
     )
     examples_table(answers, weights, order)
     chosen = box(st, "Example", "rt_example", [LARGEST, *(str(i + 1) for i in range(len(answers)))])
@@ -297,7 +299,7 @@ def step_by_step(run: Run, after: int, at: Focus, number: int, answer: Answer, w
     steps = answer.decision(at.layer, at.head)
     python = (
         f"import lab\nfrom lab.run_folder.prediction import kept\n\n"
-        f"answer = kept({shell.opened(run)}, {after}, {at.task})[{number}]\n"
+        f"answer = kept({code_snippets.open_expression(run)}, {after}, {at.task})[{number}]\n"
         f"lab.figures.%s\nanswer.%s"
     )
     left, right = st.columns([2, 3], gap="large")
@@ -305,15 +307,15 @@ def step_by_step(run: Run, after: int, at: Focus, number: int, answer: Answer, w
         st.text(answer.text)
         if answer.label is not None:
             mark = ":material/check:" if answer.prediction == answer.label else ":material/close:"
-            st.markdown(f"{mark} predicted **{shell.plain(answer.prediction)}**, true **{shell.plain(answer.label)}**")
-        values = " → ".join(f"{shell.plain(name)} {value:.3f}" for name, value in steps.loc[expert].items())
-        st.markdown(f"Expert **{shell.plain(expert)}** at {where}: {values}")
+            st.markdown(f"{mark} predicted **{layout.plain(answer.prediction)}**, true **{layout.plain(answer.label)}**")
+        values = " → ".join(f"{layout.plain(name)} {value:.3f}" for name, value in steps.loc[expert].items())
+        st.markdown(f"Expert **{layout.plain(expert)}** at {where}: {values}")
         routing = run.routing(after)
         for place, name in enumerate(steps.columns, 1):
-            st.caption(f"{place}. **{shell.plain(name)}**: {shell.plain(routing.about_step(name))}")
+            st.caption(f"{place}. **{layout.plain(name)}**: {layout.plain(routing.about_step(name))}")
     with right:
         call = f"{at.layer}, {at.head}"
-        shell.card(
+        chart_card.card(
             figures.answer_decision,
             answer,
             at.layer,
@@ -327,7 +329,7 @@ def step_by_step(run: Run, after: int, at: Focus, number: int, answer: Answer, w
     head = at.head if answer.weights.shape[1] > 1 else None
     st.markdown("**This example in every layer**" + (f", routing head {head + 1}" if head is not None else ""))
     most = views.largest_weight(run)
-    shell.card(
+    chart_card.card(
         figures.answer_by_layer,
         answer,
         head,
@@ -349,7 +351,7 @@ def drift(run: Run, after: int) -> None:
     whose = "own expert" if run.routing(after).owned else "expert with the largest share"
     now = [views.own_expert(run, after, task) for task in range(len(found))]
     text = "; ".join(f"{task} {row.iloc[expert]:+.0%}" for expert, (task, row) in zip(now, found.iterrows(), strict=True))
-    shell.card(
+    chart_card.card(
         figures.routing_drift,
         run,
         after,
@@ -362,31 +364,31 @@ def drift(run: Run, after: int) -> None:
 
 
 def draw() -> None:
-    shell.heading("Routing", "Which expert answers: by task, by layer and routing head, and in one decision step by step.")
-    found = shell.choices()
+    layout.heading("Routing", "Which expert answers: by task, by layer and routing head, and in one decision step by step.")
+    found = run_picker.choices()
     if not found:
-        return shell.nothing_yet("There are no runs to look into yet.")
+        return run_picker.no_runs("There are no runs to look into yet.")
     routed = [key for key, run in found.items() if (run.info.get("routing") or {}).get("own_expert_share") is not None]
     left, right = st.columns(2, gap="large")
     with left:
-        run = shell.pick_run("Run", "rt_run", found, (routed or list(found))[0])
+        run = run_picker.pick_run("Run", "rt_run", found, (routed or list(found))[0])
     if not run.recorded() or (len(run.recorded()) > 1 and len(run.routing().experts) == 1):
         return nothing_routed(run)
     with right:
         about = "Weights on the test examples of all tasks seen, as they were then."
-        after = shell.moment(run, run.recorded(), "rt_after", about)
+        after = run_picker.pick_moment(run, run.recorded(), "rt_after", about)
     warnings(run, after)
     at = focus(run, after)
     overview(run, after)
-    with shell.section():
+    with layout.section():
         inside(run, after, at)
-    with shell.section():
+    with layout.section():
         decisions(run, after, at)
     if after > 0:
-        with shell.section():
+        with layout.section():
             drift(run, after)
-    with shell.section():
-        pictures.draw(run, after)
+    with layout.section():
+        routing_pictures.draw(run, after)
 
 
 draw()

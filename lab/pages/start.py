@@ -9,12 +9,13 @@ from streamlit.delta_generator import DeltaGenerator
 
 import lab
 from lab import figures, views
-from lab.pages import shell
+from lab.pages import chart_card, layout, navigation, recorded_examples, run_picker, run_table
+from lab.pages.train_form.presets import SMALL
 from lab.run_folder.run import Run
 
 NOTEBOOK = Path(lab.__file__).parents[1] / "notebooks" / "00_forgetting_in_five_minutes.ipynb"  # of a checkout
 LINKS = {
-    "train": [("recipe", "l2r"), *(("o", f"{name}={value}") for name, value in shell.SMALL.items())],
+    "train": [("recipe", "l2r"), *(("o", f"{name}={value}") for name, value in SMALL.items())],
     "jobs": [("replay", "true")],
 }
 TITLES = {
@@ -57,8 +58,8 @@ def metrics(sequential: Run, routed: Run, after: int) -> None:
             change = here[name] - there[name]
             better = change < 0 if name == "forgetting" else change > 0
             note = f":{'green' if better else 'red' if change else 'gray'}[{change:+.3f}] against sequential"
-        numeral(column, name, measure.title, shell.number(here[name]), note, measure.about)
-    own = shell.number(own_share(routed, after))
+        numeral(column, name, measure.title, layout.number(here[name]), note, measure.about)
+    own = layout.number(own_share(routed, after))
     about = "1 would be a perfect router; one over the number of tasks is chance."
     numeral(columns[2], "own_share", "Own-expert share", own, "of the weight goes to the task's own adapter", about)
 
@@ -89,9 +90,9 @@ def side_by_side(runs: tuple[Run, Run], after: int) -> None:
         with column:
             st.subheader(TITLES[recipe], anchor=False)
             alt = f"Score matrix of {recipe} after task {after + 1}: average accuracy {accuracy:.3f}"
-            shell.card(figures.accuracy_matrix, run, after, key=f"matrix_{recipe}", alt=alt, table=views.accuracy_matrix)
+            chart_card.card(figures.accuracy_matrix, run, after, key=f"matrix_{recipe}", alt=alt, table=views.accuracy_matrix)
             alt = f"Score of each task over the stream for {recipe}, up to task {after + 1}"
-            shell.card(figures.forgetting_curves, run, after, key=f"curves_{recipe}", alt=alt, table=views.forgetting_curves)
+            chart_card.card(figures.forgetting_curves, run, after, key=f"curves_{recipe}", alt=alt, table=views.forgetting_curves)
 
 
 def doors() -> None:
@@ -107,7 +108,7 @@ def doors() -> None:
     for row in (ways[:3], ways[3:]):
         for column, (name, title, about) in zip(st.columns(3), row, strict=True):
             with column.container(border=True, height="stretch"):
-                st.page_link(shell.page(name), label=f"**{title}**", query_params=LINKS.get(name))
+                st.page_link(navigation.page(name), label=f"**{title}**", query_params=LINKS.get(name))
                 st.caption(about)
     if NOTEBOOK.is_file():  # not st.code: its highlighter is 1.5 MB of script, which this page would wait for
         command = f"jupyter lab {shlex.quote(str(NOTEBOOK))}"
@@ -115,24 +116,24 @@ def doors() -> None:
 
 
 def draw() -> None:
-    shell.heading(
+    layout.heading(
         "What does a model forget?",
         "A language model learns one task after another. With one adapter for all of them it forgets; "
         "with one adapter per task, something has to choose among them.",
     )
-    pair = story(shell.examples())
+    pair = story(recorded_examples.examples())
     if pair is None:
-        shell.damaged_examples()
+        run_table.warn_of_damaged_examples()
         st.info("No pair of recorded examples can be shown here. Train your own run to see its story.")
         return doors()
     sequential, routed = pair
     st.badge("recorded example", icon=":material/movie:", color="violet", help="Trained before and shipped with the lab.")
     learned = min(len(sequential.matrix), len(routed.matrix))
-    after = shell.after_slider(routed.tasks, "after", learned)
+    after = run_picker.pick_task(routed.tasks, "after", learned)
     metrics(sequential, routed, after)
     st.markdown(f"#### {conclusion(sequential, routed, after)}")
     side_by_side(pair, after)
-    shell.how_to_read(
+    layout.how_to_read(
         "Each row of a matrix is a moment: the scores on all tasks learned so far. Look down a column to see what happens to a "
         "task while others are learned. Blank cells are tasks not learned yet."
     )

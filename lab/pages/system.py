@@ -17,7 +17,7 @@ PATIENCE = 120  # seconds for the process that loads torch
 LEAST_FREE = 1e9  # bytes
 PROBE = """
 import json, torch, transformers, peft
-from lab.pretrained import locate
+from lab.models.pretrained import locate
 cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 print(json.dumps({"torch": torch.__version__, "cuda": cuda, "minilm": str(locate("minilm").path is not None)}))
 """

@@ -17,16 +17,13 @@ from lab.core.errors import LabError, bad_yaml, unknown
 from lab.data import loading
 from lab.data.task_checks import check
 from lab.jobs import jobs
-from lab.pages import draft, form, shell, widgets
-from lab.pages.forecast import before_start, concerns_data, tasks_of
+from lab.pages import code_snippets, layout, navigation, url_state
+from lab.pages.train_form import draft, options, widgets
+from lab.pages.train_form.before_start import before_start, concerns_data, tasks_of
+from lab.pages.train_form.presets import PRESETS
 
 HIDDEN = ("recipe", "about", "scenarios", "stream.sources", "methods.reflection.pseudo")  # a page takes no paths of files
 TWICE = 5.0  # seconds in which the same start is a double click
-PRESETS = {
-    "First look": ("l2r", shell.SMALL, "Few examples: routed adapters on the whole stream while you watch."),
-    "See it forget": ("sequential", shell.SMALL, "The same small stream with one adapter for all tasks, to compare with."),
-    "In full": ("l2r", {}, "All examples of the stream, the settings behind the recorded example."),
-}
 
 
 def checked(recipe: str, changes: list[str]) -> tuple[RunConfig | None, str]:
@@ -44,7 +41,7 @@ def checked(recipe: str, changes: list[str]) -> tuple[RunConfig | None, str]:
 
 def as_recipe(recipe: str, changes: list[str]) -> dict[str, Any]:
     """A recipe file of the same run. A file that names its stream says all about it, so what fits the stream is written out."""
-    own = form.nested(changes)
+    own = options.nested(changes)
     fit = fitted({}, own.get("stream", {}).get("name"))
     fit = {name: part for name, part in fit.items() if "name" in part or "name" not in own.get(name, {})}  # as of the old plug-in
     return {"recipe" if recipe == CUSTOM else "base": recipe} | merged(fit, own)
@@ -56,8 +53,10 @@ def equivalents(recipe: str, changes: list[str]) -> None:
     command, recipe_file, python = st.tabs(["Command line", "YAML", "Python"])
     words = ["lab", "run", recipe, *(word for change in changes for word in ("-o", change))]
     command.code(shlex.join(words), language="bash", wrap_lines=True)
-    if shell.where() and not jobs.read_only():
-        command.caption(shell.plain(f"To see the run on this page too, add{shell.where()}: its runs do not stand in ./runs."))
+    if code_snippets.runs_option() and not jobs.read_only():
+        command.caption(
+            layout.plain(f"To see the run on this page too, add{code_snippets.runs_option()}: its runs do not stand in ./runs.")
+        )
     content = yaml.safe_dump(as_recipe(recipe, changes), sort_keys=False, allow_unicode=True)
     recipe_file.code(content, language="yaml")
     with recipe_file.container(horizontal=True, vertical_alignment="center"):
@@ -83,10 +82,10 @@ def begin(made: RunConfig, how: str) -> None:
     plain = made.to_dict()
     before = st.session_state.get("started")
     if before and before["config"] == plain and time.monotonic() - before["at"] < TWICE:
-        st.switch_page(shell.page("jobs"), query_params={"job": before["run"]})
+        st.switch_page(navigation.page("jobs"), query_params={"job": before["run"]})
     run = jobs.start(plain) if how == "start" else jobs.enqueue(plain)
     st.session_state["started"] = {"config": plain, "at": time.monotonic(), "run": run.id}
-    st.switch_page(shell.page("jobs"), query_params={"job": run.id})
+    st.switch_page(navigation.page("jobs"), query_params={"job": run.id})
 
 
 def launch(made: RunConfig | None, reason: str) -> None:
@@ -95,13 +94,13 @@ def launch(made: RunConfig | None, reason: str) -> None:
         st.info("This lab is read-only: copy the command and run it on a machine of your own.", icon=":material/lock:")
         return
     if reason:
-        st.error(shell.plain(reason), title="This cannot run yet")
+        st.error(layout.plain(reason), title="This cannot run yet")
     busy, ahead = jobs.active(), jobs.waiting()
     if busy:
         queued = f", {len(ahead)} more wait" if ahead else ""
-        st.info(f"{shell.plain(busy[0].id)} is {busy[0].status}{queued}. One run trains at a time; others wait in the queue.")
+        st.info(f"{layout.plain(busy[0].id)} is {busy[0].status}{queued}. One run trains at a time; others wait in the queue.")
         st.page_link(
-            shell.page("jobs"), label="Go to the running job", icon=":material/monitoring:", query_params={"job": busy[0].id}
+            navigation.page("jobs"), label="Go to the running job", icon=":material/monitoring:", query_params={"job": busy[0].id}
         )
     if made and not busy:
         st.success("The settings fit together.", icon=":material/check_circle:")
@@ -123,28 +122,28 @@ def launch(made: RunConfig | None, reason: str) -> None:
         try:
             begin(made, chosen)
         except LabError as error:
-            st.error(shell.plain(error))
+            st.error(layout.plain(error))
 
 
 def use_preset(name: str) -> None:
     """Fill the form with a preset (before the form is drawn)."""
-    recipe, values, _ = PRESETS[name]
-    st.session_state["recipe"] = recipe
-    draft.fill_anew(recipe, values)
+    preset = PRESETS[name]
+    st.session_state["recipe"] = preset.recipe
+    draft.fill_anew(preset.recipe, preset.values)
 
 
 def presets(names: list[str]) -> None:
     """Three runs to begin with, as cards."""
-    for column, (name, (recipe, _, about)) in zip(st.columns(len(PRESETS)), PRESETS.items(), strict=True):
+    for column, (name, preset) in zip(st.columns(len(PRESETS)), PRESETS.items(), strict=True):
         with column.container(border=True, height="stretch"):
-            st.markdown(f"**{name}** · {recipe}")
-            st.caption(about)
+            st.markdown(f"**{name}** · {preset.recipe}")
+            st.caption(preset.about)
             st.button(
                 "Use these settings",
                 key=f"preset_{name}",
                 on_click=use_preset,
                 args=[name],
-                disabled=recipe not in names,
+                disabled=preset.recipe not in names,
                 type="tertiary",
                 icon=":material/tune:",
             )
@@ -172,7 +171,7 @@ def open_file(recipe_names: list[str]) -> None:
 
 
 def draw() -> None:
-    shell.heading(
+    layout.heading(
         "Train", "A recipe is a published system as a list of choices. Change what you want to know about; the rest stays."
     )
     found = {recipe["name"]: recipe["about"] for recipe in recipes()}
@@ -181,26 +180,26 @@ def draw() -> None:
     presets(names)
     asked = st.query_params.get("recipe")
     unread = [] if asked is None or asked in names else [str(unknown("recipe", asked, names))]
-    shell.begin_with("recipe", names, "l2r")
+    url_state.set_default("recipe", names, "l2r")
     recipe = st.selectbox("Recipe", names, index=None, key="recipe", bind="query-params") or names[0]
-    st.caption(shell.plain(found[recipe]))
+    st.caption(layout.plain(found[recipe]))
     draft.take_over(recipe, unread)
     said = st.container()
     left, right = st.columns([3, 2], gap="large")
     base = widgets.options(recipe, widgets.structure(recipe))
     offered = widgets.choices(recipe, base.stream.name)
-    recipes_own = {one.path: one.default for one in form.entries(widgets.options(recipe, []), offered, HIDDEN)}
+    recipes_own = {one.path: one.default for one in options.entries(widgets.options(recipe, []), offered, HIDDEN)}
     entries = [
         replace(one, default=recipes_own[one.path]) if one.path in widgets.STRUCTURE else one
-        for one in form.entries(base, offered, HIDDEN)
+        for one in options.entries(base, offered, HIDDEN)
     ]
     with left:
         values = widgets.fill(recipe, entries)
         files(names)
-    changes = widgets.added(recipe) + form.overrides(entries, values)
+    changes = widgets.added(recipe) + options.overrides(entries, values)
     draft.put_into_link(changes)
     for text in draft.left_out(recipe, entries, changes):
-        said.warning(f"Not taken over: {shell.plain(text)}", icon=":material/link_off:")
+        said.warning(f"Not taken over: {layout.plain(text)}", icon=":material/link_off:")
     made, reason = checked(recipe, changes)
     with right:
         launch(made, reason)
@@ -222,7 +221,7 @@ def files(names: list[str]) -> None:
             help="A file as the YAML tab offers it, or the config.yaml of a run.",
         )
         if error := st.session_state.pop("train_file_error", None):
-            st.error(shell.plain(error), title="This file cannot be used")
+            st.error(layout.plain(error), title="This file cannot be used")
 
 
 draw()

@@ -6,7 +6,8 @@ import pytest
 import yaml
 from pydantic import BaseModel, Field
 
-from lab.pages import form, server
+from lab.pages import server
+from lab.pages.train_form import options
 
 
 class Inner(BaseModel):
@@ -27,7 +28,7 @@ class Outer(BaseModel):
 
 @pytest.fixture
 def found():
-    listed = form.entries(Outer(), {"inner.name": ["gates", "uniform"], "tasks": ["a", "b"]}, ["about"])
+    listed = options.entries(Outer(), {"inner.name": ["gates", "uniform"], "tasks": ["a", "b"]}, ["about"])
     return {one.path: one for one in listed}
 
 
@@ -59,11 +60,11 @@ def test_entries_follow_the_model(found):
 
 def test_only_changes_become_overrides(found):
     values = {one.path: one.default for one in found.values()}
-    assert form.overrides(list(found.values()), values) == []
+    assert options.overrides(list(found.values()), values) == []
     values |= {"kind": "merge", "pool": 10, "limit": 5, "tasks": ["b", "a"], "inner.lr": 1e-5, "inner.fast": True}
-    changes = form.overrides(list(found.values()), values)
+    changes = options.overrides(list(found.values()), values)
     assert changes == ["kind=merge", "pool=10", "limit=5", "tasks=[b, a]", "inner.lr=1e-05", "inner.fast=true"]
-    assert form.nested(changes) == {
+    assert options.nested(changes) == {
         "kind": "merge",
         "pool": 10,
         "limit": 5,
@@ -77,7 +78,7 @@ TEXTS = ["true", "5", "null", "a: b", "x", "", "ä, [", "[8", "a: b: c"]
 
 @pytest.mark.parametrize("value", [*TEXTS, None, [], ["a b", "c"], 0.1, 3, False])
 def test_written_values_are_read_back(value):
-    assert yaml.safe_load(form.written(value)) == value
+    assert yaml.safe_load(options.written(value)) == value
 
 
 def test_settings_of_the_server_are_the_same_in_the_checkout_and_in_the_package():

@@ -9,7 +9,7 @@ from lab import figures, views
 from lab.comparison import replicates, tables
 from lab.figures import methods, report
 from lab.metrics.intervals import interval
-from lab.pages import shell
+from lab.pages import chart_card, code_snippets, layout, url_state
 from lab.run_folder.run import Run
 from lab.views import Group
 
@@ -32,8 +32,8 @@ def summary(runs: list[Run], groups: list[Group], baseline: str, excluded: dict[
             help="Tables, figures, settings and commands in one file that opens offline.",
         )
         with st.popover("Command", icon=":material/terminal:", type="tertiary"):
-            st.code(shell.command_of(runs), language="bash")
-    shell.how_to_read(
+            st.code(code_snippets.command_of(runs), language="bash")
+    layout.how_to_read(
         f"Means over n runs, which may differ in seed and order, ± half of the {INTERVAL}. A dash comes with its reason."
     )
     if len(groups) > 1:
@@ -75,7 +75,7 @@ def differences(runs: list[Run], baseline: str, name: str = "") -> None:
     width = 24 + 7 * max(map(len, [heading, *labels]))  # pixels: its margins, and what a character takes of them at most
     names["label"] = st.column_config.TextColumn(heading, width=width, pinned=True)
     st.dataframe(greyed, column_config=names, key=f"{name}differences", height="content", alt=f"Methods minus {baseline}")
-    shell.how_to_read(
+    layout.how_to_read(
         "Each run minus the baseline's run of the same seed and order; in brackets the 95 % interval. Grey: it includes zero, or "
         "there is none, so no sign may be claimed. p: the exact permutation test of the pairs, which cannot fall below 2 / 2ⁿ "
         "with n pairs. Nothing is corrected for the number of comparisons."
@@ -83,9 +83,9 @@ def differences(runs: list[Run], baseline: str, name: str = "") -> None:
     measure = st.selectbox("Measure", columns, format_func=titles.get, key=f"{name}cmp_measure", bind="query-params")
     known = found[(found["measure"] == measure) & found["mean"].notna()]
     if known.empty:
-        return st.info(f"No difference can be taken: {shell.plain('; '.join(dict.fromkeys(found['why'])))}.")
+        return st.info(f"No difference can be taken: {layout.plain('; '.join(dict.fromkeys(found['why'])))}.")
     said = "; ".join(f"{row.label} {difference(row)}" for row in known.itertuples())
-    shell.card(
+    chart_card.card(
         methods.differences,
         runs,
         baseline,
@@ -108,8 +108,8 @@ def difference(row: tuple) -> str:
 def curves(runs: list[Run], groups: list[Group]) -> None:
     st.subheader("Average over the stream", anchor=False)
     means = {group.label: interval([run.result()["average_accuracy"] for run in group.runs]).mean for group in groups}
-    text = "; ".join(f"{name} ends at {shell.number(mean)}" for name, mean in means.items())
-    shell.card(
+    text = "; ".join(f"{name} ends at {layout.number(mean)}" for name, mean in means.items())
+    chart_card.card(
         figures.average_curves,
         runs,
         key="cmp_average",
@@ -120,15 +120,15 @@ def curves(runs: list[Run], groups: list[Group]) -> None:
     )
     st.subheader("Each task over time", anchor=False)
     for place, group in in_columns(views.groups(runs, ("seed",))):
-        with shell.section():
-            shell.card(
+        with layout.section():
+            chart_card.card(
                 figures.forgetting_curves,
                 of(group),
                 key=f"cmp_curves_{place}",
                 table=views.forgetting_curves,
                 alt=f"Score of each task of {group.label} after each learned task",
             )
-    shell.how_to_read(
+    layout.how_to_read(
         "One line per task, from the moment it was learned; dotted lines are the borders between tasks. A line that falls is a "
         f"task being forgotten.{banded(groups)}"
     )
@@ -142,27 +142,27 @@ def matrices(runs: list[Run], baseline: Group) -> None:
     groups = views.groups(runs, ("seed",))  # a matrix has the rows of one order
     baseline = next(group for group in groups if group.runs[0] in baseline.runs)
     for place, group in in_columns(groups):
-        alt = f"Score matrix of {group.label}, average accuracy {shell.number(group.runs[0].result()['average_accuracy'])}"
-        with shell.section():
-            shell.card(figures.accuracy_matrix, of(group), key=f"cmp_matrix_{place}", alt=alt, table=views.accuracy_matrix)
-    shell.how_to_read(
+        alt = f"Score matrix of {group.label}, average accuracy {layout.number(group.runs[0].result()['average_accuracy'])}"
+        with layout.section():
+            chart_card.card(figures.accuracy_matrix, of(group), key=f"cmp_matrix_{place}", alt=alt, table=views.accuracy_matrix)
+    layout.how_to_read(
         "Rows are moments, columns are tasks; the mean over the runs of a method. The colour range is 0 to 1 in every matrix."
     )
     others = [group for group in groups if group != baseline]
     if not others:
         return
-    st.subheader(f"Differences to {shell.plain(baseline.label)}", anchor=False)
+    st.subheader(f"Differences to {layout.plain(baseline.label)}", anchor=False)
     equal = [group for group in others if group.runs[0].tasks == baseline.runs[0].tasks]
     for group in others:
         if group not in equal:
             st.info(
-                f"{shell.plain(group.label)} learned different tasks than {shell.plain(baseline.label)}, or in another order: "
+                f"{layout.plain(group.label)} learned different tasks than {layout.plain(baseline.label)}, or in another order: "
                 "there is no cell-by-cell difference."
             )
     found = [views.matrix_difference(group.runs, baseline.runs).abs().max().max() for group in equal]
     reach = max([0.05, *(float(value) for value in found if value == value)])
     for place, group in in_columns(equal):
-        shell.card(
+        chart_card.card(
             figures.matrix_difference,
             of(group),
             of(baseline),
@@ -172,7 +172,7 @@ def matrices(runs: list[Run], baseline: Group) -> None:
             table=views.matrix_difference,
         )
     if equal:
-        shell.how_to_read(f"Purple: higher than the baseline. Orange: lower. The range is ±{reach:.2f} in all differences.")
+        layout.how_to_read(f"Purple: higher than the baseline. Orange: lower. The range is ±{reach:.2f} in all differences.")
 
 
 def trade_offs(runs: list[Run]) -> None:
@@ -180,10 +180,10 @@ def trade_offs(runs: list[Run]) -> None:
     with left:
         st.subheader("Stability and plasticity", anchor=False)
         said = "; ".join(
-            f"{row.label} learned {shell.number(row.learning_accuracy)}, kept {shell.number(row.average_accuracy)}"
+            f"{row.label} learned {layout.number(row.learning_accuracy)}, kept {layout.number(row.average_accuracy)}"
             for row in replicates.tradeoff(runs).itertuples()
         )
-        shell.card(
+        chart_card.card(
             methods.tradeoff,
             runs,
             key="cmp_tradeoff",
@@ -204,7 +204,7 @@ def trade_offs(runs: list[Run]) -> None:
         found = tables.pareto(runs, cost)
         beaten = [f"{row.label} is dominated by {row.dominated_by}" for row in found.itertuples() if row.dominated_by]
         verdict = "; ".join(beaten) or "nobody is dominated"
-        shell.card(
+        chart_card.card(
             figures.pareto,
             runs,
             cost,
@@ -214,19 +214,19 @@ def trade_offs(runs: list[Run]) -> None:
             read="Better is up and to the left. Faint: dominated, another method is at least as good in both and better in one. "
             "Hollow: uses the task identity, and dominates only such.",
         )
-        st.caption(shell.plain(verdict[0].upper() + verdict[1:]) + ".")
+        st.caption(layout.plain(verdict[0].upper() + verdict[1:]) + ".")
 
 
 def interference(runs: list[Run]) -> None:
     st.subheader("Which task cost which", anchor=False)
     for place, group in in_columns(views.groups(runs, ("seed",))):
-        with shell.section():
+        with layout.section():
             table = tables.interference_matrix(of(group))
             if table.isna().all(axis=None):
                 st.info("Needs at least two learned tasks.")
                 continue
             learned, task = table.stack().idxmax()
-            shell.card(
+            chart_card.card(
                 figures.interference,
                 of(group),
                 key=f"cmp_interference_{place}",
@@ -234,14 +234,14 @@ def interference(runs: list[Run]) -> None:
                 alt=f"Interference in {group.label}; the largest: learning {learned} cost {task} {table.at[learned, task]:.3f}",
             )
             costs = [f"{late} → {early} {cost:.3f}" for (late, early), cost in table.stack().items() if cost >= figures.LEAST]
-            shell.card(
+            chart_card.card(
                 figures.interference_graph,
                 of(group),
                 key=f"cmp_graph_{place}",
                 table=tables.interference_matrix,
                 alt=f"Which task cost which in {group.label}: {'; '.join(costs) or 'none cost another anything'}",
             )
-    shell.how_to_read(
+    layout.how_to_read(
         "Going down a column shows what each later task cost this one; the column sums to what it lost since it was learned. "
         "Negative numbers are gains. The range is −1 to 1 everywhere. In the circle an arrow leads from the task that was "
         "learned to the one it cost; the wider, the more."
@@ -250,30 +250,30 @@ def interference(runs: list[Run]) -> None:
     if routed:
         st.subheader("Which expert was chosen", anchor=False)
         for place, run in in_columns(routed):
-            with shell.section():
+            with layout.section():
                 if len(run.routing().experts) < 2:
                     st.info("There is one expert: nothing to route.")
                     continue
                 table = tables.routing_confusion(run)
                 said = "; ".join(f"{task} → {row.idxmax()} {row.max():.2f}" for task, row in table.dropna().iterrows())
-                shell.card(
+                chart_card.card(
                     figures.routing_confusion,
                     run,
                     key=f"cmp_confusion_{place}",
                     table=tables.routing_confusion,
                     alt=f"First choice on each task of {run.id}, the most frequent: {said}",
                 )
-        shell.how_to_read(
+        layout.how_to_read(
             "How often each expert was the first choice on the examples of each task, over layers and routing heads. Off the "
             "diagonal the router took the expert of another task."
         )
     st.subheader("Where did it go?", anchor=False)
     measured = [run for run in runs if run.decomposition]
     for place, run in in_columns(measured):
-        with shell.section():
+        with layout.section():
             mean = tables.decomposition(run).loc["mean"]
-            terms = ", ".join(f"{title.lower()} {shell.number(mean[term])}" for term, title in tables.TERMS.items())
-            shell.card(
+            terms = ", ".join(f"{title.lower()} {layout.number(mean[term])}" for term, title in tables.TERMS.items())
+            chart_card.card(
                 figures.decomposition,
                 run,
                 key=f"cmp_decomposition_{place}",
@@ -281,9 +281,9 @@ def interference(runs: list[Run]) -> None:
                 alt=f"{run.id} lost {mean['loss']:.3f} on average: {terms}",
             )
             for term, reason in tables.decomposition(run).attrs["why"].items():
-                st.caption(shell.plain(f"No {tables.TERMS[term].lower()}: {reason}."))
+                st.caption(layout.plain(f"No {tables.TERMS[term].lower()}: {reason}."))
     if measured:
-        shell.how_to_read(
+        layout.how_to_read(
             "What each old task lost, split by looking back: growth of the router's error, expert drift, drift of the "
             "classifier's old rows, and new classes that compete. The grey mark is the whole loss; left of zero was gained."
         )
@@ -294,7 +294,7 @@ def interference(runs: list[Run]) -> None:
     able = next((run for run in missing if run.status == "finished" and 0 in run.kept()), None)
     if able:
         st.caption("It evaluates a run's moments again, on the command line:")
-        st.code(shell.command_of([able], "--decompose"), language="bash")
+        st.code(code_snippets.command_of([able], "--decompose"), language="bash")
     else:
         st.caption("It evaluates a run's moments again, so it needs a finished run that was trained here and kept their weights.")
 
@@ -306,11 +306,11 @@ def order(runs: list[Run]) -> None:
     if known.empty:
         reasons = "; ".join(dict.fromkeys(found["why"])) or "no run learned all its tasks"
         return st.info(
-            f"No effect can be shown: {shell.plain(reasons)}. A grid with `orders: {{random: 3}}` makes such runs, or "
+            f"No effect can be shown: {layout.plain(reasons)}. A grid with `orders: {{random: 3}}` makes such runs, or "
             "`-o stream.tasks=[...]` one by one; then add them above with “Add their repetitions”."
         )
     said = "; ".join(f"{row.label} place {row.position} {row.mean:+.3f}" for row in known.itertuples())
-    shell.card(
+    chart_card.card(
         methods.positions,
         runs,
         key="cmp_positions",
@@ -341,7 +341,7 @@ def rates(runs: list[Run]) -> None:
             "`sweep: {train.lr: [...]}` makes them; then add them above with “Add their repetitions”."
         )
     said = "; ".join(f"{row.label} {row.value:g} gives {row.mean:.3f}" for row in found.itertuples())
-    shell.card(
+    chart_card.card(
         methods.sweep,
         runs,
         key="cmp_sweep",
@@ -373,22 +373,22 @@ def transfer(runs: list[Run]) -> None:
     """Runs that were trained jointly and adapted to held-out tasks, in a table of their own."""
     st.subheader("Transfer to held-out tasks", anchor=False)
     for sentence in views.unequal(runs):
-        st.warning(shell.plain(sentence))
+        st.warning(layout.plain(sentence))
     groups = views.groups(runs)
     numbers(runs, groups, "transfer", "Measures of the transfer runs, one column per method")
     with st.container(horizontal=True):
         csv_of(runs, "transfer")
         with st.popover("Command", icon=":material/terminal:", type="tertiary", key="transfer_command"):
-            st.code(shell.command_of(runs), language="bash")
-    shell.how_to_read(
+            st.code(code_snippets.command_of(runs), language="bash")
+    layout.how_to_read(
         f"Mean scores of the held-out tasks after so many examples of each, over n runs, ± half of the {INTERVAL}. "
         "Every method begins from its own joint training on the other tasks; the true task is known."
     )
     for sentence in tables.once(runs):
-        st.info(shell.plain(sentence), icon=":material/exposure_plus_1:")
+        st.info(layout.plain(sentence), icon=":material/exposure_plus_1:")
     labels = [group.label for group in groups]
     if len(labels) > 1:
-        shell.begin_with("transfer_baseline", labels, replicates.reference(runs))
+        url_state.set_default("transfer_baseline", labels, replicates.reference(runs))
         baseline = st.selectbox("Baseline of the transfer runs", labels, key="transfer_baseline", bind="query-params")
         differences(runs, baseline, "transfer_")
 
@@ -409,5 +409,5 @@ def in_columns(items: Sequence[Group | Run]) -> Iterator[tuple[int, Group | Run]
                 with column:
                     one = items[place]
                     seeds = f" (mean of {len(one.runs)})" if isinstance(one, Group) and len(one.runs) > 1 else ""
-                    st.markdown(f"**{shell.plain(one.label if isinstance(one, Group) else one.id)}**{seeds}")
+                    st.markdown(f"**{layout.plain(one.label if isinstance(one, Group) else one.id)}**{seeds}")
                     yield place, one

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from lab import figures, views
-from lab.pages import shell
+from lab.pages import chart_card, layout, url_state
 from lab.run_folder.run import Run
 
 MEAN = "(mean over layers)"
@@ -12,7 +12,7 @@ MEAN = "(mean over layers)"
 def flow(run: Run, after: int) -> None:
     """From tasks to experts, in one layer or their mean."""
     layers = views.layer_names(run.routing(after).layers)
-    shell.forget("rt_flow_layer", [MEAN, *layers])
+    url_state.drop_unavailable("rt_flow_layer", [MEAN, *layers])
     chosen = st.selectbox("Layer of the flow", [MEAN, *layers], key="rt_flow_layer", bind="query-params")
     layer = None if chosen == MEAN else layers.index(chosen)
     table = views.routing_flow(run, after, layer)
@@ -30,7 +30,7 @@ def flow(run: Run, after: int) -> None:
             f" Drawn are the widest bands of each task, {kept} of {of}: {share:.0%} of all weight, where equal weights would "
             f"give {kept / of:.0%}."
         )
-    shell.card(
+    chart_card.card(
         figures.routing_flow,
         run,
         after,
@@ -49,9 +49,9 @@ def over_tasks(run: Run, after: int) -> None:
     if len(moments) < 2:
         st.info("Routing is recorded after one task only. From the second task on there is something to play.")
         return
-    shares = ", ".join(f"after {k + 1}: {shell.number(views.own_share(run, k), '{:.0%}')}" for k in moments)
+    shares = ", ".join(f"after {k + 1}: {layout.number(views.own_share(run, k), '{:.0%}')}" for k in moments)
     own = f". Mean share of the own expert {shares}" if run.routing(after).owned else ""
-    shell.card(
+    chart_card.card(
         figures.routing_animation,
         run,
         key="rt_play",
@@ -67,7 +67,7 @@ def query_map(run: Run, after: int) -> None:
     routing = run.routing(after)
     if routing.queries(0) is None:
         st.info(
-            f"No queries are recorded for this run. Its router, {shell.plain(run.config['router']['name'])}, chooses token by "
+            f"No queries are recorded for this run. Its router, {layout.plain(run.config['router']['name'])}, chooses token by "
             "token, by the task, or not at all; or the run was made by an earlier version. Routers that look at one vector per "
             "text (attention, gates, l2p, prototype) record it by themselves."
         )
@@ -81,7 +81,7 @@ def query_map(run: Run, after: int) -> None:
         if len(keys)
         else "This router has no keys: its gates are functions of the query, not points beside it."
     )
-    shell.card(
+    chart_card.card(
         figures.query_map,
         run,
         after,

@@ -5,20 +5,21 @@ from typing import Any
 import streamlit as st
 import yaml
 
-from lab.config.resolve import merged, parse_override, start, typed
+from lab.config.resolve import merged, parse_override, start, typed, written
 from lab.config.schema import RunConfig
 from lab.core import registry
 from lab.core.errors import LabError
 from lab.data import loading
-from lab.pages import draft, form, shell
-from lab.pages.form import Entry
+from lab.pages import layout
+from lab.pages.train_form import draft
+from lab.pages.train_form.options import Entry
 
 BACKBONES = ("minilm", "tiny", "strings")  # others only from the command line: a page does not take names of models to load
-PLUGINS = {
+PLUGINS = {  # what decides which other options there are
     "experts.name": registry.experts,
     "router.name": registry.routers,
     "protocol.name": registry.protocols,
-}  # what decides which other options there are
+}
 MAIN = {
     "stream.name": "Stream",
     "backbone.name": "Backbone",
@@ -100,7 +101,7 @@ def choices(recipe: str, recipe_stream: str) -> dict[str, list[str]]:
 def widget(recipe: str, one: Entry, label: str = "") -> Any:
     """The widget of one option; returns its value."""
     one = draft.begun(recipe, one)
-    common = {"key": draft.key(recipe, one.path), "help": shell.plain(one.about) or None, "persist_state": "session"}
+    common = {"key": draft.key(recipe, one.path), "help": layout.plain(one.about) or None, "persist_state": "session"}
     label = label or one.title
     if one.kind == "bool":
         return st.toggle(label, one.default, **common)
@@ -117,7 +118,7 @@ def widget(recipe: str, one: Entry, label: str = "") -> Any:
         kept = [name for name in chosen if name in one.choices]
         return st.multiselect(label, one.choices, kept, placeholder="all, alphabetically", **common) or None
     parts = one.default if one.kind == "names" and isinstance(one.default, list) else [one.default]
-    text = st.text_input(label, ", ".join(form.written(part) for part in parts if part is not None), **common)
+    text = st.text_input(label, ", ".join(written(part) for part in parts if part is not None), **common)
     if one.kind != "names":
         return text
     try:
@@ -158,7 +159,7 @@ def fill(recipe: str, found: list[Entry]) -> dict[str, Any]:
             rest = [one for one in found if one.section == section and one.path not in MAIN]
             if not rest:
                 continue
-            st.markdown(f"**{shell.plain(SECTIONS.get(section, section.replace('_', ' ').replace('.', ' · ')).capitalize())}**")
+            st.markdown(f"**{layout.plain(SECTIONS.get(section, section.replace('_', ' ').replace('.', ' · ')).capitalize())}**")
             columns = st.columns(2)
             for place, one in enumerate(rest):
                 with columns[place % 2]:

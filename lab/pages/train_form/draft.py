@@ -12,7 +12,7 @@ from lab.config.former_names import renamed
 from lab.config.resolve import merged, parse_override, written
 from lab.core import registry
 from lab.core.errors import LabError, unknown
-from lab.pages.form import Entry
+from lab.pages.train_form.options import Entry
 from lab.run_folder.run import Run
 
 LARGEST = 2**53 - 1  # number that a browser can count to

@@ -11,7 +11,7 @@ from lab.core.errors import LabError
 from lab.data import loading
 from lab.data.stream import Task
 from lab.jobs import jobs
-from lab.pages import shell
+from lab.pages import layout, url_state
 from lab.run_folder.run import all_runs
 from lab.training import forecast
 from lab.training.workload import sizes_of
@@ -60,13 +60,13 @@ def before_start(made: RunConfig) -> None:
     unknown = "not known before the data is loaded" if foreseen is None else foreseen.source
     known = foreseen and foreseen.seconds is not None
     time_, memory, parameters = st.columns(3)
-    time_.metric("Time", duration(foreseen.seconds) if known else "–", help=shell.plain(unknown))
-    memory.metric("Memory", f"{foreseen.peak_bytes / 1e9:.1f} GB" if known else "–", help=shell.plain(unknown))
+    time_.metric("Time", duration(foreseen.seconds) if known else "–", help=layout.plain(unknown))
+    memory.metric("Memory", f"{foreseen.peak_bytes / 1e9:.1f} GB" if known else "–", help=layout.plain(unknown))
     count = f"{report['trainable_parameters']:,}" if report else "–"
     parameters.metric("Trainable", count, help="Parameters trained over the whole stream; counted when the model is looked at.")
-    st.caption(f"Forecast: {shell.plain(unknown)}. Less if another run has trained some of these experts already.")
+    st.caption(f"Forecast: {layout.plain(unknown)}. Less if another run has trained some of these experts already.")
     for text in forecast.warnings(made, foreseen, tasks, report):
-        st.warning(shell.plain(text), icon=":material/warning:")
+        st.warning(layout.plain(text), icon=":material/warning:")
     if report:
         return examples(report)
     if not jobs.read_only() and st.button(
@@ -79,7 +79,7 @@ def before_start(made: RunConfig) -> None:
             with st.spinner("Loading data and model"):
                 report = seen(settings)
         except LabError as error:
-            return st.error(shell.plain(error), title="Data and model cannot be loaded")
+            return st.error(layout.plain(error), title="Data and model cannot be loaded")
         st.session_state["train/looked"] = {settings: report}
         st.rerun()
 
@@ -93,7 +93,7 @@ def duration(seconds: float) -> str:
 def examples(report: dict[str, Any]) -> None:
     """The first training examples of a task, token by token."""
     names = [task["name"] for task in report["tasks"]]
-    shell.forget("train_examples", names)
+    url_state.drop_unavailable("train_examples", names)
     chosen = st.selectbox("First training examples of", names, key="train_examples", bind="query-params")
     task = report["tasks"][names.index(chosen)]
     for example in task["examples"]:
@@ -102,7 +102,7 @@ def examples(report: dict[str, Any]) -> None:
         with st.container(border=True):
             st.markdown(" ".join(f"`{literal_token(token)}`" for token in tokens[:TOKENS]) + more)
             cut = f" · cut at {report['limit']} tokens" if len(tokens) >= report["limit"] else ""
-            st.caption(f"label **{shell.plain(example['label'])}** · {len(tokens)} tokens{cut}")
+            st.caption(f"label **{layout.plain(example['label'])}** · {len(tokens)} tokens{cut}")
     st.caption(
         f"{task['train']} training, {task['validation']} validation, {task['test']} test examples · "
         f"{len(task['labels']) or 'no'} labels · longest text {task['longest']} of {report['limit']} tokens · "

@@ -14,7 +14,7 @@ from lab.adapters.library import SavedExpert
 from lab.config.resolve import validated
 from lab.data import loading
 from lab.jobs import jobs
-from lab.pages import actions, models, shell
+from lab.pages import actions, chart_card, code_snippets, layout, loaded_models, url_state
 from lab.run_folder.run import Run
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def put_together(found: dict[str, SavedExpert]) -> None:
     if do is None or not found:
         return st.caption("New experts by arithmetic on saved ones: nothing is trained, and nothing that is there changes.")
     few, many, about = TAKES[do]
-    shell.restore("lib_parts", list(found), siblings(found)[:few])
+    url_state.restore("lib_parts", list(found), siblings(found)[:few])
     keys = st.multiselect("Experts, in this order", list(found), key="lib_parts", bind="query-params", max_selections=PARTS)
     if not few <= len(keys) <= many:
         return st.info(f"{do} takes {few}{' or more' if many > few else ''}: {about}. Now there are {len(keys)}.")
@@ -62,7 +62,7 @@ def put_together(found: dict[str, SavedExpert]) -> None:
     parts = [arithmetic.read(found[key].folder, key) for key in keys]
     made = arithmetic.add(parts, **options) if do == "add" else getattr(arithmetic, do)(*parts, **options)
     preview(made, do, [found[key] for key in keys], options)
-    with shell.section():
+    with layout.section():
         effect(made, parts, [found[key] for key in keys], f"{do} {options}")
     keep(made, f"lab compose {shlex.join([do, *keys])} {' '.join(flags(options))}".strip(), parts)
 
@@ -77,7 +77,7 @@ def chosen_options(do: str, keys: list[str]) -> dict[str, Any]:
     how = st.segmented_control("Joined by", list(HOW), default="cat", key="lib_how", bind="query-params", required=True)
     st.caption(HOW[how])
     with st.container(horizontal=True):
-        named = [(f"Weight of {shell.plain(key)}", f"lib_weight_{place}") for place, key in enumerate(keys, 1)]
+        named = [(f"Weight of {layout.plain(key)}", f"lib_weight_{place}") for place, key in enumerate(keys, 1)]
         weights = [st.number_input(label, value=1.0, key=key, **number) for label, key in named]
     options: dict[str, Any] = {"weights": weights, "how": how}
     if how == "ties":
@@ -104,10 +104,10 @@ def preview(made: "Adapter", do: str, chosen: list[SavedExpert], options: dict[s
     left.metric("Norm", f"{library.norm(layers, made.scale):.2f}", help="Frobenius norm of the whole update.")
     left.metric("Parameters", f"{sum(tensor.numel() for tensor in made.tensors.values()):,}")
     with right:
-        st.markdown("**How much of each expert is in it**  \n" + shell.plain(said))
+        st.markdown("**How much of each expert is in it**  \n" + layout.plain(said))
         parts = "".join(f"    SavedExpert(Path({str(expert.folder)!r})),\n" for expert in chosen)
         given = ", ".join(["parts" if do == "add" else "*parts", *(f"{name}={value!r}" for name, value in options.items())])
-        shell.card(
+        chart_card.card(
             figures.alignment,
             table,
             key="lib_alignment",
@@ -144,10 +144,10 @@ def effect(made: "Adapter", parts: "list[Adapter]", chosen: list[SavedExpert], h
         return st.caption("This lab is read-only: nothing is computed here.")
     known = run.tasks[: after + 1]
     first = [expert.name for expert in chosen if expert.name in known] or known[:1]
-    shell.begin_with("lib_try", known, list(dict.fromkeys(first)))
+    url_state.set_default("lib_try", known, list(dict.fromkeys(first)))
     tasks = st.multiselect("Tasks to try it on", known, key="lib_try", bind="query-params")
     st.caption(
-        f"{TRIED} test examples of each task are answered with the classifier of {shell.plain(run.id)} after its last task, "
+        f"{TRIED} test examples of each task are answered with the classifier of {layout.plain(run.id)} after its last task, "
         "while the composed expert alone acts, and while each of its parts does."
     )
     ticket = (str(run.dir), after, how, tuple(part.sha256 for part in parts), tuple(tasks))
@@ -172,7 +172,7 @@ def measured(run: Run, after: int, tasks: list[str], who: "dict[str, tuple[Adapt
     for number, (task, name) in enumerate(itertools.product(tasks, who)):
         adapter, made_of = who[name]
         table.at[task, name] = answered(run.dir, after, run.tasks.index(task), made_of, adapter)
-        progress.progress((number + 1) / table.size, f"{shell.plain(name)} on {shell.plain(task)}")
+        progress.progress((number + 1) / table.size, f"{layout.plain(name)} on {layout.plain(task)}")
     progress.empty()
     return table
 
@@ -181,7 +181,7 @@ def measured(run: Run, after: int, tasks: list[str], who: "dict[str, tuple[Adapt
 def answered(folder: Path, after: int, task: int, made_of: Any, _adapter: "Adapter") -> float:
     """`Model.accuracy` on the first test examples of a task."""
     run = Run(folder)
-    model, turn = models.loaded(run, after)
+    model, turn = loaded_models.loaded(run, after)
     stream = validated(run.config).stream
     limits = stream.limits | {"labels_as_text": stream.labels_as_text}
     (loaded,) = loading.load_tasks(stream.name, stream.sources, [run.tasks[task]], run.config["seed"], **limits)
@@ -199,7 +199,7 @@ def keep(made: "Adapter", words: str, parts: "list[Adapter]") -> None:
                 actions.attempt(lambda: compose_write(made, name, words, parts))
             else:
                 st.warning("Write a name first.")
-    st.code(f"{words} --out FOLDER{shell.where()}", language="bash")
+    st.code(f"{words} --out FOLDER{code_snippets.runs_option()}", language="bash")
 
 
 def compose_write(made: "Adapter", name: str, words: str, parts: "list[Adapter]") -> None:

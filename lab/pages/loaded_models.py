@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from lab.jobs import jobs
-from lab.pages import shell
+from lab.pages import run_table
 from lab.run_folder.run import Run
 
 if TYPE_CHECKING:
@@ -24,4 +24,6 @@ def _loaded(folder: str, after: int, stamped: tuple, device: str | None) -> "tup
 def loaded(run: Run, after: int) -> "tuple[Model, threading.Lock]":
     """The model of a moment, and the lock under which one visitor asks at a time."""
     device = "cpu" if jobs.active() else None  # a job has the accelerator for itself
-    return _loaded(str(run.dir), after, shell.stamp(run, "run.json", f"state/after_{after}/classifier.safetensors"), device)
+    return _loaded(
+        str(run.dir), after, run_table.file_stamps(run, "run.json", f"state/after_{after}/classifier.safetensors"), device
+    )

@@ -1,0 +1,57 @@
+"""Small pieces that every page is laid out with: heading, escaped text, numbers, sections that fail alone, status badges."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import streamlit as st
+
+from lab.core.errors import LabError
+
+STATUS_ICON = {
+    "queued": ":material/schedule:",
+    "running": ":material/play_circle:",
+    "finished": ":material/check_circle:",
+    "stopped": ":material/stop_circle:",
+    "interrupted": ":material/pause_circle:",
+    "failed": ":material/error:",
+    "lost": ":material/link_off:",
+    "damaged": ":material/broken_image:",
+}
+STATUS_COLOUR = {"finished": "green", "running": "blue", "queued": "blue", "failed": "red", "damaged": "red", "lost": "orange"}
+
+
+def heading(title: str, about: str) -> None:
+    """Title of a page and the sentence below it."""
+    st.title(title, anchor=False)
+    st.caption(about)
+
+
+def plain(text: Any) -> str:
+    """Text escaped for markdown, so that it is shown literally: no formatting, tags or icons."""
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~$:<>&])", r"\\\1", str(text)).replace("\n", " ")
+
+
+def how_to_read(text: str) -> None:
+    """The sentence below a chart or table that explains it."""
+    st.caption(f":material/info: {text}")
+
+
+def number(value: float | None, form: str = "{:.3f}") -> str:
+    """A number as text; a dash for a missing one (None or NaN)."""
+    return "–" if value is None or value != value else form.format(value)
+
+
+@contextmanager
+def section() -> Iterator[None]:
+    """A part of a page that shows its own errors and leaves the other parts alone."""
+    try:
+        yield
+    except (LabError, OSError) as error:
+        st.warning(plain(error), icon=":material/broken_image:")
+
+
+def status_badge(status: str) -> None:
+    """The status of a run as a coloured badge."""
+    st.badge(status, icon=STATUS_ICON.get(status), color=STATUS_COLOUR.get(status, "gray"))

@@ -1,0 +1,113 @@
+"""Choosing a run and a moment of it: which runs are offered, select boxes bound to the link, filters by recipe, tag and star."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from lab.core.errors import LabError
+from lab.pages import code_snippets, layout, navigation, recorded_examples, run_table, url_state
+from lab.run_folder.run import Run, all_runs
+
+MANY = 12  # number of runs from which on the filter is offered
+RECORDED = "~"  # begins the key of a recorded example; no run id begins with it
+
+
+def choices(accepts: Callable[[Run], bool] | None = None) -> dict[str, Run]:
+    """The runs that a picker offers, by key: own runs, newest first, then recorded examples.
+
+    Damaged and archived runs are left out, and those that `accepts` rejects.
+    """
+    own = {run.id: run for run in reversed(all_runs())}
+    rows = run_table.table(list(own.values()))
+    damaged = set(rows.loc[rows["status"] == "damaged", "run"])
+    own = {key: run for key, run in own.items() if key not in damaged and not run.notes["archived"]}
+    offered = own | {RECORDED + run.id: run for run in recorded_examples.examples()}
+    return {key: run for key, run in offered.items() if accepts is None or accepts(run)}
+
+
+def run_name(key: str) -> str:
+    """How a picker shows the run with this key."""
+    return f"{key.removeprefix(RECORDED)} (recorded example)" if key.startswith(RECORDED) else key
+
+
+def link_name(run: Run) -> str:
+    """How a link names a run for a picker."""
+    return run_name(run.id if recorded_examples.is_own(run) else RECORDED + run.id)
+
+
+def pick_run(label: str, key: str, runs: dict[str, Run], default: str) -> Run:
+    """A select box over runs, bound to the link; begins with the run whose key is `default`. A filter stands below it."""
+    box = st.container()
+    offered = filter_runs(f"{key}_only", runs)
+    default = default if default in offered else next(iter(offered))
+    url_state.restore(key, list(offered), default, run_name)
+    chosen = box.selectbox(label, list(offered), index=None, format_func=run_name, key=key, bind="query-params")
+    return offered[chosen or default]
+
+
+def filter_runs(key: str, runs: dict[str, Run]) -> dict[str, Run]:
+    """The runs that match the chosen recipes, streams, tags and star; all of them where none does.
+
+    The filter is drawn only where there are at least MANY runs, or where one has a tag or a star.
+    """
+    facts = run_table.table(list(runs.values())).reset_index(drop=True)
+    marks = {name: marks_of(run, facts.loc[row]) for row, (name, run) in enumerate(runs.items())}
+    all_marks = sorted(set().union(*marks.values()))
+    if len(runs) < MANY and not any(mark.startswith(("tag ", "starred")) for mark in all_marks):
+        return runs
+    url_state.drop_unavailable(key, all_marks)
+    chosen = st.multiselect(
+        "Only",
+        all_marks,
+        key=key,
+        bind="query-params",
+        placeholder="All runs",
+        help="Offers runs with these recipes, streams, tags or a star only: any of one kind, all of several kinds. "
+        "Tags and stars are given in the Library.",
+    )
+    kinds: dict[str, set[str]] = {}
+    for mark in chosen:
+        kinds.setdefault(mark.split()[0], set()).add(mark)
+    matching = {name: run for name, run in runs.items() if all(wanted & marks[name] for wanted in kinds.values())}
+    if not matching:
+        st.caption("No run has all of this: all runs are offered.")
+    return matching or runs
+
+
+def marks_of(run: Run, facts: "pd.Series[Any]") -> set[str]:
+    """What a run can be filtered by, as far as it can be read: "recipe l2r", "stream builtin", "tag best", "starred"."""
+    marks = {f"{name} {facts[name]}" for name in ("recipe", "stream") if isinstance(facts[name], str)}
+    with suppress(LabError):
+        notes = run.notes
+        marks |= {f"tag {tag}" for tag in notes["tags"]} | ({"starred"} if notes["starred"] else set())
+    return marks
+
+
+def no_runs(reason: str) -> None:
+    """The empty state of a page: what is missing and how to make it."""
+    st.info(f"{reason} Train one from the page below, or on the command line; this page shows it as soon as its folder exists.")
+    st.code(f"lab run l2r --stream builtin{code_snippets.runs_option()}", language="bash")
+    st.page_link(navigation.page("train"), label="Go to Train", icon=":material/model_training:")
+
+
+def pick_task(tasks: list[str], key: str, learned: int) -> int:
+    """The slider "After task", bound to the link. Returns the index of the task that was learned last (0-based)."""
+    if learned < 2:
+        return learned - 1
+    chosen = st.slider("After task", 1, learned, learned, key=key, bind="query-params", help="Moves every chart to this moment.")
+    st.caption(f"After learning task {chosen} of {len(tasks)}: **{layout.plain(tasks[chosen - 1])}**")
+    return chosen - 1
+
+
+def pick_moment(run: Run, moments: list[int], key: str, about: str) -> int:
+    """The same over the moments of a run that were recorded (0-based indices of tasks)."""
+    if len(moments) == 1:
+        return moments[0]
+    options = [k + 1 for k in moments]
+    url_state.drop_unavailable(key, options)
+    chosen = st.select_slider("After task", options, options[-1], key=key, bind="query-params", help=about)
+    st.caption(f"After learning task {chosen} of {len(run.tasks)}: **{layout.plain(run.tasks[chosen - 1])}**")
+    return chosen - 1

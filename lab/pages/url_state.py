@@ -1,0 +1,48 @@
+"""Widgets whose value stands in the link (`bind="query-params"`): default values, and values that cannot be chosen here."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import streamlit as st
+from streamlit.errors import StreamlitAPIException
+
+from lab.pages import layout
+
+
+def set_default(key: str, options: list[str], default: Any, label: Callable[[str], str] = str) -> list[str]:
+    """Give a bound widget a valid value before it is drawn, so that the link shows it from the first look on.
+
+    Of several chosen values those among `options` stay; `default` (a list for a multiselect) replaces a choice of which
+    nothing is left. A link holds labels (the widget's `format_func`) instead of options. Returns the values that are no options.
+    """
+    many, drawn_before = isinstance(default, list), key in st.session_state
+    option_of = {label(option): option for option in options} | {option: option for option in options}
+    chosen = st.session_state[key] if drawn_before else st.query_params.get_all(key)
+    chosen = chosen if isinstance(chosen, list) else [chosen]
+    missing = [name for name in chosen if name not in option_of]
+    if missing or not (chosen or (many and drawn_before)):
+        valid = [option_of[name] for name in chosen if name in option_of] or (default if many else [default])
+        st.session_state[key] = valid if many else valid[0]
+        with suppress(StreamlitAPIException):  # the link follows by itself once the widget was drawn
+            st.query_params[key] = [label(option) for option in valid] if many else label(valid[0])
+    return missing
+
+
+def restore(key: str, options: list[str], default: Any, label: Callable[[str], str] = str) -> None:
+    """`set_default` for things that lie in folders: warns of what a link names and is not there, until the choice changes."""
+    first_look = key not in st.session_state
+    missing = set_default(key, options, default, label)
+    if first_look:
+        st.session_state[f"{key}/missing"] = missing, st.session_state.get(key)
+    missing, chosen_then = st.session_state.get(f"{key}/missing", ([], None))
+    if missing and st.session_state[key] == chosen_then:
+        reason = "It may have been archived or deleted since the link was made, or it lies in another folder."
+        st.warning(f"Not available: {layout.plain(', '.join(missing))}. {reason}", icon=":material/link_off:")
+
+
+def drop_unavailable(key: str, options: list[Any]) -> None:
+    """Clear the value of a widget unless everything chosen is among its options."""
+    chosen = st.session_state.get(key)
+    if chosen is not None and not set(chosen if isinstance(chosen, list) else [chosen]) <= set(options):
+        del st.session_state[key]
