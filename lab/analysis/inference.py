@@ -127,7 +127,7 @@ class Model:
         routed = learner.decide(batch)
         used = override.of(routed)
         how = "task" if learner.space.scenario == "task" else "seen"
-        competing = learner.space.competing(batch.task, self.after + 1, how)
+        competing = learner.space.competing(batch.task, learner.tasks_seen, how)
         with learner.bank.routed(learner.objective.answering_decision(batch, used)):
             chances = learner.objective.scores(batch, competing).softmax(-1)[0].cpu().numpy()
         known = competing[0].cpu().numpy()
@@ -163,7 +163,7 @@ class Model:
         rows = learner.backbone.encode(examples, task, "train")  # of other splits queries are kept by row
         decision = Decision(torch.ones(1, 1, 1, 1, device=learner.device), stacks=self._stacks(adapter), composition="mix")
         batches = [learner.collate(rows[i : i + size]) for i in range(0, len(rows), size)]
-        right = [learner.objective.answers(batch, decision, self.after + 1).correct for batch in batches]
+        right = [learner.objective.answers(batch, decision, learner.tasks_seen).correct for batch in batches]
         return float(np.concatenate(right).mean())
 
     def _stacks(self, adapter: Adapter) -> list[dict[str, Tensor]]:
