@@ -15,7 +15,7 @@ from lab.pages.train_form import draft
 from lab.pages.train_form.options import Entry
 
 BACKBONES = ("minilm", "tiny", "strings")  # others only from the command line: a page does not take names of models to load
-PLUGINS = {  # what decides which other options there are
+STRUCTURE = {  # what decides which other options there are
     "experts.name": registry.experts,
     "router.name": registry.routers,
     "protocol.name": registry.protocols,
@@ -37,8 +37,8 @@ SECTIONS = {"": "run", "train": "training", "router_training": "training on the 
 
 def structure(recipe: str) -> list[str]:
     """Overrides that decide which options exist: kind of expert, router, added methods."""
-    names = {path: draft.drafted(recipe, path, None) for path in PLUGINS}
-    chosen = [f"{path}={name}" for path, name in names.items() if name in PLUGINS[path].names()]
+    names = {path: draft.drafted(recipe, path, None) for path in STRUCTURE}
+    chosen = [f"{path}={name}" for path, name in names.items() if name in STRUCTURE[path].names()]
     return chosen + added(recipe)
 
 
