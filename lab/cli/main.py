@@ -1,9 +1,7 @@
 """The command line. Results on stdout, progress on stderr; exit codes 0 done, 1 the run failed, 2 the request was wrong."""
 
 import builtins
-import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -31,7 +29,7 @@ app.add_typer(compose.composing, name="compose")
 command = partial(options.command, of=app)
 
 List = builtins.list
-LISTS = ("recipes", "streams", "routers", "methods", "experts", "backbones", "runs")
+LISTS = ("recipes", "streams", "routers", "methods", "experts", "metrics", "backbones", "runs")
 
 
 def training(work: Callable[[], run_folder.Run], as_json: bool) -> None:
@@ -95,17 +93,17 @@ def stop(
     """Ask a running run to stop; it can be resumed: lab stop RUN"""
     from lab.jobs import jobs
 
-    found = run_folder.Run.open(run, runs)
-    if found.status not in ("queued", "running"):
-        raise LabError(f"run '{run}' is {found.status}: there is nothing to stop")
-    if found.status == "queued":
-        jobs.stop(found, now)  # it has no process that could end itself
-    elif now:
-        os.kill(found.info["pid"], signal.SIGTERM)
-    else:
-        found.request_stop()
+    opened = run_folder.Run.open(run, runs)
+    jobs.stop(opened, now)
     answer = {"run": run, "stop": "now" if now else "after the current task"}
-    show_json(answer) if as_json else print(f"run '{run}' will stop {answer['stop']}")
+    if as_json:
+        show_json(answer)
+    elif opened.status == "running":
+        print(f"run '{run}' will stop {answer['stop']}")
+    else:
+        print(
+            f"run '{run}' is {opened.status}; go on with: lab resume {run}{f' --runs {shlex.quote(str(runs))}' if runs else ''}"
+        )
 
 
 @command
@@ -341,12 +339,12 @@ def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
 
 def listed(run: run_folder.Run) -> dict[str, Any]:
     """One run in the list of runs; one that cannot be read is listed with the reason."""
-    from lab.views import run_row
+    from lab.views import judged, run_row
 
     row = run_row(run)
     if row["status"] == "damaged":
         return {"name": run.id, "status": "damaged", "error": row["reason"]}
-    names = ("status", "recipe", "stream", "scenario", "seed", "average_accuracy", "forgetting")
+    names = ("status", "recipe", "stream", "scenario", "seed", *(measure.path for measure in judged()))
     return {"name": run.id} | {name: row[name] for name in names}
 
 

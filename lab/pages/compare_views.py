@@ -7,8 +7,8 @@ import streamlit as st
 
 from lab import figures, views
 from lab.comparison import replicates, tables
+from lab.core.intervals import interval
 from lab.figures import methods, report
-from lab.metrics.intervals import interval
 from lab.pages import chart_card, code_snippets, layout, url_state
 from lab.run_folder.run import Run
 from lab.views import Group
@@ -107,14 +107,15 @@ def difference(row: tuple) -> str:
 
 def curves(runs: list[Run], groups: list[Group]) -> None:
     st.subheader("Average over the stream", anchor=False)
-    means = {group.label: interval([run.result()["average_accuracy"] for run in group.runs]).mean for group in groups}
+    score = views.headline()
+    means = {group.label: interval([run.metrics()[score.path] for run in group.runs]).mean for group in groups}
     text = "; ".join(f"{name} ends at {layout.number(mean)}" for name, mean in means.items())
     chart_card.card(
         figures.average_curves,
         runs,
         key="cmp_average",
         table=views.average_curves,
-        alt=f"Average accuracy after each task: {text}",
+        alt=f"{score.title} after each task: {text}",
         read="After each task, the mean score on all tasks learned so far. A falling line is forgetting, or harder tasks."
         f"{banded(groups)}",
     )
@@ -142,7 +143,8 @@ def matrices(runs: list[Run], baseline: Group) -> None:
     groups = views.groups(runs, ("seed",))  # a matrix has the rows of one order
     baseline = next(group for group in groups if group.runs[0] in baseline.runs)
     for place, group in in_columns(groups):
-        alt = f"Score matrix of {group.label}, average accuracy {layout.number(group.runs[0].result()['average_accuracy'])}"
+        score = views.headline()
+        alt = f"Score matrix of {group.label}, {score.title.lower()} {layout.number(group.runs[0].metrics()[score.path])}"
         with layout.section():
             chart_card.card(figures.accuracy_matrix, of(group), key=f"cmp_matrix_{place}", alt=alt, table=views.accuracy_matrix)
     layout.how_to_read(
@@ -180,7 +182,7 @@ def trade_offs(runs: list[Run]) -> None:
     with left:
         st.subheader("Stability and plasticity", anchor=False)
         said = "; ".join(
-            f"{row.label} learned {layout.number(row.learning_accuracy)}, kept {layout.number(row.average_accuracy)}"
+            f"{row.label} learned {layout.number(row.learned)}, kept {layout.number(row.kept)}"
             for row in replicates.tradeoff(runs).itertuples()
         )
         chart_card.card(
@@ -320,14 +322,15 @@ def order(runs: list[Run]) -> None:
     )
     table = replicates.orders(runs)
     form = st.column_config.NumberColumn(format="%.3f")
-    shown = {"average_accuracy": "average accuracy", "low": "from", "high": "to"}
+    scores = {measure.path: measure.title.lower() for measure in views.judged([run.result() for run in runs])}
+    shown = scores | {"low": "from", "high": "to"}
     st.dataframe(
         table.rename(columns=shown),
         hide_index=True,
         key="orders",
         height="content",
         alt="Scores of every order",
-        column_config=dict.fromkeys((*shown.values(), "forgetting"), form),
+        column_config=dict.fromkeys(shown.values(), form),
         placeholder="–",
     )
 

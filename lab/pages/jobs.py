@@ -23,14 +23,14 @@ def overview(runs: list[Run]) -> None:
 
     @st.fragment(run_every=2 * PERIOD if active else None)
     def rows() -> None:
-        table = run_table.table(runs)
+        table, score = run_table.table(runs), views.headline()
         places = {run.id: place + 1 for place, run in enumerate(jobs.waiting())}
         table["state"] = [f"queued, {places[row.run]}." if row.run in places else row.status for row in table.itertuples()]
         table["learned"] = [
             f"{row.learned:.0f}/{row.tasks:.0f}" if row.tasks > 0 else "–"
             for row in table.itertuples()  # else not known yet
         ]
-        for name in ("progress", "average_accuracy"):
+        for name in ("progress", score.path):
             table[name] = table[name].astype(float)
         for name in ("recipe", "stream", "seed"):
             table[name] = ["–" if pd.isna(value) else str(value) for value in table[name]]
@@ -39,11 +39,11 @@ def overview(runs: list[Run]) -> None:
             "state": st.column_config.TextColumn("status", help="Derived from the files and the process each time."),
             "progress": st.column_config.ProgressColumn("progress", min_value=0, max_value=1, format="percent"),
             "learned": "tasks learned",
-            "average_accuracy": st.column_config.NumberColumn("average accuracy", format="%.3f"),
+            score.path: st.column_config.NumberColumn(score.title.lower(), format="%.3f"),
             "created": st.column_config.DatetimeColumn("created", format="distance"),
             "reason": st.column_config.TextColumn("remark", width="medium"),
         }
-        order = ["run", "state", "progress", "learned", "average_accuracy", "recipe", "stream", "seed", "created", "reason"]
+        order = ["run", "state", "progress", "learned", score.path, "recipe", "stream", "seed", "created", "reason"]
         height = "content" if len(table) <= 8 else 320
         alt = "All runs with status and progress"
         st.dataframe(
@@ -256,7 +256,7 @@ def matrix(run: Run, state: str) -> None:
     if not run.matrix and not run.scores.get("partial"):
         expected = "The first row appears when the first task is learned."
         return st.caption(expected if state in jobs.ACTIVE else "It ended before the first task was learned.")
-    average = layout.number(run.metrics()["average_accuracy"])
+    average = layout.number(run.metrics()[views.headline().path])
     chart_card.card(
         figures.accuracy_matrix,
         run,

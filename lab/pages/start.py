@@ -51,12 +51,12 @@ def metrics(sequential: Run, routed: Run, after: int) -> None:
     """Three numbers of the routed run, with the difference to the sequential one."""
     here, there = views.metrics_after(routed, after), views.metrics_after(sequential, after)
     columns = st.columns(3)
-    for column, name in zip(columns, ("average_accuracy", "forgetting"), strict=False):
-        measure = next(m for m in views.MEASURES if m.path == name)
+    for column, measure in zip(columns, views.judged()[:2], strict=False):
+        name = measure.path
         note = here["why"].get(name)
         if here[name] is not None and there[name] is not None:
             change = here[name] - there[name]
-            better = change < 0 if name == "forgetting" else change > 0
+            better = change < 0 if measure.lower_is_better else change > 0
             note = f":{'green' if better else 'red' if change else 'gray'}[{change:+.3f}] against sequential"
         numeral(column, name, measure.title, layout.number(here[name]), note, measure.about)
     own = layout.number(own_share(routed, after))
@@ -74,7 +74,7 @@ def conclusion(sequential: Run, routed: Run, after: int) -> str:
     here, there = views.metrics_after(routed, after), views.metrics_after(sequential, after)
     if after == 0:
         return "After the first task there is nothing to forget yet: move on to the second."
-    ahead = here["average_accuracy"] - there["average_accuracy"]
+    ahead = here[views.headline().path] - there[views.headline().path]
     better = "more" if ahead >= 0 else "less"
     return (
         f"After {after + 1} tasks, one adapter trained in sequence has lost {lost(there)} per old task; routing among one "
@@ -86,7 +86,7 @@ def side_by_side(runs: tuple[Run, Run], after: int) -> None:
     """Matrices and curves of both runs on one scale."""
     for column, run in zip(st.columns(2, gap="large"), runs, strict=True):
         recipe = run.config["recipe"]
-        accuracy = views.metrics_after(run, after)["average_accuracy"]
+        accuracy = views.metrics_after(run, after)[views.headline().path]
         with column:
             st.subheader(TITLES[recipe], anchor=False)
             alt = f"Score matrix of {recipe} after task {after + 1}: average accuracy {accuracy:.3f}"

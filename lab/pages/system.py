@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.core.errors import LabError
-from lab.jobs import jobs
+from lab.jobs import jobs, scheduler
 
 PATIENCE = 120  # seconds for the process that loads torch
 LEAST_FREE = 1e9  # bytes
@@ -68,7 +68,7 @@ def recipes() -> list[dict[str, str]]:
     """What `lab list recipes` says, from a process of its own, since it loads torch. LabError if that cannot be."""
     command = [sys.executable, "-m", "lab", "list", "recipes", "--json"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=jobs.environment())
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=scheduler.environment())
         return json.loads(done.stdout)
     except (subprocess.TimeoutExpired, OSError) as error:
         raise LabError(f"the list of recipes did not come: {type(error).__name__}") from error
@@ -94,7 +94,7 @@ def _process() -> list[Check]:
     """A process as a job is one, which loads what training loads."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=PATIENCE, env=jobs.environment()
+            [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=PATIENCE, env=scheduler.environment()
         )
         found = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, OSError) as error:

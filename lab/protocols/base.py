@@ -15,7 +15,8 @@ from lab.core import registry
 from lab.core.errors import LabError
 from lab.core.registry import Options, Plugin
 from lab.data.stream import Task
-from lab.metrics.matrix import metrics
+from lab.metrics.base import MatrixScores
+from lab.run_folder.result import assembled
 from lab.run_folder.run import Run
 from lab.training.stage import Plan, Planned
 from lab.training.stages import (
@@ -200,37 +201,26 @@ class Protocol(Plugin):
 
     # -- a run on disk -------------------------------------------------------------------------------------------------
 
+    def measured(self, run: Run) -> Any:
+        """What the metrics of a run are computed from."""
+        info = run.info
+        return MatrixScores(
+            matrix=run.matrix,
+            routing=info.get("routing") or {},
+            oracle=run.scores.get("oracle"),
+            reasons=info.get("why") or {},
+        )
+
     def result(self, run: Run) -> dict[str, Any]:
         """What `lab run --json` prints: what was measured, and for every unknown number the reason under `why`."""
-        scores, info = run.scores, run.info
-        numbers = metrics(run.matrix)
-        why = numbers.pop("why")
-        routing = dict.fromkeys(("own_expert_share", "accuracy", "oracle_average_accuracy")) | (info.get("routing") or {})
-        oracle, average = routing["oracle_average_accuracy"], numbers["average_accuracy"]
-        routing["oracle_gap"] = None if oracle is None or average is None else oracle - average
-        why |= info.get("why", {})
-        if info.get("error"):
-            why["status"] = info["error"]
-        why.setdefault("routing.oracle_gap", why.get("routing.oracle_average_accuracy", "measured when the run is finished"))
-        unknown = "not recorded by the version of the run" if info.get("routing") else "measured when the run is finished"
-        why.setdefault("routing.accuracy", why.get("routing.own_expert_share", unknown))  # both undefined for one reason
-        for name in ("own_expert_share", "oracle_average_accuracy"):
-            why.setdefault(f"routing.{name}", unknown)
-        why = {name: reason for name, reason in why.items() if not name.startswith("routing.") or routing.get(name[8:]) is None}
-        why |= {name: "measured when the run is finished" for name in ("uses", "cost") if not info.get(name)}
-        if scores.get("zero_shot") is None:
+        info, zero_shot = run.info, run.scores.get("zero_shot")
+        routing = info.get("routing") or {}
+        why = {path: why for path, why in info.get("why", {}).items() if routing.get(path.removeprefix("routing.")) is None}
+        if zero_shot is None:
             why["zero_shot"] = "not evaluated yet"
-        return run.about() | {
-            "tasks": run.tasks,
-            "matrix": run.matrix,
-            "zero_shot": scores.get("zero_shot"),
-            **numbers,
-            "routing": routing,
-            **({"measures": scores["measures"]} if scores.get("measures") else {}),
-            "uses": info.get("uses"),
-            "cost": info.get("cost"),
-            "why": why,
-        }
+        recorded = {"tasks": run.tasks, "matrix": run.matrix, "zero_shot": zero_shot, "routing": routing}
+        measures = {"measures": run.scores["measures"]} if run.scores.get("measures") else {}
+        return assembled(run, self.measured(run), recorded | measures, why)
 
     def validation(self, run: Run) -> list[float]:
         """Scores on validation examples at the end, by which values are chosen; none while they are not measured."""

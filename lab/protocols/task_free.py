@@ -33,9 +33,10 @@ class TaskFreeOptions(Options):
 class TaskFree(Protocol):
     """Task after task without borders: examples of neighbouring tasks change places, and no expert is a task's own.
 
-    The stream is trained on in as many segments as it has tasks. Segment t holds the examples of task t but for those that changed
-    places with as many of tasks t - 1 and t + 1; with blur = 0 it is task t. A task counts as learned after its own segment, so that
-    the matrix has the rows of a stream with borders; its classes compete from the segment on that brings its first examples.
+    The stream is trained on in as many segments as it has tasks. Segment t holds the examples of task t but for those that
+    changed places with as many of tasks t - 1 and t + 1; with blur = 0 it is task t. A task counts as learned after its own
+    segment, so that the matrix has the rows of a stream with borders; its classes compete from the segment on that brings its
+    first examples.
     """
 
     name = "task-free"
@@ -51,11 +52,13 @@ class TaskFree(Protocol):
                 "tasks: use experts.allocation=shared, or a pool with router=l2p or sparse (experts.allocation=10)"
             )
         if router.uses_task_id:
-            raise LabError(f"router {router.name} is told the task of an example, protocol task-free tells none: use another router")
+            raise LabError(
+                f"router {router.name} is told the task of an example, protocol task-free tells none: use another router"
+            )
         if config.train.loss_classes != "seen":
             raise LabError(
-                "train.loss_classes = task trains the classifier rows of one task, a segment of protocol task-free holds examples of "
-                "several: use train.loss_classes=seen"
+                "train.loss_classes = task trains the classifier rows of one task, a segment of protocol task-free holds examples "
+                "of several: use train.loss_classes=seen"
             )
         super().check(config)
 

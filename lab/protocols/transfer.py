@@ -17,7 +17,9 @@ from lab.core import registry
 from lab.core.errors import LabError, unknown
 from lab.core.registry import Options
 from lab.data.stream import Task
+from lab.metrics.base import TransferScores as TransferMeasured
 from lab.protocols.base import Protocol
+from lab.run_folder.result import assembled
 from lab.run_folder.run import Run
 from lab.training.stage import Plan, Planned
 from lab.training.transfer_stages import (
@@ -261,39 +263,29 @@ class Transfer(Protocol):
 
     # -- a run on disk -------------------------------------------------------------------------------------------------
 
+    def measured(self, run: Run) -> TransferMeasured:
+        scores, options = run.scores, self.options
+        return TransferMeasured(
+            zero_shot=scores.get("zero_shot", {}),
+            held_out=scores.get("held_out", {}),
+            held_out_tasks=options.held_out or [],
+            shots=options.shots,
+            trained=scores.get("trained", {}),
+            train_tasks=options.train_tasks or [],
+            alignment=scores.get("alignment", {}),
+            shares_experts=run.config["experts"]["allocation"] != "per_task",
+        )
+
     def result(self, run: Run) -> dict[str, Any]:
-        scores, info = run.scores, run.info
-        zero_shot, held_out = scores.get("zero_shot", {}), scores.get("held_out", {})
-        average = averages(zero_shot, held_out, self.options.held_out or [], self.options.shots)
-        trained = [scores.get("trained", {}).get(task) for task in self.options.train_tasks or []]
-        mean = mean_of_all(trained)
-        measured = [value for value in scores.get("alignment", {}).values() if value is not None]
-        alignment = sum(measured) / len(measured) if measured else None
-        missing = [name for name in ("uses", "cost") if not info.get(name)]
-        why = dict.fromkeys(missing, "measured when the run is finished")
-        why |= {f"average.{k}": "not all held-out tasks are adapted to yet" for k, value in average.items() if value is None}
-        if mean is None:
-            why["trained_average"] = "joint training is not scored yet"
-        if alignment is None:
-            own = run.config["experts"]["allocation"] == "per_task"
-            apart = "training tasks share no expert, so their gradients have nothing in common"
-            why["alignment"] = apart if own else "not measured yet, or a gradient was zero"
-        if info.get("error"):
-            why["status"] = info["error"]
-        return run.about() | {
+        recorded = {
             "protocol": self.name,
             "train_tasks": self.options.train_tasks,
-            "trained": scores.get("trained", {}),
-            "trained_average": mean,
-            "zero_shot": zero_shot,
-            "held_out": held_out,
-            "average": average,
-            "alignment": alignment,
-            "alignment_by_step": scores.get("alignment", {}),
-            "uses": info.get("uses"),
-            "cost": info.get("cost"),
-            "why": why,
+            "trained": run.scores.get("trained", {}),
+            "zero_shot": run.scores.get("zero_shot", {}),
+            "held_out": run.scores.get("held_out", {}),
+            "alignment_by_step": run.scores.get("alignment", {}),
         }
+        return assembled(run, self.measured(run), recorded, {})
 
     def validation(self, run: Run) -> list[float]:
         return [score for by_shots in run.scores.get("validation", {}).values() for score in by_shots.values()]
@@ -306,18 +298,3 @@ class Transfer(Protocol):
 
     def sides(self) -> dict[str, Sequence[str]]:
         return {"training tasks": self.options.train_tasks or (), "held-out tasks": self.options.held_out or ()}
-
-
-def averages(
-    zero_shot: dict[str, float], held_out: dict[str, dict[str, float]], tasks: Sequence[str], shots: Sequence[int]
-) -> dict[str, float | None]:
-    """Mean score over held-out tasks without shots and for each number of them; None while a task lacks one."""
-    columns = {"0": [zero_shot.get(task) for task in tasks]}
-    columns |= {str(k): [held_out.get(task, {}).get(str(k)) for task in tasks] for k in sorted(set(shots))}
-    return {shots: mean_of_all(scores) for shots, scores in columns.items()}
-
-
-def mean_of_all(scores: Sequence[float | None]) -> float | None:
-    """The mean; None while a score is missing, or there is none."""
-    measured = [score for score in scores if score is not None]
-    return sum(measured) / len(measured) if measured and len(measured) == len(scores) else None

@@ -27,7 +27,7 @@ import yaml
 from lab.config.former_names import renamed
 from lab.core import atomic_io, registry
 from lab.core.errors import LabError, unknown
-from lab.metrics.matrix import metrics
+from lab.metrics.base import evaluate
 from lab.run_folder.routing_record import Routing
 
 FORMAT = 1  # of the run folder; raised when an old reader would misread a new folder
@@ -197,8 +197,9 @@ class Run:
         return sum(scores) / len(scores) if scores else None
 
     def metrics(self) -> dict[str, Any]:
-        """Average accuracy, forgetting, ...; None with a reason under `why` where undefined."""
-        return metrics(self.matrix)
+        """Every metric by its dotted path in the result; None, with a reason under `why`, where undefined."""
+        values, why = evaluate(self.protocol.measured(self))
+        return values | {"why": why}
 
     def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
         """Events in order, optionally of one kind; a half-written or damaged line is skipped."""
@@ -254,20 +255,6 @@ class Run:
         """In what order it trained and evaluated: a `lab.protocols.base.Protocol`, which may not be imported from here."""
         options = self.config.get("protocol") or "sequential"
         return registry.protocols.build(registry.protocols.options(options, "protocol"))
-
-    def about(self) -> dict[str, Any]:
-        """What every result begins with."""
-        config = self.config
-        return {
-            "run": self.id,
-            "dir": str(self.dir),
-            "status": self.status,
-            "recipe": config["recipe"],
-            "scenario": config["scenario"],
-            "stream": config["stream"]["name"],
-            "backbone": config["backbone"]["name"],
-            "seed": config["seed"],
-        }
 
     def result(self) -> dict[str, Any]:
         """The run as `lab run --json` prints it."""

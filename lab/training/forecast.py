@@ -18,7 +18,7 @@ from lab.config.resolve import validated
 from lab.config.schema import RunConfig
 from lab.core import registry
 from lab.core.errors import LabError
-from lab.jobs import jobs
+from lab.jobs import jobs, scheduler
 from lab.run_folder.run import Run
 from lab.training.workload import planned_work
 
@@ -103,7 +103,7 @@ def ask(config: dict[str, Any]) -> dict[str, Any]:
     words = [sys.executable, "-m", "lab.training.forecast"]
     try:
         done = subprocess.run(
-            words, input=json.dumps(config), capture_output=True, text=True, timeout=PATIENCE, env=jobs.environment()
+            words, input=json.dumps(config), capture_output=True, text=True, timeout=PATIENCE, env=scheduler.environment()
         )
     except subprocess.TimeoutExpired:
         raise LabError(f"looking at data and model took longer than {PATIENCE} s: is the network slow?") from None
