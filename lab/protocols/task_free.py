@@ -57,8 +57,8 @@ class TaskFree(Protocol):
             )
         if config.train.loss_classes != "seen":
             raise LabError(
-                "train.loss_classes = task trains the classifier rows of one task, a segment of protocol task-free holds examples "
-                "of several: use train.loss_classes=seen"
+                "train.loss_classes = task trains the classifier rows of one task, a segment of protocol task-free holds "
+                "examples of several: use train.loss_classes=seen"
             )
         super().check(config)
 

@@ -180,12 +180,17 @@ class Transfer(Protocol):
     @classmethod
     def check_tasks(cls, config: RunConfig, tasks: Sequence[Task]) -> None:
         """Refuses shots that a held-out task has not, or that are fewer than its labels."""
-        for t, shots in config.protocol.adaptations(len(tasks)):
-            problem, examples = f"protocol.shots = {shots}: held-out task '{tasks[t].name}' has", len(tasks[t].train)
+        _, held_out = config.protocol.sides([task.name for task in tasks])
+        for task, shots in ((task, shots) for task in tasks if task.name in held_out for shots in config.protocol.shots):
+            problem, examples, labels = (
+                f"protocol.shots = {shots}: held-out task '{task.name}' has",
+                len(task.train),
+                len(task.labels),
+            )
             if shots > examples:
                 raise LabError(f"{problem} {examples} training examples: ask for at most these")
-            if shots < len(tasks[t].labels):
-                raise LabError(f"{problem} {len(tasks[t].labels)} labels: give each at least one shot")
+            if shots < labels:
+                raise LabError(f"{problem} {labels} labels: give each at least one shot")
 
     def resolved(self, tasks: list[str]) -> tuple[TransferOptions, list[str]]:
         train, held_out = self.options.sides(tasks)
