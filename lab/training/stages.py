@@ -123,24 +123,37 @@ class ExpertTraining(Training):
         session, store = self.session, self.session.store
         if store is None or not self.isolated or session.methods:
             return None
-        return store.fetch(store.address(session, self.task), self.stored_parameters())
+        return store.fetch(self.address(), self.stored_parameters())
 
     def keep(self) -> None:
         """Keep an isolated expert for later runs."""
         session, store = self.session, self.session.store
         if store is not None and self.isolated and not session.methods:
-            store.keep(store.address(session, self.task), self.stored_parameters(), session.cursor.phase_s)
+            store.keep(self.address(), self.stored_parameters(), session.cursor.phase_s)
 
-    def stored_parameters(self) -> "dict[str, nn.Parameter]":
+    def address(self) -> str:
+        """Content address of the isolated expert."""
+        from lab.training.expert_cache import training_address
+
+        session, learner = self.session, self.session.learner
+        layers = [layer.name for layer in learner.bank.layers]
+        return training_address(session.config, [session.tasks[self.task]], learner.backbone.identity, layers)
+
+    def stored_parameters(self) -> "dict[str, Tensor]":
         """What is trained, by names without the task's position in the stream."""
-        return {name.removeprefix(f"task{self.task}."): parameter for name, parameter in self.groups[0].items()}
+        from lab.training.expert_cache import strip_task_prefix
+
+        return strip_task_prefix(self.groups[0], self.task)
 
     def queries(self) -> "list[Tensor]":
         """Queries of the task's training examples, (N, D) for every layer; computed once by all runs that share a store."""
         import torch
 
+        from lab.training.expert_cache import query_address
+
         session, store, learner = self.session, self.session.store, self.session.learner
-        address = store.address_of_queries(session, self.task) if store else ""
+        task, identity = session.tasks[self.task], learner.backbone.identity
+        address = query_address(session.config.backbone, task, identity) if store else ""
         stored = store.read(address) if store else None
         if stored is not None:
             arrays, about = stored

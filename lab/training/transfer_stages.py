@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from lab.config.fingerprint import differing
 from lab.config.schema import RunConfig
 from lab.data.stream import sample
 from lab.run_folder import events
@@ -100,23 +101,17 @@ class JointTraining(MixedTraining):
 
     def address(self) -> str:
         """Content address of joint training: recipes that differ in the adaptation alone share it."""
-        from lab.adapters.initial_adapters import digests
-        from lab.training.expert_cache import Store
+        from lab.training.expert_cache import training_address
 
-        session, config = self.session, self.session.config
-        tasks, words = session.tasks[: len(config.protocol.train_tasks)], config.answer == "words"
-        data = [
-            [task.name, task.labels if words else len(task.labels), [example.content for example in task.train]] for task in tasks
-        ]
-        return Store.address_of(
-            session,
-            {
-                "joint": data,
-                "router": config.router.model_dump(mode="json"),
-                "composition": config.composition,
-                "router_lr": config.protocol.router_lr,
-                **digests(config.experts.start, config.experts.pool or [task.name for task in tasks]),
-            },
+        session, config, learner = self.session, self.session.config, self.session.learner
+        return training_address(
+            config,
+            [session.tasks[t] for t in config.protocol.trained_on(len(session.tasks))],
+            learner.backbone.identity,
+            [layer.name for layer in learner.bank.layers],
+            router=differing(config.router),
+            composition=config.composition,
+            router_lr=config.protocol.router_lr,
         )
 
 

@@ -457,7 +457,8 @@ def test_sides():
 
 
 def test_a_run_on_a_stream_says_nothing_of_transfer():
-    assert "protocol" not in configure("l2r").to_dict() and configure("poly").to_dict()["protocol"]["shots"] == [8, 32]
+    assert configure("l2r").to_dict()["protocol"] == {"name": "sequential"}
+    assert configure("poly").to_dict()["protocol"]["shots"] == [8, 32]
 
 
 def test_any_router_can_be_trained_jointly(trained):
