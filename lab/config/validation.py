@@ -20,7 +20,8 @@ def consistent(config: RunConfig) -> RunConfig:
         raise LabError("memory.policy says how memory.total is shared: set memory.total above 0 and the other budgets to 0")
     if config.answer == "words" and config.stream.labels_as_text:
         raise LabError("stream.labels_as_text writes labels, answer=words chooses among them: drop one of the two")
-    registry.protocols.get(config.protocol.name).check(config)
+    protocol = registry.protocols.get(config.protocol.name)
+    protocol.check(config)
     if config.router.name == "oracle" and config.experts.allocation != "per_task":
         raise LabError("router oracle picks the expert of the true task: use experts.allocation=per_task")
     methods = (registry.methods, config.methods.values())
@@ -30,4 +31,5 @@ def consistent(config: RunConfig) -> RunConfig:
     router, expert = registry.routers.get(config.router.name), registry.experts.get(config.experts.name)
     if router.axes_of(config.router).granularity == "token" and expert.computation.startswith("input"):
         raise LabError(f"router {router.name} decides per token, '{expert.name}' experts act per example: use another kind")
+    protocol.check_router(config)
     return config

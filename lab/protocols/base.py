@@ -90,6 +90,11 @@ class Protocol(Plugin):
                     f"methods.{name} brings earlier tasks into training, isolated experts must not know of them: "
                     "use experts.isolated=false or experts.allocation=shared"
                 )
+
+    @classmethod
+    def check_router(cls, config: RunConfig) -> None:
+        """Refuses routers that would never learn; experts, router and methods have been checked alone by then."""
+        router = registry.routers.get(config.router.name)
         if not isinstance(config.experts.allocation, str) and not router.learns_with_experts:
             raise LabError(
                 f"experts.allocation = {config.experts.allocation}: router {router.name} does not learn with a pool: "

@@ -178,6 +178,10 @@ class Transfer(Protocol):
             )
 
     @classmethod
+    def check_router(cls, config: RunConfig) -> None:
+        """Joint training trains every router that `check` lets pass."""
+
+    @classmethod
     def check_tasks(cls, config: RunConfig, tasks: Sequence[Task]) -> None:
         """Refuses shots that a held-out task has not, or that are fewer than its labels."""
         _, held_out = config.protocol.sides([task.name for task in tasks])

@@ -85,7 +85,7 @@ def test_the_engine_counts(monkeypatch):
 
 
 def test_a_session_asks_for_the_address_of_its_own_values():
-    session = toy.session("l2r", of=toy.tasks("farm", "sea"))
+    session, alone = toy.session("l2r", of=toy.tasks("farm", "sea")), toy.session("oracle", of=toy.tasks("sea"))
     layers = [layer.name for layer in session.learner.bank.layers]
     identity = session.learner.backbone.identity
     assert ExpertTraining(session, 1).address() == training_address(session.config, [session.tasks[1]], identity, layers)
