@@ -88,12 +88,9 @@ def test_a_session_asks_for_the_address_of_its_own_values():
     session, alone = toy.session("l2r", of=toy.tasks("farm", "sea")), toy.session("oracle", of=toy.tasks("sea"))
     layers = [layer.name for layer in session.learner.bank.layers]
     identity = session.learner.backbone.identity
-    assert ExpertTraining(session, 1).address() == training_address(session.config, [session.tasks[1]], identity, layers)
-    assert (
-        ExpertTraining(session, 1).address()
-        == ExpertTraining(toy.session("oracle", of=toy.tasks("sea")), 0).address()
-        != ExpertTraining(session, 0).address()
-    )
+    address = ExpertTraining(session, 1).address()
+    assert address == training_address(session.config, [session.tasks[1]], identity, layers)
+    assert address == ExpertTraining(alone, 0).address() != ExpertTraining(session, 0).address()
 
 
 def test_what_is_kept_is_fetched_to_the_bit(tmp_path):
