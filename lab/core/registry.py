@@ -133,6 +133,10 @@ class Registry:
                 return value
         raise LabError(f"{self.kind} '{name}' is broken: {source.origin} defines no class with name = '{name}'")
 
+    def build(self, options: Options) -> Any:
+        """The plug-in that these options name, made from them alone."""
+        return self.get(options.name)(options)
+
     def options(self, given: Any, section: str = "") -> Options:
         """Validated options from a name, a mapping with a `name`, or options already validated; `section` is named in errors."""
         if isinstance(given, Options):

@@ -490,7 +490,7 @@ def test_what_is_checked_is_what_a_cell_works_on(stream, tmp_path):
     for task in ("sea", "city"):
         (tmp_path / f"{task}.yaml").write_text(f"base: sequential\nrecipe: {task}\nstream: {{tasks: [{task}]}}\n")
     Grid(write(tmp_path, stream, recipes=["sea.yaml", "city.yaml"], orders=None), tmp_path / "runs").check()
-    few = {"recipes": ["poly"], "scenarios": ["task"], "set": {"stream.max_train": 16, "transfer.shots": [24]}}
+    few = {"recipes": ["poly"], "scenarios": ["task"], "set": {"stream.max_train": 16, "protocol.shots": [24]}}
     with pytest.raises(LabError, match=r"shots = 24: held-out task 'city' has 16 training examples"):
         Grid(write(tmp_path, stream, **few), tmp_path / "runs").check()
     task = toy.task("sea", labels="abcde")
@@ -597,7 +597,7 @@ def test_a_damaged_manifest(stream, tmp_path):
 def test_transfer_recipes_in_a_grid(tmp_path):
     """Chosen and compared by what they have: scores of held-out tasks for each number of shots, and gradient alignment."""
     stream = toy.folder(tmp_path / "toy", toy.tasks("sea", "city", "farm", train=32))
-    options = {"train.epochs": 1, "transfer.held_out": ["farm"], "transfer.shots": [4, 8], "transfer.adaptation.steps": 3}
+    options = {"train.epochs": 1, "protocol.held_out": ["farm"], "protocol.shots": [4, 8], "protocol.adaptation.steps": 3}
     path = write(tmp_path, stream, recipes=["shared", "mhr-z"], scenarios=["task"], orders=None, set=options, seeds=[0])
     made = Grid(path, tmp_path / "runs")
     done(made)
