@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lab.config.resolve import completed
+from lab.core.dotted import flat, pick
 from lab.core.intervals import difference, interval
 from lab.run_folder.run import Run
-from lab.views.results import COMMON, Measure, cell, headline, measures, pick, reason
+from lab.views.results import COMMON, Measure, cell, headline, measures, reason
 from lab.views.runs import complete, learned
 
 APART = 40  # characters up to which options stand in a label
@@ -48,7 +50,7 @@ def groups(runs: Sequence[Run], over: Sequence[str] = ("seed", "stream.tasks")) 
     """
     members: dict[str, list[Run]] = {}
     for run in runs:
-        same = {name: value for name, value in _flat(run.config).items() if name not in (*over, "about")}
+        same = {name: value for name, value in _options(run).items() if name not in (*over, "about")}
         own = "" if complete(run) else run.id
         members.setdefault(json.dumps([same, sorted(run.tasks), own], sort_keys=True), []).append(run)
     firsts = [group[0] for group in members.values()]
@@ -60,8 +62,8 @@ def groups(runs: Sequence[Run], over: Sequence[str] = ("seed", "stream.tasks")) 
 
 def _apart(runs: Sequence[Run], names: Sequence[str], i: int, over: Sequence[str]) -> str:
     """What tells run i from the others of the same name: options beside `over` in which they differ, if short, else its id."""
-    alike = [_flat(run.config) for run, name in zip(runs, names, strict=True) if name == names[i]]
-    own = _flat(runs[i].config)
+    alike = [_options(run) for run, name in zip(runs, names, strict=True) if name == names[i]]
+    own = _options(runs[i])
     differing = [name for name in own if name not in (*over, "about") and any(c.get(name) != own[name] for c in alike)]
     text = ", ".join(f"{name} {own[name]}" for name in differing)
     return text if 0 < len(text) <= APART else runs[i].id
@@ -119,40 +121,40 @@ def common_tasks(runs: Sequence[Run]) -> list[str]:
 
 def unequal(runs: Sequence[Run]) -> list[str]:
     """What makes runs of one protocol unequal, one sentence each, to be said wherever their numbers stand beside each other."""
-    results, said = [run.result() for run in runs], []
+    results, sentences = [run.result() for run in runs], []
     for field in ("stream", "scenario", "backbone"):
         values = list(dict.fromkeys(result[field] for result in results))
         if len(values) > 1:
-            said.append(f"These runs differ in their {field}s: {', '.join(values)}. Their scores mean different things.")
-    said += _other_data(runs)
+            sentences.append(f"These runs differ in their {field}s: {', '.join(values)}. Their scores mean different things.")
+    sentences += _other_data(runs)
     if any(run.protocol == "transfer" for run in runs):
         for field, title in (("train_tasks", "training tasks"), ("held_out", "held-out tasks")):
             values = list(dict.fromkeys(", ".join(sorted(run.config["transfer"][field] or ())) for run in runs))
             if len(values) > 1:
-                said.append(f"These runs differ in their {title}: {'; '.join(values)}. Their scores mean different things.")
-        return said
+                sentences.append(f"These runs differ in their {title}: {'; '.join(values)}. Their scores mean different things.")
+        return sentences
     if _different(runs):
         common = common_tasks(runs)
         shared = f"common to all: {', '.join(common)}" if common else "no task is common to all"
-        said.append(f"These runs learned different tasks, so their averages mean different things; {shared}.")
+        sentences.append(f"These runs learned different tasks, so their averages mean different things; {shared}.")
     for run in runs:
         if not complete(run):
             reached = f"{run.id} has learned {learned(run)} of {len(run.tasks)} tasks"
-            said.append(f"{reached}: its numbers are those of that moment, and it is left out of paired differences.")
-    return said
+            sentences.append(f"{reached}: its numbers are those of that moment, and it is left out of paired differences.")
+    return sentences
 
 
 def _other_data(runs: Sequence[Run]) -> list[str]:
     """Of which tasks runs of the same stream, limits and seed had other data: a sentence for each such set of runs."""
     seen: dict[tuple[str, str], dict[str, str]] = {}  # by task and how it was drawn, then by digest: the first run that had it
     for run in runs:
-        drawn = json.dumps([run.config["stream"] | {"tasks": None}, run.config["seed"]], sort_keys=True, default=str)
+        sampling = json.dumps([run.config["stream"] | {"tasks": None}, run.config["seed"]], sort_keys=True, default=str)
         for task, digest in _digests(run).items():
-            seen.setdefault((task, drawn), {}).setdefault(digest, run.id)
+            seen.setdefault((task, sampling), {}).setdefault(digest, run.id)
     differing: dict[str, list[str]] = {}
-    for (task, _), by in seen.items():
-        if len(by) > 1:
-            differing.setdefault(" and ".join(by.values()), []).append(task)
+    for (task, _), by_digest in seen.items():
+        if len(by_digest) > 1:
+            differing.setdefault(" and ".join(by_digest.values()), []).append(task)
     differ = "are not the same in"
     return [f"The data of {', '.join(tasks)} {differ} {ids}, so they are no pairs." for ids, tasks in differing.items()]
 
@@ -165,7 +167,7 @@ def _digests(run: Run) -> dict[str, str]:
 def _different(runs: Sequence[Run]) -> bool:
     """Whether the streams of the runs are not the same tasks of the same labels in some order, learned already or not."""
     named = [dict(zip_longest(run.tasks, run.scores.get("labels", []))) for run in runs]
-    return any(one != named[0] for one in named)
+    return any(labelled != named[0] for labelled in named)
 
 
 def common_average(run: Run, tasks: Sequence[str]) -> float | None:
@@ -199,7 +201,7 @@ def _values(group: Group, measure: str) -> dict[str, float]:
 
 def circumstances(run: Run) -> str:
     """What two runs must share for their scores to be a pair: seed, stream with its order and data, scenario, backbone."""
-    config = run.config
+    config = completed(run.config)
     shared = [config["seed"], config["stream"], run.tasks, config["scenario"], config["backbone"]["name"], _digests(run)]
     return json.dumps(shared, sort_keys=True, default=str)
 
@@ -213,20 +215,18 @@ def _without(group: Group, measure: str) -> str:
 
 def config_difference(runs: Sequence[Run]) -> pd.DataFrame:
     """Options in which the runs differ: one row per option, one column per run, values as text."""
-    flat = [_flat(run.config) for run in runs]
-    names = list(dict.fromkeys(name for config in flat for name in config))
-    rows = {name: [config.get(name, "–") for config in flat] for name in names if name != "about"}
+    configs = [_options(run) for run in runs]
+    names = list(dict.fromkeys(name for config in configs for name in config))
+    rows = {name: [config.get(name, "–") for config in configs] for name in names if name != "about"}
     differing = {name: row for name, row in rows.items() if len(set(row)) > 1}
     table = pd.DataFrame.from_dict(differing, orient="index", columns=labels(runs), dtype=object)
     return table.rename_axis("option")
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """{'a': {'b': 1}} as {'a.b': '1'}."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return flat
+def _options(run: Run) -> dict[str, str]:
+    """The options of a run as text by dotted path; without those of plug-ins that are empty, as a run before them has none."""
+    plain = {path: value for path, value in flat(completed(run.config)).items() if value != {}}
+    return {
+        path: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        for path, value in plain.items()
+    }

@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from lab.core.dotted import pick
 from lab.core.errors import LabError
 from lab.run_folder.run import Run
-from lab.views.results import judged, pick
+from lab.views.results import judged
 
 UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)  # what a damaged folder can cause
 TAIL = 1 << 16  # bytes of events.jsonl read for the newest events
@@ -115,15 +116,15 @@ def recent_events(run: Run) -> list[dict[str, Any]]:
     with open(path, "rb") as handle:
         handle.seek(max(0, path.stat().st_size - TAIL))
         lines = handle.read().decode("utf-8", errors="replace").splitlines()
-    found = []
+    events = []
     for line in lines:
         try:
             event = json.loads(line)
         except json.JSONDecodeError:
             continue
         if isinstance(event, dict):
-            found.append(event)
-    return found
+            events.append(event)
+    return events
 
 
 def log_tail(run: Run, lines: int = 200) -> str:

@@ -662,7 +662,6 @@ def test_a_limit_per_label(shelf):
     (task,) = load_tasks("mine", max_per_label=1)
     assert sorted(example.label for example in task.train) == [0, 1, 2]
     assert configure("l2r", ["stream.max_per_label=5"]).to_dict()["stream"]["max_per_label"] == 5
-    assert "max_per_label" not in configure("l2r").to_dict()["stream"], "runs without it keep the ids that they had"
 
 
 def test_fewer_training_examples_than_labels_are_refused(shelf):
