@@ -701,11 +701,11 @@ def real(name: str) -> Path:
     return DATA / name
 
 
-@pytest.mark.parametrize("name", ["mtl5", "wos", "afrisenti", "long15_extra"])
+@pytest.mark.parametrize("name", ["mtl5", "wos_fewshot", "afrisenti", "long15_extra"])
 def test_real_streams(name):
     """Every task loads whole, its splits are disjoint, its labels and counts are those its card states."""
     stream = FolderStream(real(name))
-    assert len(stream.names()) == {"mtl5": 5, "wos": 6, "afrisenti": 10, "long15_extra": 10}[name]
+    assert len(stream.names()) == {"mtl5": 5, "wos_fewshot": 6, "afrisenti": 10, "long15_extra": 10}[name]
     for title in stream.names():
         task, card = check(stream.load(title)), json.loads((DATA / name / title / "task.json").read_text())
         assert list(task.labels) == card["label_names"]
