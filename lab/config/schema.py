@@ -98,16 +98,18 @@ def plugin(kind: registry.Registry, section: str) -> Any:
 def plugins(kind: registry.Registry, section: str) -> Any:
     """Type of a field that holds several plug-ins: a mapping from name to options."""
 
-    def read(given: Any) -> dict[str, Options]:
-        if not isinstance(given, dict):
-            raise LabError(f"{section} = {given!r}: write a mapping of names to options, for example {{{kind.names()[0]}: {{}}}}")
-        found = {}
-        for name, value in given.items():
+    def read(content: Any) -> dict[str, Options]:
+        if not isinstance(content, dict):
+            raise LabError(
+                f"{section} = {content!r}: write a mapping of names to options, for example {{{kind.names()[0]}: {{}}}}"
+            )
+        options = {}
+        for name, value in content.items():
             if not isinstance(value, dict | Options | None):
                 raise LabError(f"{section}.{name} = {value!r}: write option: value below it, or {{}} for the defaults")
             value = value if isinstance(value, Options) else (value or {}) | {"name": name}
-            found[name] = kind.options(value, f"{section}.{name}")
-        return found
+            options[name] = kind.options(value, f"{section}.{name}")
+        return options
 
     return Annotated[dict[str, SerializeAsAny[Options]], BeforeValidator(read)]
 

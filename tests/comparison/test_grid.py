@@ -22,7 +22,7 @@ from lab.cli import main
 from lab.comparison import grid_runner, grid_spec
 from lab.comparison.grid_runner import Grid
 from lab.config.resolve import configure
-from lab.core import atomic_io
+from lab.core import atomic_io, registry
 from lab.core.errors import LabError
 from lab.run_folder import run as run_module
 from lab.run_folder.run import Run
@@ -133,9 +133,16 @@ def test_a_sweep_of_two_options_and_a_seed_of_its_own(stream, tmp_path):
 @pytest.mark.parametrize("name", sorted(path.stem for path in grid_spec.GRIDS.glob("*.yaml")))
 def test_shipped_grids_are_valid(name, tmp_path, monkeypatch):
     """Cells are made of every recipe in every scenario that they name; the data of a benchmark may be absent."""
-    fixed = grid_spec.read(name)[1].set
-    for place, source in enumerate(fixed.get("stream.sources", [])):  # folders that hold names only
-        for task in fixed["stream.tasks"] if place == 0 else [f"of {source}"]:
+    _, grid = grid_spec.read(name)
+    fixed = grid.set
+    folders = [stream for stream in grid.all_streams() if stream and stream not in registry.streams.names()]
+    sources = fixed.get("stream.sources") or folders
+    shipped = {source: registry.streams.get(source)().names() for source in sources if source in registry.streams.names()}
+    rest = [task for task in fixed.get("stream.tasks", []) if not any(task in names for names in shipped.values())]
+    for source in sources:  # folders that hold names only
+        names = shipped.get(source) or rest or [f"first of {source}", f"second of {source}"]
+        rest = rest if source in shipped else []
+        for task in names:
             atomic_io.write_json(tmp_path / "data" / source / task / "task.json", {})
         monkeypatch.setenv("LAB_DATA", str(tmp_path / "data"))
     made = Grid(name, tmp_path)
