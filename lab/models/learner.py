@@ -97,7 +97,7 @@ class Learner(nn.Module):
         if isinstance(self.router, MadeOfExamples):
             assert queries is not None, "this router is made of the queries of a task's examples"
             labels = torch.tensor([row.label for row in rows], device=self.backbone.device)
-            self.router.read_examples(self.head.tasks_seen - 1, queries, labels)
+            self.router.read_examples(len(self.bank) - 1, queries, labels)
         if not self.consolidation.trains:
             self.after_consolidation()
 

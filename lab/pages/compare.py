@@ -84,7 +84,7 @@ def draw() -> None:
     runs, excluded = views.comparable(chosen)
     for reason in excluded.values():
         st.warning(f"Left out: {layout.plain(reason)}.")
-    transfers, runs = [run for run in runs if run.protocol == "transfer"], [run for run in runs if run.protocol == "stream"]
+    runs, transfers = ([run for run in runs if run.protocol.continual is wanted] for wanted in (True, False))
     if transfers:
         compare_views.transfer(transfers)
     if not runs:

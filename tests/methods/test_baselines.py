@@ -10,7 +10,7 @@ from lab.core.errors import LabError
 from lab.core.registry import Options
 from lab.methods.base import Method
 from lab.routers.base import Reads
-from lab.training.trainer import schedule
+from lab.training.optimisation import schedule
 
 
 def steps(made):
