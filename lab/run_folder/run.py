@@ -43,9 +43,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def root(given: str | Path | None = None) -> Path:
+def root(runs: str | Path | None = None) -> Path:
     """The folder of runs: the argument, else $LAB_RUNS, else ./runs."""
-    return Path(given or os.environ.get("LAB_RUNS") or "runs")
+    return Path(runs or os.environ.get("LAB_RUNS") or "runs")
 
 
 def located(id: str, runs: str | Path | None = None) -> Path:
@@ -90,6 +90,16 @@ class Run:
     def __hash__(self) -> int:
         return hash(self.dir)
 
+    def __repr__(self) -> str:
+        """`<Run 'a' finished: l2r on builtin, seed 0, average accuracy 0.913, in runs>`; a folder that cannot be read says so."""
+        try:
+            config, accuracy = self.config, self.metrics().get("average_accuracy") if self.protocol == "stream" else None
+            score = "" if accuracy is None else f", average accuracy {accuracy:.3f}"
+            state = f"{self.status}: {config['recipe']} on {config['stream']['name']}, seed {config['seed']}{score}"
+        except (LabError, KeyError, TypeError):
+            state = "damaged" if self.dir.is_dir() else "missing"
+        return f"<Run '{self.id}' {state}, in {self.dir.parent}>"
+
     # -- reading ---------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -104,9 +114,9 @@ class Run:
 
     def refuse_newer(self) -> None:
         """LabError for a folder that this version would misread."""
-        found = self.info.get("format", 0)
-        if found > FORMAT:
-            raise LabError(f"run '{self.id}' was written by a newer version (format {found}, this one reads {FORMAT})")
+        written = self.info.get("format", 0)
+        if written > FORMAT:
+            raise LabError(f"run '{self.id}' was written by a newer version (format {written}, this one reads {FORMAT})")
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.dir / name
@@ -163,8 +173,8 @@ class Run:
     @property
     def notes(self) -> dict[str, Any]:
         """notes.json: text, tags, starred, archived; what is missing or of another type is as nobody had written it."""
-        found = self._json("notes.json")
-        return {name: found[name] if isinstance(found.get(name), type(empty)) else empty for name, empty in NOTES.items()}
+        written = self._json("notes.json")
+        return {name: written[name] if isinstance(written.get(name), type(empty)) else empty for name, empty in NOTES.items()}
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -194,10 +204,10 @@ class Run:
     @property
     def validation(self) -> float | None:
         """Mean score on validation examples at the end, by which values are chosen; None while it is not measured."""
-        found = self.scores.get("validation")
-        if self.protocol == "transfer" and found:
-            found = [score for by_shots in found.values() for score in by_shots.values()]
-        return sum(found) / len(found) if found else None
+        scores = self.scores.get("validation")
+        if self.protocol == "transfer" and scores:
+            scores = [score for by_shots in scores.values() for score in by_shots.values()]
+        return sum(scores) / len(scores) if scores else None
 
     def metrics(self) -> dict[str, Any]:
         """Every metric by its dotted path in the result; None, with a reason under `why`, where undefined."""
@@ -241,8 +251,8 @@ class Run:
         try:
             arrays, header = atomic_io.read_arrays(self.dir / "routing" / name)
             about = json.loads(header["about"])
-            steps, told = about.get("steps", []), about.get("told", {})
-            return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"], steps, told)
+            steps, descriptions = about.get("steps", []), about.get("told", {})
+            return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"], steps, descriptions)
         except (atomic_io.UnreadableArrays, OSError, ValueError, KeyError) as error:
             raise LabError(f"run '{self.id}' is damaged: routing/{name} cannot be read ({error})") from error
 
@@ -364,8 +374,8 @@ def process_alive(pid: int | None, started: float | None) -> bool:
 def all_runs(runs: str | Path | None = None) -> list[Run]:
     """All run folders, oldest first; folders without run.json are no runs."""
     folder = root(runs)
-    found = [Run(path.parent) for path in folder.glob("*/run.json")] if folder.is_dir() else []
-    return sorted(found, key=lambda run: (_created(run), run.id))
+    folders = [path.parent for path in folder.glob("*/run.json")] if folder.is_dir() else []
+    return sorted(map(Run, folders), key=lambda run: (_created(run), run.id))
 
 
 def _created(run: Run) -> str:

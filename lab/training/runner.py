@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from lab.config.resolve import validated
 from lab.config.schema import RunConfig
@@ -19,8 +20,11 @@ from lab.training.trainer import Session, prepare
 Watch = Callable[[Iterator[events.Event], "Run"], None]
 
 
-def session(config: RunConfig, runs: str | Path | None = None) -> Session:
-    """A session ready to train: data loaded and checked, backbone loaded, everything automatic decided."""
+def session(config: RunConfig, runs: str | Path | Literal[False] | None = None) -> Session:
+    """A session ready to train: data loaded and checked, backbone loaded, everything automatic decided.
+
+    `runs`: the folder of runs, whose experts it may start from and keep (default: $LAB_RUNS, else ./runs); False: none.
+    """
     tasks = tasks_of(config.stream, config.seed)
     store = Store(root(runs) / ".experts") if config.reuse and runs is not False else None
     return opened(prepare(config, tasks, runs or None), tasks, store)

@@ -204,7 +204,8 @@ def test_env():
 def test_stop_and_resume(stream, tmp_path):
     config = configure("l2r", toy.overrides("l2r"), stream=str(stream), backbone="tiny")
     run = Run.create(api.session(config).config.to_dict(), tmp_path, "a")
-    assert lab("stop", "a", runs=tmp_path).exit_code == 0 and run.status == "stopped", "a queued run is taken out of the queue"
+    queued = lab("stop", "a", runs=tmp_path)
+    assert queued.stdout == f"run 'a' is stopped; go on with: lab resume a --runs {tmp_path}\n" and run.status == "stopped"
     for words, status, answer in (["--now", "--json"], "interrupted", "now"), (["--json"], "stopped", "after the current task"):
         happenings = recorder.record(run, api.session(config, tmp_path))
         next(happenings)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support import toy
+from support.run_folders import write_run, write_transfer
 
 from lab.config.resolve import configure
 from lab.core import atomic_io
@@ -411,3 +412,15 @@ def test_a_request_to_stop_made_as_soon_as_a_run_is_seen_running_is_kept(tmp_pat
     monkeypatch.setattr(Run, "update", seen)
     with run.start():
         assert run.status == "running" and run.stop_requested
+
+
+def test_a_run_shows_itself(runs):
+    """In a notebook: what it is and how it stands; a folder that cannot be read is no error."""
+    assert repr(write_run(runs, "a", seed=3)) == f"<Run 'a' finished: l2r on builtin, seed 3, average accuracy 0.903, in {runs}>"
+    assert repr(write_run(runs, "b", matrix=[], status="queued")) == f"<Run 'b' queued: l2r on builtin, seed 0, in {runs}>"
+    assert repr(write_transfer(runs, "c")).startswith("<Run 'c' finished: mhr on builtin, seed 0, in ")
+    for name, content in (("run.json", "{"), ("config.yaml", "- 1"), ("matrix.json", "[]")):
+        bad = write_run(runs, f"bad-{name[0]}")
+        (bad.dir / name).write_text(content)
+        assert repr(Run(bad.dir)) == f"<Run '{bad.id}' damaged, in {runs}>"
+    assert repr(Run(runs / "x")) == f"<Run 'x' missing, in {runs}>"
