@@ -70,9 +70,9 @@ def test_arrays_of_any_layout_are_read_back(tmp_path):
     plain = np.arange(24.0).reshape(2, 3, 4)
     odd = {"turned": plain.transpose(2, 0, 1), "repeated": np.broadcast_to(plain[:1], (5, 3, 4)), "one": np.array(3.0)}
     atomic_io.write_arrays(tmp_path / "a.safetensors", odd)
-    found, _ = atomic_io.read_arrays(tmp_path / "a.safetensors")
+    written, _ = atomic_io.read_arrays(tmp_path / "a.safetensors")
     for name, array in odd.items():
-        np.testing.assert_array_equal(found[name], array)
+        np.testing.assert_array_equal(written[name], array)
 
 
 # files ------------------------------------------------------------------------------------------------------------------------
