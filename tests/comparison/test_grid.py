@@ -225,9 +225,8 @@ def test_the_second_time_nothing_happens(whole):
         for row in rows
     ]
     for row, columns in zip(result["table"], printed, strict=True):
-        assert columns.pop("recipe") == row["recipe"] and columns.pop("uses task identity") == (
-            "yes" if row["uses.task_id"] is True else "no"
-        )
+        uses_task = "yes" if row["uses.task_id"] is True else "no"
+        assert (columns.pop("recipe"), columns.pop("uses task identity")) == (row["recipe"], uses_task)
         names = (
             "uses.stored_examples",
             "uses.generated_examples",
