@@ -153,24 +153,25 @@ def compare(
 
         reports.check(report)
     compared, excluded = comparable(ids or [], runs)
-    by_protocol = {name: [run for run in compared if run.protocol == name] for name in ("stream", "transfer")}
-    for part in by_protocol.values():
+    streams, others = ([run for run in compared if run.protocol.continual is wanted] for wanted in (True, False))
+    parts = [part for part in (streams, others) if part]
+    for part in parts:
         say_unequal(part)
     if report is not None:
-        if not by_protocol["stream"]:
+        if not streams:
             raise LabError("a report is about runs on a stream, transfer runs have a table: leave --report away")
-        for run in by_protocol["transfer"]:
-            excluded[run.id] = f"run '{run.id}' is of protocol transfer, which has a table of its own"
-        reports.write(by_protocol["stream"], report, excluded)
+        for run in others:
+            excluded[run.id] = f"run '{run.id}' is of protocol {run.protocol.name}, which has a table of its own"
+        reports.write(streams, report, excluded)
         print(f"the report is in {report}", file=sys.stderr)
     if as_json:
         show_json([run.result() for run in compared])
     elif chosen:
         from lab.comparison import tables
 
-        print("\n".join(tables.FORMATS[chosen[0]](part) for part in by_protocol.values() if part), end="")
+        print("\n".join(tables.FORMATS[chosen[0]](part) for part in parts), end="")
     elif report is None:
-        for part in filter(None, by_protocol.values()):
+        for part in parts:
             print_comparison(part)
 
 

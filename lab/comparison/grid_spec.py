@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from lab import views
 from lab.config.fingerprint import address, differing
-from lab.config.former_names import current
+from lab.config.former_names import current_paths
 from lab.config.resolve import configure, read_recipe
 from lab.config.schema import RunConfig, Section
 from lab.core import registry
@@ -96,7 +96,7 @@ class GridFile(Section):
     @classmethod
     def _present_names(cls, value: Any) -> Any:
         """Options may be written with their former names."""
-        return {current(name): setting for name, setting in value.items()} if isinstance(value, dict) else value
+        return current_paths(value) if isinstance(value, dict) else value
 
     @field_validator("recipes", "streams", "scenarios", "orders", "seeds")
     @classmethod

@@ -65,7 +65,7 @@ def cautions(runs: list[Run]) -> None:
         st.warning(layout.plain(sentence))
     if any((run.result()["uses"] or {}).get("task_id") for run in runs):
         st.info("A run here is given the true task at test (see “Uses task identity”): it is a reference, not a competitor.")
-    for sentence in tables.once(runs):
+    for sentence in tables.without_interval(runs):
         st.info(layout.plain(sentence), icon=":material/exposure_plus_1:")
 
 
@@ -84,7 +84,7 @@ def draw() -> None:
     runs, excluded = views.comparable(chosen)
     for reason in excluded.values():
         st.warning(f"Left out: {layout.plain(reason)}.")
-    transfers, runs = [run for run in runs if run.protocol == "transfer"], [run for run in runs if run.protocol == "stream"]
+    runs, transfers = ([run for run in runs if run.protocol.continual is wanted] for wanted in (True, False))
     if transfers:
         compare_views.transfer(transfers)
     if not runs:

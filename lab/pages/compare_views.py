@@ -387,7 +387,7 @@ def transfer(runs: list[Run]) -> None:
         f"Mean scores of the held-out tasks after so many examples of each, over n runs, ± half of the {INTERVAL}. "
         "Every method begins from its own joint training on the other tasks; the true task is known."
     )
-    for sentence in tables.once(runs):
+    for sentence in tables.without_interval(runs):
         st.info(layout.plain(sentence), icon=":material/exposure_plus_1:")
     labels = [group.label for group in groups]
     if len(labels) > 1:

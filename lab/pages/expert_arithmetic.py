@@ -136,7 +136,7 @@ def preview(made: "Adapter", do: str, chosen: list[SavedExpert], options: dict[s
 def effect(made: "Adapter", parts: "list[Adapter]", chosen: list[SavedExpert], how: str) -> None:
     """What the composed expert answers right beside its parts; the model is loaded and asked on a click only."""
     st.markdown("**What it gets right**")
-    homes = [expert.run for expert in chosen if expert.run and expert.run.kept() and expert.run.protocol == "stream"]
+    homes = [expert.run for expert in chosen if expert.run and expert.run.kept() and expert.run.protocol.continual]
     if not homes:
         return st.caption("None of these experts is of a run on a stream that kept its classifier: nothing can answer with it.")
     run, after = homes[0], homes[0].kept()[-1]

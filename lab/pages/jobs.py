@@ -12,6 +12,7 @@ from lab.jobs import jobs
 from lab.pages import actions, chart_card, code_snippets, layout, navigation, recorded_examples, run_picker, run_table
 from lab.run_folder import replay_file
 from lab.run_folder.run import Run, all_runs
+from lab.training.stages import RouterTraining
 
 PERIOD = 1.5  # seconds between two looks at an active run
 
@@ -126,7 +127,7 @@ def controls(run: Run, state: str) -> None:
             )
         if not futile:
             duplicate(run)
-        if state not in jobs.ACTIVE and run.matrix and not run.info.get("replay") and run.protocol == "stream":
+        if state not in jobs.ACTIVE and run.matrix and not run.info.get("replay") and run.protocol.continual:
             st.download_button(
                 "Replay file",
                 lambda: traced(run),
@@ -178,7 +179,7 @@ def traced(run: Run) -> bytes:
 def live(run: Run, state: str) -> None:
     """The state of the run, looked up again while it is active; a change of status redraws the page once."""
     lost = views.LOSS
-    if run.protocol == "stream" and (run.matrix or state in jobs.ACTIVE):
+    if run.protocol.continual and (run.matrix or state in jobs.ACTIVE):
         lost = st.number_input(
             "Tell when a task lost more than",
             0.0,
@@ -241,14 +242,14 @@ def loss(run: Run, state: str) -> None:
     names = [f"task {task + 1}" for task in tasks]
     wide = table.pivot_table(index="index", columns="task", values="loss")[tasks].set_axis(names, axis=1).reset_index()
     st.line_chart(wide, x="index", y=names, color=colours, x_label="optimiser steps", y_label="loss", height=280, alt=alt)
-    memory = " A jump marks where training on the memory begins." if (table["phase"] == "memory").any() else ""
+    memory = " A jump marks where training on the memory begins." if (table["phase"] == RouterTraining.phase).any() else ""
     python = code_snippets.python_of(figures.loss_curve, views.losses, (run,), {})
     chart_card.footer("job_loss", f"The whole run, one colour per task.{memory}", python, [run], lambda: views.losses(run))
 
 
 def matrix(run: Run, state: str) -> None:
     st.subheader("Scores", anchor=False)
-    if run.protocol == "transfer":
+    if not run.protocol.continual:
         st.dataframe(views.transfer_scores(run), key="job_transfer", alt="Scores of the held-out tasks by number of shots")
         return layout.how_to_read("Each held-out task before any of its examples is seen (0), and after adaptation to so many.")
     if not run.matrix and not run.scores.get("partial"):

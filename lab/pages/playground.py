@@ -376,7 +376,7 @@ def decision(name: str, answer: Answer, code: str) -> None:
 
 def draw() -> None:
     layout.heading("Playground", "Type a text, see who answers it, and interfere with the routing.")
-    streams = run_picker.choices(lambda run: run.protocol == "stream")
+    streams = run_picker.choices(lambda run: run.protocol.continual)
     found = {key: run for key, run in streams.items() if run.kept() or run.recorded()}
     if not found:
         return run_picker.no_runs("No run here has learned a task yet.")

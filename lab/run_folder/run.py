@@ -25,10 +25,9 @@ import psutil
 import yaml
 
 from lab.config.former_names import renamed
-from lab.core import atomic_io
+from lab.core import atomic_io, registry
 from lab.core.errors import LabError, unknown
 from lab.metrics.base import evaluate
-from lab.run_folder import result
 from lab.run_folder.routing_record import Routing
 
 FORMAT = 1  # of the run folder; raised when an old reader would misread a new folder
@@ -93,7 +92,7 @@ class Run:
     def __repr__(self) -> str:
         """`<Run 'a' finished: l2r on builtin, seed 0, average accuracy 0.913, in runs>`; a folder that cannot be read says so."""
         try:
-            config, accuracy = self.config, self.metrics().get("average_accuracy") if self.protocol == "stream" else None
+            config, accuracy = self.config, self.metrics().get("average_accuracy")
             score = "" if accuracy is None else f", average accuracy {accuracy:.3f}"
             state = f"{self.status}: {config['recipe']} on {config['stream']['name']}, seed {config['seed']}{score}"
         except (LabError, KeyError, TypeError):
@@ -204,14 +203,12 @@ class Run:
     @property
     def validation(self) -> float | None:
         """Mean score on validation examples at the end, by which values are chosen; None while it is not measured."""
-        scores = self.scores.get("validation")
-        if self.protocol == "transfer" and scores:
-            scores = [score for by_shots in scores.values() for score in by_shots.values()]
+        scores = self.protocol.validation(self)
         return sum(scores) / len(scores) if scores else None
 
     def metrics(self) -> dict[str, Any]:
         """Every metric by its dotted path in the result; None, with a reason under `why`, where undefined."""
-        values, why = evaluate(result.scores(self))
+        values, why = evaluate(self.protocol.measured(self))
         return values | {"why": why}
 
     def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
@@ -263,14 +260,15 @@ class Run:
         after = len(self.matrix) - 1 if after is None else after
         return pandas.read_parquet(self.dir / "predictions" / f"after_{after}.parquet")
 
-    @property
-    def protocol(self) -> str:
-        """What was done: "stream", task after task, or "transfer", joint training and few-shot adaptation."""
-        return "transfer" if self.config.get("transfer") else "stream"
+    @cached_property
+    def protocol(self) -> Any:
+        """In what order it trained and evaluated: a `lab.protocols.base.Protocol`, which may not be imported from here."""
+        options = self.config.get("protocol") or "sequential"
+        return registry.protocols.build(registry.protocols.options(options, "protocol"))
 
     def result(self) -> dict[str, Any]:
         """The run as `lab run --json` prints it."""
-        return result.of_transfer(self) if self.protocol == "transfer" else result.of_stream(self)
+        return self.protocol.result(self)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 

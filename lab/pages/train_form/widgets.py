@@ -15,7 +15,11 @@ from lab.pages.train_form import draft
 from lab.pages.train_form.options import Entry
 
 BACKBONES = ("minilm", "tiny", "strings")  # others only from the command line: a page does not take names of models to load
-STRUCTURE = {"experts.name": registry.experts, "router.name": registry.routers}  # what decides which other options there are
+STRUCTURE = {  # what decides which other options there are
+    "experts.name": registry.experts,
+    "router.name": registry.routers,
+    "protocol.name": registry.protocols,
+}
 MAIN = {
     "stream.name": "Stream",
     "backbone.name": "Backbone",
@@ -45,11 +49,9 @@ def more_methods(recipe: str) -> list[str]:
 
 
 def added(recipe: str) -> list[str]:
-    """Overrides that add the chosen methods, and the section on transfer where a link or a run has it and the recipe has not."""
+    """Overrides that add the chosen methods."""
     chosen = draft.drafted(recipe, "methods", [])
-    moved = any(path.partition(".")[0] == "transfer" and value is not None for path, value in draft.draft(recipe)[1].items())
-    transfer = ["transfer={}"] if moved and not start(recipe, {}).get("transfer") else []
-    return [f"methods.{name}={{}}" for name in more_methods(recipe) if name in chosen] + transfer
+    return [f"methods.{name}={{}}" for name in more_methods(recipe) if name in chosen]
 
 
 def options(recipe: str, structural: list[str]) -> RunConfig:
@@ -87,11 +89,12 @@ def choices(recipe: str, recipe_stream: str) -> dict[str, list[str]]:
     return {
         "stream.name": streams,
         "stream.tasks": tasks,
-        "transfer.train_tasks": tasks,
-        "transfer.held_out": tasks,
+        "protocol.train_tasks": tasks,
+        "protocol.held_out": tasks,
         "backbone.name": list(BACKBONES),
         "experts.name": registry.experts.names(),
         "router.name": registry.routers.names(),
+        "protocol.name": registry.protocols.names(),
     }
 
 
