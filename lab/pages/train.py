@@ -95,19 +95,20 @@ def launch(made: RunConfig | None, reason: str) -> None:
         return
     if reason:
         st.error(layout.plain(reason), title="This cannot run yet")
-    busy, ahead = jobs.active(), jobs.waiting()
+    busy, ahead, full = jobs.active(), jobs.waiting(), jobs.is_full()
     if busy:
         queued = f", {len(ahead)} more wait" if ahead else ""
-        st.info(f"{layout.plain(busy[0].id)} is {busy[0].status}{queued}. One run trains at a time; others wait in the queue.")
+        limit = "One run trains" if jobs.slots() == 1 else f"{jobs.slots()} runs train"
+        st.info(f"{layout.plain(busy[0].id)} is {busy[0].status}{queued}. {limit} at a time; others wait in the queue.")
         st.page_link(
             navigation.page("jobs"), label="Go to the running job", icon=":material/monitoring:", query_params={"job": busy[0].id}
         )
-    if made and not busy:
+    if made and not full:
         st.success("The settings fit together.", icon=":material/check_circle:")
     with st.container(horizontal=True):
-        first, second = ("secondary", "primary") if busy else ("primary", "secondary")
+        first, second = ("secondary", "primary") if full else ("primary", "secondary")
         chosen = ""
-        if st.button("Start", type=first, icon=":material/play_arrow:", disabled=made is None or bool(busy), key="train_start"):
+        if st.button("Start", type=first, icon=":material/play_arrow:", disabled=made is None or full, key="train_start"):
             chosen = "start"
         if st.button(
             "Add to queue",

@@ -158,8 +158,8 @@ def test_show(two):
 
 def test_compare(two):
     root, first, _ = two
-    found = json.loads(lab("compare", "first", "second", "--json", runs=root).stdout)
-    assert [result["run"] for result in found] == ["first", "second"] and found[0] == json.loads(first.stdout)
+    results = json.loads(lab("compare", "first", "second", "--json", runs=root).stdout)
+    assert [result["run"] for result in results] == ["first", "second"] and results[0] == json.loads(first.stdout)
     shown = lab("compare", "first", "second", runs=root)
     assert shown.exit_code == 0 and "sequential" in shown.stdout and shown.stderr == ""
 
@@ -193,8 +193,8 @@ def test_validate(two, tmp_path):
 
 
 def test_env():
-    found = json.loads(lab("env", "--json").stdout)
-    assert {"lab", "python", "packages", "cores", "cuda"} <= set(found) and "torch" in found["packages"]
+    facts = json.loads(lab("env", "--json").stdout)
+    assert {"lab", "python", "packages", "cores", "cuda"} <= set(facts) and "torch" in facts["packages"]
     assert "python" in lab("env").stdout
 
 
@@ -204,7 +204,8 @@ def test_env():
 def test_stop_and_resume(stream, tmp_path):
     config = configure("l2r", toy.overrides("l2r"), stream=str(stream), backbone="tiny")
     run = Run.create(api.session(config).config.to_dict(), tmp_path, "a")
-    assert lab("stop", "a", runs=tmp_path).exit_code == 0 and run.status == "stopped", "a queued run is taken out of the queue"
+    queued = lab("stop", "a", runs=tmp_path)
+    assert queued.stdout == f"run 'a' is stopped; go on with: lab resume a --runs {tmp_path}\n" and run.status == "stopped"
     for words, status, answer in (["--now", "--json"], "interrupted", "now"), (["--json"], "stopped", "after the current task"):
         happenings = recorder.record(run, api.session(config, tmp_path))
         next(happenings)

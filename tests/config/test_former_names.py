@@ -60,3 +60,21 @@ def test_a_run_folder_of_an_earlier_version(tmp_path, recwarn):
     assert again.config["router_training"]["steps"] == 7
     assert "router_training.steps=7" in command_line(again.config)
     assert not [warning for warning in recwarn if issubclass(warning.category, FormerName)]
+
+
+def test_the_section_transfer_is_a_protocol_by_now(tmp_path):
+    """In recipes, options, grids and old run folders; null was how a recipe did without it."""
+    with pytest.warns(FormerName, match="transfer is called protocol now"):
+        assert renamed({"transfer": {"shots": [4]}}) == {"protocol": {"name": "transfer", "shots": [4]}}
+    with pytest.warns(FormerName):
+        options = ["scenario=task", "transfer.shots=[4, 8]", "transfer.adaptation.steps=6"]
+        config = configure("full", options)
+    assert (config.protocol.name, config.protocol.shots, config.protocol.adaptation.steps) == ("transfer", [4, 8], 6)
+    file = tmp_path / "g.yaml"
+    atomic_io.write_yaml(file, {"recipes": ["full"], "scenarios": ["task"], "set": {"transfer.shots": [4]}})
+    assert grid_spec.read(file)[1].set == {"protocol.name": "transfer", "protocol.shots": [4]}
+    for section, name in ((None, "sequential"), ({"shots": [4]}, "transfer")):
+        run = write_run(tmp_path, f"old-{name}")
+        content = {key: value for key, value in configure("sequential").to_dict().items() if key != "protocol"}
+        atomic_io.write_yaml(run.dir / "config.yaml", content | {"transfer": section})
+        assert type(run)(run.dir).protocol.name == name
