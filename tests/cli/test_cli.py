@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from lab import api
 from lab.cli import main
 from lab.config.resolve import configure
-from lab.models.learner import Learner
+from lab.models.heads import Classification
 from lab.models.pretrained import HashTokenizer
 from lab.run_folder.run import Run
 from lab.training import recorder
@@ -242,11 +242,11 @@ def test_ctrl_c(stream, tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite(stream, tmp_path, monkeypatch):
-    real = Learner.own_cross_entropy
+    real = Classification.isolated_loss
     calls = itertools.count()
     words = ["run", "l2r", *TOY, "--stream", str(stream), "--backbone", "tiny", "--id", "a"]
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "own_cross_entropy", lambda *args: real(*args) * (float("nan") if next(calls) > 4 else 1))
+        patch.setattr(Classification, "isolated_loss", lambda *args: real(*args) * (float("nan") if next(calls) > 4 else 1))
         result = lab(*words, runs=tmp_path)
     reason = "the loss is not finite at step 9 of task 'city': lower train.lr"
     assert result.exit_code == 1 and result.stdout == "" and "Traceback" not in result.stderr
@@ -283,7 +283,7 @@ def test_an_error_of_another_kind_is_one_line(stream, tmp_path, monkeypatch):
     def broken(*args):
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr(Learner, "cross_entropy", broken)
+    monkeypatch.setattr(Classification, "loss", broken)
     result = lab("run", "sequential", "--stream", str(stream), "--backbone", "tiny", "--id", "a", runs=tmp_path)
     assert result.exit_code == 1 and result.stderr.splitlines()[-1] == "lab: the run failed: ZeroDivisionError: first line"
 
