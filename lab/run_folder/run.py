@@ -13,8 +13,9 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -56,23 +57,24 @@ def environment() -> dict[str, Any]:
     """Versions and machine, without names of people or places on disk."""
     from lab import __version__
 
-    versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
-    system = f"{platform.system()} {platform.machine()}"
     return {
         "lab": __version__,
         "python": platform.python_version(),
-        "system": system,
+        "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
-        "packages": versions,
+        "packages": package_versions(),
     }
 
 
-def _installed(name: str) -> bool:
-    try:
-        return bool(metadata.version(name))
-    except metadata.PackageNotFoundError:
-        return False
+@cache  # reading the metadata of packages takes longer than all else that a new run writes
+def package_versions() -> dict[str, str]:
+    """Versions of the installed ones of PACKAGES, as they were when this process first asked."""
+    versions = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 class Run:

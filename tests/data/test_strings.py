@@ -106,7 +106,7 @@ def test_the_shipped_weights_know_the_basic_skills():
         assert exact(tag, skills, 20) < 0.2
     files = {path.name: path.stat().st_size for path in STRINGS.iterdir()}
     assert set(files) == {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert sum(atomic_io.values()) < 4e6 and sum(p.numel() for p in made.model.parameters()) == 663_808
+    assert sum(files.values()) < 4e6 and sum(p.numel() for p in made.model.parameters()) == 663_808
 
 
 def test_the_script_makes_such_a_backbone(tmp_path, capsys):

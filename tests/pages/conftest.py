@@ -1,9 +1,44 @@
-"""A dashboard with runs in it, and a browser, for the tests of pages."""
+"""A dashboard with runs in it, a stream that needs no data, trained runs, and a browser, for the tests of pages."""
+
+from types import SimpleNamespace
 
 import pytest
 from support import toy
 from support.browser import CHROMIUM, FLAGS, TASKS, dashboard, playwright
+from support.pages import task
 from support.run_folders import FORGETS, KEEPS, write_run
+from support.run_folders import TASKS as PLAIN_TASKS
+
+import lab
+from lab.data import loading
+
+
+@pytest.fixture(autouse=True)
+def stream(monkeypatch):
+    """A stream that needs no data; the benchmark mtl5 would have to be downloaded first."""
+
+    def opened(name, parts=()):
+        return SimpleNamespace(names=lambda: list(PLAIN_TASKS), orders={}, load=task, downloads=name == "mtl5")
+
+    monkeypatch.setattr(loading, "open_stream", opened)
+
+
+@pytest.fixture(scope="session")
+def played(tmp_path_factory):
+    """Runs that were really trained, on the toy stream with the tiny backbone."""
+    folder = tmp_path_factory.mktemp("trained")
+    for id, recipe, *options in (("told", "oracle"), ("one", "sequential"), ("routed", "l2r", "router.heads=2")):
+        toy.recorded(toy.session(recipe, *options), folder, id)
+    return folder
+
+
+@pytest.fixture
+def model(runs, played, monkeypatch):
+    """The dashboard over those runs, and the model of the routed one."""
+    from lab.analysis.inference import load
+
+    monkeypatch.setenv("LAB_RUNS", str(played))
+    return load(lab.Run.open("routed"), 1)
 
 
 @pytest.fixture(scope="module")

@@ -559,7 +559,7 @@ def test_delete_asks_and_removes_that_run_only(page, base, address):
 
 def test_a_lesson_opens_at_its_card_and_is_gone_through_by_keyboard(page, address):
     open_page(page, address, "learn?lesson=forgetting&card=3")
-    page.get_by_role("heading", name="Reading the whole life").wait_for()
+    page.get_by_role("heading", name="The curve of every task").wait_for()
     page.get_by_role("button", name="Back").focus()
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="What is left of the first task?").wait_for()

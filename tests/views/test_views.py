@@ -148,7 +148,8 @@ def test_alerts(runs):
 
 def test_collapse_alert(runs, monkeypatch):
     monkeypatch.setattr(
-        "conftest.weights", lambda task, experts, layers, heads: weights(0, experts, layers, heads) * 0 + np.eye(experts)[0]
+        "support.run_folders.weights",
+        lambda task, experts, layers, heads: weights(0, experts, layers, heads) * 0 + np.eye(experts)[0],
     )
     found = views.alerts(write_run(runs, "a"))
     assert [alert.kind for alert in found] == ["collapse"] and "expert animals" in found[0].text
@@ -220,7 +221,9 @@ def test_load_of_experts(runs, monkeypatch):
     assert views.routing_profile(run, 2, 1).sum(axis=1).to_numpy() == pytest.approx(1)
     assert views.routing_entropy(run).min() > 0 and views.routing_entropy(run).max() < 1
     two = np.array([0.5, 0.49, 0.01])
-    monkeypatch.setattr("conftest.weights", lambda task, experts, layers, heads: np.tile(two[:experts], (layers, heads, 1)))
+    monkeypatch.setattr(
+        "support.run_folders.weights", lambda task, experts, layers, heads: np.tile(two[:experts], (layers, heads, 1))
+    )
     load = views.routing_load(write_run(runs, "b"))
     assert load["load"].tolist() == pytest.approx(two) and load["largest"].tolist() == pytest.approx([1, 0, 0])
 

@@ -1,8 +1,8 @@
 """The five data sets of Zhang, Zhao, LeCun (2015), which mtl5, the standard four-task stream and the 15-task stream share.
 
-Commits: those that public code pins for these repositories. Amazon is not among the hub's curated data sets; the copy named here
-is csv of an individual user (title and review, stars 1 to 5, 3,000,000 / 650,000 rows), read by the hub's Parquet conversion,
-whose commit was not known when this was written: that one follows a branch. Text is title and body, as in the original files.
+Commits are those that public code pins for these repositories. The hub has no curated copy of Amazon: the repository here is csv
+of an individual user (title and review, stars 1 to 5, 3,000,000 training and 650,000 test rows). It is read from the hub's
+Parquet conversion by branch, since no commit of that is known. Texts are title and body, as in the original files.
 """
 
 from lab.data.hub_stream import PARQUET_BRANCH, HubTask

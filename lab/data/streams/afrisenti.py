@@ -1,11 +1,11 @@
 """AfriSenti (SemEval-2023 task 12): tweet sentiment in African languages, one task per language, as in MoCL.
 
-Twelve of the fourteen languages: Tigrinya and Oromo have no training tweets. The data set is a script on the hub, so its Parquet
-conversion is read, by branch: the full commit was not known when this was written. A conversion by others
+The stream has twelve of the fourteen languages: Tigrinya and Oromo have no training tweets. The data set is a script on the hub,
+so its Parquet conversion is read, by branch, since no commit of that is known. A conversion by others
 (mteb/AfriSentiClassification) is pinned in public code but holds at most 2,048 test tweets per language. Label names are those
-of the data. MoCL reports weighted F1.
+of the data.
 
-MoCL names the tasks am dz ha ig kr ma pcm pt sw ts twi yo; `aliases` is the table.
+MoCL names the tasks am dz ha ig kr ma pcm pt sw ts twi yo (`aliases`) and reports weighted F1.
 """
 
 from lab.data.hub_stream import PARQUET_BRANCH, HubStream, HubTask
@@ -14,7 +14,7 @@ LANGUAGES = ("amh", "arq", "ary", "hau", "ibo", "kin", "pcm", "por", "swa", "tso
 
 
 class Afrisenti(HubStream):
-    """Tweet sentiment (negative, neutral, positive) in twelve African languages: one label list, shifting language."""
+    """Tweet sentiment (negative, neutral, positive) in twelve African languages: the labels stay, the language changes."""
 
     name = "afrisenti"
     tasks = {

@@ -5,10 +5,10 @@
 | long15-5 | multirc    | order 5              | -       | -        |
 | long15-6 | yelp       | order 6              | order 4 | order 3  |
 
-Progressive Prompts calls the same lists 8 to 10. The papers train on 1,000 per label (`stream.max_per_label`); the hidden labels
-of the GLUE and SuperGLUE test sets make their validation sets the test sets, here as there. Unlike the released files of O-LoRA
-and SAPT, whose dev and test are the same bytes, validation is cut off train; that of multirc and boolq shares paragraphs with
-train.
+Progressive Prompts calls the same lists 8 to 10. The papers train on 1,000 examples per label (`stream.max_per_label`). GLUE and
+SuperGLUE hide the labels of their test sets, so their validation sets are the test sets, here as in the papers. Validation is cut
+off train (in the released files of O-LoRA and SAPT, dev and test are the same bytes); that of multirc and boolq shares paragraphs
+with train.
 """
 
 from lab.data.hub_stream import HubStream, HubTask
@@ -16,11 +16,13 @@ from lab.data.streams._zhang import STANDARD_ORDERS, ZHANG, ZHANG_ALIASES
 
 
 def glue(config: str, text: str, pair: str | None, labels: tuple[str, ...], test: str = "validation") -> HubTask:
+    """A task of GLUE; its validation set is the test set."""
     revision = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
     return HubTask("nyu-mll/glue", text, pair, labels=labels, config=config, revision=revision, test=test)
 
 
 def super_glue(config: str, text: str, pair: str | None, labels: tuple[str, ...]) -> HubTask:
+    """A task of SuperGLUE; its validation set is the test set."""
     revision = "3de24cf8022e94f4ee4b9d55a6f539891524d646"
     return HubTask("aps/super_glue", text, pair, labels=labels, config=config, revision=revision, test="validation")
 

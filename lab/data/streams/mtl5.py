@@ -1,6 +1,6 @@
 """MTL5: the five-task text classification stream of de Masson d'Autume et al. (2019).
 
-Orders are known by their list; papers number the same lists differently:
+Papers number the same orders differently:
 
 | here         | d'Autume | MoCL    | Progressive Prompts (BERT) |
 | mtl5-i       | (i)      | order 4 | 7 (from memory)            |
@@ -10,9 +10,9 @@ Orders are known by their list; papers number the same lists differently:
 | mtl5-mocl-2  | -        | order 2 | -  (differs from (iii))    |
 | standard-1.. | -        | -       | T5 orders 1-3, O-LoRA 1-3  |
 
-Sizes differ between papers too. d'Autume, EPI and MoCL train on 115,000 per task, which is the pool here; IDBR and Progressive
-Prompts (BERT) on 2,000 per label, the T5 line on 1,000: set `stream.max_per_label`. IDBR gives yelp and amazon one label range,
-so that its joint space has 33 classes; here a label belongs to its task (38 classes).
+Sizes differ between papers too. d'Autume, EPI and MoCL train on 115,000 examples per task, which is what there is here; IDBR and
+Progressive Prompts (BERT) on 2,000 per label, the papers with T5 on 1,000 (`stream.max_per_label`). In IDBR yelp and amazon share
+their labels, so that all tasks together have 33 classes; here a label belongs to its task (38 classes).
 """
 
 from lab.data.hub_stream import HubStream

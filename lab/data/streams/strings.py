@@ -1,4 +1,4 @@
-"""The stream `strings`: what a small decoder can be taught to do with strings; which skills a task is made of is known."""
+"""The stream `strings`: tasks on strings for a small decoder, each a known composition of skills."""
 
 from lab.data.strings.skills import TASKS
 from lab.data.strings.world import StringStream

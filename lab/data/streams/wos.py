@@ -1,10 +1,8 @@
-"""Web of Science abstracts (Kowsari et al. 2017, HDLTex), WOS-11967 as in EPI and MoCL: one task per parent domain, labels are
-its areas, 33 in all.
+"""Web of Science abstracts (Kowsari et al. 2017, HDLTex), WOS-11967 as in EPI and MoCL: one task per domain, 33 labels in all.
 
-The data hold numbers only. Domains are in the order of the original, which the numbers of areas (5, 3, 5, 5, 5, 5, 5) agree with;
-areas keep their number within the domain. There is one split: test and validation are cut as `_hub.py` says (60/20/20).
-
-The hub's Parquet conversion is pinned by its commit.
+The data name neither domains nor areas, only their numbers. Domains are named in the order of the original, with which the
+numbers of areas (5, 3, 5, 5, 5, 5, 5) agree; an area keeps its number within the domain. The data have one split:
+`hub_stream.py` cuts test and validation off it (60/20/20). The hub's Parquet conversion is pinned by its commit.
 """
 
 from lab.data.hub_stream import HubStream, HubTask

@@ -1,1 +1,1 @@
-"""The world of strings: latent skills, tasks that are compositions of them, and a small decoder that knows the basic ones."""
+"""Skills on strings, tasks that are compositions of these skills, and a small decoder that is pretrained on the basic ones."""

@@ -1,7 +1,7 @@
-"""Makes the backbone `strings`: `python -m lab.data.strings.pretrain FOLDER`, about two minutes on two CPU cores.
+"""Pretrains the backbone `strings`: `python -m lab.data.strings.pretrain FOLDER`, about two minutes on two CPU cores.
 
 A decoder of the Llama configuration (4 layers, hidden 128) learns from scratch to copy, reverse, sort and shift random strings.
-Without a folder the weights that ship are replaced.
+Without FOLDER it replaces the weights that ship with the package.
 """
 
 import random
@@ -26,16 +26,19 @@ def tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     characters = [*SPECIAL.values(), *LETTERS, *string.ascii_uppercase, ":", ">"]
-    made = Tokenizer(models.WordLevel({character: i for i, character in enumerate(characters)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    made.decoder = decoders.Fuse()
+    character_tokenizer = Tokenizer(models.WordLevel({character: i for i, character in enumerate(characters)}, unk_token="<unk>"))
+    character_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    character_tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, model_input_names=["input_ids", "attention_mask"], clean_up_tokenization_spaces=False, **SPECIAL
+        tokenizer_object=character_tokenizer,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        **SPECIAL,
     )
 
 
 def decoder(vocabulary: int) -> Any:
-    """The model before training."""
+    """A Llama decoder with random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -54,7 +57,7 @@ def decoder(vocabulary: int) -> Any:
 
 
 def batch(tokens: Any, chance: random.Random, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids (B, T) of prompts with their answers, and labels (B, T) that are -100 but on the answers."""
+    """Token ids (B, T) of prompts with their answers, and labels (B, T): those of the answer, -100 elsewhere."""
     ids, labels = [], []
     for _ in range(rows):
         skill, text = chance.choice([*BASIC]), draw(chance)
@@ -67,7 +70,7 @@ def batch(tokens: Any, chance: random.Random, rows: int) -> tuple[torch.Tensor, 
 
 
 def pretrain(folder: Path, seed: int = 0, steps: int = STEPS) -> None:
-    """Train and save; prints the loss now and then."""
+    """Trains the decoder, saves it with its tokenizer, and prints the loss every 100 steps."""
     torch.manual_seed(seed)
     chance, tokens = random.Random(seed), tokenizer()
     model = decoder(len(tokens)).train()

@@ -1,7 +1,7 @@
 """Skills on strings of lower-case letters, and prompts that name a task by a capital letter.
 
-A task is a sequence of skills, done one after the other. The prompt `Q:hello>` asks for what task Q makes of `hello`; which
-skills a tag stands for is not written in it, so it must be learned from examples.
+A task is a sequence of skills, applied one after the other. The prompt `Q:hello>` asks for the result of task Q on `hello`. The
+tag Q does not say which skills the task has, so they must be learned from examples.
 """
 
 import random
@@ -15,13 +15,13 @@ LENGTHS = (4, 8)  # shortest and longest string of a prompt
 
 
 def swap(text: str) -> str:
-    """Neighbours change places: `abcde` -> `badce`."""
+    """Swaps neighbours: `abcde` -> `badce`."""
     pairs = (text[i : i + 2][::-1] for i in range(0, len(text), 2))
     return "".join(pairs)
 
 
 def shift(text: str) -> str:
-    """Every letter becomes the next one of the alphabet, z becomes a."""
+    """Replaces every letter by the next one of the alphabet, z by a."""
     return "".join(LETTERS[(LETTERS.index(letter) + 1) % len(LETTERS)] for letter in text)
 
 
@@ -34,7 +34,7 @@ SKILLS: dict[str, Callable[[str], str]] = {
     "swap": swap,
     "duplicate": lambda text: "".join(letter * 2 for letter in text),
 }
-# Tasks of the stream `strings`: their tag and the skills they are made of, in order.
+# Tasks of the stream `strings`: tag, and skills in the order in which they are applied.
 TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rotate": ("A", ("rotate",)),
     "swap": ("B", ("swap",)),
@@ -43,7 +43,7 @@ TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reverse-shift": ("F", ("reverse", "shift")),
     "rotate-shift": ("G", ("rotate", "shift")),
 }
-# Every pair of six skills, in an order in which neither undoes or hides the other.
+# Every pair of six skills, ordered so that neither undoes or hides the other.
 PAIRS: dict[str, tuple[str, tuple[str, ...]]] = {
     **{name: TASKS[name] for name in ("descending", "reverse-shift", "rotate-shift")},
     "reverse-rotate": ("I", ("reverse", "rotate")),
@@ -63,22 +63,22 @@ BASIC = {"copy": "C", "reverse": "R", "sort": "S", "shift": "H"}  # what the bac
 
 
 def apply(skills: Sequence[str], text: str) -> str:
-    """What the skills make of a text, one after the other."""
+    """Applies the skills to a text, one after the other."""
     for skill in skills:
         text = SKILLS[skill](text)
     return text
 
 
 def prompt(tag: str, text: str) -> str:
-    """The question that a task with this tag is asked."""
+    """The prompt that asks a task, named by its tag, for its result on a text."""
     return f"{tag}:{text}>"
 
 
 def draw(chance: random.Random) -> str:
-    """A random string."""
+    """A random string of lower-case letters, its length within LENGTHS."""
     return "".join(chance.choices(LETTERS, k=chance.randint(*LENGTHS)))
 
 
 def truth(tasks: Sequence[str]) -> np.ndarray:
-    """Which skills each task of TASKS or PAIRS is made of: (tasks, skills) of booleans, skills in the order of SKILLS."""
+    """Which skills each of these tasks (of TASKS or PAIRS) has: booleans (tasks, skills), skills in the order of SKILLS."""
     return np.array([[skill in (TASKS | PAIRS)[task][1] for skill in SKILLS] for task in tasks])

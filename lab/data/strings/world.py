@@ -1,4 +1,4 @@
-"""What the streams on strings have in common: tasks are known sequences of skills, examples drawn by the task's name."""
+"""What the streams on strings share: tasks are known sequences of skills, and the task's name seeds its examples."""
 
 import random
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ SIZES = {"train": 2000, "validation": 100, "test": 200}
 
 
 class StringStream(Stream):
-    """Answers are free text. The prompt names its task by a letter that says nothing about the skills."""
+    """A stream whose answers are free text. The prompt names its task by a letter that says nothing about the skills."""
 
     tasks: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]]  # by name: the letter, and the skills in their order
     fit = {
         "backbone": {"name": "strings"},
-        "experts": {"skip": 0.0},  # which letter is read where is decided in the lower blocks
-        "train": {"lr": 0.01},  # of 0.002, 0.01 and 0.02 the one that learned most of three tasks
+        "experts": {"skip": 0.0},  # the lower blocks decide which letter is read where
+        "train": {"lr": 0.01},  # of 0.002, 0.01 and 0.02 the one with the best validation score on three tasks
     }
 
     def names(self) -> list[str]:
@@ -32,6 +32,6 @@ class StringStream(Stream):
         chance, texts = random.Random(name), dict[str, None]()  # in the order in which they are drawn
         while len(texts) < sum(SIZES.values()):
             texts[draw(chance)] = None
-        drawn = (Example(prompt(tag, text), 0, targets=(apply(skills, text),)) for text in texts)
-        splits = {split: list(islice(drawn, SIZES[split])) for split in SPLITS}
+        examples = (Example(prompt(tag, text), 0, targets=(apply(skills, text),)) for text in texts)
+        splits = {split: list(islice(examples, SIZES[split])) for split in SPLITS}
         return Task(name, (), about=" then ".join(skills), **splits)

@@ -101,9 +101,9 @@ def fill(template: str, slots: dict[str, list[str]], rng: random.Random) -> str:
         def value(match: re.Match) -> str:
             key = match.group(0)
             if key not in bound:
-                drawn = rng.choice([v for v in slots[match.group(1)] if v not in used])
-                used.add(drawn)
-                bound[key] = expand(drawn)
+                choice = rng.choice([v for v in slots[match.group(1)] if v not in used])
+                used.add(choice)
+                bound[key] = expand(choice)
             starts = SENTENCE_START.search(text[: match.start()]) and text is template
             return _capital(bound[key]) if starts else bound[key]
 

@@ -1,0 +1,228 @@
+"""Compare: every number on the page is one of the runs; differences, sweeps, filters and warnings."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+from support.decomposition import WENT
+from support.pages import chart, heatmap, open_page, texts
+from support.run_folders import FORGETS, KEEPS, TASKS, configuration, write_run, write_transfer
+from typer.testing import CliRunner
+
+import lab
+from lab import views
+from lab.adapters import library
+from lab.cli import main
+from lab.comparison import replicates, tables
+from lab.core import atomic_io
+
+
+def test_transfer_runs_stand_in_a_table_of_their_own(runs):
+    write_transfer(runs, "moved"), write_run(runs, "stream")
+    app = open_page("compare", runs=["moved", "stream"])
+    table, other = app.dataframe[0].value, app.dataframe[1].value
+    assert table.columns.tolist() == ["mhr (n = 1)"] and json.loads(app.dataframe[0].proto.columns)["measure"]["width"] == 170
+    assert table.loc["32 shots"].tolist() == ["0.700"] and table.loc["Gradient alignment"].tolist() == ["0.200"]
+    assert "Forgetting" in other.index and "32 shots" not in other.index
+    for seed, by in enumerate((0.1, 0.12, 0.17)):
+        write_transfer(runs, f"own{seed}", seed=seed)
+        lower = write_transfer(runs, f"low{seed}", "shared", seed)
+        held = {"8": 0.6, "32": 0.7 - by}
+        atomic_io.write_json(lower.dir / "matrix.json", lower.scores | {"held_out": {"cooking": held}})
+    app = open_page("compare", runs=[f"{name}{seed}" for name in ("own", "low") for seed in range(3)])
+    assert not app.exception and "One run each" not in texts(app)
+    low, high = stats.ttest_1samp([0.1, 0.12, 0.17], 0).confidence_interval()
+    assert app.dataframe[1].value.loc["mhr", "average.32"] == f"+0.130 [{low:+.3f}, {high:+.3f}] p 0.25"
+    app.selectbox(key="transfer_cmp_measure").set_value("average.32").run()
+    drawn = json.loads(app.get("plotly_chart")[0].proto.spec)
+    assert drawn["data"][0]["name"] == "mhr" and drawn["layout"]["xaxis"]["title"]["text"] == "32 shots, minus shared"
+    assert app.get("download_button")[0].proto.label == "Numbers as CSV" and not app.exception and not app.warning
+    atomic_io.write_yaml(runs / "low0" / "config.yaml", lab.Run.open("low0").config | {"backbone": {"name": "minilm"}})
+    app.run()
+    assert "These runs differ in their backbones: tiny, minilm" in texts(app)
+    assert any("lab compare own0 own1 own2 low0 low1 low2 --json" in one.value for one in app.code)
+    app = open_page("jobs", job="moved")
+    scores = next(table.value for table in app.dataframe if "cooking" in table.value.index)
+    assert scores.loc["cooking"].tolist() == [0.5, 0.6, 0.7]
+    assert "cooking, 32 shots 0.70" in texts(app)
+
+
+def test_compare_shows_the_numbers_of_the_runs(runs):
+    """Every number on the screen is one that `lab compare --json` prints."""
+    made = [write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS, routed=False)]
+    printed = json.loads(CliRunner().invoke(main.app, ["compare", "a", "b", "--json", "--runs", str(runs)]).stdout)
+    app = open_page("compare")
+    table = app.dataframe[0].value
+    assert list(table.columns) == ["sequential (n = 1)", "l2r (n = 1)"]
+    for result, column in zip(printed, ("l2r (n = 1)", "sequential (n = 1)"), strict=True):
+        for measure in views.MEASURES:
+            known = views.pick(result, measure.path)
+            shown = table.loc[measure.title, column]
+            if known is None:
+                assert shown == f"– ({views.reason(result, measure.path)})"
+            elif measure.path == "uses.task_id":
+                assert shown == ("yes" if known else "no")
+            else:
+                assert float(shown.replace(",", "")) == pytest.approx(known, abs=5e-4 if measure.score else 0.5)
+    assert table.loc["Forward transfer", "l2r (n = 1)"] == "– (needs single-task scores)"
+    assert app.dataframe[1].value.loc["l2r", "average_accuracy"] == "+0.277 (one pair: no interval)"
+    assert "no interval and no claim: sequential; l2r" in texts(app)
+    csv = next(button for button in app.get("download_button") if button.proto.label == "Numbers as CSV")
+    assert csv.proto.url and open_page("compare", cmp_view="Settings").dataframe[0].value.index[0] == "recipe"
+    np.testing.assert_allclose(heatmap(open_page("compare", cmp_view="Matrices"), 2), views.matrix_difference(*made), rtol=1e-5)
+
+
+def test_compare_takes_differences_over_pairs_of_seeds(runs):
+    """Means, intervals and claims against scipy; the mean matrix of two seeds; another baseline turns the signs."""
+    lower, other = (
+        [[[score and score - by for score in row] for row in KEEPS] for by in byes]
+        for byes in ((0.1, 0.12, 0.17), (0.1, -0.05, 0.02))
+    )
+    for seed in range(3):
+        write_run(runs, f"u{seed}", "uniform", other[seed], seed=seed, events=False, routed=False)
+        write_run(runs, f"a{seed}", seed=seed, events=False, routed=False)
+        write_run(runs, f"b{seed}", "replay", lower[seed], seed=seed, events=False, routed=False)
+    app = open_page("compare")
+    assert len(app.multiselect(key="runs").value) == 2
+    app.button(key="cmp_repeat").click().run()
+    assert len(app.multiselect(key="runs").value) == 6
+    app.multiselect(key="runs").set_value([f"{name}{seed}" for name in "abu" for seed in range(3)]).run()
+    app.selectbox(key="baseline").set_value("l2r").run()
+    away = stats.ttest_1samp([-0.1, -0.12, -0.17], 0).confidence_interval()
+    assert app.dataframe[1].value.loc["replay", "average_accuracy"] == f"-0.130 [{away.low:+.3f}, {away.high:+.3f}] p 0.25"
+    assert app.dataframe[1].value.loc["uniform", "average_accuracy"].endswith("includes 0")
+    drawn = {line["name"]: line for line in json.loads(app.get("plotly_chart")[0].proto.spec)["data"]}
+    assert drawn["replay"]["opacity"] == 1 and drawn["uniform"]["opacity"] < 0.5
+    mean = stats.t.interval(0.95, 2, np.mean([0.8033, 0.7833, 0.7333]), stats.sem([0.8033, 0.7833, 0.7333]))
+    assert app.dataframe[0].value.loc["Average accuracy", "replay (n = 3)"] == f"0.773 ± {mean[1] - 0.77333:.3f}"
+    app.selectbox(key="baseline").set_value("replay").run()
+    assert app.dataframe[1].value.loc["l2r", "average_accuracy"].startswith("+0.130 [")
+    app.segmented_control(key="cmp_view").set_value("Matrices").run()
+    shown = [heatmap(app, number)[-1, 0] for number in range(3)]
+    assert shown == pytest.approx([0.86, 0.73, 0.86 - 0.07 / 3])
+    ranges = [chart["data"][0] for chart in (json.loads(c.proto.spec) for c in app.get("plotly_chart"))]
+    assert {(one["zmin"], one["zmax"]) for one in ranges[:3]} == {(0, 1)}
+    assert len(ranges) == 5 and len({(one["zmin"], one["zmax"]) for one in ranges[3:]}) == 1
+
+
+VIEWS = ["Summary", "Curves", "Matrices", "Trade-offs", "Interference", "Order", "Learning rates", "Settings"]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_of_compare_with_seeds_orders_and_what_cannot_be_compared(runs, monkeypatch, view):
+    monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
+    write_run(runs, "a"), write_run(runs, "b", seed=1), write_run(runs, "same"), write_run(runs, "live", status="running")
+    write_run(runs, "turned", tasks=TASKS[::-1]), write_run(runs, "half", "replay", KEEPS[:2], status="stopped", routed=False)
+    write_run(runs, "newer").update(format=99)
+    (write_run(runs, "bad").dir / "matrix.json").write_text("{")
+    write_run(runs, "s", "sequential", FORGETS, routed=False)
+    app = open_page("compare", cmp_view=view)
+    app.multiselect(key="runs").set_value(["a", "b", "same", "live", "turned", "half", "s"]).run()
+    assert not app.exception and not app.error
+    shown = texts(app)
+    for reason in (
+        "'same' has the settings and the seed of 'a'",
+        "'live' is running",
+        "newer version (format 99",
+        "matrix.json cannot be read",
+        "half has learned 2 of 3 tasks",
+    ):
+        assert reason in shown, reason
+    assert app.segmented_control(key="cmp_view").value == view
+    if view == "Interference":
+        drawn = [json.loads(one.proto.spec)["data"] for one in app.get("plotly_chart")]
+        circles = [traces for traces in drawn if traces[-1].get("name") == "tasks"]
+        arrows = [[trace["name"] for trace in traces[:-1]] for traces in circles]
+        assert ["weather → animals", "cooking → animals", "cooking → weather"] in arrows
+        np.testing.assert_allclose(chart(app, "cmp_confusion_0"), tables.routing_confusion(lab.Run.open("a", runs)), rtol=1e-6)
+    if view == "Order":
+        table = app.dataframe[0].value.set_index(["label", "order"])
+        assert table.loc[("l2r", "animals → weather → cooking"), "n"] == 2 and len(table) == 3
+
+
+def test_paired_differences_name_whole_methods(runs):
+    """Two learning rates of one recipe: the column is as wide as the longest label, at 7 pixels a character."""
+    for rate in (0.002, 0.0005):
+        made = write_run(runs, f"r{rate}", "sequential", events=False, routed=False)
+        atomic_io.write_yaml(made.dir / "config.yaml", configuration("sequential", train={"lr": rate, "epochs": 2}))
+    app = open_page("compare", runs=["r0.002", "r0.0005"], baseline="sequential, train.lr 0.0005")
+    columns = json.loads(app.dataframe[1].proto.columns)
+    assert columns["label"]["label"] == "minus sequential, train.lr 0.0005"
+    assert columns["label"]["width"] >= 7 * len("minus sequential, train.lr 0.0005")
+
+
+def test_compare_shows_a_sweep_and_where_losses_went(runs):
+    for rate, score in ((1e-4, 0.5), (1e-3, 0.9), (1e-2, 0.7)):
+        made = write_run(runs, f"r{score}", validation=[score, score, score], events=False)
+        atomic_io.write_yaml(made.dir / "config.yaml", configuration(train={"lr": rate, "epochs": 2}))
+    app = open_page("compare", cmp_view="Learning rates")
+    assert len(app.multiselect(key="runs").value) == 2
+    app.button(key="cmp_repeat").click().run()
+    drawn = json.loads(app.get("plotly_chart")[0].proto.spec)
+    assert drawn["layout"]["xaxis"]["type"] == "log" and drawn["layout"]["xaxis"]["ticktext"] == ["0.0001", "0.001", "0.01"]
+    found = replicates.sweep([lab.Run.open(f"r{score}", runs) for score in (0.5, 0.9, 0.7)])
+    assert found.set_index("value")["mean"].to_dict() == pytest.approx({1e-4: 0.5, 1e-3: 0.9, 1e-2: 0.7})
+    assert found.loc[found["best"], "value"].tolist() == [1e-3]
+    atomic_io.write_json(runs / "r0.9" / "decomposition.json", WENT)
+    app.segmented_control(key="cmp_view").set_value("Interference").run()
+    assert "Not measured for 2 of 3 runs" in texts(app) and not app.exception
+    assert "trained here and kept their weights" in texts(app) and not any("--decompose" in code.value for code in app.code)
+    (runs / "r0.7" / "state" / "after_0").mkdir(parents=True)
+    app.run()
+    assert any("lab show r0.7 --decompose" in code.value for code in app.code)
+
+
+def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recorded):
+    write_run(runs, "a"), write_run(runs, "b", seed=1), write_run(runs, "c", seed=2)
+    app = open_page("compare")
+    app.multiselect(key="runs").set_value(["a", "~builtin-sequential"]).run()
+    assert not app.exception and list(app.dataframe[0].value.columns) == ["l2r (n = 1)", "sequential (n = 1)"]
+    app.multiselect(key="runs").set_value(["a", "b", "c"]).run()
+    assert list(app.dataframe[0].value.columns) == ["l2r (n = 3)"]
+    app.multiselect(key="runs").set_value([]).run()
+    assert "Choose at least one" in texts(app)
+
+
+def test_compare_begins_with_runs_that_are_at_rest(runs, monkeypatch):
+    monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
+    write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS)
+    write_run(runs, "c", "replay", status="running")  # has learned all tasks, and is measured at this moment
+    app = open_page("compare")
+    write_run(runs, "d", "uniform").update(replay={"run": "a"})
+    app = open_page("compare")
+    assert app.multiselect(key="runs").value == ["b", "a"] and "Left out" not in texts(app)
+
+
+def test_compare_offers_only_runs_with_chosen_recipes_tags_and_stars(runs):
+    """Any of one kind, all of several kinds; what is still offered stays chosen, and the link holds the choice."""
+    for number, recipe in enumerate(("l2r", "sequential", "replay", "l2r")):
+        library.annotate(
+            write_run(runs, f"r{number}", recipe, seed=number, events=False, routed=False),
+            tags=["paper"] if number < 2 else [],
+            starred=number == 3,
+        )
+    app = open_page("compare")
+    asked = app.multiselect(key="only")
+    assert asked.options == ["recipe l2r", "recipe replay", "recipe sequential", "starred", "stream builtin", "tag paper"]
+    app.multiselect(key="runs").set_value(["r0", "r1", "r2"]).run()
+    for given, offered, left in (
+        (["recipe l2r", "recipe sequential"], ["r3", "r1", "r0"], ["r0", "r1"]),
+        (["recipe l2r", "recipe sequential", "tag paper"], ["r1", "r0"], ["r0", "r1"]),
+        (["recipe l2r", "starred"], ["r3"], ["r3"]),
+    ):
+        app.multiselect(key="only").set_value(given).run()
+        assert (app.multiselect(key="runs").options, app.multiselect(key="runs").value) == (offered, left) and not app.exception
+    app.multiselect(key="only").set_value(["recipe replay", "starred"]).run()
+    assert "No run has all of this" in texts(app) and len(app.multiselect(key="runs").options) == 4 and not app.exception
+    linked = open_page("compare", only=["tag paper"])
+    assert linked.multiselect(key="only").value == ["tag paper"] and linked.multiselect(key="runs").options == ["r1", "r0"]
+
+
+def test_compare_warns_of_unequal_runs(runs):
+    write_run(runs, "a"), write_run(runs, "b", "sequential", [[0.5, None], [0.4, 0.6]], ["x", "y"], routed=False)
+    app = open_page("compare")
+    assert "These runs learned different tasks" in texts(app)
+    assert "no seed and order is common to both" in app.dataframe[1].value.loc["l2r", "forgetting"]
+    app.segmented_control(key="cmp_view").set_value("Matrices").run()
+    assert "different tasks" in texts(app) and not app.exception

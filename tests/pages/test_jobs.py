@@ -1,0 +1,173 @@
+"""Jobs: states, alerts, the queue, replays, deletion."""
+
+import sys
+
+import numpy as np
+import pytest
+from support.pages import bars, heatmap, open_page, texts
+from support.run_folders import FORGETS, KEEPS, configuration, write_run
+
+import lab
+from lab import views
+from lab.core import atomic_io
+from lab.jobs import jobs
+from lab.run_folder.run import now
+
+
+def test_jobs_show_state_reason_and_actions(runs, monkeypatch):
+    failed = write_run(runs, "failed", matrix=KEEPS[:1], status="failed")
+    failed.update(error="task weather: <b>no</b> memory")
+    (failed.dir / "log.txt").write_text("the last line")
+    app = open_page("jobs", job="failed")
+    assert "<b>no</b> memory" in texts(app) and any("the last line" in code.value for code in app.code)
+    assert [button.label for button in app.button if button.key != "replay_play"] == ["Resume", "Delete"]
+    table = app.dataframe[0].value.set_index("run")
+    assert (
+        table.loc["failed", "status"] == "failed"
+        and table.loc["failed", "average_accuracy"] == failed.result()["average_accuracy"]
+    )
+    np.testing.assert_allclose(heatmap(app, 1)[1, 0], 0.9, rtol=1e-6)
+    resumed = []
+    monkeypatch.setattr(jobs, "resume", resumed.append)
+    app.button(key="resume").click().run()
+    assert [run.id for run in resumed] == ["failed"]
+
+
+def test_jobs_say_that_a_run_ended_before_it_began(runs):
+    """Its settings have to change, which is offered first; with a saved state going on is."""
+
+    def offered(app):
+        kinds = {"Resume", "Duplicate", "Delete"}
+        return [one.proto.label for one in app.main if getattr(one.proto, "label", "") in kinds]
+
+    run = lab.Run.create(configuration(tasks=None), runs, "failed", "failed")
+    run.update(error="scenario domain needs tasks with identical label lists")
+    app = open_page("jobs", job="failed")
+    shown = texts(app)
+    assert "It ended before the first step." in shown and "It ended before the first task was learned." in shown
+    assert "appears" not in shown and not app.number_input and app.dataframe[0].value["learned"].tolist() == ["–"]
+    assert offered(app) == ["Duplicate", "Resume", "Delete"]
+    assert app.button(key="resume").help == "Nothing was saved: begins anew with the same settings."
+    atomic_io.write_json(run.dir / "checkpoint" / "manifest.json", {})
+    app = open_page("jobs", job="failed")
+    assert offered(app) == ["Resume", "Duplicate", "Delete"] and app.button(key="resume").help.startswith("Goes on")
+    run.update(status="queued", error=None)
+    shown = texts(open_page("jobs", job="failed"))
+    assert "The loss appears with the first steps." in shown and "The first row appears" in shown
+
+
+def test_jobs_show_a_running_run(runs, monkeypatch):
+    monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
+    run = write_run(runs, "live", matrix=KEEPS[:1], status="running", partial=[0.7, None, None])
+    app = open_page("jobs")
+    assert [button.label for button in app.button if button.key != "replay_play"] == ["Stop after this task", "Stop now"]
+    assert heatmap(app, 1)[2, 0] == pytest.approx(0.7)
+    app.button(key="stop_after").click().run()
+    assert run.stop_requested and app.button(key="stop_after").disabled
+
+
+def test_jobs_step_through_the_tasks_and_name_what_is_odd(runs, monkeypatch):
+    monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
+    run = write_run(runs, "live", "sequential", [[0.9, None, None], [0.3, 0.8, None]], status="running")
+    run.update(started=now())
+    app = open_page("jobs")
+    shown = texts(app)
+    assert ":green-badge[:material/check: 1 animals 0.30]" in shown and ":blue-badge[:material/play_arrow: 3 cooking]" in shown
+    assert "Task animals lost 0.60" in shown and "since it started" in bars(app)
+    run.append(
+        {
+            "kind": "Step",
+            "task": 2,
+            "phase": "train",
+            "epoch": 1,
+            "epochs": 2,
+            "step": 9,
+            "steps": 20,
+            "terms": {"task": None},
+            "lr": 0.1,
+            "progress": 0.9,
+        }
+    )
+    with open(run.dir / "events.jsonl", "a") as events:
+        events.write('{"kind": "St')
+    app.run()
+    assert "The loss is not a number since task 3 (cooking), step 9" in texts(app) and not app.exception
+
+
+def test_jobs_tell_of_losses_above_a_limit_of_the_reader(runs):
+    """The fixture's tasks lost 0.59 and 0.32; the limit stands in the link."""
+    write_run(runs, "a", "sequential", FORGETS, routed=False)
+
+    def lost(app):
+        return [text for text in texts(app).split("\n") if text.startswith("Task ") and " lost " in text]
+
+    app = open_page("jobs", job="a")
+    assert app.number_input(key="job_lost").value == 0.2 and len(lost(app)) == 2
+    app.number_input(key="job_lost").set_value(0.5).run()
+    assert [text[:12] for text in lost(app)] == ["Task animals"]
+    assert not lost(open_page("jobs", job="a", job_lost="0.7")) and len(lost(open_page("jobs", job="a", job_lost="0.4"))) == 1
+
+
+def test_jobs_name_dead_experts(runs):
+    run = write_run(runs, "a")
+    assert views.alerts(run) == []
+    shares = np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.5, 0.49, 0.01]])
+    path = run.dir / "routing" / "after_2.safetensors"
+    arrays, header = atomic_io.read_arrays(path)
+    atomic_io.write_arrays(path, arrays | {f"{t}/share_sum": shares[t] * arrays[f"{t}/count"] for t in range(3)}, header)
+    assert [alert.text for alert in views.alerts(run)] == ["Expert cooking is dead: no task gives it more than 1.0%."]
+    five = write_run(runs, "b", matrix=[[0.5] * 5] * 5, tasks=list("vwxyz"))
+    path = five.dir / "routing" / "after_4.safetensors"
+    arrays, header = atomic_io.read_arrays(path)
+    shares = np.eye(5) / 2 + np.roll(np.eye(5), 1, axis=1) / 2
+    shares[:, 0] += shares[:, 1] + shares[:, 3]
+    shares[:, [1, 3]] = 0.0
+    atomic_io.write_arrays(path, arrays | {f"{t}/share_sum": shares[t] * arrays[f"{t}/count"] for t in range(5)}, header)
+    said = "Experts w, y are dead: no task gives one of them any weight that shows."
+    assert [alert.text for alert in views.alerts(five) if alert.kind == "dead"] == [said]
+
+
+def test_jobs_order_and_hold_the_queue(runs, monkeypatch):
+    monkeypatch.setattr(jobs, "_detached", lambda words, log: 0)
+    waiting = [jobs.enqueue(configuration(seed=seed), runs) for seed in range(2)]
+    app = open_page("jobs", job=waiting[1].id)
+    assert "Queue:** 2 waiting" in texts(app) and app.button(key="later").disabled and not app.button(key="earlier").disabled
+    assert "waits in the queue, 2 of 2" in bars(app)
+    assert set(app.dataframe[0].value["state"]) == {"queued, 1.", "queued, 2."}
+    app.button(key="earlier").click().run()
+    assert jobs.waiting(runs) == waiting[::-1]
+    app.button(key="queue_hold").click().run()
+    assert jobs.paused(runs) and "held" in texts(app)
+    app.button(key="unqueue").click().run()
+    assert waiting[1].status == "stopped" and jobs.waiting(runs) == waiting[:1]
+
+
+def test_jobs_play_a_recorded_example(runs, recorded, monkeypatch):
+    launched = []
+    monkeypatch.setattr(jobs, "_detached", lambda words, log: launched.append(words) or 0)
+    app = open_page("jobs")
+    app.button(key="replay_play").click().run()
+    made = lab.Run.open("replay-builtin-sequential", runs)
+    assert (
+        launched == [[sys.executable, "-m", "lab.run_folder.replay_file", str(made.dir)]] and made.info["replay"]["speed"] == 10
+    )
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    assert open_page("jobs").button(key="replay_play").disabled
+
+
+def test_jobs_delete_asks_first_and_removes_that_run_only(runs, monkeypatch):
+    kept, gone = write_run(runs, "kept"), write_run(runs, "gone")
+    app = open_page("jobs", job="gone")
+    app.button(key="delete").click().run()
+    assert gone.dir.exists()
+    app.button(key="delete_yes").click().run()
+    assert not gone.dir.exists() and kept.status == "finished" and not app.exception
+    damaged = write_run(runs, "damaged")
+    (damaged.dir / "matrix.json").write_text("{")
+    app = open_page("jobs", job="damaged")
+    assert app.error[0].value.startswith("run 'damaged' is damaged")
+    app.button(key="delete").click().run()
+    app.button(key="delete_yes").click().run()
+    assert not damaged.dir.exists() and kept.dir.exists() and not app.exception
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    assert open_page("jobs").button(key="delete").disabled

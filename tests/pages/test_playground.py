@@ -1,0 +1,180 @@
+"""Playground: answers are those of the model, recorded or computed, with changed routing beside them."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+from support.pages import chart, element, open_page, texts
+from support.run_folders import write_run
+
+import lab
+from lab.data.stream import SPLITS
+from lab.pages import code_snippets
+from lab.run_folder.prediction import kept
+
+
+def test_playground_shows_recorded_answers_without_a_model(runs, monkeypatch):
+    run = write_run(runs, "a", texts=["A <b>tagged</b> text", "second"])
+    app = open_page("playground")
+    assert app.text_area(key="pg_text").value == "A <b>tagged</b> text"
+    assert "#### **animals/yes** with probability 0.90; the true class is **animals/yes**" in texts(app)
+    np.testing.assert_allclose(chart(app, "pg_layers_0"), kept(run, 2, 0)[0].by_layer(), rtol=1e-6)
+    app.selectbox(key="pg_example").set_value("weather 2").run()
+    assert app.text_area(key="pg_text").value == "second" and "**weather/no**" in texts(app)
+    app.text_area(key="pg_text").set_value("a text of mine").run()
+    assert app.selectbox(key="pg_example").value == "(typed)" and "without its weights" in texts(app)
+    app.text_area(key="pg_text").set_value("  ").run()
+    assert "Type a text above" in texts(app)
+
+
+def probabilities(app: AppTest) -> list[list[float]]:
+    """The bars of the classes, one list per answer; NaN for a class that an answer does not know."""
+    traces = json.loads(element(app, "pg_classes").proto.spec)["data"]
+    return [[float(text.replace("–", "nan")) for text in trace["text"]] for trace in traces]
+
+
+def typed(text: str = "red wave harbour", **parameters: str) -> AppTest:
+    app = open_page("playground", pg_run="routed", **parameters)
+    app.text_area(key="pg_text").set_value(text).run()
+    assert not app.exception, app.exception[0].message
+    return app
+
+
+def test_playground_answers_as_the_model_does(model):
+    app, answer = typed(), model.answer("red wave harbour")
+    assert f"#### **{answer.prediction}** with probability {answer.probabilities.max():.2f}" in texts(app)
+    assert probabilities(app) == [[round(p, 2) for p in answer.ranked()]]
+    np.testing.assert_allclose(chart(app, "pg_layers_0"), answer.by_layer(), atol=1e-6)
+    app.segmented_control(key="pg_head").set_value("2").run()
+    np.testing.assert_allclose(chart(app, "pg_layers_0"), answer.by_layer(1), atol=1e-6)
+    code = f"load({code_snippets.open_expression(lab.Run.open('routed'))}, 1).answer('red wave harbour')"
+    assert any(code in one.value for one in app.code)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "change"),
+    [
+        ({"pg_route": "one expert", "pg_expert": "city"}, {"expert": 1}),
+        ({"pg_route": "equal weights"}, {"uniform": True}),
+        ({"pg_temperature": "0.2", "pg_top": "1"}, {"temperature": 0.2, "top": 1}),
+        ({"pg_off": "2"}, {"without": (1,)}),
+    ],
+)
+def test_playground_changes_the_routing_beside_the_original(model, parameters, change):
+    """A link restores the change; the answer is that of the model; reset puts the original's numbers there."""
+    from lab.analysis.inference import Override
+
+    app = typed(pg_beside="changed routing", **parameters)
+    original, changed = model.answer("red wave harbour"), model.answer("red wave harbour", Override(**change))
+    np.testing.assert_allclose(chart(app, "pg_layers_0"), original.by_layer(), atol=1e-6)
+    np.testing.assert_allclose(chart(app, "pg_layers_1"), changed.by_layer(), atol=1e-6)
+    np.testing.assert_allclose(chart(app, "pg_change"), changed.by_layer() - original.by_layer(), atol=1e-6)
+    verb = "stays" if original.prediction == changed.prediction else "becomes"
+    assert f"With changed routing, the answer {verb} **{changed.prediction}**" in texts(app)
+    made = ", ".join(f"{name}={value!r}" for name, value in change.items())
+    assert any(f"Override({made})" in code.value for code in app.code)
+    app.button(key="pg_reset").click().run()
+    assert np.array_equal(chart(app, "pg_layers_1"), chart(app, "pg_layers_0")) and not chart(app, "pg_change").any()
+    first, second = probabilities(app)
+    assert first == second
+
+
+def test_playground_compares_moments_and_runs(model):
+    from lab.analysis.inference import load
+
+    app = typed(pg_beside="another moment")
+    then = load(lab.Run.open("routed"), 0).answer("red wave harbour")
+    first, second = probabilities(app)
+    assert sum(first) == pytest.approx(1, abs=0.02) and len(then.classes) < len(model.learner.space.names)
+    assert sorted(value for value in second if value == value) == [round(p, 2) for p in sorted(then.probabilities)]
+    verb = "stays" if then.prediction == model.answer("red wave harbour").prediction else "becomes"
+    assert f"With after task 1, the answer {verb} **{then.prediction}**" in texts(app)
+    app.segmented_control(key="pg_beside").set_value("another run").run()
+    app.selectbox(key="pg_other").set_value("one").run()
+    assert "With one, the answer" in texts(app) and not app.exception
+    assert [one for one in app.get("plotly_chart") if one.proto.id.endswith("pg_layers_0")] and not element(app, "pg_change")
+
+
+def test_playground_draws_a_pair_on_one_range(model, monkeypatch):
+    """The weights of the changed answer are three times as large: both charts end at 3."""
+    from lab.analysis.inference import Model
+
+    answered = Model.answer
+
+    def larger(self, text, override, **more):
+        answer = answered(self, text, override, **more)
+        grown = {name: step * (1 if override.expert is None else 3) for name, step in answer.steps.items()}
+        return dataclasses.replace(answer, steps=grown)
+
+    monkeypatch.setattr(Model, "answer", larger)
+    app = typed(pg_beside="changed routing", pg_route="one expert", pg_expert="city")
+    drawn = [json.loads(element(app, f"pg_layers_{place}").proto.spec)["data"][0] for place in (0, 1)]
+    assert [one["zmax"] for one in drawn] == pytest.approx([3, 3])
+    assert sum("most=3)" in code.value for code in app.code) == 2
+
+
+def test_playground_tells_the_task_where_the_model_is_told(model):
+    app = open_page("playground", pg_run="told")
+    app.text_area(key="pg_text").set_value("red wave").run()
+    app.selectbox(key="pg_task").set_value("city").run()
+    assert (chart(app, "pg_layers_0") == [0, 1]).all()
+    app = open_page("playground", pg_run="one")
+    app.text_area(key="pg_text").set_value("red wave").run()
+    assert "one expert for everything" in texts(app) and not [box for box in app.selectbox if box.key == "pg_task"]
+
+
+def test_playground_tells_every_side_the_same_task_by_its_name(played, runs):
+    """The other run learned the tasks in another order, a third one only one of them; the first is not told at all."""
+    from support import toy
+
+    for id in ("told", "routed"):
+        shutil.copytree(played / id, runs / id)
+    toy.recorded(toy.session("oracle", of=toy.tasks("city", "sea")), runs, "turned")
+    toy.recorded(toy.session("oracle", of=toy.tasks("sea")), runs, "short")
+    app = open_page("playground", pg_run="told", pg_beside="another run", pg_other="turned", pg_task="city")
+    app.text_area(key="pg_text").set_value("red wave").run()
+    assert (chart(app, "pg_layers_0") == [0, 1]).all() and (chart(app, "pg_layers_1") == [1, 0]).all()
+    said = next(code.value for code in app.code if "answers = {" in code.value)
+    assert ".answer('red wave', task=1)" in said and ".answer('red wave', task=0)" in said
+    app.selectbox(key="pg_run").set_value("routed").run()
+    assert not app.error and (chart(app, "pg_layers_1") == [1, 0]).all()
+    assert ".answer('red wave')" in next(code.value for code in app.code if "answers = {" in code.value)
+    app.selectbox(key="pg_run").set_value("told").run()
+    app.selectbox(key="pg_other").set_value("short").run()
+    assert "run 'short' had not learned task 'city' by then: tell one of sea" in texts(app)
+
+
+def test_playground_names_a_text_that_is_too_long_and_keeps_the_page(runs, monkeypatch):
+    monkeypatch.setenv("LAB_RUNS", str(runs / "of mine"))
+    write_run(runs / "of mine", "a")
+    app = open_page("playground")
+    app.text_area(key="pg_text").set_value("word " * 1000).run()
+    assert "has 5,000 characters, at most 4,000" in app.error[0].value.replace("\\", "") and app.sidebar.caption
+    app.text_area(key="pg_text").set_value("a text of mine").run()
+    assert f"lab run l2r --runs '{(runs / 'of mine').resolve()}'" in texts(app)
+
+
+def test_playground_code_has_both_texts_of_a_pair(runs):
+    from support import toy
+
+    pairs = [
+        dataclasses.replace(one, **{split: [e._replace(pair="and this") for e in one.split(split)] for split in SPLITS})
+        for one in toy.tasks()
+    ]
+    toy.recorded(toy.session("l2r", of=pairs), runs, "routed")
+    app = typed("red wave | blue reef")
+    said = next(code.value for code in app.code if "answers = {" in code.value)
+    assert ".answer('red wave', pair='blue reef')" in said
+
+
+def test_playground_says_why_a_model_cannot_be_asked(model, played, tmp_path, monkeypatch):
+    shutil.copytree(played / "routed", tmp_path / "broken" / "routed")
+    (tmp_path / "broken" / "routed" / "experts" / "sea" / "adapter_model.safetensors").unlink()
+    monkeypatch.setenv("LAB_RUNS", str(tmp_path / "broken"))
+    app = typed()
+    assert "adapter_model.safetensors is missing" in app.error[0].value.replace("\\", "")
+    app.selectbox(key="pg_example").set_value("sea 1").run()
+    assert not app.error and chart(app, "pg_layers_0") is not None  # recorded answers need no model
