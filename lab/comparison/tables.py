@@ -59,7 +59,7 @@ def comparison(runs: Sequence[Run]) -> Comparison:
 def once(runs: Sequence[Run]) -> list[str]:
     """Which methods have one run only, and so no interval; no sentence if there are none."""
     single = "; ".join(group.label for group in views.groups(runs) if len(group.runs) == 1)
-    return [f"One run each, so no interval and no claim: {single}. Repeat with other seeds, e.g. --seed 1."] if single else []
+    return [f"One seed each: differences may be chance ({single}). Repeat with other seeds, e.g. --seed 1."] if single else []
 
 
 def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = "average_accuracy") -> pd.DataFrame:

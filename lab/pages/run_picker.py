@@ -64,8 +64,8 @@ def filter_runs(key: str, runs: dict[str, Run]) -> dict[str, Run]:
         key=key,
         bind="query-params",
         placeholder="All runs",
-        help="Offers only runs with a chosen recipe, stream, tag or star. Several choices of one kind widen the filter, choices of "
-        "different kinds narrow it. Tags and stars are set in the Library.",
+        help="Offers only runs with a chosen recipe, stream, tag or star. Several choices of one kind widen the filter, choices "
+        "of different kinds narrow it. Tags and stars are set in the Library.",
     )
     kinds: dict[str, set[str]] = {}
     for mark in chosen:

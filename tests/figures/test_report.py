@@ -86,7 +86,7 @@ def test_differences_orders_and_sweeps_of_repeated_runs(runs):
     assert found["uniform"][0] and found["uniform"][1][4] == "no"
     one = report.html([made[0], made[3]], {})
     assert "<tr class=soft><th scope=row>replay</th>" in one and "one value has no interval" in one
-    assert "One run each, so no interval and no claim: sequential; replay." in one
+    assert "differences may be chance (sequential; replay)" in one
 
 
 def test_the_report_has_the_order_and_the_sweep(runs):

@@ -72,8 +72,8 @@ def test_playground_changes_the_routing_beside_the_original(model, parameters, c
     np.testing.assert_allclose(chart(app, "pg_layers_0"), original.by_layer(), atol=1e-6)
     np.testing.assert_allclose(chart(app, "pg_layers_1"), changed.by_layer(), atol=1e-6)
     np.testing.assert_allclose(chart(app, "pg_change"), changed.by_layer() - original.by_layer(), atol=1e-6)
-    verb = "stays" if original.prediction == changed.prediction else "becomes"
-    assert f"With changed routing, the answer {verb} **{changed.prediction}**" in texts(app)
+    predicted = "the same" if original.prediction == changed.prediction else f"**{changed.prediction}**"
+    assert f"With changed routing the answer is {predicted}, with probability" in texts(app)
     made = ", ".join(f"{name}={value!r}" for name, value in change.items())
     assert any(f"Override({made})" in code.value for code in app.code)
     app.button(key="pg_reset").click().run()
@@ -90,11 +90,11 @@ def test_playground_compares_moments_and_runs(model):
     first, second = probabilities(app)
     assert sum(first) == pytest.approx(1, abs=0.02) and len(then.classes) < len(model.learner.space.names)
     assert sorted(value for value in second if value == value) == [round(p, 2) for p in sorted(then.probabilities)]
-    verb = "stays" if then.prediction == model.answer("red wave harbour").prediction else "becomes"
-    assert f"With after task 1, the answer {verb} **{then.prediction}**" in texts(app)
+    predicted = "the same" if then.prediction == model.answer("red wave harbour").prediction else f"**{then.prediction}**"
+    assert f"After task 1 the answer was {predicted}, with probability" in texts(app)
     app.segmented_control(key="pg_beside").set_value("another run").run()
     app.selectbox(key="pg_other").set_value("one").run()
-    assert "With one, the answer" in texts(app) and not app.exception
+    assert "In run one the answer is" in texts(app) and not app.exception
     assert [one for one in app.get("plotly_chart") if one.proto.id.endswith("pg_layers_0")] and not element(app, "pg_change")
 
 
@@ -123,7 +123,7 @@ def test_playground_tells_the_task_where_the_model_is_told(model):
     assert (chart(app, "pg_layers_0") == [0, 1]).all()
     app = open_page("playground", pg_run="one")
     app.text_area(key="pg_text").set_value("red wave").run()
-    assert "one expert for everything" in texts(app) and not [box for box in app.selectbox if box.key == "pg_task"]
+    assert "one expert for all tasks" in texts(app) and not [box for box in app.selectbox if box.key == "pg_task"]
 
 
 def test_playground_tells_every_side_the_same_task_by_its_name(played, runs):

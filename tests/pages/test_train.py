@@ -134,7 +134,7 @@ def test_train_refuses_settings_that_do_not_fit_the_tasks(runs, monkeypatch):
     odd = [dataclasses.replace(task(name), labels=("no", name)) for name in TASKS]
     monkeypatch.setattr(loading, "tasks_of", lambda stream, seed: odd)
     app = open_page("train", recipe="sequential", o=["scenario=domain", "seed=77"])
-    assert "scenario domain needs tasks with identical label lists" in texts(app) and "fit together" not in texts(app)
+    assert "scenario domain needs tasks with identical label lists" in texts(app) and "Ready to start" not in texts(app)
     assert app.button(key="train_start").disabled and app.button(key="train_queue").disabled
 
 
@@ -181,7 +181,7 @@ def test_train_opens_a_link_and_a_preset(runs):
 
 def not_taken(app: AppTest) -> list[str]:
     """What Train says about the parts of a link that it could not use."""
-    return [one.value.replace("\\", "") for one in app.warning if one.value.startswith("Not taken over")]
+    return [one.value.replace("\\", "") for one in app.warning if one.value.startswith("Ignored:")]
 
 
 def of_command(app: AppTest) -> dict[str, object]:
@@ -281,7 +281,7 @@ STRANGE = {  # what a link may say, and how the remark about it begins
     "nonsense": "'nonsense' is not an option: write key=value",
     "train.lr=[": "the value of 'train.lr' cannot be read",
     "methods.replya={}": "unknown method 'replya': did you mean 'replay'?",
-    "router.name=gatse": "router.name=gatse: this form has no such option",
+    "router.name=gatse": "router.name=gatse: the form has no such option",
     "experts.name=[1]": "experts.name=[1]: ",
     "stream.name=5": "stream.name=5: ",
     "stream.tasks=[weather, boats]": "stream.tasks=[weather, boats]: ",
@@ -306,7 +306,7 @@ def test_train_names_what_it_does_not_understand_in_a_link(runs, link, said):
     """The rest of the link counts, the form is there, and the remarks go with the first change."""
     app = open_page("train", **({"recipe": "l2r"} | link))
     assert not app.error and len(not_taken(app)) == len(said), not_taken(app)
-    assert all(text.startswith(f"Not taken over: {one}") for text, one in zip(not_taken(app), said, strict=True)), not_taken(app)
+    assert all(text.startswith(f"Ignored: {one}") for text, one in zip(not_taken(app), said, strict=True)), not_taken(app)
     assert app.code[0].value == ("lab run l2r" if "from" in link else "lab run l2r -o seed=3")
     app.number_input(key="train/l2r/seed#1").set_value(4).run()
     assert app.code[0].value == "lab run l2r -o seed=4" and not not_taken(app)
