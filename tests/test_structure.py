@@ -17,7 +17,7 @@ LIGHT = [
     "core.errors",
     "core.registry",
     "core.atomic_io",
-    "metrics.matrix",
+    "metrics.base",
     "run_folder.events",
     "run_folder.run",
     "config.schema",

@@ -20,7 +20,7 @@ import pandas as pd
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.jobs import jobs
-from lab.metrics.matrix import array
+from lab.metrics.base import array
 from lab.run_folder.run import ID, NOTES, Run, remove, root
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"

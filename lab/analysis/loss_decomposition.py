@@ -18,9 +18,10 @@ The mean over old tasks is the negative of backward transfer, term by term.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -30,7 +31,6 @@ from lab.analysis.inference import recall
 from lab.config.resolve import validated
 from lab.core import atomic_io
 from lab.core.errors import LabError
-from lab.metrics.matrix import shares
 from lab.models.learner import Classifier, Learner
 from lab.run_folder.run import Run
 from lab.training import runner
@@ -140,6 +140,20 @@ def _row(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
     row |= dict.fromkeys(TERMS[1:], 0.0) | shares(score, parts)
     row["new_classes"] = row["new_classes"] if changed["new_classes"] else None
     return row | {"oracle_learned": before if oracle else None, "oracle_last": after if oracle else None}
+
+
+def shares(score: Callable[[frozenset[str]], float], parts: Sequence[str]) -> dict[str, float]:
+    """Split score(none) - score(all) among parts that changed; `score(S)` is that with the parts S new and the others old.
+
+    The share of a part is its mean cost over all orders in which the parts can be changed one after the other (Shapley 1953):
+    no order is preferred, the shares add up, and a part whose change never matters has the share 0. 2^n scores for n parts.
+    """
+    orders = list(permutations(parts))
+    share_of = dict.fromkeys(parts, 0.0)
+    for order in orders:
+        for i, part in enumerate(order):
+            share_of[part] += (score(frozenset(order[:i])) - score(frozenset(order[: i + 1]))) / len(orders)
+    return share_of
 
 
 def _modules(learner: Learner, j: int, oracle: bool) -> dict[str, Tensor]:

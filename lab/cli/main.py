@@ -31,7 +31,7 @@ app.add_typer(compose.composing, name="compose")
 command = partial(options.command, of=app)
 
 List = builtins.list
-LISTS = ("recipes", "streams", "routers", "methods", "experts", "backbones", "runs")
+LISTS = ("recipes", "streams", "routers", "methods", "experts", "metrics", "backbones", "runs")
 
 
 def training(work: Callable[[], run_folder.Run], as_json: bool) -> None:
@@ -339,12 +339,12 @@ def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
 
 def listed(run: run_folder.Run) -> dict[str, Any]:
     """One run in the list of runs; one that cannot be read is listed with the reason."""
-    from lab.views import run_row
+    from lab.views import judged, run_row
 
     row = run_row(run)
     if row["status"] == "damaged":
         return {"name": run.id, "status": "damaged", "error": row["reason"]}
-    names = ("status", "recipe", "stream", "scenario", "seed", "average_accuracy", "forgetting")
+    names = ("status", "recipe", "stream", "scenario", "seed", *(measure.path for measure in judged()))
     return {"name": run.id} | {name: row[name] for name in names}
 
 

@@ -10,16 +10,6 @@ from rich.text import Text
 
 from lab.run_folder import run as run_folder
 
-USES = {
-    "uses.task_id": "task id",
-    "uses.stored_examples": "stored examples",
-    "uses.generated_examples": "generated examples",
-    "cost.trainable_parameters": "trainable parameters",
-    "cost.stored_parameters": "stored parameters",
-    "cost.stored_bytes": "stored bytes",
-}
-METRICS = ("average_accuracy", "forgetting", "backward_transfer", "learning_accuracy")
-
 
 def show_json(content: Any) -> None:
     print(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
@@ -50,45 +40,48 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     Console(markup=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def print_result(found: run_folder.Run) -> None:
-    """Metrics, and the matrix with one row per learned task; of a transfer run the scores of all tasks."""
-    result = found.result()
-    if found.protocol == "transfer":
+def print_result(run: run_folder.Run) -> None:
+    """Metrics, and the matrix with one row per learned task; of a transfer run the scores of all tasks; and reasons."""
+    from lab import views
+
+    result = run.result()
+    scores = {measure.title: views.pick(result, measure.path) for measure in views.measures([result]) if measure.score}
+    print_table([{"measure": title, run.id: value} for title, value in ({"Status": result["status"]} | scores).items()])
+    if run.protocol == "transfer":
         print_transfer(result)
-        return
-    routing = {f"routing: {name}": value for name, value in result["routing"].items() if not isinstance(value, dict)}
-    print_table([{name: result[name] for name in ("run", "status", *METRICS)} | routing])
+    else:
+        print_matrix(result)
+    for name, reason in result["why"].items():
+        print(f"{name}: {reason}")
+
+
+def print_matrix(result: dict[str, Any]) -> None:
+    """Scores before training, then one row per learned task; one column per task."""
     tasks, zero_shot = result["tasks"], result["zero_shot"] or [None] * len(result["tasks"])
     rows = [("before training", zero_shot), *zip(tasks, result["matrix"], strict=False)]
     print_table([{"after": name} | dict(zip(tasks, row, strict=False)) for name, row in rows])
-    for name, reason in result["why"].items():
-        print(f"{name}: {reason}")
 
 
 def print_transfer(result: dict[str, Any]) -> None:
-    """Training tasks, held-out tasks without shots and with each number of them, and the reasons of what is missing."""
-    names = ("run", "status", "trained_average", "alignment")
-    shots = {f"{k} shots": score for k, score in result["average"].items()}
-    print_table([{name: result[name] for name in names} | shots])
+    """Training tasks, and held-out tasks without shots and with each number of them."""
     print_table([{"trained on": task, "score": score} for task, score in result["trained"].items()])
-    held = {task: {"0": score} | result["held_out"].get(task, {}) for task, score in result["zero_shot"].items()}
-    print_table([{"held out": task} | {f"{k} shots": score for k, score in scores.items()} for task, scores in held.items()])
-    for name, reason in result["why"].items():
-        print(f"{name}: {reason}")
+    by_task = {task: {"0": score} | result["held_out"].get(task, {}) for task, score in result["zero_shot"].items()}
+    rows = [{"held out": task} | {f"{k} shots": score for k, score in scores.items()} for task, scores in by_task.items()]
+    print_table(rows)
 
 
-def print_comparison(found: list[run_folder.Run]) -> None:
+def print_comparison(runs: list[run_folder.Run]) -> None:
     """Measures down, methods across, since a terminal is higher than wide; then what is missing and why."""
     from lab import views
     from lab.comparison.tables import comparison
 
-    table, notes = comparison(found)
+    table, notes = comparison(runs)
     print_table([{"measure": title} | dict(table[title]) for title in table.columns])
     for note in notes:
         print(note)
-    for measure in views.tested([run.result() for run in found]):
-        pairs = views.differences(found, measure.path)
-        if len(pairs) and measure.path != "forgetting":
+    for measure in views.judged([run.result() for run in runs]):
+        pairs = views.differences(runs, measure.path)
+        if len(pairs):
             print(f"paired differences in {measure.title.lower()}, over the seeds and orders that both have:")
             print_differences(pairs.astype(object).where(pairs.notna(), None).to_dict("records"))
 
@@ -97,46 +90,49 @@ def print_differences(pairs: list[dict[str, Any]]) -> None:
     """Differences with their intervals; what is no claim is grey and says so."""
     rows = []
     for pair in pairs:
-        said = {None: f"- ({pair['why']})", True: "yes", False: "no: the interval includes zero"}[pair["claim"]]
+        claim = {None: f"- ({pair['why']})", True: "yes", False: "no: the interval includes zero"}[pair["claim"]]
         row = {"first": pair["first"], "second": pair["second"], "n": pair["n"], "first - second": between(pair)}
-        row |= {"p": pair["p"], "claim": said}
+        row |= {"p": pair["p"], "claim": claim}
         rows.append({name: value if pair["claim"] else Text(cell(value), "dim") for name, value in row.items()})
     print_table(rows)
 
 
-def say_unequal(found: list[run_folder.Run]) -> None:
+def say_unequal(runs: list[run_folder.Run]) -> None:
     """On stderr, what makes runs unequal that are compared."""
     from lab import views
 
-    for sentence in views.unequal(found):
+    for sentence in views.unequal(runs):
         print(sentence, file=sys.stderr)
 
 
-def print_decomposition(went: dict[str, Any]) -> None:
+def print_decomposition(decomposition: dict[str, Any]) -> None:
     """What each old task lost, and the terms that make it up."""
     from lab.comparison.tables import TERMS
 
-    rows = [*went["tasks"], {"task": "mean"} | went["mean"]]
+    rows = [*decomposition["tasks"], {"task": "mean"} | decomposition["mean"]]
     print_table([{"task": row["task"], "loss": row["loss"]} | {TERMS[term]: row[term] for term in TERMS} for row in rows])
-    for term, reason in went["why"].items():
+    for term, reason in decomposition["why"].items():
         print(f"{TERMS[term]}: {reason}")
 
 
 def print_grid(result: dict[str, Any]) -> None:
     """Methods with means and intervals; what they use; the sweep; differences to the best; effects of the order; seconds."""
+    from lab import views
+
     several = len({(row["stream"], row["scenario"]) for row in result["table"]}) > 1
-    scores, uses, sweeps, places, best = [], [], [], [], {}
+    finished = [cell for cell in result["cells"] if cell["status"] == "finished"]
+    measures, leading = views.measures(finished), views.headline(finished)
+    scores, uses, sweeps, positions, best = [], [], [], [], {}
     for row in result["table"]:
         method = {name: row[name] for name in (("recipe", "stream", "scenario") if several else ("recipe",))}
-        known = ("average_accuracy", "forgetting", "learning_accuracy", "trained_average", "alignment")
-        means = {name: between(row[name]) for name in row if name in known or name.startswith("average.")}
+        listed = [measure for measure in measures if measure.path in row]
+        means = {m.title.lower(): between(row[m.path]) for m in listed if m.score and m.use >= views.Use.COMPARE}
         scores.append(method | {"n": row["n"]} | means | {"chosen": settings(row["chosen"]) or None})
-        uses.append(method | {title: amount(row[path]) for path, title in USES.items()})
+        uses.append(method | {m.title.lower(): amount(row[m.path]) for m in listed if not m.score and not m.part_of})
         tried = {settings(entry["values"]): entry["why"] or entry["validation"] for entry in row["sweep"]}
         sweeps.append(method | tried)
-        places.append(method | {str(place + 1): between(found) for place, found in enumerate(row["by_position"])})
-        score = [found for name, found in row.items() if name == "average_accuracy" or name.startswith("average.")][-1]
-        accuracy, leader = score["mean"], best.get((row["stream"], row["scenario"]), ("", -1.0))
+        positions.append(method | {str(i): between(effect) for i, effect in enumerate(row["by_position"], 1)})
+        accuracy, leader = row[leading.path]["mean"], best.get((row["stream"], row["scenario"]), ("", -1.0))
         if accuracy is not None and accuracy > leader[1] and (row["uses.task_id"] is not True or "alignment" in row):
             best[row["stream"], row["scenario"]] = row["recipe"], accuracy
     print_table(scores)
@@ -155,23 +151,23 @@ def print_grid(result: dict[str, Any]) -> None:
         if pairs:
             print(f"paired differences in {measure.replace('_', ' ')} to the most accurate method that is not given the task:")
             print_differences(pairs)
-    if any(found["mean"] is not None for row in result["table"] for found in row["by_position"]):
+    if any(effect["mean"] is not None for row in result["table"] for effect in row["by_position"]):
         print("last score of the task at each position of the stream, minus the task's mean over all positions:")
-        print_table(places)
+        print_table(positions)
     print("seconds and bytes of a cell, as if nothing had been reused:")
     print_table(result["times"]["rows"])
     for name, of in (("reuse", "all cells"), ("reuse_where_taken", "cells that took experts from the store")):
-        found = result["times"][name]
-        if found["factor"]:
-            spent = f"{found['with_reuse_s']:.0f} s in place of {found['without_reuse_s']:.0f} s"
-            print(f"{found['cells']} {of}: {spent}, reuse saved {found['share_saved']:.0%} ({found['factor']:.1f} times as fast)")
+        times = result["times"][name]
+        if times["factor"]:
+            spent = f"{times['with_reuse_s']:.0f} s in place of {times['without_reuse_s']:.0f} s"
+            print(f"{times['cells']} {of}: {spent}, reuse saved {times['share_saved']:.0%} ({times['factor']:.1f} times as fast)")
 
 
-def amount(found: dict[str, Any] | bool) -> str | None:
+def amount(mean: dict[str, Any] | bool) -> str | None:
     """A privilege, or the mean of a count; None where it is not known."""
-    if isinstance(found, bool):
-        return "yes" if found else "no"
-    return None if found["mean"] is None else f"{found['mean']:,.0f}"
+    if isinstance(mean, bool):
+        return "yes" if mean else "no"
+    return None if mean["mean"] is None else f"{mean['mean']:,.0f}"
 
 
 def settings(values: dict[str, Any] | None) -> str:
@@ -179,8 +175,9 @@ def settings(values: dict[str, Any] | None) -> str:
     return ", ".join(f"{name}={value}" for name, value in (values or {}).items())
 
 
-def between(found: dict[str, Any]) -> str:
+def between(interval: dict[str, Any]) -> str:
     """A mean with its interval, or the reason why there is none."""
-    if found["mean"] is None:
-        return f"- ({found['why']})"
-    return f"{found['mean']:.3f}" + ("" if found["low"] is None else f" [{found['low']:.3f}, {found['high']:.3f}]")
+    if interval["mean"] is None:
+        return f"- ({interval['why']})"
+    bounds = "" if interval["low"] is None else f" [{interval['low']:.3f}, {interval['high']:.3f}]"
+    return f"{interval['mean']:.3f}{bounds}"

@@ -30,9 +30,9 @@ from lab import views
 from lab.comparison.grid_spec import Cell, Problems, Row, make_rows, read
 from lab.core import atomic_io
 from lab.core.errors import LabError
+from lab.core.intervals import by_position, difference, interval
 from lab.data import loading
 from lab.data.stream import Task, limited
-from lab.metrics.intervals import by_position, difference, interval
 from lab.run_folder.run import Run, now, remove, root, slug, unwritable
 from lab.training import runner
 from lab.training.recorder import Stopped
@@ -231,7 +231,7 @@ class Grid:
         found = self.outcome(cell)
         if found.result is None or found.status != "finished":
             return f"{cell.id}: {found.status}: {found.why}"
-        scores = ((m.title.lower(), views.pick(found.result, m.path)) for m in views.tested([found.result]))
+        scores = ((m.title.lower(), views.pick(found.result, m.path)) for m in views.judged([found.result]))
         return f"{cell.id}: {', '.join(f'{name} {score:.3f}' for name, score in scores if score is not None)}"
 
     def _share(self, cell: Cell) -> float:
@@ -332,7 +332,7 @@ class Grid:
         """Every pair of methods that met the same stream and scenario, first minus second."""
         found = []
         for (one, first), (other, second) in itertools.combinations(zip(self.rows, of_row, strict=True), 2):
-            shown = views.tested([*first.values(), *second.values()])
+            shown = views.judged([*first.values(), *second.values()])
             for measure in (m.path for m in shown) if one.peers == other.peers else ():
                 a, b = (
                     {key: value for key, result in results.items() if (value := views.pick(result, measure)) is not None}

@@ -1,7 +1,7 @@
 """Tables of methods that were repeated: paired differences, what the order of the tasks changes, and sweeps of an option.
 
 Repetitions are runs that differ in the seed, in the order of the tasks, or in the option that is swept. Pure functions from Run
-objects to pandas; what a few repetitions allow to say stands in `lab.metrics.intervals`.
+objects to pandas; what a few repetitions allow to say stands in `lab.core.intervals`.
 """
 
 from collections.abc import Sequence
@@ -13,19 +13,15 @@ import pandas as pd
 
 from lab import views
 from lab.core.errors import LabError, unknown
-from lab.metrics.intervals import by_position, interval
+from lab.core.intervals import by_position, interval
 from lab.run_folder.run import Run
 
-COMPARED = ("average_accuracy", "forgetting", "backward_transfer", "learning_accuracy")  # of runs on a stream
 ONE_ADAPTER = ("sequential", "shared")  # the plain recipes, of a stream and of transfer
 
 
 def compared(runs: Sequence[Run]) -> list[views.Measure]:
-    """The measures of which differences are taken: `COMPARED`; of transfer runs the scores with shots and the alignment."""
-    results = [run.result() for run in runs]
-    if any(run.protocol == "transfer" for run in runs):
-        return views.tested(results)
-    return [measure for measure in views.measures(results) if measure.path in COMPARED]
+    """The scores of which differences between these runs are taken, the most important first."""
+    return views.compared([run.result() for run in runs])
 
 
 def reference(runs: Sequence[Run]) -> str:
@@ -45,10 +41,10 @@ def differences(runs: Sequence[Run], baseline: str) -> pd.DataFrame:
         raise unknown("method", baseline, [*groups])
     base = groups.pop(baseline)
     ordered = [run for group in (*groups.values(), base) for run in group.runs]  # so that the baseline is always the second
-    found = pd.concat([views.differences(ordered, measure.path) for measure in compared(runs)])
-    found = found[found["second"] == baseline].rename(columns={"first": "label"}).drop(columns="second")
-    found.insert(1, "recipe", [groups[label].recipe for label in found["label"]])
-    return found.reset_index(drop=True).astype(dict.fromkeys(("mean", "low", "high", "p"), float))
+    pairs = pd.concat([views.differences(ordered, measure.path) for measure in compared(runs)])
+    pairs = pairs[pairs["second"] == baseline].rename(columns={"first": "label"}).drop(columns="second")
+    pairs.insert(1, "recipe", [groups[label].recipe for label in pairs["label"]])
+    return pairs.reset_index(drop=True).astype(dict.fromkeys(("mean", "low", "high", "p"), float))
 
 
 def repetitions(runs: Sequence[Run], among: Sequence[Run]) -> list[Run]:
@@ -62,29 +58,35 @@ def positions(runs: Sequence[Run]) -> pd.DataFrame:
     """What standing at each place of the stream does to a task's score in the end, per group of runs in several orders.
 
     Columns: label, recipe, position (from 1), orders, n, mean, low, high, why; `mean` is against the task's own mean over the
-    orders, see `statistics.by_position`.
+    orders, see `lab.core.intervals.by_position`.
     """
     rows = []
     for group in views.groups(runs):
         orders = len({tuple(run.tasks) for run in group.runs})
         last = [dict(zip(run.tasks, run.matrix[-1], strict=True)) for run in group.runs if views.complete(run)]
-        for place, found in enumerate(by_position(last), 1):
-            rows.append({"label": group.label, "recipe": group.recipe, "position": place, "orders": orders, **asdict(found)})
+        for position, effect in enumerate(by_position(last), 1):
+            row = {"label": group.label, "recipe": group.recipe, "position": position, "orders": orders}
+            rows.append(row | asdict(effect))
     columns = ["label", "recipe", "position", "orders", "n", "mean", "low", "high", "why"]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("mean", "low", "high"), float))
 
 
 def orders(runs: Sequence[Run]) -> pd.DataFrame:
-    """Average accuracy and forgetting of every order that was run: label, order, n, average_accuracy, low, high, forgetting."""
+    """The scores by which methods are judged, for every order that was run: label, order, n, and a column for each score.
+
+    The first of them, by which methods are ordered, is followed by `low` and `high`, the bounds of its interval.
+    """
     rows = []
+    first, *others = views.judged([run.result() for run in runs])
     for group in views.groups(runs):
         for order in dict.fromkeys(tuple(run.tasks) for run in group.runs if views.complete(run)):
             results = [run.result() for run in group.runs if tuple(run.tasks) == order]
-            found = interval([result["average_accuracy"] for result in results])
-            lost = [result["forgetting"] for result in results]
-            row = {"label": group.label, "order": " → ".join(order), "n": found.n, "average_accuracy": found.mean}
-            rows.append(row | {"low": found.low, "high": found.high, "forgetting": np.nan if None in lost else np.mean(lost)})
-    columns = ["label", "order", "n", "average_accuracy", "low", "high", "forgetting"]
+            mean = interval([views.pick(result, first.path) for result in results])
+            row = {"label": group.label, "order": " → ".join(order), "n": mean.n, first.path: mean.mean}
+            values = {measure.path: [views.pick(result, measure.path) for result in results] for measure in others}
+            means = {path: np.nan if None in scores else np.mean(scores) for path, scores in values.items()}
+            rows.append(row | {"low": mean.low, "high": mean.high} | means)
+    columns = ["label", "order", "n", first.path, "low", "high", *(measure.path for measure in others)]
     return pd.DataFrame(rows, columns=columns).astype({"low": float, "high": float})
 
 
@@ -105,26 +107,27 @@ def sweep(runs: Sequence[Run], option: str = "train.lr") -> pd.DataFrame:
                 raise LabError(f"run '{run.id}' has no number {option} that could be swept")
             if run.validation is not None:
                 scores.setdefault(value, {})[views.circumstances(run)] = run.validation
-        found = {value: interval([*scores[value].values()]) for value in sorted(scores)}
         common = set.intersection(*map(set, scores.values())) if scores else set()
-        best = max(found, key=lambda value: sum(scores[value][one] for one in common)) if common else None
-        if len(found) > 1:
+        best = max(sorted(scores), key=lambda value: sum(scores[value][key] for key in common)) if common else None
+        if len(scores) > 1:
             rows += [
-                {"label": group.label, "recipe": group.recipe, "value": value, "best": value == best, **asdict(one)}
-                for value, one in found.items()
+                {"label": group.label, "recipe": group.recipe, "value": value, "best": value == best}
+                | asdict(interval([*scores[value].values()]))
+                for value in sorted(scores)
             ]
     columns = ["label", "recipe", "value", "n", "mean", "low", "high", "best"]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("value", "mean", "low", "high"), float))
 
 
 def tradeoff(runs: Sequence[Run]) -> pd.DataFrame:
-    """Plasticity against stability: label, recipe, n, and per group of runs learning and average accuracy with their intervals.
+    """Plasticity against stability, per group of runs: label, recipe, n, learned, kept, with low and high (learned_low, ...).
 
-    Average accuracy equals learning accuracy if nothing was lost; their difference is (1 - 1/T) times backward transfer.
+    `learned` is the learning accuracy and `kept` the average accuracy. They are equal if nothing was lost; their difference is
+    (1 - 1/T) times backward transfer.
     """
-    found = views.summary(runs)
-    found = found[found["measure"].isin(("learning_accuracy", "average_accuracy"))]
-    wide = found.pivot(index="label", columns="measure", values=["value", "low", "high"])
-    wide.columns = [name if what == "value" else f"{name}_{what}" for what, name in wide.columns]
-    about = found.drop_duplicates("label")[["label", "recipe", "n"]]
+    summary = views.summary(runs).replace({"measure": {"learning_accuracy": "learned", "average_accuracy": "kept"}})
+    summary = summary[summary["measure"].isin(("learned", "kept"))]
+    wide = summary.pivot(index="label", columns="measure", values=["value", "low", "high"])
+    wide.columns = [name if bound == "value" else f"{name}_{bound}" for bound, name in wide.columns]
+    about = summary.drop_duplicates("label")[["label", "recipe", "n"]]
     return about.merge(wide, left_on="label", right_index=True).reset_index(drop=True)

@@ -12,12 +12,10 @@ import pandas as pd
 
 from lab import views
 from lab.core.errors import LabError
-from lab.metrics.matrix import interference
+from lab.metrics._amounts import AMOUNTS
 from lab.run_folder.run import Run
 
-NO_COSTS = ("uses.task_id", "cost.reused_s")  # a privilege, and a part of the training seconds
-COSTS = [m for m in views.MEASURES if m.path.startswith(("cost.", "uses.")) and m.path not in NO_COSTS]
-LOWER = ("forgetting", *(measure.path for measure in COSTS))  # measures of which less is better
+COSTS = [amount for amount in AMOUNTS if amount.use >= views.Use.COMPARE and not amount.comes_with]
 TERMS = {
     "router": "Router error",
     "experts": "Expert drift",
@@ -52,8 +50,8 @@ def comparison(runs: Sequence[Run]) -> Comparison:
     table = table.loc[:, (table != "–").any()]
     table.insert(0, "n", [str(len(group.runs)) for group in views.groups(runs)])
     everywhere = len(table)
-    said = [note if len(labels) == everywhere else f"{note} ({', '.join(labels)})" for note, labels in notes.items()]
-    return Comparison(table.rename_axis(index="method", columns=None), said + once(runs))
+    lines = [note if len(labels) == everywhere else f"{note} ({', '.join(labels)})" for note, labels in notes.items()]
+    return Comparison(table.rename_axis(index="method", columns=None), lines + once(runs))
 
 
 def once(runs: Sequence[Run]) -> list[str]:
@@ -62,30 +60,33 @@ def once(runs: Sequence[Run]) -> list[str]:
     return [f"One seed each: differences may be chance ({single}). Repeat with other seeds, e.g. --seed 1."] if single else []
 
 
-def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = "average_accuracy") -> pd.DataFrame:
+def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = "") -> pd.DataFrame:
     """Groups of runs by a score against a cost: label, recipe, n, cost, score, task_id, dominated_by, why.
 
-    `cost` and `score` are paths of `views.MEASURES`. A group is dominated by another one that is at least as good in both and
-    better in one; a group that is given the true task dominates only such groups, since the task is a privilege and no merit.
-    Groups of another stream, scenario or backbone are not judged by each other.
+    `cost` and `score` are paths of `views.measures`; without a score it is the one by which methods are ordered.
+    A group is dominated by another one that is at least as good in both and better in one; a group that is given the true task
+    dominates only such groups, since the task is a privilege and no merit. Groups of another stream, scenario or backbone are
+    not judged by each other.
     `dominated_by` is empty for the others, `why` the reason where cost or score is unknown; such a group takes no part.
     """
-    known = [measure.path for measure in views.MEASURES]
+    results = [run.result() for run in runs]
+    measures = {measure.path: measure for measure in views.measures(results)}
+    score = score or views.headline(results).path
     for path in (cost, score):
-        if path not in known:
-            raise LabError(f"there is no measure '{path}': use one of {', '.join(known)}")
-    found = views.summary(runs)
-    wide = found.pivot(index="label", columns="measure", values="value").loc[list(dict.fromkeys(found["label"]))]
-    reasons = found.pivot(index="label", columns="measure", values="why").loc[wide.index]
-    about = found.drop_duplicates("label").set_index("label")[["recipe", "n"]]
+        if path not in measures:
+            raise LabError(f"there is no measure '{path}': use one of {', '.join(measures)}")
+    summary = views.summary(runs)
+    wide = summary.pivot(index="label", columns="measure", values="value").loc[list(dict.fromkeys(summary["label"]))]
+    reasons = summary.pivot(index="label", columns="measure", values="why").loc[wide.index]
+    about = summary.drop_duplicates("label").set_index("label")[["recipe", "n"]]
     table = about.assign(cost=wide[cost], score=wide[score], task_id=wide["uses.task_id"] == 1)
     table["why"] = [reasons.at[label, cost] or reasons.at[label, score] for label in table.index]
-    signs = np.array([1 if cost in LOWER else -1, 1 if score in LOWER else -1])
+    signs = np.array([1 if measures[path].lower_is_better else -1 for path in (cost, score)])
     points = table[["cost", "score"]].to_numpy() * signs  # (groups, 2), less is better
-    same = [[group.runs[0].result()[name] for name in ("stream", "scenario", "backbone")] for group in views.groups(runs)]
-    told, dominated = table["task_id"].to_numpy(), []
+    settings = [[group.runs[0].result()[name] for name in ("stream", "scenario", "backbone")] for group in views.groups(runs)]
+    privileged, dominated = table["task_id"].to_numpy(), []
     for i in range(len(table)):
-        rivals = np.array([one == same[i] for one in same]) & (~told | told[i])
+        rivals = np.array([other == settings[i] for other in settings]) & (~privileged | privileged[i])
         dominated.append(_dominating(points, rivals, i, list(table.index)))
     table["dominated_by"] = dominated
     return table.reset_index()
@@ -106,7 +107,11 @@ def interference_matrix(run: views.Runs) -> pd.DataFrame:
     The cell (i, j) is R[i-1][j] - R[i][j]; negative: task j gained. A column sums to what the task lost since it was learned.
     """
     table = views.accuracy_matrix(run)
-    return pd.DataFrame(interference(table.to_numpy()), index=table.index.rename("learned"), columns=table.columns)
+    r = table.to_numpy()
+    cost = np.full(r.shape, np.nan)
+    cost[1:] = r[:-1] - r[1:]
+    cost[np.triu_indices(*r.shape)] = np.nan  # a task is no cost to itself, nor to later ones
+    return pd.DataFrame(cost, index=table.index.rename("learned"), columns=table.columns)
 
 
 def routing_confusion(run: Run, after: int | None = None) -> pd.DataFrame:
@@ -127,14 +132,14 @@ def decomposition(run: Run) -> pd.DataFrame:
 
     Terms that do not exist are NaN, with the reason in `attrs["why"]`. LabError where it was not measured yet.
     """
-    found = run.decomposition
-    if not found:
+    content = run.decomposition
+    if not content:
         measure = f"lab show {run.id} --decompose, with --runs FOLDER if it is not in ./runs"
         raise LabError(f"where the losses of run '{run.id}' went is not measured yet: {measure}")
     columns = ["task", "learned", "last", "loss", *TERMS]
     try:
-        table = pd.DataFrame([*found["tasks"], {"task": "mean", **found["mean"]}]).reindex(columns=columns).set_index("task")
-        table.attrs["why"] = found["why"]
+        table = pd.DataFrame([*content["tasks"], {"task": "mean", **content["mean"]}]).reindex(columns=columns).set_index("task")
+        table.attrs["why"] = content["why"]
         return table.astype(float)
     except (KeyError, TypeError, ValueError) as error:
         raise LabError(f"run '{run.id}' is damaged: decomposition.json is no decomposition ({error})") from error

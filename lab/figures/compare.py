@@ -14,25 +14,29 @@ from lab.run_folder.run import Run
 TERM_COLOURS = ["#2B7FC4", "#D55E00", "#009E73", "#C98A00"]  # router, experts, classifier, new classes
 
 
-def comparison(runs: Sequence[Run], measure: str = "average_accuracy", title: str = "") -> go.Figure:
-    """One measure of several groups of runs as bars with intervals, coloured by recipe; missing values have no bar."""
-    found = views.summary(runs)
-    found = found[found["measure"] == measure].iloc[::-1]
-    drawn = figure(title, 90 + 44 * len(found))
-    colours = [style(name).colour for name in found["recipe"]]
-    texts = [views.cell(row.value, row.high - row.value, row.why, True) for row in found.itertuples()]
+def comparison(runs: Sequence[Run], measure: str = "", title: str = "") -> go.Figure:
+    """One score of several groups of runs as bars with intervals, coloured by recipe; missing values have no bar.
+
+    `measure` is the path of a score; empty: the one by which methods are ordered.
+    """
+    measure = measure or views.headline([run.result() for run in runs]).path
+    summary = views.summary(runs)
+    rows = summary[summary["measure"] == measure].iloc[::-1]
+    drawn = figure(title, 90 + 44 * len(rows))
+    colours = [style(name).colour for name in rows["recipe"]]
+    texts = [views.cell(row.value, row.high - row.value, row.why, True) for row in rows.itertuples()]
     drawn.add_bar(
-        x=found["value"].fillna(0.0),
-        y=np.arange(len(found)),
+        x=rows["value"].fillna(0.0),
+        y=np.arange(len(rows)),
         orientation="h",
         marker={"color": colours},
-        error_x={"type": "data", "array": found["high"] - found["value"], "thickness": 1},
+        error_x={"type": "data", "array": rows["high"] - rows["value"], "thickness": 1},
         text=[literal(text) for text in texts],
         textposition="auto",
         hovertemplate="%{text}<extra></extra>",
         showlegend=False,
     )
-    drawn.update_yaxes(tickvals=list(range(len(found))), ticktext=[literal(name) for name in found["label"]], showgrid=False)
+    drawn.update_yaxes(tickvals=list(range(len(rows))), ticktext=[literal(name) for name in rows["label"]], showgrid=False)
     return drawn.update_xaxes(zeroline=True)
 
 
@@ -68,17 +72,20 @@ def decomposition(run: Run, title: str = "") -> go.Figure:
     return drawn.update_layout(barmode="relative", legend=legend)
 
 
-def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = "average_accuracy", title: str = "") -> go.Figure:
+def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = "", title: str = "") -> go.Figure:
     """A score against a cost; dominated groups of runs are faint, those that use the task identity hollow.
 
-    The line runs along the groups that are not dominated and get no task identity. See `lab.comparison.tables.pareto`.
+    The line runs along the groups that are not dominated and get no task identity. Without a `score` it is the one by which
+    methods are ordered. See `lab.comparison.tables.pareto`.
     """
-    titles = {measure.path: measure.title for measure in views.MEASURES}
+    results = [run.result() for run in runs]
+    titles = {measure.path: measure.title for measure in views.measures(results)}
+    score = score or views.headline(results).path
     table = tables.pareto(runs, cost, score)
-    known = table[table["cost"].notna() & table["score"].notna()]
-    log = len(known) > 0 and known["cost"].min() > 0 and known["cost"].max() > 10 * known["cost"].min()
+    measured = table[table["cost"].notna() & table["score"].notna()]
+    log = len(measured) > 0 and measured["cost"].min() > 0 and measured["cost"].max() > 10 * measured["cost"].min()
     drawn = figure(title, 400)
-    _pareto_points(drawn, known, titles[cost], styles(views.groups(runs)))
+    _pareto_points(drawn, measured, titles[cost], styles(views.groups(runs)))
     drawn.update_xaxes(title=titles[cost] + (" (logarithmic)" if log else ""), type="log" if log else "linear")
     return drawn.update_yaxes(title=titles[score])
 

@@ -1,6 +1,7 @@
 """Figures of methods beside each other, over their repetitions: differences, trade-off, order of the tasks, swept option."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,17 +15,20 @@ LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0}
 UNCERTAIN = 0.4  # opacity of what may not be claimed
 
 
-def _errors(rows: pd.DataFrame, mean: str = "mean", low: str = "low", high: str = "high") -> dict:
+def _errors(rows: pd.DataFrame, mean: str = "mean", low: str = "low", high: str = "high") -> dict[str, Any]:
     """Error bars from the ends of intervals; none where there is no interval."""
     above, below = rows[high] - rows[mean], rows[mean] - rows[low]
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.5, "width": 5}
 
 
-def differences(runs: Sequence[Run], baseline: str, measure: str = "average_accuracy", title: str = "") -> go.Figure:
+def differences(runs: Sequence[Run], baseline: str, measure: str = "", title: str = "") -> go.Figure:
     """Each group of runs minus the baseline, with the interval of the paired difference.
 
-    Hollow and faint where the interval includes zero or there is none, so that no sign may be claimed.
+    Hollow and faint where the interval includes zero or there is none, so that no sign may be claimed. `measure` is the path of
+    a score; empty: the one by which methods are ordered.
     """
+    titles = {score.path: score.title for score in replicates.compared(runs)}
+    measure = measure or next(iter(titles))
     table = replicates.differences(runs, baseline)
     table = table[(table["measure"] == measure) & table["mean"].notna()].reset_index(drop=True)
     drawn = figure(title, 110 + 42 * max(len(table), 1))
@@ -32,7 +36,7 @@ def differences(runs: Sequence[Run], baseline: str, measure: str = "average_accu
     for i, row in table.iterrows():
         colour, _, marker = looks[row["label"]]
         claim = row["claim"] is True
-        said = {True: "the interval excludes zero", False: "the interval includes zero"}.get(row["claim"], row["why"])
+        verdict = {True: "the interval excludes zero", False: "the interval includes zero"}.get(row["claim"], row["why"])
         drawn.add_scatter(
             x=[row["mean"]],
             y=[i],
@@ -44,24 +48,23 @@ def differences(runs: Sequence[Run], baseline: str, measure: str = "average_accu
             name=literal(row["label"]),
             customdata=[
                 f"<b>{literal(row['label'])}</b> minus {literal(baseline)}<br>{row['mean']:+.3f}, {row['n']} "
-                f"{'pair' if row['n'] == 1 else 'pairs'}<br>{literal(said)}"
+                f"{'pair' if row['n'] == 1 else 'pairs'}<br>{literal(verdict)}"
             ],
             hovertemplate="%{customdata}<extra></extra>",
         )
     drawn.add_vline(x=0, line={"color": "rgba(127,127,127,0.9)", "width": 1.5})
     names = [short(label, 28) for label in table["label"]]
     drawn.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False)
-    what = {known.path: known.title for known in replicates.compared(runs)}[measure]
-    return drawn.update_xaxes(title=f"{what}, minus {short(baseline, 28)}", tickformat="+.3~f", zeroline=False)
+    return drawn.update_xaxes(title=f"{titles[measure]}, minus {short(baseline, 28)}", tickformat="+.3~f", zeroline=False)
 
 
 def tradeoff(runs: Sequence[Run], title: str = "") -> go.Figure:
     """Average accuracy in the end against accuracy right after learning; on the diagonal nothing was lost."""
     table = replicates.tradeoff(runs)
-    columns = ["learning_accuracy", "average_accuracy"]
-    known = table[table[columns].notna().all(axis=1)]
-    low = max(0.0, known[columns].min().min() - 0.06) if len(known) else 0.0
-    high = min(1.02, known[columns].max().max() + 0.06) if len(known) else 1.0
+    columns = ["learned", "kept"]
+    measured = table[table[columns].notna().all(axis=1)]
+    low = max(0.0, measured[columns].min().min() - 0.06) if len(measured) else 0.0
+    high = min(1.02, measured[columns].max().max() + 0.06) if len(measured) else 1.0
     drawn = figure(title, 420)
     drawn.add_scatter(
         x=[low, high],
@@ -73,23 +76,22 @@ def tradeoff(runs: Sequence[Run], title: str = "") -> go.Figure:
         name="nothing lost",
     )
     looks = styles(views.groups(runs))
-    for i, row in known.iterrows():
+    for i, row in measured.iterrows():
         colour, _, marker = looks[row["label"]]
         errors = {
-            axis: _errors(known.loc[[i]], name, f"{name}_low", f"{name}_high") | {"color": colour}
+            axis: _errors(measured.loc[[i]], name, f"{name}_low", f"{name}_high") | {"color": colour}
             for axis, name in zip(("error_x", "error_y"), columns, strict=True)
         }
-        lost = row["learning_accuracy"] - row["average_accuracy"]
         drawn.add_scatter(
-            x=[row["learning_accuracy"]],
-            y=[row["average_accuracy"]],
+            x=[row["learned"]],
+            y=[row["kept"]],
             mode="markers",
             name=literal(row["label"]),
             marker={"color": colour, "symbol": marker, "size": 13},
             **errors,
             customdata=[
-                f"<b>{literal(row['label'])}</b>, n = {row['n']}<br>learned {row['learning_accuracy']:.3f}<br>"
-                f"kept {row['average_accuracy']:.3f}<br>lost {lost:.3f}"
+                f"<b>{literal(row['label'])}</b>, n = {row['n']}<br>learned {row['learned']:.3f}<br>"
+                f"kept {row['kept']:.3f}<br>lost {row['learned'] - row['kept']:.3f}"
             ],
             hovertemplate="%{customdata}<extra></extra>",
         )
@@ -101,8 +103,8 @@ def tradeoff(runs: Sequence[Run], title: str = "") -> go.Figure:
 def positions(runs: Sequence[Run], title: str = "") -> go.Figure:
     """How much better or worse than usual a task does in the end when it is learned at each place of the stream."""
     table = replicates.positions(runs)
-    known = table[table["mean"].notna()]
-    drawn = _lines(figure(title, 360), known, views.groups(runs), "position", "place %{x}: %{y:+.3f}")
+    measured = table[table["mean"].notna()]
+    drawn = _lines(figure(title, 360), measured, views.groups(runs), "position", "place %{x}: %{y:+.3f}")
     drawn.add_hline(y=0, line={"color": "rgba(127,127,127,0.9)", "width": 1.5})
     drawn.update_xaxes(title="place in the stream", dtick=1, showgrid=False)
     return drawn.update_yaxes(title="score against the task's own mean", tickformat="+.3~f")

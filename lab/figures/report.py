@@ -181,7 +181,7 @@ def _differences(page: Page, runs: Sequence[Run]) -> None:
         "for the number of comparisons.",
         "soft",
     )
-    titles = {measure.path: measure.title for measure in views.MEASURES}
+    titles = {measure.path: measure.title for measure in replicates.compared(runs)}
     claimed = found["claim"].eq(True)
     said = {
         "measure": found["measure"].map(titles),
@@ -218,7 +218,8 @@ def _rates(page: Page, runs: Sequence[Run]) -> None:
 
 def _rounded(table: pd.DataFrame) -> pd.DataFrame:
     """A table with one row per entry of its column "label", its fractions as text."""
-    shown = {"label": "method", "average_accuracy": "average accuracy", "low": "from", "high": "to", "value": "train.lr"}
+    titles = {measure.path: measure.title.lower() for measure in views.judged()}
+    shown = titles | {"label": "method", "low": "from", "high": "to", "value": "train.lr"}
     fractions = table.select_dtypes("float").columns
     texts = table.assign(**{name: table[name].map("{:.3f}".format).replace("nan", "–") for name in fractions})
     return texts.rename(columns=shown).set_index("method")
@@ -255,8 +256,9 @@ def _each(page: Page, title: str, named: Sequence[tuple[str, Run]], draw: Callab
 
 
 def _matrix(page: Page, name: str, run: Run) -> None:
-    accuracy = run.result()["average_accuracy"]
-    reached = "no task is learned yet" if accuracy is None else f"average accuracy {accuracy:.3f}"
+    measure, metrics = views.headline(), run.metrics()
+    value = metrics[measure.path]
+    reached = metrics["why"][measure.path] if value is None else f"{measure.title.lower()} {value:.3f}"
     page.figure(figures.accuracy_matrix(run), f"Score matrix of {name}, {reached}.")
 
 

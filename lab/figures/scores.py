@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from lab import views
 from lab.comparison import tables
+from lab.core.intervals import interval
 from lab.figures.drawing import (
     DIVERGING,
     FAINT,
@@ -25,7 +26,6 @@ from lab.figures.drawing import (
     task_style,
     unique,
 )
-from lab.metrics.intervals import interval
 from lab.run_folder.run import Run
 
 LEAST, WIDEST = 0.005, 16  # cost from which a task has an arrow, and pixels that one of 1 is wide

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lab import views
 from lab.config.schema import Section
@@ -34,10 +34,18 @@ class Point(Section):
 
     label: str
     run: str
-    what: Literal["score", "average_accuracy", "forgetting", "share", "oracle"]
+    what: str = Field(description="score, share (of an expert on a task), or a metric by its dotted path in a result")
     after: int = Field(1, ge=1)
     task: int = Field(1, ge=1)
     expert: int = Field(1, ge=1)
+
+    @field_validator("what")
+    @classmethod
+    def _can_be_looked_up(cls, what: str) -> str:
+        allowed = ["score", "share", *(measure.path for measure in views.measures() if measure.score)]
+        if what not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return what
 
 
 class Prediction(Section):
@@ -127,8 +135,6 @@ def truth(point: Point, runs: dict[str, Run]) -> float:
             value = run.matrix[after][task]
         elif point.what == "share":
             value = float(views.routing_by_task(run, after).iloc[task, expert])
-        elif point.what == "oracle":
-            value = run.result()["routing"]["oracle_average_accuracy"]
         else:
             value = views.metrics_after(run, after)[point.what]
     except IndexError:

@@ -1,1 +1,1 @@
-"""Numbers from a score matrix, and what a few repetitions allow to say of them."""
+"""Numbers computed from the scores of a run: one metric per file, found by being there; the contract is `base.Metric`."""

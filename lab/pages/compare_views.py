@@ -8,8 +8,8 @@ import streamlit as st
 
 from lab import figures, views
 from lab.comparison import replicates, tables
+from lab.core.intervals import interval
 from lab.figures import methods, report
-from lab.metrics.intervals import interval
 from lab.pages import chart_card, code_snippets, layout, url_state
 from lab.run_folder.run import Run
 from lab.views import Group
@@ -115,7 +115,8 @@ def difference(row: Mapping[Any, Any]) -> str:
 def curves(runs: list[Run], groups: list[Group]) -> None:
     """Average accuracy and the score of each task over the stream."""
     st.subheader("Average over the stream", anchor=False)
-    means = {group.label: interval([run.result()["average_accuracy"] for run in group.runs]).mean for group in groups}
+    score = views.headline()
+    means = {group.label: interval([run.metrics()[score.path] for run in group.runs]).mean for group in groups}
     text = "; ".join(f"{name} ends at {layout.number(mean)}" for name, mean in means.items())
     chart_card.card(
         figures.average_curves,

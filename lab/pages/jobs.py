@@ -38,11 +38,11 @@ def overview(runs: list[Run]) -> None:
             "state": st.column_config.TextColumn("status", help="Determined from the files and the process each time."),
             "progress": st.column_config.ProgressColumn("progress", min_value=0, max_value=1, format="percent"),
             "learned": "tasks learned",
-            "average_accuracy": st.column_config.NumberColumn("average accuracy", format="%.3f"),
+            score.path: st.column_config.NumberColumn(score.title.lower(), format="%.3f"),
             "created": st.column_config.DatetimeColumn("created", format="distance"),
             "reason": st.column_config.TextColumn("remark", width="medium"),
         }
-        order = ["run", "state", "progress", "learned", "average_accuracy", "recipe", "stream", "seed", "created", "reason"]
+        order = ["run", "state", "progress", "learned", score.path, "recipe", "stream", "seed", "created", "reason"]
         height = "content" if len(table) <= 8 else 320
         alt = "All runs with status and progress"
         st.dataframe(

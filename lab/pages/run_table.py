@@ -39,7 +39,7 @@ def file_stamps(run: Run, *names: str) -> tuple[tuple[str, int, int], ...]:
 
 @st.cache_data(max_entries=20, show_spinner=False)
 def _table(keys: tuple[tuple[str, tuple, str], ...]) -> pd.DataFrame:
-    return pd.DataFrame([_row(*key) for key in keys], columns=views.COLUMNS, dtype=object)
+    return pd.DataFrame([_row(*key) for key in keys], columns=views.columns(), dtype=object)
 
 
 @st.cache_data(max_entries=2000, show_spinner=False)

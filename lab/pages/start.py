@@ -87,7 +87,7 @@ def side_by_side(runs: tuple[Run, Run], after: int) -> None:
     """Matrices and curves of both runs on one scale."""
     for column, run in zip(st.columns(2, gap="large"), runs, strict=True):
         recipe = run.config["recipe"]
-        accuracy = views.metrics_after(run, after)["average_accuracy"]
+        accuracy = views.metrics_after(run, after)[views.headline().path]
         with column:
             st.subheader(TITLES[recipe], anchor=False)
             alt = f"Score matrix of {recipe} after task {after + 1}: average accuracy {accuracy:.3f}"

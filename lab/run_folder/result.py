@@ -2,79 +2,81 @@
 
 from typing import TYPE_CHECKING, Any
 
-from lab.metrics.matrix import metrics
+from lab.metrics.base import AT_THE_END, MatrixScores, TransferScores, evaluate
 
 if TYPE_CHECKING:
     from lab.run_folder.run import Run
 
 
+def scores(run: "Run") -> MatrixScores | TransferScores:
+    """What the metrics of a run are computed from."""
+    recorded = run.scores
+    if run.protocol != "transfer":
+        return MatrixScores(
+            matrix=run.matrix,
+            routing=run.info.get("routing") or {},
+            oracle=recorded.get("oracle"),
+            reasons=run.info.get("why") or {},
+        )
+    options = run.config["transfer"]
+    return TransferScores(
+        zero_shot=recorded.get("zero_shot", {}),
+        held_out=recorded.get("held_out", {}),
+        held_out_tasks=options["held_out"] or [],
+        shots=options["shots"],
+        trained=recorded.get("trained", {}),
+        train_tasks=options["train_tasks"] or [],
+        alignment=recorded.get("alignment", {}),
+        shares_experts=run.config["experts"]["allocation"] != "per_task",
+    )
+
+
 def of_stream(run: "Run") -> dict[str, Any]:
     """Of training on task after task."""
-    scores, info = run.scores, run.info
-    found = metrics(run.matrix)
-    why = found.pop("why")
-    routing = dict.fromkeys(("own_expert_share", "accuracy", "oracle_average_accuracy")) | (info.get("routing") or {})
-    oracle, average = routing["oracle_average_accuracy"], found["average_accuracy"]
-    routing["oracle_gap"] = None if oracle is None or average is None else oracle - average
-    why |= info.get("why", {})
-    if info.get("error"):
-        why["status"] = info["error"]
-    why.setdefault("routing.oracle_gap", why.get("routing.oracle_average_accuracy", "measured when the run is finished"))
-    unknown = "not recorded by the version of the run" if info.get("routing") else "measured when the run is finished"
-    why.setdefault("routing.accuracy", why.get("routing.own_expert_share", unknown))  # both undefined for one reason
-    for name in ("own_expert_share", "oracle_average_accuracy"):
-        why.setdefault(f"routing.{name}", unknown)
-    why = {name: reason for name, reason in why.items() if not name.startswith("routing.") or routing.get(name[8:]) is None}
-    why |= {name: "measured when the run is finished" for name in ("uses", "cost") if not info.get(name)}
-    if scores.get("zero_shot") is None:
+    values, why = evaluate(scores(run))
+    info, zero_shot = run.info, run.scores.get("zero_shot")
+    routing = info.get("routing") or {}
+    why |= {path: why for path, why in info.get("why", {}).items() if routing.get(path.removeprefix("routing.")) is None}
+    if zero_shot is None:
         why["zero_shot"] = "not evaluated yet"
-    return _about(run) | {
-        "tasks": run.tasks,
-        "matrix": run.matrix,
-        "zero_shot": scores.get("zero_shot"),
-        **found,
-        "routing": routing,
-        **({"measures": scores["measures"]} if scores.get("measures") else {}),
-        "uses": info.get("uses"),
-        "cost": info.get("cost"),
-        "why": why,
-    }
+    measures = {"measures": run.scores["measures"]} if run.scores.get("measures") else {}
+    result = _about(run) | {"tasks": run.tasks, "matrix": run.matrix, "zero_shot": zero_shot, "routing": routing, **measures}
+    return nested(result, values) | _uses(run, why)
 
 
 def of_transfer(run: "Run") -> dict[str, Any]:
     """Of joint training and few-shot adaptation."""
-    scores, info = run.scores, run.info
-    given, held_out = run.config["transfer"], scores.get("held_out", {})
-    average = transfer_averages(scores.get("zero_shot", {}), held_out, given["held_out"] or [], given["shots"])
-    trained = [scores.get("trained", {}).get(task) for task in given["train_tasks"] or []]
-    mean = None if None in trained or not trained else sum(trained) / len(trained)
-    measured = [value for value in scores.get("alignment", {}).values() if value is not None]
-    alignment = sum(measured) / len(measured) if measured else None
-    missing = [name for name in ("uses", "cost") if not info.get(name)]
-    why = dict.fromkeys(missing, "measured when the run is finished")
-    why |= {f"average.{k}": "not all held-out tasks are adapted to yet" for k, value in average.items() if value is None}
-    if mean is None:
-        why["trained_average"] = "joint training is not scored yet"
-    if alignment is None:
-        allocation = run.config["experts"]["allocation"]
-        own = "training tasks share no expert, so their gradients have nothing in common" if allocation == "per_task" else ""
-        why["alignment"] = own or "not measured yet, or a gradient was zero"
-    if info.get("error"):
-        why["status"] = info["error"]
-    return _about(run) | {
+    values, why = evaluate(scores(run))
+    result = _about(run) | {
         "protocol": "transfer",
-        "train_tasks": given["train_tasks"],
-        "trained": scores.get("trained", {}),
-        "trained_average": mean,
-        "zero_shot": scores.get("zero_shot", {}),
-        "held_out": held_out,
-        "average": average,
-        "alignment": alignment,
-        "alignment_by_step": scores.get("alignment", {}),
-        "uses": info.get("uses"),
-        "cost": info.get("cost"),
-        "why": why,
+        "train_tasks": run.config["transfer"]["train_tasks"],
+        "trained": run.scores.get("trained", {}),
+        "zero_shot": run.scores.get("zero_shot", {}),
+        "held_out": run.scores.get("held_out", {}),
+        "alignment_by_step": run.scores.get("alignment", {}),
     }
+    return nested(result, values) | _uses(run, why)
+
+
+def _uses(run: "Run", why: dict[str, str]) -> dict[str, Any]:
+    """What every result ends with: what the run used, and the reasons of all that is missing."""
+    amounts = {name: run.info.get(name) for name in ("uses", "cost")}
+    why |= {name: AT_THE_END for name, amount in amounts.items() if not amount}
+    if run.info.get("error"):
+        why["status"] = run.info["error"]
+    return amounts | {"why": why}
+
+
+def nested(result: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The result with a value at each dotted path; sections that it has are copied, others are made."""
+    filled = dict(result)
+    for path, value in values.items():
+        section, _, name = path.partition(".")
+        if name:
+            filled[section] = nested(filled.get(section) or {}, {name: value})
+        else:
+            filled[path] = value
+    return filled
 
 
 def _about(run: "Run") -> dict[str, Any]:
@@ -90,12 +92,3 @@ def _about(run: "Run") -> dict[str, Any]:
         "backbone": config["backbone"]["name"],
         "seed": config["seed"],
     }
-
-
-def transfer_averages(
-    zero_shot: dict[str, float], held_out: dict[str, dict[str, float]], tasks: list[str], shots: list[int]
-) -> dict[str, float | None]:
-    """Mean score over held-out tasks without shots and for each number of them; None while a task lacks one."""
-    found = {"0": [zero_shot.get(task) for task in tasks]}
-    found |= {str(k): [held_out.get(task, {}).get(str(k)) for task in tasks] for k in sorted(set(shots))}
-    return {k: None if None in scores or not scores else sum(scores) / len(scores) for k, scores in found.items()}

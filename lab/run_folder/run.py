@@ -27,7 +27,7 @@ import yaml
 from lab.config.former_names import renamed
 from lab.core import atomic_io
 from lab.core.errors import LabError, unknown
-from lab.metrics.matrix import metrics
+from lab.metrics.base import evaluate
 from lab.run_folder import result
 from lab.run_folder.routing_record import Routing
 
@@ -200,8 +200,9 @@ class Run:
         return sum(found) / len(found) if found else None
 
     def metrics(self) -> dict[str, Any]:
-        """Average accuracy, forgetting, ...; None with a reason under `why` where undefined."""
-        return metrics(self.matrix)
+        """Every metric by its dotted path in the result; None, with a reason under `why`, where undefined."""
+        values, why = evaluate(result.scores(self))
+        return values | {"why": why}
 
     def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
         """Events in order, optionally of one kind; a half-written or damaged line is skipped."""

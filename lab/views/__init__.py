@@ -17,7 +17,7 @@ from lab.views.compare import (
     summary_table,
     unequal,
 )
-from lab.views.results import COMMON, MEASURES, Measure, cell, measures, pick, reason, tested
+from lab.views.results import COMMON, Measure, Use, cell, compared, headline, judged, measures, pick, reason
 from lab.views.routing import (
     largest_weight,
     layer_names,
@@ -36,8 +36,8 @@ from lab.views.routing import (
     strongest_bands,
 )
 from lab.views.runs import (
-    COLUMNS,
     UNREADABLE,
+    columns,
     comparable,
     complete,
     learned,

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lab.metrics.intervals import difference, interval
+from lab.core.intervals import difference, interval
 from lab.run_folder.run import Run
-from lab.views.results import COMMON, MEASURES, Measure, cell, measures, pick, reason
+from lab.views.results import COMMON, Measure, cell, headline, measures, pick, reason
 from lab.views.runs import complete, learned
 
 APART = 40  # characters up to which options stand in a label
@@ -70,14 +70,15 @@ def _apart(runs: Sequence[Run], names: Sequence[str], i: int, over: Sequence[str
 def summary(runs: Sequence[Run]) -> pd.DataFrame:
     """Long form, one row per group of runs and measure: label, recipe, n, learned, tasks, measure, value, low, high, spread, why.
 
-    `value` is the mean over the n runs of the group, `low` and `high` the bounds of its interval , `spread`
+    `value` is the mean over the n runs of the group, `low` and `high` the bounds of its interval, `spread`
     their sample standard deviation, all three NaN below two runs; `why` is the reason of a missing value. Runs of different
     tasks have the measure COMMON too. The runs are of one protocol; of transfer runs tasks are stages.
     """
     columns = ["label", "recipe", "n", "learned", "tasks", "measure", "value", "low", "high", "spread", "why"]
-    common, rows, shown = common_tasks(runs), [], measures([run.result() for run in runs])
-    if shown is MEASURES and _different(runs):
-        shown = [COMMON, *MEASURES]
+    common, rows, results = common_tasks(runs), [], [run.result() for run in runs]
+    shown = measures(results)
+    if all("matrix" in result for result in results) and _different(runs):
+        shown = [COMMON, *shown]
     for group in groups(runs):
         results = [run.result() | {COMMON.path: common_average(run, common)} for run in group.runs]
         rows += [_summary_row(group, results, measure) for measure in shown]
@@ -94,19 +95,19 @@ def _summary_row(group: Group, results: list[dict[str, Any]], measure: Measure) 
         none = dict.fromkeys(("value", "low", "high", "spread"), np.nan)
         return row | none | {"why": "no task is common to all runs" if measure is COMMON else reasons[0]}
     numbers = np.array(values, dtype=float)
-    spread, found = numbers.std(ddof=1) if len(numbers) > 1 else np.nan, interval(numbers)
-    return row | {"value": found.mean, "low": found.low, "high": found.high, "spread": spread, "why": ""}
+    spread, mean = numbers.std(ddof=1) if len(numbers) > 1 else np.nan, interval(numbers)
+    return row | {"value": mean.mean, "low": mean.low, "high": mean.high, "spread": spread, "why": ""}
 
 
 def summary_table(runs: Sequence[Run]) -> pd.DataFrame:
     """`summary` as people read it: one row per measure, one column per group, each cell a value or a dash with the reason."""
-    found = summary(runs)
-    known = {measure.path: measure for measure in (COMMON, *measures([run.result() for run in runs]))}
-    found["cell"] = [cell(r.value, r.high - r.value, r.why, known[r.measure].score, r.measure) for r in found.itertuples()]
-    table = found.pivot(index="measure", columns="label", values="cell")
-    shown = list(dict.fromkeys(found["measure"]))
-    table = table.loc[shown, list(dict.fromkeys(found["label"]))]
-    table.index = pd.Index([known[path].title for path in shown], name="measure")
+    numbers = summary(runs)
+    by_path = {measure.path: measure for measure in (COMMON, *measures([run.result() for run in runs]))}
+    numbers["cell"] = [cell(r.value, r.high - r.value, r.why, by_path[r.measure].score, r.measure) for r in numbers.itertuples()]
+    table = numbers.pivot(index="measure", columns="label", values="cell")
+    paths = list(dict.fromkeys(numbers["measure"]))
+    table = table.loc[paths, list(dict.fromkeys(numbers["label"]))]
+    table.index = pd.Index([by_path[path].title for path in paths], name="measure")
     return table
 
 
@@ -172,22 +173,28 @@ def common_average(run: Run, tasks: Sequence[str]) -> float | None:
     return float(np.mean([run.matrix[-1][run.tasks.index(task)] for task in tasks])) if tasks else None
 
 
-def differences(runs: Sequence[Run], measure: str = "average_accuracy") -> pd.DataFrame:
+def differences(runs: Sequence[Run], measure: str = "") -> pd.DataFrame:
     """Paired differences between groups, long form: first, second, measure, n, mean, low, high, p, claim, why.
 
-    First minus second over the seeds and orders that both have in equal circumstances. Groups
-    without such pairs have no difference but a reason.
+    First minus second over the seeds and orders that both have in equal circumstances. Groups without such pairs have no
+    difference but a reason. `measure` is the path of a score; empty: the one by which methods are ordered.
     """
+    measure = measure or headline([run.result() for run in runs]).path
     rows = []
-    for one, other in combinations(groups(runs), 2):
-        whole = ([run for run in group.runs if complete(run)] for group in (one, other))
-        values = ({circumstances(run): pick(run.result(), measure) for run in runs} for runs in whole)
-        first, second = ({key: value for key, value in given.items() if value is not None} for given in values)
-        found = asdict(difference(first, second))
-        missing = [_without(group, measure) for group, values in ((one, first), (other, second)) if not values]
-        rows.append({"first": one.label, "second": other.label, "measure": measure, **found, "why": (*missing, found["why"])[0]})
+    for pair in combinations(groups(runs), 2):
+        first, second = (_values(group, measure) for group in pair)
+        row = asdict(difference(first, second))
+        reasons = [_without(group, measure) for group, values in zip(pair, (first, second), strict=True) if not values]
+        names = {"first": pair[0].label, "second": pair[1].label, "measure": measure}
+        rows.append(names | row | {"why": [*reasons, row["why"]][0]})
     columns = ["first", "second", "measure", "n", "mean", "low", "high", "p", "claim", "why"]
     return pd.DataFrame(rows, columns=columns).astype({"claim": object})
+
+
+def _values(group: Group, measure: str) -> dict[str, float]:
+    """The measure of the complete runs of a group that have it, by their circumstances."""
+    values = {circumstances(run): pick(run.result(), measure) for run in group.runs if complete(run)}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def circumstances(run: Run) -> str:

@@ -9,25 +9,16 @@ import pandas as pd
 
 from lab.core.errors import LabError
 from lab.run_folder.run import Run
+from lab.views.results import judged, pick
 
 UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)  # what a damaged folder can cause
 TAIL = 1 << 16  # bytes of events.jsonl read for the newest events
-COLUMNS = [
-    "run",
-    "status",
-    "recipe",
-    "stream",
-    "backbone",
-    "scenario",
-    "seed",
-    "learned",
-    "tasks",
-    "progress",
-    "average_accuracy",
-    "forgetting",
-    "created",
-    "reason",
-]
+
+
+def columns() -> list[str]:
+    """Columns of `runs_table`; the scores among them are those by which methods are judged."""
+    about = ["run", "status", "recipe", "stream", "backbone", "scenario", "seed", "learned", "tasks", "progress"]
+    return [*about, *(measure.path for measure in judged()), "created", "reason"]
 
 
 def problem(run: Run) -> str:
@@ -76,7 +67,7 @@ def readable(runs: Iterable[Run]) -> list[Run]:
 
 def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
     """One row per run, damaged ones included with the reason."""
-    return pd.DataFrame([run_row(run) for run in runs], columns=COLUMNS)
+    return pd.DataFrame([run_row(run) for run in runs], columns=columns())
 
 
 def run_row(run: Run) -> dict[str, Any]:
@@ -86,7 +77,7 @@ def run_row(run: Run) -> dict[str, Any]:
         return {"run": run.id, "status": "damaged", "reason": reason}
     result = run.result()
     row = {name: result[name] for name in ("run", "status", "recipe", "stream", "backbone", "scenario", "seed")}
-    row |= {name: result.get(name) for name in ("average_accuracy", "forgetting")} | {"reason": run.info.get("error") or ""}
+    row |= {measure.path: pick(result, measure.path) for measure in judged()} | {"reason": run.info.get("error") or ""}
     row |= {"learned": learned(run), "tasks": len(run.tasks), "created": moment(run.info.get("created"))}
     return row | {"progress": 1.0 if result["status"] == "finished" else _share(run)}
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from lab.core.errors import LabError
-from lab.metrics.intervals import interval
-from lab.metrics.matrix import array, metrics
+from lab.core.intervals import interval
+from lab.metrics.base import MatrixScores, array, evaluate
 from lab.run_folder.run import Run
 from lab.views.compare import groups
 
@@ -104,5 +104,8 @@ def average_curves(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def metrics_after(run: Run, after: int) -> dict[str, Any]:
-    """The metrics of the run as they stood after learning task `after`."""
-    return metrics(run.matrix[: after + 1])
+    """The metrics of the run as they stood after learning task `after`; those of the routing are known after the last one."""
+    if after + 1 >= len(run.matrix):
+        return run.metrics()
+    values, why = evaluate(MatrixScores(run.matrix[: after + 1]))
+    return values | {"why": why}

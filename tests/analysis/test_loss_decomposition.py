@@ -7,6 +7,8 @@ from itertools import combinations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from support import toy
 from typer.testing import CliRunner
 
@@ -266,3 +268,46 @@ def test_the_session_of_a_run_is_that_of_the_run(made, data):
         == session.fingerprint()
         == loss_decomposition.reopened(run).fingerprint()
     )
+
+
+# what several changes cost together -------------------------------------------------------------------------------------------
+
+
+fractions = st.floats(0, 1, allow_nan=False, width=32)
+PARTS = ("experts", "classifier", "new_classes", "router")
+
+
+@st.composite
+def games(draw):
+    """A score for every set of parts."""
+    parts = PARTS[: draw(st.integers(0, 4))]
+    return parts, {frozenset(chosen): draw(fractions) for n in range(len(parts) + 1) for chosen in combinations(parts, n)}
+
+
+@given(games())
+def test_shares_are_the_closed_form_and_add_up(game):
+    """Against the weights |S|! (n - 1 - |S|)! / n! of marginal costs (Shapley 1953)."""
+    parts, score = game
+    shares, n = loss_decomposition.shares(score.get, parts), len(parts)
+    for part in parts:
+        without = [chosen for chosen in score if part not in chosen]
+        orders = {chosen: math.factorial(len(chosen)) * math.factorial(n - 1 - len(chosen)) for chosen in without}
+        expected = sum(count * (score[chosen] - score[chosen | {part}]) for chosen, count in orders.items()) / math.factorial(n)
+        assert shares[part] == pytest.approx(expected, abs=1e-9)
+    assert sum(shares.values()) == pytest.approx(score[frozenset()] - score[frozenset(parts)], abs=1e-9)
+    assert shares == pytest.approx(loss_decomposition.shares(score.get, parts[::-1]), abs=1e-12)
+
+
+@given(games())
+def test_a_part_that_never_matters_has_the_share_zero(game):
+    parts, score = game
+    shares = loss_decomposition.shares(lambda chosen: score[chosen - {"idle"}], (*parts, "idle"))
+    assert shares.pop("idle") == pytest.approx(0, abs=1e-12)
+    assert shares == pytest.approx(loss_decomposition.shares(score.get, parts), abs=1e-9)
+
+
+def test_shares_by_hand():
+    """Alone, a costs 0.2 and b nothing; after b, a costs 0.5 and b, after a, 0.3: each order is half of the answer."""
+    score = {frozenset(): 0.9, frozenset("a"): 0.7, frozenset("b"): 0.9, frozenset("ab"): 0.4}
+    assert loss_decomposition.shares(score.get, ("a", "b")) == pytest.approx({"a": (0.2 + 0.5) / 2, "b": (0.3 + 0.0) / 2})
+    assert loss_decomposition.shares(score.get, ()) == {}

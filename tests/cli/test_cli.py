@@ -74,7 +74,7 @@ def test_run_prints_json_on_stdout_and_progress_on_stderr(two):
     assert (result["run"], result["seed"], result["recipe"], result["backbone"]) == ("first", 1, "l2r", "tiny")
     assert result["tasks"] == ["city", "sea"], "alphabetical where no order is given"
     assert "after city: average" in first.stderr and "after sea: average" in first.stderr and "whole run" in first.stderr
-    assert "whole run" not in second.stdout and "average_accuracy" in second.stdout and "before training" in second.stdout
+    assert "whole run" not in second.stdout and "Average accuracy" in second.stdout and "before training" in second.stdout
 
 
 def test_run_in_a_process_of_its_own(stream, tmp_path):

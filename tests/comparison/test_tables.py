@@ -15,7 +15,7 @@ from lab import views
 from lab.comparison import tables
 from lab.core import atomic_io
 from lab.core.errors import LabError
-from lab.metrics.matrix import metrics
+from lab.metrics.base import MatrixScores, evaluate
 from lab.run_folder.run import Run
 
 ODD = "a_b|c & 50% #1 $x^2~{y}\\"
@@ -86,7 +86,7 @@ def test_csv_holds_unrounded_numbers_and_reasons(runs):
     assert float(cells[ODD, "average_accuracy"]["value"]) == made[0].result()["average_accuracy"]
     missing = cells["sequential", "forward_transfer"]
     assert missing["value"] == "" and missing["why"] == "needs single-task scores"
-    assert len(rows) == 2 * len(views.MEASURES)
+    assert len(rows) == 2 * len(views.measures())
 
 
 def unescaped(line: str) -> list[str]:
@@ -232,4 +232,4 @@ def test_decomposition_is_read(runs):
 def test_column_sums_of_interference_are_what_was_lost(runs):
     run = write_run(runs, "a", "sequential", FORGETS)
     lost = tables.interference_matrix(run).sum()
-    assert lost.iloc[:-1].mean() == pytest.approx(-metrics(FORGETS)["backward_transfer"])
+    assert lost.iloc[:-1].mean() == pytest.approx(-evaluate(MatrixScores(FORGETS))[0]["backward_transfer"])

@@ -60,7 +60,7 @@ def test_truth_counts_from_one(runs):
     def at(**fields):
         return lesson.truth(Point(label="x", run="a", **fields), run)
 
-    assert at(what="score", after=3, task=1) == 0.86 and at(what="oracle") == 0.93
+    assert at(what="score", after=3, task=1) == 0.86 and at(what="routing.oracle_average_accuracy", after=3) == 0.93
     assert at(what="average_accuracy", after=2) == pytest.approx(0.9)
     routing = Run(runs / "a").routing(2)
     assert at(what="share", after=3, task=2, expert=2) == pytest.approx(float(routing.share(1)[1]))
@@ -68,7 +68,7 @@ def test_truth_counts_from_one(runs):
         with pytest.raises(LabError, match="has no"):
             at(**wrong)
     with pytest.raises(LabError, match="not installed"):
-        lesson.truth(Point(label="x", run="b", what="oracle"), run)
+        lesson.truth(Point(label="x", run="b", what="routing.oracle_average_accuracy"), run)
 
 
 GOOD = {"title": "t", "about": "a", "cards": [{"title": "c", "text": "x"}]}
@@ -87,6 +87,7 @@ def changed(**fields) -> str:
         (yaml.safe_dump(GOOD | {"cards": []}), "cards"),
         (yaml.safe_dump(GOOD | {"colour": "red"}), "colour"),
         (changed(show=[{"figure": "pie", "runs": ["a"]}]), "cards.1.show.1.figure"),
+        (changed(predict={"ask": "?", "tell": "", "points": [{"label": "x", "run": "a", "what": "acc"}]}), "average_accuracy"),
         (changed(question={"ask": "?", "options": ["a", "b"], "right": 3, "why": "w"}), "right is 3"),
     ],
 )

@@ -56,7 +56,7 @@ def test_compare_shows_the_numbers_of_the_runs(runs):
     table = app.dataframe[0].value
     assert list(table.columns) == ["sequential (n = 1)", "l2r (n = 1)"]
     for result, column in zip(printed, ("l2r (n = 1)", "sequential (n = 1)"), strict=True):
-        for measure in views.MEASURES:
+        for measure in views.measures():
             known = views.pick(result, measure.path)
             shown = table.loc[measure.title, column]
             if known is None:

@@ -165,7 +165,9 @@ def test_routing_explains_what_is_missing(runs):
 
 
 def test_routing_of_one_shared_expert_is_explained(runs, monkeypatch):
-    monkeypatch.setattr(run_folders, "weights", lambda task, experts, layers, heads: np.ones((layers, heads, 1), dtype=np.float32))
+    monkeypatch.setattr(
+        run_folders, "weights", lambda task, experts, layers, heads: np.ones((layers, heads, 1), dtype=np.float32)
+    )
     run = write_run(runs, "a", "sequential")
     for path in run.dir.glob("routing/*"):
         arrays, header = atomic_io.read_arrays(path)

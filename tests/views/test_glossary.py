@@ -42,15 +42,16 @@ def test_formulas_come_out_at_the_metrics(runs):
     forward = found["Forward transfer"]
     assert forward.filled == r"\frac{1}{2} \left( (0.930 - a_{2}) + (0.950 - a_{3}) \right)", "as far as the run knows it"
     assert forward.value is None and forward.why == "needs single-task scores"
-    assert found["Few-shot transfer"].why == "a metric of transfer runs" and found["Few-shot transfer"].filled is None
+    assert found["k shots"].why == "a metric of transfer runs" and found["k shots"].filled is None
+    assert found["Forgetting"].about.endswith("From -1 to 1; lower is better.")
 
 
 def test_measures_of_a_transfer_run_come_out_at_its_result(runs):
     run = write_transfer(runs, "t")
     found, result = {entry.title: entry for entry in glossary(run)}, run.result()
     expected = {
-        "Zero-shot transfer": result["average"]["0"],
-        "Few-shot transfer": result["average"]["32"],
+        "0 shots": result["average"]["0"],
+        "32 shots": result["average"]["32"],
         "Training tasks": result["trained_average"],
         "Gradient alignment": result["alignment"],
     }

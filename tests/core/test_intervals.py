@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lab.metrics.intervals import EXACT, by_position, difference, interval
+from lab.core.intervals import EXACT, by_position, difference, interval
 
 SCORES = st.floats(0, 1, allow_subnormal=False)
 MANY = st.lists(SCORES, min_size=2, max_size=9)
