@@ -123,7 +123,7 @@ def curves(runs: list[Run], groups: list[Group]) -> None:
         runs,
         key="cmp_average",
         table=views.average_curves,
-        alt=f"Average accuracy after each task: {text}",
+        alt=f"{score.title} after each task: {text}",
         read="The mean score on all tasks learned so far, after each task. A falling line means forgetting, or harder tasks."
         f"{band_note(groups)}",
     )
@@ -152,8 +152,10 @@ def matrices(runs: list[Run], baseline: Group) -> None:
     """The score matrix of every method, and its difference to that of the baseline."""
     groups = views.groups(runs, ("seed",))  # a matrix has the rows of one order
     baseline = next(group for group in groups if group.runs[0] in baseline.runs)
+    score = views.headline()
     for index, group in in_columns(groups):
-        alt = f"Score matrix of {group.label}, average accuracy {layout.number(group.runs[0].result()['average_accuracy'])}"
+        average = layout.number(group.runs[0].metrics()[score.path])
+        alt = f"Score matrix of {group.label}, {score.title.lower()} {average}"
         with layout.section():
             chart_card.card(
                 figures.accuracy_matrix, run_or_runs(group), key=f"cmp_matrix_{index}", alt=alt, table=views.accuracy_matrix
@@ -195,7 +197,7 @@ def trade_offs(runs: list[Run]) -> None:
     with left:
         st.subheader("Stability and plasticity", anchor=False)
         values = "; ".join(
-            f"{row['label']} learned {layout.number(row['learning_accuracy'])}, kept {layout.number(row['average_accuracy'])}"
+            f"{row['label']} learned {layout.number(row['learned'])}, kept {layout.number(row['kept'])}"
             for row in replicates.tradeoff(runs).to_dict("records")
         )
         chart_card.card(
@@ -203,7 +205,7 @@ def trade_offs(runs: list[Run]) -> None:
             runs,
             key="cmp_tradeoff",
             table=replicates.tradeoff,
-            alt=f"Learning accuracy and average accuracy: {values}",
+            alt=f"What was learned and what was kept: {values}",
             read="Further right: learns new tasks better. The distance below the dotted line was lost afterwards.",
         )
     with right:
@@ -357,7 +359,8 @@ def order(runs: list[Run]) -> None:
         read=f"Above zero: tasks learned at this position end higher than the same tasks elsewhere. Bars: {INTERVAL}.",
     )
     scores = replicates.orders(runs)
-    titles = {"average_accuracy": "average accuracy", "low": "from", "high": "to"}
+    titles = {measure.path: measure.title.lower() for measure in views.judged([run.result() for run in runs])}
+    titles |= {"low": "from", "high": "to"}
     three_digits = st.column_config.NumberColumn(format="%.3f")
     st.dataframe(
         scores.rename(columns=titles),
@@ -365,7 +368,7 @@ def order(runs: list[Run]) -> None:
         key="orders",
         height="content",
         alt="Scores of every order",
-        column_config=dict.fromkeys((*titles.values(), "forgetting"), three_digits),
+        column_config=dict.fromkeys(titles.values(), three_digits),
         placeholder="–",
     )
 

@@ -24,12 +24,12 @@ def overview(runs: list[Run]) -> None:
 
     @st.fragment(run_every=2 * PERIOD if active else None)
     def listing() -> None:
-        table = run_table.table(runs)
+        table, score = run_table.table(runs), views.headline()
         positions = {run.id: position for position, run in enumerate(jobs.waiting(), 1)}
         rows = table.to_dict("records")
         table["state"] = [f"queued, {positions[row['run']]}." if row["run"] in positions else row["status"] for row in rows]
         table["learned"] = [f"{row['learned']:.0f}/{row['tasks']:.0f}" if row["tasks"] > 0 else "–" for row in rows]
-        for name in ("progress", "average_accuracy"):
+        for name in ("progress", score.path):
             table[name] = table[name].astype(float)
         for name in ("recipe", "stream", "seed"):
             table[name] = ["–" if pd.isna(value) else str(value) for value in table[name]]
@@ -258,7 +258,7 @@ def matrix(run: Run, state: str) -> None:
         expected = "The first row appears when the first task is learned."
         st.caption(expected if state in jobs.ACTIVE else "The run ended before the first task was learned.")
         return
-    average = layout.number(run.metrics()["average_accuracy"])
+    average = layout.number(run.metrics()[views.headline().path])
     chart_card.card(
         figures.accuracy_matrix,
         run,

@@ -52,12 +52,12 @@ def metrics(sequential: Run, routed: Run, after: int) -> None:
     """Three numbers of the routed run, two of them with the difference to the sequential run."""
     of_routed, of_sequential = views.metrics_after(routed, after), views.metrics_after(sequential, after)
     columns = st.columns(3)
-    for column, name in zip(columns, ("average_accuracy", "forgetting"), strict=False):
-        measure = next(m for m in views.MEASURES if m.path == name)
+    for column, measure in zip(columns, views.judged()[:2], strict=False):
+        name = measure.path
         note = of_routed["why"].get(name)
         if of_routed[name] is not None and of_sequential[name] is not None:
             change = of_routed[name] - of_sequential[name]
-            better = change < 0 if name == "forgetting" else change > 0
+            better = change < 0 if measure.lower_is_better else change > 0
             note = f":{'green' if better else 'red' if change else 'gray'}[{change:+.3f}] compared with sequential"
         numeral(column, name, measure.title, layout.number(of_routed[name]), note, measure.about)
     share = layout.number(own_share(routed, after))
@@ -75,10 +75,11 @@ def conclusion(sequential: Run, routed: Run, after: int) -> str:
     of_routed, of_sequential = views.metrics_after(routed, after), views.metrics_after(sequential, after)
     if after == 0:
         return "After the first task there is nothing to forget yet: move the slider to the second task."
-    lead = of_routed["average_accuracy"] - of_sequential["average_accuracy"]
+    score = views.headline()
+    lead = of_routed[score.path] - of_sequential[score.path]
     return (
         f"After {after + 1} tasks, one expert trained in sequence has lost {forgotten(of_sequential)} per old task. Routing "
-        f"among one expert per task has lost {forgotten(of_routed)}; its average accuracy over all tasks is {abs(lead):.2f} "
+        f"among one expert per task has lost {forgotten(of_routed)}; its {score.title.lower()} is {abs(lead):.2f} "
         f"{'higher' if lead >= 0 else 'lower'}."
     )
 

@@ -33,7 +33,7 @@ def test_start_names_a_damaged_example(recorded, name, monkeypatch):
     assert "Install the lab again to restore it" in texts(open_page("start"))
     shutil.rmtree(folder)
     shown = texts(open_page("start"))
-    assert "cannot be shown: " not in shown and "No pair of recorded examples" in shown
+    assert "cannot be shown: " not in shown and "no pair of recorded examples" in shown
 
 
 def test_start_slider_moves_every_chart(recorded):
