@@ -13,7 +13,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 # Said by the progress bars of a library in notebooks without ipywidgets; the lab draws its own.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # public name -> where it is: a module, or module:attribute; loaded on first use
 _PUBLIC = {

@@ -9,12 +9,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 from support.run_folders import (
     FORGETS,
     KEEPS,
     write_run,
 )
+
+# A failing example is printed with the line that runs it again.
+hypothesis.settings.register_profile("lab", print_blob=True, deadline=None)
+hypothesis.settings.load_profile("lab")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_disk():
+    """Tests write thousands of small files: no one waits until each is on the disk (processes that tests start do)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from support.structure import circles, folder_arrows, folder_of, import_arrows, 
 
 import lab
 
-ROOT = Path(lab.__file__).parent
+ROOT, TESTS = Path(lab.__file__).parent, Path(__file__).parent
 HEAVY = {"torch", "transformers", "peft", "streamlit", "datasets", "pandas", "plotly"}
 LIGHT = [
     "core.errors",
@@ -78,6 +78,14 @@ def test_the_map_shows_every_folder_once_and_imports_go_up_it():
         arrows = {module: sorted(ARROWS[module]) for module in MODULES if folder_of(module) == name}
         uses = [f"{module} -> {target}" for module, found in arrows.items() for target in found if folder_of(target) in wrong]
         assert not wrong, f"{name}/ stands above {', '.join(wrong)} in the map and imports it: {uses}"
+
+
+def test_tests_mirror_the_package_and_import_no_other_test():
+    """Files of `tests/` itself are about the whole; what tests share lies in `tests/support`."""
+    files = [path.relative_to(TESTS) for path in TESTS.rglob("*.py")]
+    assert {path.parts[0] for path in files if len(path.parts) > 1} - {"support"} <= {path.name for path in ROOT.iterdir()}
+    tests = {path.stem for path in files if path.stem.startswith("test_") or path.stem == "conftest"}
+    assert not [path for path in files for name in imported_names(TESTS / path) if tests & {*name.split(".")}]
 
 
 def test_the_top_folder_holds_the_entry_points_only():

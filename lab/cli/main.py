@@ -1,9 +1,7 @@
 """The command line. Results on stdout, progress on stderr; exit codes 0 done, 1 the run failed, 2 the request was wrong."""
 
 import builtins
-import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -95,17 +93,17 @@ def stop(
     """Ask a running run to stop; it can be resumed: lab stop RUN"""
     from lab.jobs import jobs
 
-    found = run_folder.Run.open(run, runs)
-    if found.status not in ("queued", "running"):
-        raise LabError(f"run '{run}' is {found.status}: there is nothing to stop")
-    if found.status == "queued":
-        jobs.stop(found, now)  # it has no process that could end itself
-    elif now:
-        os.kill(found.info["pid"], signal.SIGTERM)
-    else:
-        found.request_stop()
+    opened = run_folder.Run.open(run, runs)
+    jobs.stop(opened, now)
     answer = {"run": run, "stop": "now" if now else "after the current task"}
-    show_json(answer) if as_json else print(f"run '{run}' will stop {answer['stop']}")
+    if as_json:
+        show_json(answer)
+    elif opened.status == "running":
+        print(f"run '{run}' will stop {answer['stop']}")
+    else:
+        print(
+            f"run '{run}' is {opened.status}; go on with: lab resume {run}{f' --runs {shlex.quote(str(runs))}' if runs else ''}"
+        )
 
 
 @command

@@ -13,17 +13,15 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
 import numpy as np
 
 from lab import views
@@ -33,7 +31,8 @@ from lab.core.errors import LabError
 from lab.core.intervals import by_position, difference, interval
 from lab.data import loading
 from lab.data.stream import Task, limited
-from lab.run_folder.run import Run, now, remove, root, slug, unwritable
+from lab.jobs.scheduler import Scheduler, Worker, turn
+from lab.run_folder.run import Run, remove, root, slug, unwritable
 from lab.training import runner
 from lab.training.recorder import Stopped
 
@@ -174,59 +173,48 @@ class Grid:
 
     def _run(self, cells: Sequence[Cell]) -> Iterator[Progress]:
         """Run cells, each in a process of its own, `processes` at a time."""
-        context = multiprocessing.get_context("forkserver")  # one process that has loaded the libraries forks all others
-        context.set_forkserver_preload(["lab.api", "peft", "transformers.models.bert.modeling_bert"])
-        waiting = deque(cell for cell in cells if self.outcome(cell).status not in ("finished", "damaged"))
-        active: dict[Any, tuple[Any, Cell]] = {}
-        done, ended = len(cells) - len(waiting), list[str]()
+        waiting = [cell for cell in cells if self.outcome(cell).status not in ("finished", "damaged")]
+        if not waiting:
+            return
+        scheduler = Scheduler(self.processes, Forks())
+        cell_of = {Run(self.folder / cell.id): cell for cell in waiting}
+        done = len(cells) - len(waiting)
         try:
-            while waiting or active:
-                for _ in range(len(waiting)):
-                    if len(active) < self.processes:
-                        cell = waiting.popleft()
-                        if not self._ready(cell):
-                            waiting.append(cell)  # somebody else works on it: look again later
-                            continue
-                        process = context.Process(target=work, args=(cell.id, str(self.folder.resolve()), dict(os.environ)))
-                        process.start()
-                        active[process.sentinel] = process, cell
-                if not connection.wait(active, TICK) and not active:
-                    time.sleep(TICK)
-                for sentinel in [sentinel for sentinel, (process, _) in active.items() if not process.is_alive()]:
-                    process, cell = active.pop(sentinel)
-                    process.join()
-                    if self._concluded(cell, process.exitcode):
-                        done, ended = done + 1, [*ended, self._said(cell)]
+            while waiting or scheduler.workers:
+                if waiting and scheduler.free():
+                    waiting, finished_elsewhere = self._start(waiting, scheduler)
+                    done += finished_elsewhere
+                lines = []
+                for run in scheduler.ended(TICK):
+                    if run.status == "running":  # another process was faster: look again later
+                        waiting.append(cell_of[run])
                     else:
-                        waiting.append(cell)
-                yield Progress(done, len(cells), {cell.id: self._share(cell) for _, cell in active.values()}, ended)
-                ended = []
+                        done += 1
+                        lines.append(self._summary_line(cell_of[run]))
+                yield Progress(done, len(cells), {run.id: self._share(run) for run in scheduler.workers}, lines)
         finally:
-            for process, _ in active.values():
-                process.terminate()  # as Ctrl-C does: the state is saved
-            for process, _ in active.values():
-                process.join()
+            scheduler.stop()
 
-    def _ready(self, cell: Cell) -> bool:
-        """Whether nobody works on the cell; its folder is made if there is none."""
-        folder = self.folder / cell.id
-        with filelock.FileLock(self.folder / ".grids" / ".lock"):
-            if folder.is_dir() and not (folder / "run.json").is_file():
-                remove(folder)  # its maker was killed
-            if not folder.is_dir():
-                Run.create(cell.config.to_dict(), self.folder, cell.id)
-        return Run(folder).status != "running"
+    def _start(self, waiting: Sequence[Cell], scheduler: Scheduler) -> tuple[list[Cell], int]:
+        """Start cells while there is a free slot; returns those that still wait, and how many another grid has finished."""
+        left, finished = list[Cell](), 0
+        with turn(self.folder, patience=-1):
+            for cell in waiting:
+                run = self._folder_of(cell) if scheduler.free() else None
+                if run and run.status == "finished":
+                    finished += 1
+                elif not (run and scheduler.start(run)):
+                    left.append(cell)
+        return left, finished
 
-    def _concluded(self, cell: Cell, code: int) -> bool:
-        """Whether the cell came to an end with its process, which is noted if it could not say so itself."""
+    def _folder_of(self, cell: Cell) -> Run:
+        """The run of a cell; its folder is made if there is none."""
         run = Run(self.folder / cell.id)
-        status = run.status
-        if status in ("queued", "lost"):
-            reason = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-            run.update(status="failed", error=run.info.get("error") or f"its process ended with {reason}", ended=now())
-        return status != "running"  # another grid was faster
+        if run.dir.is_dir() and not (run.dir / "run.json").is_file():
+            remove(run.dir)  # its maker was killed
+        return run if run.dir.is_dir() else Run.create(cell.config.to_dict(), self.folder, cell.id)
 
-    def _said(self, cell: Cell) -> str:
+    def _summary_line(self, cell: Cell) -> str:
         """One line about a cell that ended."""
         found = self.outcome(cell)
         if found.result is None or found.status != "finished":
@@ -234,9 +222,9 @@ class Grid:
         scores = ((m.title.lower(), views.pick(found.result, m.path)) for m in views.judged([found.result]))
         return f"{cell.id}: {', '.join(f'{name} {score:.3f}' for name, score in scores if score is not None)}"
 
-    def _share(self, cell: Cell) -> float:
-        """Share of the cell's work that is done, from its newest event."""
-        newest = views.recent_events(Run(self.folder / cell.id))
+    def _share(self, run: Run) -> float:
+        """Share of a cell's work that is done, in [0, 1], from its newest event."""
+        newest = views.recent_events(run)
         return float(newest[-1].get("progress", 0.0)) if newest else 0.0
 
     def _write_manifest(self) -> None:
@@ -377,8 +365,35 @@ def saved(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 # -- the process of a cell -------------------------------------------------------------------------------------------------
 
 
+class Forks:
+    """Launches cells as forks of one process that has loaded the libraries: none spends the seconds of an import of its own."""
+
+    def __init__(self) -> None:
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["lab.api", "peft", "transformers.models.bert.modeling_bert"])
+        first = self.context.Process(target=int)  # does nothing: when it has ended the libraries are loaded
+        first.start()
+        first.join()
+
+    def __call__(self, run: Run) -> Worker:
+        words = run.id, str(run.dir.parent.resolve()), dict(os.environ)
+        process = self.context.Process(target=work, args=words)
+        process.start()
+        return Fork(process)
+
+
+class Fork:
+    """The process of a cell, as a scheduler sees it."""
+
+    def __init__(self, process: BaseProcess):
+        self.process, self.pid = process, process.pid or 0
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+
 def work(id: str, folder: str, environment: dict[str, str]) -> None:
-    """Run or go on with a cell in this process; what happens stands in its folder. Ends, resumable, with the grid's process."""
+    """Train a cell, or go on with it, in this process; the result is in its folder. Ends, resumable, with the grid's process."""
     os.environ.update(environment)  # the process this one is forked from has that of its start
     run = Run(Path(folder) / id)
     with open(run.dir / "log.txt", "ab") as log:
@@ -391,7 +406,7 @@ def work(id: str, folder: str, environment: dict[str, str]) -> None:
         sys.exit(1)
     except Exception as error:
         traceback.print_exc()
-        if run.status not in ("running", "failed", "finished"):  # it did not come to begin
+        if run.status == "queued":  # it failed before the run began
             run.update(status="failed", error=str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}")
         sys.exit(1)
 

@@ -60,11 +60,11 @@ def difference(first: Mapping[Any, float], second: Mapping[Any, float], level: f
     if not shared:
         return Difference(0, None, why="no seed and order is common to both")
     a, b = (np.array([values[key] for key in shared], dtype=float) for values in (first, second))
-    found = interval(a - b, level)
-    if found.n == 1:
-        return Difference(1, found.mean, why=ONE)
-    claim = found.low > 0 or found.high < 0
-    return Difference(found.n, found.mean, found.low, found.high, p=permutation(a, b), claim=claim)
+    mean = interval(a - b, level)
+    if mean.n == 1:
+        return Difference(1, mean.mean, why=ONE)
+    claim = mean.low > 0 or mean.high < 0
+    return Difference(mean.n, mean.mean, mean.low, mean.high, p=permutation(a, b), claim=claim)
 
 
 def permutation(a: np.ndarray, b: np.ndarray) -> float:

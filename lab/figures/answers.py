@@ -64,7 +64,7 @@ def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") 
         shared_yaxes=True,
         horizontal_spacing=0.07,
         subplot_titles=[literal(name).replace(" ", "<br>") for name in table.columns],
-        column_widths=[1.5 if one else 1 for one in free],
+        column_widths=[1.5 if signed else 1 for signed in free],
     )
     drawn.update_layout(figure(title, 80 + 30 * len(table)).layout)
     drawn.update_layout(margin={"t": 40, "r": 20}).update_annotations(font={"size": 13})
@@ -93,7 +93,7 @@ def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") 
                 x=np.zeros(len(table)),
                 y=np.arange(len(table)),
                 mode="text",
-                text=[f"\u00a0{one}\u00a0" for one in numbers],
+                text=[f"\u00a0{text}\u00a0" for text in numbers],
                 textposition=np.where(values < 0, "middle right", "middle left"),
                 textfont={"size": NUMBER},
                 cliponaxis=False,

@@ -80,14 +80,14 @@ def style(recipe: str) -> Style:
 def styles(groups: Sequence[views.Group]) -> dict[str, Style]:
     """The style of each group of runs by its label; another group of one recipe keeps the colour and gets the next dash and
     marker."""
-    found: dict[str, Style] = {}
+    by_label: dict[str, Style] = {}
     before: list[str] = []
     for group in groups:
         colour, *own = style(group.recipe)
-        places = (row.index(one) + before.count(group.recipe) for row, one in zip((DASHES, MARKERS), own, strict=True))
-        found[group.label] = Style(colour, *(row[i % len(row)] for row, i in zip((DASHES, MARKERS), places, strict=True)))
+        places = (row.index(mark) + before.count(group.recipe) for row, mark in zip((DASHES, MARKERS), own, strict=True))
+        by_label[group.label] = Style(colour, *(row[i % len(row)] for row, i in zip((DASHES, MARKERS), places, strict=True)))
         before.append(group.recipe)
-    return found
+    return by_label
 
 
 def task_style(task: int) -> Style:
@@ -107,8 +107,8 @@ def literal(text: Any) -> str:
 
 def wrapped(text: Any, width: int = 60, lines: int = 4) -> str:
     """A text in lines for a hover box, cut if it is long."""
-    found = textwrap.wrap(str(text), width, max_lines=lines, placeholder=" …")
-    return "<br>".join(map(literal, found))
+    parts = textwrap.wrap(str(text), width, max_lines=lines, placeholder=" …")
+    return "<br>".join(map(literal, parts))
 
 
 def short(name: Any, length: int = NAME) -> str:
@@ -165,9 +165,9 @@ def cells(drawn: go.Figure, values: np.ndarray, hover: np.ndarray, form: str = "
 
 def _numbers(values: np.ndarray, form: str, look: dict[str, Any]) -> go.Scatter:
     """The numbers of the cells, black on light ones and white on dark ones."""
-    known = ~np.isnan(values)
-    y, x = np.nonzero(known)
-    shares = ((values[known] - look["zmin"]) / (look["zmax"] - look["zmin"])).clip(0, 1)
+    measured = ~np.isnan(values)
+    y, x = np.nonzero(measured)
+    shares = ((values[measured] - look["zmin"]) / (look["zmax"] - look["zmin"])).clip(0, 1)
     colours = plotly.colors.sample_colorscale(look["colorscale"], list(shares), colortype="tuple") if len(shares) else []
     linear = np.clip(np.reshape(colours, (-1, 3)), 0, 1) ** 2.2  # interpolated colours leave [0, 1] by rounding
     light = linear @ (0.2126, 0.7152, 0.0722) > 0.18  # where black has more contrast
@@ -175,8 +175,8 @@ def _numbers(values: np.ndarray, form: str, look: dict[str, Any]) -> go.Scatter:
         x=x,
         y=y,
         mode="text",
-        text=[_tight(form.format(value), values.shape[1]) for value in values[known]],
-        textfont={"color": ["#000000" if one else "#FFFFFF" for one in light], "size": 11},
+        text=[_tight(form.format(value), values.shape[1]) for value in values[measured]],
+        textfont={"color": ["#000000" if bright else "#FFFFFF" for bright in light], "size": 11},
         hoverinfo="skip",
         showlegend=False,
         name="numbers",

@@ -1,13 +1,16 @@
 """A comparison as one HTML file that opens anywhere: tables, matrices, curves, routing, settings and commands.
 
-Nothing is loaded from elsewhere: style, data and plotly.js stand in the file. It follows the reader's light or dark setting.
+Nothing is loaded from elsewhere: style, data and plotly.js stand in the file. It follows the reader's light or dark setting. What
+it looks like stands in report.html.jinja; here is what it says.
 """
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from html import escape
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import jinja2
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
@@ -20,97 +23,65 @@ from lab.core.errors import LabError
 from lab.figures import methods
 from lab.run_folder.run import Run, now
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --line: #d1d9e0; --page: #ffffff; --shade: #f6f8fa }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ed; --soft: #9aa4af; --line: #343b44; --page: #12161c; --shade: #1b2129 }
-}
-body { font: 15px/1.5 "Source Sans Pro", "Segoe UI", Helvetica, Arial, sans-serif; color: var(--ink); background: var(--page);
-       max-width: 1240px; margin: 0 auto; padding: 24px 20px 60px }
-h1 { font-size: 28px; margin: 0 } h2 { font-size: 21px; margin: 40px 0 8px; border-top: 1px solid var(--line); padding-top: 18px }
-h3 { font-size: 16px; margin: 18px 0 4px; overflow-wrap: anywhere } p, li { max-width: 90ch }
-.soft, figcaption { color: var(--soft) } figure { margin: 0; min-width: 0 }
-figcaption { font-size: 13px } .wide { overflow-x: auto } ul { padding-left: 20px }
-select { font: inherit; color: inherit; background: var(--shade); border: 1px solid var(--line); border-radius: 4px }
-[hidden] { display: none }
-.columns { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); gap: 8px 24px }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums }
-th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
-th { font-weight: 600; background: var(--shade); vertical-align: bottom } thead th { white-space: normal; min-width: 74px }
-tbody th, thead th:first-child { text-align: left; position: sticky; left: 0 } .text td { text-align: left; white-space: normal }
-pre { background: var(--shade); border: 1px solid var(--line); border-radius: 6px; padding: 10px; white-space: pre-wrap;
-      overflow-wrap: anywhere; font-size: 13px }
-"""
-
-# Draws each figure in the colour of the text, and again when the reader's setting changes.
-SCRIPT = """
-const figures = JSON.parse(document.getElementById('figures').textContent), dark = matchMedia('(prefers-color-scheme: dark)');
-function draw() {
-  const color = getComputedStyle(document.body).color;
-  figures.forEach((f, i) => Plotly.react('figure-' + i, f.data, {...f.layout, font: {...f.layout.font, color}},
-                                         {displaylogo: false, responsive: true, displayModeBar: false}));
-}
-for (const choice of document.querySelectorAll('select')) {
-  const offered = [...choice.closest('div').querySelectorAll('figure')];
-  const show = () => offered.forEach((f, i) => {
-    f.hidden = i !== choice.selectedIndex;
-    if (!f.hidden) Plotly.Plots.resize(f.firstChild);
-  });
-  choice.addEventListener('change', show);
-}
-draw();
-dark.addEventListener('change', draw);
-"""
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
-class Page:
-    """HTML in the making: `parts` in order, and the figures that its script will draw."""
+@dataclass(frozen=True)
+class Figure:
+    """A figure, its number on the page and its text equivalent."""
 
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-        self.figures: list[go.Figure] = []
+    number: int
+    drawn: go.Figure
+    alt: str
 
-    def add(self, tag: str, text: str, kind: str = "") -> None:
-        """A text element; the text is shown as it is."""
-        self.parts.append(f"<{tag}{f' class={kind}' if kind else ''}>{escape(text)}</{tag}>")
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return self.drawn.layout.height
 
-    def table(self, table: pd.DataFrame, kind: str = "", greyed: Sequence[bool] = ()) -> None:
-        """A table of texts that scrolls on its own where it is wide; the rows `greyed` say what may not be claimed."""
-        kinds = [" class=soft" if grey else "" for grey in greyed or [False] * len(table)]
-        name = escape(" ".join(str(n) for n in [table.index.name] if n))
-        head = "".join(f"<th scope=col>{escape(str(title))}</th>" for title in table.columns)
-        rows = [
-            f"<tr{grey}><th scope=row>{escape(str(label))}</th>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>"
-            for grey, label, cells in zip(kinds, table.index, table.to_numpy(), strict=True)
-        ]
-        body = f"<thead><tr><th scope=col>{name}</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-        self.parts.append(f"<div class=wide tabindex=0><table class='{kind}'>{body}</table></div>")
 
-    def figure(self, drawn: go.Figure, alt: str, hidden: bool = False) -> None:
-        """A figure and its text equivalent; a hidden one is shown when the reader chooses it."""
-        about = f'role=img aria-label="{escape(alt)}" style="height: {drawn.layout.height}px"'
-        place = f"<div id=figure-{len(self.figures)} {about}></div>"
-        self.parts.append(f"<figure{' hidden' if hidden else ''}>{place}<figcaption>{escape(alt)}</figcaption></figure>")
-        self.figures.append(drawn)
+class Figures(list[Figure]):
+    """All figures of a page, in order; the page's script draws them by their numbers."""
 
-    def choice(self, label: str, figures: Mapping[str, tuple[go.Figure, str]]) -> None:
-        """Figures of which the reader chooses one by its title; the first is shown."""
-        options = "".join(f"<option>{escape(title)}</option>" for title in figures)
-        self.parts.append(f"<div><label>{escape(label)} <select autocomplete=off>{options}</select></label>")
-        for place, (drawn, alt) in enumerate(figures.values()):
-            self.figure(drawn, alt, hidden=place > 0)
-        self.parts.append("</div>")
+    def new(self, drawn: go.Figure, alt: str) -> Figure:
+        self.append(Figure(len(self), drawn, alt))
+        return self[-1]
 
-    def html(self, title: str) -> str:
+    def to_json(self) -> str:
         # in a script element only "<" could end it, and JSON may write it as an escape
-        data = ",".join(drawn.to_json() for drawn in self.figures).replace("<", "\\u003c")
-        return (
-            f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-            f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n"
-            + "\n".join(self.parts)
-            + f"\n<script type=application/json id=figures>[{data}]</script>"
-            + f"\n<script>{get_plotlyjs()}</script>\n<script>{SCRIPT}</script></body></html>\n"
-        )
+        return f"[{','.join(str(figure.drawn.to_json()) for figure in self)}]".replace("<", "\\u003c")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table; what is grey may not be claimed."""
+
+    label: str
+    cells: list[str]
+    grey: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts."""
+
+    corner: str  # what the rows are
+    columns: list[str]
+    rows: list[Row]
+
+
+@dataclass
+class Block:
+    """What a section says of one run: figures of `page` and notes, or why there are none."""
+
+    name: str
+    page: Figures
+    figures: list[Figure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    missing: str = ""
+
+    def show(self, drawn: go.Figure, alt: str) -> None:
+        self.figures.append(self.page.new(drawn, alt))
 
 
 def check(path: Path) -> None:
@@ -133,87 +104,84 @@ def write(runs: Sequence[Run], path: Path, excluded: Mapping[str, str] | None = 
 
 
 def html(runs: Sequence[Run], excluded: Mapping[str, str]) -> str:
-    """The report as text."""
-    page = Page()
+    """The report as text; `excluded` are ids of runs that were left out, with the reason."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(_content(runs, excluded)) + "\n"
+
+
+def _content(runs: Sequence[Run], excluded: Mapping[str, str]) -> dict[str, Any]:
+    """What the template shows."""
     named = list(zip(views.labels(runs), runs, strict=True))
-    names = ", ".join(name for name, _ in named)
-    page.add("h1", "Comparison of runs")
-    page.add("p", f"{names}. Written {now()[:16].replace('T', ' ')} UTC by lab {__version__}.", "soft")
-    for id, reason in excluded.items():
-        page.add("p", f"Left out: {id}. {reason}")
-    for sentence in views.unequal(runs):
-        page.add("p", sentence)
-    _numbers(page, runs)
-    _curves(page, runs)
-    _order(page, runs)
-    _rates(page, runs)
-    for title, (draw, about) in SECTIONS.items():
-        _each(page, title, named, draw, about)
-    _settings(page, runs, named)
-    return page.html(f"Comparison: {names}")
-
-
-def _numbers(page: Page, runs: Sequence[Run]) -> None:
-    page.add("h2", "Numbers")
-    table, notes = tables.comparison(runs)
-    page.table(table)
-    page.parts.append("<ul class=soft>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>")
-    _differences(page, runs)
-    page.add("h3", "Accuracy against cost")
-    known = [measure for measure in tables.COSTS if not tables.pareto(runs, measure.path)["cost"].isna().all()]
-    if known:
-        known.sort(key=lambda measure: measure.path != "cost.stored_bytes")
-        page.choice("Cost:", {m.title: (figures.pareto(runs, m.path), _verdict(runs, m)) for m in known})
-    else:
-        page.add("p", "No cost is measured yet.")
-
-
-def _differences(page: Page, runs: Sequence[Run]) -> None:
+    page = Figures()
+    numbers, notes = tables.comparison(runs)
     baseline = replicates.reference(runs)
-    found = replicates.differences(runs, baseline)
-    if found.empty:
-        return
-    page.add("h3", f"Paired differences to {baseline}")
-    page.add(
-        "p",
-        "Each run minus the baseline's run of the same seed and order, with the 95 % interval and the p of the exact "
-        "permutation test. Grey: the interval includes zero, or there is none, so no sign may be claimed. Nothing is corrected "
-        "for the number of comparisons.",
-        "soft",
-    )
-    titles = {measure.path: measure.title for measure in replicates.compared(runs)}
-    claimed = found["claim"].eq(True)
-    said = {
-        "measure": found["measure"].map(titles),
-        "pairs": found["n"],
-        "difference": found["mean"].map("{:+.3f}".format),
-        "95 % interval": [f"[{low:+.3f}, {high:+.3f}]" if low == low else "" for low, high in found[["low", "high"]].to_numpy()],
-        "p": found["p"].map("{:.3f}".format),
-        "claim": ["yes" if claim else "no" for claim in claimed],
-        "why": found["why"],
+    rates, positions = replicates.sweep(runs), replicates.positions(runs)["mean"]
+    ordered, differing = not positions.isna().all(), views.config_difference(runs)
+    selection = "Mean score on validation examples by learning rate; a ring marks what selection takes."
+    effect = "Above zero: tasks learned at this place end higher than the same tasks elsewhere."
+    return {
+        "names": ", ".join(name for name, _ in named),
+        "written": now()[:16].replace("T", " "),
+        "version": __version__,
+        "excluded": excluded,
+        "unequal": views.unequal(runs),
+        "numbers": _table(numbers),
+        "notes": notes,
+        "baseline": baseline,
+        "differences": _differences(runs, baseline),
+        "costs": _costs(page, runs),
+        "curves": page.new(figures.average_curves(runs), "After each task, the mean score on all tasks learned so far."),
+        "orders": _table(_rounded(replicates.orders(runs))) if ordered else None,
+        "positions": page.new(methods.positions(runs), effect) if ordered else None,
+        "rates": None if rates.empty else _table(_rates(rates)),
+        "sweep": None if rates.empty else page.new(methods.sweep(runs), selection),
+        "sections": [_section(page, title, named) for title in SECTIONS],
+        "settings": _table(differing) if len(runs) > 1 and not differing.empty else None,
+        "commands": [_command(name, run) for name, run in named],
+        "figures": page.to_json(),
+        "plotly": get_plotlyjs(),
     }
-    table = pd.DataFrame(said).set_index(found["label"].rename("method")).replace({"nan": "–", "+nan": "–", "": "–"})
-    page.table(table, greyed=list(~claimed))
 
 
-def _order(page: Page, runs: Sequence[Run]) -> None:
-    """What the order of the tasks changes, where runs have several."""
-    if replicates.positions(runs)["mean"].isna().all():
-        return
-    page.add("h2", "Order of the tasks")
-    page.figure(methods.positions(runs), "Above zero: tasks learned at this place end higher than the same tasks elsewhere.")
-    page.table(_rounded(replicates.orders(runs)))
+def _table(table: pd.DataFrame, grey: Sequence[bool] = ()) -> Table:
+    """Cells as text; the rows `grey` may not be claimed."""
+    labels, rows = [str(label) for label in table.index], [[str(cell) for cell in row] for row in table.to_numpy()]
+    kinds = grey or [False] * len(rows)
+    return Table(str(table.index.name or ""), [str(title) for title in table.columns], [*map(Row, labels, rows, kinds)])
 
 
-def _rates(page: Page, runs: Sequence[Run]) -> None:
-    """The sweep of the learning rate, where runs hold one."""
-    found = replicates.sweep(runs)
-    if found.empty:
-        return
-    page.add("h2", "Learning rates")
-    page.figure(methods.sweep(runs), "Mean score on validation examples by learning rate; a ring marks what selection takes.")
-    found["value"] = found["value"].map("{:g}".format)
-    page.table(_rounded(found.drop(columns="recipe").assign(best=found["best"].map({True: "yes", False: "no"}))))
+def _costs(page: Figures, runs: Sequence[Run]) -> dict[str, Figure]:
+    """Accuracy against each cost that is known, by its title; stored bytes first."""
+    measured = [measure for measure in tables.COSTS if not tables.pareto(runs, measure.path)["cost"].isna().all()]
+    measured.sort(key=lambda measure: measure.path != "cost.stored_bytes")
+    return {measure.title: page.new(figures.pareto(runs, measure.path), _verdict(runs, measure)) for measure in measured}
+
+
+def _differences(runs: Sequence[Run], baseline: str) -> Table | None:
+    """Paired differences to the baseline; None where there is nobody to compare with it."""
+    pairs = replicates.differences(runs, baseline)
+    if pairs.empty:
+        return None
+    titles = {measure.path: measure.title for measure in replicates.compared(runs)}
+    claimed = pairs["claim"].eq(True)
+    columns = {
+        "measure": pairs["measure"].map(titles),
+        "pairs": pairs["n"],
+        "difference": pairs["mean"].map("{:+.3f}".format),
+        "95 % interval": [f"[{low:+.3f}, {high:+.3f}]" if low == low else "" for low, high in pairs[["low", "high"]].to_numpy()],
+        "p": pairs["p"].map("{:.3f}".format),
+        "claim": ["yes" if claim else "no" for claim in claimed],
+        "why": pairs["why"],
+    }
+    table = pd.DataFrame(columns).set_index(pairs["label"].rename("method")).replace({"nan": "–", "+nan": "–", "": "–"})
+    return _table(table, list(~claimed))
+
+
+def _rates(sweep: pd.DataFrame) -> pd.DataFrame:
+    """The sweep of the learning rate as text."""
+    rates, best = sweep["value"].map("{:g}".format), sweep["best"].map({True: "yes", False: "no"})
+    return _rounded(sweep.drop(columns="recipe").assign(value=rates, best=best))
 
 
 def _rounded(table: pd.DataFrame) -> pd.DataFrame:
@@ -228,59 +196,51 @@ def _rounded(table: pd.DataFrame) -> pd.DataFrame:
 def _verdict(runs: Sequence[Run], cost: views.Measure) -> str:
     """Who is dominated, in words."""
     rows = tables.pareto(runs, cost.path).itertuples()
-    said = [f"{row.label} is dominated by {row.dominated_by}" for row in rows if row.dominated_by] or ["nobody is dominated"]
-    return (
-        f"By {cost.title.lower()}, {'; '.join(said)}. Faint: dominated. Hollow: uses the task identity, and dominates only such."
-    )
+    verdicts = [f"{row.label} is dominated by {row.dominated_by}" for row in rows if row.dominated_by] or ["nobody is dominated"]
+    legend = "Faint: dominated. Hollow: uses the task identity, and dominates only such."
+    return f"By {cost.title.lower()}, {'; '.join(verdicts)}. {legend}"
 
 
-def _curves(page: Page, runs: Sequence[Run]) -> None:
-    page.add("h2", "Average over the stream")
-    page.figure(figures.average_curves(runs), "After each task, the mean score on all tasks learned so far.")
-
-
-def _each(page: Page, title: str, named: Sequence[tuple[str, Run]], draw: Callable[[Page, str, Run], None], about: str) -> None:
+def _section(page: Figures, title: str, named: Sequence[tuple[str, Run]]) -> dict[str, Any]:
     """A section with one block per run; a run without the files for it says so."""
-    page.add("h2", title)
-    page.add("p", about, "soft")
-    page.parts.append("<div class=columns>")
+    fill, about = SECTIONS[title]
+    blocks = []
     for name, run in named:
-        page.parts.append("<div>")
-        page.add("h3", name)
+        block = Block(name, page)
         try:
-            draw(page, name, run)
+            fill(block, run)
         except LabError as error:
-            page.add("p", str(error))
-        page.parts.append("</div>")
-    page.parts.append("</div>")
+            block.missing = str(error)
+        blocks.append(block)
+    return {"title": title, "about": about, "blocks": blocks}
 
 
-def _matrix(page: Page, name: str, run: Run) -> None:
+def _matrix(block: Block, run: Run) -> None:
     measure, metrics = views.headline(), run.metrics()
     value = metrics[measure.path]
     reached = metrics["why"][measure.path] if value is None else f"{measure.title.lower()} {value:.3f}"
-    page.figure(figures.accuracy_matrix(run), f"Score matrix of {name}, {reached}.")
+    block.show(figures.accuracy_matrix(run), f"Score matrix of {block.name}, {reached}.")
 
 
-def _forgetting(page: Page, name: str, run: Run) -> None:
-    page.figure(figures.forgetting_curves(run), f"Score of each task of {name} after each learned task.")
+def _forgetting(block: Block, run: Run) -> None:
+    block.show(figures.forgetting_curves(run), f"Score of each task of {block.name} after each learned task.")
 
 
-def _interference(page: Page, name: str, run: Run) -> None:
+def _interference(block: Block, run: Run) -> None:
     table = tables.interference_matrix(run)
     if table.isna().all(axis=None):
         raise LabError("needs at least two learned tasks")
     learned, task = table.stack().idxmax()
     worst = f"learning {learned} cost {task} {table.at[learned, task]:.3f}"
-    page.figure(figures.interference(run), f"Interference in {name}; the largest: {worst}.")
+    block.show(figures.interference(run), f"Interference in {block.name}; the largest: {worst}.")
 
 
-def _decomposition(page: Page, name: str, run: Run) -> None:
+def _decomposition(block: Block, run: Run) -> None:
     table = tables.decomposition(run)
     mean = ", ".join(f"{title.lower()} {table.at['mean', term]:.3f}" for term, title in _terms(table))
-    page.figure(figures.decomposition(run), f"{name} lost {table.at['mean', 'loss']:.3f} on average: {mean}.")
+    block.show(figures.decomposition(run), f"{block.name} lost {table.at['mean', 'loss']:.3f} on average: {mean}.")
     for term, reason in table.attrs["why"].items():
-        page.add("p", f"No {tables.TERMS[term].lower()}: {reason}.", "soft")
+        block.notes.append(f"No {tables.TERMS[term].lower()}: {reason}.")
 
 
 def _terms(table: pd.DataFrame) -> Iterator[tuple[str, str]]:
@@ -288,15 +248,15 @@ def _terms(table: pd.DataFrame) -> Iterator[tuple[str, str]]:
     return ((term, title) for term, title in tables.TERMS.items() if not table[term].isna().all())
 
 
-def _routing(page: Page, name: str, run: Run) -> None:
+def _routing(block: Block, run: Run) -> None:
     if len(run.routing().experts) < 2:
         raise LabError("there is one expert: nothing to route")
-    page.figure(figures.routing_by_task(run), f"Share of each expert on each task of {name}.")
-    page.figure(figures.routing_confusion(run), f"First choice on each task of {name}.")
-    page.figure(figures.routing_drift(run), f"Drift of the shares of {name} since each task was learned.")
+    block.show(figures.routing_by_task(run), f"Share of each expert on each task of {block.name}.")
+    block.show(figures.routing_confusion(run), f"First choice on each task of {block.name}.")
+    block.show(figures.routing_drift(run), f"Drift of the shares of {block.name} since each task was learned.")
 
 
-SECTIONS = {
+SECTIONS: dict[str, tuple[Callable[[Block, Run], None], str]] = {
     "Matrices": (
         _matrix,
         "Rows are moments, columns are tasks; going down a column shows what became of a task. The colour range is 0 to 1 in "
@@ -322,28 +282,24 @@ SECTIONS = {
 }
 
 
-def _settings(page: Page, runs: Sequence[Run], named: Sequence[tuple[str, Run]]) -> None:
-    page.add("h2", "Settings that differ")
-    table = views.config_difference(runs)
-    if len(runs) > 1 and not table.empty:
-        page.table(table, "text")
-    else:
-        page.add("p", "None." if len(runs) > 1 else "There is one run only.")
-    page.add("h2", "How to make these runs again")
-    page.add("p", "On an equal machine with equal versions the same command gives the same numbers.", "soft")
-    for name, run in named:
-        page.add("h3", name)
-        try:
-            page.add("pre", command_line(run.config))
-        except LabError as error:
-            page.add("p", str(error))
-        page.add("p", _environment(run), "soft")
+def _command(name: str, run: Run) -> dict[str, str]:
+    """The command that makes a run again, or why there is none."""
+    try:
+        line, missing = command_line(run.config), ""
+    except LabError as error:
+        line, missing = "", str(error)
+    return {"name": name, "line": line, "missing": missing, "environment": _environment(run)}
 
 
 def _environment(run: Run) -> str:
     """Versions and machine in one line."""
-    found = run.environment
-    packages = found.get("packages", {})
+    made_on = run.environment
+    packages = made_on.get("packages", {})
     versions = [f"{name} {packages[name]}" for name in ("torch", "transformers", "peft") if name in packages]
-    parts = [f"run {run.id}", f"lab {found.get('lab', 'unknown')}", f"Python {found.get('python', 'unknown')}", *versions]
-    return ", ".join([*parts, f"{found.get('system', 'unknown system')}, {found.get('cores', 'unknown')} cores"])
+    parts = [
+        f"run {run.id}",
+        f"lab {made_on.get('lab', 'unknown')}",
+        f"Python {made_on.get('python', 'unknown')}",
+        *versions,
+    ]
+    return ", ".join([*parts, f"{made_on.get('system', 'unknown system')}, {made_on.get('cores', 'unknown')} cores"])

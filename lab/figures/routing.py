@@ -193,8 +193,8 @@ def _columns(tasks: int, experts: int, names: int, *links: Sequence[float]) -> t
     columns = [range(tasks), range(tasks, tasks + experts), range(tasks + experts, names)]
     x, y = np.zeros(names), np.zeros(names)
     middle = 0.5 if len(columns[2]) else 0.999
-    for place, nodes in zip((0.001, middle, 0.999), columns, strict=True):  # at 0 itself a place counts as not given
-        x[nodes] = place
+    for position, nodes in zip((0.001, middle, 0.999), columns, strict=True):  # at 0 itself a place counts as not given
+        x[nodes] = position
         y[nodes] = (np.cumsum(size[nodes]) - size[nodes] / 2) / max(size[nodes].sum(), 1e-9)
     return x.tolist(), y.clip(0.001, 0.999).tolist()
 
@@ -255,7 +255,7 @@ def query_map(run: Run, after: int | None = None, title: str = "") -> go.Figure:
     for number, (task, rows) in enumerate(table[table["kind"] == "query"].groupby("task", sort=False)):
         colour, _, marker = task_style(number)
         rows = rows.loc[rows["correct"].eq(False).sort_values(kind="stable").index]  # a legend has the symbol of the first
-        told = rows["correct"].map({True: "answered right", False: "answered wrong"}).fillna("answer not known")
+        verdicts = rows["correct"].map({True: "answered right", False: "answered wrong"}).fillna("answer not known")
         drawn.add_scatter(
             x=rows["x"],
             y=rows["y"],
@@ -268,7 +268,10 @@ def query_map(run: Run, after: int | None = None, title: str = "") -> go.Figure:
                 "line": {"width": 1.5, "color": colour},
                 "symbol": [marker + ("-open" if correct is False else "") for correct in rows["correct"]],
             },
-            customdata=[f"<b>{literal(task)}</b>, {how}<br>{wrapped(one)}" for how, one in zip(told, rows["text"], strict=True)],
+            customdata=[
+                f"<b>{literal(task)}</b>, {verdict}<br>{wrapped(text)}"
+                for verdict, text in zip(verdicts, rows["text"], strict=True)
+            ],
             hovertemplate="%{customdata}<extra></extra>",
         )
     keys, experts = table[table["kind"] == "key"], [*run.routing(after).experts]

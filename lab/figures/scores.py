@@ -62,9 +62,9 @@ def _matrix_hover(values: np.ndarray, tasks: Sequence[str]) -> np.ndarray:
     """Hover texts of R, (T, T)."""
     hover = np.empty(values.shape, dtype=object)
     for i, j in np.ndindex(values.shape):
-        known = not np.isnan(values[i, j])
+        measured = not np.isnan(values[i, j])
         missing = "not learned yet" if j > i else "not measured yet"
-        score = f"score {values[i, j]:.3f}" if known else missing
+        score = f"score {values[i, j]:.3f}" if measured else missing
         hover[i, j] = f"<b>{literal(tasks[j])}</b><br>after learning {i + 1} · {literal(tasks[i])}<br>{score}"
     return hover
 
@@ -133,9 +133,9 @@ def interference_graph(run: views.Runs, title: str = "") -> go.Figure:
         hovertemplate="<b>%{customdata}</b><extra></extra>",
         cliponaxis=False,
     )
-    for place, name in enumerate(unique(tasks)):
-        side = "center" if abs(x[place]) < 0.1 else "left" if x[place] > 0 else "right"
-        drawn.add_annotation(x=1.18 * x[place], y=1.18 * y[place], text=name, showarrow=False, xanchor=side)
+    for i, name in enumerate(unique(tasks)):
+        side = "center" if abs(x[i]) < 0.1 else "left" if x[i] > 0 else "right"
+        drawn.add_annotation(x=1.18 * x[i], y=1.18 * y[i], text=name, showarrow=False, xanchor=side)
     drawn.update_xaxes(visible=False, range=[-1.9, 1.9])
     return drawn.update_yaxes(visible=False, range=[-1.35, 1.35], scaleanchor="x")
 
@@ -197,10 +197,10 @@ def _average_curve(drawn: go.Figure, rows: pd.DataFrame, label: str, look: Style
     colour, dash, marker = look
     seeds = rows["run"].nunique()
     if seeds > 1:
-        for name, one in rows.groupby("run"):
+        for name, points in rows.groupby("run"):
             drawn.add_scatter(
-                x=one["after"] + 1,
-                y=one["score"],
+                x=points["after"] + 1,
+                y=points["score"],
                 mode="lines",
                 line={"color": colour, "width": 1},
                 opacity=0.4,
@@ -208,8 +208,8 @@ def _average_curve(drawn: go.Figure, rows: pd.DataFrame, label: str, look: Style
                 name=literal(name),
                 hoverinfo="skip",
             )
-    found = {after: interval(one["score"]) for after, one in rows.groupby("after")}
-    mean = pd.DataFrame.from_dict(found, orient="index").astype({"low": float, "high": float})
+    means = {after: interval(points["score"]) for after, points in rows.groupby("after")}
+    mean = pd.DataFrame.from_dict(means, orient="index").astype({"low": float, "high": float})
     band(drawn, mean.index + 1, mean["low"], mean["high"], colour)
     drawn.add_scatter(
         x=mean.index + 1,

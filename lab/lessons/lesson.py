@@ -103,11 +103,11 @@ def lesson_files() -> dict[str, Path]:
 
 def read_lesson(name: str) -> Lesson:
     """The lesson called `name`; raises LabError with the line or the field that is wrong."""
-    known = lesson_files()
-    if name not in known:
-        raise unknown("lesson", name, known)
+    files = lesson_files()
+    if name not in files:
+        raise unknown("lesson", name, files)
     try:
-        content = yaml.safe_load(known[name].read_text(encoding="utf-8"))
+        content = yaml.safe_load(files[name].read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise LabError(f"lesson {name} must be a mapping with title, about and cards")
         return Lesson(**content)
@@ -120,8 +120,8 @@ def read_lesson(name: str) -> Lesson:
 def _where(error: ValidationError) -> str:
     """The first mistake: its place and what is wrong there."""
     first: Any = error.errors()[0]
-    place = ".".join(str(part + 1) if isinstance(part, int) else part for part in first["loc"])
-    return f"{place}: {first['msg'].removeprefix('Value error, ')}" if place else explain(error, Lesson)
+    path = ".".join(str(part + 1) if isinstance(part, int) else part for part in first["loc"])
+    return f"{path}: {first['msg'].removeprefix('Value error, ')}" if path else explain(error, Lesson)
 
 
 def truth(point: Point, runs: dict[str, Run]) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.core.errors import LabError
-from lab.jobs import jobs
+from lab.jobs import jobs, scheduler
 
 TIMEOUT = 120  # seconds for the process that loads torch
 LEAST_FREE = 1e9  # bytes
@@ -71,7 +71,7 @@ def recipes() -> list[dict[str, str]]:
     """The output of `lab list recipes --json`, from a process of its own, since it loads torch. Raises LabError if it fails."""
     command = [sys.executable, "-m", "lab", "list", "recipes", "--json"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=jobs.environment())
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=scheduler.environment())
         return json.loads(done.stdout)
     except (subprocess.TimeoutExpired, OSError) as error:
         raise LabError(f"the recipes cannot be listed: {type(error).__name__}; try `lab list recipes`") from error
@@ -99,7 +99,7 @@ def _process_can_train() -> list[Check]:
     name = "A process can train"
     command = [sys.executable, "-c", PROBE]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=jobs.environment())
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=scheduler.environment())
         report = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, OSError) as error:
         return [Check(name, False, f"{type(error).__name__}: no answer within {TIMEOUT} s")]

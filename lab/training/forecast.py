@@ -17,7 +17,7 @@ from typing import Any
 from lab.config.resolve import validated
 from lab.config.schema import RunConfig
 from lab.core.errors import LabError
-from lab.jobs import jobs
+from lab.jobs import jobs, scheduler
 from lab.run_folder.run import Run
 from lab.training.workload import work_of
 
@@ -102,7 +102,7 @@ def ask(config: dict[str, Any]) -> dict[str, Any]:
     words = [sys.executable, "-m", "lab.training.forecast"]
     try:
         done = subprocess.run(
-            words, input=json.dumps(config), capture_output=True, text=True, timeout=PATIENCE, env=jobs.environment()
+            words, input=json.dumps(config), capture_output=True, text=True, timeout=PATIENCE, env=scheduler.environment()
         )
     except subprocess.TimeoutExpired:
         raise LabError(f"looking at data and model took longer than {PATIENCE} s: is the network slow?") from None

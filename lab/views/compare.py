@@ -119,40 +119,40 @@ def common_tasks(runs: Sequence[Run]) -> list[str]:
 
 def unequal(runs: Sequence[Run]) -> list[str]:
     """What makes runs of one protocol unequal, one sentence each, to be said wherever their numbers stand beside each other."""
-    results, said = [run.result() for run in runs], []
+    results, sentences = [run.result() for run in runs], []
     for field in ("stream", "scenario", "backbone"):
         values = list(dict.fromkeys(result[field] for result in results))
         if len(values) > 1:
-            said.append(f"These runs differ in their {field}s: {', '.join(values)}. Their scores mean different things.")
-    said += _other_data(runs)
+            sentences.append(f"These runs differ in their {field}s: {', '.join(values)}. Their scores mean different things.")
+    sentences += _other_data(runs)
     if any(run.protocol == "transfer" for run in runs):
         for field, title in (("train_tasks", "training tasks"), ("held_out", "held-out tasks")):
             values = list(dict.fromkeys(", ".join(sorted(run.config["transfer"][field] or ())) for run in runs))
             if len(values) > 1:
-                said.append(f"These runs differ in their {title}: {'; '.join(values)}. Their scores mean different things.")
-        return said
+                sentences.append(f"These runs differ in their {title}: {'; '.join(values)}. Their scores mean different things.")
+        return sentences
     if _different(runs):
         common = common_tasks(runs)
         shared = f"common to all: {', '.join(common)}" if common else "no task is common to all"
-        said.append(f"These runs learned different tasks, so their averages mean different things; {shared}.")
+        sentences.append(f"These runs learned different tasks, so their averages mean different things; {shared}.")
     for run in runs:
         if not complete(run):
             reached = f"{run.id} has learned {learned(run)} of {len(run.tasks)} tasks"
-            said.append(f"{reached}: its numbers are those of that moment, and it is left out of paired differences.")
-    return said
+            sentences.append(f"{reached}: its numbers are those of that moment, and it is left out of paired differences.")
+    return sentences
 
 
 def _other_data(runs: Sequence[Run]) -> list[str]:
     """Of which tasks runs of the same stream, limits and seed had other data: a sentence for each such set of runs."""
     seen: dict[tuple[str, str], dict[str, str]] = {}  # by task and how it was drawn, then by digest: the first run that had it
     for run in runs:
-        drawn = json.dumps([run.config["stream"] | {"tasks": None}, run.config["seed"]], sort_keys=True, default=str)
+        sampling = json.dumps([run.config["stream"] | {"tasks": None}, run.config["seed"]], sort_keys=True, default=str)
         for task, digest in _digests(run).items():
-            seen.setdefault((task, drawn), {}).setdefault(digest, run.id)
+            seen.setdefault((task, sampling), {}).setdefault(digest, run.id)
     differing: dict[str, list[str]] = {}
-    for (task, _), by in seen.items():
-        if len(by) > 1:
-            differing.setdefault(" and ".join(by.values()), []).append(task)
+    for (task, _), by_digest in seen.items():
+        if len(by_digest) > 1:
+            differing.setdefault(" and ".join(by_digest.values()), []).append(task)
     differ = "are not the same in"
     return [f"The data of {', '.join(tasks)} {differ} {ids}, so they are no pairs." for ids, tasks in differing.items()]
 
@@ -165,7 +165,7 @@ def _digests(run: Run) -> dict[str, str]:
 def _different(runs: Sequence[Run]) -> bool:
     """Whether the streams of the runs are not the same tasks of the same labels in some order, learned already or not."""
     named = [dict(zip_longest(run.tasks, run.scores.get("labels", []))) for run in runs]
-    return any(one != named[0] for one in named)
+    return any(labelled != named[0] for labelled in named)
 
 
 def common_average(run: Run, tasks: Sequence[str]) -> float | None:

@@ -31,11 +31,11 @@ def routing_by_task(run: Run, after: int | None = None, layer: int | None = None
 
 def _part(run: Run, weights: np.ndarray, layer: int | None, head: int | None) -> np.ndarray:
     """Share of each expert in one layer, one routing head, or both, of mean weights (L, H, E): (E,)."""
-    for axis, (name, place) in enumerate((("layer", layer), ("routing head", head))):
-        if place is not None:
-            if not 0 <= place < weights.shape[axis]:
-                raise LabError(f"run '{run.id}' has no {name} {place}: use 0 to {weights.shape[axis] - 1}")
-            weights = weights.take([place], axis)
+    for axis, (name, index) in enumerate((("layer", layer), ("routing head", head))):
+        if index is not None:
+            if not 0 <= index < weights.shape[axis]:
+                raise LabError(f"run '{run.id}' has no {name} {index}: use 0 to {weights.shape[axis] - 1}")
+            weights = weights.take([index], axis)
     return (weights / weights.sum(-1, keepdims=True).clip(1e-12)).mean((0, 1))
 
 
@@ -89,15 +89,15 @@ def largest_weight(run: Run) -> float:
 
     Charts of weights of a run end here, so that a colour means the same at all its moments. Weights need not sum to one.
     """
-    found = [1.0]
+    largest = [1.0]
     for after in run.recorded():
         with suppress(LabError):  # a damaged moment is told where it is shown
             routing = run.routing(after)
             for t in range(len(routing.tasks)):
                 if f"{t}/count" in routing.arrays:
                     examples = routing.arrays.get(f"{t}/examples", np.zeros(1))
-                    found += [float(np.nanmax(routing.mean(t))), float(np.nanmax(examples, initial=0.0))]
-    return max(found)
+                    largest += [float(np.nanmax(routing.mean(t))), float(np.nanmax(examples, initial=0.0))]
+    return max(largest)
 
 
 def routing_load(run: Run, after: int | None = None) -> pd.DataFrame:
@@ -164,10 +164,12 @@ def routed_examples(run: Run, after: int | None, task: int) -> pd.DataFrame:
     """
     columns = ["text", "label", "prediction", "correct", "probability"]
     rows = []
-    for one in kept(run, after, task):
-        correct = None if one.label is None else one.label == one.prediction
-        row = dict(zip(columns, (one.text, one.label, one.prediction, correct, float(one.probabilities[0])), strict=True))
-        rows.append(row | {f"share: {name}": share for name, share in one.by_expert().items()})
+    for example in kept(run, after, task):
+        correct = None if example.label is None else example.label == example.prediction
+        row = dict(
+            zip(columns, (example.text, example.label, example.prediction, correct, float(example.probabilities[0])), strict=True)
+        )
+        rows.append(row | {f"share: {name}": share for name, share in example.by_expert().items()})
     return pd.DataFrame(rows, columns=None if rows else columns)
 
 

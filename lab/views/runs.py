@@ -115,15 +115,15 @@ def recent_events(run: Run) -> list[dict[str, Any]]:
     with open(path, "rb") as handle:
         handle.seek(max(0, path.stat().st_size - TAIL))
         lines = handle.read().decode("utf-8", errors="replace").splitlines()
-    found = []
+    events = []
     for line in lines:
         try:
             event = json.loads(line)
         except json.JSONDecodeError:
             continue
         if isinstance(event, dict):
-            found.append(event)
-    return found
+            events.append(event)
+    return events
 
 
 def log_tail(run: Run, lines: int = 200) -> str:

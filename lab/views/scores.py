@@ -17,11 +17,11 @@ Runs = Run | Sequence[Run]  # one run, or several that learned the same tasks in
 
 def each(runs: Runs) -> list[Run]:
     """The runs as a list; LabError if they learned different tasks or orders, so that there is no mean over them."""
-    found = [runs] if isinstance(runs, Run) else list(runs)
-    for run in found[1:]:
-        if run.tasks != found[0].tasks:
-            raise LabError(f"{found[0].id} and {run.id} learned different tasks or another order: they cannot be put together")
-    return found
+    listed = [runs] if isinstance(runs, Run) else list(runs)
+    for run in listed[1:]:
+        if run.tasks != listed[0].tasks:
+            raise LabError(f"{listed[0].id} and {run.id} learned different tasks or another order: they cannot be put together")
+    return listed
 
 
 def accuracy_matrix(run: Runs, after: int | None = None, partial: bool = False) -> pd.DataFrame:
@@ -29,8 +29,8 @@ def accuracy_matrix(run: Runs, after: int | None = None, partial: bool = False) 
 
     With `partial` the row that is being measured is filled as far as it is known.
     """
-    found = [_accuracy_matrix(one, after, partial) for one in each(run)]
-    return sum(found[1:], found[0]) / len(found)
+    matrices = [_accuracy_matrix(single, after, partial) for single in each(run)]
+    return sum(matrices[1:], matrices[0]) / len(matrices)
 
 
 def _accuracy_matrix(run: Run, after: int | None, partial: bool) -> pd.DataFrame:
@@ -46,15 +46,17 @@ def _accuracy_matrix(run: Run, after: int | None, partial: bool) -> pd.DataFrame
 
 def zero_shot(run: Runs) -> list[float] | None:
     """Scores before any training, one per task, or None; of several runs: their mean."""
-    found = [one.scores.get("zero_shot") for one in each(run)]
-    return None if None in found else [float(score) for score in np.array(found, dtype=float).mean(0)]
+    scores = [single.scores.get("zero_shot") for single in each(run)]
+    return None if None in scores else [float(score) for score in np.array(scores, dtype=float).mean(0)]
 
 
 def matrix_difference(first: Runs, second: Runs) -> pd.DataFrame:
     """R of the first run minus R of the second; LabError if they learned different tasks or orders."""
-    one, other = each(first)[0], each(second)[0]
-    if one.tasks != other.tasks:
-        raise LabError(f"{one.id} and {other.id} learned different tasks or another order: there is no difference to show")
+    minuend, subtrahend = each(first)[0], each(second)[0]
+    if minuend.tasks != subtrahend.tasks:
+        raise LabError(
+            f"{minuend.id} and {subtrahend.id} learned different tasks or another order: there is no difference to show"
+        )
     return accuracy_matrix(first) - accuracy_matrix(second)
 
 
@@ -64,14 +66,14 @@ def forgetting_curves(run: Runs, after: int | None = None) -> pd.DataFrame:
     Of several runs `score` is the mean and `low` to `high` its t-interval, which is NaN for one run.
     """
     runs = each(run)
-    scores = np.array([accuracy_matrix(one, after) for one in runs])  # (runs, T, T)
+    scores = np.array([accuracy_matrix(single, after) for single in runs])  # (runs, T, T)
     tasks = runs[0].tasks
     rows = []
     for j, i in zip(*np.triu_indices(len(tasks)), strict=True):  # j before i
         if not np.isnan(scores[:, i, j]).any():
-            found = interval(scores[:, i, j])
-            place = {"after": i, "after_name": tasks[i], "task": j, "name": tasks[j]}
-            rows.append(place | {"score": found.mean, "low": found.low, "high": found.high})
+            mean = interval(scores[:, i, j])
+            cell = {"after": i, "after_name": tasks[i], "task": j, "name": tasks[j]}
+            rows.append(cell | {"score": mean.mean, "low": mean.low, "high": mean.high})
     columns = ["after", "after_name", "task", "name", "score", "low", "high"]
     return pd.DataFrame(rows, columns=columns).astype({"low": float, "high": float})
 

@@ -44,16 +44,16 @@ def losses(run: Run, limit: int = POINTS) -> pd.DataFrame:
             rows.append(event)
     names = task_names(run, run.events("RunStarted"))
     offsets: dict[tuple[int, str], int] = {}
-    end, found = 0, []
+    end, points = 0, []
     for row in rows:
         segment = (row["task"], row["phase"])
         if segment not in offsets:
             offsets[segment], end = end, end + row["steps"]
         terms = {f"term: {name}": _number(value) for name, value in row["terms"].items()}
-        place = {"index": offsets[segment] + row["step"], "name": names[row["task"]]}
-        place |= {field: row[field] for field in ("task", "phase", "epoch", "step")}
-        found.append(place | {"loss": sum(terms.values())} | terms)
-    table = pd.DataFrame(found, columns=None if found else ["index", "name", "task", "phase", "epoch", "step", "loss"])
+        point = {"index": offsets[segment] + row["step"], "name": names[row["task"]]}
+        point |= {field: row[field] for field in ("task", "phase", "epoch", "step")}
+        points.append(point | {"loss": sum(terms.values())} | terms)
+    table = pd.DataFrame(points, columns=None if points else ["index", "name", "task", "phase", "epoch", "step", "loss"])
     if len(table) > limit:
         table = table.iloc[np.linspace(0, len(table) - 1, limit).round().astype(int)]
     return table.reset_index(drop=True)
@@ -72,9 +72,9 @@ def task_states(run: Run) -> pd.DataFrame:
         scores.iloc[stage, stage] = score
     rows, done = [], learned(run)
     for number, name in enumerate(names):
-        known = scores.iloc[:, number].dropna()
+        measured = scores.iloc[:, number].dropna()
         state = "learned" if number < done else "now" if number == done and run.status == "running" else "ahead"
-        rows.append({"name": name, "state": state, "score": known.iloc[-1] if len(known) else math.nan})
+        rows.append({"name": name, "state": state, "score": measured.iloc[-1] if len(measured) else math.nan})
     return pd.DataFrame(rows, columns=["name", "state", "score"])
 
 
@@ -114,8 +114,8 @@ def progress(run: Run, now: Callable[[], float] = time.time) -> Progress:
         return Progress(waiting.get(status, status), tasks=len(tasks), elapsed_s=elapsed)
     last = events[-1]
     share = float(last.get("progress", 0.0))
-    place = next((event for event in reversed(events) if event.get("kind") in ("Step", "TaskStarted", "TaskEnded")), {})
-    number = place.get("task")
+    latest = next((event for event in reversed(events) if event.get("kind") in ("Step", "TaskStarted", "TaskEnded")), {})
+    number = latest.get("task")
     stage = PHASES.get(last["phase"], last["phase"]) if last["kind"] == "Step" else STAGES.get(last["kind"], last["kind"])
     step = last if last["kind"] == "Step" else {}
     ended = last["kind"] == "RunEnded" or status != "running"
@@ -171,13 +171,18 @@ class Alert:
 def alerts(run: Run, after: int | None = None, lost: float = LOSS) -> list[Alert]:
     """What deserves attention: a loss that is no number, a router that collapsed and dead experts, both at the moment `after`
     (default: the last recorded one), and tasks that lost more than `lost` of the score, in [0, 1]."""
-    found = []
-    for look, given in ((_loss_alerts, ()), (_collapse_alerts, (after,)), (_dead_alerts, (after,)), (_forgotten_alerts, (lost,))):
+    raised = []
+    for check, arguments in (
+        (_loss_alerts, ()),
+        (_collapse_alerts, (after,)),
+        (_dead_alerts, (after,)),
+        (_forgotten_alerts, (lost,)),
+    ):
         try:
-            found += look(run, *given)
+            raised += check(run, *arguments)
         except LabError as error:
-            found.append(Alert("damaged", str(error)))
-    return found
+            raised.append(Alert("damaged", str(error)))
+    return raised
 
 
 def _loss_alerts(run: Run) -> list[Alert]:
@@ -222,10 +227,10 @@ def _dead_alerts(run: Run, after: int | None) -> list[Alert]:
 
 def _forgotten_alerts(run: Run, lost: float) -> list[Alert]:
     table = accuracy_matrix(run, partial=True).to_numpy()
-    found = []
+    raised = []
     for j, name in enumerate(run.tasks):
         seen = table[j:, j][~np.isnan(table[j:, j])]
         best = seen[:-1].max(initial=-np.inf)
         if best - seen[-1:].sum() > lost:
-            found.append(Alert("forgotten", f"Task {name} lost {best - seen[-1]:.2f}: from {best:.2f} to {seen[-1]:.2f}."))
-    return found
+            raised.append(Alert("forgotten", f"Task {name} lost {best - seen[-1]:.2f}: from {best:.2f} to {seen[-1]:.2f}."))
+    return raised

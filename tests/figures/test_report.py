@@ -54,7 +54,7 @@ def test_the_file_holds_everything_once_and_nothing_from_elsewhere(three, tmp_pa
     text = path.read_text(encoding="utf-8")
     markup = re.sub(r"<script.*?</script>", "", text, flags=re.S)
     assert text.count("plotly.js v") == 1 and not re.search(r"(src|href)\s*=|url\(|@import", markup)
-    assert "run &#x27;gone&#x27; is damaged: &lt;i&gt;why" in markup and "<i>" not in markup and "<b>" not in markup
+    assert "run &#39;gone&#39; is damaged: &lt;i&gt;why" in markup and "<i>" not in markup and "<b>" not in markup
     drawn = json.loads(re.search(r"<script type=application/json id=figures>(.*?)</script>", text, re.S)[1])
     # trade-offs, average; per run a matrix, curves, interference; decomposition of one, three maps of routing of two
     assert len(drawn) == len(tables.COSTS) + 1 + 3 * 3 + 1 + 2 * 3 == markup.count("role=img")

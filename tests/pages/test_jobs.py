@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 from support.pages import bars, heatmap, open_page, texts
+from support.processes import launch_nothing
 from support.run_folders import FORGETS, KEEPS, configuration, write_run
 
 import lab
@@ -128,7 +129,7 @@ def test_jobs_name_dead_experts(runs):
 
 
 def test_jobs_order_and_hold_the_queue(runs, monkeypatch):
-    monkeypatch.setattr(jobs, "_detached", lambda words, log: 0)
+    launch_nothing(monkeypatch)
     waiting = [jobs.enqueue(configuration(seed=seed), runs) for seed in range(2)]
     app = open_page("jobs", job=waiting[1].id)
     assert "Queue:** 2 waiting" in texts(app) and app.button(key="later").disabled and not app.button(key="earlier").disabled
@@ -143,8 +144,7 @@ def test_jobs_order_and_hold_the_queue(runs, monkeypatch):
 
 
 def test_jobs_play_a_recorded_example(runs, recorded, monkeypatch):
-    launched = []
-    monkeypatch.setattr(jobs, "_detached", lambda words, log: launched.append(words) or 0)
+    launched = launch_nothing(monkeypatch)
     app = open_page("jobs")
     app.button(key="replay_play").click().run()
     made = lab.Run.open("replay-builtin-sequential", runs)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from streamlit.testing.v1 import AppTest
 from support.pages import open_page, task, texts
+from support.processes import launch_nothing
 from support.run_folders import KEEPS, TASKS, write_run, write_transfer
 from typer.testing import CliRunner
 
@@ -324,7 +325,7 @@ def test_train_begins_with_the_settings_of_a_run(runs):
 
 def test_train_puts_a_run_into_the_queue_while_another_trains(runs, monkeypatch):
     monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
-    monkeypatch.setattr(jobs, "_detached", lambda words, log: 0)
+    launch_nothing(monkeypatch)
     write_run(runs, "live", matrix=KEEPS[:1], status="running")
     app = open_page("train", recipe="sequential")
     assert app.button(key="train_start").disabled and "live is running" in texts(app)

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from support.processes import launch_nothing
 from support.run_folders import KEEPS, TASKS, write_run
 from typer.testing import CliRunner
 
@@ -136,7 +137,7 @@ def test_what_cannot_be_traced_says_why_and_speed_has_bounds(runs, original, mon
 
 
 def test_command_saves_and_plays(runs, original, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "_detached", lambda words, log: 0)
+    launch_nothing(monkeypatch)
 
     def call(*words):
         return CliRunner().invoke(main.app, ["replay", *words, "--runs", str(runs)])
