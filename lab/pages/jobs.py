@@ -92,8 +92,7 @@ def controls(run: Run, state: str) -> None:
         if futile:
             duplicate(run)
         if run in waiting:
-            others = [other for other in jobs.active() if other != run]
-            if offer("Start now", "play_arrow", "start_now", "Starts without waiting for the runs before it.", bool(others)):
+            if offer("Start now", "play_arrow", "start_now", "Starts without waiting for the runs before it.", jobs.is_full()):
                 actions.attempt(jobs.resume, run)
             if offer("Earlier", "arrow_upward", "earlier", "Swaps places with the run before it.", run == waiting[0]):
                 actions.attempt(jobs.move, run, -1)
@@ -112,7 +111,7 @@ def controls(run: Run, state: str) -> None:
                 with st.spinner("Ending the process"):
                     actions.attempt(jobs.stop, run, True)
         elif state in jobs.RESUMABLE:
-            if not jobs.active():
+            if not jobs.is_full():
                 if offer("Resume", "resume", "resume", f"{on_resume(run)}."):
                     actions.attempt(jobs.resume, run)
             elif offer("Add to queue", "playlist_add", "resume_later", "Another run is training: this one continues after it."):

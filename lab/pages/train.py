@@ -97,29 +97,28 @@ def launch(config: RunConfig | None, reason: str) -> None:
         return
     if reason:
         st.error(layout.plain(reason), title="This cannot run yet")
-    active, waiting = jobs.active(), jobs.waiting()
+    active, waiting, full = jobs.active(), jobs.waiting(), jobs.is_full()
     if active:
         queued = f", and {len(waiting)} more {'wait' if len(waiting) > 1 else 'waits'}" if waiting else ""
-        st.info(
-            f"{layout.plain(active[0].id)} is {active[0].status}{queued}. One run trains at a time; others wait in the queue."
-        )
+        together = "One run trains" if jobs.slots() == 1 else f"{jobs.slots()} runs train"
+        st.info(f"{layout.plain(active[0].id)} is {active[0].status}{queued}. {together} at a time; others wait in the queue.")
         link = {"job": active[0].id}
         st.page_link(navigation.page("jobs"), label="Go to the running job", icon=":material/monitoring:", query_params=link)
-    if config and not active:
+    if config and not full:
         st.success("Ready to start", icon=":material/check_circle:")
     with st.container(horizontal=True):
         action = ""
         if st.button(
             "Start",
-            type="secondary" if active else "primary",
+            type="secondary" if full else "primary",
             icon=":material/play_arrow:",
-            disabled=config is None or bool(active),
+            disabled=config is None or full,
             key="train_start",
         ):
             action = "start"
         if st.button(
             "Add to queue",
-            type="primary" if active else "secondary",
+            type="primary" if full else "secondary",
             icon=":material/playlist_add:",
             disabled=config is None,
             key="train_queue",

@@ -332,3 +332,13 @@ def test_train_puts_a_run_into_the_queue_while_another_trains(runs, monkeypatch)
     app.button(key="train_queue").click().run()
     queued = jobs.waiting(runs)
     assert [run.config["recipe"] for run in queued] == ["sequential"] and not app.exception
+
+
+def test_train_starts_beside_a_running_run_where_there_are_more_slots(runs, started, monkeypatch):
+    monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
+    write_run(runs, "live", matrix=KEEPS[:1], status="running")
+    monkeypatch.setenv("LAB_SLOTS", "2")
+    app = open_page("train", recipe="sequential")
+    assert "2 runs train at a time" in texts(app) and "Ready to start" in texts(app)
+    app.button(key="train_start").click().run()
+    assert [config["recipe"] for config in started] == ["sequential"]
