@@ -5,26 +5,18 @@ First pure functions, then folders in peft's format. An adapter holds its parame
 adapters that started from the same values; merges of updates (cat, svd) presume nothing.
 """
 
-import json
 import math
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from lab.core import atomic_io
+from lab.adapters import peft_folder
 from lab.core.errors import LabError
-from lab.run_folder.run import root
 
-CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
-KINDS = {"LORA": (".lora_A", ".lora_B"), "IA3": (".ia3_l",)}
 How = Literal["parameters", "linear", "cat", "svd", "ties"]
 Space = Literal["update", "parameters"]
 SPACES: tuple[str, ...] = ("update", "parameters")
@@ -47,7 +39,7 @@ class Adapter:
     @property
     def scale(self) -> float:
         """Factor of a LoRA update: alpha / r, or alpha / sqrt(r) for rsLoRA."""
-        return self.config["lora_alpha"] / (math.sqrt(self.config["r"]) if self.config.get("use_rslora") else self.config["r"])
+        return peft_folder.scale(self.config)
 
     @property
     def layers(self) -> list[str]:
@@ -291,41 +283,13 @@ def belonging(adapter: Adapter, base: str) -> Adapter:
     return replace(adapter, config=dict(adapter.config) | targets)
 
 
-def named(word: str, runs: str | Path | None = None) -> dict[str, Path]:
-    """Folders of saved experts by name, from a folder, RUN/EXPERT, or RUN for all of its experts. Raises LabError for none."""
-    folders = {word: Path(word)}
-    if not Path(word).is_dir():
-        run, _, name = word.partition("/")
-        library = root(runs) / ".library" if run == "imported" else root(runs) / run / "experts"
-        every = sorted(path.parent for path in library.glob(f"*/{CONFIG}")) if not name else [library / name]
-        folders = {f"{run}/{folder.name}": folder for folder in every if folder.is_dir()}
-    if not folders:
-        raise LabError(f"there is no expert '{word}': name a folder, or RUN/EXPERT (lab list runs shows the runs)")
-    return folders
-
-
 def read(folder: Path, name: str = "") -> Adapter:
     """The LoRA or (IA)^3 expert saved in `folder` by the lab or by peft. Raises LabError for anything else."""
-    for part in (CONFIG, WEIGHTS):
-        if not (folder / part).is_file():
-            raise LabError(f"{folder} holds no saved expert: {part} is missing")
-    try:
-        config, tensors = json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
-    except (ValueError, SafetensorError) as error:
-        raise LabError(f"the expert saved in {folder} cannot be read: {error}") from error
-    kind = config.get("peft_type") if isinstance(config, dict) else None
-    if kind not in KINDS:
-        own = config.get("expert", {}).get("name", kind) if isinstance(config, dict) else kind
-        raise LabError(f"{folder} holds an expert of kind {own}: arithmetic is defined for LoRA and (IA)^3")
-    if config.get("use_dora") or config.get("rank_pattern") or config.get("alpha_pattern"):
-        raise LabError(f"{folder}: DoRA and per-layer ranks are not supported")
-    plain = {key.removeprefix("base_model.model.").removesuffix(".weight"): tensor.float() for key, tensor in tensors.items()}
-    own = {key: tensor for key, tensor in plain.items() if key.endswith(KINDS[kind])}
-    if not own:
-        raise LabError(f"{folder} holds no parameters of a {kind} expert")
-    if not all(tensor.isfinite().all() for tensor in own.values()):
-        raise LabError(f"{folder} holds values that are not finite: it was damaged, or its training failed")
-    return Adapter(own, config, name or folder.name, atomic_io.sha256(folder / WEIGHTS))
+    saved = peft_folder.read(folder)
+    if saved.kind not in peft_folder.KINDS:
+        raise LabError(f"{folder} holds an expert of kind {saved.kind}: arithmetic is defined for LoRA and (IA)^3")
+    tensors = {own: torch.from_numpy(array) for own, array in saved.arrays.items()}
+    return Adapter(tensors, saved.config, name or folder.name, peft_folder.digest(folder))
 
 
 def write(adapter: Adapter, folder: Path, made_by: str, parts: Sequence[Adapter]) -> None:
@@ -333,36 +297,14 @@ def write(adapter: Adapter, folder: Path, made_by: str, parts: Sequence[Adapter]
 
     Raises LabError if the folder exists or cannot be written.
     """
-    if folder.exists():
-        raise LabError(f"{folder} exists already: name a new folder")
-    end = ".weight" if adapter.kind == "LORA" else ""
-    arrays = {f"base_model.model.{name}{end}": tensor.numpy() for name, tensor in adapter.tensors.items()}
     config = dict(adapter.config) | {"inference_mode": True}
-    growing = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        atomic_io.write_arrays(growing / WEIGHTS, arrays, {"format": "pt"})
-        atomic_io.write_json(growing / CONFIG, config)
-        atomic_io.replace_bytes(growing / CARD, card(folder.name, config, made_by, parts).encode())
-        growing.rename(folder)
-    except OSError as error:
-        raise LabError(f"{folder} cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(growing, ignore_errors=True)
-
-
-def card(name: str, config: Mapping[str, Any], made_by: str, parts: Sequence[Adapter]) -> str:
-    """A model card: how the expert was made, and of what."""
-    base = config.get("base_model_name_or_path") or "unknown"
-    lines = [
-        "---",
-        "library_name: peft",
-        f"base_model: {json.dumps(base)}",
-        "---",
-        "",
-        f"# {name}",
-        "",
+    card = peft_folder.card(
+        folder.name,
+        config,
         f"Made by `{made_by}` of:",
         "",
-    ]
-    lines += [f"* `{part.name}` (weights SHA-256 {part.sha256})" for part in parts]
-    return "\n".join([*lines, "", "Nothing was trained; licence: that of the parts and of the base model.", ""])
+        *(f"* `{part.name}` (weights SHA-256 {part.sha256})" for part in parts),
+        "",
+        "Nothing was trained; licence: that of the parts and of the base model.",
+    )
+    peft_folder.create(folder, {name: tensor.numpy() for name, tensor in adapter.tensors.items()}, config, card)

@@ -5,12 +5,10 @@ folder may change: a run is gone on with, an expert reused and a cell of a grid 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-from lab.adapters import arithmetic
-from lab.core import atomic_io
+from lab.adapters import peft_folder
 from lab.core.errors import LabError
 
 PINNED = re.compile(r"(.+)#([0-9a-f]{64})")
@@ -21,31 +19,37 @@ def pinned(start: dict[str, str], runs: str | Path | None = None) -> dict[str, s
 
     Raises LabError for what is not there, and for what has changed since it was pinned.
     """
-    found = {}
+    adapters = {}
     for name, given in start.items():
         match = PINNED.fullmatch(given)
-        folders = arithmetic.named(match[1] if match else given, runs)
+        folders = peft_folder.named(match[1] if match else given, runs)
         if len(folders) != 1:
             raise LabError(f"experts.start.{name}: '{given}' is {len(folders)} experts: name one of {', '.join(folders)}")
         (folder,) = folders.values()
-        weights = folder / arithmetic.WEIGHTS
-        if not weights.is_file():
-            raise LabError(f"experts.start.{name}: {folder} holds no saved expert: {arithmetic.WEIGHTS} is missing")
-        content = atomic_io.sha256(weights)
+        try:
+            content = peft_folder.digest(folder)
+        except LabError as error:
+            raise LabError(f"experts.start.{name}: {error}") from None
         if match and content != match[2]:
             raise LabError(
                 f"experts.start.{name}: the expert in {folder} has changed since the run was prepared: start a new run"
             )
-        found[name] = f"{folder.resolve()}#{content}"
-    return found
+        adapters[name] = f"{folder.resolve()}#{content}"
+    return adapters
 
 
 def folder(given: str) -> Path:
     """The folder of a pinned expert."""
-    return Path(PINNED.fullmatch(given)[1])
+    return Path(_parts(given)[0])
 
 
-def digests(start: dict[str, str], names: Iterable[str]) -> dict[str, Any]:
-    """What content addresses are to know of how these experts begin; nothing where all are drawn."""
-    found = {name: PINNED.fullmatch(start[name])[2] for name in names if name in start}
-    return {"start": found} if found else {}
+def _parts(given: str) -> tuple[str, str]:
+    """Folder and SHA-256 of a pinned expert."""
+    match = PINNED.fullmatch(given)
+    assert match, f"{given} was not pinned"
+    return match[1], match[2]
+
+
+def digests(start: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the weights that these experts begin with; without those that are drawn."""
+    return {name: _parts(start[name])[1] for name in names if name in start}

@@ -1,11 +1,9 @@
 """The experts of all runs as files: what they are, how alike they are, taking them along in peft's format and bringing some in.
 
-numpy only. An expert is a folder with adapter_config.json and adapter_model.safetensors; those brought in lie in
-`<runs>/.library/<name>/`. Also what people write about runs.
+numpy only. Experts that were brought in lie in `<runs>/.library/<name>/`. Also what people write about runs.
 """
 
 import io
-import json
 import math
 import zipfile
 import zlib
@@ -17,27 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lab.adapters import peft_folder
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.jobs import jobs
 from lab.metrics.base import array
-from lab.run_folder.run import ID, NOTES, Run, remove, root
+from lab.run_folder.run import ID, NOTES, Run, remove
 
-CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 UNPACKED = 200_000_000  # bytes of an archive that is brought in
 TAGS, TAG, TEXT = 20, 40, 20_000  # of a run: tags, characters of a tag, characters of a note
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-DAMAGED = (
-    LabError,
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    RecursionError,
-    atomic_io.UnreadableArrays,
-)
 TORN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)  # of a damaged or locked archive
 
 
@@ -58,29 +45,19 @@ class SavedExpert:
         return f"{self.run.id}/{self.name}" if self.run else f"imported/{self.name}"
 
     def config(self) -> dict[str, Any]:
-        return json.loads((self.folder / CONFIG).read_text())
+        """The content of its adapter_config.json. Raises LabError if it cannot be read."""
+        return peft_folder.read_config(self.folder)
 
     def layers(self) -> dict[str, dict[str, np.ndarray]]:
-        """{layer: {parameter: float array}}; for LoRA lora_A (r, I) and lora_B (O, r). Raises LabError if it cannot be read."""
-        try:
-            arrays, _ = atomic_io.read_arrays(self.folder / WEIGHTS)
-        except DAMAGED as error:
-            raise LabError(f"expert '{self.key}' is damaged: {WEIGHTS} cannot be read ({error})") from error
-        found: dict[str, dict[str, np.ndarray]] = {}
-        for name, tensor in arrays.items():
-            layer, _, parameter = name.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".")
-            found.setdefault(layer, {})[parameter] = tensor.astype(np.float64)
-        return found
+        """{layer: {parameter: float64 array}}; for LoRA lora_A (r, I) and lora_B (O, r). Raises LabError if it cannot be read."""
+        layers = peft_folder.read(self.folder, finite=False).layers()
+        return {layer: {name: array.astype(np.float64) for name, array in own.items()} for layer, own in layers.items()}
 
 
 def experts(runs: Iterable[Run], library: str | Path | None = None) -> list[SavedExpert]:
     """All experts of these runs, then those brought into the folder of runs `library`."""
-    found = [SavedExpert(folder, run) for run in runs for folder in _folders(run.dir / "experts")]
-    return found + [SavedExpert(folder) for folder in _folders(root(library) / ".library")]
-
-
-def _folders(parent: Path) -> list[Path]:
-    return sorted(path.parent for path in parent.glob(f"*/{CONFIG}")) if parent.is_dir() else []
+    of_runs = [SavedExpert(folder, run) for run in runs for folder in peft_folder.folders_in(run.dir / "experts")]
+    return of_runs + [SavedExpert(folder) for folder in peft_folder.folders_in(peft_folder.library(library))]
 
 
 def describe(expert: SavedExpert) -> dict[str, Any]:
@@ -88,11 +65,11 @@ def describe(expert: SavedExpert) -> dict[str, Any]:
     row: dict[str, Any] = {"key": expert.key, "expert": expert.name, "run": expert.run.id if expert.run else "(imported)"}
     try:
         config, layers = expert.config(), expert.layers()
-        kind = str(config.get("peft_type") or config.get("expert", {}).get("name", "?")).lower()
+        kind = peft_folder.kind_of(config).lower()
         count = sum(tensor.size for layer in layers.values() for tensor in layer.values())
-        row |= {"kind": kind, "rank": config.get("r"), "parameters": count, "norm": norm(layers, scale(config))}
-        row |= {"bytes": (expert.folder / WEIGHTS).stat().st_size} | retained(expert)
-    except DAMAGED as error:
+        row |= {"kind": kind, "rank": config.get("r"), "parameters": count, "norm": norm(layers, peft_folder.scale(config))}
+        row |= {"bytes": (expert.folder / peft_folder.WEIGHTS).stat().st_size} | retained(expert)
+    except (LabError, OSError) as error:
         row |= {"kind": "damaged", "problem": str(error)}
     return row
 
@@ -107,13 +84,6 @@ def retained(expert: SavedExpert) -> dict[str, float]:
         return unknown
     first, last = float(r[task, task]), float(r[-1, task])
     return {"learned": first, "now": last, "kept": last / first if first else math.nan}
-
-
-def scale(config: dict[str, Any]) -> float:
-    """Factor of a LoRA update: alpha / r, or alpha / sqrt(r) for rsLoRA; 1 for other kinds."""
-    if "lora_alpha" not in config:
-        return 1.0
-    return config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
 
 
 def norm(layers: dict[str, dict[str, np.ndarray]], scale: float = 1.0) -> float:
@@ -214,19 +184,12 @@ def alignment(layers: dict[str, dict[str, np.ndarray]], chosen: Sequence[SavedEx
 # -- taking along and bringing in ------------------------------------------------------------------------------------------
 
 
-def in_peft(expert: SavedExpert) -> bool:
-    """Whether peft loads the folder; other kinds are saved in a layout of the lab."""
-    return bool(expert.config().get("peft_type"))
-
-
 def card(expert: SavedExpert) -> str:
     """A model card: what the expert was trained on, how well it did, and how to load it."""
-    if expert.run is None and (expert.folder / CARD).is_file():  # of a composed expert: it says of what
-        return (expert.folder / CARD).read_text()
+    if expert.run is None and (expert.folder / peft_folder.CARD).is_file():  # of a composed expert: it says of what
+        return (expert.folder / peft_folder.CARD).read_text()
     config, row = expert.config(), describe(expert)
-    base = config.get("base_model_name_or_path", "unknown")
-    loads = ["library_name: peft"] if in_peft(expert) else []
-    lines = ["---", *loads, f"base_model: {json.dumps(base)}", "---", "", f"# {expert.name}", ""]
+    lines = []
     if expert.run:
         run = expert.run
         labels = dict(zip(run.tasks, run.scores.get("labels", []), strict=False)).get(expert.name)
@@ -242,22 +205,22 @@ def card(expert: SavedExpert) -> str:
     lines += [
         f"* Kind: {row['kind']}, rank {row['rank']}, {row['parameters']:,} parameters, norm of the update {row['norm']:.3g}",
         "* Licence: that of its base model and of its training texts",
-        "",
     ]
-    if in_peft(expert):
+    if peft_folder.in_peft(config):
+        base = peft_folder.base_of(config)
         load = f"model = PeftModel.from_pretrained(AutoModel.from_pretrained(BASE), FOLDER)  # BASE: {base}"
         imports = ["from peft import PeftModel", "from transformers import AutoModel", ""]
-        lines += ["```python", *imports, load, "```", ""]
-    return "\n".join(lines)
+        lines += ["", "```python", *imports, load, "```"]
+    return peft_folder.card(expert.name, config, *lines)
 
 
 def packed(expert: SavedExpert) -> bytes:
     """The expert with its card as a zip archive."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in (CONFIG, WEIGHTS):
+        for name in (peft_folder.CONFIG, peft_folder.WEIGHTS):
             archive.writestr(f"{expert.name}/{name}", (expert.folder / name).read_bytes())
-        archive.writestr(f"{expert.name}/{CARD}", card(expert))
+        archive.writestr(f"{expert.name}/{peft_folder.CARD}", card(expert))
     return buffer.getvalue()
 
 
@@ -266,14 +229,14 @@ def place(name: str, runs: str | Path | None = None) -> Path:
     jobs.refuse_read_only()
     if not ID.fullmatch(name):
         raise LabError(f"'{name}' cannot name an expert: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
-    folder = root(runs) / ".library" / name
+    folder = peft_folder.library(runs) / name
     if folder.exists():
         raise LabError(f"the library has an expert called '{name}' already: choose another name")
     return folder
 
 
 def import_expert(content: bytes, name: str, runs: str | Path | None = None) -> SavedExpert:
-    """Unpack a zip of a peft LoRA folder into the library. Raises LabError for whatever is not that, and leaves nothing then.
+    """Unpack a zip of a peft folder into the library. Raises LabError for what cannot be read, and leaves nothing then.
 
     Only the two files of an adapter are taken, by their names; links, paths out of the folder and pickles are refused.
     """
@@ -282,14 +245,16 @@ def import_expert(content: bytes, name: str, runs: str | Path | None = None) -> 
     try:
         for part, data in parts.items():
             atomic_io.replace_bytes(folder / part, data)
-        expert = SavedExpert(folder)
-        _refuse_unfit(expert)
-    except BaseException as error:
+        saved = peft_folder.read(folder)
+        if not peft_folder.in_peft(saved.config):
+            raise LabError(
+                f"{peft_folder.CONFIG} says peft_type None: only experts in peft's format can be brought in, "
+                f"{' and '.join(peft_folder.KINDS)}"
+            )
+    except BaseException:  # Ctrl-C too
         remove(folder)
-        if isinstance(error, DAMAGED) and not isinstance(error, LabError):
-            raise LabError(f"the adapter cannot be read: {error}") from error
         raise
-    return expert
+    return SavedExpert(folder)
 
 
 def _adapter_files(content: bytes) -> dict[str, bytes]:
@@ -306,41 +271,19 @@ def _adapter_files(content: bytes) -> dict[str, bytes]:
         if (member.external_attr >> 16) & 0o170000 == 0o120000:
             raise LabError(f"the archive holds a link: {member.filename}")
         if path.suffix in PICKLES:
-            raise LabError(f"{member.filename} is a pickle, which can run code: save the adapter as {WEIGHTS}")
+            raise LabError(f"{member.filename} is a pickle, which can run code: save the adapter as {peft_folder.WEIGHTS}")
     if sum(member.file_size for member in members) > UNPACKED:
         raise LabError(f"the archive unpacks to more than {UNPACKED / 1e6:.0f} MB")
-    found = {}
-    for part in (CONFIG, WEIGHTS):
+    parts = {}
+    for part in (peft_folder.CONFIG, peft_folder.WEIGHTS):
         places = [member for member in members if Path(member.filename).name == part]
         if len(places) != 1:
             raise LabError(f"the archive holds {len(places)} files called {part}: it must be one adapter's folder")
         try:
-            found[part] = archive.read(places[0])
+            parts[part] = archive.read(places[0])
         except TORN as error:
             raise LabError(f"{part} cannot be taken out of the archive ({error}): pack it anew, without a password") from error
-    return found
-
-
-def _refuse_unfit(expert: SavedExpert) -> None:
-    """An adapter that is no plain LoRA with matching shapes."""
-    config = expert.config()
-    kind = config.get("peft_type") if isinstance(config, dict) else None
-    if kind != "LORA":
-        raise LabError(f"{CONFIG} says peft_type {kind}: only LORA can be brought in")
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if type(rank) is not int or rank < 1:
-        raise LabError(f"{CONFIG} says r {rank!r}: the rank must be a whole number above 0")
-    if type(alpha) not in (int, float) or not math.isfinite(alpha):
-        raise LabError(f"{CONFIG} says lora_alpha {alpha!r}: it must be a number")
-    layers = expert.layers()
-    if not layers:
-        raise LabError(f"{WEIGHTS} holds no layer: save the adapter after it was trained")
-    for layer, parameters in layers.items():
-        a, b = parameters.get("lora_A"), parameters.get("lora_B")
-        if a is None or b is None or a.ndim != 2 or b.ndim != 2 or not a.shape[0] == b.shape[1] == rank:
-            raise LabError(f"layer {layer} has no lora_A and lora_B of rank {rank}: DoRA and per-layer ranks do not fit")
-        if not (np.isfinite(a).all() and np.isfinite(b).all()):
-            raise LabError(f"layer {layer} has weights that are no finite numbers: its training has failed")
+    return parts
 
 
 # -- what people write about runs ------------------------------------------------------------------------------------------

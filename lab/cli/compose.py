@@ -21,9 +21,9 @@ Out = Annotated[Path, typer.Option("--out", help="new folder for the result, in 
 
 def saved(words: list[str], runs: Path | None) -> dict[str, Any]:
     """Experts by what they were called: folders, RUN/EXPERT, or RUN for all of its experts."""
-    from lab.adapters import arithmetic
+    from lab.adapters import arithmetic, peft_folder
 
-    return {name: arithmetic.read(folder, name) for word in words for name, folder in arithmetic.named(word, runs).items()}
+    return {name: arithmetic.read(folder, name) for word in words for name, folder in peft_folder.named(word, runs).items()}
 
 
 def composed(made: Any, words: str, parts: dict[str, Any], out: Path, as_json: bool, **more: str) -> None:

@@ -3,7 +3,6 @@
 A cell is named by the content of that configuration, so that it is the same cell in every grid that holds it.
 """
 
-import hashlib
 import itertools
 import json
 import math
@@ -19,6 +18,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from lab import views
+from lab.config.fingerprint import address, differing
 from lab.config.former_names import current
 from lab.config.resolve import configure, read_recipe
 from lab.config.schema import RunConfig, Section
@@ -167,9 +167,9 @@ class Cell:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over the resolved configuration, the first 64 bits."""
-        content = self.config.model_dump(mode="json", exclude={"about", "scenarios"})
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        """The first 64 bits of the address of the resolved configuration, texts for people left out."""
+        content = {name: value for name, value in differing(self.config).items() if name not in ("about", "scenarios")}
+        return address(content)[:16]
 
     @cached_property
     def id(self) -> str:

@@ -5,7 +5,7 @@ Precedence: defaults < recipe file < what fits the stream < `-o key=value`. Ever
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import yaml
 from pydantic import ValidationError
 
 from lab.config.former_names import renamed
-from lab.config.schema import CUSTOM, RunConfig
+from lab.config.schema import CUSTOM, RunConfig, Section
 from lab.config.validation import consistent
 from lab.core import registry
+from lab.core.dotted import nested
 from lab.core.errors import LabError, bad_yaml, unknown
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -26,27 +27,42 @@ NAMED = ("stream", "backbone", "experts", "router")  # sections that may be give
 
 
 def recipe_names() -> list[str]:
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    """Names of the shipped recipes and of those in `LAB_PLUGINS`, sorted."""
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
+
+
+def _folders() -> list[Path]:
+    return [RECIPES, *registry.plugin_folders("recipes")]
+
+
+def _file_of(name: str) -> Path:
+    """The file of a recipe that is called by its name; LabError for an unknown one, and for one that stands in two folders."""
+    files = [path for folder in _folders() if (path := folder / f"{name}.yaml").is_file()]
+    if not files:
+        raise unknown("recipe", name, recipe_names())
+    if len(files) > 1:
+        raise LabError(f"recipe '{name}' is defined in {' and in '.join(map(str, files))}: rename all but one of them")
+    return files[0]
 
 
 def recipes() -> list[dict[str, Any]]:
-    """Name, description and settings of every shipped recipe."""
+    """Name, description and settings of every recipe that has a name."""
     contents = {name: read_recipe(name) for name in recipe_names()}
     return [{"name": name, "about": content.get("about", ""), "settings": content} for name, content in contents.items()]
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """Settings of a shipped recipe or of a YAML file; a recipe may start from another one named by `base`."""
+    """Settings of a recipe by its name or of a YAML file; a recipe may start from another one named by `base`."""
     return _read(name, Path(), ())
 
 
 def _read(name: str, beside: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """A recipe over its bases; files are found relative to the folder `beside`; `above` are the recipes that lead here."""
-    path = beside / name if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    path = beside / name if name.endswith((".yaml", ".yml")) else _file_of(name)
     if path.resolve() in above:
         raise LabError(f"recipe {path.name} is its own base: {' > '.join(p.name for p in (*above, path))}")
     if not path.is_file():
-        raise unknown("recipe", name, recipe_names()) if path.parent == RECIPES else LabError(f"there is no recipe file {path}")
+        raise LabError(f"there is no recipe file {path}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -87,12 +103,8 @@ def parse_override(text: str) -> dict[str, Any]:
         pass
     except yaml.YAMLError as error:
         raise LabError(f"the value of '{key.strip()}' cannot be read: {value}") from error
-    path = key.strip().split(".")
-    if path[0] in NAMED and len(path) == 1 and isinstance(parsed, str):
-        path = [*path, "name"]
-    for part in reversed(path):
-        parsed = {part: parsed}
-    return parsed
+    path = key.strip()
+    return nested(f"{path}.name" if path in NAMED and isinstance(parsed, str) else path, parsed)
 
 
 def written(value: Any) -> str:
@@ -112,6 +124,11 @@ def command_line(content: dict[str, Any]) -> str:
 
     Raises LabError for a configuration that options over the recipes of this version cannot express.
     """
+    beyond = "this configuration cannot be written as options over a recipe of this version"
+    try:
+        content = typed(content).to_dict()  # a version without some of today's options may have written it
+    except LabError as error:
+        raise LabError(f"{beyond}: {error}") from error
     for recipe in dict.fromkeys([content["recipe"] if content["recipe"] in recipe_names() else CUSTOM, CUSTOM]):
         changes = [f"{path}={written(value)}" for path, value in _differences(configure(recipe).to_dict(), content)]
         for change in list(changes):  # naming a plug-in brings its defaults, so some say nothing
@@ -119,7 +136,7 @@ def command_line(content: dict[str, Any]) -> str:
             changes = rest if _gives(recipe, rest, content) else changes
         if _gives(recipe, changes, content):
             return shlex.join(["lab", "run", recipe, *(word for change in changes for word in ("-o", change))])
-    raise LabError("this configuration cannot be written as options over a recipe of this version")
+    raise LabError(beyond)
 
 
 def _differences(base: Any, wanted: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -176,6 +193,17 @@ def _stream(content: dict[str, Any]) -> str | None:
 def validated(content: dict[str, Any]) -> RunConfig:
     """RunConfig from plain values; every mistake is one line that names the field and what is allowed."""
     return consistent(typed(content))
+
+
+def completed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that an earlier version wrote, with the options it did not have at their defaults; those of plug-ins aside."""
+    settings = dict(content)
+    for name, field in RunConfig.model_fields.items():
+        if isinstance(field.default, Section):
+            settings[name] = field.default.model_dump(mode="json") | settings.get(name, {})
+        elif not isinstance(field.default, dict):  # a plug-in by its name
+            settings.setdefault(name, field.default)
+    return settings
 
 
 def typed(content: dict[str, Any]) -> RunConfig:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_serializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
 from lab.core import registry
 from lab.core.errors import LabError, unknown
@@ -35,11 +35,6 @@ class StreamConfig(Section):
     def limits(self) -> dict[str, int | None]:
         """How much of each task is used, as arguments of sources.load_tasks."""
         return {name: getattr(self, name) for name in ("max_train", "max_validation", "max_test", "max_per_label")}
-
-    @model_serializer(mode="wrap")
-    def _serialised(self, plain: Any) -> dict[str, Any]:
-        """A stream without a limit per label says nothing of it."""
-        return {name: value for name, value in plain(self).items() if name != "max_per_label" or value is not None}
 
 
 class BackboneConfig(Section):
@@ -214,12 +209,6 @@ class RunConfig(Section):
     )
     checkpoint: CheckpointConfig = CheckpointConfig()
     reuse: bool = Field(True, description="take isolated experts from the store if data and settings are equal")
-
-    @model_serializer(mode="wrap")
-    def _serialised(self, plain: Any) -> dict[str, Any]:
-        """A run on a stream says nothing of transfer, and one with a classifier nothing of another answer."""
-        usual = {"transfer": None, "answer": "classifier"}
-        return {name: value for name, value in plain(self).items() if name not in usual or value != usual[name]}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in config.yaml."""

@@ -1,20 +1,30 @@
 """Plug-ins that are found by being there: one file in a folder, one class in the file.
 
-A registry belongs to a folder of the package (`lab/routers`, `lab/experts`, ...). Each file in it defines one
-class that carries the same name as the file in its `name` attribute and declares its options as a nested pydantic
-model `Options`. The options are what `-o`, recipes, forms and the documentation are generated from.
+A registry belongs to a folder of the package (`lab/routers`, `lab/experts`, ...). Each file in it defines one class that carries
+the same name as the file in its `name` attribute and declares its options as a nested pydantic model `Options`. The options are
+what `-o`, recipes, forms and the documentation are generated from. Plug-ins of your own may lie elsewhere, see `Registry`.
 """
 
+import hashlib
 import importlib
+import importlib.util
+import os
 import pkgutil
+import re
+import sys
 from abc import ABC
-from collections.abc import Sequence
-from typing import Any, ClassVar, get_args
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lab.core.errors import LabError, unknown
 
+PLUGINS = "LAB_PLUGINS"  # environment variable: folders of plug-ins of your own, separated as in PATH
 CONTRACT = "base"  # the file of a folder that holds what its plug-ins have in common; it is none itself
 
 
@@ -45,31 +55,83 @@ class Plugin(ABC):
         """Refuse tasks that it cannot work on, before a model is loaded; raises LabError. Default: none."""
 
 
+def plugin_folders(name: str = "") -> list[Path]:
+    """The folders of plug-ins that `LAB_PLUGINS` names, or their subfolders `name`."""
+    return [Path(folder).expanduser() / name for folder in os.environ.get(PLUGINS, "").split(os.pathsep) if folder]
+
+
+@cache
+def _entry_points(group: str) -> metadata.EntryPoints:
+    """What installed packages offer to a group; read once in a process."""
+    return metadata.entry_points(group=group)
+
+
+class Source(NamedTuple):
+    """Where a plug-in comes from, and what loads its module, or its class itself."""
+
+    origin: str
+    load: Callable[[], Any]
+
+
 class Registry:
-    """Named plug-ins of one kind, one per file of `package`; a broken file is reported only when asked for."""
+    """Named plug-ins of one kind, one per file of `package`; a broken file is reported only when asked for.
+
+    Beside the package: files of the folders in `LAB_PLUGINS`, either in a subfolder that is called like the package
+    (`routers/mine.py`), or directly there with the kind as an attribute of the class (`kind = "router"`); and entry points of
+    installed packages in the group `lab.<folder>` (`lab.routers`).
+    """
 
     def __init__(self, kind: str, package: str):
         self.kind, self.package = kind, package
+        self.folder = package.rpartition(".")[2]
 
     def names(self) -> list[str]:
         """All plug-in names, sorted; no plug-in is imported."""
-        folder = importlib.import_module(self.package)
-        found = (module.name for module in pkgutil.iter_modules(folder.__path__))
-        return sorted(name.replace("_", "-") for name in found if name != CONTRACT and not name.startswith("_"))
+        return sorted(self._sources())
+
+    def _sources(self) -> dict[str, list[Source]]:
+        """Where the plug-ins of each name come from."""
+        sources: dict[str, list[Source]] = {}
+        for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
+            if _is_plugin(module.name):
+                path = f"{self.package}.{module.name}"
+                sources.setdefault(_plugin_name(module.name), []).append(Source(path, partial(importlib.import_module, path)))
+        for file in self._files():
+            sources.setdefault(_plugin_name(file.stem), []).append(Source(str(file), partial(_load_file, file)))
+        for point in _entry_points(f"lab.{self.folder}"):
+            sources.setdefault(point.name, []).append(Source(f"{point.value} of an installed package", point.load))
+        return sources
+
+    def _files(self) -> Iterator[Path]:
+        """Files of `LAB_PLUGINS` that hold plug-ins of this kind, without running them."""
+        of_class = re.compile(rf"^\s+kind\b[^=\n]*=\s*[\"']{self.kind.split()[0]}[\"']", re.MULTILINE)
+        for folder in plugin_folders():
+            yield from (file for file in sorted((folder / self.folder).glob("*.py")) if _is_plugin(file.stem))
+            for file in sorted(folder.glob("*.py")):
+                if _is_plugin(file.stem) and of_class.search(file.read_text(encoding="utf-8", errors="replace")):
+                    yield file
 
     def get(self, name: str) -> Any:
-        """The plug-in class called `name`; raises LabError for an unknown name or a file that cannot be imported."""
-        if name not in self.names():
-            raise unknown(self.kind, name, self.names())
-        path = f"{self.package}.{name.replace('-', '_')}"
+        """The plug-in class called `name`.
+
+        Raises LabError for an unknown name, for one that several plug-ins have, and for a file that cannot be imported.
+        """
+        sources = self._sources()
+        if name not in sources:
+            raise unknown(self.kind, name, sources)
+        if len(sources[name]) > 1:
+            origins = " and in ".join(source.origin for source in sources[name])
+            raise LabError(f"{self.kind} '{name}' is defined in {origins}: rename all but one of them")
+        (source,) = sources[name]
         try:
-            module = importlib.import_module(path)
+            loaded = source.load()
         except Exception as error:
-            raise LabError(f"{self.kind} '{name}' is broken: importing {path} failed: {error!r}") from error
-        for value in vars(module).values():
-            if isinstance(value, type) and vars(value).get("name") == name and value.__module__ == path:
+            raise LabError(f"{self.kind} '{name}' is broken: importing {source.origin} failed: {error!r}") from error
+        own = [loaded] if isinstance(loaded, type) else [v for v in vars(loaded).values() if _defined_in(v, loaded)]
+        for value in own:
+            if isinstance(value, type) and vars(value).get("name") == name:
                 return value
-        raise LabError(f"{self.kind} '{name}' is broken: {path} defines no class with name = '{name}'")
+        raise LabError(f"{self.kind} '{name}' is broken: {source.origin} defines no class with name = '{name}'")
 
     def options(self, given: Any, section: str = "") -> Options:
         """Validated options from a name, a mapping with a `name`, or options already validated; `section` is named in errors."""
@@ -83,6 +145,33 @@ class Registry:
             return model(**fields)
         except ValidationError as error:
             raise LabError(explain(error, model, section or f"{self.kind} {fields['name']}")) from error
+
+
+def _is_plugin(stem: str) -> bool:
+    return stem != CONTRACT and not stem.startswith("_")
+
+
+def _plugin_name(stem: str) -> str:
+    return stem.replace("_", "-")
+
+
+def _defined_in(value: Any, module: ModuleType) -> bool:
+    return isinstance(value, type) and value.__module__ == module.__name__
+
+
+def _load_file(file: Path) -> ModuleType:
+    """The module of a file outside of the package, imported once in a process."""
+    name = f"lab_plugins.{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]}.{file.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec and spec.loader, f"{file} is no Python file"
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:  # so that the next attempt fails too
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
 
 
 def explain(error: ValidationError, model: type[BaseModel], section: str = "") -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field, model_serializer
+from pydantic import Field
 from torch import Tensor, nn
 
 from lab.core.errors import LabError
@@ -38,11 +38,6 @@ class ExpertOptions(Options):
             return [f"pool-{i}" for i in range(self.allocation)]
         return ["shared"][: self.allocation == "shared"]
 
-    @model_serializer(mode="wrap")
-    def _serialised(self, plain: Any) -> dict[str, Any]:
-        """Experts that all begin anew say nothing of it."""
-        return {name: value for name, value in plain(self).items() if name != "start" or value}
-
 
 class LayerInfo(NamedTuple):
     """One adapted layer: its place in the backbone, the widths of its input and output, the shapes of its own parameters.
@@ -61,8 +56,7 @@ class Expert(Plugin):
 
     Options: ClassVar[type[ExpertOptions]] = ExpertOptions
     computation: ClassVar[str]  # what a module is to the backbone, see lab.analysis.taxonomy
-    peft_format: ClassVar[bool] = False  # saved as peft saves it, and loadable there
-    peft_names: ClassVar[tuple[str, str]] = ("lora_", ".weight")  # how names of parameters begin and end there
+    peft_format: ClassVar[bool] = False  # saved as peft saves it, and loadable there, see lab.adapters.peft_folder
 
     def __init__(self, options: ExpertOptions):
         self.options = options

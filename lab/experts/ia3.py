@@ -36,7 +36,6 @@ class Ia3(Expert):
     Options = Ia3Options
     options: Ia3Options
     peft_format = True
-    peft_names = ("ia3_", "")
 
     def targets(self, model_type: str) -> Sequence[str] | None:
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as known

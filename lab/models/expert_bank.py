@@ -3,18 +3,15 @@
 Adapted layers replace layers of the frozen backbone, mostly linear ones. While the slot is empty they are the base layer exactly.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lab.core import atomic_io
+from lab.adapters import peft_folder
 from lab.core.errors import LabError
 from lab.core.rng import generator
 from lab.experts.base import Expert, InputExpert, LayerInfo, is_linear
@@ -255,13 +252,11 @@ class Bank(nn.Module):
 
     def export(self, k: int, folder: Path, base: str = "") -> None:
         """Save expert k: in peft's format where the kind has one, else as one safetensors file with the same names."""
-        tensors = {name: p.detach().float().cpu().numpy() for name, p in self.expert(k).items()}
+        arrays = {name: p.detach().float().cpu().numpy() for name, p in self.expert(k).items()}
         config = {"expert": self.kind.options.model_dump(), "name": self.names[k]}
         if self.kind.peft_format:
-            tensors = {f"base_model.model.{name}{self.kind.peft_names[1]}": tensor for name, tensor in tensors.items()}
             config = self.kind.peft_config([layer.name for layer in self.layers], base) | {"task_type": self.peft_task}
-        atomic_io.write_arrays(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
-        atomic_io.write_json(folder / "adapter_config.json", config)
+        peft_folder.write(folder, arrays, config)
 
     def import_expert(self, folder: Path, name: str) -> int:
         """Add the expert saved in `folder` (by `export` or by peft's `save_pretrained`) to the bank; returns its number.
@@ -279,8 +274,9 @@ class Bank(nn.Module):
 
         Raises LabError if it is of another kind, rank, scale, set of layers or backbone, or damaged.
         """
-        tensors = self.read(folder)
-        theirs = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+        saved = peft_folder.read(folder)
+        tensors = self._fitting(saved)
+        theirs = saved.config.get("base_model_name_or_path")
         if base and theirs and Path(base).name != Path(theirs).name:  # a hub id, its mirror and a folder of it end alike
             raise LabError(f"{folder} holds an expert of backbone {theirs}, this one is {base}: use lab compose transfer first")
         expected = {
@@ -290,36 +286,23 @@ class Bank(nn.Module):
             _same_shapes(tensors, expected)
         except LabError as error:
             raise LabError(f"{folder}: {error}") from None
-        if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise LabError(f"{folder} holds values that are not finite: it was damaged, or its training failed")
         return tensors
 
     def read(self, folder: Path) -> dict[str, Tensor]:
         """Tensors of a saved expert under this bank's names, after checking that they fit its kind."""
-        config_file, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
-        for file in (config_file, weights):
-            if not file.is_file():
-                raise LabError(f"{folder} holds no saved expert: {file.name} is missing")
-        try:
-            config, tensors = json.loads(config_file.read_text()), load_file(weights)  # bfloat16 is unknown to numpy
-        except (ValueError, SafetensorError) as error:
-            raise LabError(f"the expert saved in {folder} cannot be read: {error}") from error
+        return self._fitting(peft_folder.read(folder))
+
+    def _fitting(self, saved: peft_folder.SavedAdapter) -> dict[str, Tensor]:
+        """Tensors under this bank's names. Raises LabError for another kind, rank or scale than that of its experts."""
         kind = self.kind.options.name
-        if not self.kind.peft_format:
-            if config.get("expert", {}).get("name") != kind:
-                raise LabError(f"{folder} holds no expert of kind '{kind}'")
-            return tensors
-        ours = self.kind.peft_config([], "")
-        if config.get("peft_type") != ours["peft_type"]:
-            raise LabError(f"{folder} holds no expert of kind '{kind}'")
-        for field in ("r", "lora_alpha", "use_rslora", "bias"):
-            if field in ours and config.get(field, ours[field]) != ours[field]:
-                raise LabError(f"{folder}: {field} is {config[field]}, the experts of this bank have {ours[field]}")
-        if config.get("use_dora") or config.get("rank_pattern") or config.get("alpha_pattern"):
-            raise LabError(f"{folder}: DoRA and per-layer ranks are not supported")
-        names = {layer.name for layer in self.layers}
-        own = self.kind.peft_names[0]
-        return {_own_name(name, names): tensor.float() for name, tensor in tensors.items() if own in name}
+        ours = self.kind.peft_config([], "") if self.kind.peft_format else {"expert": {"name": kind}}
+        if saved.kind != peft_folder.kind_of(ours):
+            raise LabError(f"{saved.folder} holds no expert of kind '{kind}'")
+        for field in ("r", "lora_alpha", "use_rslora"):
+            if field in ours and saved.config.get(field, ours[field]) != ours[field]:
+                raise LabError(f"{saved.folder}: {field} is {saved.config[field]}, the experts of this bank have {ours[field]}")
+        arrays = saved.within({layer.name for layer in self.layers})
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _same_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -337,15 +320,6 @@ def _peft_task(model: nn.Module) -> str:
     if not model.can_generate():
         return "FEATURE_EXTRACTION"
     return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
-
-
-def _own_name(peft_name: str, layers: set[str]) -> str:
-    """`base_model.model.[prefix.]<layer>.lora_A.weight` -> `<layer>.lora_A`; a task model's prefix (`bert.`) is dropped."""
-    path = peft_name.removeprefix("base_model.model.").removesuffix(".weight")
-    layer, _, parameter = path.rpartition(".")
-    while layer not in layers and "." in layer:
-        layer = layer.partition(".")[2]
-    return f"{layer}.{parameter}" if layer in layers else path
 
 
 def info_of(name: str, module: nn.Module) -> LayerInfo:

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from lab import figures
-from lab.adapters import library
+from lab.adapters import library, peft_folder
 from lab.adapters.library import SavedExpert
 from lab.core.errors import LabError
 from lab.jobs import jobs
@@ -89,7 +89,7 @@ def experts_table(rows: list[dict[str, Any]]) -> None:
 
 def download(expert: SavedExpert) -> None:
     """One expert as a zip, with its card shown."""
-    loader = "peft" if library.in_peft(expert) else "this lab"
+    loader = "peft" if peft_folder.in_peft(expert.config()) else "this lab"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             "Download as zip",

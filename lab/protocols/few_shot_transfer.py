@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lab.adapters.initial_adapters import digests
+from lab.config.fingerprint import differing
 from lab.config.schema import RunConfig
 from lab.core.errors import LabError
 from lab.data.batching import Batch, Encoded, shuffled
 from lab.data.stream import Task, sample
 from lab.routers.base import Decision
 from lab.run_folder import events
-from lab.training.expert_cache import Store
+from lab.training.expert_cache import Store, training_address
 from lab.training.trainer import Phase, Session
 from lab.training.workload import ALIGNED, LOOKS
 
@@ -126,20 +126,15 @@ class TransferSession(Session):
 
     def joint_address(self) -> str:
         """Content address of joint training: recipes that differ in the adaptation alone share it."""
-        config, tasks = self.config, [self.tasks[t] for t in self.trained_on]
-        words = config.answer == "words"
-        data = [
-            [task.name, task.labels if words else len(task.labels), [example.content for example in task.train]] for task in tasks
-        ]
-        return Store.address_of(
-            self,
-            {
-                "joint": data,
-                "router": config.router.model_dump(mode="json"),
-                "composition": config.composition,
-                "router_lr": config.transfer.router_lr,
-                **digests(config.experts.start, config.experts.pool or [task.name for task in tasks]),
-            },
+        config, learner = self.config, self.learner
+        return training_address(
+            config,
+            [self.tasks[t] for t in self.trained_on],
+            learner.backbone.identity,
+            [layer.name for layer in learner.bank.layers],
+            router=differing(config.router),
+            composition=config.composition,
+            router_lr=config.transfer.router_lr,
         )
 
     def adapt(self, s: int) -> Iterator[events.Event]:

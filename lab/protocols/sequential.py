@@ -15,7 +15,7 @@ from lab.data.stream import Task
 from lab.models.learner import Output
 from lab.routers.base import Decision
 from lab.run_folder import events
-from lab.training.expert_cache import Store, strip_task_prefix
+from lab.training.expert_cache import Store, query_address, strip_task_prefix, training_address
 from lab.training.trainer import Phase, Session
 
 RATE = {"train": "train.lr", "gate": "router.lr", "memory": "router_training.lr"}  # the learning rate of a phase
@@ -92,7 +92,8 @@ class StreamSession(Session):
             examples = method.examples(examples)
         isolated, trained = learner.isolated, learner.trainable_parameters()
         store = self.store if isolated and not self.methods else None
-        found = store.fetch(store.address(self, t), strip_task_prefix(trained, t)) if store and self.cursor.step == 0 else None
+        address = self.expert_address(t) if store else ""
+        found = store.fetch(address, strip_task_prefix(trained, t)) if store and self.cursor.step == 0 else None
         if self.cursor.step == 0:
             count = sum(parameter.numel() for parameter in trained.values())
             yield events.TaskStarted(t, self.tasks[t].name, len(learner.bank), count, found is not None, self.progress())
@@ -126,7 +127,7 @@ class StreamSession(Session):
             drawn = [*examples, *self.memory.rows] if self.methods else examples
             yield from self.fit(t, Phase([trained], rates, steps, config.epochs, drawn, rows_of, decide, terms, self.methods))
             if store:
-                store.keep(store.address(self, t), strip_task_prefix(trained, t), self.cursor.phase_s)
+                store.keep(address, strip_task_prefix(trained, t), self.cursor.phase_s)
         for k in learner.current:
             learner.bank.trainable(k, False)
         self.memory.add(self.tasks[t], rows)
@@ -200,9 +201,15 @@ class StreamSession(Session):
         rates, examples = [config.lr, config.classifier_lr], self.memory.rows if router else []
         yield from self.fit(t, Phase([router, tuned], rates, config.steps, 1, examples, rows_of, decide, terms))
 
+    def expert_address(self, t: int) -> str:
+        """Content address of the isolated expert of task t."""
+        layers = [layer.name for layer in self.learner.bank.layers]
+        return training_address(self.config, [self.tasks[t]], self.learner.backbone.identity, layers)
+
     def queries(self, t: int) -> list[Tensor]:
         """Queries of a task's training examples, (N, D) for every layer; computed once by all runs that share a store."""
-        address = self.store.address_of_queries(self, t) if self.store else ""
+        identity = self.learner.backbone.identity
+        address = query_address(self.config.backbone, self.tasks[t], identity) if self.store else ""
         found = self.store.read(address) if self.store else None
         if found is not None:
             arrays, about = found

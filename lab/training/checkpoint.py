@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lab.adapters.peft_folder import WEIGHTS
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.training.trainer import Cursor, Session
 
 FORMAT = 1
-WEIGHTS = "adapter_model.safetensors"  # of an expert in its folder
 
 
 def save(session: Session, folder: Path, experts: Path, **extra: Any) -> None:

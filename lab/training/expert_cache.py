@@ -1,28 +1,67 @@
 """Isolated experts, joint trainings and queries in the frozen backbone, done once: kept by content address for every run.
 
-The address covers all that decides the bytes: backbone weights and arithmetic, the training examples, the kind of expert and what
-it begins with, the training settings, the seed, and the versions of the engine. What is kept is bit-identical to what is trained;
-an isolated expert is so in whatever order the tasks come. Two processes that train the same one at the same time write the same
-content, each whole.
+An address is a function of plain values and covers all that decides the bytes: backbone weights and arithmetic, the training
+examples, the kind of expert and what it begins with, the training settings, the seed, and the versions of the engine. What is
+kept is bit-identical to what is trained; an isolated expert is so in whatever order the tasks come. Two processes that train the
+same expert at the same time write the same content, each a complete file.
 """
 
-import hashlib
-import json
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lab.adapters.initial_adapters import digests
+from lab.config.fingerprint import address, differing
+from lab.config.schema import BackboneConfig, RunConfig
 from lab.core import atomic_io
-
-if TYPE_CHECKING:
-    from lab.training.trainer import Session
+from lab.data.stream import Task
 
 ENGINE = 5  # raised when the same settings give other bytes
+
+# -- addresses -------------------------------------------------------------------------------------------------------------
+
+
+def training_address(config: RunConfig, tasks: Sequence[Task], backbone: str, layers: Sequence[str], **beside: Any) -> str:
+    """Content address of the parameters that are trained on these tasks: of one task, an isolated expert.
+
+    `backbone` is the identity of the frozen weights, `layers` are the names of the adapted layers, `beside` holds plain values
+    that decide the bytes of this kind of training too.
+    """
+    words = config.answer == "words"  # the names of the labels are trained on, not only their number
+    data = [
+        {"task": task.name, "labels": task.labels if words else len(task.labels), "data": [row.content for row in task.train]}
+        for task in tasks
+    ]
+    experts = {name: value for name, value in differing(config.experts).items() if name != "start"}  # paths, not contents
+    content = {
+        "tasks": data,
+        "seed": config.seed,
+        "layers": [*layers],
+        "experts": experts,
+        "start": digests(config.experts.start, config.experts.pool or [task.name for task in tasks]),
+        "train": differing(config.train),
+    }
+    return _frozen_address(config.backbone, backbone, content | beside)
+
+
+def query_address(config: BackboneConfig, task: Task, backbone: str) -> str:
+    """Content address of the queries of a task's training examples: the frozen backbone alone counts."""
+    return _frozen_address(config, backbone, {"queries": [(example.text, example.pair) for example in task.train]})
+
+
+def _frozen_address(config: BackboneConfig, backbone: str, content: Mapping[str, Any]) -> str:
+    """Content address of something that the frozen backbone computes with."""
+    arithmetic = {name: value for name, value in differing(config).items() if name != "name"}
+    versions = {"engine": ENGINE, "torch": torch.__version__, "transformers": metadata.version("transformers")}
+    return address({**content, **versions, "backbone": backbone, "arithmetic": arithmetic})[:32]
+
+
+# -- files -----------------------------------------------------------------------------------------------------------------
 
 
 class Store:
@@ -31,40 +70,12 @@ class Store:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def address(self, session: "Session", t: int) -> str:
-        """Content address of the expert that `session` trains for task t."""
-        task = session.tasks[t]
-        data = [example.content for example in task.train]
-        labels = task.labels if session.config.answer == "words" else len(task.labels)
-        began = digests(session.config.experts.start, [task.name])
-        return self.address_of(session, {"task": task.name, "labels": labels, "data": data} | began)
-
-    @staticmethod
-    def address_of(session: "Session", data: dict[str, Any]) -> str:
-        """Content address of what `session` trains on some data, with what else is particular to that training."""
-        config = session.config
-        return _address(
-            session,
-            data
-            | {
-                "seed": config.seed,
-                "layers": [layer.name for layer in session.learner.bank.layers],
-                "experts": config.experts.model_dump(mode="json", exclude={"start"}),
-                "train": config.train.model_dump(mode="json"),
-            },
-        )
-
-    @staticmethod
-    def address_of_queries(session: "Session", t: int) -> str:
-        """Content address of the queries of the training examples of task t: the frozen backbone alone counts."""
-        return _address(session, {"queries": [(example.text, example.pair) for example in session.tasks[t].train]})
-
     def read(self, address: str) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
         """The arrays that are kept and what is known about them, `train_s` too; None if they are not there."""
         path = self.folder / f"{address}.safetensors"
         return atomic_io.read_arrays(path) if path.is_file() else None
 
-    def fetch(self, address: str, parameters: dict[str, Tensor]) -> dict[str, str] | None:
+    def fetch(self, address: str, parameters: Mapping[str, Tensor]) -> dict[str, str] | None:
         """Fill the parameters with what is kept and return what is known about it, see `read`."""
         kept = self.read(address)
         if kept is None:
@@ -75,26 +86,12 @@ class Store:
                 parameter.copy_(torch.from_numpy(arrays[name]))
         return about
 
-    def keep(self, address: str, parameters: dict[str, Tensor], seconds: float, **about: str) -> None:
+    def keep(self, address: str, parameters: Mapping[str, Tensor], seconds: float, **about: str) -> None:
         """Keep trained parameters, the seconds their training took, and what else is to be known about them."""
         arrays = {name: parameter.detach().cpu().numpy() for name, parameter in parameters.items()}
         atomic_io.write_arrays(self.folder / f"{address}.safetensors", arrays, {"train_s": repr(round(seconds, 3)), **about})
 
 
-def _address(session: "Session", content: dict[str, Any]) -> str:
-    """Content address of something that the frozen backbone computes with."""
-    config, backbone = session.config.backbone, session.learner.backbone
-    content = content | {
-        "engine": ENGINE,
-        "torch": torch.__version__,
-        "transformers": metadata.version("transformers"),
-        "backbone": backbone.identity,
-        "pooling": backbone.pooling,
-        "arithmetic": config.model_dump(exclude={"name"}),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def strip_task_prefix(parameters: dict[str, Tensor], t: int) -> dict[str, Tensor]:
+def strip_task_prefix(parameters: Mapping[str, Tensor], t: int) -> dict[str, Tensor]:
     """Parameters by names without the task's position in the stream."""
     return {name.removeprefix(f"task{t}."): parameter for name, parameter in parameters.items()}

@@ -4,6 +4,7 @@ No torch, no streamlit. T tasks, L adapted layers, H routing heads, E experts. `
 task, from 0. Missing values are NaN or None, never 0.
 """
 
+from lab.core.dotted import pick
 from lab.views.compare import (
     Group,
     circumstances,
@@ -17,7 +18,7 @@ from lab.views.compare import (
     summary_table,
     unequal,
 )
-from lab.views.results import COMMON, Measure, Use, cell, compared, headline, judged, measures, pick, reason
+from lab.views.results import COMMON, Measure, Use, cell, compared, headline, judged, measures, reason
 from lab.views.routing import (
     largest_weight,
     layer_names,

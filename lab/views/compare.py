@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lab.config.resolve import completed
+from lab.core.dotted import flat, pick
 from lab.core.intervals import difference, interval
 from lab.run_folder.run import Run
-from lab.views.results import COMMON, Measure, cell, headline, measures, pick, reason
+from lab.views.results import COMMON, Measure, cell, headline, measures, reason
 from lab.views.runs import complete, learned
 
 APART = 40  # characters up to which options stand in a label
@@ -48,7 +50,7 @@ def groups(runs: Sequence[Run], over: Sequence[str] = ("seed", "stream.tasks")) 
     """
     members: dict[str, list[Run]] = {}
     for run in runs:
-        same = {name: value for name, value in _flat(run.config).items() if name not in (*over, "about")}
+        same = {name: value for name, value in _options(run).items() if name not in (*over, "about")}
         own = "" if complete(run) else run.id
         members.setdefault(json.dumps([same, sorted(run.tasks), own], sort_keys=True), []).append(run)
     firsts = [group[0] for group in members.values()]
@@ -60,8 +62,8 @@ def groups(runs: Sequence[Run], over: Sequence[str] = ("seed", "stream.tasks")) 
 
 def _apart(runs: Sequence[Run], names: Sequence[str], i: int, over: Sequence[str]) -> str:
     """What tells run i from the others of the same name: options beside `over` in which they differ, if short, else its id."""
-    alike = [_flat(run.config) for run, name in zip(runs, names, strict=True) if name == names[i]]
-    own = _flat(runs[i].config)
+    alike = [_options(run) for run, name in zip(runs, names, strict=True) if name == names[i]]
+    own = _options(runs[i])
     differing = [name for name in own if name not in (*over, "about") and any(c.get(name) != own[name] for c in alike)]
     text = ", ".join(f"{name} {own[name]}" for name in differing)
     return text if 0 < len(text) <= APART else runs[i].id
@@ -199,7 +201,7 @@ def _values(group: Group, measure: str) -> dict[str, float]:
 
 def circumstances(run: Run) -> str:
     """What two runs must share for their scores to be a pair: seed, stream with its order and data, scenario, backbone."""
-    config = run.config
+    config = completed(run.config)
     shared = [config["seed"], config["stream"], run.tasks, config["scenario"], config["backbone"]["name"], _digests(run)]
     return json.dumps(shared, sort_keys=True, default=str)
 
@@ -213,20 +215,18 @@ def _without(group: Group, measure: str) -> str:
 
 def config_difference(runs: Sequence[Run]) -> pd.DataFrame:
     """Options in which the runs differ: one row per option, one column per run, values as text."""
-    flat = [_flat(run.config) for run in runs]
-    names = list(dict.fromkeys(name for config in flat for name in config))
-    rows = {name: [config.get(name, "–") for config in flat] for name in names if name != "about"}
+    configs = [_options(run) for run in runs]
+    names = list(dict.fromkeys(name for config in configs for name in config))
+    rows = {name: [config.get(name, "–") for config in configs] for name in names if name != "about"}
     differing = {name: row for name, row in rows.items() if len(set(row)) > 1}
     table = pd.DataFrame.from_dict(differing, orient="index", columns=labels(runs), dtype=object)
     return table.rename_axis("option")
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """{'a': {'b': 1}} as {'a.b': '1'}."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return flat
+def _options(run: Run) -> dict[str, str]:
+    """The options of a run as text by dotted path; without those of plug-ins that are empty, as a run before them has none."""
+    plain = {path: value for path, value in flat(completed(run.config)).items() if value != {}}
+    return {
+        path: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        for path, value in plain.items()
+    }

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lab.core.dotted import pick
 from lab.metrics.base import Metric, metric_classes
 from lab.run_folder import result as results
 from lab.run_folder.run import Run
-from lab.views.results import pick
 
 WIDE = 48  # characters of a sum that are written out; longer sums are cut in their middle
 

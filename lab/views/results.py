@@ -32,14 +32,6 @@ def headline(results: Sequence[dict[str, Any]] = ()) -> Measure:
     return compared(results, Use.RANK)[-1]
 
 
-def pick(result: dict[str, Any], path: str) -> Any:
-    """A value of a result by its dotted path; None where it is missing."""
-    value: Any = result
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
-
-
 def reason(result: dict[str, Any], path: str) -> str:
     """Why a value of a result is missing."""
     section, _, name = path.rpartition(".")

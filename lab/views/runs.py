@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from lab.core.dotted import pick
 from lab.core.errors import LabError
 from lab.run_folder.run import Run
-from lab.views.results import judged, pick
+from lab.views.results import judged
 
 UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)  # what a damaged folder can cause
 TAIL = 1 << 16  # bytes of events.jsonl read for the newest events

@@ -13,7 +13,7 @@ from support import tiny
 from support.commands import lab
 from support.tiny import rel
 
-from lab.adapters import arithmetic
+from lab.adapters import arithmetic, peft_folder
 from lab.adapters.arithmetic import Adapter
 from lab.core import atomic_io
 from lab.core.errors import LabError
@@ -335,7 +335,7 @@ def test_a_folder_is_written_whole_or_not_at_all(failing, saved, monkeypatch):
     assert sorted(folder.rglob("*")) == before
     monkeypatch.undo()
     arithmetic.write(e0, folder / "new", "words", [e0])
-    assert sorted(path.name for path in (folder / "new").iterdir()) == [arithmetic.CARD, arithmetic.CONFIG, arithmetic.WEIGHTS]
+    assert sorted(path.name for path in (folder / "new").iterdir()) == [peft_folder.CARD, peft_folder.CONFIG, peft_folder.WEIGHTS]
 
 
 def test_an_expert_with_values_that_are_not_finite_is_damaged(saved):
@@ -353,7 +353,7 @@ def test_only_lora_and_ia3_are_read(saved, tmp_path):
         arithmetic.read(tmp_path / "b")
     config = json.loads((tmp_path / "e0" / "adapter_config.json").read_text())
     (tmp_path / "e0" / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
-    with pytest.raises(LabError, match="DoRA and per-layer ranks are not supported"):
+    with pytest.raises(LabError, match="use_dora = True makes it a variant of LORA that cannot be read"):
         arithmetic.read(tmp_path / "e0")
 
 

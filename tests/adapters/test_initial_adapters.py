@@ -11,14 +11,13 @@ from support.numbers import numbers
 from typer.testing import CliRunner
 
 import lab
-from lab.adapters import arithmetic
+from lab.adapters import peft_folder
 from lab.cli import main
 from lab.comparison.grid_runner import Grid
 from lab.config.resolve import command_line, configure, validated
 from lab.core.errors import LabError
 from lab.run_folder.run import Run
 from lab.training import recorder, runner
-from lab.training.expert_cache import Store
 
 STILL = ("train.lr=1e-30", "train.epochs=1")  # a training that changes nothing
 LAYER = "encoder.layer.1.attention.self.query"  # of the tiny backbone
@@ -44,7 +43,7 @@ def run(here, recipe: str, *options: str, id: str = "next") -> Run:
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
-    return load_file(folder / arithmetic.WEIGHTS)
+    return load_file(folder / peft_folder.WEIGHTS)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -122,17 +121,9 @@ def test_reuse_knows_what_an_expert_began_with(here):
     elsewhere = shutil.copytree(here / "runs" / "first" / "experts" / "city", here / "elsewhere")
     assert reused(run(here, "l2r", f"experts.start.sea={elsewhere}", id="three")) == [True, True]  # the content counts
     tensors = weights(elsewhere)
-    save_file({name: 2 * tensor for name, tensor in tensors.items()}, elsewhere / arithmetic.WEIGHTS)
+    save_file({name: 2 * tensor for name, tensor in tensors.items()}, elsewhere / peft_folder.WEIGHTS)
     assert reused(run(here, "l2r", f"experts.start.sea={elsewhere}", id="four")) == [True, False]
     assert kept() == before + 2
-
-
-def test_addresses_without_a_start_are_what_they_were(monkeypatch):
-    """What stores and grids hold already is found again."""
-    made, seen, dumps = toy.session("l2r"), [], json.dumps
-    monkeypatch.setattr(json, "dumps", lambda content, **options: seen.append(content) or dumps(content, **options))
-    Store.address(Store(None), made, 0)
-    assert "start" not in seen[0] and "start" not in seen[0]["experts"] and "start" not in made.config.to_dict()["experts"]
 
 
 def test_a_killed_run_goes_on(here, monkeypatch):
@@ -148,8 +139,8 @@ def test_a_killed_run_goes_on(here, monkeypatch):
     happenings.close()
     lab.resume("cut", here / "runs", progress=False)
     for name in ("city", "sea"):
-        assert (cut.dir / "experts" / name / arithmetic.WEIGHTS).read_bytes() == (
-            whole.dir / "experts" / name / arithmetic.WEIGHTS
+        assert (cut.dir / "experts" / name / peft_folder.WEIGHTS).read_bytes() == (
+            whole.dir / "experts" / name / peft_folder.WEIGHTS
         ).read_bytes()
     assert (cut.dir / "matrix.json").read_bytes() == (whole.dir / "matrix.json").read_bytes()
     words = command_line(whole.config)
@@ -162,7 +153,7 @@ def test_a_run_does_not_go_on_from_another_expert(here):
         here / "runs",
     )
     Run.create(made.config.to_dict(), here / "runs", "queued")
-    file = here / "runs" / "first" / "experts" / "sea" / arithmetic.WEIGHTS
+    file = here / "runs" / "first" / "experts" / "sea" / peft_folder.WEIGHTS
     save_file({name: 2 * tensor for name, tensor in weights(file.parent).items()}, file)
     with pytest.raises(
         LabError, match=r"^experts.start.sea: the expert in .*sea has changed since the run was prepared: start a new"
@@ -187,7 +178,7 @@ def test_a_grid_takes_the_content_for_a_part_of_the_cell(here):
     list((made := Grid(path, here / "runs")).work())
     assert [entry["status"] for entry in made.result()["cells"]] == ["finished"]
     (again,) = Grid(path, here / "runs").possible.values()
-    file = here / "runs" / "first" / "experts" / "sea" / arithmetic.WEIGHTS
+    file = here / "runs" / "first" / "experts" / "sea" / peft_folder.WEIGHTS
     save_file({name: 2 * tensor for name, tensor in weights(file.parent).items()}, file)
     (other,) = Grid(path, here / "runs").possible.values()
     assert cell.hash == again.hash != other.hash
@@ -206,22 +197,22 @@ def test_a_carried_expert_and_its_control_are_runs(here):
 
 
 def damage(folder) -> None:
-    (folder / arithmetic.WEIGHTS).write_bytes(b"damaged")
+    (folder / peft_folder.WEIGHTS).write_bytes(b"damaged")
 
 
 def infinite(folder) -> None:
-    save_file({name: tensor / 0 for name, tensor in weights(folder).items()}, folder / arithmetic.WEIGHTS)
+    save_file({name: tensor / 0 for name, tensor in weights(folder).items()}, folder / peft_folder.WEIGHTS)
 
 
 def of_another_backbone(folder) -> None:
-    config = json.loads((folder / arithmetic.CONFIG).read_text())
-    (folder / arithmetic.CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": "some/bert"}))
+    config = json.loads((folder / peft_folder.CONFIG).read_text())
+    (folder / peft_folder.CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": "some/bert"}))
 
 
 def wider(folder) -> None:
     shapes = {"A": (8, 64), "B": (64, 8)}
     tensors = {f"base_model.model.{LAYER}.lora_{part}.weight": numbers(*shape) for part, shape in shapes.items()}
-    save_file(tensors, folder / arithmetic.WEIGHTS)
+    save_file(tensors, folder / peft_folder.WEIGHTS)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import scipy.linalg
 from support.run_folders import KEEPS, TASKS, write_run
 from support.saved_experts import LAYERS, save
 
-from lab.adapters import library
+from lab.adapters import library, peft_folder
 from lab.adapters.library import SavedExpert
 from lab.core import atomic_io, registry
 from lab.core.errors import LabError
@@ -81,7 +81,7 @@ def test_experts_of_runs_know_what_they_have_kept(runs):
     run = write_run(runs, "a")
     for name in (*TASKS[:2], "shared"):
         save(run.dir / "experts" / name)
-    (run.dir / "experts" / "weather" / library.WEIGHTS).write_bytes(b"xx")
+    (run.dir / "experts" / "weather" / peft_folder.WEIGHTS).write_bytes(b"xx")
     found = {expert.key: library.describe(expert) for expert in library.experts([run])}
     assert list(found) == ["a/animals", "a/shared", "a/weather"]
     first = found["a/animals"]
@@ -159,7 +159,7 @@ def archive(members: dict[str, bytes], link: str = "") -> bytes:
         ("two", "2 files"),
         ("none", "0 files"),
         ("big", "more than"),
-        ("kind", "peft_type IA3"),
+        ("kind", "layer .* needs one vector ia3_l"),
         ("rank", "of rank 4"),
         ("torn", "cannot be read"),
         ("text", "cannot be read"),
@@ -167,35 +167,38 @@ def archive(members: dict[str, bytes], link: str = "") -> bytes:
         ("rank 0", "r 0"),
         ("rank text", "r '3'"),
         ("alpha", "lora_alpha '6'"),
-        ("empty", "no layer"),
-        ("nan", "no finite numbers"),
+        ("empty", "it has no layer"),
+        ("nan", "not finite"),
         ("crc", "cannot be taken out"),
         ("password", "without a password"),
         ("deep", "cannot be read"),
-        ("list", "peft_type None"),
+        ("list", "holds no mapping"),
+        ("own", "peft_type None"),
+        ("variant", "rank_pattern = {'query': 2}"),
     ],
 )
 def test_archives_that_are_refused_leave_nothing(runs, tmp_path, monkeypatch, case, words):
     expert = save(tmp_path / "e", rank=0 if case == "rank 0" else 3, layers={} if case == "empty" else LAYERS)
     if case == "nan":
-        arrays, header = atomic_io.read_arrays(expert.folder / library.WEIGHTS)
+        arrays, header = atomic_io.read_arrays(expert.folder / peft_folder.WEIGHTS)
         next(iter(arrays.values()))[0, 0] = np.nan
-        atomic_io.write_arrays(expert.folder / library.WEIGHTS, arrays, header)
-    config, weights = (expert.folder / library.CONFIG).read_bytes(), (expert.folder / library.WEIGHTS).read_bytes()
-    good = {f"e/{library.CONFIG}": config, f"e/{library.WEIGHTS}": weights}
-    changed = {"kind": {"peft_type": "IA3"}, "rank": {"r": 4}, "rank text": {"r": "3"}, "alpha": {"lora_alpha": "6"}}.get(case)
-    if changed:
-        good[f"e/{library.CONFIG}"] = json.dumps(json.loads(config) | changed).encode()
+        atomic_io.write_arrays(expert.folder / peft_folder.WEIGHTS, arrays, header)
+    config, weights = (expert.folder / peft_folder.CONFIG).read_bytes(), (expert.folder / peft_folder.WEIGHTS).read_bytes()
+    good = {f"e/{peft_folder.CONFIG}": config, f"e/{peft_folder.WEIGHTS}": weights}
+    changed = {"kind": {"peft_type": "IA3"}, "rank": {"r": 4}, "rank text": {"r": "3"}, "alpha": {"lora_alpha": "6"}}
+    changed |= {"own": {"peft_type": None}, "variant": {"rank_pattern": {"query": 2}}}
+
+    good[f"e/{peft_folder.CONFIG}"] = json.dumps(json.loads(config) | changed.get(case, {})).encode()
     more = {
         "slip": {"../../evil": b"x"},
         "absolute": {"/etc/evil": b"x"},
         "link": {"e/l": b"/etc/passwd"},
         "pickle": {"e/adapter_model.bin": b"x"},
-        "two": {f"f/{library.CONFIG}": config},
-        "torn": {f"e/{library.WEIGHTS}": weights[:100]},
-        "text": {f"e/{library.CONFIG}": b"{"},
-        "deep": {f"e/{library.CONFIG}": b"[" * 100_000},
-        "list": {f"e/{library.CONFIG}": b"[]"},
+        "two": {f"f/{peft_folder.CONFIG}": config},
+        "torn": {f"e/{peft_folder.WEIGHTS}": weights[:100]},
+        "text": {f"e/{peft_folder.CONFIG}": b"{"},
+        "deep": {f"e/{peft_folder.CONFIG}": b"[" * 100_000},
+        "list": {f"e/{peft_folder.CONFIG}": b"[]"},
     }.get(case, {})
     if case == "big":
         monkeypatch.setattr(library, "UNPACKED", 100)
@@ -215,14 +218,14 @@ def test_adapters_that_came_in_another_way_are_damaged_and_no_error(tmp_path):
     for name, config in (("zero", {"r": 0}), ("deep", None), ("list", [])):
         folder = save(tmp_path / name, rank=0 if name == "zero" else 3).folder
         if config is None:
-            (folder / library.CONFIG).write_text("[" * 100_000)
+            (folder / peft_folder.CONFIG).write_text("[" * 100_000)
         elif config == []:
-            atomic_io.write_json(folder / library.CONFIG, config)
+            atomic_io.write_json(folder / peft_folder.CONFIG, config)
         row = library.describe(SavedExpert(folder))
         assert row["kind"] == "damaged" and row["problem"]
     failed, sound = save(tmp_path / "failed"), save(tmp_path / "sound")
-    arrays, header = atomic_io.read_arrays(failed.folder / library.WEIGHTS)
-    atomic_io.write_arrays(failed.folder / library.WEIGHTS, {name: array * np.nan for name, array in arrays.items()}, header)
+    arrays, header = atomic_io.read_arrays(failed.folder / peft_folder.WEIGHTS)
+    atomic_io.write_arrays(failed.folder / peft_folder.WEIGHTS, {name: array * np.nan for name, array in arrays.items()}, header)
     found = library.similarity([failed, sound]).to_numpy()
     assert np.isnan(found[0]).all() and found[1, 1] == pytest.approx(1)
 

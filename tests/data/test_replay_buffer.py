@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from support import toy
+from support.errors import assert_says
 
 from lab.core.errors import LabError
 from lab.data.batching import Encoded
@@ -87,7 +88,7 @@ def test_ranks_and_the_first_rows_of_every_class():
 def test_a_budget_smaller_than_the_classes_is_refused():
     with pytest.raises(LabError) as error:
         toy.session("replay", "memory.per_task=0", "memory.total=3")
-    assert str(error.value) == "memory.total = 3 is smaller than the 4 classes of the stream: store at least 4"
+    assert_says(error, "memory.total = 3", "4 classes", "at least 4")
     toy.session("replay", "memory.per_task=0", "memory.total=4")
 
 

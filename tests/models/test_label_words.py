@@ -15,7 +15,6 @@ from lab.core.errors import LabError
 from lab.data.batching import UNLABELLED
 from lab.data.stream import Example, Task
 from lab.routers.base import Decision, one_hot
-from lab.training.expert_cache import Store
 from lab.training.runner import opened
 from lab.training.trainer import Session, prepare
 
@@ -190,15 +189,14 @@ def test_a_run_on_the_built_in_stream_is_recorded_and_can_be_asked(tmp_path):
     assert set(table["prediction"]) <= {
         f"{task}/{label}" for task, own in zip(run.tasks, run.scores["labels"], strict=True) for label in own
     }
-    assert "answer" not in configure("l2r", small).to_dict()  # a classifier is what goes without saying
 
 
-def test_an_expert_that_has_learned_words_is_kept_for_these_words(folders, tmp_path):
-    splits, store = [tasks("a")[0].split(split) for split in ("train", "validation", "test")], Store(tmp_path)
+def test_an_expert_that_has_learned_words_is_kept_for_these_words(folders):
+    splits = [tasks("a")[0].split(split) for split in ("train", "validation", "test")]
 
     def address(answer: str, *labels: str) -> str:
         options = (f"answer={answer}", "router.query=backbone")
-        return store.address(session(folders["llama"], "l2r", *options, of=[Task("a", labels, *splits)]), 0)
+        return session(folders["llama"], "l2r", *options, of=[Task("a", labels, *splits)]).expert_address(0)
 
     assert address("words", "w4", "w5") == address("words", "w4", "w5") != address("words", "w5", "w6")
     assert address("classifier", "w4", "w5") == address("classifier", "w5", "w6")

@@ -612,28 +612,6 @@ def test_a_parameter_without_gradients_has_no_moments_to_go_on_with():
     again.step()
 
 
-def test_what_shares_an_expert_and_what_does_not(tmp_path):
-    def address(*args, **settings):
-        made = toy.session(*args, store=tmp_path, **settings)
-        t = [task.name for task in made.tasks].index("sea")
-        return made.store.address(made, t)
-
-    same = address("l2r")
-    assert same == address("oracle") == address("l2r-merge", "memory.per_task=5", scenario="domain")
-    assert same == address("l2r", of=toy.tasks("farm", "sea"))
-    shorter = [toy.task("sea", train=46), toy.task("city")]
-    others = [
-        address("l2r", *more) for more in (["train.lr=0.01"], ["train.epochs=2"], ["experts.rank=4"], ["backbone.max_length=8"])
-    ]
-    others += [
-        address("l2r", seed=1),
-        address("l2r", of=shorter),
-        address("l2r", "experts=bottleneck"),
-        address("l2r", "train.clip=0"),
-    ]
-    assert len({same, *others}) == len(others) + 1
-
-
 @pytest.mark.parametrize("scenario", ["class", "task", "domain"])
 def test_an_expert_has_the_same_bytes_at_every_place_of_a_stream(scenario):
     """What the store rests on: trained first of two tasks, last of three, alone. Seven classes, so that sums have an order."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lab.adapters import library
+from lab.adapters import peft_folder
 from lab.adapters.library import SavedExpert
 from lab.core import atomic_io
 
@@ -17,7 +17,7 @@ def save(folder, rank=3, seed=0, alpha=6.0, layers=LAYERS, zero=False, **config)
         arrays[f"base_model.model.{name}.lora_A.weight"] = draw.normal(size=(rank, inputs)).astype(np.float32)
         b = np.zeros((outputs, rank)) if zero else draw.normal(size=(outputs, rank))
         arrays[f"base_model.model.{name}.lora_B.weight"] = b.astype(np.float32)
-    atomic_io.write_arrays(folder / library.WEIGHTS, arrays, {"format": "pt"})
+    atomic_io.write_arrays(folder / peft_folder.WEIGHTS, arrays, {"format": "pt"})
     written = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "base_model_name_or_path": "minilm"} | config
-    atomic_io.write_json(folder / library.CONFIG, written)
+    atomic_io.write_json(folder / peft_folder.CONFIG, written)
     return SavedExpert(folder)

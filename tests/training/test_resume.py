@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support import toy
+from support.errors import assert_says
 
 import lab
 from lab.config.resolve import configure, recipe_names
@@ -233,7 +234,7 @@ def test_kill_9_and_lab_resume(tmp_path):
         process.send_signal(signal.SIGSTOP)
         with pytest.raises(LabError) as error:
             lab.resume("k", root, progress=False)
-        assert str(error.value) == "run 'k' is already being worked on by another process"
+        assert_says(error, "run 'k'", "another process")
         assert Run.open("k", root).status == "running"
     finally:
         process.kill()
@@ -381,7 +382,7 @@ def test_one_process_at_a_time(tmp_path):
     next(happenings)
     with pytest.raises(LabError) as error:
         next(recorder.record(Run(run.dir), session("l2r")))
-    assert str(error.value) == "run 'r' is already being worked on by another process"
+    assert_says(error, "run 'r'", "another process")
     assert run.status == "running"
     happenings.close()
     next(resumed := recorder.record(run, session("l2r")))
@@ -461,7 +462,7 @@ def test_changed_data(halfway, whole, monkeypatch):
     tasks[1].train[0] = Example("red red red", 0)
     with pytest.raises(LabError) as error:
         list(recorder.record(halfway, session("l2r", of=tasks)))
-    assert str(error.value) == "run 'r' cannot go on: its data or backbone have changed since it began"
+    assert_says(error, "run 'r'", "data or backbone", "changed")
     go_on(halfway, "l2r", monkeypatch)  # with the old data it still can
     assert_equal(halfway, whole["l2r"][0])
 
