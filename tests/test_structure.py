@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def test_no_import_goes_in_a_circle():
     assert circles(ARROWS) == [] and circles(folder_arrows(ARROWS)) == []
 
 
+@cache
 def defined_names(module: str) -> set[str]:
     """Names that a module or a class in it defines, imports or assigns."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))

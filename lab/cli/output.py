@@ -36,7 +36,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for name in dict.fromkeys(key for row in rows for key in row):
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(cell(row.get(column.header)) for column in table.columns))
+        table.add_row(*(cell(row.get(str(column.header))) for column in table.columns))
     Console(markup=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -93,7 +93,7 @@ def print_differences(pairs: list[dict[str, Any]]) -> None:
         claim = {None: f"- ({pair['why']})", True: "yes", False: "no: the interval includes zero"}[pair["claim"]]
         row = {"first": pair["first"], "second": pair["second"], "n": pair["n"], "first - second": between(pair)}
         row |= {"p": pair["p"], "claim": claim}
-        rows.append({name: value if pair["claim"] else Text(cell(value), "dim") for name, value in row.items()})
+        rows.append({name: value if pair["claim"] else Text(str(cell(value)), "dim") for name, value in row.items()})
     print_table(rows)
 
 
@@ -136,7 +136,7 @@ def print_grid(result: dict[str, Any]) -> None:
         if accuracy is not None and accuracy > leader[1] and (row["uses.task_id"] is not True or "alignment" in row):
             best[row["stream"], row["scenario"]] = row["recipe"], accuracy
     print_table(scores)
-    print("what the methods are given, keep and train, mean over the cells:")
+    print("what the methods use, store and train, mean over the cells:")
     print_table(uses)
     if len(result["table"][0]["sweep"]) > 1:
         print("average accuracy on validation examples, by which the values were chosen:")

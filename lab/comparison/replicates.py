@@ -41,7 +41,7 @@ def differences(runs: Sequence[Run], baseline: str) -> pd.DataFrame:
         raise unknown("method", baseline, [*groups])
     base = groups.pop(baseline)
     ordered = [run for group in (*groups.values(), base) for run in group.runs]  # so that the baseline is always the second
-    pairs = pd.concat([views.differences(ordered, measure.path) for measure in compared(runs)])
+    pairs: Any = pd.concat([views.differences(ordered, measure.path) for measure in compared(runs)])
     pairs = pairs[pairs["second"] == baseline].rename(columns={"first": "label"}).drop(columns="second")
     pairs.insert(1, "recipe", [groups[label].recipe for label in pairs["label"]])
     return pairs.reset_index(drop=True).astype(dict.fromkeys(("mean", "low", "high", "p"), float))
@@ -55,7 +55,7 @@ def repetitions(runs: Sequence[Run], among: Sequence[Run]) -> list[Run]:
 
 
 def positions(runs: Sequence[Run]) -> pd.DataFrame:
-    """What standing at each place of the stream does to a task's score in the end, per group of runs in several orders.
+    """Effect of a task's position in the stream on its final score, per group of runs in several orders.
 
     Columns: label, recipe, position (from 1), orders, n, mean, low, high, why; `mean` is against the task's own mean over the
     orders, see `lab.core.intervals.by_position`.
@@ -63,7 +63,9 @@ def positions(runs: Sequence[Run]) -> pd.DataFrame:
     rows = []
     for group in views.groups(runs):
         orders = len({tuple(run.tasks) for run in group.runs})
-        last = [dict(zip(run.tasks, run.matrix[-1], strict=True)) for run in group.runs if views.complete(run)]
+        last: list[dict[str, Any]] = [
+            dict(zip(run.tasks, run.matrix[-1], strict=True)) for run in group.runs if views.complete(run)
+        ]
         for position, effect in enumerate(by_position(last), 1):
             row = {"label": group.label, "recipe": group.recipe, "position": position, "orders": orders}
             rows.append(row | asdict(effect))
@@ -125,7 +127,7 @@ def tradeoff(runs: Sequence[Run]) -> pd.DataFrame:
     `learned` is the learning accuracy and `kept` the average accuracy. They are equal if nothing was lost; their difference is
     (1 - 1/T) times backward transfer.
     """
-    summary = views.summary(runs).replace({"measure": {"learning_accuracy": "learned", "average_accuracy": "kept"}})
+    summary: Any = views.summary(runs).replace({"measure": {"learning_accuracy": "learned", "average_accuracy": "kept"}})
     summary = summary[summary["measure"].isin(("learned", "kept"))]
     wide = summary.pivot(index="label", columns="measure", values=["value", "low", "high"])
     wide.columns = [name if bound == "value" else f"{name}_{bound}" for bound, name in wide.columns]

@@ -43,7 +43,7 @@ def comparison(runs: Sequence[Run]) -> Comparison:
     notes: dict[str, list[str]] = {}
     for title in table.columns:
         for label, text in table[title].items():
-            missing = re.fullmatch(r"– \((.*)\)", text)
+            missing = re.fullmatch(r"– \((.*)\)", str(text))
             if missing:
                 notes.setdefault(f"{title}: {missing[1]}", []).append(str(label))
                 table.at[label, title] = "–"
@@ -51,13 +51,13 @@ def comparison(runs: Sequence[Run]) -> Comparison:
     table.insert(0, "n", [str(len(group.runs)) for group in views.groups(runs)])
     everywhere = len(table)
     lines = [note if len(labels) == everywhere else f"{note} ({', '.join(labels)})" for note, labels in notes.items()]
-    return Comparison(table.rename_axis(index="method", columns=None), lines + once(runs))
+    return Comparison(table.rename_axis(index="method", columns=None), lines + without_interval(runs))
 
 
-def once(runs: Sequence[Run]) -> list[str]:
+def without_interval(runs: Sequence[Run]) -> list[str]:
     """Which methods have one run only, and so no interval; no sentence if there are none."""
     single = "; ".join(group.label for group in views.groups(runs) if len(group.runs) == 1)
-    return [f"One seed each: differences may be chance ({single}). Repeat with other seeds, e.g. --seed 1."] if single else []
+    return [f"One seed each, so differences may be chance: {single}. Repeat with other seeds, e.g. --seed 1."] if single else []
 
 
 def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = "") -> pd.DataFrame:

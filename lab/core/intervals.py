@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 LEVEL = 0.95
 EXACT = 13  # pairs up to which all 2^n changes of sign are tried; beyond, RESAMPLES random ones
@@ -40,7 +41,7 @@ class Difference(Interval):
     claim: bool | None = None
 
 
-def interval(values: Sequence[float], level: float = LEVEL) -> Interval:
+def interval(values: npt.ArrayLike, level: float = LEVEL) -> Interval:
     """Mean and t-interval: mean ± t(level, n - 1) s / sqrt(n), s the sample standard deviation; no interval below n = 2."""
     x = np.asarray(values, dtype=float)
     if not len(x):
@@ -61,7 +62,7 @@ def difference(first: Mapping[Any, float], second: Mapping[Any, float], level: f
         return Difference(0, None, why="no seed and order is common to both")
     a, b = (np.array([values[key] for key in shared], dtype=float) for values in (first, second))
     mean = interval(a - b, level)
-    if mean.n == 1:
+    if mean.low is None or mean.high is None:
         return Difference(1, mean.mean, why=ONE)
     claim = mean.low > 0 or mean.high < 0
     return Difference(mean.n, mean.mean, mean.low, mean.high, p=permutation(a, b), claim=claim)
@@ -79,7 +80,7 @@ def permutation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def by_position(scores: Sequence[Mapping[str, float]], level: float = LEVEL) -> list[Interval]:
-    """What standing at each place of the stream does to a task's score, over runs that learn the same tasks in several orders.
+    """Effect of a task's position in the stream on its score, over runs that learn the same tasks in several orders.
 
     `scores`: per run, the score of every task, in the order in which it was learned. Per position: mean over the runs of the
     task's score there minus the same task's mean over all runs, so that easy tasks do not look like good positions.

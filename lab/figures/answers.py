@@ -70,8 +70,8 @@ def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") 
     drawn.update_layout(margin={"t": 40, "r": 20}).update_annotations(font={"size": 13})
     colours = [task_style(e).colour for e in range(len(table))]
     for number, name in enumerate(table.columns, 1):
-        values, across = table[name], free[number - 1]
-        most = max(1.0, float(values.abs().max()))
+        values, across = table[name].to_numpy(), free[number - 1]
+        most = max(1.0, float(np.abs(values).max()))
         numbers = [f"{value:.{2 if most < 10 else 1 if most < 100 else 0}f}" for value in values]
         drawn.add_bar(
             x=values,

@@ -1,9 +1,9 @@
 """Figures of methods beside each other: a measure, a trade-off, and where losses went."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 
 from lab import views
@@ -46,7 +46,7 @@ def decomposition(run: Run, title: str = "") -> go.Figure:
     drawn = figure(title, 130 + 34 * len(table))
     names = [*numbered(table.index[:-1]), "mean"]
     for colour, (term, name) in zip(TERM_COLOURS, tables.TERMS.items(), strict=True):
-        if table[term].isna().all():
+        if bool(table[term].isna().all()):
             continue  # this run has no such term
         hover = [f"{name}: {piece:+.3f}<br>of a loss of {loss:.3f}" for piece, loss in table[[term, "loss"]].to_numpy()]
         drawn.add_bar(
@@ -81,7 +81,7 @@ def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = ""
     results = [run.result() for run in runs]
     titles = {measure.path: measure.title for measure in views.measures(results)}
     score = score or views.headline(results).path
-    table = tables.pareto(runs, cost, score)
+    table: Any = tables.pareto(runs, cost, score)
     measured = table[table["cost"].notna() & table["score"].notna()]
     log = len(measured) > 0 and measured["cost"].min() > 0 and measured["cost"].max() > 10 * measured["cost"].min()
     drawn = figure(title, 400)
@@ -90,7 +90,7 @@ def pareto(runs: Sequence[Run], cost: str = "cost.stored_bytes", score: str = ""
     return drawn.update_yaxes(title=titles[score])
 
 
-def _pareto_points(drawn: go.Figure, table: pd.DataFrame, cost: str, looks: dict[str, Style]) -> None:
+def _pareto_points(drawn: go.Figure, table: Any, cost: str, looks: dict[str, Style]) -> None:
     """The line of the best groups, and all groups."""
     front = table[(table["dominated_by"] == "") & ~table["task_id"]].sort_values("cost")
     drawn.add_scatter(

@@ -2,7 +2,7 @@
 
 import hashlib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from html import escape
 from typing import Any, NamedTuple
@@ -117,12 +117,12 @@ def short(name: Any, length: int = NAME) -> str:
     return literal(text if len(text) <= length else f"{text[: length - 5]}…{text[-4:]}")
 
 
-def numbered(names: Sequence[Any]) -> list[str]:
-    """Names of rows that are tasks, with their place in the stream."""
+def numbered(names: Iterable[Any]) -> list[str]:
+    """Names of rows that are tasks, with their position in the stream."""
     return [f"{i + 1} · {name}" for i, name in enumerate(unique(names))]
 
 
-def heads(names: Sequence[Any], rows: Sequence[Any]) -> list[str]:
+def heads(names: Collection[Any], rows: Collection[Any]) -> list[str]:
     """Names above columns: as numbers where these are many or long, and the rows say the same names."""
     fit = len(names) <= NAMED_COLUMNS and all(len(str(name)) <= SHORT for name in names)
     if not fit and list(names) == list(rows):
@@ -130,7 +130,7 @@ def heads(names: Sequence[Any], rows: Sequence[Any]) -> list[str]:
     return unique(names)
 
 
-def unique(names: Sequence[Any], length: int = NAME) -> list[str]:
+def unique(names: Iterable[Any], length: int = NAME) -> list[str]:
     """Names cut for an axis that stay different from each other."""
     cut = [short(name, length) for name in names]
     return [f"{name} ({i + 1})" if cut.count(name) > 1 else name for i, name in enumerate(cut)]
@@ -257,7 +257,7 @@ def weights_by_layer(
     return grid(drawn, names, columns, "layer", what)
 
 
-def weight_of(experts: Sequence[str], what: str) -> list[str]:
+def weight_of(experts: Iterable[str], what: str) -> list[str]:
     return [f"expert <b>{literal(name)}</b><br>{what}" for name in experts]
 
 

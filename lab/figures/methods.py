@@ -29,7 +29,7 @@ def differences(runs: Sequence[Run], baseline: str, measure: str = "", title: st
     """
     titles = {score.path: score.title for score in replicates.compared(runs)}
     measure = measure or next(iter(titles))
-    table = replicates.differences(runs, baseline)
+    table: Any = replicates.differences(runs, baseline)
     table = table[(table["measure"] == measure) & table["mean"].notna()].reset_index(drop=True)
     drawn = figure(title, 110 + 42 * max(len(table), 1))
     looks = styles(views.groups(runs))
@@ -60,7 +60,7 @@ def differences(runs: Sequence[Run], baseline: str, measure: str = "", title: st
 
 def tradeoff(runs: Sequence[Run], title: str = "") -> go.Figure:
     """Average accuracy in the end against accuracy right after learning; on the diagonal nothing was lost."""
-    table = replicates.tradeoff(runs)
+    table: Any = replicates.tradeoff(runs)
     columns = ["learned", "kept"]
     measured = table[table[columns].notna().all(axis=1)]
     low = max(0.0, measured[columns].min().min() - 0.06) if len(measured) else 0.0
@@ -102,11 +102,11 @@ def tradeoff(runs: Sequence[Run], title: str = "") -> go.Figure:
 
 def positions(runs: Sequence[Run], title: str = "") -> go.Figure:
     """How much better or worse than usual a task does in the end when it is learned at each place of the stream."""
-    table = replicates.positions(runs)
+    table: Any = replicates.positions(runs)
     measured = table[table["mean"].notna()]
-    drawn = _lines(figure(title, 360), measured, views.groups(runs), "position", "place %{x}: %{y:+.3f}")
+    drawn = _lines(figure(title, 360), measured, views.groups(runs), "position", "position %{x}: %{y:+.3f}")
     drawn.add_hline(y=0, line={"color": "rgba(127,127,127,0.9)", "width": 1.5})
-    drawn.update_xaxes(title="place in the stream", dtick=1, showgrid=False)
+    drawn.update_xaxes(title="position in the stream", dtick=1, showgrid=False)
     return drawn.update_yaxes(title="score against the task's own mean", tickformat="+.3~f")
 
 
@@ -129,7 +129,7 @@ def sweep(runs: Sequence[Run], option: str = "train.lr", title: str = "") -> go.
     return drawn.update_yaxes(title="validation score, mean over tasks")
 
 
-def _lines(drawn: go.Figure, table: pd.DataFrame, groups: Sequence[views.Group], x: str, hover: str) -> go.Figure:
+def _lines(drawn: go.Figure, table: Any, groups: Sequence[views.Group], x: str, hover: str) -> go.Figure:
     """One line with error bars per group."""
     looks = styles(groups)
     for label in dict.fromkeys(table["label"]):

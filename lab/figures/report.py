@@ -37,7 +37,8 @@ class Figure:
     @property
     def height(self) -> int:
         """In pixels."""
-        return self.drawn.layout.height
+        layout: Any = self.drawn.layout
+        return layout.height
 
 
 class Figures(list[Figure]):
@@ -116,10 +117,10 @@ def _content(runs: Sequence[Run], excluded: Mapping[str, str]) -> dict[str, Any]
     page = Figures()
     numbers, notes = tables.comparison(runs)
     baseline = replicates.reference(runs)
-    rates, positions = replicates.sweep(runs), replicates.positions(runs)["mean"]
-    ordered, differing = not positions.isna().all(), views.config_difference(runs)
+    rates, differing = replicates.sweep(runs), views.config_difference(runs)
+    ordered = bool(replicates.positions(runs)["mean"].notna().any())
     selection = "Mean score on validation examples by learning rate; a ring marks what selection takes."
-    effect = "Above zero: tasks learned at this place end higher than the same tasks elsewhere."
+    effect = "Above zero: tasks learned at this position have a higher final score than the same tasks at other positions."
     return {
         "names": ", ".join(name for name, _ in named),
         "written": now()[:16].replace("T", " "),
@@ -153,14 +154,14 @@ def _table(table: pd.DataFrame, grey: Sequence[bool] = ()) -> Table:
 
 def _costs(page: Figures, runs: Sequence[Run]) -> dict[str, Figure]:
     """Accuracy against each cost that is known, by its title; stored bytes first."""
-    measured = [measure for measure in tables.COSTS if not tables.pareto(runs, measure.path)["cost"].isna().all()]
+    measured = [measure for measure in tables.COSTS if bool(tables.pareto(runs, measure.path)["cost"].notna().any())]
     measured.sort(key=lambda measure: measure.path != "cost.stored_bytes")
     return {measure.title: page.new(figures.pareto(runs, measure.path), _verdict(runs, measure)) for measure in measured}
 
 
 def _differences(runs: Sequence[Run], baseline: str) -> Table | None:
     """Paired differences to the baseline; None where there is nobody to compare with it."""
-    pairs = replicates.differences(runs, baseline)
+    pairs: Any = replicates.differences(runs, baseline)
     if pairs.empty:
         return None
     titles = {measure.path: measure.title for measure in replicates.compared(runs)}
@@ -178,7 +179,7 @@ def _differences(runs: Sequence[Run], baseline: str) -> Table | None:
     return _table(table, list(~claimed))
 
 
-def _rates(sweep: pd.DataFrame) -> pd.DataFrame:
+def _rates(sweep: Any) -> pd.DataFrame:
     """The sweep of the learning rate as text."""
     rates, best = sweep["value"].map("{:g}".format), sweep["best"].map({True: "yes", False: "no"})
     return _rounded(sweep.drop(columns="recipe").assign(value=rates, best=best))
@@ -195,10 +196,10 @@ def _rounded(table: pd.DataFrame) -> pd.DataFrame:
 
 def _verdict(runs: Sequence[Run], cost: views.Measure) -> str:
     """Who is dominated, in words."""
-    rows = tables.pareto(runs, cost.path).itertuples()
-    verdicts = [f"{row.label} is dominated by {row.dominated_by}" for row in rows if row.dominated_by] or ["nobody is dominated"]
+    rows: Any = tables.pareto(runs, cost.path).itertuples()
+    verdicts = [f"{row.label} is dominated by {row.dominated_by}" for row in rows if row.dominated_by]
     legend = "Faint: dominated. Hollow: uses the task identity, and dominates only such."
-    return f"By {cost.title.lower()}, {'; '.join(verdicts)}. {legend}"
+    return f"By {cost.title.lower()}, {'; '.join(verdicts) or 'no method is dominated'}. {legend}"
 
 
 def _section(page: Figures, title: str, named: Sequence[tuple[str, Run]]) -> dict[str, Any]:
@@ -230,7 +231,8 @@ def _interference(block: Block, run: Run) -> None:
     table = tables.interference_matrix(run)
     if table.isna().all(axis=None):
         raise LabError("needs at least two learned tasks")
-    learned, task = table.stack().idxmax()
+    costs: Any = table.stack()
+    learned, task = costs.idxmax()
     worst = f"learning {learned} cost {task} {table.at[learned, task]:.3f}"
     block.show(figures.interference(run), f"Interference in {block.name}; the largest: {worst}.")
 
@@ -245,7 +247,7 @@ def _decomposition(block: Block, run: Run) -> None:
 
 def _terms(table: pd.DataFrame) -> Iterator[tuple[str, str]]:
     """The terms that exist."""
-    return ((term, title) for term, title in tables.TERMS.items() if not table[term].isna().all())
+    return ((term, title) for term, title in tables.TERMS.items() if bool(table[term].notna().any()))
 
 
 def _routing(block: Block, run: Run) -> None:
@@ -263,12 +265,12 @@ SECTIONS: dict[str, tuple[Callable[[Block, Run], None], str]] = {
         "every matrix.",
     ),
     "Each task over time": (_forgetting, "One line per task, from the moment it was learned."),
-    "Which task cost which": (
+    "Which new task hurt which old one": (
         _interference,
         "Going down a column shows what each later task cost this one; the column sums to what it lost since it was learned. "
         "Negative numbers are gains.",
     ),
-    "Where did it go?": (
+    "Why was it forgotten?": (
         _decomposition,
         "What each old task lost, split by looking back: growth of the router's error (lost since routing is not perfect), "
         "expert drift, drift of the classifier's old rows, and new classes that compete. The grey mark is the whole loss; pieces "

@@ -1,6 +1,7 @@
 """Figures of routing: experts by task, by layer and routing head, and over time."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -108,7 +109,7 @@ def routing_profile(run: Run, after: int | None, task: int, title: str = "") -> 
 
 def routing_load(run: Run, after: int | None = None, title: str = "") -> go.Figure:
     """Mean share of each expert over the tasks; the dotted line marks equal shares."""
-    table = views.routing_load(run, after)
+    table: Any = views.routing_load(run, after)
     drawn = _bars(table["load"], "mean share over tasks", title)
     drawn.add_vline(x=1 / max(len(table), 1), line={"color": "rgba(127,127,127,0.8)", "dash": "dot", "width": 1.5})
     return drawn
@@ -143,7 +144,8 @@ def _bars(values: pd.Series, what: str, title: str) -> go.Figure:
 def routing_flow(run: Run, after: int | None = None, layer: int | None = None, title: str = "") -> go.Figure:
     """Weight that flows from tasks to experts, in one layer or their mean; where each task has an expert of its own, on to right
     and wrong: what reached the own expert, and what another one. With many tasks, `views.strongest_bands` alone."""
-    routing, table = run.routing(after), views.strongest_bands(views.routing_flow(run, after, layer))
+    routing = run.routing(after)
+    table: Any = views.strongest_bands(views.routing_flow(run, after, layer))
     tasks, experts = [*dict.fromkeys(table["task"])], list(routing.experts)
     names = [*tasks, *experts]
     colours = [task_style(i).colour for i in (*range(len(tasks)), *range(len(experts)))]
@@ -201,7 +203,7 @@ def _columns(tasks: int, experts: int, names: int, *links: Sequence[float]) -> t
 
 def routing_animation(run: Run, title: str = "") -> go.Figure:
     """Share of each expert on each task at every recorded moment: one frame per moment, played in the browser alone."""
-    history = views.routing_history(run)
+    history: Any = views.routing_history(run)
     tasks, experts = [*dict.fromkeys(history["task"])], [*dict.fromkeys(history["expert"])]
     drawn = figure(title, cell_height(len(tasks)) + 90)
     for after, rows in history.groupby("after"):
@@ -250,7 +252,7 @@ def routing_animation(run: Run, title: str = "") -> go.Figure:
 
 def query_map(run: Run, after: int | None = None, title: str = "") -> go.Figure:
     """Recorded queries on their two main axes, by task, hollow where the answer was wrong; stars are the router's keys."""
-    table = views.query_map(run, after)
+    table: Any = views.query_map(run, after)
     drawn = figure(title, 460)
     for number, (task, rows) in enumerate(table[table["kind"] == "query"].groupby("task", sort=False)):
         colour, _, marker = task_style(number)

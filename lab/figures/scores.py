@@ -1,6 +1,7 @@
 """Figures of scores: the matrix R, curves over the tasks, the loss."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -146,7 +147,7 @@ def forgetting_curves(run: views.Runs, after: int | None = None, title: str = ""
     Of several runs: their mean, with its t-interval as a band.
     """
     tasks = views.each(run)[0].tasks
-    curves = views.forgetting_curves(run, after)
+    curves: Any = views.forgetting_curves(run, after)
     drawn = figure(title, 380)
     for task, rows in curves.groupby("task"):
         colour, dash, marker = task_style(int(task))
@@ -185,14 +186,14 @@ def band(drawn: go.Figure, x: Sequence[float], low: pd.Series, high: pd.Series, 
 def average_curves(runs: Sequence[Run], title: str = "") -> go.Figure:
     """Mean score over the tasks seen, one line per recipe; several seeds: mean and t-interval, the runs as thin lines."""
     drawn = figure(title, 380)
-    curves = views.average_curves(runs)
+    curves: Any = views.average_curves(runs)
     looks = styles(views.groups(runs))
     for label in dict.fromkeys(curves["label"]):
         _average_curve(drawn, curves[curves["label"] == label], label, looks[label])
     return _over_tasks(drawn, max((len(run.tasks) for run in runs), default=0), "average accuracy so far")
 
 
-def _average_curve(drawn: go.Figure, rows: pd.DataFrame, label: str, look: Style) -> None:
+def _average_curve(drawn: go.Figure, rows: Any, label: str, look: Style) -> None:
     """Add the curve of one group of seeds."""
     colour, dash, marker = look
     seeds = rows["run"].nunique()
@@ -209,7 +210,7 @@ def _average_curve(drawn: go.Figure, rows: pd.DataFrame, label: str, look: Style
                 hoverinfo="skip",
             )
     means = {after: interval(points["score"]) for after, points in rows.groupby("after")}
-    mean = pd.DataFrame.from_dict(means, orient="index").astype({"low": float, "high": float})
+    mean: Any = pd.DataFrame.from_dict(means, orient="index").astype({"low": float, "high": float})
     band(drawn, mean.index + 1, mean["low"], mean["high"], colour)
     drawn.add_scatter(
         x=mean.index + 1,
@@ -233,7 +234,7 @@ def _over_tasks(drawn: go.Figure, tasks: int, what: str) -> go.Figure:
 
 def loss_curve(run: Run, title: str = "") -> go.Figure:
     """Loss over the whole run, one colour per task; training on the memory is dotted."""
-    table = views.losses(run)
+    table: Any = views.losses(run)
     drawn = figure(title, 320)
     for (task, phase), rows in table.groupby(["task", "phase"], sort=False):
         name = short(rows["name"].iloc[0]) + ("" if phase == "train" else f" ({phase})")

@@ -65,7 +65,7 @@ def cautions(runs: list[Run]) -> None:
         st.warning(layout.plain(sentence))
     if any((run.result()["uses"] or {}).get("task_id") for run in runs):
         st.info("A run here is given the true task at test time (see “Uses task identity”): use it as a reference only.")
-    for sentence in tables.once(runs):
+    for sentence in tables.without_interval(runs):
         st.info(layout.plain(sentence), icon=":material/exposure_plus_1:")
 
 

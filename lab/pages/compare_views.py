@@ -429,7 +429,7 @@ def transfer(runs: list[Run]) -> None:
         "Mean scores on the held-out tasks after training on so many examples (shots) of each, over n runs, ± half of the "
         f"{INTERVAL}. Every method starts from its own joint training on the other tasks; the true task is given."
     )
-    for sentence in tables.once(runs):
+    for sentence in tables.without_interval(runs):
         st.info(layout.plain(sentence), icon=":material/exposure_plus_1:")
     labels = [group.label for group in groups]
     if len(labels) > 1:

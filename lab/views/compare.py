@@ -12,6 +12,7 @@ import pandas as pd
 from lab.config.resolve import completed
 from lab.core.dotted import flat, pick
 from lab.core.intervals import difference, interval
+from lab.metrics.base import array
 from lab.run_folder.run import Run
 from lab.views.results import COMMON, Measure, cell, headline, measures, reason
 from lab.views.runs import complete, learned
@@ -105,7 +106,8 @@ def summary_table(runs: Sequence[Run]) -> pd.DataFrame:
     """`summary` as people read it: one row per measure, one column per group, each cell a value or a dash with the reason."""
     numbers = summary(runs)
     by_path = {measure.path: measure for measure in (COMMON, *measures([run.result() for run in runs]))}
-    numbers["cell"] = [cell(r.value, r.high - r.value, r.why, by_path[r.measure].score, r.measure) for r in numbers.itertuples()]
+    rows: Any = numbers.itertuples()
+    numbers["cell"] = [cell(row.value, row.high - row.value, row.why, by_path[row.measure].score, row.measure) for row in rows]
     table = numbers.pivot(index="measure", columns="label", values="cell")
     paths = list(dict.fromkeys(numbers["measure"]))
     table = table.loc[paths, list(dict.fromkeys(numbers["label"]))]
@@ -172,7 +174,10 @@ def _different(runs: Sequence[Run]) -> bool:
 
 def common_average(run: Run, tasks: Sequence[str]) -> float | None:
     """Mean score on some of its tasks after the last one that it learned; None if there is none."""
-    return float(np.mean([run.matrix[-1][run.tasks.index(task)] for task in tasks])) if tasks else None
+    if not tasks:
+        return None
+    last = array(run.matrix)[-1]
+    return float(np.mean([last[run.tasks.index(task)] for task in tasks]))
 
 
 def differences(runs: Sequence[Run], measure: str = "") -> pd.DataFrame:

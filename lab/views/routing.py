@@ -1,8 +1,9 @@
 """Routing: which expert gets what share on which task, in which layer and routing head, and how that changed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -116,7 +117,7 @@ def routing_entropy(run: Run, after: int | None = None) -> pd.Series:
     return pd.Series(values, pd.Index(routing.tasks, name="task"), name="entropy")
 
 
-def layer_names(paths: Sequence[str]) -> list[str]:
+def layer_names(paths: Collection[str]) -> list[str]:
     """The telling parts of module paths, 'encoder.layer.3.attention.self.query' as '3 · query'; whole paths where these clash."""
     short = []
     for path in paths:
@@ -198,14 +199,15 @@ def strongest_bands(flow: pd.DataFrame, most: int = BANDS) -> pd.DataFrame:
     Every task keeps one at least.
     """
     kept = max(1, most // max(flow["task"].nunique(), 1))
-    return flow[flow.groupby("task")["weight"].rank(method="first", ascending=False) <= kept]
+    return flow.loc[flow.groupby("task")["weight"].rank(method="first", ascending=False) <= kept]
 
 
 def routing_history(run: Run) -> pd.DataFrame:
     """`routing_by_task` at every recorded moment, long form: after, task, expert, share."""
-    tables = [routing_by_task(run, after).stack().rename("share").reset_index().assign(after=after) for after in run.recorded()]
+    moments: list[tuple[int, Any]] = [(after, routing_by_task(run, after).stack()) for after in run.recorded()]
+    tables = [shares.rename("share").reset_index().assign(after=after) for after, shares in moments]
     columns = ["after", "task", "expert", "share"]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    return pd.concat(tables, ignore_index=True).reindex(columns=columns) if tables else pd.DataFrame(columns=columns)
 
 
 def query_map(run: Run, after: int | None = None) -> pd.DataFrame:
@@ -216,13 +218,13 @@ def query_map(run: Run, after: int | None = None) -> pd.DataFrame:
     is. `correct` is None where no predictions are stored. LabError where no queries are recorded.
     """
     now, last = run.routing(after), run.routing()
-    queries = {t: now.queries(t) for t in range(len(now.tasks)) if now.queries(t) is not None}
+    queries = {t: points for t in range(len(now.tasks)) if (points := now.queries(t)) is not None}
     if not queries:
         raise LabError(
             f"run '{run.id}' has no queries recorded: its router chooses token by token, by the task, or not at all, or the run "
             "is of an earlier version. Routers with one query per text (attention, gates, l2p, prototype) record theirs"
         )
-    of_last = [last.queries(t) for t in range(len(last.tasks)) if last.queries(t) is not None]
+    of_last = [points for t in range(len(last.tasks)) if (points := last.queries(t)) is not None]
     centre, axes, explained = _principal(np.concatenate(of_last or [*queries.values()]).astype(float))
     rows = []
     for t, points in queries.items():

@@ -120,7 +120,7 @@ def progress(run: Run, now: Callable[[], float] = time.time) -> Progress:
     step = last if last["kind"] == "Step" else {}
     ended = last["kind"] == "RunEnded" or status != "running"
     return Progress(
-        stage if status == "running" else status,
+        str(stage if status == "running" else status),
         share,
         None if number is None else number + 1,
         len(tasks),
@@ -171,15 +171,16 @@ class Alert:
 def alerts(run: Run, after: int | None = None, lost: float = LOSS) -> list[Alert]:
     """What deserves attention: a loss that is no number, a router that collapsed and dead experts, both at the moment `after`
     (default: the last recorded one), and tasks that lost more than `lost` of the score, in [0, 1]."""
-    raised = []
-    for check, arguments in (
-        (_loss_alerts, ()),
-        (_collapse_alerts, (after,)),
-        (_dead_alerts, (after,)),
-        (_forgotten_alerts, (lost,)),
-    ):
+    checks: list[Callable[[], list[Alert]]] = [
+        lambda: _loss_alerts(run),
+        lambda: _collapse_alerts(run, after),
+        lambda: _dead_alerts(run, after),
+        lambda: _forgotten_alerts(run, lost),
+    ]
+    raised: list[Alert] = []
+    for check in checks:
         try:
-            raised += check(run, *arguments)
+            raised += check()
         except LabError as error:
             raised.append(Alert("damaged", str(error)))
     return raised
@@ -215,7 +216,7 @@ def _dead_alerts(run: Run, after: int | None) -> list[Alert]:
     shares = _shares(run, after)
     if shares.empty or shares.min().max() > COLLAPSE:  # which says it already
         return []
-    most = shares.max()  # of each expert over the tasks
+    most: Any = shares.max()  # of each expert over the tasks
     dead = most[most < DEAD / len(most)]
     if dead.empty:
         return []

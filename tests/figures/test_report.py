@@ -86,7 +86,7 @@ def test_differences_orders_and_sweeps_of_repeated_runs(runs):
     assert found["uniform"][0] and found["uniform"][1][4] == "no"
     one = report.html([made[0], made[3]], {})
     assert "<tr class=soft><th scope=row>replay</th>" in one and "one value has no interval" in one
-    assert "differences may be chance (sequential; replay)" in one
+    assert "differences may be chance: sequential; replay." in one
 
 
 def test_the_report_has_the_order_and_the_sweep(runs):
@@ -308,7 +308,7 @@ def test_the_reader_chooses_the_cost(chromium, runs, tmp_path):
     page.goto((tmp_path / "out.html").as_uri())
     page.get_by_label("Cost:").select_option("Training seconds")
     chart = page.locator("figure:visible").first
-    assert "By training seconds, nobody is dominated." in chart.inner_text()
+    assert "By training seconds, no method is dominated." in chart.inner_text()
     traces = "document.querySelector('figure:not([hidden]) .js-plotly-plot')._fullData"
     drawn = page.evaluate(f"{traces}.flatMap(trace => [...trace.x])")
     assert {12.5, 1.0} <= set(drawn), drawn
