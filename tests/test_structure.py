@@ -142,3 +142,18 @@ def test_public_names():
         lab.rnu  # noqa: B018
     with pytest.warns(DeprecationWarning, match=r"lab\.repeats is now lab\.replicates"):
         assert lab.repeats is lab.replicates
+
+
+def test_the_walks_name_what_there_is():
+    """Every `file.py` of lab/README.md is there, and it defines the `name` or `Class.name` that follows it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    walks = text[text.index("## One batch") :]
+    steps = re.findall(r"`([\w/]+\.py)`\s+`([\w.]+)`", walks)
+    assert len(steps) >= 20 and len(steps) == walks.count(".py`"), "behind every file of a walk stands a name in it"
+    for path, name in steps:
+        assert (ROOT / path).is_file(), f"{path} is in a walk of lab/README.md and does not exist"
+        definitions = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+        for part in name.split("."):
+            inside = [node for node in definitions if getattr(node, "name", "") == part]
+            assert inside, f"{name} is in a walk of lab/README.md and {path} does not define it"
+            definitions = getattr(inside[0], "body", [])

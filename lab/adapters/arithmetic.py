@@ -59,7 +59,7 @@ def scaled(adapter: Adapter, by: float) -> Adapter:
     Only one factor of a LoRA is multiplied: with both, a negation would cancel itself.
     """
     _finite(by)
-    return _made(adapter, _affine([adapter], [by], lambda name: [1.0 if name.endswith(".lora_A") else by]))
+    return _like(adapter, _affine([adapter], [by], lambda name: [1.0 if name.endswith(".lora_A") else by]))
 
 
 def negate(adapter: Adapter, by: float = 1.0) -> Adapter:
@@ -78,8 +78,8 @@ def analogy(task: Adapter, target: Adapter, source: Adapter, weights: Sequence[f
     _finite(*weights)
     c0, c1 = weights
     signed, unsigned = [c0, c1, -c1], [c0, c1, c1]
-    found = _affine([task, target, source], signed, lambda name: unsigned if name.endswith(".lora_A") else signed)
-    return _made(task, found)
+    tensors = _affine([task, target, source], signed, lambda name: unsigned if name.endswith(".lora_A") else signed)
+    return _like(task, tensors)
 
 
 def add(
@@ -101,18 +101,18 @@ def add(
     _finite(*weights)
     if how == "parameters":
         share = normalised(weights)
-        return _made(adapters[0], _affine(adapters, share, lambda name: share))
+        return _like(adapters[0], _affine(adapters, share, lambda name: share))
     if adapters[0].kind != "LORA":
         raise LabError(f"how = {how} merges updates of LoRA experts, these are {adapters[0].kind}: use how=parameters")
     if how == "ties" and not 0 < density <= 1:
         raise LabError(f"density = {density}: the share of values that are kept is above 0 and at most 1")
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for layer in adapters[0].layers:
         a, b = _merged(adapters, layer, weights, how, density)
-        found |= {f"{layer}.lora_A": a.float(), f"{layer}.lora_B": b.float()}
-    rank = next(tensor for name, tensor in found.items() if name.endswith(".lora_A")).shape[0]
+        tensors |= {f"{layer}.lora_A": a.float(), f"{layer}.lora_B": b.float()}
+    rank = next(tensor for name, tensor in tensors.items() if name.endswith(".lora_A")).shape[0]
     plain = {"r": rank, "lora_alpha": float(rank), "use_rslora": False}  # every scale is in the factors
-    return replace(_made(adapters[0], found), config=dict(adapters[0].config) | plain)
+    return replace(_like(adapters[0], tensors), config=dict(adapters[0].config) | plain)
 
 
 def _merged(adapters: Sequence[Adapter], layer: str, weights: Sequence[float], how: str, density: float) -> tuple[Tensor, Tensor]:
@@ -164,10 +164,10 @@ def clusters(similarity: Tensor, count: int, seed: int = 42, components: int = 6
         raise LabError(f"{count} clusters of {len(similarity)} experts cannot be: ask for 1 to {len(similarity)}")
     values, vectors = torch.linalg.eigh(similarity.double())
     kept = values.clamp_min(0).argsort(descending=True)[:components]
-    place = torch.nn.functional.normalize(vectors[:, kept] * values[kept].clamp_min(0).sqrt(), dim=1)  # (N, D)
-    found = KMeans(count, n_init=10, random_state=seed).fit_predict((place @ place.T).numpy()).tolist()
-    order = list(dict.fromkeys(found))
-    return [order.index(number) for number in found]
+    points = torch.nn.functional.normalize(vectors[:, kept] * values[kept].clamp_min(0).sqrt(), dim=1)  # (N, D)
+    numbers = KMeans(count, n_init=10, random_state=seed).fit_predict((points @ points.T).numpy()).tolist()
+    order = list(dict.fromkeys(numbers))
+    return [order.index(number) for number in numbers]
 
 
 def products(adapters: Sequence[Mapping[str, Tensor]], space: Space = "update", quantile: float = 0.8) -> Tensor:
@@ -210,13 +210,13 @@ def normalised(weights: Sequence[float]) -> list[float]:
 
 def _affine(adapters: Sequence[Adapter], changes: Sequence[float], share: Callable[[str], Sequence[float]]) -> dict[str, Tensor]:
     """Weighted sums of parameters; of (IA)^3, where no change is the value one, 1 + the sum of `changes` times (l - 1)."""
-    found = {}
+    sums = {}
     for name in adapters[0].tensors:
         parts = torch.stack([adapter.tensors[name].double() for adapter in adapters])  # (K, ...)
         neutral = 1.0 if name.endswith(".ia3_l") else 0.0
         w = torch.tensor(changes if neutral else share(name), dtype=torch.float64)
-        found[name] = (neutral + torch.tensordot(w, parts - neutral, 1)).float()
-    return found
+        sums[name] = (neutral + torch.tensordot(w, parts - neutral, 1)).float()
+    return sums
 
 
 def _finite(*numbers: float) -> None:
@@ -225,10 +225,10 @@ def _finite(*numbers: float) -> None:
         raise LabError(f"the number{'s' * (len(numbers) > 1)} {_listed(numbers)} must be finite in float32")
 
 
-def _made(like: Adapter, tensors: dict[str, Tensor]) -> Adapter:
+def _like(adapter: Adapter, tensors: dict[str, Tensor]) -> Adapter:
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise LabError("the result has values that float32 cannot hold: use smaller numbers")
-    return Adapter(tensors, dict(like.config), "")
+    return Adapter(tensors, dict(adapter.config), "")
 
 
 # -- what fits together ----------------------------------------------------------------------------------------------------

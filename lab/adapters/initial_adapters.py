@@ -1,7 +1,7 @@
 """Experts that begin as saved ones in place of a random draw: option `experts.start`.
 
 A prepared configuration names each by its folder and the SHA-256 of its weights, `FOLDER#SHA-256`, because the content of a
-folder may change: a run is gone on with, an expert reused and a cell of a grid found again only where it is the same.
+folder may change: a run is resumed, an expert reused and a cell of a grid taken for the same only where the content is the same.
 """
 
 import re

@@ -119,14 +119,14 @@ def basis(a: np.ndarray) -> np.ndarray:
     return u[:, s > s.max(initial=0.0) * max(a.shape) * np.finfo(float).eps]
 
 
-def overlap(one: np.ndarray, other: np.ndarray) -> float:
+def overlap(first: np.ndarray, second: np.ndarray) -> float:
     """Mean of cos^2 over the principal angles of two spaces given by orthonormal bases (n, p) and (n, q); NaN if one is empty.
 
     This is phi = ||Q_a^T Q_b||_F^2 / min(p, q), in [0, 1] (Hu et al. 2021, section 7.2); two random spaces of dimension r in
     n dimensions have r / n on average.
     """
-    count = min(one.shape[1], other.shape[1])
-    return float(np.sum((one.T @ other) ** 2)) / count if count else math.nan
+    count = min(first.shape[1], second.shape[1])
+    return float(np.sum((first.T @ second) ** 2)) / count if count else math.nan
 
 
 def similarity(chosen: Sequence[SavedExpert], side: str = "output") -> pd.DataFrame:
@@ -135,12 +135,12 @@ def similarity(chosen: Sequence[SavedExpert], side: str = "output") -> pd.DataFr
 
     `side` "output" compares where the updates write (columns of B), "input" what they read (rows of A).
     """
-    known = [_spaces(expert.layers(), side) for expert in chosen]
+    spaces = [_spaces(expert.layers(), side) for expert in chosen]
     names = [expert.key for expert in chosen]
     table = np.full((len(chosen), len(chosen)), np.nan)
     for i in range(len(chosen)):
         for j in range(i, len(chosen)):
-            table[i, j] = table[j, i] = _pair(known[i], known[j])
+            table[i, j] = table[j, i] = _pair(spaces[i], spaces[j])
     return pd.DataFrame(table, index=pd.Index(names, name="expert"), columns=pd.Index(names, name="with"))
 
 
@@ -151,11 +151,11 @@ def _spaces(layers: dict[str, dict[str, np.ndarray]], side: str) -> dict[str, np
     return {name: basis(factor) for name, factor in factors.items() if np.isfinite(factor).all()}
 
 
-def _pair(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+def _pair(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> float:
     """Mean overlap over the layers of equal width that both adapt."""
-    both = [name for name in one if name in other and len(one[name]) == len(other[name])]
-    found = [value for name in both if not math.isnan(value := overlap(one[name], other[name]))]
-    return float(np.mean(found)) if found else math.nan
+    both = [name for name in first if name in second and len(first[name]) == len(second[name])]
+    overlaps = [value for name in both if not math.isnan(value := overlap(first[name], second[name]))]
+    return float(np.mean(overlaps)) if overlaps else math.nan
 
 
 def alignment(layers: dict[str, dict[str, np.ndarray]], chosen: Sequence[SavedExpert]) -> pd.DataFrame:
@@ -171,11 +171,11 @@ def alignment(layers: dict[str, dict[str, np.ndarray]], chosen: Sequence[SavedEx
     columns = {}
     for expert in chosen:
         other = expert.layers()  # its scale is positive and the same everywhere: a cosine does not know it
-        known = [
-            (product(one, other[name]), product(one, one), product(other[name], other[name])) if name in other else (np.nan,) * 3
-            for name, one in layers.items()
+        products = [
+            (product(own, other[name]), product(own, own), product(other[name], other[name])) if name in other else (np.nan,) * 3
+            for name, own in layers.items()
         ]
-        rows = np.vstack([known, np.nansum(known, axis=0)])  # (layers + 1, 3)
+        rows = np.vstack([products, np.nansum(products, axis=0)])  # (layers + 1, 3)
         with np.errstate(divide="ignore", invalid="ignore"):
             columns[expert.key] = rows[:, 0] / np.sqrt(rows[:, 1] * rows[:, 2])
     return pd.DataFrame(columns, pd.Index([*layers, "all layers"], name="layer"))

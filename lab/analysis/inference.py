@@ -127,7 +127,7 @@ class Model:
         routed = learner.decide(batch)
         used = override.of(routed)
         how = "task" if learner.space.scenario == "task" else "seen"
-        competing = learner.space.competing(batch.task, self.after + 1, how)
+        competing = learner.space.competing(batch.task, learner.tasks_seen, how)
         with learner.bank.routed(learner.objective.answering_decision(batch, used)):
             chances = learner.objective.scores(batch, competing).softmax(-1)[0].cpu().numpy()
         known = competing[0].cpu().numpy()
@@ -163,7 +163,7 @@ class Model:
         rows = learner.backbone.encode(examples, task, "train")  # of other splits queries are kept by row
         decision = Decision(torch.ones(1, 1, 1, 1, device=learner.device), stacks=self._stacks(adapter), composition="mix")
         batches = [learner.collate(rows[i : i + size]) for i in range(0, len(rows), size)]
-        right = [learner.objective.answers(batch, decision, self.after + 1).correct for batch in batches]
+        right = [learner.objective.answers(batch, decision, learner.tasks_seen).correct for batch in batches]
         return float(np.concatenate(right).mean())
 
     def _stacks(self, adapter: Adapter) -> list[dict[str, Tensor]]:
@@ -199,8 +199,8 @@ def load(run: Run, after: int | None = None, device: str | None = None) -> Model
     `device`: where to compute; default: where the run did if that is here, else the CPU. Raises LabError where the moment was not
     kept, a file is missing or damaged, or the backbone is not the one the run was trained with.
     """
-    if run.protocol != "stream":
-        raise LabError(f"run '{run.id}' is of protocol {run.protocol}: texts can be asked of runs on a stream")
+    if not run.protocol.continual:
+        raise LabError(f"run '{run.id}' is of protocol {run.protocol.name}: texts can be asked of runs on a stream")
     moments = run.kept()
     after = moments[-1] if after is None and moments else after
     if after not in moments:
@@ -214,7 +214,7 @@ def load(run: Run, after: int | None = None, device: str | None = None) -> Model
     trained_with = run.info.get("fingerprint", {}).get("backbone")
     if trained_with and trained_with != learner.backbone.identity:
         raise LabError(f"the backbone {backbone.name} is not the one that run '{run.id}' was trained with: it has changed since")
-    for t in range(after + 1):
+    for t in range(run.protocol.tasks_met(after, len(tasks))):
         learner.add_task(t)
     recall(run, learner, after)
     learner.requires_grad_(False)

@@ -56,8 +56,10 @@ def decompose(run: Run, watch: Callable[[str], None] = lambda task: None) -> dic
 
 
 def _measure(run: Run, watch: Callable[[str], None]) -> dict[str, Any]:
-    if run.protocol == "transfer":
-        raise LabError(f"run '{run.id}' is of protocol transfer: nothing is forgotten, adaptations begin from one moment")
+    if not run.protocol.continual:
+        raise LabError(
+            f"run '{run.id}' is of protocol {run.protocol.name}: nothing is forgotten, adaptations begin from one moment"
+        )
     if run.status != "finished" or len(run.matrix) < 2:
         state = f"is {run.status}" if run.status != "finished" else "has learned one task only"
         raise LabError(f"run '{run.id}' {state}: where its losses went can be asked of finished runs of two or more tasks")
@@ -70,7 +72,8 @@ def _measure(run: Run, watch: Callable[[str], None]) -> dict[str, Any]:
     rows = []
     for j in range(last):
         watch(run.tasks[j])
-        then.add_task(j)
+        for t in range(then.tasks_seen, run.protocol.tasks_met(j, last + 1)):
+            then.add_task(t)
         recall(run, then, j)
         rows.append(_row(run, session, then, j))
     names = ("loss", *TERMS)
@@ -121,10 +124,9 @@ def _row(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
     def score(new: frozenset[str]) -> float:
         learner = then if changed["experts"] and "experts" not in new else now
         classifier = now.classifier if "classifier" in new or not changed["classifier"] else old
-        seen = last + 1 if "new_classes" in new or not changed["new_classes"] else j + 1
+        seen = last + 1 if "new_classes" in new or not changed["new_classes"] else then.tasks_seen
         with _with(learner, classifier):
-            *_, found = evaluate(learner, session.rows[j, "test"], seen, EVALUATION_BATCH, oracle)
-        return found.score
+            return evaluate(learner, session.rows[j, "test"], seen, EVALUATION_BATCH, oracle).score
 
     learned, kept, before, after = run.matrix[j][j], run.matrix[last][j], score(frozenset()), score(frozenset(parts))
     expected = {"after the last task": (after, run.scores["oracle"][j] if oracle else kept)}

@@ -41,8 +41,8 @@ def pruned(run: Run, share: float = 0.9, watch: Callable[[str], None] = lambda t
     pruned ones alone, nothing acts. Nothing is written. Raises LabError for a share outside of (0, 1], and for a run that is not
     finished, of protocol transfer, or without several experts to route.
     """
-    if run.protocol != "stream":
-        raise LabError(f"run '{run.id}' is of protocol {run.protocol}: experts are pruned by the load of a run on a stream")
+    if not run.protocol.continual:
+        raise LabError(f"run '{run.id}' is of protocol {run.protocol.name}: experts are pruned by the load of a run on a stream")
     if run.status != "finished":
         raise LabError(f"run '{run.id}' is {run.status}: experts are pruned by the load of a finished run")
     if not run.recorded():
@@ -60,8 +60,7 @@ def pruned(run: Run, share: float = 0.9, watch: Callable[[str], None] = lambda t
     without = Override(pruned=tuple(k for k in range(len(loads)) if k not in kept))
 
     def score(t: int, change: Override) -> float:
-        *_, found = evaluate(learner, session.rows[t, "test"], last + 1, EVALUATION_BATCH, change=change.of)
-        return found.score
+        return evaluate(learner, session.rows[t, "test"], last + 1, EVALUATION_BATCH, change=change.of).score
 
     rows = []
     for t, task in enumerate(run.tasks):

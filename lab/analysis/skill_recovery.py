@@ -65,7 +65,7 @@ def recovered(run: Run) -> Recovered:
     """
     if not run.recorded():
         raise LabError(f"run '{run.id}' has no recorded routing")
-    routing = run.routing(0 if run.protocol == "transfer" else run.recorded()[-1])
+    routing = run.routing()
     seen = [t for t in range(len(routing.tasks)) if f"{t}/weight_sum" in routing.arrays]
     names = [routing.tasks[t] for t in seen]
     if others := [name for name in names if name not in TASKS | PAIRS]:

@@ -37,7 +37,7 @@ def place(config: RunConfig) -> dict[str, str]:
         "computation": expert.computation,
         "routing": routing(router, config) if several else "none, one module",
         "aggregation": aggregation(config) if several else "none, one module",
-        "training": training(config),
+        "training": registry.protocols.build(config.protocol).training(config),
         "uses": uses(router, config),
         "kept per task": kept(router, config),
     }
@@ -56,20 +56,6 @@ def aggregation(config: RunConfig) -> str:
     """What is joined. Modules that are inputs stand one behind the other where outputs would be mixed."""
     inputs = registry.experts.get(config.experts.name).computation.startswith("input")
     return {"mix": "inputs" if inputs else "outputs", "merge": "parameters"}[config.composition]
-
-
-def training(config: RunConfig) -> str:
-    """In what order and company modules are trained."""
-    if config.transfer:
-        adaptation = config.transfer.adaptation
-        begun = {"trained": "", "average": ", from the average of all", "fresh": ", from fresh modules"}[adaptation.start]
-        return f"all tasks jointly, then few shots of a new one{begun}{', routing alone' if adaptation.tuned == 'router' else ''}"
-    if config.experts.allocation != "per_task":
-        how = "task after task"
-    else:
-        how = "each apart" if config.experts.isolated else "each on top of the earlier ones"
-    how += f", with {' and '.join(config.methods)}" if config.methods else ""
-    return how + (", then on the memory" if config.router_training.steps else "")
 
 
 def uses(router: type[Router], config: RunConfig) -> str:

@@ -153,23 +153,25 @@ def compare(
 
         reports.check(report)
     found, excluded = comparable(ids or [], runs)
-    of = {name: [run for run in found if run.protocol == name] for name in ("stream", "transfer")}
-    for part in of.values():
+    streams, others = ([run for run in found if run.protocol.continual is wanted] for wanted in (True, False))
+    parts = [part for part in (streams, others) if part]
+    for part in parts:
         say_unequal(part)
     if report is not None:
-        if not of["stream"]:
+        if not streams:
             raise LabError("a report is about runs on a stream, transfer runs have a table: leave --report away")
-        excluded |= {run.id: f"run '{run.id}' is of protocol transfer, which has a table of its own" for run in of["transfer"]}
-        reports.write(of["stream"], report, excluded)
+        apart = "which has a table of its own"
+        excluded |= {run.id: f"run '{run.id}' is of protocol {run.protocol.name}, {apart}" for run in others}
+        reports.write(streams, report, excluded)
         print(f"the report is in {report}", file=sys.stderr)
     if as_json:
         show_json([run.result() for run in found])
     elif chosen:
         from lab.comparison import tables
 
-        print("\n".join(tables.FORMATS[chosen[0]](part) for part in of.values() if part), end="")
+        print("\n".join(tables.FORMATS[chosen[0]](part) for part in parts), end="")
     elif report is None:
-        for part in filter(None, of.values()):
+        for part in parts:
             print_comparison(part)
 
 

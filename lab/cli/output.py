@@ -47,7 +47,7 @@ def print_result(run: run_folder.Run) -> None:
     result = run.result()
     scores = {measure.title: views.pick(result, measure.path) for measure in views.measures([result]) if measure.score}
     print_table([{"measure": title, run.id: value} for title, value in ({"Status": result["status"]} | scores).items()])
-    if run.protocol == "transfer":
+    if not run.protocol.continual:
         print_transfer(result)
     else:
         print_matrix(result)

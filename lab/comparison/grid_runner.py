@@ -26,7 +26,7 @@ import numpy as np
 
 from lab import views
 from lab.comparison.grid_spec import Cell, Problems, Row, make_rows, read
-from lab.core import atomic_io
+from lab.core import atomic_io, registry
 from lab.core.errors import LabError
 from lab.core.intervals import by_position, difference, interval
 from lab.data import loading
@@ -35,6 +35,7 @@ from lab.jobs.scheduler import Scheduler, Worker, turn
 from lab.run_folder.run import Run, remove, root, slug, unwritable
 from lab.training import runner
 from lab.training.recorder import Stopped
+from lab.training.trainer import Session
 
 TICK = 0.5  # seconds between two looks at the cells that run
 TRIED = 8  # examples per split with which it is tried whether a cell can be set up
@@ -122,8 +123,8 @@ class Grid:
                 if changed:
                     raise LabError(f"the data of task '{changed[0]}' have changed since {run.id} was begun: remove that run")
                 if not begun:  # what was begun could be set up
-                    train = max(TRIED, *(config.transfer.shots if config.transfer else [0]))
-                    runner.opened(config, [limited(task, 0, train, TRIED, TRIED) for task in tasks])
+                    train = max(TRIED, registry.protocols.build(config.protocol).fewest_examples())
+                    Session(config, [limited(task, 0, train, TRIED, TRIED) for task in tasks])
             except LabError as error:
                 problems.note(error, f"{label}, scenario {config.scenario}")
         problems.refuse(self.path.name)

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from lab import views
 from lab.config.fingerprint import address, differing
-from lab.config.former_names import current
+from lab.config.former_names import current_paths
 from lab.config.resolve import configure, read_recipe
 from lab.config.schema import RunConfig, Section
 from lab.core import registry
@@ -94,7 +94,7 @@ class GridFile(Section):
     @field_validator("set", "sweep", mode="before")
     @classmethod
     def _present_names(cls, given: Any) -> Any:
-        return {current(name): value for name, value in given.items()} if isinstance(given, dict) else given
+        return current_paths(given) if isinstance(given, dict) else given
 
     @field_validator("recipes", "streams", "scenarios", "orders", "seeds")
     @classmethod

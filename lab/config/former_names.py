@@ -6,7 +6,12 @@ from typing import Any
 
 from lab.core.errors import LabError
 
-FORMER = {"memory_training": "router_training", "train.classes": "train.loss_classes"}  # old path -> new path
+FORMER = {  # old path -> new path
+    "memory_training": "router_training",
+    "train.classes": "train.loss_classes",
+    "transfer": "protocol",
+}
+PLUGIN = {"transfer": "transfer"}  # sections that hold the options of a plug-in by now: old path -> name of the plug-in
 
 
 class FormerName(UserWarning):
@@ -15,10 +20,18 @@ class FormerName(UserWarning):
 
 def current(path: str) -> str:
     """A dotted option path under its present name."""
-    for old, new in FORMER.items():
-        if path == old or path.startswith(f"{old}."):
-            return new + path.removeprefix(old)
-    return path
+    return next((new + path.removeprefix(old) for old, new in FORMER.items() if _under(old, path)), path)
+
+
+def current_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted option path under their present names."""
+    plugins = {f"{FORMER[old]}.name": name for old, name in PLUGIN.items() if any(_under(old, path) for path in settings)}
+    return plugins | {current(path): value for path, value in settings.items()}
+
+
+def _under(section: str, path: str) -> bool:
+    """Whether a dotted path is a section or lies in it."""
+    return path == section or path.startswith(f"{section}.")
 
 
 def renamed(content: Mapping[str, Any], warn: bool = True) -> dict[str, Any]:
@@ -30,19 +43,23 @@ def renamed(content: Mapping[str, Any], warn: bool = True) -> dict[str, Any]:
     for old, new in FORMER.items():
         *sections, name = old.split(".")
         *_, new_name = new.split(".")
-        place = settings
+        parent = settings
         for section in sections:
-            inner = place.get(section)
+            inner = parent.get(section)
             if not isinstance(inner, Mapping):
                 break
-            place[section] = dict(inner)
-            place = place[section]
+            parent[section] = dict(inner)
+            parent = parent[section]
         else:
-            if name not in place:
+            if name not in parent:
                 continue
-            if new_name in place:
+            if new_name in parent:
                 raise LabError(f"{old} is the former name of {new}: give it once, as {new}")
-            place[new_name] = place.pop(name)
+            value = parent.pop(name)
+            if old in PLUGIN and isinstance(value, Mapping):
+                value = {"name": PLUGIN[old], **value}
+            if old not in PLUGIN or value is not None:  # null was how to do without the plug-in
+                parent[new_name] = value
             if warn:
                 warnings.warn(f"{old} is called {new} now; the old name works in this version only", FormerName, stacklevel=3)
     return settings

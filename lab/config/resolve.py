@@ -21,7 +21,7 @@ from lab.core.dotted import nested
 from lab.core.errors import LabError, bad_yaml, unknown
 
 RECIPES = Path(__file__).parent / "recipes"
-NAMED = ("stream", "backbone", "experts", "router")  # sections that may be given by their name alone
+NAMED = ("stream", "backbone", "experts", "router", "protocol")  # sections that may be given by their name alone
 
 # -- recipes ---------------------------------------------------------------------------------------------------------------
 
@@ -210,7 +210,7 @@ def typed(content: dict[str, Any]) -> RunConfig:
     """The same without the question whether the settings go together, for a form that is still being filled."""
     content = renamed(content)
     content = {name: {"name": value} if name in NAMED and isinstance(value, str) else value for name, value in content.items()}
-    content = merged({"experts": {"name": "lora"}, "router": {"name": "uniform"}}, content)
+    content = merged({"experts": {"name": "lora"}, "router": {"name": "uniform"}, "protocol": {"name": "sequential"}}, content)
     try:
         return RunConfig(**content)
     except ValidationError as error:

@@ -2,14 +2,13 @@
 fields below and from the `Options` of the plug-ins. How they are filled: lab.config.resolve.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
 from lab.core import registry
-from lab.core.errors import LabError, unknown
+from lab.core.errors import LabError
 from lab.core.registry import Options
 
 CUSTOM = "custom"  # the name of no recipe: the defaults alone
@@ -87,62 +86,6 @@ class RouterTrainingConfig(Section):
     warm_start: bool = Field(False, description="go on from the previous stage, not anew from the isolated classifier")
 
 
-class AdaptationConfig(Section):
-    start: Literal["trained", "average", "fresh"] = Field(
-        "trained",
-        description="experts to begin with: as joint training left them; their uniform average as one expert, without a router; "
-        "or drawn anew",
-    )
-    tuned: Literal["all", "router"] = Field(
-        "all", description="what is tuned beside the new task's classifier rows: the experts and its routing, or its routing"
-    )
-    steps: int = Field(100, ge=1, le=100_000, description="optimiser steps on the shots of a held-out task")
-    batch_size: int = Field(8, ge=1, le=4096, description="shots in one step")
-    lr: float | None = Field(None, gt=0, le=10, description="learning rate of experts and classifier rows; null: train.lr")
-    router_lr: float | None = Field(None, gt=0, le=10, description="learning rate of its routing; null: transfer.router_lr")
-
-
-class TransferConfig(Section):
-    """The second protocol: joint training on some tasks (settings of `train`), then few-shot adaptation to each of the others."""
-
-    train_tasks: list[str] | None = Field(None, description="tasks of joint training; null: all that are not held out")
-    held_out: list[str] | None = Field(
-        None, description="tasks met in adaptation only; null: all that are not trained on, or without these the last third"
-    )
-    shots: list[Annotated[int, Field(ge=2, le=1_000_000)]] = Field(
-        [8, 32], min_length=1, description="training examples of a held-out task, label-balanced and seeded; each number is tried"
-    )
-    router_lr: float = Field(0.1, gt=0, le=10, description="learning rate of the routing in joint training")
-    adaptation: AdaptationConfig = AdaptationConfig()
-
-    @staticmethod
-    def third(tasks: int) -> int:
-        """How many tasks are held out where nobody says which."""
-        return max(1, tasks // 3)
-
-    def sides(self, tasks: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Tasks to train on and tasks held out, in the order of `tasks`; LabError for names unknown, repeated or on both."""
-        given = {"train_tasks": self.train_tasks, "held_out": self.held_out}
-        for side, names in given.items():
-            for name in names or ():
-                if name not in tasks:
-                    raise unknown(f"task in transfer.{side}", name, tasks)
-                if (names or []).count(name) > 1:
-                    raise LabError(f"transfer.{side} names '{name}' twice: name each task once")
-                if all(name in (other or ()) for other in given.values()):
-                    raise LabError(f"task '{name}' is in transfer.train_tasks and in transfer.held_out: leave it on one side")
-        held = self.held_out
-        if held is None and self.train_tasks is None:
-            held = tasks[-self.third(len(tasks)) :]
-        elif held is None:
-            held = [name for name in tasks if name not in self.train_tasks]
-        train = [name for name in tasks if (name not in held if self.train_tasks is None else name in self.train_tasks)]
-        for side, names in {"train_tasks": train, "held_out": held}.items():
-            if not names:
-                raise LabError(f"transfer.{side} holds no task: of {len(tasks)} tasks some are trained on and some are held out")
-        return train, [name for name in tasks if name in held]
-
-
 class CheckpointConfig(Section):
     every: int = Field(100, ge=1, description="optimiser steps between saved states, beside one at every task boundary")
 
@@ -155,16 +98,18 @@ def plugin(kind: registry.Registry, section: str) -> Any:
 def plugins(kind: registry.Registry, section: str) -> Any:
     """Type of a field that holds several plug-ins: a mapping from name to options."""
 
-    def read(given: Any) -> dict[str, Options]:
-        if not isinstance(given, dict):
-            raise LabError(f"{section} = {given!r}: write a mapping of names to options, for example {{{kind.names()[0]}: {{}}}}")
-        found = {}
-        for name, value in given.items():
+    def read(content: Any) -> dict[str, Options]:
+        if not isinstance(content, dict):
+            raise LabError(
+                f"{section} = {content!r}: write a mapping of names to options, for example {{{kind.names()[0]}: {{}}}}"
+            )
+        options = {}
+        for name, value in content.items():
             if not isinstance(value, dict | Options | None):
                 raise LabError(f"{section}.{name} = {value!r}: write option: value below it, or {{}} for the defaults")
             value = value if isinstance(value, Options) else (value or {}) | {"name": name}
-            found[name] = kind.options(value, f"{section}.{name}")
-        return found
+            options[name] = kind.options(value, f"{section}.{name}")
+        return options
 
     return Annotated[dict[str, SerializeAsAny[Options]], BeforeValidator(read)]
 
@@ -204,8 +149,8 @@ class RunConfig(Section):
     decoding: DecodingConfig = DecodingConfig()
     train: TrainConfig = TrainConfig()
     router_training: RouterTrainingConfig = RouterTrainingConfig()
-    transfer: TransferConfig | None = Field(
-        None, description="joint training and few-shot adaptation in place of training on task after task; null: the stream"
+    protocol: plugin(registry.protocols, "protocol") = Field(
+        {"name": "sequential"}, validate_default=True, description="in what order the run trains and evaluates"
     )
     checkpoint: CheckpointConfig = CheckpointConfig()
     reuse: bool = Field(True, description="take isolated experts from the store if data and settings are equal")

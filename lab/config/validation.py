@@ -1,7 +1,5 @@
 """What a configuration must fulfil before anything is loaded. What its tasks must fulfil: lab.data.task_checks."""
 
-from collections.abc import Sequence
-
 from lab.config.schema import RunConfig
 from lab.core import registry
 from lab.core.errors import LabError
@@ -22,7 +20,8 @@ def consistent(config: RunConfig) -> RunConfig:
         raise LabError("memory.policy says how memory.total is shared: set memory.total above 0 and the other budgets to 0")
     if config.answer == "words" and config.stream.labels_as_text:
         raise LabError("stream.labels_as_text writes labels, answer=words chooses among them: drop one of the two")
-    (_transferable if config.transfer else _streamable)(config, budgets)
+    protocol = registry.protocols.get(config.protocol.name)
+    protocol.check(config)
     if config.router.name == "oracle" and config.experts.allocation != "per_task":
         raise LabError("router oracle picks the expert of the true task: use experts.allocation=per_task")
     methods = (registry.methods, config.methods.values())
@@ -32,63 +31,5 @@ def consistent(config: RunConfig) -> RunConfig:
     router, expert = registry.routers.get(config.router.name), registry.experts.get(config.experts.name)
     if router.axes_of(config.router).granularity == "token" and expert.computation.startswith("input"):
         raise LabError(f"router {router.name} decides per token, '{expert.name}' experts act per example: use another kind")
-    if not config.transfer and not isinstance(config.experts.allocation, str) and not router.learns_with_experts:
-        raise LabError(
-            f"experts.allocation = {config.experts.allocation}: router {router.name} does not learn with a pool: "
-            "set transfer.shots to train on all tasks at once, or use router=l2p or sparse, experts.allocation=per_task or shared"
-        )
-    untaught = not config.transfer and not config.router_training.steps and router.learns_on_memory(config.router)
-    if untaught and config.experts.allocation not in ("shared", 1):
-        raise LabError(
-            f"router_training.steps = 0: router {router.name} learns on stored examples alone and would stay as it begins: "
-            "use router_training.steps=80, or another router"
-        )
+    protocol.check_router(config)
     return config
-
-
-def _streamable(config: RunConfig, budgets: Sequence[str]) -> None:
-    """Refuse what training on task after task cannot do; `budgets` are those that the memory has."""
-    need = "needs stored examples: set memory.per_task, memory.per_class or memory.total above 0"
-    if config.router_training.steps and not budgets:
-        raise LabError(f"router_training.steps {need}")
-    isolated = config.experts.allocation == "per_task" and config.experts.isolated
-    if isolated and config.train.loss_classes == "seen":
-        raise LabError(
-            "train.loss_classes = seen trains classifier rows of earlier tasks, isolated experts must not: "
-            "use train.loss_classes=task or experts.isolated=false"
-        )
-    if isolated and registry.routers.get(config.router.name).learns_with_experts:
-        raise LabError(
-            f"router {config.router.name} learns while the experts do, isolated experts are trained without it: "
-            "use experts.isolated=false or a pool (experts.allocation=10)"
-        )
-    for name, options in config.methods.items():
-        if registry.methods.get(name).given(options) == "stored" and not budgets:
-            raise LabError(f"methods.{name} {need}")
-        if isolated:
-            raise LabError(
-                f"methods.{name} brings earlier tasks into training, isolated experts must not know of them: "
-                "use experts.isolated=false or experts.allocation=shared"
-            )
-
-
-def _transferable(config: RunConfig, budgets: Sequence[str]) -> None:
-    """Refuse what joint training and few-shot adaptation cannot do; `budgets` are those that the memory has."""
-    if config.scenario != "task":
-        raise LabError(f"scenario {config.scenario}: transfer is between known tasks: use scenario=task")
-    if config.methods or config.router_training.steps or budgets:
-        raise LabError(f"recipe {config.recipe} stores or replays examples of a stream, transfer has none: drop transfer or them")
-    if registry.routers.get(config.router.name).made_of_experts(config.router):
-        routers = {name: registry.routers.get(name) for name in registry.routers.names()}
-        able = [name for name, router in routers.items() if not router.made_of_experts(router.Options())]
-        raise LabError(
-            f"router {config.router.name} is made from isolated experts, one after the other, transfer trains all at once: "
-            f"use one of {', '.join(able)}"
-        )
-    adaptation, several = config.transfer.adaptation, config.experts.allocation not in ("per_task", "shared", 1)
-    if adaptation.start == "average" and config.composition != "merge":
-        raise LabError("transfer.adaptation.start = average merges parameters: use composition=merge")
-    if adaptation.start == "average" and not several:
-        raise LabError("transfer.adaptation.start = average is of experts that tasks share: use a pool (experts.allocation=8)")
-    if adaptation.tuned == "router" and (not several or adaptation.start == "average"):
-        raise LabError("transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained")

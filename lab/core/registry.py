@@ -133,6 +133,10 @@ class Registry:
                 return value
         raise LabError(f"{self.kind} '{name}' is broken: {source.origin} defines no class with name = '{name}'")
 
+    def build(self, options: Options) -> Any:
+        """The plug-in that these options name, made from them alone."""
+        return self.get(options.name)(options)
+
     def options(self, given: Any, section: str = "") -> Options:
         """Validated options from a name, a mapping with a `name`, or options already validated; `section` is named in errors."""
         if isinstance(given, Options):
@@ -178,12 +182,12 @@ def explain(error: ValidationError, model: type[BaseModel], section: str = "") -
     """One line for what is wrong with the values of `model`: the field, the value and what is allowed, or the nearest name."""
     problems = [(problem, *_place(problem["loc"], model)) for problem in error.errors()]
     misspelt = {tuple(path[:-1]) for problem, path, _ in problems if problem["type"] == "extra_forbidden"} - {()}
-    told = dict[str, None]()
+    messages = dict[str, None]()
     for problem, path, within in problems:
         section_of = tuple(path[:-1] if problem["type"] == "missing" else path)
         if section_of not in misspelt:  # else the misspelt name says why it is no member of a union, or what is missing
-            told[_explain(problem, path, within, section)] = None
-    return "; ".join(told)
+            messages[_explain(problem, path, within, section)] = None
+    return "; ".join(messages)
 
 
 def _place(loc: Sequence[int | str], model: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
@@ -206,8 +210,8 @@ def _place(loc: Sequence[int | str], model: type[BaseModel]) -> tuple[list[str],
 
 def _explain(problem: Any, path: Sequence[str], within: type[BaseModel] | None, section: str) -> str:
     if problem["type"] == "extra_forbidden":
-        place = ".".join(filter(None, [section, *path[:-1]]))
-        return str(unknown(f"option of {place}" if place else "option", path[-1], within.model_fields if within else ()))
+        owner = ".".join(filter(None, [section, *path[:-1]]))
+        return str(unknown(f"option of {owner}" if owner else "option", path[-1], within.model_fields if within else ()))
     where, message = ".".join(filter(None, [section, *path])), problem["msg"].removeprefix("Value error, ")
     return f"{where} = {problem['input']!r}: {message[:1].lower()}{message[1:]}"
 

@@ -1,6 +1,6 @@
 """Encoded examples and batches of them. A batch is made from any list of examples, so it may mix tasks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,6 +65,27 @@ def shuffled(rows: Sequence[Encoded], size: int, generator: torch.Generator) -> 
     ordered = [i for stretch in stretches for i in sorted(stretch, key=lambda i: len(rows[i].ids))]
     batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+class EpochBatches:
+    """Batches of the same rows, passed over again and again; the order of an epoch is drawn once, when it is first asked for."""
+
+    def __init__(self, rows: Sequence[Encoded], size: int, generator_of: Callable[[int], torch.Generator]):
+        """`size` rows in a batch; `generator_of`: the generator of the order of an epoch, by its number."""
+        self.rows, self.size, self.generator_of = rows, size, generator_of
+        self.epoch: int | None = None
+        self.order: list[list[int]] = []
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self.rows) // self.size)
+
+    def at(self, step: int) -> list[Encoded]:
+        """The rows of a step, counted from 0 over all epochs."""
+        epoch, number = divmod(step, len(self))
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, shuffled(self.rows, self.size, self.generator_of(epoch))
+        return [self.rows[i] for i in self.order[number]]
 
 
 def by_length(rows: Sequence[Encoded], size: int) -> Iterator[list[int]]:

@@ -101,11 +101,11 @@ def _reader(folder: Path, split: Split) -> Table:
 
 def _pick(folder: Path, saved: Mapping[str, Table]) -> dict[Split, Table]:
     """The three splits of a saved DatasetDict under their usual names."""
-    found: dict[Split, Table] = {}
+    tables: dict[Split, Table] = {}
     for split in SPLITS:
         stems = [stem for stem in STEMS[split] if stem in saved]
         if not stems:
             looked = " or ".join(STEMS[split])
             raise LabError(f"{folder} has no {split} split: looked for {looked}, found {', '.join(saved) or 'none'}")
-        found[split] = saved[stems[0]]
-    return found
+        tables[split] = saved[stems[0]]
+    return tables

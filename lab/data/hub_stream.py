@@ -88,7 +88,7 @@ class HubStream(Stream):
         keep = range(len(data))
         if task.where is not None:
             column, value = task.where
-            keep = [row for row, found in enumerate(data[column]) if found == value]
+            keep = [row for row, number in enumerate(data[column]) if number == value]
         pool = TEST_POOL if split == "test" else TRAIN_POOL
         if len(keep) > pool:
             keep = sorted(random.Random(f"{task.repo}/{name}/{part}").sample(keep, pool))
@@ -121,14 +121,14 @@ def _named_splits(task: HubTask) -> list[tuple[Split, str]]:
 
 
 def _rows(task: HubTask, data: Any, part: str) -> Iterator[Row]:
-    for found in data:
-        label = found[task.label]
+    for row in data:
+        label = row[task.label]
         if isinstance(label, int):
             label -= task.first_label
             if label < 0:
                 continue  # a hidden label
         try:
-            text, pair = _render(task.text, found), _render(task.pair, found) if task.pair else None
+            text, pair = _render(task.text, row), _render(task.pair, row) if task.pair else None
         except KeyError as error:
             raise LabError(f"{task.repo} ({part}) has no column {error}, only {', '.join(data.column_names)}") from error
         if text:

@@ -38,7 +38,7 @@ def examples(table: Table, names: Sequence[str], declared: bool) -> list[Example
     Raises LabError naming file and row for a missing column, a text that is empty or no text, a label outside the list.
     """
     index = {name: number for number, name in enumerate(names)}
-    found = []
+    rows: list[Example] = []
     for i, row in enumerate(table.rows):
         text, pair = _texts(row, table.place(i), "label")
         label = row["label"]
@@ -48,8 +48,8 @@ def examples(table: Table, names: Sequence[str], declared: bool) -> list[Example
             number = index.get(str(label)) if isinstance(label, int | str) else None
         if number is None:
             raise LabError(f"{table.place(i)}: label {label!r} is not in the list: {_listing(names, declared)}")
-        found.append(Example(text, number, pair))
-    return found
+        rows.append(Example(text, number, pair))
+    return rows
 
 
 def written(table: Table) -> list[Example]:
@@ -57,7 +57,7 @@ def written(table: Table) -> list[Example]:
 
     Raises LabError naming file and row for a missing column, for a text or target that is empty or no text.
     """
-    found = []
+    rows: list[Example] = []
     for i, row in enumerate(table.rows):
         place = table.place(i)
         text, pair = _texts(row, place, "targets")
@@ -68,8 +68,8 @@ def written(table: Table) -> list[Example]:
             _require_text(target, f"{place}: targets")
             if not target.strip():
                 raise LabError(f"{place}: empty target")
-        found.append(Example(text, 0, pair, tuple(targets)))
-    return found
+        rows.append(Example(text, 0, pair, tuple(targets)))
+    return rows
 
 
 def _texts(row: Row, place: str, answer: str) -> tuple[str, str | None]:

@@ -38,11 +38,43 @@ class JoinedStream(Stream):
         return self.parts[name].load(name)
 
 
+class StandIn(FolderStream):
+    """A folder under LAB_DATA in place of the shipped stream of its name: its tasks must be among those of the stream."""
+
+    def __init__(self, path: Path):
+        """Open the folder. Raises LabError for tasks that the shipped stream has not."""
+        super().__init__(path)
+        self.shipped: type[Stream] = streams.get(path.name)
+        self.aliases: Mapping[str, str] = getattr(self.shipped, "aliases", {})
+        self.orders = _published([path.name], self.names())
+        shipped = self.shipped().names()
+        other = [task for task in self.names() if self.aliases.get(task, task) not in shipped]
+        if other:
+            raise LabError(self._refusal(f"it has a task '{other[0]}', the stream has {', '.join(shipped)}"))
+
+    def load(self, name: str) -> Task:
+        """The task, read from the folder. Raises LabError if its labels are not those of the shipped stream."""
+        task = super().load(name)
+        benchmark = getattr(self.shipped, "tasks", {}).get(self.aliases.get(name, name))
+        labels = benchmark.labels if benchmark else None  # None: they stand in the data on the hub
+        if labels is not None and set(labels) != set(task.labels):
+            raise LabError(self._refusal(f"task '{name}' has the labels {_some(task.labels)}, in the stream {_some(labels)}"))
+        return task
+
+    def _refusal(self, why: str) -> str:
+        return f"{self.path} is called like the shipped stream '{self.name}', but {why}: rename the folder"
+
+
+def _some(labels: Sequence[str], most: int = 6) -> str:
+    more = f", ... ({len(labels)} in all)" if len(labels) > most else ""
+    return ", ".join(sorted(labels)[:most]) + more
+
+
 def open_stream(name: str, sources: Sequence[str] = ()) -> Stream:
     """The stream called `name`: a path, else `$LAB_DATA/<name>`, else a registered stream. `sources`, if any, are joined instead.
 
-    A folder under the name of a benchmark carries the benchmark's orders, as far as its tasks are all there.
-    Raises LabError with the nearest name if there is none.
+    A folder under the name of a benchmark carries the benchmark's orders, as far as its tasks are all there; under LAB_DATA it
+    must have the benchmark's tasks and labels. Raises LabError with the nearest name if there is none.
     """
     if sources:
         repeated = sorted({source for source in sources if sources.count(source) > 1})
@@ -54,7 +86,7 @@ def open_stream(name: str, sources: Sequence[str] = ()) -> Stream:
         return _folder(path)
     shelf = _lab_data()
     if shelf is not None and name and (shelf / name).is_dir():
-        return _folder(shelf / name)
+        return StandIn(shelf / name) if name in streams.names() else _folder(shelf / name)
     if name in streams.names():
         stream: Stream = streams.get(name)()
         return stream
@@ -96,8 +128,8 @@ def tasks_of(stream: StreamConfig, seed: int, whole: dict[tuple[str, ...], Task]
     for name in names:
         if (stream.name, *stream.sources, name) not in whole:
             whole[stream.name, *stream.sources, name] = check(opened.load(name))
-    found = [whole[stream.name, *stream.sources, name] for name in names]
-    return [_used(task, seed, stream.limits, stream.labels_as_text) for task in found]
+    tasks = [whole[stream.name, *stream.sources, name] for name in names]
+    return [_used(task, seed, stream.limits, stream.labels_as_text) for task in tasks]
 
 
 def _used(task: Task, seed: int, limits: Mapping[str, int | None], labels_as_text: bool) -> Task:
@@ -141,7 +173,7 @@ def _lab_data() -> Path | None:
 
 def _published(benchmarks: Iterable[str], tasks: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Orders of these benchmarks whose tasks are all among `tasks`, in the names that `tasks` use (see `aliases`)."""
-    found: dict[str, tuple[str, ...]] = {}
+    orders: dict[str, tuple[str, ...]] = {}
     present = list(tasks)
     for benchmark in benchmarks:
         try:
@@ -152,5 +184,5 @@ def _published(benchmarks: Iterable[str], tasks: Iterable[str]) -> dict[str, tup
         here = {aliases.get(task, task): task for task in present} | {task: task for task in present}
         for title, listed in stream.orders.items():
             if all(task in here for task in listed):
-                found[title] = tuple(here[task] for task in listed)
-    return found
+                orders[title] = tuple(here[task] for task in listed)
+    return orders

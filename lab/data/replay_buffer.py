@@ -88,8 +88,8 @@ def balanced(rows: Sequence[Encoded], size: int) -> list[Encoded]:
 def ranks(rows: Sequence[Encoded]) -> list[int]:
     """For every row, how many rows of its (task, label) pair stand before it."""
     before: Counter[tuple[int, int]] = Counter()
-    found = []
+    numbers: list[int] = []
     for row in rows:
-        found.append(before[row.task, row.label])
+        numbers.append(before[row.task, row.label])
         before[row.task, row.label] += 1
-    return found
+    return numbers

@@ -6,7 +6,7 @@ import random
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from lab.core.errors import LabError, unknown
 from lab.core.registry import Plugin
@@ -115,7 +115,17 @@ def as_text(task: Task) -> Task:
     return replace(task, labels=(), **worded)
 
 
-def sample(examples: Sequence[Example], limit: int | None, key: str, per_label: int | None = None) -> Sequence[Example]:
+class Labelled(Protocol):
+    """Whatever has a label within its task: an example, or one that is tokenised."""
+
+    @property
+    def label(self) -> int: ...
+
+
+Labelling = TypeVar("Labelling", bound=Labelled)
+
+
+def sample(examples: Sequence[Labelling], limit: int | None, key: str, per_label: int | None = None) -> Sequence[Labelling]:
     """At most `limit` examples, label-balanced as far as the labels allow, drawn by `key`, in their old order.
 
     Of each label at most `per_label`.

@@ -28,6 +28,7 @@ from lab.figures.drawing import (
     unique,
 )
 from lab.run_folder.run import Run
+from lab.training.stages import ExpertTraining
 
 LEAST, WIDEST = 0.005, 16  # cost from which a task has an arrow, and pixels that one of 1 is wide
 
@@ -237,8 +238,9 @@ def loss_curve(run: Run, title: str = "") -> go.Figure:
     table: Any = views.losses(run)
     drawn = figure(title, 320)
     for (task, phase), rows in table.groupby(["task", "phase"], sort=False):
-        name = short(rows["name"].iloc[0]) + ("" if phase == "train" else f" ({phase})")
-        line = {"color": task_style(int(task)).colour, "dash": "solid" if phase == "train" else "dot", "width": 1.5}
+        experts = phase == ExpertTraining.phase
+        name = short(rows["name"].iloc[0]) + ("" if experts else f" ({phase})")
+        line = {"color": task_style(int(task)).colour, "dash": "solid" if experts else "dot", "width": 1.5}
         drawn.add_scatter(
             x=rows["index"],
             y=rows["loss"],

@@ -86,8 +86,7 @@ def draw() -> None:
     comparable, excluded = views.comparable(chosen)
     for reason in excluded.values():
         st.warning(f"Left out: {layout.plain(reason)}.")
-    transfers = [run for run in comparable if run.protocol == "transfer"]
-    runs = [run for run in comparable if run.protocol == "stream"]
+    runs, transfers = ([run for run in comparable if run.protocol.continual is continual] for continual in (True, False))
     if transfers:
         compare_views.transfer(transfers)
     if not runs:

@@ -148,7 +148,7 @@ def preview(combined: "Adapter", operation: str, chosen: list[SavedExpert], opti
 def effect(combined: "Adapter", parts: "list[Adapter]", chosen: list[SavedExpert], operation: str) -> None:
     """Accuracy of the combined expert and of its parts; the model is loaded on a click only."""
     st.markdown("**Accuracy**")
-    homes = [expert.run for expert in chosen if expert.run and expert.run.kept() and expert.run.protocol == "stream"]
+    homes = [expert.run for expert in chosen if expert.run and expert.run.kept() and expert.run.protocol.continual]
     if not homes:
         st.caption("None of these experts comes from a run that kept its classifier, so the accuracy cannot be measured.")
         return

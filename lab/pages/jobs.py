@@ -14,6 +14,7 @@ from lab.jobs import jobs
 from lab.pages import actions, chart_card, code_snippets, layout, navigation, recorded_examples, run_picker, run_table
 from lab.run_folder import replay_file
 from lab.run_folder.run import Run, all_runs
+from lab.training.stages import RouterTraining
 
 PERIOD = 1.5  # seconds between two updates of an active run
 
@@ -126,7 +127,7 @@ def controls(run: Run, state: str) -> None:
             )
         if not futile:
             duplicate(run)
-        if state not in jobs.ACTIVE and run.matrix and not run.info.get("replay") and run.protocol == "stream":
+        if state not in jobs.ACTIVE and run.matrix and not run.info.get("replay") and run.protocol.continual:
             st.download_button(
                 "Replay file",
                 lambda: replay_bytes(run),
@@ -178,7 +179,7 @@ def replay_bytes(run: Run) -> bytes:
 def live(run: Run, state: str) -> None:
     """The run as it is now, refreshed while it is active; a change of its status draws the page again."""
     limit = views.LOSS
-    if run.protocol == "stream" and (run.matrix or state in jobs.ACTIVE):
+    if run.protocol.continual and (run.matrix or state in jobs.ACTIVE):
         limit = st.number_input(
             "Warn if a task loses more than",
             0.0,
@@ -241,7 +242,7 @@ def loss(run: Run, state: str) -> None:
     names = [f"task {task + 1}" for task in tasks]
     wide = table.pivot_table(index="index", columns="task", values="loss")[tasks].set_axis(names, axis=1).reset_index()
     st.line_chart(wide, x="index", y=names, color=colours, x_label="optimiser steps", y_label="loss", height=280, alt=alt)
-    memory = " A jump marks the start of training on the memory." if "memory" in set(table["phase"]) else ""
+    memory = " A jump marks the start of training on the memory." if RouterTraining.phase in set(table["phase"]) else ""
     python = code_snippets.python_of(figures.loss_curve, views.losses, (run,), {})
     chart_card.footer("job_loss", f"The whole run, one colour per task.{memory}", python, [run], lambda: views.losses(run))
 
@@ -249,7 +250,7 @@ def loss(run: Run, state: str) -> None:
 def matrix(run: Run, state: str) -> None:
     """The scores so far: the matrix of a stream, the table of a transfer run."""
     st.subheader("Scores", anchor=False)
-    if run.protocol == "transfer":
+    if not run.protocol.continual:
         st.dataframe(views.transfer_scores(run), key="job_transfer", alt="Scores of the held-out tasks by number of shots")
         layout.how_to_read("Score of each held-out task before training on any of its examples (0), and after so many (shots).")
         return

@@ -395,7 +395,7 @@ def decision(name: str, answer: Answer, code: str) -> None:
 
 def draw() -> None:
     layout.heading("Playground", "Type a text, see which experts are chosen for it, and change the routing.")
-    streams = run_picker.choices(lambda run: run.protocol == "stream")
+    streams = run_picker.choices(lambda run: run.protocol.continual)
     runs = {key: run for key, run in streams.items() if run.kept() or run.recorded()}
     if not runs:
         run_picker.no_runs("No run here has learned a task yet.")

@@ -1,6 +1,6 @@
 """What can happen in a run, as small frozen records. Training yields them; everything else reads them.
 
-A run of protocol transfer has the same events; its stages (see lab.protocols.few_shot_transfer) stand in the place of tasks.
+What counts as a task is up to the protocol of the run: in protocol transfer, joint training and each adaptation.
 
 `to_json` gives the line that is appended to `events.jsonl`: the fields plus `kind`. Fields marked `bulk` hold arrays
 for the files of the run folder and stay out of the line.

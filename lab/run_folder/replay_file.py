@@ -38,8 +38,8 @@ def trace(run: Run) -> bytes:
 
     LabError for a run that goes on, has learned no task, or is a replay itself, and where the file would be too large to play.
     """
-    if run.protocol != "stream":
-        raise LabError(f"run '{run.id}' is of protocol {run.protocol}: a replay file is made of a run on a stream")
+    if not run.protocol.continual:
+        raise LabError(f"run '{run.id}' is of protocol {run.protocol.name}: a replay file is made of a run on a stream")
     if run.info.get("replay") or run.status in ("queued", "running"):
         state = "is a replay" if run.info.get("replay") else f"is {run.status}"
         raise LabError(f"run '{run.id}' {state}: a replay file is made of a run that has ended")

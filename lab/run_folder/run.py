@@ -25,10 +25,9 @@ import psutil
 import yaml
 
 from lab.config.former_names import renamed
-from lab.core import atomic_io
+from lab.core import atomic_io, registry
 from lab.core.errors import LabError, unknown
 from lab.metrics.base import evaluate
-from lab.run_folder import result
 from lab.run_folder.routing_record import Routing
 
 FORMAT = 1  # of the run folder; raised when an old reader would misread a new folder
@@ -194,14 +193,12 @@ class Run:
     @property
     def validation(self) -> float | None:
         """Mean score on validation examples at the end, by which values are chosen; None while it is not measured."""
-        found = self.scores.get("validation")
-        if self.protocol == "transfer" and found:
-            found = [score for by_shots in found.values() for score in by_shots.values()]
-        return sum(found) / len(found) if found else None
+        scores = self.protocol.validation(self)
+        return sum(scores) / len(scores) if scores else None
 
     def metrics(self) -> dict[str, Any]:
         """Every metric by its dotted path in the result; None, with a reason under `why`, where undefined."""
-        values, why = evaluate(result.scores(self))
+        values, why = evaluate(self.protocol.measured(self))
         return values | {"why": why}
 
     def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
@@ -253,14 +250,15 @@ class Run:
         after = len(self.matrix) - 1 if after is None else after
         return pandas.read_parquet(self.dir / "predictions" / f"after_{after}.parquet")
 
-    @property
-    def protocol(self) -> str:
-        """What was done: "stream", task after task, or "transfer", joint training and few-shot adaptation."""
-        return "transfer" if self.config.get("transfer") else "stream"
+    @cached_property
+    def protocol(self) -> Any:
+        """In what order it trained and evaluated: a `lab.protocols.base.Protocol`, which may not be imported from here."""
+        options = self.config.get("protocol") or "sequential"
+        return registry.protocols.build(registry.protocols.options(options, "protocol"))
 
     def result(self) -> dict[str, Any]:
         """The run as `lab run --json` prints it."""
-        return result.of_transfer(self) if self.protocol == "transfer" else result.of_stream(self)
+        return self.protocol.result(self)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lab.adapters.peft_folder import WEIGHTS
 from lab.core import atomic_io
 from lab.core.errors import LabError
+from lab.training.optimisation import moments
 from lab.training.trainer import Cursor, Session
 
 FORMAT = 1
@@ -25,7 +26,7 @@ def save(session: Session, folder: Path, experts: Path, **extra: Any) -> None:
     before = _manifest(folder) if (folder / "manifest.json").exists() else {"number": -1, "experts": {}}
     path = folder / f"{before['number'] + 1}.safetensors"
     atomic_io.write_arrays(path, tensors)
-    done = [name for k, name in enumerate(session.learner.bank.names) if not session.is_trainable(k)]
+    done = [name for k, name in enumerate(session.learner.bank.names) if not session.protocol.is_trainable(session, k)]
     atomic_io.write_json(
         folder / "manifest.json",
         {
@@ -67,7 +68,7 @@ def restore(session: Session, folder: Path, experts: Path) -> dict[str, Any]:
     arrays, _ = atomic_io.read_arrays(state)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     session.cursor, session.scores = Cursor(**manifest["cursor"]), type(session.scores)(**manifest["scores"])
-    session.rebuild()
+    session.protocol.rebuild(session)
     learner = session.learner
     for k in range(len(learner.bank)):
         changing = {name: tensors.pop(f"expert{k}.{name}") for name in learner.bank.expert(k) if f"expert{k}.{name}" in tensors}
@@ -82,7 +83,7 @@ def restore(session: Session, folder: Path, experts: Path) -> dict[str, Any]:
 
     for method in session.methods:
         method.load_state(of(f"method.{method.name}/"))
-    for name, kept in session.checkpoint_extras.items():
+    for name, kept in session.carried.items():
         kept.update({own: tensor.to(learner.device) for own, tensor in of(f"{name}/").items()})
     session.saved_moments = {name: tensor for name, tensor in tensors.items() if name.startswith("optimizer/")}
     return manifest
@@ -90,19 +91,19 @@ def restore(session: Session, folder: Path, experts: Path) -> dict[str, Any]:
 
 def _state(session: Session) -> dict[str, Tensor]:
     """All tensors of a checkpoint by name."""
-    learner, state = session.learner, dict(_small(session))
+    learner, state = session.learner, dict[str, Tensor](_small(session))
     for k in range(len(learner.bank)):
-        if session.is_trainable(k):
+        if session.protocol.is_trainable(session, k):
             state |= {f"expert{k}.{name}": p for name, p in learner.bank.expert(k).items()}
-    for name, kept in session.checkpoint_extras.items():
+    for name, kept in session.carried.items():
         state |= {f"{name}/{own}": tensor for own, tensor in kept.items()}
     for method in session.methods:
         state |= {f"method.{method.name}/{name}": tensor for name, tensor in method.state().items()}
-    return state | session.moments()
+    return state | moments(session.optimizer)
 
 
 def _small(session: Session) -> dict[str, Tensor]:
     """Router and classifier."""
     learner = session.learner
-    router = {f"router/{name}": tensor for name, tensor in learner.router.state_dict().items()}
+    router: dict[str, Tensor] = {f"router/{name}": tensor for name, tensor in learner.router.state_dict().items()}
     return router | {f"classifier/{name}": p for name, p in learner.classifier.named_parameters()}

@@ -1,6 +1,6 @@
 """Evaluation of one task: score, predictions and sums of the routing weights. Observing changes no bit of the run."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,7 +113,52 @@ class Evaluation:
         return {name: float(values.mean()) for name, values in self.predictions.scores.items()}
 
 
-@torch.no_grad()
+class Evaluator:
+    """Evaluates the rows of one task batch by batch: `update` with each batch, then `result`."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        rows: list[Encoded],
+        seen: int,
+        oracle: bool = False,
+        change: Callable[[Decision], Decision] | None = None,
+    ):
+        """The classes that compete are those of the first `seen` tasks, or in scenario task those of the row's own.
+
+        `oracle`: the true task picks the expert. `change`: what every decision is replaced by before it acts.
+        """
+        self.learner, self.rows, self.seen, self.oracle, self.change = learner, rows, seen, oracle, change
+        self.answered: dict[int, tuple[Any, ...]] = {}  # by row
+        self.routing, self.measures = RoutingSums(), learner.objective.measures
+
+    @property
+    def done(self) -> int:
+        """How many rows are evaluated."""
+        return len(self.answered)
+
+    @torch.no_grad()
+    def update(self, chunk: Sequence[int]) -> None:
+        """Evaluates the rows of these numbers in one batch."""
+        learner = self.learner
+        batch = learner.collate([self.rows[i] for i in chunk])
+        decision = learner.router.oracle_decision(batch.task) if self.oracle else learner.decide(batch)
+        decision = self.change(decision) if self.change and decision else decision
+        answers = learner.objective.answers(batch, decision, self.seen)
+        columns = (*answers[:4], *(answers.scores[name] for name in self.measures))
+        self.answered |= zip(chunk, zip(*columns, strict=True), strict=True)
+        if decision:
+            self.routing.add(decision, chunk, len(learner.bank.layers))
+
+    def result(self) -> Evaluation:
+        """The evaluation of all rows, once each was in a batch."""
+        answered = (self.answered[row] for row in range(len(self.rows)))
+        columns = [np.array(column) for column in zip(*answered, strict=True)]
+        label, predicted, correct, probability, *scores = columns
+        predictions = Predictions(label, predicted, correct, probability, dict(zip(self.measures, scores, strict=True)))
+        return Evaluation(float(predictions.correct.mean()), predictions, self.routing if self.routing.count else None)
+
+
 def evaluate(
     learner: Learner,
     rows: list[Encoded],
@@ -121,25 +166,13 @@ def evaluate(
     size: int,
     oracle: bool = False,
     change: Callable[[Decision], Decision] | None = None,
-) -> Iterator[int | Evaluation]:
-    """Yields the number of examples done after each batch, and at last the Evaluation.
-
-    The classes that compete are those of the first `seen` tasks, or in scenario task those of the row's own. `oracle`: the
-    true task picks the expert. `change`: what every decision is replaced by before it acts.
-    """
-    answered: dict[int, tuple[Any, ...]] = {}  # by row
-    routing, scores = RoutingSums(), learner.objective.measures
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """The evaluation of the rows in batches of `size`; `progress` is told after each how many are done. See `Evaluator`."""
+    evaluator = Evaluator(learner, rows, seen, oracle, change)
     with learner.backbone.prefix_cached(rows, size, lasting=True):
         for chunk in by_length(rows, size):
-            batch = learner.collate([rows[i] for i in chunk])
-            decision = learner.router.oracle_decision(batch.task) if oracle else learner.decide(batch)
-            decision = change(decision) if change and decision else decision
-            found = learner.objective.answers(batch, decision, seen)
-            columns = (*found[:4], *(found.scores[name] for name in scores))
-            answered |= zip(chunk, zip(*columns, strict=True), strict=True)
-            if decision:
-                routing.add(decision, chunk, len(learner.bank.layers))
-            yield len(answered)
-    columns = [np.array(column) for column in zip(*(answered[row] for row in range(len(rows))), strict=True)]
-    predictions = Predictions(*columns[:4], dict(zip(scores, columns[4:], strict=True)))
-    yield Evaluation(float(predictions.correct.mean()), predictions, routing if routing.count else None)
+            evaluator.update(chunk)
+            if progress:
+                progress(evaluator.done)
+    return evaluator.result()

@@ -16,10 +16,11 @@ from typing import Any
 
 from lab.config.resolve import validated
 from lab.config.schema import RunConfig
+from lab.core import registry
 from lab.core.errors import LabError
 from lab.jobs import jobs, scheduler
 from lab.run_folder.run import Run
-from lab.training.workload import work_of
+from lab.training.workload import planned_work
 
 DEFAULT = {  # units per second and peak bytes, seen on two CPU cores
     "minilm": (420.0, 1.6e9),
@@ -46,11 +47,11 @@ class Forecast:
 
 def forecast(config: RunConfig, tasks: Sizes, earlier: Iterable[Run]) -> Forecast:
     """The run's work over the median speed of the newest earlier runs that are most like it."""
-    backbone, total = config.backbone.name, work_of(config, tasks).total
+    backbone, total = config.backbone.name, planned_work(config, tasks)
     alike = [run for run in earlier if run.info.get("host") == socket.gethostname() and _like(run, config)]
     for same in ("stream", "recipe", ""):  # the most alike there are
-        found = [run for run in alike if not same or _name(run.config[same]) == _name(getattr(config, same))]
-        measured = [pair for run in found[-NEWEST:] if (pair := speed(run))]
+        similar = [run for run in alike if not same or _name(run.config[same]) == _name(getattr(config, same))]
+        measured = [pair for run in similar[-NEWEST:] if (pair := speed(run))]
         if measured:
             rate, peak = statistics.median(rate for rate, _ in measured), max(peak for _, peak in measured)
             what = f"{len(measured)} earlier run{'s' * (len(measured) > 1)} with {backbone}"
@@ -120,55 +121,54 @@ def look(config: RunConfig) -> dict[str, Any]:
     """Trainable parameters, device, and per task its sizes, labels, longest text and first examples as tokens."""
     from lab.training import runner
 
-    made = runner.session(config, runs=False)
-    learner = made.learner
-    made.add_all_tasks()
+    session = runner.session(config, runs=False)
+    learner = session.learner
+    session.protocol.add_all_tasks(session)
     limit = learner.backbone.max_length
     tokens = getattr(learner.backbone.tokenizer, "convert_ids_to_tokens", lambda ids: [str(i) for i in ids])
     tasks = []
-    for t, task in enumerate(made.tasks):
-        rows = made.rows[t, "train"]
+    for t, task in enumerate(session.tasks):
+        rows = session.rows[t, "train"]
         lengths = [len(row.ids) for row in rows]
         answers = [row.answers[0] if task.generates else task.labels[row.label] for row in rows[:SHOWN]]
-        shown = [{"label": answer, "tokens": tokens(row.ids)} for answer, row in zip(answers, rows, strict=False)]
+        examples = [{"label": answer, "tokens": tokens(row.ids)} for answer, row in zip(answers, rows, strict=False)]
         tasks.append(
             {
                 "name": task.name,
                 "labels": list(task.labels),
-                **made.work.sizes[t],
+                **session.sizes[t],
                 "longest": max(lengths),
                 "at_limit": sum(length >= limit for length in lengths) / len(lengths),
-                "examples": shown,
+                "examples": examples,
             }
         )
     return {
-        "trainable_parameters": made.cost()["trainable_parameters"],
+        "trainable_parameters": session.cost()["trainable_parameters"],
         "layers": len(learner.bank.layers),
         "limit": limit,
         "device": str(learner.device),
-        "dtype": made.config.backbone.dtype,
+        "dtype": session.config.backbone.dtype,
         "tasks": tasks,
     }
 
 
 def warnings(config: RunConfig, expected: Forecast | None, tasks: Sizes | None, seen: dict[str, Any] | None) -> list[str]:
     """What somebody should know before starting, in sentences; the last three are None where they are not known."""
-    found = []
-    if config.scenario == "task" and not config.transfer:
-        found.append("Scenario task: the true task is given at test, so choosing an expert is no longer part of the problem.")
+    sentences = [*registry.protocols.build(config.protocol).warnings(config)]
     if expected and expected.seconds and expected.seconds > LONG:
         hours = expected.seconds / 3600
-        found.append(f"This is expected to take {hours:.1f} hours. Fewer training examples per task make it shorter.")
+        sentences.append(f"This is expected to take {hours:.1f} hours. Fewer training examples per task make it shorter.")
     if tasks and len(tasks) < 2:
-        found.append("With one task there is nothing to forget and nothing to route.")
-    for task in (seen or {}).get("tasks", ()):
+        sentences.append("With one task there is nothing to forget and nothing to route.")
+    limit, looked = (seen["limit"], seen["tasks"]) if seen else (0, [])
+    for task in looked:
         name, per_label = task["name"], task["train"] / max(len(task["labels"]), 1)
         if task["at_limit"] > CUT:
-            limit, share = seen["limit"], task["at_limit"]
-            found.append(f"{name}: {share:.0%} of the texts reach the limit of {limit} tokens and are cut there.")
+            share = task["at_limit"]
+            sentences.append(f"{name}: {share:.0%} of the texts reach the limit of {limit} tokens and are cut there.")
         if per_label < FEW:
-            found.append(f"{name}: {per_label:.1f} training examples per label are few.")
-    return found
+            sentences.append(f"{name}: {per_label:.1f} training examples per label are few.")
+    return sentences
 
 
 def _answer() -> dict[str, Any]:

@@ -17,12 +17,13 @@ from rich.progress import (
 )
 
 from lab.run_folder import events
+from lab.training.stage import Training
 from lab.training.trainer import Session
 
 
 def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[events.Event]:
     """Pass events on and draw them: one bar for the whole run with its ETA, one for the current phase."""
-    names, count = session.stages, len(session.stages)
+    names, count = session.task_names, len(session.task_names)
     shares = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TaskProgressColumn(), MofNCompleteColumn()]
     times = [TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()]
     bars = Progress(*shares, *times, console=Console(stderr=True), transient=False)
@@ -31,15 +32,15 @@ def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[eve
         phase = bars.add_task("starting", total=None)
         for event in happenings:
             bars.update(whole, completed=int(1000 * getattr(event, "progress", 0)))
-            if isinstance(event, events.Step):
-                what = "learning" if event.phase == "train" else "routing"
-                title = f"{what} {names[event.task]} ({event.task + 1}/{count}), epoch {event.epoch + 1}/{event.epochs}"
+            if isinstance(event, events.Step) and isinstance(session.stage, Training):
+                where = f"{names[event.task]} ({event.task + 1}/{count}), epoch {event.epoch + 1}/{event.epochs}"
+                title = f"{session.stage.title} {where}"
                 bars.update(phase, description=title, completed=event.step, total=event.steps)
             elif isinstance(event, events.Evaluating):
                 title = f"evaluating {session.tasks[event.task].name}"
                 bars.update(phase, description=title, completed=event.done, total=event.total)
             elif isinstance(event, events.TaskEnded):
-                bars.console.print(session.summary_line(event.task), highlight=False, markup=False)
+                bars.console.print(session.protocol.summary_line(session, event.task), highlight=False, markup=False)
             yield event
 
 

@@ -21,6 +21,7 @@ from lab.core.errors import LabError, RunFailed
 from lab.run_folder import events
 from lab.run_folder.run import Run, now
 from lab.training import checkpoint
+from lab.training.stage import Training
 from lab.training.trainer import Session
 
 LOG_EVERY = 1.0  # seconds between two Step lines of one phase
@@ -124,7 +125,7 @@ class Recorder:
             return
         self.run.append(event.to_json())
         if isinstance(event, events.Learned):
-            for k in self.session.finished_experts(event.task):
+            for k in self.session.protocol.finished_experts(self.session, event.task):
                 self.export(k)
         if isinstance(event, events.RunStarted | events.Evaluated):
             self.write_scores()
@@ -137,15 +138,18 @@ class Recorder:
 
     def write_step(self, event: events.Step) -> None:
         """About one line a second, and the first and last step of a phase; the state every N steps, and before an evaluation."""
-        saved = event.step % self.session.config.checkpoint.every == 0 or (event.phase != "train" and event.step == event.steps)
+        stage = self.session.stage
+        assert isinstance(stage, Training)
+        ends = event.step == event.steps and not stage.announced
+        saved = event.step % self.session.config.checkpoint.every == 0 or ends
         shown = event.step in (1, event.steps) or time.monotonic() - self.last_step >= LOG_EVERY
         if not (saved or shown):
             return
         line = event.to_json()
         if not all(math.isfinite(value) for value in line["terms"].values()):
             self.run.append(line | {"terms": {name: None for name in line["terms"]}})
-            name, rate = self.session.stages[event.task], self.session.rate_of(event.task, event.phase)
-            raise RunFailed(f"the loss is not finite at step {event.step} of task '{name}': lower {rate}")
+            name = self.session.task_names[event.task]
+            raise RunFailed(f"the loss is not finite at step {event.step} of task '{name}': lower {stage.rate}")
         if shown:
             self.last_step = time.monotonic()
             self.run.append(line)
@@ -166,7 +170,7 @@ class Recorder:
         session, run = self.session, self.run
         self.write_scores()
         self.write_router(run.dir / "router.safetensors")
-        routing, why = self.routing_summary() if session.protocol == "stream" else (None, {})
+        routing, why = self.routing_summary() if session.protocol.continual else (None, {})
         run.update(status="finished", ended=now(), cost=session.cost(), uses=session.uses(), routing=routing, why=why)
 
     # -- pieces ----------------------------------------------------------------------------------------------------
@@ -203,7 +207,7 @@ class Recorder:
         self.write_router(folder / "router.safetensors")
         rows = {name: p.detach().cpu().numpy() for name, p in learner.classifier.named_parameters()}
         atomic_io.write_arrays(folder / "classifier.safetensors", rows)
-        if self.session.protocol == "stream" and not learner.per_task:
+        if self.session.protocol.continual and not learner.per_task:
             for k, name in enumerate(learner.bank.names):
                 self.export(k)
                 learner.bank.export(k, folder / "experts" / name, base=self.session.config.backbone.name)
@@ -240,11 +244,11 @@ class Recorder:
 
         The own expert's share of the weight and how often it has the largest one, and the average accuracy of the oracle.
         """
-        session = self.session
+        session, summary = self.session, dict[str, Any]()
         if not session.learner.per_task:
             reason = "there is one shared expert" if len(session.learner.bank) == 1 else "every task trains all experts"
             by_task = ("own_expert_share_by_task", "accuracy_by_task")
-            summary = dict.fromkeys(("own_expert_share", "accuracy", *by_task, "oracle_average_accuracy"))
+            summary |= dict.fromkeys(("own_expert_share", "accuracy", *by_task, "oracle_average_accuracy"))
             return summary, {f"routing.{name}": reason for name in summary}
         routing = self.run.routing()
         owners = [session.learner.router.owner(t) for t in range(len(session.tasks))]

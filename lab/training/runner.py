@@ -1,14 +1,13 @@
 """From a configuration to a trained run: open a session, record it into its folder, go on with one that was left."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from lab.config.resolve import validated
 from lab.config.schema import RunConfig
-from lab.core import registry
 from lab.core.errors import LabError
 from lab.data.loading import tasks_of
-from lab.data.stream import Task
 from lab.run_folder import events
 from lab.run_folder.run import Run, root
 from lab.training.expert_cache import Store
@@ -19,32 +18,30 @@ from lab.training.trainer import Session, prepare
 Watch = Callable[[Iterator[events.Event], "Run"], None]
 
 
-def session(config: RunConfig, runs: str | Path | None = None) -> Session:
-    """A session ready to train: data loaded and checked, backbone loaded, everything automatic decided."""
+def session(config: RunConfig, runs: str | Path | Literal[False] | None = None) -> Session:
+    """A session ready to train: data loaded and checked, backbone loaded, everything automatic decided.
+
+    `runs`: where experts are found and kept for reuse (see lab.run_folder.run.root); False: none is kept.
+    """
     tasks = tasks_of(config.stream, config.seed)
     store = Store(root(runs) / ".experts") if config.reuse and runs is not False else None
-    return opened(prepare(config, tasks, runs or None), tasks, store)
-
-
-def opened(config: RunConfig, tasks: Sequence[Task], store: Store | None = None) -> Session:
-    """The session of a prepared configuration in its protocol. Raises LabError for whatever cannot work, before any training."""
-    return registry.protocols.get("few-shot-transfer" if config.transfer else "sequential")(config, tasks, store)
+    return Session(prepare(config, tasks, runs or None), tasks, store)
 
 
 def resume(id: str, runs: str | Path | None = None, progress: bool = True) -> Run:
     """Go on with a run that was stopped, interrupted or killed, or start a queued one; a finished run is left alone."""
-    found = Run.open(id, runs)
-    if found.status == "finished":
-        return found
-    if found.info.get("replay"):
+    run = Run.open(id, runs)
+    if run.status == "finished":
+        return run
+    if run.info.get("replay"):
         raise LabError(f"run '{id}' is a replay: there is nothing to train; play it again with lab replay {id}")
     try:
-        made = session(validated(found.config), runs)
+        opened = session(validated(run.config), runs)
     except LabError as error:
-        if found.status == "queued":
-            found.update(status="failed", error=str(error))
+        if run.status == "queued":
+            run.update(status="failed", error=str(error))
         raise
-    return watched(found, made, progress)
+    return watched(run, opened, progress)
 
 
 def watched(run: Run, session: Session, progress: bool) -> Run:

@@ -1,14 +1,13 @@
-"""A run in memory: what every protocol shares. The protocols are lab.protocols.sequential and lab.protocols.few_shot_transfer.
+"""A run in memory: its learner, its data, where it stands, and the loop over the steps of a stage.
 
 A session can be entered at any step: everything random is drawn from generators keyed by content, so the cursor, the
-parameters and the optimiser are all the state there is.
+parameters and the optimiser are all the state there is. What a run does in which order is up to its protocol (`lab.protocols`).
 """
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,19 @@ from lab.config.schema import RunConfig
 from lab.core import registry
 from lab.core.errors import RunFailed
 from lab.core.rng import generator
-from lab.data.batching import Batch, Encoded
+from lab.data.batching import Encoded, EpochBatches, by_length
 from lab.data.replay_buffer import Memory
-from lab.data.stream import SPLITS, Task
+from lab.data.stream import SPLITS, Split, Task
 from lab.data.task_checks import check
-from lab.methods.base import Method
 from lab.models.learner import Learner
 from lab.models.pretrained import resolve
-from lab.routers.base import Decision
 from lab.run_folder import events
-from lab.training.evaluation import Evaluation, evaluate
+from lab.training.evaluation import Evaluation, Evaluator
 from lab.training.expert_cache import Store
+from lab.training.optimisation import adamw, restore_moments, schedule
 from lab.training.resource_usage import footprint, peak_memory
-from lab.training.workload import sizes_of, work_of
+from lab.training.stage import Plan, Stage, Training
+from lab.training.workload import planned_work, sizes_of
 
 EVALUATION_BATCH = 64
 
@@ -45,141 +44,111 @@ def prepare(config: RunConfig, tasks: Sequence[Task], runs: str | Path | None = 
 def resolved(config: RunConfig, tasks: list[str], runs: str | Path | None = None) -> RunConfig:
     """The same from the names of the tasks in their order."""
     name = "+".join(Path(source).name for source in config.stream.sources) or config.stream.name
-    if config.transfer:
-        train, held = config.transfer.sides(tasks)
-        tasks = train + held
-        sides = config.transfer.model_copy(update={"train_tasks": train, "held_out": held})
-        config = config.model_copy(update={"transfer": sides})
+    protocol, tasks = registry.protocols.build(config.protocol).resolved(tasks)
     stream = config.stream.model_copy(update={"name": name, "tasks": tasks})
     experts = config.experts.model_copy(update={"start": pinned(config.experts.start, runs)})
-    return config.model_copy(update={"stream": stream, "backbone": resolve(config.backbone), "experts": experts})
+    decided = {"stream": stream, "backbone": resolve(config.backbone), "experts": experts, "protocol": protocol}
+    return config.model_copy(update=decided)
 
 
 @dataclass
 class Cursor:
-    """Where a session stands: `step` steps of `phase` of `task` are done; task -1 is the evaluation before training."""
+    """Where a session stands: `step` steps of the stage that is called `phase` are done on a task; -1: before the first task."""
 
-    task: int = -1
-    phase: str = "evaluate"
+    task: int
+    phase: str
     step: int = 0
-    phase_s: float = 0.0  # seconds of training in this phase
-    work: float = 0.0  # units of finished phases, see Session.units
+    phase_s: float = 0.0  # seconds of training in this stage
+    work: float = 0.0  # units of the stages that have ended, see Stage.work
     train_s: float = 0.0
     eval_s: float = 0.0
     reused_s: float = 0.0  # training time that was saved by taking experts from the store
 
 
-@dataclass(frozen=True)
-class Phase:
-    """What the optimiser does in one phase: groups of named parameters, their rates, the examples, three functions."""
-
-    groups: list[dict[str, nn.Parameter]]
-    rates: list[float]
-    steps: int
-    epochs: int
-    examples: Sequence[Encoded]
-    rows: Callable[[int], list[Encoded]]
-    decide: Callable[[Batch, int], Decision | None]
-    terms: Callable[[Batch, Decision | None], dict[str, Tensor]]
-    methods: Sequence[Method] = ()  # that may adjust the gradients
-
-
-class Session(ABC):
+class Session:
     """One run in memory. `train()` trains and evaluates; between two events the state is whole and can be saved."""
-
-    protocol: str
-    scores: Any  # a dataclass: what the run measures, the content of matrix.json
 
     def __init__(self, config: RunConfig, tasks: Sequence[Task], store: Store | None = None):
         """`config` must be prepared. Raises LabError for whatever cannot work, before any training."""
-        self.config, self.tasks, self.store = config, tasks, store
-        check(config, tasks)
-        self.learner = Learner(config, tasks)
+        self.config, self.store = config, store
+        self.protocol = registry.protocols.build(config.protocol)
+        by_name = {task.name: task for task in tasks}
+        self.tasks = [by_name[name] for name in config.stream.tasks or by_name]
+        check(config, self.tasks)
+        self.learner = Learner(config, self.tasks)
         self.learner.read_starts()
         encode = self.learner.encode
-        self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(tasks) for s in SPLITS}
-        self.work = work_of(config, sizes_of(tasks))
+        self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(self.tasks) for s in SPLITS}
+        self.sizes = sizes_of(self.tasks)
         self.memory = Memory(**dict(config.memory), seed=config.seed)
         build = registry.methods.get
         self.methods = [build(name)(options, self.learner, self.memory) for name, options in config.methods.items()]
-        self.cursor = Cursor()
-        self.stages = [task.name for task in tasks]  # what the cursor's `task` and that of an event count
-        self.partial_work = 0.0  # units done in the current phase
+        self.scores = self.protocol.scores(self.tasks)  # a dataclass: what the run measures, the content of matrix.json
+        self.carried: dict[str, dict[str, Tensor]] = {name: {} for name in self.protocol.carried}
+        self.trainable: int | None = None  # numbers that training changes, where these are not all at the end
+        self.stored_queries: dict[int, tuple[list[Encoded], list[Tensor]]] = {}  # per task: stored rows; per layer (N, D)
+        self.plan: Plan = self.protocol.plan(self.sizes)
+        self.total_work = planned_work(config, self.sizes)
+        self.cursor = Cursor(self.plan[0].task, self.plan[0].stage.phase)
+        self.stage: Stage | None = None  # the one at work
+        self.stage_work = 0.0  # units done of it
         self.optimizer: torch.optim.Optimizer | None = None
-        self.saved_moments: dict[str, Tensor] = {}  # of a phase that is gone on with, see lab.training.checkpoint
+        self.saved_moments: dict[str, Tensor] = {}  # of a stage that is gone on with, see lab.training.checkpoint
 
-    # -- what a protocol says of itself --------------------------------------------------------------------------------
+    @property
+    def task_names(self) -> list[str]:
+        """What the cursor's `task` and that of an event count: tasks, or what the protocol puts in their place."""
+        return self.scores.tasks
 
-    @abstractmethod
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
     def train(self) -> Iterator[events.Event]:
-        """Everything from the cursor on."""
+        """All stages of the plan from the cursor on."""
+        if self.position == 0 and not self.cursor.step:
+            layers, examples = [layer.name for layer in self.learner.bank.layers], self.protocol.examples(self)
+            labels, device = self.scores.labels, str(self.learner.device)
+            yield events.RunStarted(self.task_names, labels, layers, device, examples, self.progress())
+        for task, kind in self.plan[self.position :]:
+            stage = self.stage = kind(self, task)
+            yield from stage.run()
+            self.advance()
+            yield from stage.ended()
+        yield events.RunEnded(self.cost(), self.uses())
 
-    @abstractmethod
-    def rebuild(self) -> None:
-        """In a fresh session: the tasks met and the memory filled as the cursor says; values are filled in afterwards."""
-
-    @property
-    @abstractmethod
-    def checkpoint_extras(self) -> dict[str, dict[str, Tensor]]:
-        """What going on needs beside parameters and statistics, by its name in a saved state."""
-
-    @property
-    def carried_state(self) -> list[Tensor]:
-        """What the next task needs beside parameters, memory and statistics of router and methods; it counts as stored."""
-        return []
-
-    @abstractmethod
-    def is_trainable(self, k: int) -> bool:
-        """Whether expert k may still change."""
-
-    @abstractmethod
-    def finished_experts(self, t: int) -> list[int]:
-        """Experts that are done with training on stage t."""
-
-    @abstractmethod
-    def rate_of(self, t: int, phase: str) -> str:
-        """The option that is the learning rate of a phase."""
-
-    @abstractmethod
-    def summary_line(self, t: int) -> str:
-        """One line about stage t, which has ended."""
-
-    # -- training ------------------------------------------------------------------------------------------------------
-
-    def fit(self, t: int, phase: "Phase") -> Iterator[events.Step]:
-        """Optimiser steps of a phase, from the cursor on."""
-        parameters = [parameter for group in phase.groups for parameter in group.values()]
+    def fit(self, stage: Training) -> Iterator[events.Step]:
+        """Optimiser steps of a stage, from the cursor on."""
+        parameters = [parameter for group in stage.groups for parameter in group.values()]
         for parameter in parameters:
             parameter.requires_grad_(True)
-        self.optimizer = self.new_optimizer(phase)
-        began = time.perf_counter()
-        with self.learner.backbone.prefix_cached(phase.examples):
+        self.optimizer = self.new_optimizer(stage)
+        began, work = time.perf_counter(), stage.work(self.config, self.sizes, stage.task)
+        with self.learner.backbone.prefix_cached(stage.source):
             self.cursor.phase_s += time.perf_counter() - began
-            for step in range(self.cursor.step, phase.steps):
+            for step in range(self.cursor.step, stage.steps):
                 began = time.perf_counter()
-                for group, rate in zip(self.optimizer.param_groups, phase.rates, strict=True):
-                    group["lr"] = rate * schedule(step, phase.steps, self.config.train.warmup)
-                batch = self.learner.collate(phase.rows(step))
-                decision = phase.decide(batch, step)
+                for group, rate in zip(self.optimizer.param_groups, stage.rates, strict=True):
+                    group["lr"] = rate * schedule(step, stage.steps, self.config.train.warmup)
+                batch = self.learner.collate(stage.rows(step))
+                decision = stage.decision(batch, step)
                 with self.learner.bank.routed(decision):  # open through backward, see Bank.routed
-                    terms = phase.terms(batch, decision)
+                    terms = stage.terms(batch, decision)
                     self.optimizer.zero_grad(set_to_none=True)
-                    sum(terms.values()).backward()
-                for method in phase.methods:
+                    torch.as_tensor(sum(terms.values())).backward()
+                for method in stage.methods:
                     method.adjust_gradients()
                 if self.config.train.clip:
                     nn.utils.clip_grad_norm_(parameters, self.config.train.clip)
                 self.optimizer.step()
                 self.cursor.step = step + 1
                 self.cursor.phase_s += time.perf_counter() - began
-                self.partial_work = self.units(t, self.cursor.phase) * (step + 1) / phase.steps
+                self.stage_work = work * (step + 1) / stage.steps
                 yield events.Step(
-                    t,
-                    self.cursor.phase,
-                    step * phase.epochs // phase.steps,
-                    phase.epochs,
+                    stage.task,
+                    stage.phase,
+                    step * stage.epochs // stage.steps,
+                    stage.epochs,
                     step + 1,
-                    phase.steps,
+                    stage.steps,
                     {name: term.detach() for name, term in terms.items()},
                     self.optimizer.param_groups[0]["lr"],
                     self.progress(),
@@ -189,83 +158,80 @@ class Session(ABC):
             parameter.grad = None
         self.optimizer = None
         if not all(parameter.isfinite().all() for parameter in parameters):
-            rate = self.rate_of(t, self.cursor.phase)
-            raise RunFailed(f"training on task '{self.stages[t]}' left parameters that are not finite: lower {rate}")
+            name = self.task_names[stage.task]
+            raise RunFailed(f"training on task '{name}' left parameters that are not finite: lower {stage.rate}")
+
+    def score(
+        self, after: int, task: int, split: Split = "test", seen: int | None = None, oracle: bool = False
+    ) -> Generator[events.Evaluating, None, Evaluation]:
+        """Progress events, and the evaluation of a task as the generator's return value.
+
+        `after`: the last task that was learned. `seen`: how many tasks are known; default: those the learner has met.
+        """
+        began, rows, work = time.perf_counter(), self.rows[task, split], self.stage_work
+        evaluator = Evaluator(self.learner, rows, seen or self.learner.tasks_seen, oracle)
+        with self.learner.backbone.prefix_cached(rows, EVALUATION_BATCH, lasting=True):
+            for chunk in by_length(rows, EVALUATION_BATCH):
+                evaluator.update(chunk)
+                self.stage_work = work + evaluator.done
+                yield events.Evaluating(after, task, evaluator.done, len(rows), self.progress())
+        self.cursor.eval_s += time.perf_counter() - began
+        return evaluator.result()
+
+    # -- pieces of a stage ---------------------------------------------------------------------------------------------
+
+    def new_optimizer(self, stage: Training) -> torch.optim.Optimizer:
+        """The optimiser of a stage; of one that was left in its middle, with its moments as they were."""
+        optimizer = adamw(stage.groups, stage.rates, self.config.train.weight_decay)
+        if self.saved_moments and self.cursor.step:
+            restore_moments(optimizer, self.saved_moments)
+        self.saved_moments = {}
+        return optimizer
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """What happens inside the block counts as training time of the phase."""
+        """What happens inside the block counts as training time of the stage."""
         began = time.perf_counter()
         yield
         self.cursor.phase_s += time.perf_counter() - began
 
-    def new_optimizer(self, phase: "Phase") -> torch.optim.Optimizer:
-        """AdamW over the groups; in a phase that was left in its middle, with its moments as they were."""
-        optimizer = torch.optim.AdamW(
-            [{"params": list(group.values()), "lr": rate} for group, rate in zip(phase.groups, phase.rates, strict=True)],
-            weight_decay=self.config.train.weight_decay,
-        )
-        if self.saved_moments and self.cursor.step:
-            parameters = [parameter for group in phase.groups for parameter in group.values()]
-            for i, parameter in enumerate(parameters):
-                if f"optimizer/{i}/step" not in self.saved_moments:
-                    continue  # it has had no gradient, so the optimiser holds nothing for it
-                state = {name: self.saved_moments[f"optimizer/{i}/{name}"] for name in ("step", "exp_avg", "exp_avg_sq")}
-                place = {name: "cpu" if name == "step" else parameter.device for name in state}
-                optimizer.state[parameter] = {name: tensor.to(place[name], copy=True) for name, tensor in state.items()}
-        self.saved_moments = {}
-        return optimizer
-
-    def moments(self) -> dict[str, Tensor]:
-        """State of the optimiser of the phase in progress, by parameter number."""
-        if self.optimizer is None:
-            return {}
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        state = self.optimizer.state
-        return {f"optimizer/{i}/{name}": tensor for i, p in enumerate(parameters) for name, tensor in state[p].items()}
-
     def chance(self, purpose: str, t: int, *key: object) -> torch.Generator:
         """The generator of one use of chance: keyed by seed, purpose and the task's name, not by its position."""
-        return generator(self.config.seed, purpose, self.stages[t], *key)
+        return generator(self.config.seed, purpose, self.task_names[t], *key)
 
-    # -- evaluation ----------------------------------------------------------------------------------------------------
+    def batches(self, rows: Sequence[Encoded], size: int, purpose: str, t: int) -> EpochBatches:
+        """Batches of the rows in an order of its own for every epoch."""
+        return EpochBatches(rows, size, lambda epoch: self.chance(purpose, t, epoch))
 
-    def score(self, after: int, task: int, split: str = "test", seen: int | None = None, oracle: bool = False) -> Iterator[Any]:
-        """Progress events, and the Evaluation as the generator's return value."""
-        began, rows, start = time.perf_counter(), self.rows[task, split], self.partial_work
-        for found in evaluate(self.learner, rows, seen or after + 1, EVALUATION_BATCH, oracle):
-            if isinstance(found, Evaluation):
-                self.cursor.eval_s += time.perf_counter() - began
-                return found
-            self.partial_work = start + found
-            yield events.Evaluating(after, task, found, len(rows), self.progress())
+    def remember(self, t: int) -> None:
+        """Offer the memory the examples that task t was learned from."""
+        rows = self.protocol.training_rows(self, t)
+        examples = [self.tasks[row.task].train[row.key[2]] for row in rows]
+        self.memory.add(replace(self.tasks[t], train=examples), rows)
 
     # -- bookkeeping ---------------------------------------------------------------------------------------------------
 
-    def add_all_tasks(self) -> None:
-        """Room for every task, as at the end of a run."""
-        for t in range(len(self.tasks)):
-            self.learner.add_task(t)
+    @property
+    def position(self) -> int:
+        """The number of the stage in the plan at which the cursor stands."""
+        same_task = [number for number, planned in enumerate(self.plan) if planned.task == self.cursor.task]
+        return next((number for number in same_task if self.plan[number].stage.phase == self.cursor.phase), same_task[0])
+
+    def advance(self) -> None:
+        """The stage at work is done; the next one of the plan begins."""
+        done, number = self.cursor, self.position
+        task, stage = self.plan[min(number + 1, len(self.plan) - 1)]
+        work = done.work + self.plan[number].stage.work(self.config, self.sizes, done.task)
+        self.cursor = Cursor(task, stage.phase, 0, 0.0, work, done.train_s + done.phase_s, done.eval_s, done.reused_s)
+        self.stage_work = 0.0
+
+    def progress(self) -> float:
+        """Share of the whole run's work that is done."""
+        return min((self.cursor.work + self.stage_work) / self.total_work, 1.0)
 
     def fingerprint(self) -> dict[str, Any]:
         """What the results rest on: backbone weights and data. A run is gone on with only where they are the same."""
         return {"backbone": self.learner.backbone.identity, "tasks": {task.name: task.digest() for task in self.tasks}}
-
-    def advance(self, task: int, phase: str) -> None:
-        """The current phase is done; the next one begins."""
-        done = self.cursor
-        spent = done.phase_s if done.phase != "evaluate" else 0.0
-        work, train_s = done.work + self.units(done.task, done.phase), done.train_s + spent
-        self.cursor = Cursor(task, phase, 0, 0.0, work, train_s, done.eval_s, done.reused_s)
-        self.partial_work = 0.0
-
-    def units(self, task: int, phase: str) -> float:
-        """Work of a phase in forward passes of one example, see lab.training.workload."""
-        return self.work.units(task, phase)
-
-    def progress(self) -> float:
-        """Share of the whole run's work that is done."""
-        return min((self.cursor.work + self.partial_work) / self.work.total, 1.0)
 
     def uses(self) -> dict[str, Any]:
         """What the run was given beyond its training examples."""
@@ -280,15 +246,13 @@ class Session(ABC):
 
         Times include what was saved by reuse; `reused_s` says how much of train_s that is.
         """
-        return footprint(self.learner, self.memory, self.methods, self.carried_state) | {
-            "train_s": round(self.cursor.train_s + self.cursor.reused_s, 3),
-            "reused_s": round(self.cursor.reused_s, 3),
-            "eval_s": round(self.cursor.eval_s, 3),
-            "peak_memory_bytes": peak_memory(self.learner.device),
-        }
-
-
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Factor of the learning rate: linear rise over the warm-up share, then linear fall to zero."""
-    rise = max(1, round(warmup * steps))
-    return (step + 1) / rise if step < rise else (steps - step) / (steps - rise + 1)
+        return (
+            footprint(self.learner, self.memory, self.methods, self.protocol.stored_tensors(self))
+            | {
+                "train_s": round(self.cursor.train_s + self.cursor.reused_s, 3),
+                "reused_s": round(self.cursor.reused_s, 3),
+                "eval_s": round(self.cursor.eval_s, 3),
+                "peak_memory_bytes": peak_memory(self.learner.device),
+            }
+            | self.protocol.cost(self)
+        )

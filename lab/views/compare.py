@@ -129,11 +129,11 @@ def unequal(runs: Sequence[Run]) -> list[str]:
         if len(values) > 1:
             sentences.append(f"These runs differ in their {field}s: {', '.join(values)}. Their scores mean different things.")
     sentences += _other_data(runs)
-    if any(run.protocol == "transfer" for run in runs):
-        for field, title in (("train_tasks", "training tasks"), ("held_out", "held-out tasks")):
-            values = list(dict.fromkeys(", ".join(sorted(run.config["transfer"][field] or ())) for run in runs))
-            if len(values) > 1:
-                sentences.append(f"These runs differ in their {title}: {'; '.join(values)}. Their scores mean different things.")
+    for title in runs[0].protocol.sides() if runs else ():
+        values = list(dict.fromkeys(", ".join(sorted(run.protocol.sides().get(title, ()))) for run in runs))
+        if len(values) > 1:
+            sentences.append(f"These runs differ in their {title}: {'; '.join(values)}. Their scores mean different things.")
+    if not all(run.protocol.continual for run in runs):
         return sentences
     if _different(runs):
         common = common_tasks(runs)

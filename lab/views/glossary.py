@@ -10,7 +10,6 @@ from typing import Any
 
 from lab.core.dotted import pick
 from lab.metrics.base import Metric, metric_classes
-from lab.run_folder import result as results
 from lab.run_folder.run import Run
 
 WIDE = 48  # characters of a sum that are written out; longer sums are cut in their middle
@@ -32,7 +31,7 @@ def glossary(run: Run | None = None) -> list[Formula]:
     """All metrics; filled in with the numbers of `run` where it is given and has them."""
     if run is None:
         return [_formula(kind(), why="choose a run to see its numbers") for kind in metric_classes()]
-    result, scores = run.result(), results.scores(run)
+    result, scores = run.result(), run.protocol.measured(run)
     formulas = []
     for kind in metric_classes():
         if isinstance(scores, kind.reads):

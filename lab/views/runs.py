@@ -43,9 +43,7 @@ def unready(run: Run) -> str:
         return f"run '{run.id}' is {run.status}: its numbers still change"
     if run.info.get("replay"):
         return f"run '{run.id}' is a replay of '{run.info['replay']['run']}', no repetition"
-    if run.protocol == "transfer":
-        return "" if run.scores.get("held_out") else f"run '{run.id}' is {run.status} and was adapted to no task"
-    return "" if run.matrix else f"run '{run.id}' is {run.status} and has learned no task"
+    return run.protocol.unready(run)
 
 
 def comparable(runs: Sequence[Run]) -> tuple[list[Run], dict[str, str]]:
@@ -85,7 +83,7 @@ def run_row(run: Run) -> dict[str, Any]:
 
 def learned(run: Run) -> int:
     """Tasks that are learned and scored; of a transfer run the stages that have ended."""
-    return len(run.scores.get("done", run.matrix))
+    return run.protocol.ended_tasks(run)
 
 
 def complete(run: Run) -> bool:

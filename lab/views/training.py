@@ -12,6 +12,7 @@ import pandas as pd
 
 from lab.core.errors import LabError
 from lab.run_folder.run import Run
+from lab.training.stages import TRAININGS
 from lab.views.routing import routing_by_task
 from lab.views.runs import learned, moment, task_names
 from lab.views.scores import accuracy_matrix
@@ -28,7 +29,6 @@ STAGES = {
     "TaskEnded": "task learned",
     "RunEnded": "done",
 }
-PHASES = {"train": "training", "gate": "training the router's gate", "memory": "training on the memory"}
 
 
 def losses(run: Run, limit: int = POINTS) -> pd.DataFrame:
@@ -116,7 +116,7 @@ def progress(run: Run, now: Callable[[], float] = time.time) -> Progress:
     share = float(last.get("progress", 0.0))
     latest = next((event for event in reversed(events) if event.get("kind") in ("Step", "TaskStarted", "TaskEnded")), {})
     number = latest.get("task")
-    stage = PHASES.get(last["phase"], last["phase"]) if last["kind"] == "Step" else STAGES.get(last["kind"], last["kind"])
+    stage = TRAININGS[last["phase"]].about if last["kind"] == "Step" else STAGES.get(last["kind"], last["kind"])
     step = last if last["kind"] == "Step" else {}
     ended = last["kind"] == "RunEnded" or status != "running"
     return Progress(

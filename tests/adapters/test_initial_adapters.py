@@ -69,7 +69,7 @@ def test_logits_before_any_step_are_those_of_the_saved_expert(here):
     made = runner.session(configure("l2r", options, stream=str(here / "toy"), backbone="tiny"), runs=False)
     first = runner.session(validated(Run.open("first", here / "runs").config), runs=False)
     for each in (made, first):
-        each.add_all_tasks()
+        each.protocol.add_all_tasks(each)
     sea = made.learner.task_names.index("sea")
     k = made.learner.bank.names.index("sea")
     first.learner.bank.load_expert(k, first.learner.bank.read(here / "runs" / "first" / "experts" / "sea"))
@@ -86,7 +86,7 @@ def test_logits_before_any_step_are_those_of_the_saved_expert(here):
 def test_an_expert_that_is_made_anew_begins_so_again(here):
     options = toy.overrides("private", "experts.start.sea=first/sea")
     made = runner.session(configure("private", options, stream=str(here / "toy"), backbone="tiny"), here / "runs")
-    made.add_all_tasks()
+    made.protocol.add_all_tasks(made)
     k = made.learner.bank.names.index("sea")
     begun = toy.expert(made, "sea")
     made.learner.bank.load_expert(k, {name: tensor + 1 for name, tensor in begun.items()})

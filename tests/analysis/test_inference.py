@@ -17,7 +17,7 @@ from lab.routers.base import Decision, LayerDecision
 from lab.run_folder.prediction import kept
 from lab.training.evaluation import WHOLE
 
-CASES = {name: [name] for name in recipe_names() if not configure(name).transfer} | {
+CASES = {name: [name] for name in recipe_names() if configure(name).protocol.name == "sequential"} | {
     "heads": ["l2r", "router.heads=4"],
     "merged heads": ["l2r-merge", "router.heads=4"],
     "backbone": ["l2r", "router.query=backbone", "router.gate=softmax"],

@@ -127,7 +127,7 @@ def test_recall_gives_back_every_row_of_the_matrix(name, made, data):
         learner.add_task(after)
         loss_decomposition.recall(run, learner, after)
         for j in range(after + 1):
-            *_, found = evaluate(learner, session.rows[j, "test"], after + 1, EVALUATION_BATCH)
+            found = evaluate(learner, session.rows[j, "test"], after + 1, EVALUATION_BATCH)
             assert found.score == run.matrix[after][j]
 
 

@@ -22,7 +22,7 @@ from lab.cli import main
 from lab.comparison import grid_runner, grid_spec
 from lab.comparison.grid_runner import Grid
 from lab.config.resolve import configure
-from lab.core import atomic_io
+from lab.core import atomic_io, registry
 from lab.core.errors import LabError
 from lab.run_folder import run as run_module
 from lab.run_folder.run import Run
@@ -133,9 +133,16 @@ def test_a_sweep_of_two_options_and_a_seed_of_its_own(stream, tmp_path):
 @pytest.mark.parametrize("name", sorted(path.stem for path in grid_spec.GRIDS.glob("*.yaml")))
 def test_shipped_grids_are_valid(name, tmp_path, monkeypatch):
     """Cells are made of every recipe in every scenario that they name; the data of a benchmark may be absent."""
-    fixed = grid_spec.read(name)[1].set
-    for place, source in enumerate(fixed.get("stream.sources", [])):  # folders that hold names only
-        for task in fixed["stream.tasks"] if place == 0 else [f"of {source}"]:
+    _, grid = grid_spec.read(name)
+    fixed = grid.set
+    folders = [stream for stream in grid.all_streams() if stream and stream not in registry.streams.names()]
+    sources = fixed.get("stream.sources") or folders
+    shipped = {source: registry.streams.get(source)().names() for source in sources if source in registry.streams.names()}
+    rest = [task for task in fixed.get("stream.tasks", []) if not any(task in names for names in shipped.values())]
+    for source in sources:  # folders that hold names only
+        names = shipped.get(source) or rest or [f"first of {source}", f"second of {source}"]
+        rest = rest if source in shipped else []
+        for task in names:
             atomic_io.write_json(tmp_path / "data" / source / task / "task.json", {})
         monkeypatch.setenv("LAB_DATA", str(tmp_path / "data"))
     made = Grid(name, tmp_path)
@@ -490,7 +497,7 @@ def test_what_is_checked_is_what_a_cell_works_on(stream, tmp_path):
     for task in ("sea", "city"):
         (tmp_path / f"{task}.yaml").write_text(f"base: sequential\nrecipe: {task}\nstream: {{tasks: [{task}]}}\n")
     Grid(write(tmp_path, stream, recipes=["sea.yaml", "city.yaml"], orders=None), tmp_path / "runs").check()
-    few = {"recipes": ["poly"], "scenarios": ["task"], "set": {"stream.max_train": 16, "transfer.shots": [24]}}
+    few = {"recipes": ["poly"], "scenarios": ["task"], "set": {"stream.max_train": 16, "protocol.shots": [24]}}
     with pytest.raises(LabError, match=r"shots = 24: held-out task 'city' has 16 training examples"):
         Grid(write(tmp_path, stream, **few), tmp_path / "runs").check()
     task = toy.task("sea", labels="abcde")
@@ -597,7 +604,7 @@ def test_a_damaged_manifest(stream, tmp_path):
 def test_transfer_recipes_in_a_grid(tmp_path):
     """Chosen and compared by what they have: scores of held-out tasks for each number of shots, and gradient alignment."""
     stream = toy.folder(tmp_path / "toy", toy.tasks("sea", "city", "farm", train=32))
-    options = {"train.epochs": 1, "transfer.held_out": ["farm"], "transfer.shots": [4, 8], "transfer.adaptation.steps": 3}
+    options = {"train.epochs": 1, "protocol.held_out": ["farm"], "protocol.shots": [4, 8], "protocol.adaptation.steps": 3}
     path = write(tmp_path, stream, recipes=["shared", "mhr-z"], scenarios=["task"], orders=None, set=options, seeds=[0])
     made = Grid(path, tmp_path / "runs")
     done(made)

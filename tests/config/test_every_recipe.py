@@ -19,7 +19,7 @@ def test_recipe(recipe: str, tmp_path):
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert (result["recipe"], result["status"], result["backbone"]) == (recipe, "finished", "tiny")
-    held = configure(recipe).transfer is not None
+    held = configure(recipe).protocol.name == "transfer"
     scores = result["held_out"] if held else result["matrix"]
     assert len(scores) == 2 if held else [sum(score is not None for score in row) for row in scores] == [1, 2, 3, 4, 5, 6]
     assert result["cost"]["train_s"] > 0 and Run(tmp_path / result["run"]).status == "finished"

@@ -96,7 +96,7 @@ def defaults() -> dict[str, object]:
         return plain | {path: value for name, inner in nested.items() for path, value in flat(inner, f"{prefix}{name}.").items()}
 
     values = flat(RunConfig().to_dict(), "")
-    for kind in (registry.routers, registry.experts, registry.methods):
+    for kind in (registry.routers, registry.experts, registry.methods, registry.protocols):
         for name in kind.names():
             values |= flat(kind.get(name).Options().model_dump(mode="json"), f"{kind.kind} {name}.")
     return values

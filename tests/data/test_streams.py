@@ -19,6 +19,7 @@ from pyarrow import parquet
 from support.errors import assert_says
 
 from lab.config.resolve import configure
+from lab.core import registry
 from lab.core.errors import LabError
 from lab.core.registry import streams
 from lab.data.folder_stream import FolderStream
@@ -575,11 +576,20 @@ def test_hub_that_cannot_be_reached(tmp_path):
 # from a name to tasks ---------------------------------------------------------------------------------------------------------
 
 
+def numbered(labels: list[str]) -> dict[str, list[dict]]:
+    """Two rows of each label by its number, other texts in every split."""
+    return {
+        split: [{"text": f"{split} {i} {label}", "label": label} for label in range(len(labels)) for i in range(2)]
+        for split in SPLITS
+    }
+
+
 @pytest.fixture
 def shelf(tmp_path, monkeypatch) -> Path:
     """A LAB_DATA folder with four of the five tasks of mtl5 (one under another name) and a stream of its own."""
     for task in ("ag", "amazon", "dbpedia", "yahoo"):
-        write(tmp_path / "mtl5" / task, "jsonl", {split: rows_of(split) for split in SPLITS})
+        names = list(registry.streams.get("mtl5").tasks["agnews" if task == "ag" else task].labels)
+        write(tmp_path / "mtl5" / task, "jsonl", numbered(names), {"label_names": names})
     write(tmp_path / "mine" / "news", "jsonl", {split: rows_of(split) for split in SPLITS})
     monkeypatch.setenv("LAB_DATA", str(tmp_path))
     return tmp_path
@@ -597,6 +607,17 @@ def test_lab_data_comes_before_the_hub_and_carries_orders(shelf):
     assert open_stream(str(shelf / "mtl5")).orders == stream.orders
     assert open_stream("mine").orders == {}
     assert isinstance(open_stream("wos"), HubStream)
+
+
+def test_a_folder_that_is_called_like_a_benchmark_must_be_it(shelf):
+    """Else a sample of other data would silently take the benchmark's place."""
+    write(shelf / "wos" / "law", "jsonl", numbered(["a", "b"]))
+    with pytest.raises(LabError, match=r"wos is called like the shipped stream 'wos', but it has a task 'law', .*: rename"):
+        open_stream("wos")
+    assert open_stream(str(shelf / "wos")).names() == ["law"], "a path says which data are meant"
+    (shelf / "wos" / "law").rename(shelf / "wos" / "ece")
+    with pytest.raises(LabError, match="task 'ece' has the labels 0, 1, in the stream ece area 0, ece area 1, ece area 2"):
+        load_tasks("wos")
 
 
 def test_a_path_comes_first(shelf, monkeypatch):
@@ -680,11 +701,11 @@ def real(name: str) -> Path:
     return DATA / name
 
 
-@pytest.mark.parametrize("name", ["mtl5", "wos", "afrisenti", "long15_extra"])
+@pytest.mark.parametrize("name", ["mtl5", "wos_fewshot", "afrisenti", "long15_extra"])
 def test_real_streams(name):
     """Every task loads whole, its splits are disjoint, its labels and counts are those its card states."""
     stream = FolderStream(real(name))
-    assert len(stream.names()) == {"mtl5": 5, "wos": 6, "afrisenti": 10, "long15_extra": 10}[name]
+    assert len(stream.names()) == {"mtl5": 5, "wos_fewshot": 6, "afrisenti": 10, "long15_extra": 10}[name]
     for title in stream.names():
         task, card = check(stream.load(title)), json.loads((DATA / name / title / "task.json").read_text())
         assert list(task.labels) == card["label_names"]

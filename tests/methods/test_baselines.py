@@ -9,7 +9,7 @@ from lab.config.resolve import configure
 from lab.core.errors import LabError
 from lab.core.registry import Options
 from lab.methods.base import Method
-from lab.training.trainer import schedule
+from lab.training.optimisation import schedule
 
 
 def steps(made):

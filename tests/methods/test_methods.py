@@ -372,6 +372,6 @@ def test_what_a_method_does_between_tasks_counts_as_training_time(monkeypatch):
 
     made = toy.session("sequential")
     made.methods = [Slow(Options(), made.learner, made.memory)]
-    monkeypatch.setattr("lab.protocols.sequential.time.perf_counter", lambda: clock)
+    monkeypatch.setattr("lab.training.trainer.time.perf_counter", lambda: clock)
     list(made.train())
     assert made.cost()["train_s"] == 2 * 107

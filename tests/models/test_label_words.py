@@ -15,7 +15,7 @@ from lab.core.errors import LabError
 from lab.data.batching import UNLABELLED
 from lab.data.stream import Example, Task
 from lab.routers.base import Decision, one_hot
-from lab.training.runner import opened
+from lab.training.stages import ExpertTraining
 from lab.training.trainer import Session, prepare
 
 LABELS = {"a": ("w4 w5 w6", "w7"), "b": ("w7", "w8 w9"), "c": ("w40", "w41 w4", "w42")}  # w7 is a label of two tasks
@@ -151,9 +151,9 @@ def test_poly_on_t5_learns_jointly_and_meets_a_new_task_by_the_words_of_its_labe
         "train.epochs=8",
         "train.batch_size=8",
         "experts.allocation=2",
-        "transfer.shots=[8]",
-        "transfer.held_out=[b]",
-        "transfer.adaptation.steps=4",
+        "protocol.shots=[8]",
+        "protocol.held_out=[b]",
+        "protocol.adaptation.steps=4",
         "answer=words",
         "experts.skip=0",
         "backbone.dtype=float32",
@@ -161,7 +161,7 @@ def test_poly_on_t5_learns_jointly_and_meets_a_new_task_by_the_words_of_its_labe
         "backbone.threads=1",
     ]
     of = tasks("a", "b")
-    made = opened(prepare(configure("poly", options, backbone=str(folders["t5"])), of), of)
+    made = Session(prepare(configure("poly", options, backbone=str(folders["t5"])), of), of)
     steps = [event for event in made.train() if type(event).__name__ == "Step"]
     assert made.scores.trained["a"] > 0.8 and 0 <= made.scores.held_out["b"]["8"] <= 1, made.scores
     assert [len([step for step in steps if step.task == stage]) for stage in (0, 1)] == [40, 4]
@@ -196,7 +196,8 @@ def test_an_expert_that_has_learned_words_is_kept_for_these_words(folders):
 
     def address(answer: str, *labels: str) -> str:
         options = (f"answer={answer}", "router.query=backbone")
-        return session(folders["llama"], "l2r", *options, of=[Task("a", labels, *splits)]).expert_address(0)
+        made = session(folders["llama"], "l2r", *options, of=[Task("a", labels, *splits)])
+        return ExpertTraining(made, 0).address()
 
     assert address("words", "w4", "w5") == address("words", "w4", "w5") != address("words", "w5", "w6")
     assert address("classifier", "w4", "w5") == address("classifier", "w5", "w6")

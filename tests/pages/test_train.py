@@ -225,7 +225,7 @@ def test_the_recipe_file_beside_the_form_is_the_same_run_as_the_command(runs, tm
 def test_a_run_of_a_recipe_file_is_duplicated_over_no_recipe(runs, settings):
     """Also one of the second protocol: the link of the button fills the form with all that differs from the defaults."""
     wanted = configure(*settings[:1], settings[1:]).to_dict() | {"recipe": "mine"}
-    made = (write_transfer if wanted.get("transfer") else write_run)(runs, "a")
+    made = (write_transfer if "protocol" in wanted else write_run)(runs, "a")
     atomic_io.write_yaml(made.dir / "config.yaml", wanted)
     link = next(one.proto for one in open_page("jobs", job="a").get("page_link") if one.proto.label == "Duplicate")
     assert "recipe=custom" in link.query_string and "from=a" in link.query_string
@@ -257,11 +257,11 @@ def test_train_sets_the_size_of_a_pool(runs):
 def test_train_says_that_a_list_cannot_be_read(runs):
     app = open_page("train", recipe="mhr")
     for text in ("8, [32", "[8"):
-        app.text_input(key="train/mhr/transfer.shots").set_value(text).run()
-        assert "transfer.shots" in app.error[0].value.replace("\\", "") and app.button(key="train_start").disabled
+        app.text_input(key="train/mhr/protocol.shots").set_value(text).run()
+        assert "protocol.shots" in app.error[0].value.replace("\\", "") and app.button(key="train_start").disabled
         assert not app.exception and app.sidebar.caption
-    app.text_input(key="train/mhr/transfer.shots").set_value("8, 32").run()
-    assert of_command(app)["transfer"]["shots"] == [8, 32] and not app.error
+    app.text_input(key="train/mhr/protocol.shots").set_value("2, 4").run()
+    assert of_command(app)["protocol"]["shots"] == [2, 4] and not app.error
 
 
 def test_train_refuses_a_recipe_file_with_a_key_that_is_no_text(runs):

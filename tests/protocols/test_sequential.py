@@ -23,7 +23,8 @@ from lab.methods.base import Method
 from lab.models.learner import Learner
 from lab.routers.base import Axes, Decision, Match, Request, Router, RouterOptions
 from lab.training.evaluation import WHOLE, Evaluation, RoutingSums, evaluate
-from lab.training.trainer import Phase, schedule
+from lab.training.optimisation import adamw, moments, restore_moments, schedule
+from lab.training.stages import BEFORE_CALIBRATION
 
 
 def matrix(made):
@@ -189,7 +190,7 @@ def test_l2r_routes_better_than_uniform():
     more = ("memory.per_task=48", "router_training.steps=60", "train.epochs=4")
     routed, even = toy.trained("l2r", *more, **options), toy.trained("uniform", *more, **options)
     for j in range(2):
-        result = [*evaluate(routed.learner, routed.rows[j, "test"], 2, 64)][-1]
+        result = evaluate(routed.learner, routed.rows[j, "test"], 2, 64)
         share = result.routing.share_sum / result.routing.count
         assert share[j] > 0.6 and share.sum() == pytest.approx(1)
     assert np.mean(matrix(routed)[-1]) >= np.mean(matrix(even)[-1]) + 0.05
@@ -293,7 +294,7 @@ def test_a_classifier_alone_is_tuned_as_by_whole_passes(monkeypatch, recipe):
     batch = learner.collate(made.memory.rows)
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.requires_grad_(True).copy_(made.classifier_before_calibration[name])
+            parameter.requires_grad_(True).copy_(made.carried[BEFORE_CALIBRATION][name])
     optimizer = torch.optim.AdamW(parameters.values(), weight_decay=made.config.train.weight_decay)
     for step in range(5):
         optimizer.param_groups[0]["lr"] = made.config.router_training.classifier_lr * schedule(step, 5, made.config.train.warmup)
@@ -306,7 +307,7 @@ def test_a_classifier_alone_is_tuned_as_by_whole_passes(monkeypatch, recipe):
         optimizer.step()
     for name, parameter in parameters.items():
         torch.testing.assert_close(parameter.detach(), tuned[name], rtol=1e-4, atol=1e-5)
-        assert not torch.equal(tuned[name], made.classifier_before_calibration[name])
+        assert not torch.equal(tuned[name], made.carried[BEFORE_CALIBRATION][name])
 
 
 def test_memory_that_cannot_hold_a_class_each():
@@ -347,7 +348,7 @@ def test_a_tuned_classifier_changes_and_starts_from_the_isolated_one():
             rate = made.config.router_training.classifier_lr
             assert 0 < moved <= 1.1 * rate, "one step of the classifier's rate away from what training on the tasks left"
     assert all(
-        torch.equal(made.classifier_before_calibration[f"task{t}.classifier.weight"], learned[f"weight.{t}"]) for t in range(3)
+        torch.equal(made.carried[BEFORE_CALIBRATION][f"task{t}.classifier.weight"], learned[f"weight.{t}"]) for t in range(3)
     )
 
 
@@ -414,7 +415,7 @@ def test_scenarios_score_as_defined(scenario, seen, right):
         return logits[last][:, : len(made.learner.space)]
 
     made.learner.logits = fixed
-    result = [*evaluate(made.learner, rows, seen, 2)][-1]
+    result = evaluate(made.learner, rows, seen, 2)
     assert (result.predictions.label == result.predictions.predicted).tolist() == right
     assert result.score == pytest.approx(sum(right) / 3)
 
@@ -475,7 +476,7 @@ def test_recording_changes_no_bit(l2r, tmp_path):
 
 
 def test_routing_sums(l2r):
-    result = [*evaluate(l2r.learner, l2r.rows[1, "test"], 2, 7)][-1]
+    result = evaluate(l2r.learner, l2r.rows[1, "test"], 2, 7)
     assert isinstance(result, Evaluation)
     batch = collate(l2r.rows[1, "test"], 0)
     decision = l2r.learner.decide(batch)
@@ -600,15 +601,12 @@ def test_changes_to_a_complete_configuration_are_refused():
 
 def test_a_parameter_without_gradients_has_no_moments_to_go_on_with():
     """A layer that never acts, as the pooler, is trained in name only; AdamW keeps nothing of it."""
-    made = toy.session("sequential")
     acts, idle = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
-    phase = Phase([{"acts": acts, "idle": idle}], [0.1], 4, 1, [], list, lambda *_: None, lambda *_: {})
-    made.optimizer = made.new_optimizer(phase)
+    first, again = (adamw([{"acts": acts, "idle": idle}], [0.1], 0.0) for _ in range(2))
     acts.sum().backward()
-    made.optimizer.step()
-    made.saved_moments, made.cursor.step = made.moments(), 1
-    again = made.new_optimizer(phase)
-    assert torch.equal(again.state[acts]["exp_avg"], made.optimizer.state[acts]["exp_avg"]) and idle not in again.state
+    first.step()
+    restore_moments(again, moments(first))
+    assert torch.equal(again.state[acts]["exp_avg"], first.state[acts]["exp_avg"]) and idle not in again.state
     again.step()
 
 

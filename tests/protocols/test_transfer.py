@@ -17,18 +17,18 @@ from lab.analysis import inference
 from lab.cli import main
 from lab.comparison import tables
 from lab.config.resolve import configure
-from lab.config.schema import TransferConfig
 from lab.core.errors import LabError
 from lab.models.learner import Learner
-from lab.protocols.few_shot_transfer import JOINT
+from lab.protocols.transfer import JOINT, TransferOptions
 from lab.routers.base import Decision
 from lab.run_folder.run import Run
 from lab.training.trainer import prepare
-from lab.training.workload import ALIGNED
+from lab.training.transfer_stages import ALIGNED, alignment
 
 NAMES = ["sea", "city", "farm"]  # the last third is held out: farm
 STAGES = [JOINT, "farm, 4 shots", "farm, 8 shots"]
-FULL = ("full", "scenario=task", "transfer.shots=[4, 8]", "transfer.adaptation.steps=3", "experts.targets=[query, value]")
+SHOTS = ("protocol=transfer", "protocol.shots=[4, 8]", "protocol.adaptation.steps=3")
+FULL = ("full", "scenario=task", *SHOTS, "experts.targets=[query, value]")
 RECIPES = [(name,) for name in toy.recipes("transfer")] + [FULL]
 TUNED = {"mhr-z": set(), "private": {"farm"}, "poly-mu": {"average"}, "mhr-mu": {"average"}}
 TUNED |= {"shared": {"shared"}, "shared-wide": {"shared"}, "full": {"shared"}}
@@ -143,7 +143,7 @@ def test_the_collapsed_inventory_is_the_uniform_composition(heads):
 def test_random_begins_with_skills_that_were_never_trained(trained):
     _, moments = trained("random")
     fresh = session("random")
-    fresh.add_all_tasks()
+    fresh.protocol.add_all_tasks(fresh)
     never = {name: value for name, value in parameters(fresh).items() if name.startswith("pool")}
     start = moments["TaskEnded", 0]
     assert all(torch.equal(start[name], value) for name, value in never.items())
@@ -151,8 +151,8 @@ def test_random_begins_with_skills_that_were_never_trained(trained):
 
 
 def test_routing_and_modules_have_rates_of_their_own():
-    few = ("transfer.adaptation.lr=0.005", "transfer.adaptation.router_lr=0.4")
-    made = session("mhr", "train.lr=0.003", "transfer.router_lr=0.2", *few)
+    few = ("protocol.adaptation.lr=0.005", "protocol.adaptation.router_lr=0.4")
+    made = session("mhr", "train.lr=0.003", "protocol.router_lr=0.2", *few)
     peaks = {0: [0.0, 0.0], 1: [0.0, 0.0]}
     for event in made.train():
         if type(event).__name__ == "Step" and event.task < 2:
@@ -175,7 +175,7 @@ def test_alignment_is_the_mean_cosine_of_the_tasks_gradients(recipe):
     experts = [p for k in range(len(learner.bank)) for p in learner.bank.expert(k).values()]
     for k in range(len(learner.bank)):
         learner.bank.trainable(k, True)
-    found = made.alignment()
+    found = alignment(made, range(3))
     assert ALIGNED >= 32  # so that all training examples take part, in whatever order
     for t in range(3):
         batch = learner.collate(made.rows[t, "train"])
@@ -200,7 +200,7 @@ def test_private_experts_have_no_alignment(trained):
 def test_measuring_changes_nothing(monkeypatch):
     plain = session("mhr")
     list(plain.train())
-    monkeypatch.setattr("lab.protocols.few_shot_transfer.LOOKS", 0)
+    monkeypatch.setattr("lab.training.transfer_stages.LOOKS", 0)
     without = session("mhr")
     list(without.train())
     assert without.scores.alignment == {} and toy.equal(parameters(plain), parameters(without))
@@ -211,7 +211,7 @@ def test_shots_are_balanced_and_those_of_fewer_are_among_those_of_more():
     met = {}
     for event in made.train():
         if type(event).__name__ == "TaskStarted" and event.task:
-            rows = made.shots(event.task)
+            rows = made.stage.source
             met[len(rows)] = {row.key for row in rows}
             assert [row.label for row in rows].count(0) == len(rows) // 2 and {row.task for row in rows} == {2}
     assert sorted(met) == [4, 8] and met[4] < met[8]
@@ -219,7 +219,7 @@ def test_shots_are_balanced_and_those_of_fewer_are_among_those_of_more():
 
 def test_a_held_out_task_is_learned_and_none_of_it_is_met_before():
     """With all its examples the toy task is learned; before, nothing is known of it."""
-    few = ("transfer.shots=[32]", "transfer.adaptation.steps=60", "transfer.adaptation.lr=0.02")
+    few = ("protocol.shots=[32]", "protocol.adaptation.steps=60", "protocol.adaptation.lr=0.02")
     made = session("poly", *few, "train.epochs=8", "experts.skip=0")
     seen = set()
     collate = made.learner.collate
@@ -347,21 +347,21 @@ def test_lab_run(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("transfer.held_out=[famr]", "unknown task in transfer.held_out 'famr': did you mean 'farm'?"),
-        ("transfer.train_tasks=[see]", "unknown task in transfer.train_tasks 'see': did you mean 'sea'?"),
+        ("protocol.held_out=[famr]", "unknown task in protocol.held_out 'famr': did you mean 'farm'?"),
+        ("protocol.train_tasks=[see]", "unknown task in protocol.train_tasks 'see': did you mean 'sea'?"),
         (
-            "transfer={train_tasks: [sea, farm], held_out: [farm]}",
-            "task 'farm' is in transfer.train_tasks and in transfer.held_out: leave it on one side",
+            "protocol={name: transfer, train_tasks: [sea, farm], held_out: [farm]}",
+            "task 'farm' is in protocol.train_tasks and in protocol.held_out: leave it on one side",
         ),
-        ("transfer.held_out=[farm, farm]", "transfer.held_out names 'farm' twice: name each task once"),
-        ("transfer.held_out=[]", "transfer.held_out holds no task: of 3 tasks some are trained on and some are held out"),
+        ("protocol.held_out=[farm, farm]", "protocol.held_out names 'farm' twice: name each task once"),
+        ("protocol.held_out=[]", "protocol.held_out holds no task: of 3 tasks some are trained on and some are held out"),
         (
-            "transfer.held_out=[sea, city, farm]",
-            "transfer.train_tasks holds no task: of 3 tasks some are trained on and some are held out",
+            "protocol.held_out=[sea, city, farm]",
+            "protocol.train_tasks holds no task: of 3 tasks some are trained on and some are held out",
         ),
         (
-            "transfer.shots=[4, 33]",
-            "transfer.shots = 33: held-out task 'sea' has 32 training examples: ask for at most these",
+            "protocol.shots=[4, 33]",
+            "protocol.shots = 33: held-out task 'sea' has 32 training examples: ask for at most these",
         ),
         (
             "router.heads=5",
@@ -380,8 +380,8 @@ def test_what_cannot_be_is_refused_before_anything_is_written(options, said, tmp
 
 def test_every_label_gets_a_shot():
     of = [*toy.tasks("sea", "city"), toy.task("farm", labels=("no", "yes", "perhaps"))]
-    with pytest.raises(LabError, match=r"transfer\.shots = 2: held-out task 'farm' has 3 labels: give each at least one shot"):
-        toy.session("poly", "transfer.shots=[2]", of=of)
+    with pytest.raises(LabError, match=r"protocol\.shots = 2: held-out task 'farm' has 3 labels: give each at least one shot"):
+        toy.session("poly", "protocol.shots=[2]", of=of)
 
 
 @pytest.mark.parametrize(
@@ -389,37 +389,37 @@ def test_every_label_gets_a_shot():
     [
         (
             "poly",
-            ["transfer=null"],
+            ["protocol=sequential"],
             "experts.allocation = 8: router skills does not learn with a pool: "
-            "set transfer.shots to train on all tasks at once, or use router=l2p or sparse, "
+            "set protocol=transfer to train on all tasks at once, or use router=l2p or sparse, "
             "experts.allocation=per_task or shared",
         ),
-        ("full", ["transfer={}"], "scenario class: transfer is between known tasks: use scenario=task"),
+        ("full", ["protocol=transfer"], "scenario class: transfer is between known tasks: use scenario=task"),
         (
             "replay",
-            ["transfer={}", "scenario=task"],
-            "recipe replay stores or replays examples of a stream, transfer has none: drop transfer or them",
+            ["protocol=transfer", "scenario=task"],
+            "recipe replay stores or replays examples of a stream, protocol transfer has none: drop one of the two",
         ),
-        ("poly-mu", ["composition=mix"], "transfer.adaptation.start = average merges parameters: use composition=merge"),
+        ("poly-mu", ["composition=mix"], "protocol.adaptation.start = average merges parameters: use composition=merge"),
         (
             "shared",
-            ["transfer.adaptation.tuned=router"],
-            "transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained",
+            ["protocol.adaptation.tuned=router"],
+            "protocol.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained",
         ),
         (
             "poly",
-            ["transfer.adaptation.tuned=router", "experts.allocation=1"],
-            "transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained",
+            ["protocol.adaptation.tuned=router", "experts.allocation=1"],
+            "protocol.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained",
         ),
         (
             "private",
-            ["transfer.adaptation.tuned=router"],
-            "transfer.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained",
+            ["protocol.adaptation.tuned=router"],
+            "protocol.adaptation.tuned = router needs several experts to choose from: use a pool and start=trained",
         ),
         (
             "private",
-            ["transfer.adaptation.start=average", "composition=merge"],
-            "transfer.adaptation.start = average is of experts that tasks share: use a pool (experts.allocation=8)",
+            ["protocol.adaptation.start=average", "composition=merge"],
+            "protocol.adaptation.start = average is of experts that tasks share: use a pool (experts.allocation=8)",
         ),
         *(
             (
@@ -432,8 +432,8 @@ def test_every_label_gets_a_shot():
             )
             for name in ("arrow", "mbc", "phatgoose", "prototype")
         ),
-        ("poly", ["transfer.held_ot=[a]"], "unknown option of transfer 'held_ot': did you mean 'held_out'?"),
-        ("poly", ["transfer.shots=[]"], "transfer.shots = []: list should have at least 1 item after validation, not 0"),
+        ("poly", ["protocol.held_ot=[a]"], "unknown option of protocol 'held_ot': did you mean 'held_out'?"),
+        ("poly", ["protocol.shots=[]"], "protocol.shots = []: list should have at least 1 item after validation, not 0"),
         (
             "poly",
             ["experts.allocation=0"],
@@ -450,14 +450,15 @@ def test_combinations_that_cannot_work(recipe, options, said):
 
 def test_sides():
     names = ["a", "b", "c", "d"]
-    assert TransferConfig().sides(names) == (["a", "b", "c"], ["d"])
-    assert TransferConfig(held_out=["c", "a"]).sides(names) == (["b", "d"], ["a", "c"])
-    assert TransferConfig(train_tasks=["d"]).sides(names) == (["d"], ["a", "b", "c"])
-    assert TransferConfig(train_tasks=["d"], held_out=["a"]).sides(names) == (["d"], ["a"])  # the others take no part
+    assert TransferOptions().sides(names) == (["a", "b", "c"], ["d"])
+    assert TransferOptions(held_out=["c", "a"]).sides(names) == (["b", "d"], ["a", "c"])
+    assert TransferOptions(train_tasks=["d"]).sides(names) == (["d"], ["a", "b", "c"])
+    assert TransferOptions(train_tasks=["d"], held_out=["a"]).sides(names) == (["d"], ["a"])  # the others take no part
 
 
 def test_a_run_on_a_stream_says_nothing_of_transfer():
-    assert configure("l2r").to_dict()["transfer"] is None and configure("poly").to_dict()["transfer"]["shots"] == [8, 32]
+    assert configure("l2r").to_dict()["protocol"] == {"name": "sequential"}
+    assert configure("poly").to_dict()["protocol"]["shots"] == [8, 32]
 
 
 def test_any_router_can_be_trained_jointly(trained):

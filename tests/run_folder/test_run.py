@@ -59,9 +59,9 @@ def test_the_command_that_goes_on_can_be_copied(tmp_path):
 
 def test_names_of_tasks_are_shown_as_they_are_in_the_terminal(capsys):
     """In brackets they would be markup, a wrong one an error."""
-    session = SimpleNamespace(stages=["[red]", "[/]"], tasks=[SimpleNamespace(name="[red]"), SimpleNamespace(name="[/]")])
+    session = SimpleNamespace(task_names=["[red]", "[/]"], tasks=[SimpleNamespace(name="[red]"), SimpleNamespace(name="[/]")])
     session.progress = lambda: 0.0
-    for task, name in enumerate(session.stages):
+    for task, name in enumerate(session.task_names):
         list(progress_line.follow(iter([events.Evaluating(0, task, 1, 2, 0.5)]), session))
         assert f"evaluating {name}" in capsys.readouterr().err
 

@@ -6,7 +6,6 @@ import torch
 
 from lab.config.resolve import configure
 from lab.data.stream import Example, Task
-from lab.training.runner import opened
 from lab.training.trainer import Session, prepare
 from support import tiny
 
@@ -81,7 +80,7 @@ def session(folder, recipe: str = "l2r", *options: str, of=None) -> Session:
     stage_b = ["router_training.steps=6", "memory.per_task=6"] if configure(recipe).router_training.steps else []
     fixed = ["experts.skip=0", "backbone.dtype=float32", "backbone.device=cpu", "backbone.threads=1"]
     config = configure(recipe, [*stage_b, *fixed, *options], backbone=str(folder))
-    return opened(prepare(config, of), of)
+    return Session(prepare(config, of), of)
 
 
 def learner(folder, *options: str, of=None):

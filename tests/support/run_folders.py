@@ -92,8 +92,8 @@ def write_run(
 def write_transfer(runs: Path, id: str, recipe: str = "mhr", seed: int = 0) -> Run:
     """A run folder as joint training on two tasks and adaptation to a third one leave it."""
     train, held, stages = TASKS[:2], TASKS[2], ["joint training", f"{TASKS[2]}, 8 shots", f"{TASKS[2]}, 32 shots"]
-    transfer = {"train_tasks": train, "held_out": [held], "shots": [8, 32]}
-    more = {"scenario": "task", "experts": {"name": "lora", "allocation": 2}, "transfer": transfer}
+    protocol = {"name": "transfer", "train_tasks": train, "held_out": [held], "shots": [8, 32]}
+    more = {"scenario": "task", "experts": {"name": "lora", "allocation": 2}, "protocol": protocol}
     run = Run.create(configuration(recipe, seed, **more), runs, id, "finished")
     atomic_io.write_json(
         run.dir / "matrix.json",

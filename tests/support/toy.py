@@ -20,7 +20,7 @@ from lab.run_folder import events
 from lab.run_folder.run import Run
 from lab.training.expert_cache import Store
 from lab.training.recorder import record
-from lab.training.runner import opened
+from lab.training.stages import BEFORE_CALIBRATION
 from lab.training.trainer import Session, prepare
 
 TOPICS = {"sea": "wave tide reef coral", "city": "tram street tower plaza", "farm": "barn hay goat field"}
@@ -29,7 +29,7 @@ LABELS = ("no", "yes")
 TRAIN = ("train.lr=0.02", "train.epochs=3")
 MEMORY = ("router_training.steps=20", "router_training.lr=0.1")
 ROUTER = {"steps": 4, "clusters": 2}  # where a router has them
-TRANSFER = ("transfer.shots=[4, 8]", "transfer.adaptation.steps=6")
+TRANSFER = ("protocol.shots=[4, 8]", "protocol.adaptation.steps=6")
 
 
 def task(name: str, train: int = 48, test: int = 20, labels: Sequence[str] = LABELS) -> Task:
@@ -53,7 +53,7 @@ def tasks(*names: str, **options: Any) -> list[Task]:
 def overrides(recipe: str, *more: str) -> list[str]:
     """Options that make a recipe learn the toy stream in well under a second."""
     config = configure(recipe)
-    if config.transfer or any(option.startswith("transfer.") for option in more):
+    if config.protocol.name == "transfer" or "protocol=transfer" in more:
         return [*TRAIN, *TRANSFER, *more]
     budget = "memory.total=48" if config.memory.total else "memory.per_task=24"
     small = [f"router.{name}={value}" for name, value in ROUTER.items() if hasattr(config.router, name)]
@@ -62,7 +62,7 @@ def overrides(recipe: str, *more: str) -> list[str]:
 
 def recipes(protocol: str) -> list[str]:
     """Names of the shipped recipes of a protocol."""
-    return [name for name in recipe_names() if (configure(name).transfer is not None) == (protocol == "transfer")]
+    return [name for name in recipe_names() if configure(name).protocol.name == protocol]
 
 
 def methods() -> list[str]:
@@ -80,7 +80,7 @@ def session(
     """A session on the toy stream, ready to train."""
     of = tasks() if of is None else of
     config = configure(recipe, overrides(recipe, *more), backbone="tiny", **settings)
-    return opened(prepare(config, of), of, Store(store) if store else None)
+    return Session(prepare(config, of), of, Store(store) if store else None)
 
 
 def trained(*args: Any, **settings: Any) -> Session:
@@ -105,9 +105,8 @@ def expert(made: Session, name: str) -> dict[str, torch.Tensor]:
 def isolated(made: Session, name: str) -> dict[str, torch.Tensor]:
     """The classifier rows of a task as training on it left them."""
     prefix = f"task{made.learner.task_names.index(name)}."
-    return {
-        key.removeprefix(prefix): tensor for key, tensor in made.classifier_before_calibration.items() if key.startswith(prefix)
-    }
+    carried = made.carried[BEFORE_CALIBRATION]
+    return {key.removeprefix(prefix): tensor for key, tensor in carried.items() if key.startswith(prefix)}
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

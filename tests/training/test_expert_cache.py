@@ -9,6 +9,7 @@ from lab.config.resolve import configure
 from lab.config.schema import RunConfig, TrainConfig
 from lab.training import expert_cache
 from lab.training.expert_cache import Store, query_address, training_address
+from lab.training.stages import ExpertTraining
 
 SEA, CITY = toy.task("sea"), toy.task("city")
 
@@ -84,11 +85,12 @@ def test_the_engine_counts(monkeypatch):
 
 
 def test_a_session_asks_for_the_address_of_its_own_values():
-    session = toy.session("l2r", of=toy.tasks("farm", "sea"))
+    session, alone = toy.session("l2r", of=toy.tasks("farm", "sea")), toy.session("oracle", of=toy.tasks("sea"))
     layers = [layer.name for layer in session.learner.bank.layers]
     identity = session.learner.backbone.identity
-    assert session.expert_address(1) == training_address(session.config, [session.tasks[1]], identity, layers)
-    assert session.expert_address(1) == toy.session("oracle", of=toy.tasks("sea")).expert_address(0) != session.expert_address(0)
+    address = ExpertTraining(session, 1).address()
+    assert address == training_address(session.config, [session.tasks[1]], identity, layers)
+    assert address == ExpertTraining(alone, 0).address() != ExpertTraining(session, 0).address()
 
 
 def test_what_is_kept_is_fetched_to_the_bit(tmp_path):

@@ -7,12 +7,13 @@ from support.run_folders import write_run
 
 from lab import api
 from lab.config.resolve import configure
-from lab.core import atomic_io
+from lab.config.schema import RunConfig
+from lab.core import atomic_io, registry
 from lab.core.errors import LabError
 from lab.data import loading
 from lab.run_folder.run import all_runs
 from lab.training import forecast
-from lab.training.workload import Work, sizes_of
+from lab.training.workload import planned_work, sizes_of
 
 TASKS = [{"train": 10, "validation": 2, "test": 4, "classes": 2}, {"train": 6, "validation": 3, "test": 5, "classes": 4}]
 SMALL = [
@@ -25,16 +26,22 @@ SMALL = [
 ]
 
 
+def units(config: RunConfig) -> dict[tuple[int, str], float]:
+    """Work of every planned stage by task and phase."""
+    plan = registry.protocols.build(config.protocol).plan(TASKS)
+    return {(task, stage.phase): stage.work(config, TASKS, task) for task, stage in plan}
+
+
 def test_work_by_hand():
     config = configure("l2r", ["train.epochs=2", "router_training.steps=7", "router_training.batch_size=4"])
-    work = Work(config, TASKS)
-    assert [work.units(0, "train"), work.units(1, "train"), work.units(1, "memory")] == [60, 36, 84]
-    assert [work.units(t, "evaluate") for t in (-1, 0, 1)] == [9, 4, 9]
-    assert work.last == 5 + 9 and work.total == 60 + 36 + 2 * 84 + 9 + 4 + 9 + 14
-    assert Work(configure("sequential"), TASKS).last == 5  # one expert: no oracle
+    work = units(config)
+    assert [work[0, "train"], work[1, "train"], work[1, "memory"]] == [60, 36, 84]
+    assert [work[t, "evaluate"] for t in (-1, 0, 1)] == [9, 4, 9]
+    assert work[2, "evaluate"] == 5 + 9 and planned_work(config, TASKS) == 60 + 36 + 2 * 84 + 9 + 4 + 9 + 14
+    assert units(configure("sequential"))[2, "evaluate"] == 5  # one expert: no oracle
     budgets = ([], ["memory.per_task=7"], ["memory.per_task=0", "memory.total=12"], ["memory.per_task=0", "memory.per_class=3"])
-    fixed = [Work(configure("uniform", options), TASKS) for options in budgets]
-    assert [[work.units(t, "memory") for t in (0, 1)] for work in fixed] == [[10, 16], [7, 13], [10, 12], [6, 12]]
+    fixed = [units(configure("uniform", options)) for options in budgets]
+    assert [[work[t, "memory"] for t in (0, 1)] for work in fixed] == [[10, 16], [7, 13], [10, 12], [6, 12]]
 
 
 def test_examples_that_methods_bring_are_work():
@@ -48,8 +55,8 @@ def test_examples_that_methods_bring_are_work():
         "lwf": (given, 6),
     }
     for recipe, (options, examples) in expected.items():
-        work = Work(configure(recipe, options), TASKS)
-        assert [work.units(task, "train") for task in (0, 1)] == [3 * 2 * 10, 3 * 2 * examples], recipe
+        work = units(configure(recipe, options))
+        assert [work[task, "train"] for task in (0, 1)] == [3 * 2 * 10, 3 * 2 * examples], recipe
 
 
 def measured(runs, name, seconds, total, recipe="l2r", host=None, **backbone):
@@ -71,7 +78,7 @@ def measured(runs, name, seconds, total, recipe="l2r", host=None, **backbone):
 
 def test_forecast_goes_by_the_runs_most_alike(runs):
     config = configure("l2r", ["backbone.name=tiny"])
-    total = Work(config, TASKS).total
+    total = planned_work(config, TASKS)
     first = forecast.forecast(config, TASKS, all_runs(runs))
     assert first.seconds == total / forecast.DEFAULT["tiny"][0] and not first.measured
     for number, seconds in enumerate((10, 20, 40)):
@@ -106,7 +113,7 @@ def test_the_look_agrees_with_the_run(runs):
     assert run.info["cost"]["trainable_parameters"] == seen["trainable_parameters"]
     assert seen["tasks"][0]["name"] == "news_topic" and len(seen["tasks"][0]["examples"]) == forecast.SHOWN
     first = next(run.events("Evaluated"))
-    assert first["progress"] == pytest.approx(first["examples"] / Work(config, sizes).total)
+    assert first["progress"] == pytest.approx(first["examples"] / planned_work(config, sizes))
     assert forecast.forecast(config, sizes, all_runs(runs)).measured
 
 

@@ -27,7 +27,8 @@ SHORT = ("checkpoint.every=3", "train.epochs=2")
 RECIPES = ["l2r", "replay"]
 SHARED = ("memory.per_task=0", "memory.total=20")
 METHODS = {name: ("sequential", f"methods.{name}={{}}") for name in toy.methods()}
-FULL = ("full", "scenario=task", "transfer.shots=[4]", "transfer.adaptation.steps=6", "experts.targets=[query]")
+SHOTS = ("protocol=transfer", "protocol.shots=[4]", "protocol.adaptation.steps=6")
+FULL = ("full", "scenario=task", *SHOTS, "experts.targets=[query]")
 TRANSFER = {"poly-mu": ("poly-mu",), "mhr": ("mhr",), "private": ("private",), "full, transfer": FULL}
 CASES = (
     METHODS
@@ -84,10 +85,10 @@ def whole(tmp_path_factory):
 def go_on(run: Run, recipe: str, monkeypatch) -> None:
     """Resume in a fresh session whose new parameters are NaN until something is restored into them."""
     made = session(recipe)
-    real, meet = checkpoint.restore, made.learner.meet
+    real, add_task = checkpoint.restore, made.learner.add_task
 
     def poisoned(t: int) -> None:
-        meet(t)
+        add_task(t)
         for module in (
             made.learner.classifier,
             made.learner.router,
@@ -97,11 +98,11 @@ def go_on(run: Run, recipe: str, monkeypatch) -> None:
                 tensor.data.fill_(float("nan"))
 
     def restore(session, *args):
-        session.learner.meet = poisoned
+        session.learner.add_task = poisoned
         try:
             return real(session, *args)
         finally:
-            session.learner.meet = meet
+            session.learner.add_task = add_task
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "restore", restore)

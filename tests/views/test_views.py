@@ -343,8 +343,8 @@ def test_transfer_runs_that_differ_are_said_to(runs):
     one, other = write_transfer(runs, "one"), write_transfer(runs, "other", "poly")
     assert views.unequal([one, other]) == []
     config = other.config
-    moved = {"train_tasks": TASKS[:1], "held_out": TASKS[1:], "shots": [16]}
-    atomic_io.write_yaml(other.dir / "config.yaml", config | {"backbone": {"name": "minilm"}, "transfer": moved})
+    moved = {"name": "transfer", "train_tasks": TASKS[:1], "held_out": TASKS[1:], "shots": [16]}
+    atomic_io.write_yaml(other.dir / "config.yaml", config | {"backbone": {"name": "minilm"}, "protocol": moved})
     atomic_io.write_json(other.dir / "matrix.json", other.scores | {"held_out": {task: {"16": 0.6} for task in TASKS[1:]}})
     other = Run(other.dir)
     assert views.unequal([one, other]) == [

@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from lab.config.former_names import renamed
 from lab.config.resolve import merged, parse_override, written
 from lab.core import registry
 from lab.core.errors import LabError, unknown
@@ -78,7 +79,7 @@ def take_over(recipe: str, unread: list[str]) -> None:
     elif linked and linked != st.session_state.get("train/link"):
         for text in linked:
             try:
-                content = merged(content, parse_override(text))
+                content = merged(content, renamed(parse_override(text), warn=False))
             except LabError as error:
                 unread = [*unread, str(error)]
     if content or unread:

@@ -16,7 +16,11 @@ from lab.pages.train_form import draft
 from lab.pages.train_form.options import Entry
 
 BACKBONES = ("minilm", "tiny", "strings")  # others only from the command line: a page does not take names of models to load
-STRUCTURE = {"experts.name": registry.experts, "router.name": registry.routers}  # options that decide which others exist
+STRUCTURE = {  # options that decide which others exist
+    "experts.name": registry.experts,
+    "router.name": registry.routers,
+    "protocol.name": registry.protocols,
+}
 MAIN = {  # options that stand first, with their labels
     "stream.name": "Stream",
     "backbone.name": "Backbone",
@@ -46,11 +50,9 @@ def more_methods(recipe: str) -> list[str]:
 
 
 def added(recipe: str) -> list[str]:
-    """Overrides that add the chosen methods, and the section `transfer` where a link or a run sets it and the recipe does not."""
+    """Overrides that add the chosen methods."""
     chosen = draft.drafted(recipe, "methods", [])
-    transfers = any(path.partition(".")[0] == "transfer" and value is not None for path, value in draft.draft(recipe)[1].items())
-    transfer = ["transfer={}"] if transfers and not start(recipe, {}).get("transfer") else []
-    return [f"methods.{name}={{}}" for name in more_methods(recipe) if name in chosen] + transfer
+    return [f"methods.{name}={{}}" for name in more_methods(recipe) if name in chosen]
 
 
 def configuration(recipe: str, structural: list[str]) -> RunConfig:
@@ -90,11 +92,12 @@ def choices(recipe: str, default_stream: str) -> dict[str, Sequence[str]]:
     return {
         "stream.name": streams,
         "stream.tasks": tasks,
-        "transfer.train_tasks": tasks,
-        "transfer.held_out": tasks,
+        "protocol.train_tasks": tasks,
+        "protocol.held_out": tasks,
         "backbone.name": BACKBONES,
         "experts.name": registry.experts.names(),
         "router.name": registry.routers.names(),
+        "protocol.name": registry.protocols.names(),
     }
 
 

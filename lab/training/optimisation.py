@@ -1,0 +1,44 @@
+"""The optimiser of a stage: AdamW, its learning rate over the steps, and its state as a saved run needs it."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Factor of the learning rate: linear rise over the warm-up share, then linear fall to zero."""
+    rise = max(1, round(warmup * steps))
+    return (step + 1) / rise if step < rise else (steps - step) / (steps - rise + 1)
+
+
+def adamw(groups: Sequence[Mapping[str, nn.Parameter]], rates: Sequence[float], weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW over groups of named parameters, each with a rate of its own."""
+    parameters = [{"params": list(group.values()), "lr": rate} for group, rate in zip(groups, rates, strict=True)]
+    return torch.optim.AdamW(parameters, weight_decay=weight_decay)
+
+
+def moments(optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
+    """State of an optimiser as `optimizer/<number of the parameter>/<name>`; empty without one."""
+    if optimizer is None:
+        return {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {
+        f"optimizer/{number}/{name}": tensor
+        for number, parameter in enumerate(parameters)
+        for name, tensor in optimizer.state[parameter].items()
+    }
+
+
+def restore_moments(optimizer: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
+    """Give an optimiser the state that `moments` took of one over the same parameters."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, parameter in enumerate(parameters):
+        if f"optimizer/{number}/step" not in saved:
+            continue  # it has had no gradient, so the optimiser holds nothing for it
+        devices = {name: "cpu" if name == "step" else parameter.device for name in MOMENTS}
+        optimizer.state[parameter] = {
+            name: saved[f"optimizer/{number}/{name}"].to(device, copy=True) for name, device in devices.items()
+        }

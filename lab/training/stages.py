@@ -1,0 +1,384 @@
+"""The stages of training on task after task: an expert, a router's gate, the routers on the memory, and evaluations.
+
+What loads torch is imported inside the functions that train, see lab.training.stage.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lab.config.schema import RunConfig
+from lab.core import registry
+from lab.run_folder import events
+from lab.training.stage import Stage, Training
+from lab.training.workload import TRAINING, Sizes, examples_per_epoch, stored_examples, tested
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from lab.data.batching import Batch, Encoded
+    from lab.routers.base import Decision
+    from lab.training.trainer import Session
+
+
+BEFORE_CALIBRATION = "isolated"  # carried state: the classifier as training on the tasks left it, before any tuning on the memory
+
+
+class ExpertTraining(Training):
+    """Stage A: the task's expert (or the shared ones) and classifier rows, from the task's training examples."""
+
+    session: "Session"
+    phase, about, title, announced, rate = "train", "training", "learning", True, "train.lr"
+
+    @classmethod
+    def work(cls, config: RunConfig, sizes: Sizes, task: int) -> float:
+        return TRAINING * config.train.epochs * examples_per_epoch(config, sizes, task)
+
+    def run(self) -> Iterator[events.Event]:
+        session, t, learner = self.session, self.task, self.session.learner
+        own_rows = session.protocol.training_rows(session, t)
+        if session.cursor.step == 0:
+            self.begin(own_rows)
+        self.prepare(own_rows)
+        reused = self.fetch() if session.cursor.step == 0 else None
+        if session.cursor.step == 0:
+            count = sum(parameter.numel() for parameter in self.groups[0].values())
+            name, progress = session.task_names[t], session.progress()
+            yield events.TaskStarted(t, name, len(learner.bank), count, reused is not None, progress)
+        if reused is not None:
+            session.cursor.reused_s += float(reused["train_s"])
+        else:
+            for k in learner.current:
+                learner.bank.trainable(k, True)
+            yield from session.fit(self)
+            self.keep()
+        self.finish(own_rows)
+
+    def ended(self) -> Iterator[events.Event]:
+        yield events.Learned(self.task, self.session.task_names[self.task], self.session.progress())
+
+    def begin(self, own_rows: "list[Encoded]") -> None:
+        """Room for the task, and the methods told of it."""
+        session = self.session
+        session.protocol.add_tasks(session, self.task)
+        with session.timed():
+            for method in session.methods:
+                method.begin_task(self.task, own_rows)
+
+    def prepare(self, own_rows: "list[Encoded]") -> None:
+        """What the steps need."""
+        session, config = self.session, self.session.config.train
+        examples = own_rows
+        for method in session.methods:
+            examples = method.examples(examples)
+        self.batches = session.batches(examples, config.batch_size, "order", self.task)
+        self.groups, self.rates = [session.learner.trainable_parameters()], [config.lr]
+        self.steps, self.epochs, self.methods = config.epochs * len(self.batches), config.epochs, session.methods
+        self.source = [*examples, *session.memory.rows] if session.methods else examples
+        self.isolated = session.learner.isolated
+
+    def finish(self, own_rows: "list[Encoded]") -> None:
+        """The memory filled, and what methods and the router keep of the trained expert."""
+        session, learner, trained = self.session, self.session.learner, self.groups[0]
+        for k in learner.current:
+            learner.bank.trainable(k, False)
+        session.remember(self.task)
+        with session.timed():
+            for method in session.methods:
+                method.end_task(self.task, own_rows)
+        for name in learner.parameters_of(range(learner.tasks_seen)):
+            if name in trained:
+                session.carried[BEFORE_CALIBRATION][name] = trained[name].detach().clone()
+        if self.isolated:
+            with session.timed():
+                learner.after_expert_trained(own_rows, self.queries() if learner.router.learns_queries else [])
+
+    # -- a step --------------------------------------------------------------------------------------------------------
+
+    def rows(self, step: int) -> "list[Encoded]":
+        rows = self.batches.at(step)
+        for method in self.methods:
+            rows = method.rows(rows, self.session.chance(method.name, self.task, step))
+        return rows
+
+    def decision(self, batch: "Batch", step: int) -> "Decision | None":
+        learner = self.session.learner
+        return learner.single_expert_decision(learner.current[0]) if self.isolated else learner.decide(batch)
+
+    def terms(self, batch: "Batch", decision: "Decision | None") -> "dict[str, Tensor]":
+        from lab.models.learner import Output
+
+        learner = self.session.learner
+        out = Output(learner.logits(batch, self.task if self.isolated else None), decision)
+        loss = learner.own_cross_entropy if self.isolated else learner.cross_entropy
+        terms = {"task": loss(out.logits, batch.label, batch.task)} | (decision.losses if decision else {})
+        for method in self.methods:
+            terms |= method.terms(batch, out)
+        return terms
+
+    # -- the store -----------------------------------------------------------------------------------------------------
+
+    def fetch(self) -> dict[str, str] | None:
+        """Fill the expert with one that was trained alike before; None where there is none."""
+        session, store = self.session, self.session.store
+        if store is None or not self.isolated or session.methods:
+            return None
+        return store.fetch(self.address(), self.stored_parameters())
+
+    def keep(self) -> None:
+        """Keep an isolated expert for later runs."""
+        session, store = self.session, self.session.store
+        if store is not None and self.isolated and not session.methods:
+            store.keep(self.address(), self.stored_parameters(), session.cursor.phase_s)
+
+    def address(self) -> str:
+        """Content address of the isolated expert."""
+        from lab.training.expert_cache import training_address
+
+        session, learner = self.session, self.session.learner
+        layers = [layer.name for layer in learner.bank.layers]
+        return training_address(session.config, [session.tasks[self.task]], learner.backbone.identity, layers)
+
+    def stored_parameters(self) -> "dict[str, Tensor]":
+        """What is trained, by names without the task's position in the stream."""
+        from lab.training.expert_cache import strip_task_prefix
+
+        return strip_task_prefix(self.groups[0], self.task)
+
+    def queries(self) -> "list[Tensor]":
+        """Queries of the task's training examples, (N, D) for every layer; computed once by all runs that share a store."""
+        import torch
+
+        from lab.training.expert_cache import query_address
+
+        session, store, learner = self.session, self.session.store, self.session.learner
+        task, identity = session.tasks[self.task], learner.backbone.identity
+        address = query_address(session.config.backbone, task, identity) if store else ""
+        stored = store.read(address) if store else None
+        if stored is not None:
+            arrays, about = stored
+            session.cursor.reused_s += float(about["train_s"])
+            return [torch.from_numpy(arrays["query"]).to(learner.device)] * len(learner.bank.layers)
+        began = time.perf_counter()
+        queries = learner.layer_queries(session.rows[self.task, "train"])
+        if store:
+            store.keep(address, {"query": queries[0]}, time.perf_counter() - began)
+        return queries
+
+
+class GateTraining(Training):
+    """What the router has for the new expert alone, from the task's training examples; expert and classifier are frozen."""
+
+    session: "Session"
+    phase, about, rate = "gate", "training the router's gate", "router.lr"
+
+    @classmethod
+    def work(cls, config: RunConfig, sizes: Sizes, task: int) -> float:
+        return TRAINING * getattr(config.router, "steps", 0) * config.train.batch_size
+
+    def run(self) -> Iterator[events.Event]:
+        import torch
+
+        session, router, options = self.session, self.session.learner.router, self.session.config.router
+        self.expert = len(session.learner.bank) - 1
+        gate = {f"router.{name}": parameter for name, parameter in router.gate(self.expert).items()}
+        if not gate:
+            return
+        self.source = session.memory.rows if router.holds_experts else session.protocol.training_rows(session, self.task)
+        self.batches = session.batches(self.source, session.config.train.batch_size, "gate order", self.task)
+        self.groups, self.rates, self.steps = [gate], [options.lr], options.steps
+        yield from session.fit(self)
+        with session.timed(), torch.no_grad():
+            router.gate_trained()
+
+    def rows(self, step: int) -> "list[Encoded]":
+        return self.batches.at(step)
+
+    def decision(self, batch: "Batch", step: int) -> "Decision | None":
+        return self.session.learner.router.gated(self.expert, batch.task)
+
+    def terms(self, batch: "Batch", decision: "Decision | None") -> "dict[str, Tensor]":
+        learner = self.session.learner
+        return {"gate": learner.cross_entropy(learner.logits(batch), batch.label, batch.task, "task")}
+
+
+class RouterTraining(Training):
+    """Stage B: routers, and the classifier if asked, from the stored examples; experts and backbone are frozen."""
+
+    session: "Session"
+    phase, about, rate = "memory", "training on the memory", "router_training.lr"
+
+    @classmethod
+    def work(cls, config: RunConfig, sizes: Sizes, task: int) -> float:
+        examples = config.router_training.steps * config.router_training.batch_size
+        if examples and not registry.routers.get(config.router.name).learns_on_memory(config.router):
+            # each goes through the model once, then the classifier alone is tuned
+            return float(stored_examples(config, sizes[: task + 1]))
+        return TRAINING * examples
+
+    def run(self) -> Iterator[events.Event]:
+        session, learner, config = self.session, self.session.learner, self.session.config.router_training
+        learns = learner.router.learns_on_memory(session.config.router)
+        gate = learner.router.gate(len(learner.bank) - 1)  # was trained in the stage before
+        router = {f"router.{name}": p for name, p in learner.router.named_parameters() if learns and name not in gate}
+        classifier = learner.parameters_of(range(learner.tasks_seen))
+        tuned = classifier if config.classifier == "tuned" else {}
+        if self.task == 0 or not config.steps or not (router or tuned):
+            return  # with one task there is nothing to choose between and nothing to calibrate
+        self.routes = bool(router)
+        if session.cursor.step == 0:
+            self.begin(classifier)
+        rows = session.memory.rows
+        with session.timed():  # where nothing below the classifier learns, what it is fed with
+            self.represented = {} if router else learner.represented(rows)
+        self.batches = session.batches(rows, config.batch_size, "memory order", self.task)
+        self.groups, self.rates, self.steps = [router, tuned], [config.lr, config.classifier_lr], config.steps
+        self.source = rows if router else []
+        yield from session.fit(self)
+
+    def begin(self, classifier: "dict[str, nn.Parameter]") -> None:
+        """The router and the classifier as the first step begins with them."""
+        import torch
+
+        session, router = self.session, self.session.learner.router
+        queries, owners = self.stored() if self.routes else ([], torch.zeros(0))
+        router.standardise(queries)
+        if self.task == 1 or not session.config.router_training.warm_start:
+            router.reset(session.chance("router", self.task), queries, owners)
+            for name, parameter in classifier.items():
+                parameter.data.copy_(session.carried[BEFORE_CALIBRATION][name])
+
+    def stored(self) -> "tuple[list[Tensor], Tensor]":
+        """Of the stored examples of all tasks so far, what a router is fed with, per layer (N, D), and the task's expert (N,).
+
+        What the frozen backbone makes of an example is computed once.
+        """
+        import torch
+
+        session, learner = self.session, self.session.learner
+        before, session.stored_queries = session.stored_queries, {}
+        for task in range(learner.tasks_seen):
+            rows = [row for row in session.memory.rows if row.task == task]
+            if task in before and before[task][0] == rows:
+                session.stored_queries[task] = before[task]
+            elif rows:  # a reservoir may have dropped all of a task's
+                session.stored_queries[task] = rows, learner.layer_queries(rows)
+        queries = [of_task for _, of_task in session.stored_queries.values()]
+        owners = [
+            torch.full((len(rows),), task * learner.per_task, device=learner.device)
+            for task, (rows, _) in session.stored_queries.items()
+        ]
+        return [torch.cat(layer) for layer in zip(*queries, strict=True)], torch.cat(owners)
+
+    # -- a step --------------------------------------------------------------------------------------------------------
+
+    def rows(self, step: int) -> "list[Encoded]":
+        return self.batches.at(step)
+
+    def decision(self, batch: "Batch", step: int) -> "Decision | None":
+        noise = self.session.chance("gate noise", self.task, step)
+        return self.session.learner.decide(batch, noise=noise) if self.routes else None
+
+    def terms(self, batch: "Batch", decision: "Decision | None") -> "dict[str, Tensor]":
+        import torch
+
+        learner, represented = self.session.learner, self.represented
+        pooled = torch.stack([represented[key] for key in batch.keys]) if represented else None  # (B, D)
+        logits = learner.logits(batch) if pooled is None else learner.classifier(pooled)
+        competing = "task" if self.session.config.scenario == "task" else "seen"
+        loss = learner.cross_entropy(logits, batch.label, batch.task, competing)
+        return {"memory": loss} | (decision.losses if decision else {})
+
+
+TRAININGS: dict[str, type[Training]] = {stage.phase: stage for stage in (ExpertTraining, GateTraining, RouterTraining)}
+
+
+# -- evaluations -----------------------------------------------------------------------------------------------------------
+
+
+class UntrainedEvaluation(Stage):
+    """The row before training: an untrained classifier over all classes of the stream (b_j of GEM)."""
+
+    session: "Session"
+    phase = "evaluate"
+
+    @classmethod
+    def work(cls, config: RunConfig, sizes: Sizes, task: int) -> float:
+        return tested(sizes)
+
+    def run(self) -> Iterator[events.Event]:
+        session, scores = self.session, []
+        with session.learner.untrained():
+            for j in range(len(session.tasks)):
+                result = yield from session.score(-1, j, seen=len(session.tasks))
+                scores.append(result.score)
+                rows, progress = len(session.rows[j, "test"]), session.progress()
+                yield events.Evaluated(-1, j, result.score, rows, progress, scores=result.scores)
+        session.scores.zero_shot = scores
+
+
+class RowEvaluation(Stage):
+    """Row t of the matrix: every task seen so far, on its test examples."""
+
+    session: "Session"
+    phase = "evaluate"
+
+    @classmethod
+    def work(cls, config: RunConfig, sizes: Sizes, task: int) -> float:
+        return tested(sizes[: task + 1])
+
+    def run(self) -> Iterator[events.Event]:
+        session, t, scores = self.session, self.task, self.session.scores
+        scores.partial, measures = [], []
+        for j in range(t + 1):
+            result = yield from session.score(t, j)
+            scores.partial.append(result.score)
+            measures.append(result.scores)
+            yield events.Evaluated(
+                t,
+                j,
+                result.score,
+                len(session.rows[j, "test"]),
+                session.progress(),
+                scores=result.scores,
+                predictions=result.predictions,
+                routing=result.routing,
+            )
+        unseen = [None] * (len(session.tasks) - t - 1)
+        scores.matrix.append(scores.partial + unseen)
+        for name in session.learner.objective.measures:
+            scores.measures.setdefault(name, []).append([of_task[name] for of_task in measures] + unseen)
+        scores.partial = []
+
+    def ended(self) -> Iterator[events.Event]:
+        session = self.session
+        stored = session.memory.bytes + sum(method.bytes for method in session.methods)
+        name, progress = session.task_names[self.task], session.progress()
+        yield events.TaskEnded(self.task, name, len(session.memory), stored, progress)
+
+
+class FinalEvaluation(Stage):
+    """After the last task: the last row on validation examples (for selection), and with oracle routing."""
+
+    session: "Session"
+    phase = "evaluate"
+
+    @classmethod
+    def work(cls, config: RunConfig, sizes: Sizes, task: int) -> float:
+        oracle = config.experts.allocation == "per_task" and config.experts.isolated
+        return float(sum(size["validation"] for size in sizes)) + oracle * tested(sizes)
+
+    def run(self) -> Iterator[events.Event]:
+        session, tasks = self.session, range(len(self.session.tasks))
+        last, scores = len(tasks) - 1, []
+        for j in tasks:
+            result = yield from session.score(last, j, "validation")
+            scores.append(result.score)
+        session.scores.validation, scores = scores, []
+        if not session.learner.isolated:
+            return
+        for j in tasks:
+            result = yield from session.score(last, j, oracle=True)
+            scores.append(result.score)
+            yield events.OracleEvaluated(j, result.score, session.progress())
+        session.scores.oracle = scores
