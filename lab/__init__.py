@@ -3,6 +3,7 @@
 import importlib
 import os
 import warnings
+from typing import Any
 
 # Threads of the numeric library spin while they wait. With its default, half a second of another process's work (a dashboard, a
 # second job) makes them up to twenty times slower; a short spin costs nothing on an idle machine. Read when torch is first
@@ -34,15 +35,15 @@ _FORMER = {"repeats": "replicates", "versus": "figures"}  # names of version 0.1
 __all__ = [*_PUBLIC]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _FORMER:
         warnings.warn(f"lab.{name} is now lab.{_FORMER[name]}", DeprecationWarning, stacklevel=2)
         return __getattr__(_FORMER[name])
     if name not in _PUBLIC:
         raise AttributeError(f"module 'lab' has no attribute '{name}'; it offers {', '.join(sorted(_PUBLIC))}")
     module, _, attribute = _PUBLIC[name].partition(":")
-    found = importlib.import_module(module)
-    return getattr(found, attribute) if attribute else found
+    loaded = importlib.import_module(module)
+    return getattr(loaded, attribute) if attribute else loaded
 
 
 def __dir__() -> list[str]:

@@ -32,13 +32,12 @@ def run(
     `overrides` are `key=value` texts as on the command line, `settings` fields of the configuration
     (`stream="builtin", backbone="minilm", seed=0`). Everything is checked before the run's folder is made; raises LabError.
     """
-    made = session(_configured(recipe, overrides or (), settings), runs)
-    created = Run.create(made.config.to_dict(), runs, id)
-    return watched(created, made, progress)
+    prepared = session(_configured(recipe, overrides or (), settings), runs)
+    return watched(Run.create(prepared.config.to_dict(), runs, id), prepared, progress)
 
 
 def _configured(recipe: str | RunConfig, overrides: Sequence[str], settings: dict[str, Any]) -> RunConfig:
-    """What `run` and `train` are given as a configuration; LabError for changes to one that is complete."""
+    """The configuration of a recipe with its changes; a complete one stays, and changes to it are a LabError."""
     if isinstance(recipe, str):
         return configure(recipe, overrides, **settings)
     if overrides or settings:
@@ -50,14 +49,17 @@ def _configured(recipe: str | RunConfig, overrides: Sequence[str], settings: dic
 
 
 def compare(*ids: str, runs: str | Path | None = None) -> Any:
-    """Table of runs side by side (pandas): metrics, routing, uses and cost; see lab.views.summary."""
+    """The runs side by side as a pandas table: metrics, routing, uses and cost; see lab.views.summary.
+
+    A run that cannot be compared is left out with a warning that says why; LabError if none is left.
+    """
     from lab.views import comparable, summary
 
     if not ids:
         raise LabError("name at least one run to compare")
-    found, excluded = comparable([Run.open(id, runs) for id in dict.fromkeys(ids)])
-    if not found:
+    compared, excluded = comparable([Run.open(id, runs) for id in dict.fromkeys(ids)])
+    if not compared:
         raise LabError(f"there is nothing to compare: {'; '.join(excluded.values())}")
     for reason in excluded.values():
         warnings.warn(f"left out: {reason}", stacklevel=2)
-    return summary(found)
+    return summary(compared)

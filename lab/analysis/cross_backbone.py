@@ -35,19 +35,20 @@ def layers(adapter: Adapter, teacher: int, student: int, how: Literal["skip", "a
         raise LabError(f"layers = {how}: choose skip or average")
     if not 1 <= student <= teacher or teacher % student:
         raise LabError(f"a teacher of {teacher} blocks and a student of {student}: the first must be a multiple of the second")
-    step, found = teacher // student, {}
+    step = teacher // student
+    tensors: dict[str, Tensor] = {}
     for name, tensor in adapter.tensors.items():
         block = block_of(name)
         if block is None:
             raise LabError(f"{name} stands in no block of the backbone: layers cannot be matched")
-        first, place = divmod(block, step)
-        if place == 0:
+        first, offset = divmod(block, step)
+        if offset == 0:
             parts = [tensor] if how == "skip" else [adapter.tensors.get(renumbered(name, block + i)) for i in range(step)]
             if all(part is not None for part in parts):
-                found[renumbered(name, first)] = torch.stack(parts).double().mean(0).float()
-    if not found:
+                tensors[renumbered(name, first)] = torch.stack(parts).double().mean(0).float()
+    if not tensors:
         raise LabError(f"'{adapter.name}' has no parameters in the blocks that the student takes over (every {step}th)")
-    return replace(adapter, tensors=found)
+    return replace(adapter, tensors=tensors)
 
 
 def block_of(name: str) -> int | None:
@@ -57,7 +58,7 @@ def block_of(name: str) -> int | None:
 
 def renumbered(name: str, block: int) -> str:
     """The same name in another block."""
-    return re.sub(r"(^|\.)\d+(?=\.)", lambda found: f"{found[1]}{block}", name, count=1)
+    return re.sub(r"(^|\.)\d+(?=\.)", lambda match: f"{match[1]}{block}", name, count=1)
 
 
 def correlation(x: Tensor, y: Tensor) -> Tensor:
@@ -84,22 +85,22 @@ def pruned(adapter: Adapter, kept: Mapping[str, Tensor]) -> Adapter:
 
     Raises LabError for layers whose input and output are not both as wide as the matched features.
     """
-    found = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in adapter.tensors.items():
         index, side = kept[name.rpartition(".")[0]], 0 if name.endswith(".lora_B") or tensor.shape[-1] == 1 else 1
         if int(index.max()) >= tensor.shape[side]:
             raise LabError(f"{name} of shape {tuple(tensor.shape)} is no map between hidden states: only these can be matched")
-        found[name] = tensor.index_select(side, index)
-    return replace(adapter, tensors=found)
+        tensors[name] = tensor.index_select(side, index)
+    return replace(adapter, tensors=tensors)
 
 
 def control(adapter: Adapter, seed: int) -> Adapter:
     """Normal values with the mean and spread of each of the adapter's parameters: the same scale, no content."""
-    drawn = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in adapter.tensors.items():
         noise = torch.randn(tensor.shape, generator=generator(seed, "control", name))
-        drawn[name] = tensor.mean() + noise * tensor.std()
-    return replace(adapter, tensors=drawn)
+        tensors[name] = tensor.mean() + noise * tensor.std()
+    return replace(adapter, tensors=tensors)
 
 
 @torch.no_grad()
@@ -115,11 +116,11 @@ def alike(teacher: Backbone, student: Backbone) -> bool:
     tables = [model.model.get_input_embeddings().weight.detach().float().cpu() for model in (teacher, student)]  # (V, D) each
     if not teacher.width == student.width == tables[0].shape[1] == tables[1].shape[1]:
         return False
-    known = [getattr(model.tokenizer, "get_vocab", dict)() for model in (teacher, student)]
-    both = sorted(set(known[0]) & set(known[1]))[:COMMON]
+    vocabularies = [getattr(model.tokenizer, "get_vocab", dict)() for model in (teacher, student)]
+    both = sorted(set(vocabularies[0]) & set(vocabularies[1]))[:COMMON]
     if not both:
         return False
-    x, y = (table[[ids[token] for token in both]] for table, ids in zip(tables, known, strict=True))  # (N, D) each
+    x, y = (table[[ids[token] for token in both]] for table, ids in zip(tables, vocabularies, strict=True))  # (N, D) each
     best = correlation(y, x).argmax(1)  # (D,)
     return (best == torch.arange(student.width)).float().mean().item() > 0.5
 
@@ -132,24 +133,24 @@ def carried(
     Raises LabError where layers, features or tokens have no counterpart.
     """
     numbers = [model.model.config.get_text_config().num_hidden_layers for model in (teacher, student)]
-    found = layers(adapter, *numbers, how)
+    moved = layers(adapter, *numbers, how)
     modules = dict(student.model.named_modules())
-    missing = [name for name in found.layers if name not in modules]
+    missing = [name for name in moved.layers if name not in modules]
     if missing:
         raise LabError(f"the student has no layer {missing[0]}: experts are carried between backbones that name layers alike")
     if not alike(teacher, student):
         step = numbers[0] // numbers[1]
-        names = {name: renumbered(f"{name}.", block_of(f"{name}.") * step).removesuffix(".") for name in found.layers}
+        names = {name: renumbered(f"{name}.", block_of(f"{name}.") * step).removesuffix(".") for name in moved.layers}
         seen_s, seen_t = inputs(student, teacher, list(names), list(names.values()), texts)
         kept = {name: matched(correlation(seen_s[name], seen_t[names[name]])) for name in names}
-        found = pruned(found, kept)
-    for name, tensor in found.tensors.items():
+        moved = pruned(moved, kept)
+    for name, tensor in moved.tensors.items():
         layer = info_of(name.rpartition(".")[0], modules[name.rpartition(".")[0]])
         of_output = name.endswith(".lora_B") or tensor.shape[-1] == 1
         side, width = (tensor.shape[0], layer.outputs) if of_output else (tensor.shape[-1], layer.inputs)
         if side != width:
             raise LabError(f"{name} has width {side}, the student's layer {width}: it cannot be carried")
-    return found
+    return moved
 
 
 @torch.no_grad()
@@ -160,10 +161,10 @@ def inputs(
     seen: tuple[dict, dict] = ({name: [] for name in own}, {name: [] for name in other})
     count = 0
     for text in texts[:TEXTS]:
-        places = [_places(model, text) for model in (student, teacher)]
-        both = sorted(set(places[0]) & set(places[1]))
-        for model, store, place in zip((student, teacher), seen, places, strict=True):
-            _listen(model, store, text, [place[span] for span in both])
+        positions = [_positions(model, text) for model in (student, teacher)]
+        both = sorted(set(positions[0]) & set(positions[1]))
+        for model, store, position in zip((student, teacher), seen, positions, strict=True):
+            _listen(model, store, text, [position[span] for span in both])
         count += len(both)
         if count >= TOKENS:
             break
@@ -172,7 +173,7 @@ def inputs(
     return tuple({name: torch.cat(parts) for name, parts in store.items()} for store in seen)  # type: ignore[return-value]
 
 
-def _places(model: Backbone, text: str) -> dict[tuple[int, int], int]:
+def _positions(model: Backbone, text: str) -> dict[tuple[int, int], int]:
     """Where in the row of tokens each stretch of characters stands; special tokens have none."""
     if not getattr(model.tokenizer, "is_fast", False):
         raise LabError(
@@ -182,14 +183,14 @@ def _places(model: Backbone, text: str) -> dict[tuple[int, int], int]:
     return {(start, end): i for i, (start, end) in enumerate(spans) if end > start}
 
 
-def _listen(model: Backbone, store: dict[str, list[Tensor]], text: str, places: Sequence[int]) -> None:
-    """Add what the layers in `store` are given at these places of one text."""
+def _listen(model: Backbone, store: dict[str, list[Tensor]], text: str, tokens: Sequence[int]) -> None:
+    """Add what the layers in `store` are given at these tokens of one text."""
     ids = model.tokenizer(text, truncation=True, max_length=model.max_length, return_tensors="pt")
     modules, hooks = dict(model.model.named_modules()), []
 
     def hook(name: str) -> None:
         def keep(module: nn.Module, args: tuple) -> None:
-            store[name].append(args[0][0, list(places)].float().cpu())
+            store[name].append(args[0][0, list(tokens)].float().cpu())
 
         hooks.append(modules[name].register_forward_pre_hook(keep))
 
@@ -198,5 +199,5 @@ def _listen(model: Backbone, store: dict[str, list[Tensor]], text: str, places: 
     try:
         model.model(**{key: value.to(model.device) for key, value in ids.items() if key != "token_type_ids"})
     finally:
-        for one in hooks:
-            one.remove()
+        for handle in hooks:
+            handle.remove()

@@ -17,9 +17,9 @@ from lab.adapters.arithmetic import Adapter
 from lab.config.resolve import validated
 from lab.core.errors import LabError
 from lab.data.stream import Example, Task
-from lab.models.learner import Learner
+from lab.models.learner import Learner, load_routing_state, routing_state
 from lab.models.pretrained import HashTokenizer, resolve_device
-from lab.routers.base import Decision, LayerDecision, normalised
+from lab.routers.base import Decision, LayerDecision, Reads, normalised
 from lab.run_folder.prediction import Answer
 from lab.run_folder.run import Run
 
@@ -88,10 +88,10 @@ class Override:
 
         def decide(layer: int, x: Tensor) -> Tensor:
             decision.weights_for_layer(layer, x)
-            return self(decision.made[layer])
+            return self(decision.layer_weights[layer])
 
         used = copy.copy(decision)
-        used.decide, used.made, used.made_steps = decide, {}, {}
+        used.decide, used.layer_weights, used.layer_steps = decide, {}, {}
         return used
 
 
@@ -105,7 +105,7 @@ class Model:
     @property
     def needs_task(self) -> bool:
         """Whether the model must be told the task of a text."""
-        return self.learner.space.scenario == "task" or self.learner.router.uses_task_id
+        return self.learner.head.space.scenario == "task" or Reads.TASK in self.learner.router.reads
 
     @torch.no_grad()
     def answer(self, text: str, override: Override | None = None, task: int | None = None, pair: str | None = None) -> Answer:
@@ -115,7 +115,7 @@ class Model:
         for a change that does not fit.
         """
         learner, override = self.learner, override or Override()
-        override.check(learner.router.heads, learner.router.experts)
+        override.check(learner.router.heads, learner.consolidation.experts)
         if not text.strip():
             raise LabError("the text is empty: type a few words")
         if self.needs_task and task is None:
@@ -123,24 +123,24 @@ class Model:
         if task is not None and not 0 <= task <= self.after:
             raise LabError(f"task {task} was not learned at this moment: use 0 to {self.after}")
         rows = learner.backbone.encode([Example(text, 0, pair)], task or 0, "train")  # of other splits queries are kept by row
-        batch = learner.collate(rows)
+        batch = learner.backbone.collate(rows)
         routed = learner.decide(batch)
         used = override.of(routed)
-        how = "task" if learner.space.scenario == "task" else "seen"
-        competing = learner.space.competing(batch.task, learner.tasks_seen, how)
-        with learner.bank.routed(learner.objective.answering_decision(batch, used)):
-            chances = learner.objective.scores(batch, competing).softmax(-1)[0].cpu().numpy()
-        known = competing[0].cpu().numpy()
+        how = "task" if learner.head.space.scenario == "task" else "seen"
+        competing = learner.head.space.competing(batch.task, learner.head.tasks_seen, how)
+        with learner.bank.routed(learner.head.answering_decision(batch, used)):
+            chances = learner.head.scores(batch, competing).softmax(-1)[0].cpu().numpy()
+        competes = competing[0].cpu().numpy()
         steps = routed.recorded_steps() | {"weights": routed.recorded()}
         steps |= {"changed": used.recorded()} if override != Override() else {}
         layers = [layer.name for layer in learner.bank.layers]
         length = len(rows[0].ids)
         return Answer(
             text,
-            [name for name, one in zip(learner.space.names, known, strict=True) if one],
-            chances[known],
+            [name for name, does in zip(learner.head.space.names, competes, strict=True) if does],
+            chances[competes],
             layers,
-            learner.router.names(learner.bank.names),
+            learner.consolidation.names(learner.bank.names),
             {name: step.float().cpu().expand(1, len(layers), -1, -1)[0].numpy() for name, step in steps.items()},
             self._tokens(text, rows[0].ids),
             _per_token(used, length),
@@ -161,14 +161,16 @@ class Model:
         if learner.bank.kind.name != "lora" or adapter.kind != "LORA" or not fits:
             raise LabError(f"expert '{adapter.name}' is no LoRA of the layers of this model, so the model cannot answer with it")
         rows = learner.backbone.encode(examples, task, "train")  # of other splits queries are kept by row
-        decision = Decision(torch.ones(1, 1, 1, 1, device=learner.device), stacks=self._stacks(adapter), composition="mix")
-        batches = [learner.collate(rows[i : i + size]) for i in range(0, len(rows), size)]
-        right = [learner.objective.answers(batch, decision, learner.tasks_seen).correct for batch in batches]
+        decision = Decision(
+            torch.ones(1, 1, 1, 1, device=learner.backbone.device), stacks=self._stacks(adapter), composition="mix"
+        )
+        batches = [learner.backbone.collate(rows[i : i + size]) for i in range(0, len(rows), size)]
+        right = [learner.head.answers(batch, decision, learner.head.tasks_seen).correct for batch in batches]
         return float(np.concatenate(right).mean())
 
     def _stacks(self, adapter: Adapter) -> list[dict[str, Tensor]]:
         """Per layer the adapter's factors, (1, r, I) and (1, O, r), as if it were of this bank."""
-        bank, device = self.learner.bank, self.learner.device
+        bank, device = self.learner.bank, self.learner.backbone.device
         factors = {"lora_A": 1.0, "lora_B": adapter.scale / bank.kind.scale}
         return [
             {part: (times * adapter.tensors[f"{layer.name}.{part}"]).to(device).unsqueeze(0) for part, times in factors.items()}
@@ -187,10 +189,10 @@ def _per_token(decision: Decision, tokens: int) -> np.ndarray | None:
     """Weights (L, T, H, E) of a decision that was made for each token of one text; None of any other."""
     if not isinstance(decision, LayerDecision):
         return None
-    made = [w for _, w in sorted(decision.made.items())]
-    if not all(w.dim() == 4 and w.shape[1] == tokens for w in made):
+    weights = [w for _, w in sorted(decision.layer_weights.items())]
+    if not all(w.dim() == 4 and w.shape[1] == tokens for w in weights):
         return None
-    return torch.stack([w[0] for w in made]).float().cpu().numpy()
+    return torch.stack([w[0] for w in weights]).float().cpu().numpy()
 
 
 def load(run: Run, after: int | None = None, device: str | None = None) -> Model:
@@ -229,8 +231,8 @@ def recall(run: Run, learner: Learner, after: int) -> None:
             changing = state / "experts" / name  # an expert that later tasks train on; others stand in the run folder once
             learner.bank.load_expert(k, learner.bank.read(changing if changing.is_dir() else run.dir / "experts" / name))
             learner.bank.trainable(k, False)
-        learner.classifier.load_state_dict(load_file(state / "classifier.safetensors"))
-        learner.router.load_state_dict(load_file(state / "router.safetensors") if learner.router.state_dict() else {})
+        learner.head.classifier.load_state_dict(load_file(state / "classifier.safetensors"))
+        load_routing_state(learner, load_file(state / "router.safetensors") if routing_state(learner) else {})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise LabError(f"run '{run.id}' is damaged: {state.name} cannot be read ({str(error).splitlines()[0]})") from error
 

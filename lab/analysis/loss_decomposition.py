@@ -31,7 +31,8 @@ from lab.analysis.inference import recall
 from lab.config.resolve import validated
 from lab.core import atomic_io
 from lab.core.errors import LabError
-from lab.models.learner import Classifier, Learner
+from lab.models.heads import Classifier
+from lab.models.learner import Learner, routing_state
 from lab.run_folder.run import Run
 from lab.training import runner
 from lab.training.evaluation import evaluate
@@ -97,7 +98,7 @@ def _why(session: Session) -> dict[str, str]:
     """Reasons of the terms that do not exist."""
     why = {}
     if not session.learner.isolated:
-        one = len(session.learner.pool) == 1
+        one = len(session.learner.config.experts.pool) == 1
         shared = "there is one shared expert: nothing to route" if one else "every task trains all experts: none is a task's own"
         why["router"] = "experts act together: none alone is the model of a task"
         why["router"] = why["router"] if session.learner.per_task else shared
@@ -112,10 +113,10 @@ def _why(session: Session) -> dict[str, str]:
 def _row(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
     """The terms of old task j; `then` is the learner after task j, the session's learner the one after the last task."""
     now, last, oracle = session.learner, len(run.matrix) - 1, session.learner.isolated
-    old = _classifier(then.classifier, now.classifier)
+    old = _classifier(then.head.classifier, now.head.classifier)
     changed = {
         "experts": not _equal(_modules(then, j, oracle), _modules(now, j, oracle)),
-        "classifier": not _equal(dict(old.named_parameters()), dict(now.classifier.named_parameters())),
+        "classifier": not _equal(dict(old.named_parameters()), dict(now.head.classifier.named_parameters())),
         "new_classes": session.config.scenario == "class" and not session.tasks[0].generates,
     }
     parts = [part for part, differs in changed.items() if differs]
@@ -123,8 +124,8 @@ def _row(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
     @cache
     def score(new: frozenset[str]) -> float:
         learner = then if changed["experts"] and "experts" not in new else now
-        classifier = now.classifier if "classifier" in new or not changed["classifier"] else old
-        seen = last + 1 if "new_classes" in new or not changed["new_classes"] else then.tasks_seen
+        classifier = now.head.classifier if "classifier" in new or not changed["classifier"] else old
+        seen = last + 1 if "new_classes" in new or not changed["new_classes"] else then.head.tasks_seen
         with _with(learner, classifier):
             return evaluate(learner, session.rows[j, "test"], seen, EVALUATION_BATCH, oracle).score
 
@@ -160,10 +161,10 @@ def shares(score: Callable[[frozenset[str]], float], parts: Sequence[str]) -> di
 
 def _modules(learner: Learner, j: int, oracle: bool) -> dict[str, Tensor]:
     """What `experts` stands for: with perfect routing the expert of task j, else all experts and the router."""
-    if oracle and not learner.router.holds_experts:
+    if oracle and not learner.consolidation.trains:
         return dict(learner.bank.expert(j))
     experts = {f"{k}.{name}": p for k in range(len(learner.bank)) for name, p in learner.bank.expert(k).items()}
-    return experts | {f"router.{name}": tensor for name, tensor in learner.router.state_dict().items()}
+    return experts | {f"router.{name}": tensor for name, tensor in routing_state(learner).items()}
 
 
 def _equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -172,7 +173,7 @@ def _equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 def _classifier(then: Classifier, now: Classifier) -> Classifier:
     """The classifier as it was, with the rows of later classes as they are now; without new classes simply as it was."""
-    if then.shared_rows:
+    if then.averages_blocks:
         return then
     mixed = copy.deepcopy(now)
     for own, block in ((mixed.weight, then.weight), (mixed.bias, then.bias)):
@@ -184,8 +185,8 @@ def _classifier(then: Classifier, now: Classifier) -> Classifier:
 @contextmanager
 def _with(learner: Learner, classifier: Classifier) -> Iterator[None]:
     """Inside the block the learner has another classifier."""
-    kept, learner.classifier = learner.classifier, classifier
+    kept, learner.head.classifier = learner.head.classifier, classifier
     try:
         yield
     finally:
-        learner.classifier = kept
+        learner.head.classifier = kept

@@ -22,13 +22,13 @@ def kept_by_load(loads: Iterable[float], share: float) -> list[int]:
 
     LabError for a share outside of (0, 1], negative loads, and none.
     """
-    found = np.array([*loads], dtype=float)
+    load = np.array([*loads], dtype=float)
     if not 0 < share <= 1:
         raise LabError(f"share = {share}: give the part of the load to keep, above 0 and at most 1")
-    if not len(found) or not (found >= 0).all() or not found.sum() > 0:
-        raise LabError(f"loads = {found.tolist()}: give one number per expert, none negative and not all zero")
-    order = np.argsort(-found, kind="stable")
-    carried = found[order].cumsum() / found.sum()
+    if not len(load) or not (load >= 0).all() or not load.sum() > 0:
+        raise LabError(f"loads = {load.tolist()}: give one number per expert, none negative and not all zero")
+    order = np.argsort(-load, kind="stable")
+    carried = load[order].cumsum() / load.sum()
     return sorted(order[: int((carried < share - 1e-12).sum()) + 1].tolist())
 
 

@@ -77,8 +77,8 @@ def recovered(run: Run) -> Recovered:
         return np.array([[recovery(weights[order, i, h], skills).score for h in heads] for i in layers])
 
     chance = np.random.default_rng(0)
-    drawn = np.stack([scores(chance.permutation(len(seen))).mean(0) for _ in range(DRAWS)])
-    return Recovered(scores(np.arange(len(seen))), drawn)
+    permuted = np.stack([scores(chance.permutation(len(seen))).mean(0) for _ in range(DRAWS)])
+    return Recovered(scores(np.arange(len(seen))), permuted)
 
 
 def _standardised(columns: np.ndarray) -> np.ndarray:
@@ -96,12 +96,12 @@ def main(
     table = Table("run", "score", "shuffled tasks", "p", "per routing head")
     for id in ids:
         try:
-            found = recovered(Run.open(id, runs))
+            recovery = recovered(Run.open(id, runs))
         except LabError as error:
             print(f"lab: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
-        heads = " ".join(f"{score:.2f}" for score in found.scores.mean(0))
-        table.add_row(id, f"{found.scores.mean():.3f}", f"{found.chance.mean():.3f}", f"{found.p():.3f}", heads)
+        heads = " ".join(f"{score:.2f}" for score in recovery.scores.mean(0))
+        table.add_row(id, f"{recovery.scores.mean():.3f}", f"{recovery.chance.mean():.3f}", f"{recovery.p():.3f}", heads)
     Console(markup=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 

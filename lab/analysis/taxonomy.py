@@ -8,7 +8,7 @@ from lab.config.resolve import configure, recipe_names, recipes
 from lab.config.schema import RunConfig
 from lab.core import registry
 from lab.data.replay_buffer import ALL
-from lab.routers.base import Router
+from lab.routers.base import Reads, Router
 
 
 def table() -> list[dict[str, str]]:
@@ -47,9 +47,9 @@ def routing(router: type[Router], config: RunConfig) -> str:
     """How modules are chosen, for what, where, and how sharply."""
     axes = router.axes_of(config.router)
     if axes.granularity == "all":
-        return f"{axes.choice}, all alike"
+        return f"{router.choice()}, all alike"
     heads = f" and one of {config.router.heads} routing heads" if config.router.heads > 1 else ""
-    return f"{axes.choice}, per {axes.granularity}{' and layer' if axes.level == 'layer' else ''}{heads}, {axes.hardness}"
+    return f"{router.choice()}, per {axes.granularity}{' and layer' if axes.level == 'layer' else ''}{heads}, {axes.hardness}"
 
 
 def aggregation(config: RunConfig) -> str:
@@ -62,17 +62,17 @@ def uses(router: type[Router], config: RunConfig) -> str:
     """What a recipe is given beside the training examples of the task at hand."""
     memory = config.memory
     have = {registry.methods.get(name).given(options) for name, options in config.methods.items()}
-    stores = config.router_training.steps > 0 or "stored" in have or router.holds_experts
+    stores = config.router_training.steps > 0 or "stored" in have or registry.consolidations.get(config.consolidation.name).trains
     unit = "in all" if memory.total else "per task" if memory.per_task else "per class"
     budget = "all" if memory.per_task >= ALL else f"{memory.total or memory.per_task or memory.per_class} {unit}"
-    given = ["task identity"] if config.scenario == "task" or router.uses_task_id else []
-    given += ([f"stored examples ({budget})"] if stores else []) + (["generated examples"] if "generated" in have else [])
-    return ", ".join(given) or "nothing"
+    used = ["task identity"] if config.scenario == "task" or Reads.TASK in router.reads_of(config.router) else []
+    used += ([f"stored examples ({budget})"] if stores else []) + (["generated examples"] if "generated" in have else [])
+    return ", ".join(used) or "nothing"
 
 
 def kept(router: type[Router], config: RunConfig) -> str:
     """What grows by the task."""
-    learned, own = router.axes.choice == "learned", config.experts.allocation == "per_task"
+    learned, own = router.choice() == "learned", config.experts.allocation == "per_task"
     parts = {"module": own, "classifier rows": config.answer == "classifier"}
     parts["router rows"] = learned and (own or router.axes.granularity == "task")
     return ", ".join(part for part, grows in parts.items() if grows) or "nothing"

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -26,15 +26,15 @@ def saved(words: list[str], runs: Path | None) -> dict[str, Any]:
     return {name: arithmetic.read(folder, name) for word in words for name, folder in peft_folder.named(word, runs).items()}
 
 
-def composed(made: Any, words: str, parts: dict[str, Any], out: Path, as_json: bool, **more: str) -> None:
-    """Write the result of `lab compose <words>` and say where it is, and what else is to be said of it."""
+def write_result(result: Any, words: str, parts: dict[str, Any], out: Path, as_json: bool, **more: str) -> None:
+    """Write the expert that `lab compose <words>` made of `parts`; print where it is, and `more` facts about it."""
     from lab.adapters import arithmetic
 
-    arithmetic.write(made, out, f"lab compose {words}", [*parts.values()])
+    arithmetic.write(result, out, f"lab compose {words}", [*parts.values()])
     answer = {
         "expert": str(out),
-        "kind": made.kind,
-        "rank": made.config.get("r"),
+        "kind": result.kind,
+        "rank": result.config.get("r"),
         "made_by": f"lab compose {words}",
         "of": [*parts],
         **more,
@@ -70,10 +70,10 @@ def add(
     """Several experts as one: lab compose add A B --weights 0.7,0.3 --out C"""
     from lab.adapters import arithmetic
 
-    parts, given = saved(experts, runs), numbers("--weights", weights)
-    made = arithmetic.add([*parts.values()], given, how, density)  # type: ignore[arg-type]
+    parts, factors = saved(experts, runs), numbers("--weights", weights)
+    result = arithmetic.add([*parts.values()], factors, cast(Any, how), density)  # refuses other words itself
     more = (f" --weights {weights}" if weights else "") + f" --how {how}" + (f" --density {density:g}" if how == "ties" else "")
-    composed(made, f"add {' '.join(parts)}{more}", parts, out, as_json)
+    write_result(result, f"add {' '.join(parts)}{more}", parts, out, as_json)
 
 
 @command
@@ -85,7 +85,7 @@ def negate(
     as_json: Json = False,
 ) -> None:
     """The expert that undoes what this one does: lab compose negate A --out B"""
-    of_one("negate", expert, by, out, runs, as_json)
+    apply("negate", expert, by, out, runs, as_json)
 
 
 @command
@@ -97,16 +97,16 @@ def scaled(
     as_json: Json = False,
 ) -> None:
     """The expert with so many times its effect: lab compose scaled A --by 0.5 --out B"""
-    of_one("scaled", expert, by, out, runs, as_json)
+    apply("scaled", expert, by, out, runs, as_json)
 
 
-def of_one(operation: str, expert: str, by: float, out: Path, runs: Path | None, as_json: bool) -> None:
-    """`lab.adapters.arithmetic.<operation>` of a single expert."""
+def apply(operation: str, expert: str, by: float, out: Path, runs: Path | None, as_json: bool) -> None:
+    """Write what `lab.adapters.arithmetic.<operation>` makes of a single expert."""
     from lab.adapters import arithmetic
 
-    parts = one(expert, runs)
-    made = getattr(arithmetic, operation)(*parts.values(), by)
-    composed(made, f"{operation} {expert} --by {by:g}", parts, out, as_json)
+    parts = single(expert, runs)
+    result = getattr(arithmetic, operation)(*parts.values(), by)
+    write_result(result, f"{operation} {expert} --by {by:g}", parts, out, as_json)
 
 
 @command
@@ -122,13 +122,14 @@ def analogy(
     """An expert carried to another domain, task + (target - source): lab compose analogy TASK TARGET SOURCE --out B"""
     from lab.adapters import arithmetic
 
-    parts = [one(word, runs) for word in (task, target, source)]
-    given = numbers("--weights", weights)
-    if len(given) != 2:
+    parts = [single(word, runs) for word in (task, target, source)]
+    factors = numbers("--weights", weights) or []
+    if len(factors) != 2:
         raise LabError(f"--weights = {weights}: an analogy has two, of the task's expert and of target minus source")
-    made = arithmetic.analogy(*(expert for part in parts for expert in part.values()), given)
+    first, plus, minus = (expert for part in parts for expert in part.values())
+    result = arithmetic.analogy(first, plus, minus, factors)
     together = parts[0] | parts[1] | parts[2]
-    composed(made, f"analogy {task} {target} {source} --weights {weights}", together, out, as_json)
+    write_result(result, f"analogy {task} {target} {source} --weights {weights}", together, out, as_json)
 
 
 @command
@@ -146,8 +147,9 @@ def cluster(
     arithmetic.same([*parts.values()], rank=True)
     if space not in arithmetic.SPACES:
         raise unknown("space", space, arithmetic.SPACES)
-    found = arithmetic.clusters(arithmetic.products([part.tensors for part in parts.values()], space), clusters)
-    rows = [{"expert": name, "cluster": number} for name, number in zip(parts, found, strict=True)]
+    similarities = arithmetic.products([part.tensors for part in parts.values()], cast(arithmetic.Space, space))
+    cluster_of = arithmetic.clusters(similarities, clusters)
+    rows = [{"expert": name, "cluster": number} for name, number in zip(parts, cluster_of, strict=True)]
     show_json(rows) if as_json else print_table(rows)
 
 
@@ -176,27 +178,31 @@ def transfer(
     from lab.models.backbone import Backbone
     from lab.models.pretrained import resolve
 
-    parts = one(expert, runs)
+    parts = single(expert, runs)
     (part,) = parts.values()
     teacher = teacher or part.config.get("base_model_name_or_path")
     if not teacher:
         raise LabError(f"'{expert}' does not say which backbone it was trained on: name it with --teacher")
-    both = [Backbone(resolve(BackboneConfig(name=name, dtype="float32"))) for name in (teacher, student)]
-    alike = cross_backbone.alike(*both)
+    before, after = (
+        Backbone(resolve(BackboneConfig.model_validate({"name": name, "dtype": "float32"}))) for name in (teacher, student)
+    )
+    alike = cross_backbone.alike(before, after)
     texts = [] if alike else [example.text for task in load_tasks(stream) for example in task.train]
-    made = cross_backbone.carried(part, *both, texts, layers)  # type: ignore[arg-type]
-    made = cross_backbone.control(made, seed) if control else made
-    made = arithmetic.belonging(made, student)
+    result = cross_backbone.carried(part, before, after, texts, cast(Any, layers))  # refuses other words itself
+    result = cross_backbone.control(result, seed) if control else result
+    result = arithmetic.belonging(result, student)
     more = f" --layers {layers}" + (f" --stream {stream}" if texts else "") + (f" --control --seed {seed}" if control else "")
     features = (
         "one to one, the backbones share them" if alike else f"matched on the texts of {stream}, the backbones do not share them"
     )
-    composed(made, f"transfer {expert} --teacher {teacher} --student {student}{more}", parts, out, as_json, features=features)
+    write_result(
+        result, f"transfer {expert} --teacher {teacher} --student {student}{more}", parts, out, as_json, features=features
+    )
 
 
-def one(word: str, runs: Path | None) -> dict[str, Any]:
-    """A single expert by what it was called."""
-    found = saved([word], runs)
-    if len(found) != 1:
-        raise LabError(f"'{word}' is {len(found)} experts: name one of {', '.join(found)}")
-    return found
+def single(word: str, runs: Path | None) -> dict[str, Any]:
+    """A single expert by its name: a folder, RUN/EXPERT, or RUN where the run has one expert."""
+    experts = saved([word], runs)
+    if len(experts) != 1:
+        raise LabError(f"'{word}' is {len(experts)} experts: name one of {', '.join(experts)}")
+    return experts

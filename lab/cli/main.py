@@ -33,7 +33,7 @@ LISTS = ("recipes", "streams", "routers", "methods", "experts", "metrics", "back
 
 
 def training(work: Callable[[], run_folder.Run], as_json: bool) -> None:
-    """Run `work`, print its run, and turn the ways it can end into exit codes."""
+    """Call `work` and print the run it returns; exit code 1 and a line on stderr if the run failed or was stopped."""
     from lab.training.recorder import Stopped
 
     try:
@@ -67,15 +67,15 @@ def run(
     from lab import api
 
     settings = {"stream": stream, "backbone": backbone, "seed": seed}
-    given = {name: value for name, value in settings.items() if value is not None}
-    training(lambda: api.run(recipe, option or [], runs=runs, id=id, **given), as_json)
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    training(lambda: api.run(recipe, option or [], runs=runs, id=id, **chosen), as_json)
 
 
 @command
 def resume(
     run: Annotated[str, typer.Argument(help="id of the run or its folder")], runs: Runs = None, as_json: Json = False
 ) -> None:
-    """Go on with a stopped, interrupted or killed run; start a queued one: lab resume RUN"""
+    """Go on with a stopped, interrupted or killed run, or start a queued one: lab resume RUN"""
     from lab import api
 
     if run_folder.Run.open(run, runs).status == "finished":
@@ -90,7 +90,7 @@ def stop(
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a running run to stop; it can be resumed: lab stop RUN"""
+    """Stop a run so that it can be resumed: lab stop RUN"""
     from lab.jobs import jobs
 
     opened = run_folder.Run.open(run, runs)
@@ -110,27 +110,27 @@ def stop(
 def show(
     run: Annotated[str, typer.Argument(help="id of the run or its folder")],
     decompose: Annotated[
-        bool, typer.Option("--decompose", help="where the losses of old tasks went; measured at the first time, then kept")
+        bool, typer.Option("--decompose", help="where the losses of old tasks losses; measured at the first time, then kept")
     ] = False,
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
     """One run with its metrics and matrix: lab show RUN"""
-    found = run_folder.Run.open(run, runs)
-    went = {"decomposition": decomposed(found)} if decompose else {}
+    opened = run_folder.Run.open(run, runs)
+    losses = {"decomposition": decomposed(opened)} if decompose else {}
     if as_json:
-        show_json(found.result() | went)
+        show_json(opened.result() | losses)
         return
-    print_result(found)
-    if went:
-        print_decomposition(went["decomposition"])
+    print_result(opened)
+    if losses:
+        print_decomposition(losses["decomposition"])
 
 
-def decomposed(found: run_folder.Run) -> dict[str, Any]:
+def decomposed(run: run_folder.Run) -> dict[str, Any]:
     """The decomposition of a run, with a line on stderr for each task that is evaluated again."""
     from lab.analysis.loss_decomposition import decompose
 
-    return decompose(found, lambda task: print(f"looking back at task {task}", file=sys.stderr))
+    return decompose(run, lambda task: print(f"looking back at task {task}", file=sys.stderr))
 
 
 @command
@@ -152,20 +152,20 @@ def compare(
         from lab.figures import report as reports
 
         reports.check(report)
-    found, excluded = comparable(ids or [], runs)
-    streams, others = ([run for run in found if run.protocol.continual is wanted] for wanted in (True, False))
+    compared, excluded = comparable(ids or [], runs)
+    streams, others = ([run for run in compared if run.protocol.continual is wanted] for wanted in (True, False))
     parts = [part for part in (streams, others) if part]
     for part in parts:
         say_unequal(part)
     if report is not None:
         if not streams:
             raise LabError("a report is about runs on a stream, transfer runs have a table: leave --report away")
-        apart = "which has a table of its own"
-        excluded |= {run.id: f"run '{run.id}' is of protocol {run.protocol.name}, {apart}" for run in others}
+        for run in others:
+            excluded[run.id] = f"run '{run.id}' is of protocol {run.protocol.name}, which has a table of its own"
         reports.write(streams, report, excluded)
         print(f"the report is in {report}", file=sys.stderr)
     if as_json:
-        show_json([run.result() for run in found])
+        show_json([run.result() for run in compared])
     elif chosen:
         from lab.comparison import tables
 
@@ -176,12 +176,12 @@ def compare(
 
 
 def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run], dict[str, str]]:
-    """The runs that can be compared, and the reasons of those left out, which are said on stderr; LabError if none is left."""
+    """The runs that can be compared, and the reasons of those left out, which it prints on stderr; LabError if none is left."""
     from lab import views
 
     if not ids:
         raise LabError("name at least one run to compare: lab compare RUN RUN; lab list runs shows them")
-    found, excluded = [], {}
+    kept, excluded = [], {}
     for id in dict.fromkeys(ids):
         try:
             run = run_folder.Run.open(id, runs)
@@ -193,14 +193,14 @@ def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run],
         if reason:
             excluded[id] = reason
         else:
-            found.append(run)
-    found, more = views.comparable(found)
-    excluded |= more
-    if not found:
+            kept.append(run)
+    kept, incomparable = views.comparable(kept)
+    excluded |= incomparable
+    if not kept:
         raise LabError(f"there is nothing to compare: {'; '.join(excluded.values())}")
     for reason in excluded.values():
         print(f"left out: {reason}", file=sys.stderr)
-    return found, excluded
+    return kept, excluded
 
 
 @command
@@ -210,7 +210,7 @@ def replay(
     speed: Annotated[float, typer.Option(help="how many times as fast as it was recorded")] = 10.0,
     runs: Runs = None,
 ) -> None:
-    """Play a run that has ended again as if it were live, or save it as one small file for a machine without torch"""
+    """Play a run that has ended is_replay as if it were live, or save it as one small file for a machine without torch"""
     from lab.core import atomic_io
     from lab.jobs import jobs
     from lab.run_folder import replay_file as replays
@@ -220,9 +220,9 @@ def replay(
             raise LabError(f"there is no replay file {what}")
         content = Path(what).read_bytes()
     else:
-        found = run_folder.Run.open(what, runs)
-        again = (found.dir / replays.FILE).is_file()
-        content = (found.dir / replays.FILE).read_bytes() if again else replays.trace(found)
+        opened = run_folder.Run.open(what, runs)
+        is_replay = (opened.dir / replays.FILE).is_file()
+        content = (opened.dir / replays.FILE).read_bytes() if is_replay else replays.trace(opened)
     if save is None:
         played = jobs.play(content, speed, runs)
         print(f"{played.id} plays; watch it with: lab app --runs {shlex.quote(str(played.dir.parent))}", file=sys.stderr)
@@ -245,12 +245,12 @@ def prune(
     """The fewest experts that carry the load of a run, and its scores without the others: lab prune RUN --share 0.9"""
     from lab.analysis.pruning import pruned
 
-    found = pruned(run_folder.Run.open(run, runs), share, lambda task: print(f"evaluating task {task}", file=sys.stderr))
+    answer = pruned(run_folder.Run.open(run, runs), share, lambda task: print(f"evaluating task {task}", file=sys.stderr))
     if as_json:
-        show_json(found)
+        show_json(answer)
         return
-    print_table(found["experts"])
-    print_table([*found["tasks"], {"task": "mean"} | found["average_accuracy"]])
+    print_table(answer["experts"])
+    print_table([*answer["tasks"], {"task": "mean"} | answer["average_accuracy"]])
 
 
 @command
@@ -265,21 +265,23 @@ def grid(
     from lab.comparison.grid_runner import Grid
     from lab.training.progress_line import follow_cells
 
-    made = Grid(file, runs, processes)
+    opened = Grid(file, runs, processes)
     try:
-        with closing(made.work()) as steps:
+        with closing(opened.work()) as steps:
             if not look:
                 follow_cells(steps)
     except KeyboardInterrupt:
         print("lab: interrupted; the same command goes on with it", file=sys.stderr)
         raise typer.Exit(1) from None
-    show_json(made.result()) if as_json else print_grid(made.result())
+    show_json(opened.result()) if as_json else print_grid(opened.result())
     if look:
-        print(f"lab: {len(made.unfinished())} of the {len(made.planned())} cells known so far are not finished", file=sys.stderr)
+        print(
+            f"lab: {len(opened.unfinished())} of the {len(opened.planned())} cells known so far are not finished", file=sys.stderr
+        )
         return
-    for id, reason in made.unfinished().items():
+    for id, reason in opened.unfinished().items():
         print(f"lab: cell {id} is not finished: {reason}", file=sys.stderr)
-    if made.unfinished():
+    if opened.unfinished():
         raise typer.Exit(1)
 
 
@@ -306,14 +308,13 @@ def list(what: Annotated[str, typer.Argument(help=", ".join(LISTS))], runs: Runs
 
 
 def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
-    """Objects with a `name` each, for `lab list`."""
-    from lab.analysis import taxonomy
-    from lab.config.resolve import recipes
-    from lab.core import registry
-
+    """The rows of `lab list`, each with a `name`. The lists of recipes and plug-ins load torch, the others do not."""
     if what == "recipes":
-        places = {place.pop("recipe"): place for place in taxonomy.table()}
-        return [{"name": recipe["name"], **places[recipe["name"]], "about": recipe["about"]} for recipe in recipes()]
+        from lab.analysis import taxonomy
+        from lab.config.resolve import recipes
+
+        axes = {row.pop("recipe"): row for row in taxonomy.table()}
+        return [{"name": recipe["name"], **axes[recipe["name"]], "about": recipe["about"]} for recipe in recipes()]
     if what == "backbones":
         return [
             {"name": "minilm", "about": "all-MiniLM-L6-v2, 22M parameters, shipped with the package; the default"},
@@ -322,7 +323,9 @@ def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
             {"name": "owner/model or folder", "about": "any encoder or decoder, of the hub or a folder"},
         ]
     if what == "runs":
-        return [listed(found) for found in run_folder.all_runs(runs)]
+        return [listed(run) for run in run_folder.all_runs(runs)]
+    from lab.core import registry
+
     kind = getattr(registry, what)
     rows = []
     for name in kind.names():
@@ -338,7 +341,7 @@ def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
 
 
 def listed(run: run_folder.Run) -> dict[str, Any]:
-    """One run in the list of runs; one that cannot be read is listed with the reason."""
+    """The row of a run in `lab list runs`; that of a run that cannot be read holds the reason."""
     from lab.views import judged, run_row
 
     row = run_row(run)
@@ -353,10 +356,10 @@ def env(as_json: Json = False) -> None:
     """Versions and machine: lab env"""
     import torch
 
-    found = run_folder.environment()
-    found["cuda"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    found["bfloat16_cpu"] = torch.cpu._is_avx512_bf16_supported()
-    show_json(found) if as_json else print_table([{"what": key, "value": value} for key, value in found.items()])
+    facts = run_folder.environment()
+    facts["cuda"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    facts["bfloat16_cpu"] = torch.cpu._is_avx512_bf16_supported()
+    show_json(facts) if as_json else print_table([{"what": key, "value": value} for key, value in facts.items()])
 
 
 @command

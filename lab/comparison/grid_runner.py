@@ -1,8 +1,8 @@
-"""Grids: what is missing of the cells of a grid file is run, and all of it is read together.
+"""Runs the cells of a grid file that are missing, and reads all of them together.
 
 A cell is an ordinary run in the folder of runs, under an id that ends in the cell's hash, so nothing else has to be remembered:
-a finished cell is not run again, by this grid or by another one that holds it too, and one that was left in its middle is gone
-on with. Values are chosen by validation, at one seed and in one order, and then hold for all seeds and orders.
+no grid runs a finished cell again, and a cell that was left in its middle is resumed. Swept values are chosen by validation, at
+one seed and in one order, and then hold for all seeds and orders.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from multiprocessing import connection
@@ -31,7 +31,7 @@ from lab.core.errors import LabError
 from lab.core.intervals import by_position, difference, interval
 from lab.data import loading
 from lab.data.stream import Task, limited
-from lab.jobs.scheduler import Scheduler, Worker, turn
+from lab.jobs.scheduler import Scheduler, Worker, safe_status, turn
 from lab.run_folder.run import Run, remove, root, slug, unwritable
 from lab.training import runner
 from lab.training.recorder import Stopped
@@ -44,7 +44,7 @@ TRANSIENT = ("running", "queued", "lost", "interrupted", "stopped")  # a cell th
 
 
 class Outcome(NamedTuple):
-    """What is known of a cell: the status of its run (or missing, damaged), why it is not finished, and what it found."""
+    """The state of a cell: the status of its run (or missing, damaged), why it is not finished, and its result."""
 
     status: str
     why: str = ""
@@ -53,19 +53,22 @@ class Outcome(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where the work on a grid stands: cells done of all, share done of each cell that runs now, cells that ended just now."""
+    """How far the work on a grid is."""
 
-    done: int
+    done: int  # cells that have ended, of `total`
     total: int
-    active: dict[str, float]
-    ended: list[str]
+    active: dict[str, float]  # run id of each cell that runs now, and the share of its work that is done, in [0, 1]
+    ended: list[str]  # a line about each cell that has ended since the last time
 
 
 class Grid:
     """A grid file and a folder of runs. Making it checks the file; `work` runs what is missing; `result` reads all of it."""
 
     def __init__(self, file: str | Path, folder: str | Path | None = None, processes: int = 1):
-        """Raises LabError that lists every problem of every cell; nothing is written."""
+        """Resolves every cell; nothing is written. `processes`: cells that run at the same time.
+
+        LabError lists every problem of every cell.
+        """
         self.path, self.spec = read(file)
         self.folder, self.processes = root(folder), processes
         spec = self.spec.model_dump(mode="json", exclude={"about"})
@@ -77,7 +80,7 @@ class Grid:
         self.rows = make_rows(self.path, self.spec, self.threads, self.folder)
 
     def _threads_before(self) -> int | None:
-        """Threads of a cell when the grid was first run: with others it would be made of other cells."""
+        """CPU threads of a cell when the grid was first run; another number would make other cells."""
         if not self.manifest.is_file():
             return None
         try:
@@ -87,24 +90,23 @@ class Grid:
 
     @property
     def trials(self) -> list[Cell]:
-        """Cells that values are chosen by."""
+        """The cells by whose validation scores values are chosen."""
         return [option.trial for row in self.rows if len(row.candidates) > 1 for option in row.candidates]
 
     @cached_property
     def possible(self) -> dict[str, Cell]:
-        """Every cell that may come to be run, by its hash."""
+        """Every cell that may be run, whatever values are chosen, by its hash."""
         finals = [cell for row in self.rows for option in row.candidates for cell in option.finals]
         return {cell.hash: cell for cell in (*self.trials, *finals)}
 
     # -- checks ----------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Set up, with a few examples, one cell of each kind, unless it was begun before; LabError lists all that cannot be.
+        """Set up one cell of each kind with a few examples, and compare the data of begun cells with those they began with.
 
-        Data of cells that were begun must still be the same.
+        LabError lists every cell that cannot be set up, or whose data have changed.
         """
-        problems, whole = Problems(), dict[tuple[str, ...], Task]()
-        tried: set[str] = set()
+        problems, loaded, tried = Problems(), dict[tuple[str, ...], Task](), set[str]()
         for cell in self.possible.values():
             config, run = cell.config, Run(self.folder / cell.id)
             label = f"{config.recipe} on {config.stream.name}"
@@ -113,12 +115,12 @@ class Grid:
                 plain = config.to_dict()
                 for section in ("recipe", "about", "seed", "train", "router_training", "checkpoint", "reuse"):
                     plain.pop(section)
-                plain["stream"]["tasks"] = sorted(config.stream.tasks)
+                plain["stream"]["tasks"] = sorted(config.stream.tasks or ())
                 kind = json.dumps(plain, sort_keys=True)
                 if kind in tried and not begun:
                     continue
                 tried.add(kind)
-                tasks = loading.tasks_of(config.stream, config.seed, whole)
+                tasks = loading.tasks_of(config.stream, config.seed, loaded)
                 changed = [task.name for task in tasks if task.name in begun and begun[task.name] != task.digest()]
                 if changed:
                     raise LabError(f"the data of task '{changed[0]}' have changed since {run.id} was begun: remove that run")
@@ -132,7 +134,7 @@ class Grid:
     # -- work ------------------------------------------------------------------------------------------------------
 
     def outcome(self, cell: Cell) -> Outcome:
-        """What is known of a cell now."""
+        """The state of a cell now."""
         if cell.hash in self.finished:
             return self.finished[cell.hash]
         run = Run(self.folder / cell.id)
@@ -143,13 +145,12 @@ class Grid:
         result = run.result()
         if result["status"] != "finished":
             return Outcome(result["status"], run.info.get("error") or f"its run is {result['status']}", result=result)
-        found = Outcome("finished", "", run.validation, result)
-        return self.finished.setdefault(cell.hash, found)
+        return self.finished.setdefault(cell.hash, Outcome("finished", "", run.validation, result))
 
-    def work(self) -> Iterator[Progress]:
-        """Run every cell that is not finished: those of the sweep, then, with the values that they chose, all others.
+    def work(self) -> Generator[Progress]:
+        """Run every cell that is not finished: those of the sweep, then all others with the values chosen by them.
 
-        A cell that fails does not stop the others. Whatever ends this (Ctrl-C too) leaves cells that can be gone on with.
+        A cell that fails does not stop the others. However this ends (Ctrl-C, kill -9), the same grid goes on with its cells.
         """
         trials = {cell.hash for cell in self.trials}
         both = sum(row.candidates[0].trial.hash in {cell.hash for cell in row.candidates[0].finals} for row in self.rows)
@@ -166,8 +167,8 @@ class Grid:
             yield step._replace(total=total)
         self._write_manifest()
         rest = [cell for cell in self.planned() if cell.hash not in trials]
-        places = [cell.key for row in self.rows for cell in row.candidates[0].finals]
-        rest.sort(key=lambda cell: places.index(cell.key))  # all methods at one seed and in one order, then at the next
+        keys = [cell.key for row in self.rows for cell in row.candidates[0].finals]
+        rest.sort(key=lambda cell: keys.index(cell.key))  # all methods at one seed and in one order, then at the next
         for step in self._run(rest):
             yield step._replace(total=total, done=len(trials) + step.done)
         self._write_manifest()
@@ -183,11 +184,11 @@ class Grid:
         try:
             while waiting or scheduler.workers:
                 if waiting and scheduler.free():
-                    waiting, finished_elsewhere = self._start(waiting, scheduler)
-                    done += finished_elsewhere
+                    waiting, settled = self._start(waiting, scheduler)
+                    done += settled
                 lines = []
                 for run in scheduler.ended(TICK):
-                    if run.status == "running":  # another process was faster: look again later
+                    if safe_status(run) == "running":  # another process was faster: look again later
                         waiting.append(cell_of[run])
                     else:
                         done += 1
@@ -197,16 +198,19 @@ class Grid:
             scheduler.stop()
 
     def _start(self, waiting: Sequence[Cell], scheduler: Scheduler) -> tuple[list[Cell], int]:
-        """Start cells while there is a free slot; returns those that still wait, and how many another grid has finished."""
-        left, finished = list[Cell](), 0
+        """Start cells while there is a free slot.
+
+        Returns the cells that still wait, those included that another process works on, and how many need no work any more.
+        """
+        left, settled = list[Cell](), 0
         with turn(self.folder, patience=-1):
             for cell in waiting:
                 run = self._folder_of(cell) if scheduler.free() else None
-                if run and run.status == "finished":
-                    finished += 1
+                if run and safe_status(run) in ("finished", "damaged"):  # by another process, since this one looked
+                    settled += 1
                 elif not (run and scheduler.start(run)):
                     left.append(cell)
-        return left, finished
+        return left, settled
 
     def _folder_of(self, cell: Cell) -> Run:
         """The run of a cell; its folder is made if there is none."""
@@ -217,10 +221,10 @@ class Grid:
 
     def _summary_line(self, cell: Cell) -> str:
         """One line about a cell that ended."""
-        found = self.outcome(cell)
-        if found.result is None or found.status != "finished":
-            return f"{cell.id}: {found.status}: {found.why}"
-        scores = ((m.title.lower(), views.pick(found.result, m.path)) for m in views.judged([found.result]))
+        outcome = self.outcome(cell)
+        if outcome.result is None or outcome.status != "finished":
+            return f"{cell.id}: {outcome.status}: {outcome.why}"
+        scores = ((m.title.lower(), views.pick(outcome.result, m.path)) for m in views.judged([outcome.result]))
         return f"{cell.id}: {', '.join(f'{name} {score:.3f}' for name, score in scores if score is not None)}"
 
     def _share(self, run: Run) -> float:
@@ -229,7 +233,7 @@ class Grid:
         return float(newest[-1].get("progress", 0.0)) if newest else 0.0
 
     def _write_manifest(self) -> None:
-        """What the grid is made of and what was chosen so far."""
+        """Write the cells of the grid, and the values chosen so far, into its file."""
         cells = [
             {
                 "cell": cell.hash,
@@ -249,18 +253,21 @@ class Grid:
         content = {"grid": self.spec.model_dump(mode="json"), "threads": self.threads, "cells": cells, "selection": chosen}
         atomic_io.write_json(self.manifest, content)
 
-    # -- what came of it -------------------------------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------------------------------------
 
     def selection(self, row: Row) -> dict[str, Any]:
-        """Values, their validation scores, and which were chosen: the best score, the first of equals; None while unknown."""
+        """The swept values with their validation scores, and the chosen ones: the best score, the first of equal ones.
+
+        None is chosen while a cell of the sweep is still to be run.
+        """
         outcomes = [(option, self.outcome(option.trial)) for option in row.candidates]
         tried = [
-            {"values": option.values, "cell": option.trial.hash, "validation": found.validation, "why": found.why}
-            for option, found in outcomes
+            {"values": option.values, "cell": option.trial.hash, "validation": outcome.validation, "why": outcome.why}
+            for option, outcome in outcomes
         ]
-        known = [entry for entry in tried if entry["validation"] is not None]
-        best = max(known, key=lambda entry: entry["validation"], default=None)
-        if any(found.status in ("missing", *TRANSIENT) for _, found in outcomes):
+        measured = [entry for entry in tried if entry["validation"] is not None]
+        best = max(measured, key=lambda entry: entry["validation"], default=None)
+        if any(outcome.status in ("missing", *TRANSIENT) for _, outcome in outcomes):
             best = None
         best = tried[0] if len(tried) == 1 else best  # nothing to choose
         return {"chosen": best and best["values"], "sweep": tried}
@@ -277,61 +284,63 @@ class Grid:
 
     def unfinished(self) -> dict[str, str]:
         """Run id and reason of every cell that is not finished."""
-        found = {cell.id: self.outcome(cell) for cell in self.planned()}
-        return {id: outcome.why for id, outcome in found.items() if outcome.status != "finished"}
+        outcomes = {cell.id: self.outcome(cell) for cell in self.planned()}
+        return {id: outcome.why for id, outcome in outcomes.items() if outcome.status != "finished"}
 
     def result(self) -> dict[str, Any]:
-        """All cells as `lab run --json` prints them; the table, which holds no times, so that it is the same from whatever
-        moment the grid was gone on with; differences between methods; and the times.
+        """All cells as `lab run --json` prints them, the table, the differences between methods, and the times.
+
+        The table holds no times: it is the same however often the grid was interrupted.
         """
         cells = []
         for cell in self.planned():
-            found = self.outcome(cell)
-            shown = found.result or {"run": cell.id, "status": found.status, "why": {"status": found.why}}
+            outcome = self.outcome(cell)
+            shown = outcome.result or {"run": cell.id, "status": outcome.status, "why": {"status": outcome.why}}
             cells.append({"cell": cell.hash, "values": cell.values, **shown})
-        found = {entry["cell"]: entry for entry in cells if entry["status"] == "finished"}
-        of_row = [{cell.key: found[cell.hash] for cell in self.finals(row) if cell.hash in found} for row in self.rows]
+        finished = {entry["cell"]: entry for entry in cells if entry["status"] == "finished"}
+        of_row = [{cell.key: finished[cell.hash] for cell in self.finals(row) if cell.hash in finished} for row in self.rows]
         return {
             "cells": cells,
             "table": [self._table_row(row, results) for row, results in zip(self.rows, of_row, strict=True)],
             "differences": self._differences(of_row),
-            "times": self._times(of_row, found),
+            "times": self._times(of_row, finished),
         }
 
     def _table_row(self, row: Row, results: dict[Any, dict[str, Any]]) -> dict[str, Any]:
         """Mean and interval of every measure over seeds and orders, what was chosen and by which scores, and what is missing."""
         values = list(results.values())
-        made: dict[str, Any] = {"recipe": row.recipe, "stream": row.stream, "scenario": row.scenario, "n": len(values)}
-        made |= {"seeds": self.spec.seeds, "orders": [list(order) for order in dict.fromkeys(key[1] for key in results)]}
-        made |= self.selection(row)
+        entry: dict[str, Any] = {"recipe": row.recipe, "stream": row.stream, "scenario": row.scenario, "n": len(values)}
+        entry |= {"seeds": self.spec.seeds, "orders": [list(order) for order in dict.fromkeys(key[1] for key in results)]}
+        entry |= self.selection(row)
         failed = {cell.id: self.outcome(cell).why for cell in self.finals(row) if cell.key not in results}
         for measure in views.measures(values):
             if measure.path.removeprefix("cost.") not in TIMES:
-                known = [views.pick(value, measure.path) for value in values]
-                if not known or None in known:
-                    reason = views.reason(values[known.index(None)], measure.path) if known else "no cell is finished"
-                    made[measure.path] = {"n": 0, "mean": None, "why": reason}
+                numbers = [views.pick(value, measure.path) for value in values]
+                if not numbers or None in numbers:
+                    reason = views.reason(values[numbers.index(None)], measure.path) if numbers else "no cell is finished"
+                    entry[measure.path] = {"n": 0, "mean": None, "why": reason}
                 else:
-                    made[measure.path] = known[0] if isinstance(known[0], bool) else asdict(interval(known))
+                    entry[measure.path] = numbers[0] if isinstance(numbers[0], bool) else asdict(interval(numbers))
         last = [dict(zip(value["tasks"], value["matrix"][-1], strict=True)) for value in values if "matrix" in value]
-        made["by_position"] = [asdict(entry) for entry in by_position(last)]
-        return made | {"failed": failed}
+        entry["by_position"] = [asdict(position) for position in by_position(last)]
+        return entry | {"failed": failed}
 
     def _differences(self, of_row: list[dict[Any, dict[str, Any]]]) -> list[dict[str, Any]]:
-        """Every pair of methods that met the same stream and scenario, first minus second."""
-        found = []
-        for (one, first), (other, second) in itertools.combinations(zip(self.rows, of_row, strict=True), 2):
+        """The measures of each pair of methods on the same stream and scenario, first minus second."""
+        rows = []
+        for (first_row, first), (second_row, second) in itertools.combinations(zip(self.rows, of_row, strict=True), 2):
             shown = views.judged([*first.values(), *second.values()])
-            for measure in (m.path for m in shown) if one.peers == other.peers else ():
+            for measure in (m.path for m in shown) if first_row.peers == second_row.peers else ():
                 a, b = (
                     {key: value for key, result in results.items() if (value := views.pick(result, measure)) is not None}
                     for results in (first, second)
                 )
-                place = {"stream": one.stream, "scenario": one.scenario, "first": one.recipe, "second": other.recipe}
-                found.append(place | {"measure": measure, **asdict(difference(a, b))})
-        return found
+                where = {"stream": first_row.stream, "scenario": first_row.scenario}
+                methods = {"first": first_row.recipe, "second": second_row.recipe}
+                rows.append(where | methods | {"measure": measure, **asdict(difference(a, b))})
+        return rows
 
-    def _times(self, of_row: list[dict[Any, dict[str, Any]]], found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def _times(self, of_row: list[dict[Any, dict[str, Any]]], finished: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """Seconds per method, and what reuse saved: of all cells, and of those that took experts from the store."""
         rows = [
             {
@@ -345,21 +354,21 @@ class Grid:
             }
             for row, results in zip(self.rows, of_row, strict=True)
         ]
-        costs = [entry["cost"] for entry in found.values()]
+        costs = [entry["cost"] for entry in finished.values()]
         return {"rows": rows, "reuse": saved(costs), "reuse_where_taken": saved([c for c in costs if c["reused_s"]])}
 
 
 def saved(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Seconds of training and evaluation that some runs would have taken and took, the share saved, and the factor."""
-    whole = sum(cost["train_s"] + cost["eval_s"] for cost in costs)
+    total = sum(cost["train_s"] + cost["eval_s"] for cost in costs)
     reused = sum(cost["reused_s"] for cost in costs)
-    known = whole > reused
+    worked = total > reused
     return {
         "cells": len(costs),
-        "without_reuse_s": round(whole, 3),
-        "with_reuse_s": round(whole - reused, 3),
-        "share_saved": reused / whole if known else None,
-        "factor": whole / (whole - reused) if known else None,
+        "without_reuse_s": round(total, 3),
+        "with_reuse_s": round(total - reused, 3),
+        "share_saved": reused / total if worked else None,
+        "factor": total / (total - reused) if worked else None,
     }
 
 

@@ -42,17 +42,18 @@ AXES = {
 
 
 class Problems(dict[str, list[str]]):
-    """What cannot be, and where; collected, so that all of it is said at once."""
+    """Each problem of a grid, with the cells that have it; collected, so that one message lists them all."""
 
     def note(self, problem: LabError | str, where: str) -> None:
+        """Add a problem of the cells `where`."""
         self.setdefault(str(problem), []).append(where)
 
     def refuse(self, grid: str) -> None:
         """LabError if there are problems: one line for one, else one line each."""
-        found = [f"{problem} ({_places([*dict.fromkeys(where)])})" for problem, where in self.items()]
-        if found:
-            many = f"{len(found)} problems\n  " + "\n  ".join(found)
-            raise LabError(f"grid {grid}: {found[0] if len(found) == 1 else many}")
+        lines = [f"{problem} ({_places([*dict.fromkeys(where)])})" for problem, where in self.items()]
+        if lines:
+            many = f"{len(lines)} problems\n  " + "\n  ".join(lines)
+            raise LabError(f"grid {grid}: {lines[0] if len(lines) == 1 else many}")
 
 
 def _places(where: Sequence[str]) -> str:
@@ -93,19 +94,21 @@ class GridFile(Section):
 
     @field_validator("set", "sweep", mode="before")
     @classmethod
-    def _present_names(cls, given: Any) -> Any:
-        return current_paths(given) if isinstance(given, dict) else given
+    def _present_names(cls, value: Any) -> Any:
+        """Options may be written with their former names."""
+        return current_paths(value) if isinstance(value, dict) else value
 
     @field_validator("recipes", "streams", "scenarios", "orders", "seeds")
     @classmethod
-    def _once(cls, given: Any) -> Any:
-        """Nothing may be named twice."""
-        for value in given if isinstance(given, list) else []:
-            if given.count(value) > 1:
-                raise ValueError(f"names {value!r} twice")
-        return given
+    def _once(cls, value: Any) -> Any:
+        """No entry may be written twice."""
+        for entry in value if isinstance(value, list) else []:
+            if value.count(entry) > 1:
+                raise ValueError(f"names {entry!r} twice")
+        return value
 
     def all_streams(self) -> list[str | None]:
+        """The streams of the grid; None stands for the recipe's own."""
         return [*self.streams] or [self.stream]
 
     def combinations(self) -> list[dict[str, Any]]:
@@ -139,7 +142,7 @@ def read(file: str | Path) -> tuple[Path, GridFile]:
 
 
 def _refuse(path: Path, grid: GridFile) -> None:
-    """What no cell could make up for."""
+    """LabError for entries that contradict each other, whatever the cells are."""
     where = f"grid {path.name}"
     if grid.stream and grid.streams:
         raise LabError(f"{where}: stream and streams exclude each other: write one of them")
@@ -179,7 +182,7 @@ class Cell:
     @property
     def key(self) -> tuple[int, tuple[str, ...]]:
         """Seed and order: what pairs the cells of two methods."""
-        return self.config.seed, tuple(self.config.stream.tasks)
+        return self.config.seed, tuple(self.config.stream.tasks or ())
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Row:
-    """What is compared: a recipe on a stream in a scenario, with the values it may be given."""
+    """A row of the table: a recipe on a stream in a scenario, with the values among which validation chooses."""
 
     recipe: str
     stream: str
@@ -218,11 +221,11 @@ def make_rows(path: Path, grid: GridFile, threads: int, folder: Path | None) -> 
     rows, problems = [], Problems()
     for recipe, stream, scenario in itertools.product(grid.recipes, grid.all_streams(), grid.scenarios):
         beside = path.parent / recipe
-        found = str(beside) if recipe.endswith((".yaml", ".yml")) and beside.is_file() else recipe
+        source = str(beside) if recipe.endswith((".yaml", ".yml")) and beside.is_file() else recipe
         candidates: list[Candidate] = []
         for values in grid.combinations():
             try:
-                candidates.append(_candidate(grid, found, stream, scenario, values, threads, folder))
+                candidates.append(_candidate(grid, source, stream, scenario, values, threads, folder))
             except LabError as error:
                 problems.note(error, f"{recipe}{f' on {stream}' if stream else ''}, scenario {scenario}")
         if len(candidates) == len(grid.combinations()):
@@ -237,21 +240,24 @@ def _candidate(
     grid: GridFile, recipe: str, stream: str | None, scenario: str, values: dict[str, Any], threads: int, folder: Path | None
 ) -> Candidate:
     """The cells of some swept values."""
-    named = {"stream": stream, "backbone": grid.backbone, "scenario": scenario}
     own = read_recipe(recipe).get("methods") or {}
     for name in (*grid.set, *values):
         section, _, method = name.partition(".")
         if section == "methods" and method and method.split(".")[0] not in own:
             raise LabError(f"'{name}': the recipe has no method '{method.split('.')[0]}'; a recipe file of your own can add it")
-    axes = {name: value for name, value in named.items() if value is not None}
+    axes = {"stream": stream, "backbone": grid.backbone, "scenario": scenario}
+    axes = {name: value for name, value in axes.items() if value is not None}
     fixed = [f"{name}={json.dumps(value)}" for name, value in grid.set.items()]
     usual = configure(recipe, fixed, **axes).to_dict() if any(map(_factor, values.values())) else {}
-    values = {name: _times(views.pick(usual, name), value, name) if _factor(value) else value for name, value in values.items()}
+    values = {
+        name: _multiplied(views.pick(usual, name), factor, name) if (factor := _factor(value)) else value
+        for name, value in values.items()
+    }
     config = configure(recipe, [*fixed, *(f"{name}={json.dumps(value)}" for name, value in values.items())], **axes)
-    given = {name: views.pick(config.to_dict(), name) for name in values}
+    resolved_values = {name: views.pick(config.to_dict(), name) for name in values}
     orders = _orders(grid, config)
-    finals = [_cell(config, order, seed, given, threads, folder) for order in orders for seed in grid.seeds]
-    return Candidate(given, _cell(config, orders[0], grid.first_seed, given, threads, folder), finals)
+    finals = [_cell(config, order, seed, resolved_values, threads, folder) for order in orders for seed in grid.seeds]
+    return Candidate(resolved_values, _cell(config, orders[0], grid.first_seed, resolved_values, threads, folder), finals)
 
 
 def _factor(value: Any) -> float | None:
@@ -260,41 +266,43 @@ def _factor(value: Any) -> float | None:
     return float(match[1]) if match else None
 
 
-def _times(usual: Any, value: str, name: str) -> float:
+def _multiplied(usual: Any, factor: float, name: str) -> float:
     """The recipe's own value of an option times a factor, to twelve digits, so that 3 * 0.1 is called 0.3."""
     if isinstance(usual, bool) or not isinstance(usual, int | float):
-        raise LabError(f"sweep.{name}: {value} is a multiple of the recipe's own value, which is {usual!r}: write values")
-    return float(f"{usual * _factor(value):.12g}")
+        raise LabError(f"sweep.{name}: x{factor:g} is a multiple of the recipe's own value, which is {usual!r}: write values")
+    return float(f"{usual * factor:.12g}")
 
 
 def _orders(grid: GridFile, config: RunConfig) -> list[list[str]]:
-    """The orders of the tasks of a stream."""
+    """The orders in which the cells learn the tasks of a stream; LabError if they are equal or hold different tasks."""
     stream = loading.open_stream(config.stream.name, config.stream.sources)
     usual, wanted = loading.task_order(stream, config.stream.tasks), grid.orders
     if isinstance(wanted, RandomOrders):
         if wanted.random > math.factorial(len(usual)):
             raise LabError(f"orders.random = {wanted.random}: {len(usual)} tasks have fewer orders than that")
-        found: list[list[str]] = []
+        distinct: list[list[str]] = []
         for number in itertools.count():
-            drawn = random.Random(f"{wanted.seed}/{number}").sample(sorted(usual), len(usual))
-            found += [drawn] if drawn not in found else []
-            if len(found) == wanted.random:
-                return found
-    found = [loading.task_order(stream, order) for order in wanted] or [usual]
-    for order in found:
-        if found.count(order) > 1:
+            order = random.Random(f"{wanted.seed}/{number}").sample(sorted(usual), len(usual))
+            distinct += [order] if order not in distinct else []
+            if len(distinct) == wanted.random:
+                return distinct
+    orders = [loading.task_order(stream, order) for order in wanted] or [usual]
+    for order in orders:
+        if orders.count(order) > 1:
             raise LabError(f"orders hold {' > '.join(order)} twice")
-        if sorted(order) != sorted(found[0]):
-            raise LabError(f"orders are to hold the same tasks: {' > '.join(found[0])} and {' > '.join(order)} do not")
-    return found
+        if sorted(order) != sorted(orders[0]):
+            raise LabError(f"orders are to hold the same tasks: {' > '.join(orders[0])} and {' > '.join(order)} do not")
+    return orders
 
 
 def _cell(config: RunConfig, order: list[str], seed: int, values: dict[str, Any], threads: int, folder: Path | None) -> Cell:
-    made = resolved(config.model_copy(update={"seed": seed}), order, folder)
+    """The cell of one order and seed; threads that its configuration leaves to the machine are at most `threads`."""
+    config_of_cell = resolved(config.model_copy(update={"seed": seed}), order, folder)
     if not config.backbone.threads:
-        backbone = made.backbone.model_copy(update={"threads": min(made.backbone.threads, threads)})
-        made = made.model_copy(update={"backbone": backbone})
-    return Cell(made, values)
+        backbone = config_of_cell.backbone
+        backbone = backbone.model_copy(update={"threads": min(backbone.threads, threads)})
+        config_of_cell = config_of_cell.model_copy(update={"backbone": backbone})
+    return Cell(config_of_cell, values)
 
 
 def _refuse_doubles(rows: Sequence[Row], problems: Problems) -> None:
@@ -306,4 +314,6 @@ def _refuse_doubles(rows: Sequence[Row], problems: Problems) -> None:
         values = [candidate.values for candidate in row.candidates]
         for value in values:
             if values.count(value) > 1:
-                problems.note(f"sweep holds {', '.join(f'{name}={given}' for name, given in value.items())} twice", row.recipe)
+                problems.note(
+                    f"sweep holds {', '.join(f'{name}={setting}' for name, setting in value.items())} twice", row.recipe
+                )

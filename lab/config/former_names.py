@@ -62,4 +62,18 @@ def renamed(content: Mapping[str, Any], warn: bool = True) -> dict[str, Any]:
                 parent[new_name] = value
             if warn:
                 warnings.warn(f"{old} is called {new} now; the old name works in this version only", FormerName, stacklevel=3)
-    return settings
+    return with_consolidation(settings, warn)
+
+
+def with_consolidation(settings: dict[str, Any], warn: bool) -> dict[str, Any]:
+    """Clustering of experts (mbc), which was a router that held another one, as a consolidation beside that router."""
+    router = settings.get("router")
+    if not isinstance(router, Mapping) or router.get("name") != "mbc":
+        return settings
+    if warn:
+        warnings.warn("router=mbc is consolidation=mbc now; the old name works in this version only", FormerName, stacklevel=4)
+    choice = router.get("choice", {"name": "arrow"})
+    choice = {"name": choice} if isinstance(choice, str) else dict(choice)
+    own = {name: value for name, value in router.items() if name not in ("choice", "heads")}
+    heads = {"heads": router["heads"]} if "heads" in router else {}
+    return settings | {"router": choice | heads, "consolidation": own}

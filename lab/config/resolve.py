@@ -21,7 +21,7 @@ from lab.core.dotted import nested
 from lab.core.errors import LabError, bad_yaml, unknown
 
 RECIPES = Path(__file__).parent / "recipes"
-NAMED = ("stream", "backbone", "experts", "router", "protocol")  # sections that may be given by their name alone
+NAMED = ("stream", "backbone", "experts", "router", "consolidation", "protocol")  # sections that may be given by their name alone
 
 # -- recipes ---------------------------------------------------------------------------------------------------------------
 

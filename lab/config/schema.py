@@ -136,6 +136,9 @@ class RunConfig(Section):
     router: plugin(registry.routers, "router") = Field(
         {"name": "uniform"}, validate_default=True, description="what chooses among the experts"
     )
+    consolidation: plugin(registry.consolidations, "consolidation") = Field(
+        {"name": "none"}, validate_default=True, description="what becomes of the trained experts before one is chosen"
+    )
     composition: Literal["mix", "merge"] = Field(
         "mix", description="mix: weighted sum of expert outputs; merge: weighted sum of expert parameters, then one expert"
     )

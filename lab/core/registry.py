@@ -218,6 +218,7 @@ def _explain(problem: Any, path: Sequence[str], within: type[BaseModel] | None, 
 
 routers = Registry("router", "lab.routers")
 experts = Registry("expert kind", "lab.experts")
+consolidations = Registry("consolidation", "lab.consolidation")
 methods = Registry("method", "lab.methods")
 streams = Registry("stream", "lab.data.streams")
 protocols = Registry("protocol", "lab.protocols")

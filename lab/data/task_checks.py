@@ -40,7 +40,12 @@ def check_memory(config: RunConfig, tasks: Sequence[Task]) -> None:
 
 
 def check_plugins(config: RunConfig, tasks: Sequence[Task]) -> None:
-    """Tasks that the kind of expert, the router, the protocol or a method cannot work on are refused."""
-    chosen = [(registry.experts, config.experts), (registry.routers, config.router), (registry.protocols, config.protocol)]
+    """Tasks that the kind of expert, the router, the consolidation, the protocol or a method cannot work on are refused."""
+    chosen = [
+        (registry.experts, config.experts),
+        (registry.routers, config.router),
+        (registry.consolidations, config.consolidation),
+        (registry.protocols, config.protocol),
+    ]
     for kind, options in chosen + [(registry.methods, options) for options in config.methods.values()]:
         kind.get(options.name).check_tasks(config, tasks)

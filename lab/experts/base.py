@@ -57,6 +57,7 @@ class Expert(Plugin):
     Options: ClassVar[type[ExpertOptions]] = ExpertOptions
     computation: ClassVar[str]  # what a module is to the backbone, see lab.analysis.taxonomy
     peft_format: ClassVar[bool] = False  # saved as peft saves it, and loadable there, see lab.adapters.peft_folder
+    must_agree: ClassVar[tuple[str, ...]] = ()  # options, beside shapes, that experts of one bank have alike; without peft_format
 
     def __init__(self, options: ExpertOptions):
         self.options = options
@@ -73,12 +74,16 @@ class Expert(Plugin):
     def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
         """Parameters of a fresh expert in one layer; a fresh expert changes nothing."""
 
+    def shared(self, layers: Sequence[LayerInfo]) -> dict[str, Tensor]:
+        """Frozen tensors that all experts and layers share, by name; the bank holds them once. Default: none."""
+        return {}
+
     @abstractmethod
     def output(self, base: nn.Module, x: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
         """Output of the adapted layer, in the base layer's dtype.
 
-        base the frozen layer, x (B, T, I) its input, or ids (B, T), stack: parameters with a leading expert axis (E, ...),
-        w (B|1, T|1, H, E), how "mix" or "merge" -> (B, T, O).
+        base the frozen layer, x (B, T, I) its input, or ids (B, T), stack: parameters with a leading expert axis (E, ...), and
+        beside them what is `shared`, w (B|1, T|1, H, E), how "mix" or "merge" -> (B, T, O).
         """
 
     def positions(self, experts: int, how: str) -> int:
@@ -105,9 +110,9 @@ class InputExpert(Expert):
 
     @classmethod
     def check(cls, config: Any) -> None:
-        given = [name for name in ("skip", "targets") if getattr(config.experts, name)]
-        if given:
-            raise LabError(f"experts of kind '{cls.name}' stand before the text, in no block: leave out experts.{given[0]}")
+        refused = [name for name in ("skip", "targets") if getattr(config.experts, name)]
+        if refused:
+            raise LabError(f"experts of kind '{cls.name}' stand before the text, in no block: leave out experts.{refused[0]}")
 
     def targets(self, model_type: str) -> Sequence[str]:
         return ["*"]

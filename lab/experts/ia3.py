@@ -38,9 +38,9 @@ class Ia3(Expert):
     peft_format = True
 
     def targets(self, model_type: str) -> Sequence[str] | None:
-        from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as known
+        from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFT_TARGETS
 
-        return known.get(model_type) or MORE_TARGETS.get(model_type)
+        return PEFT_TARGETS.get(model_type) or MORE_TARGETS.get(model_type)
 
     def scales_input(self, name: str) -> bool:
         """Whether of this layer the input is rescaled."""

@@ -36,9 +36,9 @@ class Lora(Expert):
         return self.options.alpha / (math.sqrt(self.options.rank) if self.options.rslora else self.options.rank)
 
     def targets(self, model_type: str) -> Sequence[str] | None:
-        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as known
+        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 
-        return known.get(model_type) or MORE_TARGETS.get(model_type)
+        return PEFT_TARGETS.get(model_type) or MORE_TARGETS.get(model_type)
 
     def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
         a = uniform((self.options.rank, layer.inputs), 1 / math.sqrt(layer.inputs), generator)  # (r, I), as peft draws it

@@ -29,24 +29,24 @@ class AGEM(Method):
 
     def __init__(self, options: AGEMOptions, learner: Learner, memory: Memory):
         super().__init__(options, learner, memory)
-        self.drawn: list[Encoded] = []  # of the step in progress
+        self.sampled: list[Encoded] = []  # of the step in progress
 
     @classmethod
     def examples_of(cls, options: AGEMOptions, own: int, stored: int) -> tuple[int, int]:
         return own, min(options.per_step, stored)
 
     def rows(self, rows: list[Encoded], generator: torch.Generator) -> list[Encoded]:
-        self.drawn = self.memory.sample(self.options.per_step, generator)
+        self.sampled = self.memory.sample(self.options.per_step, generator)
         return rows
 
     def adjust_gradients(self) -> None:
-        if not self.drawn:
+        if not self.sampled:
             return
         learner, parameters = self.learner, list(self.learner.trainable_parameters().values())
-        batch = learner.collate(self.drawn)
+        batch = learner.backbone.collate(self.sampled)
         decision = learner.decide(batch)
         with learner.bank.routed(decision):
-            loss = learner.cross_entropy(learner.logits(batch), batch.label, batch.task)
+            loss = learner.head.loss(learner.head.logits(batch), batch)
             reference = torch.autograd.grad(loss, parameters, materialize_grads=True)
         own = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         gradient, reference = (torch.cat([part.reshape(-1) for part in parts]) for parts in (own, reference))  # (P,) each

@@ -18,7 +18,7 @@ from lab.models.learner import Learner, Output
 class Method(Plugin):
     """A remedy against forgetting. Methods return rows, named loss terms and gradient fixes, so any list of them composes.
 
-    What a method trains against is `learner.trainable_parameters()`, the loss of the task is `learner.cross_entropy`.
+    What a method trains against is `learner.trainable_parameters()`, the loss of the task is `learner.head.loss`.
     """
 
     uses_memory: ClassVar[bool] = False  # needs stored examples

@@ -34,7 +34,7 @@ class DERpp(Method):
     def __init__(self, options: DERppOptions, learner: Learner, memory: Memory):
         super().__init__(options, learner, memory)
         self.logits: dict[tuple[int, str, int], Tensor] = {}  # of every stored example by its key: (C,), -inf where unknown
-        self.drawn: tuple[list[Encoded], list[Encoded]] = ([], [])  # at the step in progress, for the two terms
+        self.sampled: tuple[list[Encoded], list[Encoded]] = ([], [])  # at the step in progress, for the two terms
         self.start = 0  # where they stand in its batch
 
     @classmethod
@@ -43,19 +43,19 @@ class DERpp(Method):
 
     def rows(self, rows: list[Encoded], generator: torch.Generator) -> list[Encoded]:
         self.start = len(rows)
-        self.drawn = self.memory.sample(self.options.per_step, generator), self.memory.sample(self.options.per_step, generator)
-        return rows + [row._replace(label=UNLABELLED) for drawn in self.drawn for row in drawn]
+        self.sampled = self.memory.sample(self.options.per_step, generator), self.memory.sample(self.options.per_step, generator)
+        return rows + [row._replace(label=UNLABELLED) for rows_of_term in self.sampled for row in rows_of_term]
 
     def terms(self, batch: Batch, out: Output) -> dict[str, Tensor]:
-        matched, replayed = self.drawn
+        matched, replayed = self.sampled
         if not matched:
             return {}
         first, second = (out.logits[self.start :][: len(matched)], out.logits[self.start + len(matched) :][: len(replayed)])
         stored = torch.stack([self.logits[row.key] for row in matched])  # (M, C)
-        again = self.learner.collate(replayed)
+        again = self.learner.backbone.collate(replayed)
         return {
             "derpp_logits": self.options.alpha * logit_distance(first, stored),
-            "derpp_labels": self.options.beta * self.learner.cross_entropy(second, again.label, again.task),
+            "derpp_labels": self.options.beta * self.learner.head.loss(second, again),
         }
 
     def end_task(self, t: int, rows: list[Encoded]) -> None:
@@ -68,7 +68,7 @@ class DERpp(Method):
         return {"logits": torch.stack([*self.logits.values()])} if self.logits else {}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        stored = tensors["logits"].to(self.learner.device) if tensors else []
+        stored = tensors["logits"].to(self.learner.backbone.device) if tensors else []
         self.logits = {row.key: logits for row, logits in zip(self.memory.rows, stored, strict=True)}
 
 
@@ -77,6 +77,6 @@ def logit_distance(logits: Tensor, stored: Tensor) -> Tensor:
 
     The paper writes the squared norm, the authors' code takes the mean over classes: alpha has the code's meaning.
     """
-    known = stored > float("-inf")
-    difference = torch.where(known, logits, 0.0) - torch.where(known, stored, 0.0)
-    return (difference.square().sum(-1) / known.sum(-1)).mean()
+    has_logit = stored > float("-inf")
+    difference = torch.where(has_logit, logits, 0.0) - torch.where(has_logit, stored, 0.0)
+    return (difference.square().sum(-1) / has_logit.sum(-1)).mean()

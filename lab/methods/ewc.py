@@ -72,12 +72,12 @@ class EWC(Method):
         """Of single examples of task t, under the true or a sampled label, each with a graph of its own."""
         learner, chance = self.learner, generator(self.learner.config.seed, self.name, self.learner.task_names[t])
         for i in torch.randperm(len(rows), generator=chance)[: self.options.examples].tolist():
-            batch = learner.collate([rows[i]])
+            batch = learner.backbone.collate([rows[i]])
             decision = learner.decide(batch)
             with learner.bank.routed(decision):
-                log_p = learner.competing(learner.logits(batch), batch.task).log_softmax(-1)[0]  # (C,)
+                log_p = learner.head.competing(learner.head.logits(batch), batch.task).log_softmax(-1)[0]  # (C,)
                 if self.options.labels == "given":
-                    yield log_p[learner.space.target(batch.label, batch.task)[0]]
+                    yield log_p[learner.head.space.target(batch.label, batch.task)[0]]
                 else:
                     yield log_p[torch.multinomial(log_p.detach().exp().cpu(), 1, generator=chance)[0]]
 
@@ -95,7 +95,7 @@ class EWC(Method):
             k, kind, name = path.split("/", 2)
             while len(self.past) <= int(k):
                 self.past.append({"fisher": {}, "anchor": {}})
-            self.past[int(k)][kind][name] = tensor.to(self.learner.device)
+            self.past[int(k)][kind][name] = tensor.to(self.learner.backbone.device)
 
 
 def fisher_diagonal(log_likelihoods: Iterable[Tensor], parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

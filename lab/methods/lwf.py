@@ -12,7 +12,7 @@ from lab.models.learner import Learner, Output
 
 class LwFOptions(Options):
     name: str = "lwf"
-    strength: float = Field(1.0, ge=0, le=1e6, description="lambda_o, weight of the distillation")
+    strength: float = Field(1.0, ge=0, le=1e6, description="lambda_o, weight of the distillation; the paper has 1")
     temperature: float = Field(2.0, gt=0, le=1000, description="softens the two distributions that are compared")
 
 
@@ -36,7 +36,7 @@ class LwF(Method):
         self.before = self.learner.predict(rows) if t else None
 
     def terms(self, batch: Batch, out: Output) -> dict[str, Tensor]:
-        t, space = self.learner.tasks_seen - 1, self.learner.space
+        t, space = self.learner.head.tasks_seen - 1, self.learner.head.space
         if self.before is None or not (batch.task == t).any():  # a batch of replayed rows alone has nothing to keep
             return {}
         groups = space.own[:t] if space.scenario == "task" else [range(space.own[t - 1].stop)]
@@ -52,13 +52,14 @@ class LwF(Method):
         return {} if self.before is None else {"before": self.before}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        self.before = tensors["before"].to(self.learner.device) if tensors else None
+        self.before = tensors["before"].to(self.learner.backbone.device) if tensors else None
 
 
 def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(logits / T)), mean over rows; logits and teacher (B, C).
+    """KL(softmax(teacher / T) || softmax(logits / T)), mean over rows; logits and teacher (B, C).
 
-    The gradient is that of the cross-entropy between the softened distributions; T^2 keeps its size (Hinton et al. 2015).
+    The gradient is that of the cross-entropy between the softened distributions, the loss of the paper (equations 2 and 3). It
+    has no factor T^2, which Hinton et al. (2015) multiply with to keep the size of the gradient.
     """
     log_p, log_q = (teacher / temperature).log_softmax(-1), (logits / temperature).log_softmax(-1)
-    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+    return (log_p.exp() * (log_p - log_q)).sum(-1).mean()

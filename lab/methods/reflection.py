@@ -53,8 +53,8 @@ class Reflection(Method):
         self.texts = pseudo_examples(options.pseudo, learner.task_names) if options.pseudo else {}
         self.source = self.generated if options.pseudo else memory
         self.recorded: dict[tuple[int, str, int], Tensor] = {}  # target of every example of the source by its key: (E,)
-        self.drawn: list[Encoded] = []  # at the step in progress
-        self.asked: Request | None = None  # what the router is asked about them
+        self.sampled: list[Encoded] = []  # at the step in progress
+        self.sampled_request: Request | None = None  # what the router is asked about them
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -72,16 +72,16 @@ class Reflection(Method):
         return "generated" if options.pseudo else "stored"
 
     def rows(self, rows: list[Encoded], generator: torch.Generator) -> list[Encoded]:
-        self.drawn = self.source.sample(self.options.per_step, generator)
-        self.asked = self._request(self.drawn) if self.drawn else None
+        self.sampled = self.source.sample(self.options.per_step, generator)
+        self.sampled_request = self._request(self.sampled) if self.sampled else None
         return rows
 
     def terms(self, batch: Batch, out: Output) -> dict[str, Tensor]:
-        if self.asked is None:
+        if self.sampled_request is None:
             return {}
-        scores = self.learner.router(self.asked).steps["scores"][:, 0, 0]  # (M, E)
-        target = torch.stack([self.recorded[row.key] for row in self.drawn])  # (M, E), without the newest expert
-        task = torch.tensor([row.task for row in self.drawn], device=scores.device)
+        scores = self.learner.router(self.sampled_request).steps["scores"][:, 0, 0]  # (M, E)
+        target = torch.stack([self.recorded[row.key] for row in self.sampled])  # (M, E), without the newest expert
+        task = torch.tensor([row.task for row in self.sampled], device=scores.device)
         return {"reflection": self.options.strength * divergence(scores, target, task)}
 
     @torch.no_grad()
@@ -96,28 +96,27 @@ class Reflection(Method):
         weights = self.learner.router(self._request(new)).weights[:, 0, 0]  # (N, E)
         if self.options.target == "task":
             weights = weights.mean(0).expand_as(weights)
-        found = self.recorded | {row.key: kept for row, kept in zip(new, weights, strict=True)}
-        self.recorded = {row.key: found[row.key] for row in self.source.rows}
+        targets = self.recorded | {row.key: kept for row, kept in zip(new, weights, strict=True)}
+        self.recorded = {row.key: targets[row.key] for row in self.source.rows}
 
     def _keep(self, t: int) -> None:
         """Keep the pseudo-examples of task t, if there are any."""
         name = self.learner.task_names[t]
         if self.texts:
             examples = [Example(text, UNLABELLED) for text in self.texts[name]]
-            made = Task(name, (), examples, (), ())
-            self.generated.add(made, self.learner.encode(examples, t, "generated"))
+            self.generated.add(Task(name, (), examples, (), ()), self.learner.encode(examples, t, "generated"))
 
     def _request(self, rows: list[Encoded]) -> Request:
-        return self.learner.request(self.learner.collate(rows))
+        return self.learner.inputs.request(self.learner.router, self.learner.backbone.collate(rows))
 
     def state(self) -> dict[str, Tensor]:
-        made = {"pseudo": digest(self.texts)} if self.texts else {}
-        return made | ({"recorded": torch.stack([*self.recorded.values()])} if self.recorded else {})
+        pseudo = {"pseudo": digest(self.texts)} if self.texts else {}
+        return pseudo | ({"recorded": torch.stack([*self.recorded.values()])} if self.recorded else {})
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         if self.texts and not torch.equal(tensors["pseudo"].cpu(), digest(self.texts)):
             raise LabError(f"methods.reflection.pseudo = {self.options.pseudo}: the file has changed since the run began")
-        recorded = tensors["recorded"].to(self.learner.device) if "recorded" in tensors else []
+        recorded = tensors["recorded"].to(self.learner.backbone.device) if "recorded" in tensors else []
         while self.texts and len(self.generated) < len(recorded):
             self._keep(len({row.task for row in self.generated.rows}))
         self.recorded = {row.key: weights for row, weights in zip(self.source.rows, recorded, strict=True)}
@@ -129,7 +128,8 @@ def pseudo_examples(file: str, tasks: Sequence[str]) -> dict[str, list[str]]:
     Raises LabError for a file that is missing or cannot be read, for a line of another form, for a task that is not in the
     stream, and for a task of the stream without an example.
     """
-    where, found = f"methods.reflection.pseudo = {file}", {task: [] for task in tasks}
+    where = f"methods.reflection.pseudo = {file}"
+    texts_of: dict[str, list[str]] = {task: [] for task in tasks}
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -143,13 +143,13 @@ def pseudo_examples(file: str, tasks: Sequence[str]) -> dict[str, list[str]]:
             task, text = None, None
         if not isinstance(task, str) or not isinstance(text, str) or not text.strip():
             raise LabError(f'{where}, line {number}: write {{"task": name, "text": text}}, with a text that is not empty')
-        if task not in found:
+        if task not in texts_of:
             raise LabError(f"{where}, line {number}: {unknown('task', task, tasks)}")
-        found[task].append(text)
-    for task, texts in found.items():
+        texts_of[task].append(text)
+    for task, texts in texts_of.items():
         if not texts:
             raise LabError(f"{where}: there is no example of task '{task}', and every task of the stream needs one")
-    return found
+    return texts_of
 
 
 def digest(texts: dict[str, list[str]]) -> Tensor:

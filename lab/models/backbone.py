@@ -126,7 +126,7 @@ class Backbone(nn.Module):
         Bits depend on `rows` and `size` alone. `lasting` keeps the states for later calls with the same rows, up to a limit.
         """
         lower = self.lower
-        new = list({row.key: row for row in rows if row.key not in lower.known}.values()) if lower else []
+        new = list({row.key: row for row in rows if row.key not in lower.states_of}.values()) if lower else []
         if new and lower.has_room(new, self.width, lasting):
             for chunk in by_length(new, size):
                 self._learn_states(self.collate([new[i] for i in chunk]))
@@ -138,11 +138,11 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def _learn_states(self, batch: Batch) -> None:
-        """Put what the lower blocks make of each row in `lower.known`."""
+        """Put what the lower blocks make of each row in `lower.states_of`."""
         with self.lower.capture() as seen:
             self.embed(batch)
         for key, state, length in zip(batch.keys, seen[0], batch.mask.sum(1).tolist(), strict=True):
-            self.lower.known[key] = state[:length].clone()  # (T, D)
+            self.lower.states_of[key] = state[:length].clone()  # (T, D)
 
     def arithmetic(self) -> Any:
         """The autocast context of the forward pass."""
@@ -156,14 +156,14 @@ class Backbone(nn.Module):
 
     def embed(self, batch: Batch) -> Tensor:
         """Sequence representations (B, D) in float32, through whatever experts are switched on."""
-        more = {"token_type_ids": batch.types} if self.takes_types else self.places(batch.mask)
+        more = {"token_type_ids": batch.types} if self.takes_types else self.position_ids(batch.mask)
         model = self.model.get_encoder() if self.encoder_decoder else self.model.base_model
         with self.arithmetic(), self.lower.serve(batch.keys) if self.lower else nullcontext():
             hidden = model(input_ids=batch.ids, attention_mask=batch.mask, **more).last_hidden_state  # (B, T, D)
         return pool(hidden.float(), batch.mask, self.pooling)  # (B, D)
 
-    def places(self, mask: Tensor) -> dict[str, Tensor]:
-        """Places of the tokens (B, T), counted from the first that is no padding, for models that write and ask for them."""
+    def position_ids(self, mask: Tensor) -> dict[str, Tensor]:
+        """Positions of the tokens (B, T), counted from the first that is no padding, for models that write and ask for them."""
         return {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)} if self.takes_positions else {}
 
     def token_logits(self, batch: Batch) -> Tensor:
@@ -172,13 +172,13 @@ class Backbone(nn.Module):
             before = self.model.prepare_decoder_input_ids_from_labels(labels=batch.label)  # (B, S)
             with self.arithmetic():
                 return self.model(input_ids=batch.ids, attention_mask=batch.mask, decoder_input_ids=before).logits.float()
-        known = batch.label != UNLABELLED
-        ids = torch.cat([batch.ids, batch.label.where(known, self.pad)], dim=1)  # (B, T + S)
-        mask = torch.cat([batch.mask, known.long()], dim=1)
+        written = batch.label != UNLABELLED
+        ids = torch.cat([batch.ids, batch.label.where(written, self.pad)], dim=1)  # (B, T + S)
+        mask = torch.cat([batch.mask, written.long()], dim=1)
         wanted = batch.label.shape[1] + 1
         few = {"logits_to_keep": wanted} if self.keeps_logits else {}
         with self.arithmetic():
-            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **self.places(mask), **few).logits
+            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **self.position_ids(mask), **few).logits
         return logits[:, -wanted:-1].float()
 
     def write(self, batch: Batch, tokens: int, beams: int) -> list[str]:
@@ -188,19 +188,19 @@ class Backbone(nn.Module):
         """
         from transformers import GenerationConfig
 
-        own, known = self.tokenizer.eos_token_id, self.model.generation_config.eos_token_id
+        own, theirs = self.tokenizer.eos_token_id, self.model.generation_config.eos_token_id
         settings = GenerationConfig(
             max_new_tokens=tokens,
             num_beams=beams,
             do_sample=False,
             pad_token_id=self.pad,
             bos_token_id=self.tokenizer.bos_token_id,
-            eos_token_id=[own, *(known if isinstance(known, list) else [known] if known is not None else [])],
+            eos_token_id=[own, *(theirs if isinstance(theirs, list) else [theirs] if theirs is not None else [])],
             decoder_start_token_id=self.model.config.decoder_start_token_id if self.encoder_decoder else None,
         )
         with self.arithmetic():
-            made = self.model.generate(input_ids=batch.ids, attention_mask=batch.mask, generation_config=settings)  # (B, T + S)
-        return self.tokenizer.batch_decode(made[:, 0 if self.encoder_decoder else batch.ids.shape[1] :], skip_special_tokens=True)
+            ids = self.model.generate(input_ids=batch.ids, attention_mask=batch.mask, generation_config=settings)  # (B, T + S)
+        return self.tokenizer.batch_decode(ids[:, 0 if self.encoder_decoder else batch.ids.shape[1] :], skip_special_tokens=True)
 
 
 def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:

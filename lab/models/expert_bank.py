@@ -61,7 +61,7 @@ class RoutedLayer(nn.Module):
         ids = not x.is_floating_point()  # (B, T); of positions (1, T), once for all rows
         rows = x if ids or x.dim() == 3 else x.reshape(len(x), -1, x.shape[-1])  # (B, T, I); 2-D inputs have one token a row
         stack, w = self.routed(bank.slot, rows)
-        out = bank.kind.output(self.base, rows, stack, w, bank.slot.composition or bank.composition)
+        out = bank.kind.output(self.base, rows, stack | bank.shared, w, bank.slot.composition or bank.composition)
         return out if rows is x else out.reshape(*x.shape[:-1], -1)
 
     def routed(self, slot: Decision, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -105,8 +105,8 @@ class RoutedInput(RoutedLayer):
             return None
         if kwargs.get("past_key_values") is not None:
             raise LabError(f"experts of kind '{bank.kind.name}' stand before the whole text: generate without a cache")
-        given = dict(kwargs)
-        tokens, mask = self.base(given.pop("input_ids")), given["attention_mask"]  # (B, T, D), (B, T)
+        inputs = dict(kwargs)
+        tokens, mask = self.base(inputs.pop("input_ids")), inputs["attention_mask"]  # (B, T, D), (B, T)
         stack, w = self.routed(bank.slot, tokens)
         if w.shape[1] > 1:
             raise LabError(f"experts of kind '{bank.kind.name}' are chosen per example, not per token: use another router")
@@ -116,13 +116,13 @@ class RoutedInput(RoutedLayer):
         absent = torch.cat([~there, torch.zeros_like(mask, dtype=torch.bool)], dim=1)  # (B, P + T)
         order = absent.to(torch.uint8).argsort(dim=1, stable=True)[:, :width]  # (B, W): what is absent comes last
         vectors = torch.cat([before.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
-        given["inputs_embeds"] = vectors.gather(1, order.unsqueeze(-1).expand(-1, -1, vectors.shape[-1]))
-        given["attention_mask"] = torch.cat([there.to(mask.dtype), mask], dim=1).gather(1, order)
-        if given.get("token_type_ids") is not None:
-            types = given["token_type_ids"]
-            given["token_type_ids"] = torch.cat([types.new_zeros(there.shape), types], dim=1).gather(1, order)
+        inputs["inputs_embeds"] = vectors.gather(1, order.unsqueeze(-1).expand(-1, -1, vectors.shape[-1]))
+        inputs["attention_mask"] = torch.cat([there.to(mask.dtype), mask], dim=1).gather(1, order)
+        if inputs.get("token_type_ids") is not None:
+            types = inputs["token_type_ids"]
+            inputs["token_type_ids"] = torch.cat([types.new_zeros(there.shape), types], dim=1).gather(1, order)
         self.entered = there.sum(1, keepdim=True) + torch.arange(mask.shape[1], device=mask.device)
-        return args, given
+        return args, inputs
 
     def strip_prompt(self, model: nn.Module, args: tuple, output: Any) -> Any:
         """Keep the hidden states of the tokens (B, T, D)."""
@@ -144,11 +144,17 @@ class Bank(nn.Module):
         self.kind, self.composition = kind, composition
         self.slot: Decision | None = None
         self.names: list[str] = []
+        self.initial_values: dict[str, dict[str, Tensor]] = {}  # what experts of these names begin with, else random values
         self.peft_task = _peft_task(model)
         self.routed_layers: list[RoutedLayer] = []
         infos = [info_of(name, model.get_submodule(name)) for name in self._targets(model, model_type)]
         for info in infos:  # before any layer is replaced
             kind.check_heads(info, heads)
+        device = next(model.parameters()).device
+        self.shared = {
+            name: tensor.to(device) for name, tensor in kind.shared(infos).items()
+        }  # frozen, of all experts and layers
+        self.fixed: frozenset[str] = frozenset()  # parameters of an expert that are given values and not trained, by name
         for index, info in enumerate(infos):
             base = model.get_submodule(info.name)
             of_input = isinstance(kind, InputExpert)
@@ -158,8 +164,8 @@ class Bank(nn.Module):
 
     def _targets(self, model: nn.Module, model_type: str) -> list[str]:
         layers = [name for name, module in model.named_modules() if self.kind.adapts(module, model)]
-        given = self.kind.options.targets
-        endings = self.kind.targets(model_type) if given is None else given
+        named = self.kind.options.targets
+        endings = self.kind.targets(model_type) if named is None else named
         if endings is None:
             raise LabError(
                 f"which layers of a '{model_type}' to adapt is not known: name them with experts.targets, from {_endings(layers)}"
@@ -187,19 +193,22 @@ class Bank(nn.Module):
         return [layer.info for layer in self.routed_layers]
 
     def grow(self, name: str, *key: object) -> int:
-        """A fresh expert in every layer, drawn from generators keyed by `key`; returns its number."""
+        """A fresh expert in every layer, drawn from generators keyed by `key` or with its initial values; returns its number."""
         if name in self.names:
             raise LabError(f"the bank already has an expert called '{name}'")
         for layer in self.routed_layers:
             layer.add(self.kind.new(layer.info, generator(*key, layer.info.name)))
             layer.changed()
         self.names.append(name)
+        if name in self.initial_values:
+            self.load_expert(len(self.names) - 1, self.initial_values[name])
         return len(self.names) - 1
 
     def reinitialise(self, k: int, *key: object) -> None:
         """Expert k as `grow` with this key made it."""
         fresh = {layer.info.name: self.kind.new(layer.info, generator(*key, layer.info.name)) for layer in self.routed_layers}
-        self.load_expert(k, {f"{layer}.{name}": tensor for layer, new in fresh.items() for name, tensor in new.items()})
+        drawn_values = {f"{layer}.{name}": tensor for layer, new in fresh.items() for name, tensor in new.items()}
+        self.load_expert(k, self.initial_values.get(self.names[k], drawn_values))
 
     @torch.no_grad()
     def average(self, name: str) -> None:
@@ -216,10 +225,18 @@ class Bank(nn.Module):
         """Parameters of expert k, named `<layer>.<parameter>`."""
         return {f"{layer.info.name}.{name}": p for layer in self.routed_layers for name, p in layer.experts[k].items()}
 
+    def is_fixed(self, name: str) -> bool:
+        """Whether the parameter `<layer>.<parameter>` of an expert is not trained."""
+        return name.rpartition(".")[2] in self.fixed
+
+    def experts(self) -> list[dict[str, nn.Parameter]]:
+        """Parameters of all experts, as `expert` names them."""
+        return [self.expert(k) for k in range(len(self))]
+
     def trainable(self, k: int, on: bool) -> None:
         """Thaw or freeze expert k."""
-        for parameter in self.expert(k).values():
-            parameter.requires_grad_(on)
+        for name, parameter in self.expert(k).items():
+            parameter.requires_grad_(on and not self.is_fixed(name))
             parameter.grad = None
         for layer in self.routed_layers:
             layer.changed()
@@ -301,6 +318,10 @@ class Bank(nn.Module):
         for field in ("r", "lora_alpha", "use_rslora"):
             if field in ours and saved.config.get(field, ours[field]) != ours[field]:
                 raise LabError(f"{saved.folder}: {field} is {saved.config[field]}, the experts of this bank have {ours[field]}")
+        for field in self.kind.must_agree:
+            own, theirs = getattr(self.kind.options, field), saved.config["expert"].get(field)
+            if own != theirs:
+                raise LabError(f"{saved.folder}: {field} is {theirs}, the experts of this bank have {own}")
         arrays = saved.within({layer.name for layer in self.layers})
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 

@@ -2,42 +2,148 @@
 
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lab.config.schema import RunConfig
 from lab.core.errors import LabError
+from lab.core.rng import generator
 from lab.data.batching import UNLABELLED, Batch, Encoded, padded
+from lab.data.label_space import LabelSpace
 from lab.data.stream import Task
+from lab.models.backbone import Backbone
+from lab.models.expert_bank import Bank
 from lab.routers.base import Decision
-
-if TYPE_CHECKING:
-    from lab.models.learner import Learner
 
 
 class Answers(NamedTuple):
     """Of B rows: the true answers, the model's, whether they count as right, their probabilities, further scores by name."""
 
     label: Sequence[Any]  # classes (indices of the label space), or texts
-    given: Sequence[Any]
+    predicted: Sequence[Any]
     correct: np.ndarray  # (B,) bool; the mean is the score of a task
-    probability: np.ndarray  # (B,) of the class that was chosen; NaN of texts, it is not asked for
+    probability: np.ndarray  # (B,) of the class that was chosen; NaN of texts, which are not asked for it
     scores: dict[str, np.ndarray]  # (B,) each, reported beside the score
 
 
-class Objective(ABC):
-    """Logits and losses for training, answers for evaluation. Logits are (B, C), or of texts (B, S, V)."""
+class Classifier(nn.Module):
+    """Linear rows for every class, in one block per task; blocks are added as tasks come.
+
+    In scenario domain every block covers all classes, and the logits are the mean over blocks (`averages_blocks`).
+    """
+
+    def __init__(self, space: LabelSpace, width: int, device: torch.device, one_block: bool = False):
+        """`one_block`: all tasks of scenario domain train the same rows (all but isolated experts do)."""
+        super().__init__()
+        self.space, self.width, self.device = space, width, device
+        self.averages_blocks = space.scenario == "domain"
+        self.one_block = one_block and self.averages_blocks
+        self.weight, self.bias = nn.ParameterList(), nn.ParameterList()
+
+    def grow(self, *key: object) -> None:
+        """A block for the next task, drawn from the generator of `key`."""
+        if self.one_block and len(self.weight):
+            return
+        rows = len(self.space.own[len(self.weight)])
+        weight = torch.randn(rows, self.width, generator=generator(*key)) * 0.02
+        self.weight.append(nn.Parameter(weight.to(self.device)))
+        self.bias.append(nn.Parameter(torch.zeros(rows, device=self.device)))
+
+    def block(self, t: int) -> dict[str, nn.Parameter]:
+        """Parameters of task t's rows."""
+        t = 0 if self.one_block else t
+        return {"classifier.weight": self.weight[t], "classifier.bias": self.bias[t]}
+
+    def forward(self, representation: Tensor, only: int | None = None) -> Tensor:
+        """(B, D) -> (B, C) for all C classes of the stream, -inf for those of later tasks; `only`: one task's block.
+
+        The products are taken block by block, so that the logits of a task do not depend in their last bits on the others.
+        """
+        blocks = [only] if only is not None and not self.one_block else range(len(self.weight))
+        logits = [nn.functional.linear(representation, self.weight[t], self.bias[t]) for t in blocks]
+        if self.averages_blocks:
+            return torch.stack(logits).mean(0)
+
+        def absent(classes: int) -> Tensor:
+            return representation.new_full((len(representation), classes), float("-inf"))
+
+        before = self.space.own[blocks[0]].start if blocks else 0
+        after = len(self.space) - (self.space.own[blocks[-1]].stop if blocks else 0)
+        return torch.cat([absent(before), *logits, absent(after)], dim=1)
+
+
+class Head(nn.Module, ABC):
+    """What tasks ask for: the label space, the classifier, the losses of training and the answers of evaluation.
+
+    Logits are (B, C), or of texts (B, S, V), under the decision that the bank is routed by. The classifier is there for every
+    kind of head; where the language model answers it has no rows.
+    """
 
     measures: Sequence[str] = ()  # names of the further scores
+    has_rows: ClassVar[bool] = False  # whether the classifier answers
 
-    def __init__(self, learner: "Learner"):
-        self.learner = learner
+    def __init__(self, config: RunConfig, tasks: Sequence[Task], backbone: Backbone, bank: Bank):
+        super().__init__()
+        self.config = config
+        self.backbone_and_bank = (backbone, bank)  # in a tuple: they are no submodules of the head
+        self.space = LabelSpace(config.scenario, tasks)
+        self.tasks_seen = 0
+        self.task_names = [task.name for task in tasks]
+        self.classified = self.space if self.has_rows else LabelSpace(config.scenario, [replace(t, labels=()) for t in tasks])
+        self.classifier = self.fresh_classifier(0)
 
-    def observe_rows(self, rows: Sequence[Encoded], split: str) -> None:  # noqa: B027 (most objectives need not know)
+    @property
+    def backbone(self) -> Backbone:
+        return self.backbone_and_bank[0]
+
+    @property
+    def bank(self) -> Bank:
+        return self.backbone_and_bank[1]
+
+    # -- the classifier ------------------------------------------------------------------------------------------------
+
+    def fresh_classifier(self, tasks: int) -> Classifier:
+        """An untrained classifier with the blocks of the first so many tasks."""
+        experts = self.config.experts
+        isolated = experts.allocation == "per_task" and experts.isolated
+        classifier = Classifier(self.classified, self.backbone.width, self.backbone.device, one_block=not isolated)
+        for name in self.task_names[:tasks]:
+            classifier.grow(self.config.seed, "classifier", name)
+        return classifier
+
+    def add_task(self, t: int) -> None:
+        """Room for task t (0-based)."""
+        self.tasks_seen = t + 1
+        self.classifier.grow(self.config.seed, "classifier", self.task_names[t])
+
+    def reinitialise(self) -> None:
+        """The classifier of the tasks so far as it was before any training."""
+        self.classifier = self.fresh_classifier(len(self.classifier.weight))
+
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        """Inside the block the classifier is a fresh one over all classes of the stream."""
+        kept, self.classifier = self.classifier, self.fresh_classifier(len(self.task_names))
+        try:
+            yield
+        finally:
+            self.classifier = kept
+
+    def parameters_of(self, tasks: Iterable[int]) -> dict[str, nn.Parameter]:
+        """Classifier blocks of some tasks, by name; each parameter once."""
+        blocks = [0] if self.classifier.one_block else tasks
+        return {f"task{t}.{name}": p for t in blocks for name, p in self.classifier.block(t).items() if p.numel()}
+
+    # -- losses and answers --------------------------------------------------------------------------------------------
+
+    def observe_rows(self, rows: Sequence[Encoded], split: str) -> None:
         """Rows that the run is about to train or to be evaluated on."""
 
     @abstractmethod
@@ -45,12 +151,19 @@ class Objective(ABC):
         """Logits under the decision that the bank is routed by; `only`: of one task's classes."""
 
     @abstractmethod
-    def loss(self, logits: Tensor, label: Tensor, task: Tensor, how: str) -> Tensor:
-        """Mean cross-entropy, see Learner.cross_entropy."""
+    def loss(self, logits: Tensor, batch: Batch, classes: str | None = None) -> Tensor:
+        """Mean cross-entropy over the competing classes ("task" or "seen", None: train.loss_classes), or over tokens.
+
+        logits (B, C) or (B, S, V) of the batch. Rows and tokens that are UNLABELLED do not count.
+        """
 
     @abstractmethod
-    def own_loss(self, logits: Tensor, label: Tensor, task: Tensor) -> Tensor:
-        """The same of rows of one task, whose expert is trained alone, see Learner.own_cross_entropy."""
+    def isolated_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy of rows of one task, whose expert is trained alone, among the classes of that task.
+
+        Only that task's columns are computed with. Masked ones would change nothing but the rounding, which depends on where the
+        task's columns stand among all: an isolated expert is to have the same bytes in every order of the tasks.
+        """
 
     def answering_decision(self, batch: Batch, decision: Decision | None) -> Decision | None:
         """The decision under which the batch is answered."""
@@ -58,59 +171,68 @@ class Objective(ABC):
 
     @abstractmethod
     def answers(self, batch: Batch, decision: Decision | None, seen: int) -> Answers:
-        """What the model answers as `decision` routes it, when the first `seen` tasks are known."""
+        """What the model answers as `decision` routes it, among the classes of the first `seen` tasks."""
 
     @abstractmethod
     def written(self, answers: np.ndarray) -> np.ndarray:
         """Answers as text."""
 
 
-class Classification(Objective):
+class Classification(Head):
     """A class of the label space, from the sequence representation."""
 
+    has_rows = True
+
     def logits(self, batch: Batch, only: int | None = None) -> Tensor:
-        return self.learner.classifier(self.learner.backbone.embed(batch), only)
+        return self.classifier(self.backbone.embed(batch), only)
 
-    def loss(self, logits: Tensor, label: Tensor, task: Tensor, how: str) -> Tensor:
-        target = self.learner.space.target(label, task)
-        return nn.functional.cross_entropy(self.learner.competing(logits, task, how), target, ignore_index=UNLABELLED)
+    def competing(self, logits: Tensor, task: Tensor, classes: str | None = None) -> Tensor:
+        """Logits (B, C) with -inf where a class does not compete, see `loss`; task (B,)."""
+        mask = self.space.competing(task, self.tasks_seen, classes or self.config.train.loss_classes)
+        return logits.masked_fill(~mask, float("-inf"))
 
-    def own_loss(self, logits: Tensor, label: Tensor, task: Tensor) -> Tensor:
-        own = self.learner.space.own[int(task[0])]
-        return nn.functional.cross_entropy(logits[:, own.start : own.stop], label, ignore_index=UNLABELLED)
+    def loss(self, logits: Tensor, batch: Batch, classes: str | None = None) -> Tensor:
+        target = self.space.target(batch.label, batch.task)
+        competing = self.competing(logits, batch.task, classes)
+        return nn.functional.cross_entropy(competing, target, ignore_index=UNLABELLED)
+
+    def isolated_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        task, _, _ = batch.keys[0]  # from the host: reading it from the tensor would wait for the device
+        own = self.space.own[task]
+        return nn.functional.cross_entropy(logits[:, own.start : own.stop], batch.label, ignore_index=UNLABELLED)
 
     def scores(self, batch: Batch, competing: Tensor) -> Tensor:
         """(B, C) in whose softmax classes have their probabilities; -inf where `competing` (B, C) is false."""
-        return self.learner.logits(batch).masked_fill(~competing, float("-inf"))
+        return self.logits(batch).masked_fill(~competing, float("-inf"))
 
     def chosen(self, batch: Batch, best: Tensor) -> Tensor:
         """The answers (B,) for the classes (B,) with the best scores."""
         return best
 
     def answers(self, batch: Batch, decision: Decision | None, seen: int) -> Answers:
-        space = self.learner.space
-        competing = space.competing(batch.task, seen, "task" if space.scenario == "task" else "seen")
-        with self.learner.bank.routed(self.answering_decision(batch, decision)):
+        competing = self.space.competing(batch.task, seen, "task" if self.space.scenario == "task" else "seen")
+        with self.bank.routed(self.answering_decision(batch, decision)):
             best = self.scores(batch, competing).softmax(-1).max(-1)
-        label, given = space.target(batch.label, batch.task).cpu().numpy(), self.chosen(batch, best.indices).cpu().numpy()
-        return Answers(label, given, label == given, best.values.double().cpu().numpy(), {})
+        label = self.space.target(batch.label, batch.task).cpu().numpy()
+        predicted = self.chosen(batch, best.indices).cpu().numpy()
+        return Answers(label, predicted, label == predicted, best.values.double().cpu().numpy(), {})
 
     def written(self, answers: np.ndarray) -> np.ndarray:
-        return np.array(self.learner.space.names)[answers.astype(int)]
+        return np.array(self.space.names)[answers.astype(int)]
 
 
-class Written(Objective):
+class Written(Head):
     """What the language model says after a text. Training is teacher-forced: the mean cross-entropy of all tokens of a batch."""
 
     def answering_decision(self, batch: Batch, decision: Decision | None) -> Decision | None:
         """A text is routed by what is asked: what is decided inside the layers is decided from the text before any answer."""
         if decision is not None and decision.weights is None:
-            with self.learner.bank.routed(decision):
-                self.learner.backbone.embed(batch)
+            with self.bank.routed(decision):
+                self.backbone.embed(batch)
         return decision and decision.for_generation()
 
-    def own_loss(self, logits: Tensor, label: Tensor, task: Tensor) -> Tensor:
-        return self.loss(logits, label, task, "task")
+    def isolated_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        return self.loss(logits, batch, "task")
 
 
 class LabelWords(Written, Classification):
@@ -122,46 +244,50 @@ class LabelWords(Written, Classification):
     is teacher-forced on the words of the right label, so no other label competes in it.
     """
 
-    def __init__(self, learner: "Learner", labels: Sequence[str]):
-        """`labels`: the words of every class. Raises LabError where the tokenizer makes the same of different words."""
-        super().__init__(learner)
-        self.labels = labels
-        self.tokens = [learner.backbone.target(words) for words in labels]
-        known: dict[tuple[int, ...], str] = {}
-        for words, tokens in zip(labels, self.tokens, strict=True):
-            if known.setdefault(tokens, words) != words:
+    has_rows = False
+
+    def __init__(self, config: RunConfig, tasks: Sequence[Task], backbone: Backbone, bank: Bank):
+        """Raises LabError where the tokenizer makes the same of different words."""
+        super().__init__(config, tasks, backbone, bank)
+        own = [tasks[0].labels] if self.space.scenario == "domain" else [task.labels for task in tasks]
+        self.labels = [label for labels in own for label in labels]  # the words of every class
+        self.tokens = [backbone.target(words) for words in self.labels]
+        words_of: dict[tuple[int, ...], str] = {}
+        for words, tokens in zip(self.labels, self.tokens, strict=True):
+            if words_of.setdefault(tokens, words) != words:
                 raise LabError(
-                    f"labels '{known[tokens]}' and '{words}' are the same tokens for backbone '{learner.config.backbone.name}': "
+                    f"labels '{words_of[tokens]}' and '{words}' are the same tokens for backbone '{config.backbone.name}': "
                     "answer=words cannot tell them apart, use answer=classifier"
                 )
 
     def target(self, label: Tensor, task: Tensor) -> Tensor:
         """Tokens (B, S) of the labels (B,) within tasks (B,), UNLABELLED behind them and of rows without a label."""
-        classes = self.learner.space.target(label, task).tolist()
+        classes = self.space.target(label, task).tolist()
         rows = [() if c == UNLABELLED else self.tokens[c] for c in classes]
         return padded(rows, UNLABELLED, "right").to(label.device)
 
     def logits(self, batch: Batch, only: int | None = None) -> Tensor:
         """(B, S, V) at the words of the right labels."""
-        return self.learner.backbone.token_logits(batch._replace(label=self.target(batch.label, batch.task)))
+        return self.backbone.token_logits(batch._replace(label=self.target(batch.label, batch.task)))
 
-    def loss(self, logits: Tensor, label: Tensor, task: Tensor, how: str) -> Tensor:
-        return nn.functional.cross_entropy(logits.flatten(0, 1), self.target(label, task).flatten(), ignore_index=UNLABELLED)
+    def loss(self, logits: Tensor, batch: Batch, classes: str | None = None) -> Tensor:
+        target = self.target(batch.label, batch.task)
+        return nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=UNLABELLED)
 
     def scores(self, batch: Batch, competing: Tensor) -> Tensor:
-        found = competing.new_full(competing.shape, float("-inf"), dtype=torch.float32)  # (B, C)
+        scores = competing.new_full(competing.shape, float("-inf"), dtype=torch.float32)  # (B, C)
         for words in dict.fromkeys(self.labels[c] for c in competing.any(0).nonzero().flatten().tolist()):
             same = [c for c, label in enumerate(self.labels) if label == words]
             target = torch.tensor([self.tokens[same[0]]], device=competing.device).expand(len(competing), -1)  # (B, S)
-            logits = self.learner.backbone.token_logits(batch._replace(label=target))  # (B, S, V)
+            logits = self.backbone.token_logits(batch._replace(label=target))  # (B, S, V)
             score = logits.log_softmax(-1).gather(-1, target[..., None]).sum((1, 2))  # (B,)
             again = competing[:, same].cumsum(1) > 1  # one answer has its probability once
-            found[:, same] = score[:, None].masked_fill(again, float("-inf"))
-        return found.masked_fill(~competing, float("-inf"))
+            scores[:, same] = score[:, None].masked_fill(again, float("-inf"))
+        return scores.masked_fill(~competing, float("-inf"))
 
     def chosen(self, batch: Batch, best: Tensor) -> Tensor:
         """Of classes with the same words, which are one answer, the row's own."""
-        right = self.learner.space.target(batch.label, batch.task)
+        right = self.space.target(batch.label, batch.task)
         same = [self.labels[a] == self.labels[b] for a, b in zip(best.tolist(), right.tolist(), strict=True)]
         return right.where(torch.tensor(same, device=best.device), best)
 
@@ -175,8 +301,8 @@ class Generation(Written):
 
     measures = ("rouge_l",)
 
-    def __init__(self, learner: "Learner"):
-        super().__init__(learner)
+    def __init__(self, config: RunConfig, tasks: Sequence[Task], backbone: Backbone, bank: Bank):
+        super().__init__(config, tasks, backbone, bank)
         self.longest = 1  # tokens of the longest target among the training examples
 
     def observe_rows(self, rows: Sequence[Encoded], split: str) -> None:
@@ -184,15 +310,15 @@ class Generation(Written):
             self.longest = max(self.longest, *(len(row.target) for row in rows))
 
     def logits(self, batch: Batch, only: int | None = None) -> Tensor:
-        return self.learner.backbone.token_logits(batch)
+        return self.backbone.token_logits(batch)
 
-    def loss(self, logits: Tensor, label: Tensor, task: Tensor, how: str) -> Tensor:
-        return nn.functional.cross_entropy(logits.flatten(0, 1), label.flatten(), ignore_index=UNLABELLED)
+    def loss(self, logits: Tensor, batch: Batch, classes: str | None = None) -> Tensor:
+        return nn.functional.cross_entropy(logits.flatten(0, 1), batch.label.flatten(), ignore_index=UNLABELLED)
 
     def answers(self, batch: Batch, decision: Decision | None, seen: int) -> Answers:
-        backbone, bank, decoding = self.learner.backbone, self.learner.bank, self.learner.config.decoding
-        with bank.routed(self.answering_decision(batch, decision)):
-            texts = backbone.write(batch, decoding.max_tokens or self.longest, decoding.beams)
+        decoding = self.config.decoding
+        with self.bank.routed(self.answering_decision(batch, decision)):
+            texts = self.backbone.write(batch, decoding.max_tokens or self.longest, decoding.beams)
         correct = np.array([exact_match(text, right) for text, right in zip(texts, batch.answers, strict=True)])
         overlap = np.array([rouge_l(text, right) for text, right in zip(texts, batch.answers, strict=True)])
         first = [right[0] for right in batch.answers]
@@ -228,11 +354,19 @@ def _scorer() -> Any:
     return RougeScorer(["rougeL"], use_stemmer=True)
 
 
-def objective(learner: "Learner", tasks: Sequence[Task]) -> Objective:
-    """The objective of these tasks, which all ask for the same."""
-    if tasks[0].generates:
-        return Generation(learner)
-    if learner.config.answer == "classifier":
-        return Classification(learner)
-    own = [tasks[0].labels] if learner.space.scenario == "domain" else [task.labels for task in tasks]
-    return LabelWords(learner, [label for labels in own for label in labels])
+def head_of(config: RunConfig, tasks: Sequence[Task]) -> type[Head]:
+    """The head of these tasks, which all ask for the same.
+
+    LabError where some tasks ask for free text and some do not, and where words of labels are to answer those that do.
+    """
+    kinds = {task.generates: task.name for task in tasks}
+    if len(kinds) > 1:
+        raise LabError(
+            f"task '{kinds[True]}' asks for free text and task '{kinds[False]}' for labels: "
+            "stream.labels_as_text=true writes labels as text, or name tasks of one kind in stream.tasks"
+        )
+    if True in kinds and config.answer == "words":
+        raise LabError(f"answer=words chooses among labels, task '{kinds[True]}' asks for free text: use answer=classifier")
+    if True in kinds:
+        return Generation
+    return LabelWords if config.answer == "words" else Classification

@@ -13,12 +13,12 @@ from lab.data.batching import Encoded
 class Lower:
     """The blocks below the first expert. They are frozen, so what they make of a row need not be computed twice.
 
-    `known` holds the hidden states (T, D) of rows as they leave the last of these blocks.
+    `states_of` holds the hidden states (T, D) of rows as they leave the last of these blocks.
     """
 
     def __init__(self, blocks: nn.ModuleList, first: int, limit: int = 2**29):
         """The blocks before `first` are the lower ones; `limit`: bytes of states that are kept at most."""
-        self.known: dict[tuple[int, str, int], Tensor] = {}
+        self.states_of: dict[tuple[int, str, int], Tensor] = {}
         self.limit = limit
         self.states: Tensor | None = None  # (B, T, D) of the batch on its way, if all of its rows are known
         self.seen: list[Tensor] | None = None
@@ -36,9 +36,9 @@ class Lower:
     def of(cls, model: nn.Module, layer: str) -> "Lower | None":
         """None where experts begin in the first block, or where blocks do not stand in a list."""
         path = layer.split(".")
-        place = next((i for i, part in enumerate(path) if part.isdigit()), None)
-        blocks = model.get_submodule(".".join(path[:place])) if place is not None else None
-        first = int(path[place]) if isinstance(blocks, nn.ModuleList) else 0
+        number = next((i for i, part in enumerate(path) if part.isdigit()), None)
+        blocks = model.get_submodule(".".join(path[:number])) if number is not None else None
+        first = int(path[number]) if isinstance(blocks, nn.ModuleList) else 0
         return cls(blocks, first) if first else None
 
     def has_room(self, rows: Sequence[Encoded], width: int, lasting: bool) -> bool:
@@ -46,18 +46,18 @@ class Lower:
 
         Others are judged alone, so that what training computes with does not depend on what was evaluated before it.
         """
-        held = sum(state.numel() for state in self.known.values()) if lasting else 0
-        return 4 * (held + width * sum(len(row.ids) for row in rows)) <= self.limit
+        kept = sum(state.numel() for state in self.states_of.values()) if lasting else 0
+        return 4 * (kept + width * sum(len(row.ids) for row in rows)) <= self.limit
 
     def forget(self, rows: Sequence[Encoded]) -> None:
         for row in rows:
-            self.known.pop(row.key, None)
+            self.states_of.pop(row.key, None)
 
     @contextmanager
     def serve(self, keys: Sequence[tuple[int, str, int]]) -> Iterator[None]:
         """Inside the block, a batch of these rows is not computed in the lower blocks if all of them are known."""
-        if self.seen is None and all(key in self.known for key in keys):
-            self.states = nn.utils.rnn.pad_sequence([self.known[key] for key in keys], batch_first=True)  # (B, T, D)
+        if self.seen is None and all(key in self.states_of for key in keys):
+            self.states = nn.utils.rnn.pad_sequence([self.states_of[key] for key in keys], batch_first=True)  # (B, T, D)
         try:
             yield
         finally:

@@ -77,7 +77,7 @@ class Protocol(Plugin):
                 "train.loss_classes = seen trains classifier rows of earlier tasks, isolated experts must not: "
                 "use train.loss_classes=task or experts.isolated=false"
             )
-        if isolated and router.learns_with_experts:
+        if isolated and router.trained == "with experts":
             raise LabError(
                 f"router {config.router.name} learns while the experts do, isolated experts are trained without it: "
                 "use experts.isolated=false or a pool (experts.allocation=10)"
@@ -95,13 +95,13 @@ class Protocol(Plugin):
     def check_router(cls, config: RunConfig) -> None:
         """Refuses routers that would never learn; experts, router and methods have been checked alone by then."""
         router = registry.routers.get(config.router.name)
-        if not isinstance(config.experts.allocation, str) and not router.learns_with_experts:
+        if not isinstance(config.experts.allocation, str) and router.trained != "with experts":
             raise LabError(
                 f"experts.allocation = {config.experts.allocation}: router {router.name} does not learn with a pool: "
                 "set protocol=transfer to train on all tasks at once, or use router=l2p or sparse, "
                 "experts.allocation=per_task or shared"
             )
-        untaught = not config.router_training.steps and router.learns_on_memory(config.router)
+        untaught = not config.router_training.steps and router.trained == "on the memory"
         if untaught and config.experts.allocation not in ("shared", 1):
             raise LabError(
                 f"router_training.steps = 0: router {router.name} learns on stored examples alone and would stay as it begins: "
@@ -159,7 +159,7 @@ class Protocol(Plugin):
 
     def add_tasks(self, session: "Session", t: int) -> None:
         """Room for the tasks met in training on task t."""
-        for task in range(session.learner.tasks_seen, self.tasks_met(t, len(session.tasks))):
+        for task in range(session.learner.head.tasks_seen, self.tasks_met(t, len(session.tasks))):
             session.learner.add_task(task)
 
     def add_all_tasks(self, session: "Session") -> None:

@@ -51,7 +51,7 @@ class TaskFree(Protocol):
                 "experts.allocation = per_task gives every task an expert of its own, protocol task-free has no borders between "
                 "tasks: use experts.allocation=shared, or a pool with router=l2p or sparse (experts.allocation=10)"
             )
-        if router.uses_task_id:
+        if "task identity" in router.reads_of(config.router):
             raise LabError(
                 f"router {router.name} is told the task of an example, protocol task-free tells none: use another router"
             )

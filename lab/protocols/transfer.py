@@ -158,9 +158,18 @@ class Transfer(Protocol):
             raise LabError(
                 f"recipe {config.recipe} stores or replays examples of a stream, protocol transfer has none: drop one of the two"
             )
-        if registry.routers.get(config.router.name).made_of_experts(config.router):
-            routers = {name: registry.routers.get(name) for name in registry.routers.names()}
-            able = [name for name, router in routers.items() if not router.made_of_experts(router.Options())]
+        if config.consolidation.name != "none":
+            raise LabError(
+                f"consolidation {config.consolidation.name} is of isolated experts, one after the other, transfer trains "
+                "all at once: use consolidation=none"
+            )
+
+        def follows_experts(name: str) -> bool:
+            router = registry.routers.get(name)
+            return router.choice() == "computed" or router.trained == "after its expert"
+
+        if follows_experts(config.router.name):
+            able = [name for name in registry.routers.names() if not follows_experts(name)]
             raise LabError(
                 f"router {config.router.name} is made from isolated experts, one after the other, transfer trains all at once: "
                 f"use one of {', '.join(able)}"
@@ -264,7 +273,7 @@ class Transfer(Protocol):
     def cost(self, session: "Session") -> dict[str, Any]:
         """What joint training trains, and what adaptation to a task tunes beside its classifier rows."""
         last = len(session.tasks) - 1
-        tuned = count(*tuned_groups(session, last)) - count(session.learner.parameters_of([last]))
+        tuned = count(*tuned_groups(session, last)) - count(session.learner.head.parameters_of([last]))
         return {"trainable_parameters": session.trainable, "adapted_parameters": tuned}
 
     def summary_line(self, session: "Session", t: int) -> str:

@@ -5,7 +5,7 @@ s_e = |x p_e|, neither side scaled to length one; the weights are the softmax of
 General knowledge subtracted (GenKnowSub, Bagherifard et al. 2025): D_e - G in place of D_e throughout, G the mean of all experts.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,17 @@ from pydantic import Field
 from torch import Tensor
 
 from lab.experts.base import LayerInfo
-from lab.routers.base import Axes, Decision, LayerDecision, Request, Router, RouterOptions, needs_experts_per_task, top_softmax
+from lab.routers.base import (
+    Axes,
+    Decision,
+    LayerDecision,
+    MadeOfExperts,
+    Request,
+    Router,
+    RouterOptions,
+    needs_experts_per_task,
+    top_softmax,
+)
 
 
 class DirectionOptions(RouterOptions):
@@ -22,10 +32,10 @@ class DirectionOptions(RouterOptions):
     subtract_mean: bool = Field(False, description="subtract from every expert the mean of all experts, as general knowledge")
 
 
-class ByDirection(Router):
+class ByDirection(Router, MadeOfExperts):
     """A prototype per expert and layer, made of the expert's parameters; see the head of this file."""
 
-    axes = Axes("computed", "layer", "token", "hard")
+    axes = Axes("layer", "token", "hard")
     options: DirectionOptions
     step_descriptions = {
         "scores": "how far each token goes along the direction that the expert's update amplifies most; mean over the tokens",
@@ -47,28 +57,27 @@ class ByDirection(Router):
             setattr(self, f"prototype{i}", torch.cat([old, old.new_zeros(experts - self.experts, layer.inputs)]))
         super().grow(experts)
 
-    def after_expert_trained(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
-        changed = range(len(experts)) if self.options.subtract_mean else [len(experts) - 1]
+    def read_experts(self, experts: Sequence[Mapping[str, Tensor]]) -> None:
         for i, layer in enumerate(self.layers):
             a, b = (torch.stack([expert[f"{layer.name}.{part}"] for expert in experts]) for part in ("lora_A", "lora_B"))
-            self.settle(i, a, b, changed)
+            getattr(self, f"prototype{i}").copy_(self.prototypes(a, b))
 
-    def settle(self, layer: int, a: Tensor, b: Tensor, changed: Iterable[int]) -> None:
-        """Prototypes of the experts that changed, in one layer, from the factors of all: a (E, r, I), b (E, O, r)."""
-        for k in changed:
-            if self.options.subtract_mean:  # D_k - G as one product: its factors side by side, each with its share
-                share = torch.eye(len(a), device=b.device)[k] - 1 / len(a)
-                found = amplified(a.flatten(0, 1), (b * share[:, None, None]).transpose(0, 1).flatten(1))
-            else:
-                found = amplified(a[k], b[k])
-            getattr(self, f"prototype{layer}")[k] = found
+    def prototypes(self, a: Tensor, b: Tensor) -> Tensor:
+        """Prototypes (E, I) of the experts of one layer from their factors a (E, r, I) and b (E, O, r)."""
+        if not self.options.subtract_mean:
+            return torch.stack([amplified(down, up) for down, up in zip(a, b, strict=True)])
+        rows = []
+        for k in range(len(a)):  # D_k - G as one product: the factors of all side by side, each with its share
+            share = torch.eye(len(a), device=b.device)[k] - 1 / len(a)
+            rows.append(amplified(a.flatten(0, 1), (b * share[:, None, None]).transpose(0, 1).flatten(1)))
+        return torch.stack(rows)
 
     def forward(self, request: Request) -> Decision:
         def decide(layer: int, x: Tensor) -> dict[str, Tensor]:
             with torch.autocast(x.device.type, enabled=False):
                 scores = (x.float() @ getattr(self, f"prototype{layer}").T).abs()  # (B, T, E)
-                found = {"scores": scores, "weights": top_softmax(scores, self.options.top_k, self.options.temperature)}
-            return {name: step.unsqueeze(2).expand(-1, -1, self.heads, -1) for name, step in found.items()}  # (B, T, H, E)
+                steps = {"scores": scores, "weights": top_softmax(scores, self.options.top_k, self.options.temperature)}
+            return {name: step.unsqueeze(2).expand(-1, -1, self.heads, -1) for name, step in steps.items()}  # (B, T, H, E)
 
         return (Subtracted if self.options.subtract_mean else LayerDecision)(decide, request.mask)
 

@@ -4,10 +4,11 @@ Letters: B rows, T tokens, D width of the query, L adapted layers, H routing hea
 """
 
 import copy
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from enum import StrEnum
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from pydantic import Field
@@ -101,16 +102,16 @@ class LayerDecision(Decision):
     ):
         super().__init__(weights=None, experts=experts, stacks=stacks)
         self.decide, self.mask = decide, mask
-        self.made: dict[int, Tensor] = {}
-        self.made_steps: dict[int, dict[str, Tensor]] = {}
+        self.layer_weights: dict[int, Tensor] = {}
+        self.layer_steps: dict[int, dict[str, Tensor]] = {}
 
     def weights_for_layer(self, layer: int, x: Tensor) -> Tensor:
-        found = self.decide(layer, x)
-        if isinstance(found, dict):
-            self.made_steps[layer] = found
-            found = [*found.values()][-1]
-        self.made[layer] = found
-        return self.acting(found)
+        weights = self.decide(layer, x)
+        if isinstance(weights, dict):
+            self.layer_steps[layer] = weights
+            weights = [*weights.values()][-1]
+        self.layer_weights[layer] = weights
+        return self.acting(weights)
 
     def acting(self, w: Tensor) -> Tensor:
         """What the experts are multiplied with, from the weights that are recorded."""
@@ -118,23 +119,23 @@ class LayerDecision(Decision):
 
     def for_generation(self) -> Decision:
         """Weights per example stay; per token they are decided anew, and those of the text stay recorded."""
-        per_token = any(w.dim() == 4 for w in self.made.values())
+        per_token = any(w.dim() == 4 for w in self.layer_weights.values())
         if not per_token:
             return Decision(self.recorded(), self.experts, composition=self.composition, stacks=self.stacks)
         again = copy.copy(self)
-        again.made, again.made_steps = {}, {}
+        again.layer_weights, again.layer_steps = {}, {}
         return again
 
     def recorded(self) -> Tensor | None:
-        return self._over_layers(self.made) if self.made else None
+        return self._over_layers(self.layer_weights) if self.layer_weights else None
 
     def recorded_steps(self) -> dict[str, Tensor]:
-        names = next(iter(self.made_steps.values()), {})
-        return {name: self._over_layers({layer: steps[name] for layer, steps in self.made_steps.items()}) for name in names}
+        names = next(iter(self.layer_steps.values()), {})
+        return {name: self._over_layers({layer: steps[name] for layer, steps in self.layer_steps.items()}) for name in names}
 
-    def _over_layers(self, made: dict[int, Tensor]) -> Tensor:
+    def _over_layers(self, by_layer: dict[int, Tensor]) -> Tensor:
         """(B | 1, L, H, E) from what each layer made; means over tokens where it is per token."""
-        return torch.stack([self._over_tokens(w) if w.dim() == 4 else w for _, w in sorted(made.items())], dim=1)
+        return torch.stack([self._over_tokens(w) if w.dim() == 4 else w for _, w in sorted(by_layer.items())], dim=1)
 
     def _over_tokens(self, w: Tensor) -> Tensor:
         """(B, T, H, E) -> (B, H, E); layers that see one vector per row, not its tokens, have nothing to leave out."""
@@ -145,30 +146,44 @@ class LayerDecision(Decision):
 
 
 class Axes(NamedTuple):
-    """A router's place among modular systems, see lab.analysis.taxonomy."""
+    """A router's place among modular systems, see lab.analysis.taxonomy; what makes its choice: `Router.choice`."""
 
-    choice: str  # fixed | learned | computed (from the experts or from statistics of their data)
     level: str  # layer: every adapted layer has weights of its own | model: all layers share them
     granularity: str  # what may be given weights of its own: all | task | example | token
     hardness: str  # hard: one expert or a few | soft: all of them
 
 
+class Trained(StrEnum):
+    """When the parameters of a router are trained, and on which examples."""
+
+    NO = "no"
+    WITH_EXPERTS = "with experts"  # on the examples of every task, while its experts are
+    AFTER_EXPERT = "after its expert"  # on the examples of a task, once its expert is trained and frozen, see HasGates
+    ON_MEMORY = "on the memory"  # on stored examples of all tasks so far
+
+
+class Reads(StrEnum):
+    """What a router reads beside the padding mask."""
+
+    QUERY = "query"  # the frozen backbone's sequence representation
+    EMBEDDED = "embedded tokens"
+    LAYERS = "layer inputs"  # of the text, one vector per example; the decoder of an encoder-decoder lacks them
+    TASK = "task identity"  # a privilege that is declared: it is withheld from all others
+
+
 class Router(nn.Module, Plugin):
-    """What chooses among the experts. `uses_task_id` is a declared privilege: evaluation withholds the task otherwise."""
+    """What chooses among the experts.
+
+    A router needs a name, options, its place (`axes`), what it reads, when it is trained, and `forward`. Where it keeps something
+    of tasks, of experts or of stored examples, it is one of the classes below too: TaskAware, MadeOfExperts, MadeOfExamples,
+    HasGates, FromMemory.
+    """
 
     Options: ClassVar[type[RouterOptions]] = RouterOptions
     axes: ClassVar[Axes]
-    uses_task_id: ClassVar[bool] = False
-    learns_with_experts: ClassVar[bool] = False  # trained on the tasks' own examples, by its own loss terms, not on the memory
-    step_descriptions: Mapping[
-        str, str
-    ] = {}  # what the steps of its decisions are, where more can be said of one than in lab.run_folder.routing_record.STEPS
-    uses_query: bool = False  # needs the frozen backbone's sequence representation
-    uses_embedded: bool = False  # needs the embedded tokens
-    reads_layers: bool = False  # decides per example from the text in every layer, which the decoder of an encoder-decoder lacks
-    learns_queries: ClassVar[bool] = False  # `learned` needs the queries (see uses_query) of a task's training examples
-    learns_after_experts: ClassVar[bool] = False  # trained as `gate`, on the tasks' own examples too, and not on the memory
-    holds_experts: ClassVar[bool] = False  # experts of its own act (Decision.stacks), trained as `gate` on stored examples
+    trained: ClassVar[Trained] = Trained.NO
+    reads: frozenset[Reads] = frozenset()
+    step_descriptions: Mapping[str, str] = {}  # of steps of its decision of which more can be said than in routing_record.STEPS
 
     @classmethod
     def axes_of(cls, options: RouterOptions) -> Axes:
@@ -176,80 +191,99 @@ class Router(nn.Module, Plugin):
         return cls.axes
 
     @classmethod
-    def learns_on_memory(cls, options: RouterOptions) -> bool:
-        """Whether stored examples train it."""
-        return cls.axes_of(options).choice == "learned" and not (cls.learns_with_experts or cls.learns_after_experts)
+    def reads_of(cls, options: RouterOptions) -> frozenset[Reads]:
+        """What it reads with these options."""
+        return cls.reads
 
     @classmethod
-    def made_of_experts(cls, options: RouterOptions) -> bool:
-        """Whether it is computed from isolated experts and their data, or trained once each of them is."""
-        return cls.axes_of(options).choice == "computed" or cls.learns_after_experts or cls.holds_experts
+    def choice(cls) -> str:
+        """What makes the choice: "fixed", "learned", or "computed" from the experts or from statistics of their data."""
+        if cls.trained is not Trained.NO:
+            return "learned"
+        return "computed" if issubclass(cls, MadeOfExperts | MadeOfExamples) else "fixed"
 
     def __init__(self, options: RouterOptions, layers: Sequence[LayerInfo], width: int):
         """`layers`: the adapted layers in forward order; `width`: D of the query."""
         super().__init__()
         self.options, self.layers, self.width, self.experts = options, layers, width, 0
-        self.classes: Sequence[int] = ()  # how many each task has, where that is known
+        self.reads = self.reads_of(options)
 
     @property
     def heads(self) -> int:
         return self.options.heads
 
     def grow(self, experts: int) -> None:
-        """The bank now holds so many experts."""
+        """There are now so many experts to choose among."""
         self.experts = experts
-
-    def after_expert_trained(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
-        """The newest of the isolated experts is trained: what a router keeps of it goes into buffers. Default: nothing.
-
-        `experts`: parameters of all, named `<layer>.<parameter>`; of the task's N training examples, where `learns_queries`, the
-        queries in the frozen backbone per adapted layer (N, D); and their labels (N,) within the task.
-        """
-
-    def gate(self, k: int) -> dict[str, nn.Parameter]:
-        """Parameters that are trained once expert k is, on its task's examples (see GateOptions); default: none."""
-        return {}
-
-    def gated(self, k: int, task: Tensor) -> Decision:
-        """The decision under which these are trained, for rows of these tasks (B,); default: perfect routing."""
-        return self.oracle_decision(task)
-
-    def gate_trained(self) -> None:
-        """The training of a gate has ended."""
-
-    def names(self, experts: Sequence[str]) -> list[str]:
-        """Names of what it chooses among; by default the experts of the bank."""
-        return list(experts)
-
-    def owner(self, task: int) -> int:
-        """The number of the expert that is right for a task."""
-        return task
-
-    def oracle_decision(self, task: Tensor) -> Decision:
-        """Perfect routing: weight 1 for the expert of each row's task (B,)."""
-        return Decision(one_hot(task, self.experts, self.heads))
-
-    def add_task(self, task: int, generator: torch.Generator) -> None:
-        """A task is met, by the number that requests name it with, and its experts are there: room for what is kept of them."""
-
-    def of_task(self, task: int) -> dict[str, nn.Parameter]:
-        """Parameters that examples of this task train, by name; default: all there are."""
-        return dict(self.named_parameters())
-
-    def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
-        """Begin anew; stored examples may help: their queries, as in `standardise`, and the experts of their tasks (N,)."""
-
-    def standardise(self, queries: Sequence[Tensor]) -> None:
-        """Per adapted layer, the queries (N, D) of the stored examples in the frozen backbone; default: nothing is learned."""
 
     @abstractmethod
     def forward(self, request: Request) -> Decision:
         """The weights of the experts for every row of the request."""
 
 
+class TaskAware(ABC):
+    """A router that keeps something of every task."""
+
+    @abstractmethod
+    def add_task(self, task: int, classes: int, generator: torch.Generator) -> None:
+        """Adds what is kept of task `task` (0-based), whose experts are there; 0 classes: it asks for free text."""
+
+    def of_task(self, task: int) -> dict[str, nn.Parameter]:
+        """Parameters that examples of this task train, by name; default: all there are."""
+        return dict(cast(nn.Module, self).named_parameters())
+
+
+class MadeOfExperts(ABC):
+    """A router that is computed from the parameters of the experts."""
+
+    @abstractmethod
+    def read_experts(self, experts: Sequence[Mapping[str, Tensor]]) -> None:
+        """Parameters of all experts it chooses among, `<layer>.<parameter>`; some have changed since the last call."""
+
+
+class MadeOfExamples(ABC):
+    """A router that is computed from the training examples of every task."""
+
+    @abstractmethod
+    def read_examples(self, task: int, query: Tensor, labels: Tensor) -> None:
+        """Of the N training examples of the task just learned: queries in the frozen backbone (N, D), labels within it (N,)."""
+
+
+class HasGates(ABC):
+    """A router with a gate of its own for every expert, trained after it on the same examples; its options are GateOptions."""
+
+    @abstractmethod
+    def gate(self, k: int) -> dict[str, nn.Parameter]:
+        """Parameters of the gate of expert k, by name."""
+
+    @abstractmethod
+    def gated(self, k: int) -> Decision:
+        """The decision under which the gate of expert k is trained."""
+
+
+class FromMemory(ABC):
+    """A router that begins anew, with the help of stored examples, whenever it is trained on these."""
+
+    def standardise(self, queries: Sequence[Tensor]) -> None:  # noqa: B027 (most compare what they are given as it is)
+        """Per adapted layer, the queries (N, D) of the stored examples in the frozen backbone; default: nothing is learned."""
+
+    @abstractmethod
+    def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
+        """Begin anew. Of the stored examples: their queries, as in `standardise`, and the experts of their tasks (N,)."""
+
+
 def one_hot(index: Tensor, experts: int, heads: int) -> Tensor:
     """Weights (B, 1, H, E) that give each row one expert; index (B,)."""
     return nn.functional.one_hot(index, experts).float()[:, None, None, :].expand(-1, 1, heads, -1)
+
+
+def single_expert(k: int, device: torch.device) -> Decision:
+    """The decision that only expert k acts, with weight 1.
+
+    Both compositions are then the same function; it is always computed in the same form, so that an isolated expert
+    has the same bytes in every recipe.
+    """
+    return Decision(torch.ones(1, 1, 1, 1, device=device), experts=(k,), composition="mix")
 
 
 def top_softmax(scores: Tensor, k: int, temperature: float = 1.0) -> Tensor:

@@ -6,14 +6,26 @@ evaluation (the Polytropon relaxation); sigmoid: the same without noise; softmax
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from lab.experts.base import LayerInfo
-from lab.routers.base import Axes, Decision, LayerDecision, Match, Request, Router, RouterOptions, normalised
+from lab.routers.base import (
+    Axes,
+    Decision,
+    FromMemory,
+    LayerDecision,
+    Match,
+    Reads,
+    Request,
+    Router,
+    RouterOptions,
+    Trained,
+    normalised,
+)
 
 
 class GatesOptions(RouterOptions):
@@ -36,11 +48,12 @@ class GatesOptions(RouterOptions):
     hidden: int = Field(0, ge=0, le=4096, description="width of a hidden layer in each router; 0: linear routers")
 
 
-class Gates(Router):
+class Gates(Router, FromMemory):
     """Learned gates per adapted layer and routing head, from the sequence representation; trained on the memory (L2R)."""
 
     name = "gates"
-    axes = Axes("learned", "layer", "example", "soft")
+    axes = Axes("layer", "example", "soft")
+    trained = Trained.ON_MEMORY
     Options = GatesOptions
     options: GatesOptions
     step_descriptions = {
@@ -50,9 +63,7 @@ class Gates(Router):
 
     def __init__(self, options: GatesOptions, layers: Sequence[LayerInfo], width: int):
         super().__init__(options, layers, width)
-        self.uses_query = options.query == "backbone"
-        self.reads_layers = not self.uses_query
-        widths = [width if self.uses_query else layer.inputs for layer in layers]
+        widths = [width if Reads.QUERY in self.reads else layer.inputs for layer in layers]
         self.hidden = nn.ParameterList()
         if options.hidden:
             self.hidden.extend(torch.zeros(options.hidden, w) for w in widths)
@@ -62,6 +73,10 @@ class Gates(Router):
         for i, w in enumerate(widths):
             self.register_buffer(f"mean{i}", torch.zeros(w))
             self.register_buffer(f"spread{i}", torch.ones(w))
+
+    @classmethod
+    def reads_of(cls, options: RouterOptions) -> frozenset[Reads]:
+        return frozenset({Reads.QUERY if cast(GatesOptions, options).query == "backbone" else Reads.LAYERS})
 
     def grow(self, experts: int) -> None:
         """Rows for the new experts are added; those of old experts keep their values."""
@@ -117,7 +132,7 @@ class Gates(Router):
         if request.noise is not None:  # drawn at once, so that recomputation of a layer meets the same noise
             noise = torch.rand(layers, rows, self.heads, self.experts, generator=request.noise).clamp(1e-6, 1 - 1e-6)
             noise = noise.to(request.mask.device)
-        if self.uses_query:
+        if Reads.QUERY in self.reads:
             logits = torch.stack([self.logits(layer, request.query) for layer in range(layers)])  # (L, B, H, E)
             steps = {name: step.transpose(0, 1) for name, step in self.steps(logits, noise).items()}  # (B, L, H, E)
             return Decision(steps["weights"], steps=steps, match=Match(request.query))

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from lab.core.errors import LabError
 from lab.experts.base import LayerInfo
-from lab.routers.base import Axes, Decision, Match, Request, Router, RouterOptions
+from lab.routers.base import Axes, Decision, Match, Reads, Request, Router, RouterOptions, TaskAware, Trained
 
 
 class L2POptions(RouterOptions):
@@ -19,20 +19,23 @@ class L2POptions(RouterOptions):
     pull: float = Field(0.5, ge=0, description="weight of the loss that pulls chosen keys towards their queries (lambda)")
 
 
-class L2P(Router):
+class L2P(Router, TaskAware):
     """Weight 1 for the `top` experts whose keys have the largest cosine with the example's query, 0 for the others.
+
+    Prompts are chosen for each example, and the defaults are those of the paper: 5 prompts (of length 5 in the recipe), pull 0.5.
+    The configuration that the authors published chooses one set of prompts per batch, 4 of length 10, with pull 1.
 
     The keys learn with the experts from pull * mean over examples of sum over chosen keys (1 - cosine), and from nothing else:
     the choice has no gradient.
     """
 
     name = "l2p"
-    axes = Axes("learned", "model", "example", "hard")
+    axes = Axes("model", "example", "hard")
     Options = L2POptions
     options: L2POptions
     step_descriptions = {"weights": "1 for the experts whose keys are most like the text's query, 0 for the others"}
-    learns_with_experts = True
-    uses_query = True
+    trained = Trained.WITH_EXPERTS
+    reads = frozenset({Reads.QUERY})
 
     def __init__(self, options: L2POptions, layers: Sequence[LayerInfo], width: int):
         super().__init__(options, layers, width)
@@ -52,7 +55,7 @@ class L2P(Router):
         super().grow(experts)
 
     @torch.no_grad()
-    def add_task(self, task: int, generator: torch.Generator) -> None:
+    def add_task(self, task: int, classes: int, generator: torch.Generator) -> None:
         if task == 0:
             self.key.copy_(torch.rand(self.key.shape, generator=generator) * 2 - 1)
 

@@ -1,15 +1,15 @@
 """The true task picks the expert: the reference point of perfect routing."""
 
 from lab.core.errors import LabError
-from lab.routers.base import Axes, Decision, Request, Router, one_hot
+from lab.routers.base import Axes, Decision, Reads, Request, Router, one_hot
 
 
 class Oracle(Router):
     """The expert of the true task has weight 1, all others 0; uses the task identity and says so."""
 
     name = "oracle"
-    axes = Axes("fixed", "model", "task", "hard")
-    uses_task_id = True
+    axes = Axes("model", "task", "hard")
+    reads = frozenset({Reads.TASK})
 
     def forward(self, request: Request) -> Decision:
         if request.task is None:

@@ -14,7 +14,18 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from lab.experts.base import LayerInfo
-from lab.routers.base import Axes, Decision, GateOptions, LayerDecision, Request, Router, needs_experts_per_task, top_softmax
+from lab.routers.base import (
+    Axes,
+    Decision,
+    GateOptions,
+    HasGates,
+    LayerDecision,
+    Request,
+    Router,
+    Trained,
+    needs_experts_per_task,
+    top_softmax,
+)
 
 
 class PhatgooseOptions(GateOptions):
@@ -22,18 +33,18 @@ class PhatgooseOptions(GateOptions):
     top_k: int = Field(2, ge=1, le=1000, description="experts that act on a token; more than there are means all")
 
 
-class Phatgoose(Router):
+class Phatgoose(Router, HasGates):
     """Per token and layer the experts whose own gates fit the input best; each gate is trained on its task alone."""
 
     name = "phatgoose"
-    axes = Axes("learned", "layer", "token", "hard")
+    axes = Axes("layer", "token", "hard")
     Options = PhatgooseOptions
     options: PhatgooseOptions
     step_descriptions = {
         "scores": "how well each token fits the gate that was trained for each expert; mean over the tokens",
         "weights": "for each token the softmax of its largest scores, 0 for the others; mean over the tokens",
     }
-    learns_after_experts = True
+    trained = Trained.AFTER_EXPERT
 
     def __init__(self, options: PhatgooseOptions, layers: Sequence[LayerInfo], width: int):
         super().__init__(options, layers, width)
@@ -52,7 +63,7 @@ class Phatgoose(Router):
     def gate(self, k: int) -> dict[str, nn.Parameter]:
         return {f"vectors.{layer}.{k}": own[k] for layer, own in enumerate(self.vectors)}
 
-    def gated(self, k: int, task: Tensor) -> Decision:
+    def gated(self, k: int) -> Decision:
         def decide(layer: int, x: Tensor) -> Tensor:
             with torch.autocast(x.device.type, enabled=False):
                 gate = torch.sigmoid(x.float() @ self.vectors[layer][k])  # (B, T)
@@ -67,9 +78,7 @@ class Phatgoose(Router):
                 vectors = layer_norm(torch.stack([*self.vectors[layer]]), width)  # (E, I)
                 scores = layer_norm(x.float(), width) @ vectors.T / width[0] ** 0.5  # (B, T, E)
                 weights = top_softmax(scores, self.options.top_k)
-            return {
-                name: found.unsqueeze(2).expand(-1, -1, self.heads, -1)
-                for name, found in (("scores", scores), ("weights", weights))
-            }
+            steps = {"scores": scores, "weights": weights}
+            return {name: step.unsqueeze(2).expand(-1, -1, self.heads, -1) for name, step in steps.items()}
 
         return LayerDecision(decide, request.mask)

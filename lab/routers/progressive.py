@@ -5,15 +5,15 @@ from typing import Any
 import torch
 
 from lab.core.errors import LabError
-from lab.routers.base import Axes, Decision, Request, Router
+from lab.routers.base import Axes, Decision, Reads, Request, Router
 
 
 class Progressive(Router):
     """Weight 1 for the expert of the true task and all earlier ones, 0 for later ones; uses the task identity and says so."""
 
     name = "progressive"
-    axes = Axes("fixed", "model", "task", "soft")
-    uses_task_id = True
+    axes = Axes("model", "task", "soft")
+    reads = frozenset({Reads.TASK})
 
     @classmethod
     def check(cls, config: Any) -> None:

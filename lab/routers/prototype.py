@@ -1,12 +1,14 @@
 """Similarity to what a task looked like: the query against one mean per task or per class, in the frozen backbone.
 
 With m the means of the training queries q of a task, or of its classes:
-cosine: s = cos(q, m). mahalanobis: s = -(q - m)^T S^+ (q - m), S the mean over tasks of the covariance within the means.
+cosine: s = cos(q, m). mahalanobis: s = -(q - m)^T S^+ (q - m), S the mean over tasks of a task's covariance, and that
+the mean over its classes (or of the task as one) of the covariance around their mean, each counting alike whatever its size, as
+in EPI (Wang et al. 2023).
 A task's score is the largest over its means; the weights are the softmax of score / temperature over the `top_k` best tasks.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -14,7 +16,19 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lab.experts.base import LayerInfo
-from lab.routers.base import Axes, Decision, Match, Request, Router, RouterOptions, needs_experts_per_task, top_softmax
+from lab.routers.base import (
+    Axes,
+    Decision,
+    MadeOfExamples,
+    Match,
+    Reads,
+    Request,
+    Router,
+    RouterOptions,
+    TaskAware,
+    needs_experts_per_task,
+    top_softmax,
+)
 
 ALL = 1000  # as `top_k`
 
@@ -28,19 +42,18 @@ class PrototypeOptions(RouterOptions):
     temperature: float = Field(1.0, gt=0, le=100, description="of the softmax over the scores of these; lower is harder")
 
 
-class Prototype(Router):
+class Prototype(Router, TaskAware, MadeOfExamples):
     """The expert whose task has the nearest mean to the example, by cosine or Mahalanobis distance; nothing is trained."""
 
     name = "prototype"
-    axes = Axes("computed", "model", "example", "hard")
+    axes = Axes("model", "example", "hard")
     Options = PrototypeOptions
     options: PrototypeOptions
     step_descriptions = {
         "scores": "how near the text is to what each expert's task looked like: the cosine, or minus a squared distance",
         "weights": "the softmax of the largest scores, 0 for the others",
     }
-    uses_query = True
-    learns_queries = True
+    reads = frozenset({Reads.QUERY})
 
     def __init__(self, options: PrototypeOptions, layers: Sequence[LayerInfo], width: int):
         super().__init__(options, layers, width)
@@ -55,37 +68,34 @@ class Prototype(Router):
         needs_experts_per_task(config)
 
     @classmethod
-    def axes_of(cls, options: PrototypeOptions) -> Axes:
-        return cls.axes._replace(hardness="soft" if options.top_k == ALL else "hard")
+    def axes_of(cls, options: RouterOptions) -> Axes:
+        return cls.axes._replace(hardness="soft" if cast(PrototypeOptions, options).top_k == ALL else "hard")
 
-    def add_task(self, task: int, generator: torch.Generator) -> None:
+    def add_task(self, task: int, classes: int, generator: torch.Generator) -> None:
         if task in self.task_of:
             return
-        new = max(1, self.classes[task]) if self.options.per == "class" and self.classes else 1  # texts are of no class
+        new = max(1, classes) if self.options.per == "class" else 1  # texts are of no class
         self.mean = torch.cat([self.mean, self.mean.new_zeros(new, self.width)])
         self.task_of += [task] * new
 
-    def after_expert_trained(self, experts: Sequence[Mapping[str, Tensor]], queries: Sequence[Tensor], labels: Tensor) -> None:
+    def read_examples(self, task: int, query: Tensor, labels: Tensor) -> None:
         """Means of the newest task, and the running mean of the covariances; a class without examples has no mean (NaN)."""
-        k, query = len(experts) - 1, queries[0].double()  # (N, D)
-        query = normalize(query, dim=-1) if self.options.unit else query
+        query = normalize(query.double(), dim=-1) if self.options.unit else query.double()
         group = labels if self.options.per == "class" else torch.zeros_like(labels)  # (N,)
-        own = [i for i, owner in enumerate(self.task_of) if owner == k]
+        own = [i for i, owner in enumerate(self.task_of) if owner == task]
         means = torch.stack([query[group == i].mean(0) for i in range(len(own))])  # (P_k, D)
         self.mean[own] = means.to(self.mean.dtype)
         if self.options.distance == "mahalanobis":
-            away = query - means[group]
-            self.covariance += (away.T @ away / len(away) - self.covariance) / (k + 1)
+            away = [query[group == i] - means[i] for i in range(len(own)) if (group == i).any()]
+            covariance = torch.stack([rows.T @ rows / len(rows) for rows in away]).mean(0)  # (D, D)
+            self.covariance += (covariance - self.covariance) / (task + 1)
             self.whitening.copy_(whitening(self.covariance))
 
     def match(self, query: Tensor) -> Match:
         """Queries (B, D) and means where they are compared: at length one, or whitened."""
-        places = (query.float(), self.mean)
         if self.options.distance == "cosine":
-            found = (normalize(place, dim=-1) for place in places)
-        else:
-            found = (place @ self.whitening.T for place in places)
-        return Match(*found, self.task_of)
+            return Match(normalize(query.float(), dim=-1), normalize(self.mean, dim=-1), self.task_of)
+        return Match(query.float() @ self.whitening.T, self.mean @ self.whitening.T, self.task_of)
 
     def scores(self, query: Tensor, match: Match) -> Tensor:
         """(B, D), and where it is compared -> (B, E)."""
@@ -101,8 +111,8 @@ class Prototype(Router):
     def forward(self, request: Request) -> Decision:
         match = self.match(request.query)
         scores = self.scores(request.query, match)
-        found = {"scores": scores, "weights": top_softmax(scores, self.options.top_k, self.options.temperature)}
-        steps = {name: step[:, None, None, :].expand(-1, 1, self.heads, -1) for name, step in found.items()}  # (B, 1, H, E)
+        named = {"scores": scores, "weights": top_softmax(scores, self.options.top_k, self.options.temperature)}
+        steps = {name: step[:, None, None, :].expand(-1, 1, self.heads, -1) for name, step in named.items()}  # (B, 1, H, E)
         return Decision(steps["weights"], steps=steps, match=match)
 
 

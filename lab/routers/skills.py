@@ -16,7 +16,18 @@ from torch import Tensor, nn
 
 from lab.core.errors import LabError
 from lab.experts.base import LayerInfo
-from lab.routers.base import Axes, Decision, Request, Router, RouterOptions, normalised
+from lab.routers.base import (
+    Axes,
+    Decision,
+    FromMemory,
+    Reads,
+    Request,
+    Router,
+    RouterOptions,
+    TaskAware,
+    Trained,
+    normalised,
+)
 
 BOUND = 1e-3  # of the first logits: nearly the same weight for every skill
 
@@ -35,12 +46,13 @@ class SkillsOptions(RouterOptions):
     alpha: float = Field(5.0, gt=0, le=1000, description="of the Indian buffet prior: how many skills a task is expected to use")
 
 
-class Skills(Router):
+class Skills(Router, TaskAware, FromMemory):
     """A learned table of tasks and skills: which skills of the inventory each task uses; it is given the task, and says so."""
 
     name = "skills"
-    axes = Axes("learned", "layer", "task", "soft")
-    uses_task_id = True
+    axes = Axes("layer", "task", "soft")
+    reads = frozenset({Reads.TASK})
+    trained = Trained.ON_MEMORY
     Options = SkillsOptions
     options: SkillsOptions
     step_descriptions = {
@@ -50,16 +62,16 @@ class Skills(Router):
 
     def __init__(self, options: SkillsOptions, layers: Sequence[LayerInfo], width: int):
         super().__init__(options, layers, width)
-        own = {"layer": [layer.name for layer in layers], "block": [_block(layer.name) for layer in layers], "global": ["all"]}
-        places = own[options.granularity]
-        self.tables = list(dict.fromkeys(places))  # G of them
-        self.table_of = [self.tables.index(place) for place in places]  # (L,), or (1,) if global
+        units = {"layer": [layer.name for layer in layers], "block": [_block(layer.name) for layer in layers], "global": ["all"]}
+        unit_of = units[options.granularity]
+        self.tables = list(dict.fromkeys(unit_of))  # G of them
+        self.table_of = [self.tables.index(unit) for unit in unit_of]  # (L,), or (1,) if global
         self.logits = nn.ParameterList()  # per task (G, H, E)
 
-    def add_task(self, task: int, generator: torch.Generator) -> None:
+    def add_task(self, task: int, classes: int, generator: torch.Generator) -> None:
         """A row of logits for the task; those of other tasks stay as they are."""
-        drawn = torch.empty(len(self.tables), self.heads, self.experts).uniform_(-BOUND, BOUND, generator=generator)
-        self.logits.append(nn.Parameter(drawn))
+        row = torch.empty(len(self.tables), self.heads, self.experts).uniform_(-BOUND, BOUND, generator=generator)
+        self.logits.append(nn.Parameter(row))
 
     def grow(self, experts: int) -> None:
         """Columns for new skills, which begin with logits of 0; the others stay as they are."""
@@ -121,5 +133,5 @@ def buffet(z: Tensor, alpha: float) -> Tensor:
 def _block(name: str) -> str:
     """A layer's name up to the number of its block; all layers outside of blocks belong together."""
     parts = name.split(".")
-    place = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-    return "" if place is None else ".".join(parts[: place + 1])
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return "" if number is None else ".".join(parts[: number + 1])

@@ -17,7 +17,17 @@ from torch.nn import functional as F
 
 from lab.core.errors import LabError
 from lab.experts.base import LayerInfo
-from lab.routers.base import Axes, Decision, LayerDecision, Request, Router, RouterOptions, normalised
+from lab.routers.base import (
+    Axes,
+    Decision,
+    LayerDecision,
+    Request,
+    Router,
+    RouterOptions,
+    TaskAware,
+    Trained,
+    normalised,
+)
 
 
 class SparseOptions(RouterOptions):
@@ -40,7 +50,7 @@ class SparseOptions(RouterOptions):
     )
 
 
-class Sparse(Router):
+class Sparse(Router, TaskAware):
     """Per token and layer the `top_k` experts with the largest gates, from a small network on the layer's own input.
 
     New experts get new rows in the gates; old rows keep their values and go on learning. What keeps gates from drifting to the
@@ -48,7 +58,7 @@ class Sparse(Router):
     """
 
     name = "sparse"
-    axes = Axes("learned", "layer", "token", "hard")
+    axes = Axes("layer", "token", "hard")
     Options = SparseOptions
     options: SparseOptions
     step_descriptions = {
@@ -56,14 +66,14 @@ class Sparse(Router):
         "probabilities": "what each expert would get of a token, if all acted",
         "weights": "for each token the probabilities of the few likeliest experts, 0 for the others; mean over the tokens",
     }
-    learns_with_experts = True
+    trained = Trained.WITH_EXPERTS
 
     def __init__(self, options: SparseOptions, layers: Sequence[LayerInfo], width: int):
         super().__init__(options, layers, width)
         self.inner = nn.ParameterList(torch.zeros(options.hidden, layer.inputs) for layer in layers)
         self.bias = nn.ParameterList(torch.zeros(options.hidden) for _ in layers)
         self.outer = nn.ParameterList(torch.zeros(0, options.hidden) for _ in layers)  # per layer (E, hidden)
-        self.drawn = self.tasks_seen = 0  # experts that have rows with values; tasks met
+        self.initialised = self.tasks_seen = 0  # experts that have rows with values; tasks so far
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -77,12 +87,12 @@ class Sparse(Router):
         super().grow(experts)
 
     @torch.no_grad()
-    def add_task(self, task: int, generator: torch.Generator) -> None:
+    def add_task(self, task: int, classes: int, generator: torch.Generator) -> None:
         """Rows of new experts, and once all else, are drawn as torch draws linear layers."""
         for inner, outer in zip(self.inner, self.outer, strict=True):
-            for tensor in (outer[self.drawn :], *([] if self.tasks_seen else [inner])):
+            for tensor in (outer[self.initialised :], *([] if self.tasks_seen else [inner])):
                 tensor.copy_((2 * torch.rand(tensor.shape, generator=generator) - 1) / tensor.shape[1] ** 0.5)
-        self.drawn, self.tasks_seen = self.experts, task + 1
+        self.initialised, self.tasks_seen = self.experts, task + 1
         if self.options.hold:
             for i, parameter in enumerate(self.parameters()):
                 self.register_buffer(f"found{i}", parameter.detach().clone())

@@ -9,7 +9,7 @@ class Sum(Router):
     """Every expert of the bank has the weight 1, so that a new one is added to what the earlier ones do."""
 
     name = "sum"
-    axes = Axes("fixed", "model", "all", "soft")
+    axes = Axes("model", "all", "soft")
 
     def forward(self, request: Request) -> Decision:
         return Decision(torch.ones(1, 1, self.heads, self.experts, device=request.mask.device))

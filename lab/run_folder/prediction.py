@@ -85,28 +85,28 @@ def kept(run: Run, after: int | None, task: int) -> list[Answer]:
     if f"{task}/rows" not in routing.arrays:
         raise LabError(f"run '{run.id}' kept no examples of task {task} after task {after}")
     steps, rows, name = routing.steps(task), routing.arrays[f"{task}/rows"].astype(int), routing.tasks[task]
-    texts, found = routing.texts.get(str(task), []), _predictions(run, after, name)
+    texts, stored = routing.texts.get(str(task), []), _predictions(run, after, name)
     answers = []
     for i, row in enumerate(rows):
-        known = found.loc[row] if row in found.index else {"label": None, "prediction": "?", "probability": np.nan}
+        prediction = stored.loc[row] if row in stored.index else {"label": None, "prediction": "?", "probability": np.nan}
         answers.append(
             Answer(
                 texts[i] if i < len(texts) else "",
-                [known["prediction"]],
-                np.array([known["probability"]], dtype=float),
+                [prediction["prediction"]],
+                np.array([prediction["probability"]], dtype=float),
                 routing.layers,
                 routing.experts,
                 {step: values[i] for step, values in steps.items()},
-                label=known["label"],
+                label=prediction["label"],
             )
         )
     return answers
 
 
-def _predictions(run: Run, after: int, task: str) -> pd.DataFrame:
+def _predictions(run: Run, after: int | None, task: str) -> pd.DataFrame:
     """Stored predictions on one task by test row; empty where there are none."""
     try:
-        found = run.predictions(after)
-        return found[found["task"] == task].drop_duplicates("row").set_index("row")
+        stored = run.predictions(after)
+        return stored.loc[stored["task"] == task].drop_duplicates(subset=["row"]).set_index("row")
     except (OSError, ValueError, KeyError):
         return pd.DataFrame()

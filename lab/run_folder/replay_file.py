@@ -91,8 +91,8 @@ def read(content: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         lines.append(line)
     head = lines[0] if lines else {}
     if head.get("replay") != FORMAT:
-        found = f"format {head['replay']}" if "replay" in head else "its first line has no 'replay'"
-        raise LabError(f"this is no replay file that can be played: {found}, this version plays format {FORMAT}")
+        version = f"format {head['replay']}" if "replay" in head else "its first line has no 'replay'"
+        raise LabError(f"this is no replay file that can be played: {version}, this version plays format {FORMAT}")
     missing = [name for name, kind in HEAD.items() if not isinstance(head.get(name), kind)]
     try:
         config, scores = head["config"], head["scores"]
@@ -130,8 +130,8 @@ def play(run: Run, wait: Callable[[float], None] = time.sleep) -> None:
         shutil.rmtree(run.dir / "routing", ignore_errors=True)
         if _happen(run, head, lines, wait):
             atomic_io.write_json(run.dir / "matrix.json", head["scores"])
-            known = {name: head["end"][name] for name in END if name in head["end"]}
-            run.update(status="stopped" if head["end"].get("status") == "stopped" else "finished", ended=now(), **known)
+            facts = {name: head["end"][name] for name in END if name in head["end"]}
+            run.update(status="stopped" if head["end"].get("status") == "stopped" else "finished", ended=now(), **facts)
         else:
             run.update(status="stopped", ended=now())
     except KeyboardInterrupt:

@@ -42,9 +42,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def root(given: str | Path | None = None) -> Path:
+def root(runs: str | Path | None = None) -> Path:
     """The folder of runs: the argument, else $LAB_RUNS, else ./runs."""
-    return Path(given or os.environ.get("LAB_RUNS") or "runs")
+    return Path(runs or os.environ.get("LAB_RUNS") or "runs")
 
 
 def located(id: str, runs: str | Path | None = None) -> Path:
@@ -89,6 +89,16 @@ class Run:
     def __hash__(self) -> int:
         return hash(self.dir)
 
+    def __repr__(self) -> str:
+        """`<Run 'a' finished: l2r on builtin, seed 0, average accuracy 0.913, in runs>`; a folder that cannot be read says so."""
+        try:
+            config, accuracy = self.config, self.metrics().get("average_accuracy")
+            score = "" if accuracy is None else f", average accuracy {accuracy:.3f}"
+            state = f"{self.status}: {config['recipe']} on {config['stream']['name']}, seed {config['seed']}{score}"
+        except (LabError, KeyError, TypeError):
+            state = "damaged" if self.dir.is_dir() else "missing"
+        return f"<Run '{self.id}' {state}, in {self.dir.parent}>"
+
     # -- reading ---------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -103,9 +113,9 @@ class Run:
 
     def refuse_newer(self) -> None:
         """LabError for a folder that this version would misread."""
-        found = self.info.get("format", 0)
-        if found > FORMAT:
-            raise LabError(f"run '{self.id}' was written by a newer version (format {found}, this one reads {FORMAT})")
+        written = self.info.get("format", 0)
+        if written > FORMAT:
+            raise LabError(f"run '{self.id}' was written by a newer version (format {written}, this one reads {FORMAT})")
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.dir / name
@@ -162,8 +172,8 @@ class Run:
     @property
     def notes(self) -> dict[str, Any]:
         """notes.json: text, tags, starred, archived; what is missing or of another type is as nobody had written it."""
-        found = self._json("notes.json")
-        return {name: found[name] if isinstance(found.get(name), type(empty)) else empty for name, empty in NOTES.items()}
+        written = self._json("notes.json")
+        return {name: written[name] if isinstance(written.get(name), type(empty)) else empty for name, empty in NOTES.items()}
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -238,8 +248,8 @@ class Run:
         try:
             arrays, header = atomic_io.read_arrays(self.dir / "routing" / name)
             about = json.loads(header["about"])
-            steps, told = about.get("steps", []), about.get("told", {})
-            return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"], steps, told)
+            steps, descriptions = about.get("steps", []), about.get("told", {})
+            return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"], steps, descriptions)
         except (atomic_io.UnreadableArrays, OSError, ValueError, KeyError) as error:
             raise LabError(f"run '{self.id}' is damaged: routing/{name} cannot be read ({error})") from error
 
@@ -362,8 +372,8 @@ def process_alive(pid: int | None, started: float | None) -> bool:
 def all_runs(runs: str | Path | None = None) -> list[Run]:
     """All run folders, oldest first; folders without run.json are no runs."""
     folder = root(runs)
-    found = [Run(path.parent) for path in folder.glob("*/run.json")] if folder.is_dir() else []
-    return sorted(found, key=lambda run: (_created(run), run.id))
+    folders = [path.parent for path in folder.glob("*/run.json")] if folder.is_dir() else []
+    return sorted(map(Run, folders), key=lambda run: (_created(run), run.id))
 
 
 def _created(run: Run) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from lab.adapters.peft_folder import WEIGHTS
 from lab.core import atomic_io
 from lab.core.errors import LabError
+from lab.models.learner import routing_state
 from lab.training.optimisation import moments
 from lab.training.trainer import Cursor, Session
 
@@ -84,7 +85,7 @@ def restore(session: Session, folder: Path, experts: Path) -> dict[str, Any]:
     for method in session.methods:
         method.load_state(of(f"method.{method.name}/"))
     for name, kept in session.carried.items():
-        kept.update({own: tensor.to(learner.device) for own, tensor in of(f"{name}/").items()})
+        kept.update({own: tensor.to(learner.backbone.device) for own, tensor in of(f"{name}/").items()})
     session.saved_moments = {name: tensor for name, tensor in tensors.items() if name.startswith("optimizer/")}
     return manifest
 
@@ -105,5 +106,5 @@ def _state(session: Session) -> dict[str, Tensor]:
 def _small(session: Session) -> dict[str, Tensor]:
     """Router and classifier."""
     learner = session.learner
-    router: dict[str, Tensor] = {f"router/{name}": tensor for name, tensor in learner.router.state_dict().items()}
-    return router | {f"classifier/{name}": p for name, p in learner.classifier.named_parameters()}
+    router: dict[str, Tensor] = {f"router/{name}": tensor for name, tensor in routing_state(learner).items()}
+    return router | {f"classifier/{name}": p for name, p in learner.head.classifier.named_parameters()}

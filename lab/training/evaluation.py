@@ -130,7 +130,7 @@ class Evaluator:
         """
         self.learner, self.rows, self.seen, self.oracle, self.change = learner, rows, seen, oracle, change
         self.answered: dict[int, tuple[Any, ...]] = {}  # by row
-        self.routing, self.measures = RoutingSums(), learner.objective.measures
+        self.routing, self.measures = RoutingSums(), learner.head.measures
 
     @property
     def done(self) -> int:
@@ -141,10 +141,10 @@ class Evaluator:
     def update(self, chunk: Sequence[int]) -> None:
         """Evaluates the rows of these numbers in one batch."""
         learner = self.learner
-        batch = learner.collate([self.rows[i] for i in chunk])
-        decision = learner.router.oracle_decision(batch.task) if self.oracle else learner.decide(batch)
+        batch = learner.backbone.collate([self.rows[i] for i in chunk])
+        decision = learner.consolidation.oracle_decision(batch.task) if self.oracle else learner.decide(batch)
         decision = self.change(decision) if self.change and decision else decision
-        answers = learner.objective.answers(batch, decision, self.seen)
+        answers = learner.head.answers(batch, decision, self.seen)
         columns = (*answers[:4], *(answers.scores[name] for name in self.measures))
         self.answered |= zip(chunk, zip(*columns, strict=True), strict=True)
         if decision:

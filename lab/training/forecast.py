@@ -146,7 +146,7 @@ def look(config: RunConfig) -> dict[str, Any]:
         "trainable_parameters": session.cost()["trainable_parameters"],
         "layers": len(learner.bank.layers),
         "limit": limit,
-        "device": str(learner.device),
+        "device": str(learner.backbone.device),
         "dtype": session.config.backbone.dtype,
         "tasks": tasks,
     }

@@ -28,10 +28,10 @@ def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[eve
     times = [TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()]
     bars = Progress(*shares, *times, console=Console(stderr=True), transient=False)
     with bars:
-        whole = bars.add_task("whole run", total=1000, completed=int(1000 * session.progress()))
+        overall = bars.add_task("whole run", total=1000, completed=int(1000 * session.progress()))
         phase = bars.add_task("starting", total=None)
         for event in happenings:
-            bars.update(whole, completed=int(1000 * getattr(event, "progress", 0)))
+            bars.update(overall, completed=int(1000 * getattr(event, "progress", 0)))
             if isinstance(event, events.Step) and isinstance(session.stage, Training):
                 where = f"{names[event.task]} ({event.task + 1}/{count}), epoch {event.epoch + 1}/{event.epochs}"
                 title = f"{session.stage.title} {where}"
@@ -53,10 +53,10 @@ def follow_cells(steps: Iterator[Any]) -> None:
     shares = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TaskProgressColumn()]
     times = [TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()]
     with Progress(*shares, *times, console=Console(stderr=True), speed_estimate_period=600) as bars:
-        whole, running = bars.add_task("cells"), dict[str, TaskID]()
+        overall, running = bars.add_task("cells"), dict[str, TaskID]()
         for step in chain([first], steps):
             done = step.done + sum(step.active.values())
-            bars.update(whole, total=step.total, completed=done, description=f"cells {step.done}/{step.total}")
+            bars.update(overall, total=step.total, completed=done, description=f"cells {step.done}/{step.total}")
             for id in [id for id in running if id not in step.active]:
                 bars.remove_task(running.pop(id))
             for id, share in step.active.items():

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lab.core import atomic_io
 from lab.core.errors import LabError, RunFailed
+from lab.models.learner import routing_state
 from lab.run_folder import events
 from lab.run_folder.run import Run, now
 from lab.training import checkpoint
@@ -199,13 +201,14 @@ class Recorder:
             texts = {str(j): [self.text(j, row) for row in sorted(sums.whole)] for j, sums in evaluated.items()}
             layers, tasks = [layer.name for layer in learner.bank.layers], learner.task_names[: len(self.row)]
             about = {"tasks": tasks, "layers": layers, "texts": texts}
-            about["experts"] = learner.router.names(learner.bank.names)
-            about["steps"], about["told"] = next(iter(evaluated.values())).steps, dict(learner.router.step_descriptions)
+            about["experts"] = learner.consolidation.names(learner.bank.names)
+            about["steps"] = next(iter(evaluated.values())).steps
+            about["told"] = dict(learner.consolidation.step_descriptions(learner.router))
             header = {"about": json.dumps(about, ensure_ascii=False)}
             atomic_io.write_arrays(self.run.dir / "routing" / f"after_{after}.safetensors", arrays, header)
         folder = self.run.dir / "state" / f"after_{after}"
         self.write_router(folder / "router.safetensors")
-        rows = {name: p.detach().cpu().numpy() for name, p in learner.classifier.named_parameters()}
+        rows = {name: p.detach().cpu().numpy() for name, p in learner.head.classifier.named_parameters()}
         atomic_io.write_arrays(folder / "classifier.safetensors", rows)
         if self.session.protocol.continual and not learner.per_task:
             for k, name in enumerate(learner.bank.names):
@@ -214,7 +217,7 @@ class Recorder:
         self.row = {}
 
     def write_router(self, path: Path) -> None:
-        router = {name: tensor.cpu().numpy() for name, tensor in self.session.learner.router.state_dict().items()}
+        router = {name: tensor.cpu().numpy() for name, tensor in routing_state(self.session.learner).items()}
         if router:
             atomic_io.write_arrays(path, router)
 
@@ -228,7 +231,7 @@ class Recorder:
 
         import pandas
 
-        written = self.session.learner.objective.written
+        written = self.session.learner.head.written
         parts = []
         for j, event in sorted(self.row.items()):
             p = event.predictions
@@ -251,7 +254,7 @@ class Recorder:
             summary |= dict.fromkeys(("own_expert_share", "accuracy", *by_task, "oracle_average_accuracy"))
             return summary, {f"routing.{name}": reason for name in summary}
         routing = self.run.routing()
-        owners = [session.learner.router.owner(t) for t in range(len(session.tasks))]
+        owners = session.learner.consolidation.owner(torch.arange(len(session.tasks))).tolist()
         shares = [float(routing.share(t)[k]) for t, k in enumerate(owners)]
         hits = [float(routing.top1(t)[..., k].mean()) for t, k in enumerate(owners)]
         own = {

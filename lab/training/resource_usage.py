@@ -17,8 +17,13 @@ def footprint(learner: Learner, memory: Memory, methods: Sequence[Method], held:
     protocol does. Memory: stored texts and generated ones.
     """
     adapters = [p for k in range(len(learner.bank)) for p in learner.bank.expert(k).values()]
-    adapters += [*learner.classifier.parameters(), *learner.router.parameters()]
-    statistics = [*learner.router.buffers(), *(tensor for method in methods for tensor in method.state().values()), *held]
+    adapters += [*learner.head.classifier.parameters(), *learner.router.parameters(), *learner.consolidation.parameters()]
+    statistics = [
+        *learner.router.buffers(),
+        *learner.consolidation.buffers(),
+        *(tensor for method in methods for tensor in method.state().values()),
+        *held,
+    ]
     adapter_bytes, statistics_bytes = (sum(t.numel() * t.element_size() for t in tensors) for tensors in (adapters, statistics))
     memory_bytes = memory.bytes + sum(method.generated.bytes for method in methods)
     return {

@@ -79,6 +79,8 @@ class ExpertTraining(Training):
 
     def finish(self, own_rows: "list[Encoded]") -> None:
         """The memory filled, and what methods and the router keep of the trained expert."""
+        from lab.routers.base import MadeOfExamples
+
         session, learner, trained = self.session, self.session.learner, self.groups[0]
         for k in learner.current:
             learner.bank.trainable(k, False)
@@ -86,12 +88,12 @@ class ExpertTraining(Training):
         with session.timed():
             for method in session.methods:
                 method.end_task(self.task, own_rows)
-        for name in learner.parameters_of(range(learner.tasks_seen)):
+        for name in learner.head.parameters_of(range(learner.head.tasks_seen)):
             if name in trained:
                 session.carried[BEFORE_CALIBRATION][name] = trained[name].detach().clone()
         if self.isolated:
             with session.timed():
-                learner.after_expert_trained(own_rows, self.queries() if learner.router.learns_queries else [])
+                learner.after_expert_trained(own_rows, self.queries() if isinstance(learner.router, MadeOfExamples) else None)
 
     # -- a step --------------------------------------------------------------------------------------------------------
 
@@ -102,16 +104,18 @@ class ExpertTraining(Training):
         return rows
 
     def decision(self, batch: "Batch", step: int) -> "Decision | None":
+        from lab.routers.base import single_expert
+
         learner = self.session.learner
-        return learner.single_expert_decision(learner.current[0]) if self.isolated else learner.decide(batch)
+        return single_expert(learner.current[0], learner.backbone.device) if self.isolated else learner.decide(batch)
 
     def terms(self, batch: "Batch", decision: "Decision | None") -> "dict[str, Tensor]":
         from lab.models.learner import Output
 
         learner = self.session.learner
-        out = Output(learner.logits(batch, self.task if self.isolated else None), decision)
-        loss = learner.own_cross_entropy if self.isolated else learner.cross_entropy
-        terms = {"task": loss(out.logits, batch.label, batch.task)} | (decision.losses if decision else {})
+        out = Output(learner.head.logits(batch, self.task if self.isolated else None), decision)
+        loss = learner.head.isolated_loss if self.isolated else learner.head.loss
+        terms = {"task": loss(out.logits, batch)} | (decision.losses if decision else {})
         for method in self.methods:
             terms |= method.terms(batch, out)
         return terms
@@ -145,8 +149,8 @@ class ExpertTraining(Training):
 
         return strip_task_prefix(self.groups[0], self.task)
 
-    def queries(self) -> "list[Tensor]":
-        """Queries of the task's training examples, (N, D) for every layer; computed once by all runs that share a store."""
+    def queries(self) -> "Tensor":
+        """Queries of the task's training examples (N, D); computed once by all runs that share a store."""
         import torch
 
         from lab.training.expert_cache import query_address
@@ -158,48 +162,58 @@ class ExpertTraining(Training):
         if stored is not None:
             arrays, about = stored
             session.cursor.reused_s += float(about["train_s"])
-            return [torch.from_numpy(arrays["query"]).to(learner.device)] * len(learner.bank.layers)
+            return torch.from_numpy(arrays["query"]).to(learner.backbone.device)
         began = time.perf_counter()
-        queries = learner.layer_queries(session.rows[self.task, "train"])
+        queries, *_ = learner.inputs.layer_queries(learner.router, session.rows[self.task, "train"])
         if store:
-            store.keep(address, {"query": queries[0]}, time.perf_counter() - began)
+            store.keep(address, {"query": queries}, time.perf_counter() - began)
         return queries
 
 
 class GateTraining(Training):
-    """What the router has for the new expert alone, from the task's training examples; expert and classifier are frozen."""
+    """A gate of the new expert from the task's training examples, or what consolidates the experts from stored ones.
+
+    Experts and classifier are frozen.
+    """
 
     session: "Session"
     phase, about, rate = "gate", "training the router's gate", "router.lr"
 
     @classmethod
     def work(cls, config: RunConfig, sizes: Sizes, task: int) -> float:
-        return TRAINING * getattr(config.router, "steps", 0) * config.train.batch_size
+        consolidation = registry.consolidations.get(config.consolidation.name).steps_of(config.consolidation)
+        return TRAINING * (getattr(config.router, "steps", 0) + consolidation) * config.train.batch_size
 
     def run(self) -> Iterator[events.Event]:
-        import torch
+        from lab.routers.base import HasGates
 
-        session, router, options = self.session, self.session.learner.router, self.session.config.router
-        self.expert = len(session.learner.bank) - 1
-        gate = {f"router.{name}": parameter for name, parameter in router.gate(self.expert).items()}
-        if not gate:
+        session, learner = self.session, self.session.learner
+        self.expert = len(learner.bank) - 1
+        if learner.consolidation.trains:
+            options, trained = session.config.consolidation, dict(learner.consolidation.named_parameters())
+            self.source, self.rate = session.memory.rows, "consolidation.lr"
+        elif isinstance(learner.router, HasGates):
+            options, trained = session.config.router, learner.router.gate(self.expert)
+            self.source = session.protocol.training_rows(session, self.task)
+        else:
             return
-        self.source = session.memory.rows if router.holds_experts else session.protocol.training_rows(session, self.task)
+        gate = {f"router.{name}": parameter for name, parameter in trained.items()}
         self.batches = session.batches(self.source, session.config.train.batch_size, "gate order", self.task)
         self.groups, self.rates, self.steps = [gate], [options.lr], options.steps
         yield from session.fit(self)
-        with session.timed(), torch.no_grad():
-            router.gate_trained()
+        with session.timed():
+            learner.after_consolidation()
 
     def rows(self, step: int) -> "list[Encoded]":
         return self.batches.at(step)
 
     def decision(self, batch: "Batch", step: int) -> "Decision | None":
-        return self.session.learner.router.gated(self.expert, batch.task)
+        consolidation, router = self.session.learner.consolidation, self.session.learner.router
+        return consolidation.oracle_decision(batch.task) if consolidation.trains else router.gated(self.expert)
 
     def terms(self, batch: "Batch", decision: "Decision | None") -> "dict[str, Tensor]":
         learner = self.session.learner
-        return {"gate": learner.cross_entropy(learner.logits(batch), batch.label, batch.task, "task")}
+        return {"gate": learner.head.loss(learner.head.logits(batch), batch, "task")}
 
 
 class RouterTraining(Training):
@@ -211,17 +225,16 @@ class RouterTraining(Training):
     @classmethod
     def work(cls, config: RunConfig, sizes: Sizes, task: int) -> float:
         examples = config.router_training.steps * config.router_training.batch_size
-        if examples and not registry.routers.get(config.router.name).learns_on_memory(config.router):
+        if examples and registry.routers.get(config.router.name).trained != "on the memory":
             # each goes through the model once, then the classifier alone is tuned
             return float(stored_examples(config, sizes[: task + 1]))
         return TRAINING * examples
 
     def run(self) -> Iterator[events.Event]:
         session, learner, config = self.session, self.session.learner, self.session.config.router_training
-        learns = learner.router.learns_on_memory(session.config.router)
-        gate = learner.router.gate(len(learner.bank) - 1)  # was trained in the stage before
-        router = {f"router.{name}": p for name, p in learner.router.named_parameters() if learns and name not in gate}
-        classifier = learner.parameters_of(range(learner.tasks_seen))
+        learns = learner.router.trained == "on the memory"
+        router = {f"router.{name}": p for name, p in learner.router.named_parameters() if learns}
+        classifier = learner.head.parameters_of(range(learner.head.tasks_seen))
         tuned = classifier if config.classifier == "tuned" else {}
         if self.task == 0 or not config.steps or not (router or tuned):
             return  # with one task there is nothing to choose between and nothing to calibrate
@@ -238,13 +251,16 @@ class RouterTraining(Training):
 
     def begin(self, classifier: "dict[str, nn.Parameter]") -> None:
         """The router and the classifier as the first step begins with them."""
-        import torch
+        from lab.routers.base import FromMemory
 
-        session, router = self.session, self.session.learner.router
-        queries, owners = self.stored() if self.routes else ([], torch.zeros(0))
-        router.standardise(queries)
-        if self.task == 1 or not session.config.router_training.warm_start:
-            router.reset(session.chance("router", self.task), queries, owners)
+        session, learner = self.session, self.session.learner
+        anew = self.task == 1 or not session.config.router_training.warm_start
+        if self.routes and isinstance(learner.router, FromMemory):
+            queries, owners = self.stored()
+            learner.router.standardise(queries)
+            if anew:
+                learner.router.reset(session.chance("router", self.task), queries, learner.consolidation.owner(owners))
+        if anew:
             for name, parameter in classifier.items():
                 parameter.data.copy_(session.carried[BEFORE_CALIBRATION][name])
 
@@ -257,15 +273,15 @@ class RouterTraining(Training):
 
         session, learner = self.session, self.session.learner
         before, session.stored_queries = session.stored_queries, {}
-        for task in range(learner.tasks_seen):
+        for task in range(learner.head.tasks_seen):
             rows = [row for row in session.memory.rows if row.task == task]
             if task in before and before[task][0] == rows:
                 session.stored_queries[task] = before[task]
             elif rows:  # a reservoir may have dropped all of a task's
-                session.stored_queries[task] = rows, learner.layer_queries(rows)
+                session.stored_queries[task] = rows, learner.inputs.layer_queries(learner.router, rows)
         queries = [of_task for _, of_task in session.stored_queries.values()]
         owners = [
-            torch.full((len(rows),), task * learner.per_task, device=learner.device)
+            torch.full((len(rows),), task * learner.per_task, device=learner.backbone.device)
             for task, (rows, _) in session.stored_queries.items()
         ]
         return [torch.cat(layer) for layer in zip(*queries, strict=True)], torch.cat(owners)
@@ -284,9 +300,9 @@ class RouterTraining(Training):
 
         learner, represented = self.session.learner, self.represented
         pooled = torch.stack([represented[key] for key in batch.keys]) if represented else None  # (B, D)
-        logits = learner.logits(batch) if pooled is None else learner.classifier(pooled)
+        logits = learner.head.logits(batch) if pooled is None else learner.head.classifier(pooled)
         competing = "task" if self.session.config.scenario == "task" else "seen"
-        loss = learner.cross_entropy(logits, batch.label, batch.task, competing)
+        loss = learner.head.loss(logits, batch, competing)
         return {"memory": loss} | (decision.losses if decision else {})
 
 
@@ -308,7 +324,7 @@ class UntrainedEvaluation(Stage):
 
     def run(self) -> Iterator[events.Event]:
         session, scores = self.session, []
-        with session.learner.untrained():
+        with session.learner.head.untrained():
             for j in range(len(session.tasks)):
                 result = yield from session.score(-1, j, seen=len(session.tasks))
                 scores.append(result.score)
@@ -346,7 +362,7 @@ class RowEvaluation(Stage):
             )
         unseen = [None] * (len(session.tasks) - t - 1)
         scores.matrix.append(scores.partial + unseen)
-        for name in session.learner.objective.measures:
+        for name in session.learner.head.measures:
             scores.measures.setdefault(name, []).append([of_task[name] for of_task in measures] + unseen)
         scores.partial = []
 

@@ -23,8 +23,9 @@ from lab.data.batching import Encoded, EpochBatches, by_length
 from lab.data.replay_buffer import Memory
 from lab.data.stream import SPLITS, Split, Task
 from lab.data.task_checks import check
-from lab.models.learner import Learner
+from lab.models.learner import Learner, read_initial_experts
 from lab.models.pretrained import resolve
+from lab.routers.base import Reads
 from lab.run_folder import events
 from lab.training.evaluation import Evaluation, Evaluator
 from lab.training.expert_cache import Store
@@ -76,7 +77,7 @@ class Session:
         self.tasks = [by_name[name] for name in config.stream.tasks or by_name]
         check(config, self.tasks)
         self.learner = Learner(config, self.tasks)
-        self.learner.read_starts()
+        read_initial_experts(self.learner)
         encode = self.learner.encode
         self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(self.tasks) for s in SPLITS}
         self.sizes = sizes_of(self.tasks)
@@ -106,7 +107,7 @@ class Session:
         """All stages of the plan from the cursor on."""
         if self.position == 0 and not self.cursor.step:
             layers, examples = [layer.name for layer in self.learner.bank.layers], self.protocol.examples(self)
-            labels, device = self.scores.labels, str(self.learner.device)
+            labels, device = self.scores.labels, str(self.learner.backbone.device)
             yield events.RunStarted(self.task_names, labels, layers, device, examples, self.progress())
         for task, kind in self.plan[self.position :]:
             stage = self.stage = kind(self, task)
@@ -128,7 +129,7 @@ class Session:
                 began = time.perf_counter()
                 for group, rate in zip(self.optimizer.param_groups, stage.rates, strict=True):
                     group["lr"] = rate * schedule(step, stage.steps, self.config.train.warmup)
-                batch = self.learner.collate(stage.rows(step))
+                batch = self.learner.backbone.collate(stage.rows(step))
                 decision = stage.decision(batch, step)
                 with self.learner.bank.routed(decision):  # open through backward, see Bank.routed
                     terms = stage.terms(batch, decision)
@@ -169,7 +170,7 @@ class Session:
         `after`: the last task that was learned. `seen`: how many tasks are known; default: those the learner has met.
         """
         began, rows, work = time.perf_counter(), self.rows[task, split], self.stage_work
-        evaluator = Evaluator(self.learner, rows, seen or self.learner.tasks_seen, oracle)
+        evaluator = Evaluator(self.learner, rows, seen or self.learner.head.tasks_seen, oracle)
         with self.learner.backbone.prefix_cached(rows, EVALUATION_BATCH, lasting=True):
             for chunk in by_length(rows, EVALUATION_BATCH):
                 evaluator.update(chunk)
@@ -235,9 +236,9 @@ class Session:
 
     def uses(self) -> dict[str, Any]:
         """What the run was given beyond its training examples."""
-        task_id = self.config.scenario == "task" or self.learner.router.uses_task_id
+        task_id = self.config.scenario == "task" or Reads.TASK in self.learner.router.reads
         used = self.config.router_training.steps or any(method.given(method.options) == "stored" for method in self.methods)
-        used = used or self.learner.router.holds_experts
+        used = used or self.learner.consolidation.trains
         stored, generated = len(self.memory) if used else 0, sum(len(method.generated) for method in self.methods)
         return {"task_id": task_id, "stored_examples": stored, "generated_examples": generated}
 
@@ -252,7 +253,7 @@ class Session:
                 "train_s": round(self.cursor.train_s + self.cursor.reused_s, 3),
                 "reused_s": round(self.cursor.reused_s, 3),
                 "eval_s": round(self.cursor.eval_s, 3),
-                "peak_memory_bytes": peak_memory(self.learner.device),
+                "peak_memory_bytes": peak_memory(self.learner.backbone.device),
             }
             | self.protocol.cost(self)
         )

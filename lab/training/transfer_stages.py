@@ -59,7 +59,7 @@ class MixedTraining(Training):
 
     def terms(self, batch: "Batch", decision: "Decision | None") -> "dict[str, Tensor]":
         learner = self.session.learner
-        loss = learner.cross_entropy(learner.logits(batch), batch.label, batch.task, "task")
+        loss = learner.head.loss(learner.head.logits(batch), batch, "task")
         return {"task": loss} | (decision.losses if decision else {})
 
 
@@ -229,18 +229,23 @@ def modules(learner: "Learner", tasks: Sequence[int]) -> "dict[str, nn.Parameter
     """Experts and classifier rows of these tasks: their own experts where there is one per task, else all."""
     numbers = tasks if learner.per_task else range(len(learner.bank))
     experts = {f"expert{k}.{name}": p for k in numbers for name, p in learner.bank.expert(k).items()}
-    return experts | learner.parameters_of(tasks)
+    return experts | learner.head.parameters_of(tasks)
 
 
 def routing(learner: "Learner", tasks: Sequence[int]) -> "dict[str, nn.Parameter]":
     """The router's parameters for these tasks."""
-    return {name: parameter for t in tasks for name, parameter in learner.router.of_task(t).items()}
+    from lab.routers.base import TaskAware
+
+    router = learner.router
+    if not isinstance(router, TaskAware):
+        return dict(router.named_parameters())
+    return {name: parameter for t in tasks for name, parameter in router.of_task(t).items()}
 
 
 def tuned_groups(session: "Session", t: int) -> "list[dict[str, nn.Parameter]]":
     """What adaptation to held-out task t tunes: modules and classifier rows, and its routing."""
     learner, all_modules = session.learner, session.config.protocol.adaptation.tuned == "all"
-    return [modules(learner, [t]) if all_modules else learner.parameters_of([t]), routing(learner, [t])]
+    return [modules(learner, [t]) if all_modules else learner.head.parameters_of([t]), routing(learner, [t])]
 
 
 def count(*groups: "dict[str, nn.Parameter]") -> int:
@@ -264,7 +269,7 @@ def parameters(learner: "Learner") -> "dict[str, nn.Parameter]":
     """All that adaptation may change, by name."""
     experts = {f"expert{k}.{name}": p for k in range(len(learner.bank)) for name, p in learner.bank.expert(k).items()}
     router = {f"router.{name}": p for name, p in learner.router.named_parameters()}
-    return experts | router | {f"classifier.{name}": p for name, p in learner.classifier.named_parameters()}
+    return experts | router | {f"classifier.{name}": p for name, p in learner.head.classifier.named_parameters()}
 
 
 def return_to_start(session: "Session") -> None:
@@ -287,13 +292,13 @@ def alignment(session: "Session", tasks: Sequence[int]) -> float | None:
     if learner.per_task or len(tasks) < 2:
         return None
     shared = [p for k in range(len(learner.bank)) for p in learner.bank.expert(k).values()]
-    total = torch.zeros(sum(p.numel() for p in shared), device=learner.device)
+    total = torch.zeros(sum(p.numel() for p in shared), device=learner.backbone.device)
     for t in tasks:
         rows = sample(session.rows[t, "train"], ALIGNED, f"{session.config.seed}/{session.tasks[t].name}/aligned")
-        batch = learner.collate(rows)
+        batch = learner.backbone.collate(rows)
         decision = learner.decide(batch)
         with learner.bank.routed(decision):
-            loss = learner.cross_entropy(learner.logits(batch), batch.label, batch.task, "task")
+            loss = learner.head.loss(learner.head.logits(batch), batch, "task")
             gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, shared, materialize_grads=True)])
         if not gradient.any():
             return None

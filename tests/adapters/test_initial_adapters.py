@@ -16,6 +16,7 @@ from lab.cli import main
 from lab.comparison.grid_runner import Grid
 from lab.config.resolve import command_line, configure, validated
 from lab.core.errors import LabError
+from lab.routers.base import single_expert
 from lab.run_folder.run import Run
 from lab.training import recorder, runner
 
@@ -73,11 +74,11 @@ def test_logits_before_any_step_are_those_of_the_saved_expert(here):
     sea = made.learner.task_names.index("sea")
     k = made.learner.bank.names.index("sea")
     first.learner.bank.load_expert(k, first.learner.bank.read(here / "runs" / "first" / "experts" / "sea"))
-    first.learner.classifier.load_state_dict(made.learner.classifier.state_dict())
+    first.learner.head.classifier.load_state_dict(made.learner.head.classifier.state_dict())
     found = []
     for each in (made, first):
-        with torch.no_grad(), each.learner.bank.routed(each.learner.single_expert_decision(k)):
-            found.append(each.learner.logits(each.learner.collate(each.rows[sea, "test"])))
+        with torch.no_grad(), each.learner.bank.routed(single_expert(k, each.learner.backbone.device)):
+            found.append(each.learner.head.logits(each.learner.backbone.collate(each.rows[sea, "test"])))
     assert torch.equal(*found)
     begun, anew = (run(here, "l2r", *more, id=id) for id, more in (("begun", options[-1:]), ("anew", ())))
     assert not same(*(weights(each.dir / "experts" / "sea") for each in (begun, anew)))

@@ -13,7 +13,7 @@ from lab.config.resolve import configure, recipe_names
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.routers._arrow import Subtracted
-from lab.routers.base import Decision, LayerDecision
+from lab.routers.base import Decision, LayerDecision, single_expert
 from lab.run_folder.prediction import kept
 from lab.training.evaluation import WHOLE
 
@@ -116,9 +116,9 @@ def test_an_expert_alone_equals_the_oracle(trained):
         assert np.mean(right) == pytest.approx(run.scores["oracle"][t])
         assert (found[0].weights[..., t] == 1).all() and found[0].by_expert().iloc[t] == 1
     with torch.no_grad():
-        batch = model.learner.collate(model.learner.backbone.encode([STREAM[0].test[0]], 0, "train"))
-        with model.learner.bank.routed(model.learner.single_expert_decision(0)):
-            logits = model.learner.logits(batch)[0]
+        batch = model.learner.backbone.collate(model.learner.backbone.encode([STREAM[0].test[0]], 0, "train"))
+        with model.learner.bank.routed(single_expert(0, model.learner.backbone.device)):
+            logits = model.learner.head.logits(batch)[0]
     answer = model.answer(STREAM[0].test[0].text, Override(expert=0))
     np.testing.assert_allclose(answer.probabilities, logits.softmax(-1).numpy(), atol=1e-6)
 
@@ -136,8 +136,8 @@ def test_a_saved_expert_tried_alone_has_the_score_of_the_oracle(trained):
     nothing = [model.accuracy(arithmetic.scaled(own, 0.0), t, task.test) for t, task in enumerate(STREAM)]
     frozen = []
     for t, task in enumerate(STREAM):
-        batch = model.learner.collate(model.learner.backbone.encode(task.test, t, "train"))
-        frozen.append(model.learner.objective.answers(batch, None, 3).correct.mean())
+        batch = model.learner.backbone.collate(model.learner.backbone.encode(task.test, t, "train"))
+        frozen.append(model.learner.head.answers(batch, None, 3).correct.mean())
     assert nothing == pytest.approx(frozen) and nothing != pytest.approx(run.scores["oracle"])
     odd = dataclasses.replace(own, tensors=dict([*own.tensors.items()][2:]))
     with pytest.raises(LabError, match="no LoRA of the layers of this model"):
@@ -174,9 +174,9 @@ def test_changes_of_weights_by_hand():
 def test_all_heads_off_is_the_frozen_backbone(trained):
     model = load(trained("heads"))
     answer = model.answer("red tide reef", Override(without=(0, 1, 2, 3)))
-    batch = model.learner.collate(model.learner.backbone.encode([toy.Example("red tide reef", 0)], 0, "train"))
+    batch = model.learner.backbone.collate(model.learner.backbone.encode([toy.Example("red tide reef", 0)], 0, "train"))
     with torch.no_grad():
-        expected = model.learner.logits(batch)[0].softmax(-1).numpy()
+        expected = model.learner.head.logits(batch)[0].softmax(-1).numpy()
     np.testing.assert_allclose(answer.probabilities, expected, atol=1e-6)
     assert (answer.by_expert() == 0).all()
     partly = model.answer("red tide reef", Override(without=(2,)))

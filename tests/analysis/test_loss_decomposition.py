@@ -67,17 +67,17 @@ def features(learner: Learner, rows, oracle: bool) -> torch.Tensor:
     """Pooled representations (N, D), one row at a time."""
     found = []
     for row in rows:
-        batch = learner.collate([row])
+        batch = learner.backbone.collate([row])
         with (
             torch.no_grad(),
-            learner.bank.routed(learner.router.oracle_decision(batch.task) if oracle else learner.decide(batch)),
+            learner.bank.routed(learner.consolidation.oracle_decision(batch.task) if oracle else learner.decide(batch)),
         ):
             found.append(learner.backbone.embed(batch))
     return torch.cat(found)
 
 
 def blocks(learner: Learner) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return list(zip(learner.classifier.weight, learner.classifier.bias, strict=True))
+    return list(zip(learner.head.classifier.weight, learner.head.classifier.bias, strict=True))
 
 
 def reference(session, then: Learner, now: Learner, j: int, oracle: bool):
@@ -152,7 +152,7 @@ def test_terms_are_those_of_learners_copied_while_they_were_trained(name, made, 
             assert (row["oracle_learned"], row["oracle_last"]) == pytest.approx((before, after))
             assert row["router"] == pytest.approx((after - matrix[2][j]) - (before - matrix[j][j]))
             assert row["oracle_last"] == run.scores["oracle"][j]
-            assert row["experts"] == 0 or session.learner.router.holds_experts  # which are trained again after every task
+            assert row["experts"] == 0 or session.learner.consolidation.trains  # which are trained again after every task
     assert found["mean"]["loss"] == pytest.approx(-run.metrics()["backward_transfer"])
     assert set(found["why"]) == {term for term in loss_decomposition.TERMS if found["mean"][term] is None}
     assert (found["mean"]["router"] is None) == (not oracle) and (found["mean"]["new_classes"] is None) == (not classes)

@@ -58,11 +58,11 @@ def test_the_others_share_the_weight_of_a_pruned_expert():
 
 def test_a_pruned_expert_is_as_if_it_were_taken_out_of_bank_and_gates(runs):
     learner = load(runs("moduleformer", ALL)).learner  # which is frozen
-    batch = learner.collate(learner.backbone.encode(toy.task("sea").test, 0, "train"))
+    batch = learner.backbone.collate(learner.backbone.encode(toy.task("sea").test, 0, "train"))
     with learner.bank.routed(Override(pruned=(1,)).of(learner.decide(batch))):
-        found = learner.logits(batch)
+        found = learner.head.logits(batch)
     with learner.bank.routed(learner.decide(batch)):
-        whole = learner.logits(batch)
+        whole = learner.head.logits(batch)
     for layer in learner.bank.routed_layers:
         del layer.experts[1]
         layer.changed()
@@ -70,7 +70,7 @@ def test_a_pruned_expert_is_as_if_it_were_taken_out_of_bank_and_gates(runs):
         learner.router.outer[i] = nn.Parameter(rows[[0, 2]])
     learner.router.experts = 2
     with learner.bank.routed(learner.decide(batch)):
-        expected = learner.logits(batch)
+        expected = learner.head.logits(batch)
     assert rel(found, expected) < 1e-5 and rel(whole, expected) > 1e-3
 
 

@@ -18,7 +18,8 @@ AXES = {
 
 @pytest.mark.parametrize("name", registry.routers.names())
 def test_every_router_says_where_it_stands(name):
-    axes = registry.routers.get(name).axes._asdict()
+    router = registry.routers.get(name)
+    axes = router.axes._asdict() | {"choice": router.choice()}
     assert all(axes[axis] in allowed for axis, allowed in AXES.items()), axes
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from lab import api
 from lab.cli import main
 from lab.config.resolve import configure
-from lab.models.learner import Learner
+from lab.models.heads import Classification
 from lab.models.pretrained import HashTokenizer
 from lab.run_folder.run import Run
 from lab.training import recorder
@@ -158,8 +158,8 @@ def test_show(two):
 
 def test_compare(two):
     root, first, _ = two
-    found = json.loads(lab("compare", "first", "second", "--json", runs=root).stdout)
-    assert [result["run"] for result in found] == ["first", "second"] and found[0] == json.loads(first.stdout)
+    results = json.loads(lab("compare", "first", "second", "--json", runs=root).stdout)
+    assert [result["run"] for result in results] == ["first", "second"] and results[0] == json.loads(first.stdout)
     shown = lab("compare", "first", "second", runs=root)
     assert shown.exit_code == 0 and "sequential" in shown.stdout and shown.stderr == ""
 
@@ -193,8 +193,8 @@ def test_validate(two, tmp_path):
 
 
 def test_env():
-    found = json.loads(lab("env", "--json").stdout)
-    assert {"lab", "python", "packages", "cores", "cuda"} <= set(found) and "torch" in found["packages"]
+    facts = json.loads(lab("env", "--json").stdout)
+    assert {"lab", "python", "packages", "cores", "cuda"} <= set(facts) and "torch" in facts["packages"]
     assert "python" in lab("env").stdout
 
 
@@ -204,7 +204,8 @@ def test_env():
 def test_stop_and_resume(stream, tmp_path):
     config = configure("l2r", toy.overrides("l2r"), stream=str(stream), backbone="tiny")
     run = Run.create(api.session(config).config.to_dict(), tmp_path, "a")
-    assert lab("stop", "a", runs=tmp_path).exit_code == 0 and run.status == "stopped", "a queued run is taken out of the queue"
+    queued = lab("stop", "a", runs=tmp_path)
+    assert queued.stdout == f"run 'a' is stopped; go on with: lab resume a --runs {tmp_path}\n" and run.status == "stopped"
     for words, status, answer in (["--now", "--json"], "interrupted", "now"), (["--json"], "stopped", "after the current task"):
         happenings = recorder.record(run, api.session(config, tmp_path))
         next(happenings)
@@ -241,11 +242,11 @@ def test_ctrl_c(stream, tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite(stream, tmp_path, monkeypatch):
-    real = Learner.own_cross_entropy
+    real = Classification.isolated_loss
     calls = itertools.count()
     words = ["run", "l2r", *TOY, "--stream", str(stream), "--backbone", "tiny", "--id", "a"]
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "own_cross_entropy", lambda *args: real(*args) * (float("nan") if next(calls) > 4 else 1))
+        patch.setattr(Classification, "isolated_loss", lambda *args: real(*args) * (float("nan") if next(calls) > 4 else 1))
         result = lab(*words, runs=tmp_path)
     reason = "the loss is not finite at step 9 of task 'city': lower train.lr"
     assert result.exit_code == 1 and result.stdout == "" and "Traceback" not in result.stderr
@@ -282,7 +283,7 @@ def test_an_error_of_another_kind_is_one_line(stream, tmp_path, monkeypatch):
     def broken(*args):
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr(Learner, "cross_entropy", broken)
+    monkeypatch.setattr(Classification, "loss", broken)
     result = lab("run", "sequential", "--stream", str(stream), "--backbone", "tiny", "--id", "a", runs=tmp_path)
     assert result.exit_code == 1 and result.stderr.splitlines()[-1] == "lab: the run failed: ZeroDivisionError: first line"
 

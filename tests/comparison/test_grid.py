@@ -76,9 +76,9 @@ def test_the_cells_are_the_product_of_the_axes(stream, tmp_path):
     assert len(made.rows) == 2 * 2 and len(made.possible) == 2 * 2 * 2 * 3 * 2
     for row in made.rows:
         for option in row.candidates:
-            found = [(c.config.recipe, c.config.scenario, c.config.train.lr, *c.key) for c in option.finals]
+            cells = [(c.config.recipe, c.config.scenario, c.config.train.lr, *c.key) for c in option.finals]
             lr, orders = option.values["train.lr"], (("sea", "city"), ("city", "sea"))
-            assert found == [(row.recipe, row.scenario, lr, seed, order) for order in orders for seed in (3, 4, 5)]
+            assert cells == [(row.recipe, row.scenario, lr, seed, order) for order in orders for seed in (3, 4, 5)]
             assert option.trial.hash == option.finals[0].hash, "first seed, first order"
             assert (option.trial.config.train.epochs, option.trial.config.checkpoint.every) == (1, 2)
     assert [option.values for option in made.rows[0].candidates] == [{"train.lr": 0.02}, {"train.lr": 0.0001}]
@@ -104,8 +104,8 @@ def test_swept_values_may_be_multiples_of_the_recipes_own(stream, tmp_path):
     made = Grid(write(tmp_path, stream, recipes=recipes, sweep=sweep), tmp_path / "runs")
     own = [configure(recipe).train.lr for recipe in recipes]
     assert own[0] != own[1]
-    found = [[option.values["train.lr"] for option in row.candidates] for row in made.rows]
-    assert found == [pytest.approx([lr / 4, lr, 0.1]) for lr in own]
+    rates = [[option.values["train.lr"] for option in row.candidates] for row in made.rows]
+    assert rates == [pytest.approx([lr / 4, lr, 0.1]) for lr in own]
 
 
 def test_random_orders(stream, tmp_path):
@@ -156,21 +156,21 @@ def test_shipped_grids_are_valid(name, tmp_path, monkeypatch):
 def test_values_are_chosen_by_validation(whole):
     """Worked out again from the folders; the sweep's cells at the chosen value are not run twice."""
     path, root, _ = whole
-    found = Grid(path, root).result()
-    assert len([*root.glob("*/run.json")]) == len(found["cells"]) == 2 * 2 + 2 * 1
-    for row in found["table"]:
+    result = Grid(path, root).result()
+    assert len([*root.glob("*/run.json")]) == len(result["cells"]) == 2 * 2 + 2 * 1
+    for row in result["table"]:
         scores = {}
         for folder in root.glob(f"{row['recipe']}-*-s0-*"):
             scores[Run(folder).config["train"]["lr"]] = float(np.mean(Run(folder).scores["validation"]))
         assert {entry["values"]["train.lr"]: entry["validation"] for entry in row["sweep"]} == scores and len(scores) == 2
         assert row["chosen"]["train.lr"] == max([0.02, 0.0001], key=lambda lr: scores[lr])
-        finals = [c for c in found["cells"] if c["recipe"] == row["recipe"] and c["values"] == row["chosen"]]
+        finals = [c for c in result["cells"] if c["recipe"] == row["recipe"] and c["values"] == row["chosen"]]
         assert sorted(cell["seed"] for cell in finals) == row["seeds"] == [0, 1] and row["n"] == 2
         measured = [cell["average_accuracy"] for cell in finals]
         assert row["average_accuracy"]["mean"] == pytest.approx(np.mean(measured))
     manifest = json.loads(Grid(path, root).manifest.read_text())
-    assert [entry["chosen"] for entry in manifest["selection"]] == [row["chosen"] for row in found["table"]]
-    assert [cell["cell"] for cell in manifest["cells"]] == [cell["cell"] for cell in found["cells"]]
+    assert [entry["chosen"] for entry in manifest["selection"]] == [row["chosen"] for row in result["table"]]
+    assert [cell["cell"] for cell in manifest["cells"]] == [cell["cell"] for cell in result["cells"]]
 
 
 def test_the_test_scores_choose_nothing(whole, tmp_path):
@@ -184,8 +184,8 @@ def test_the_test_scores_choose_nothing(whole, tmp_path):
             made.finished[candidate.trial.hash] = grid_runner.Outcome("finished", "", score, result)
         assert made.selection(made.rows[0])["chosen"] == option[expected].values
     made.finished[option[0].trial.hash] = grid_runner.Outcome("failed", "it broke")
-    found = made.selection(made.rows[0])
-    assert found["chosen"] == option[1].values and found["sweep"][0]["why"] == "it broke"
+    selection = made.selection(made.rows[0])
+    assert selection["chosen"] == option[1].values and selection["sweep"][0]["why"] == "it broke"
     for status in ("interrupted", "stopped"):  # both are gone on with
         made.finished[option[0].trial.hash] = grid_runner.Outcome(status, "not yet")
         assert made.selection(made.rows[0])["chosen"] is None and made.finals(made.rows[0]) == []
@@ -231,8 +231,9 @@ def test_the_second_time_nothing_happens(whole):
         dict(zip((c.strip() for c in head.split("┃")[1:-1]), (c.strip() for c in row.split("│")[1:-1]), strict=True))
         for row in rows
     ]
-    for row, found in zip(result["table"], printed, strict=True):
-        assert found.pop("recipe") == row["recipe"] and found.pop("task id") == ("yes" if row["uses.task_id"] is True else "no")
+    for row, columns in zip(result["table"], printed, strict=True):
+        uses_task = "yes" if row["uses.task_id"] is True else "no"
+        assert (columns.pop("recipe"), columns.pop("uses task identity")) == (row["recipe"], uses_task)
         names = (
             "uses.stored_examples",
             "uses.generated_examples",
@@ -240,7 +241,7 @@ def test_the_second_time_nothing_happens(whole):
             "cost.stored_parameters",
             "cost.stored_bytes",
         )
-        assert found == {name.split(".")[1].replace("_", " "): f"{row[name]['mean']:,.0f}" for name in names}
+        assert columns == {name.split(".")[1].replace("_", " "): f"{row[name]['mean']:,.0f}" for name in names}
 
 
 def test_a_wider_grid_runs_only_what_is_new(whole, stream, tmp_path):
@@ -262,11 +263,11 @@ def test_looking_runs_nothing(whole, stream, tmp_path):
 
 
 def test_times_stand_apart_from_the_table(whole):
-    found = Grid(*whole[:2]).result()
-    names = {name for row in found["table"] for name in row}
+    result = Grid(*whole[:2]).result()
+    names = {name for row in result["table"] for name in row}
     assert not [name for name in names if name.endswith("_s") or "peak" in name] and "cost.trainable_parameters" in names
-    row = found["times"]["rows"][0]
-    costs = [c["cost"] for c in found["cells"] if c["recipe"] == "sequential" and c["values"] == found["table"][0]["chosen"]]
+    row = result["times"]["rows"][0]
+    costs = [c["cost"] for c in result["cells"] if c["recipe"] == "sequential" and c["values"] == result["table"][0]["chosen"]]
     assert row["train_s"] == pytest.approx(np.mean([cost["train_s"] for cost in costs])) and len(costs) == 2
 
 
@@ -312,11 +313,11 @@ def test_two_processes_that_train_the_same_experts(stream, tmp_path):
     ]
     assert measured[0] == measured[1] == measured[2] and len(measured[0]) == 2
     assert not (tmp_path / "off" / ".experts").exists() and off.result()["times"]["reuse"]["share_saved"] == 0
-    found = single.result()["times"]
+    times = single.result()["times"]
     taken = next(cell["cost"] for cell in single.result()["cells"] if cell["recipe"] == "oracle")
-    assert found["reuse_where_taken"]["cells"] == 1 and found["reuse"]["cells"] == 2 and taken["reused_s"] > 0
-    assert found["reuse_where_taken"]["share_saved"] == pytest.approx(taken["reused_s"] / (taken["train_s"] + taken["eval_s"]))
-    assert 0 < found["reuse"]["share_saved"] < found["reuse_where_taken"]["share_saved"] < 1
+    assert times["reuse_where_taken"]["cells"] == 1 and times["reuse"]["cells"] == 2 and taken["reused_s"] > 0
+    assert times["reuse_where_taken"]["share_saved"] == pytest.approx(taken["reused_s"] / (taken["train_s"] + taken["eval_s"]))
+    assert 0 < times["reuse"]["share_saved"] < times["reuse_where_taken"]["share_saved"] < 1
 
 
 # ended early ------------------------------------------------------------------------------------------------------------------
@@ -420,8 +421,8 @@ def test_a_failed_cell_is_named_and_stops_nothing(stream, tmp_path, monkeypatch)
         patch.setattr(grid_runner, "work", broken)
         result = lab("grid", path, "--runs", root, "--json")
     assert result.exit_code == 1
-    found = json.loads(result.stdout)
-    status = {(cell["recipe"], cell["seed"]): (cell["status"], cell["why"].get("status")) for cell in found["cells"]}
+    answer = json.loads(result.stdout)
+    status = {(cell["recipe"], cell["seed"]): (cell["status"], cell["why"].get("status")) for cell in answer["cells"]}
     killed, lost = "its process ended with signal 9 (SIGKILL)", "the loss is not finite"
     assert status == {
         ("sequential", 0): ("finished", None),
@@ -429,11 +430,11 @@ def test_a_failed_cell_is_named_and_stops_nothing(stream, tmp_path, monkeypatch)
         ("replay", 0): ("failed", killed),
         ("replay", 1): ("failed", lost),
     }
-    ids = {cell["seed"]: cell["run"] for cell in found["cells"] if cell["recipe"] == "replay"}
+    ids = {cell["seed"]: cell["run"] for cell in answer["cells"] if cell["recipe"] == "replay"}
     assert result.stderr.endswith(f"lab: cell {ids[0]} is not finished: {killed}\nlab: cell {ids[1]} is not finished: {lost}\n")
-    row = found["table"][1]
+    row = answer["table"][1]
     assert row["n"] == 0 and row["average_accuracy"]["mean"] is None and row["failed"] == {ids[0]: killed, ids[1]: lost}
-    assert found["differences"][0]["why"] == "no seed and order is common to both"
+    assert answer["differences"][0]["why"] == "no seed and order is common to both"
     again = lab("grid", path, "--runs", root, "--json")
     assert again.exit_code == 0 and json.loads(again.stdout)["table"][1]["n"] == 2
 
@@ -588,9 +589,9 @@ def test_a_folder_that_cannot_be_written(stream, tmp_path):
 
 def test_saved_time():
     costs = [{"train_s": 9.0, "eval_s": 1.0, "reused_s": 6.0}, {"train_s": 4.0, "eval_s": 2.0, "reused_s": 0.0}]
-    found = grid_runner.saved(costs)
-    assert (found["cells"], found["without_reuse_s"], found["with_reuse_s"]) == (2, 16.0, 10.0)
-    assert found["share_saved"] == pytest.approx(6 / 16) and found["factor"] == pytest.approx(1.6)
+    savings = grid_runner.saved(costs)
+    assert (savings["cells"], savings["without_reuse_s"], savings["with_reuse_s"]) == (2, 16.0, 10.0)
+    assert savings["share_saved"] == pytest.approx(6 / 16) and savings["factor"] == pytest.approx(1.6)
     assert grid_runner.saved([])["share_saved"] is None
 
 

@@ -13,7 +13,7 @@ from lab.data.stream import Example, Task
 from lab.experts.base import Expert, InputExpert, LayerInfo
 from lab.models.learner import Learner
 from lab.models.pretrained import resolve
-from lab.routers.base import Decision, one_hot
+from lab.routers.base import Decision, one_hot, single_expert
 
 KINDS = experts.names()
 LAYER = LayerInfo("some.layer", 12, 16, (("weight", (16, 12)), ("bias", (16,))))
@@ -112,10 +112,10 @@ def test_an_isolated_expert_is_trained_to_the_same_bits_for_every_composition_an
         learner = Learner(RunConfig(backbone=settings, experts={"name": name}, composition=how, router=router), [task])
         learner.add_task(0)
         tiny.randomise(learner.bank)
-        batch = learner.collate(learner.backbone.encode(task.train, 0, "train"))
-        with learner.bank.routed(learner.single_expert_decision(0)):
-            torch.nn.functional.cross_entropy(learner.logits(batch), batch.label).backward()
-        found.append([p.grad for p in (*learner.bank.expert(0).values(), *learner.classifier.parameters())])
+        batch = learner.backbone.collate(learner.backbone.encode(task.train, 0, "train"))
+        with learner.bank.routed(single_expert(0, learner.backbone.device)):
+            torch.nn.functional.cross_entropy(learner.head.logits(batch), batch.label).backward()
+        found.append([p.grad for p in (*learner.bank.expert(0).values(), *learner.head.classifier.parameters())])
     assert all(torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True))
 
 

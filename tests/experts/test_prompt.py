@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from lab.cli import main
 from lab.core.errors import LabError
 from lab.core.registry import routers
-from lab.routers.base import Decision, LayerDecision, Request
+from lab.routers.base import Decision, LayerDecision, Request, single_expert
 
 LENGTH = 3
 
@@ -110,9 +110,9 @@ def test_heads_weigh_blocks_of_features():
 def test_the_sequence_representation_is_pooled_over_the_text():
     made = toy.session("l2r", "experts=prompt", "experts.length=3")
     made.learner.add_task(0)
-    batch, backbone = made.learner.collate(made.rows[0, "train"][:4]), made.learner.backbone
+    batch, backbone = made.learner.backbone.collate(made.rows[0, "train"][:4]), made.learner.backbone
     (prompt,) = made.learner.bank.expert(0).values()
-    with torch.no_grad(), made.learner.bank.routed(made.learner.single_expert_decision(0)):
+    with torch.no_grad(), made.learner.bank.routed(single_expert(0, made.learner.backbone.device)):
         found = backbone.embed(batch)
     with torch.no_grad():
         tokens = backbone.model.get_input_embeddings()(batch.ids)
@@ -129,7 +129,7 @@ def test_nothing_of_a_batch_is_remembered_where_prompts_enter_it():
     learner, backbone = made.learner, made.learner.backbone
     learner.add_task(0)
     rows, found = made.rows[0, "test"][:4], {}
-    batch = learner.collate(rows)
+    batch = learner.backbone.collate(rows)
     for k in range(3):
         with torch.no_grad():
             with backbone.prefix_cached(rows, lasting=True), learner.bank.routed(only(k)):
@@ -244,8 +244,10 @@ def test_l2p_trains_chosen_prompts_and_keys_in_every_task():
     other = toy.session("l2p", seed=1)
     other.learner.add_task(0)
     assert not torch.equal(other.learner.router.key[:6], keys[0]), "another seed, other keys"
-    batch = made.learner.collate(made.rows[0, "test"][:5])
-    similar = torch.nn.functional.cosine_similarity(made.learner.query(batch)[:, None], made.learner.router.key[None], dim=-1)
+    batch = made.learner.backbone.collate(made.rows[0, "test"][:5])
+    similar = torch.nn.functional.cosine_similarity(
+        made.learner.inputs.query(batch)[:, None], made.learner.router.key[None], dim=-1
+    )
     chosen = made.learner.decide(batch).weights[:, 0, 0]
     assert torch.equal(chosen.sum(-1), torch.full((5,), 2.0))
     assert (similar.where(chosen == 0, -torch.inf).amax(1) <= similar.where(chosen == 1, torch.inf).amin(1)).all()

@@ -183,6 +183,30 @@ def test_waiting_runs_start_in_turn_and_the_process_ends(runs, worker, keeper):
     assert begun == sorted(begun) and jobs.waiting(runs) == [] and len(keeper) >= 1
 
 
+def test_lab_slots_lets_several_runs_of_a_folder_train(runs, worker, keeper, monkeypatch):
+    """The same number for runs started at once and for those that wait."""
+    monkeypatch.setenv("LAB_SLOTS", "2")
+    worker("long")
+    first = jobs.start(configuration(), runs)
+    assert not jobs.is_full(runs)
+    second, third = (jobs.enqueue(configuration(seed=seed), runs) for seed in (1, 2))
+    assert wait_for(second, "running") == "running" and jobs.is_full(runs)
+    with pytest.raises(LabError, match=r"wait for it, stop it first, or set LAB_SLOTS"):
+        jobs.start(configuration(seed=3), runs)
+    time.sleep(0.3)
+    assert third.status == "queued" and jobs.waiting(runs) == [third]
+    jobs.stop(first, now=True)
+    assert wait_for(third, "running") == "running" and second.status == "running"
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
+def test_a_number_of_slots_that_is_none_is_refused(runs, monkeypatch, text):
+    monkeypatch.setenv("LAB_SLOTS", text)
+    with pytest.raises(LabError, match=f"LAB_SLOTS = {text}: write how many"):
+        jobs.start(configuration(), runs)
+    assert not [*runs.glob("*/run.json")]
+
+
 def test_a_killed_trainer_does_not_hold_up_the_queue(runs, worker, keeper):
     worker("long")
     first = jobs.start(configuration(), runs)

@@ -9,6 +9,7 @@ from lab.config.resolve import configure
 from lab.core.errors import LabError
 from lab.core.registry import Options
 from lab.methods.base import Method
+from lab.routers.base import Reads
 from lab.training.optimisation import schedule
 
 
@@ -26,7 +27,7 @@ def test_every_recipe_runs_in_the_scenarios_it_names_and_no_other(name, scenario
         return
     made = toy.trained(name, "train.epochs=1", of=toy.tasks(train=16, test=8), scenario=scenario)
     assert np.isfinite(made.scores.matrix[-1]).all()
-    assert made.uses()["task_id"] == (scenario == "task" or made.learner.router.uses_task_id)
+    assert made.uses()["task_id"] == (scenario == "task" or Reads.TASK in made.learner.router.reads)
 
 
 # per-task ---------------------------------------------------------------------------------------------------------------------
@@ -55,7 +56,7 @@ def test_joint_training_passes_over_all_tasks_from_a_fresh_start():
 
         def begin_task(self, t, rows):
             if t:  # before joint begins: nothing of this may survive
-                for parameter in (*made.learner.bank.expert(0).values(), *made.learner.classifier.parameters()):
+                for parameter in (*made.learner.bank.expert(0).values(), *made.learner.head.classifier.parameters()):
                     parameter.data.fill_(float("nan"))
 
         def rows(self, rows, generator):
@@ -84,7 +85,7 @@ def test_a_renewed_learner_is_a_fresh_one(scenario):
     assert not toy.equal(made.learner.bank.expert(0), fresh.bank.expert(0))
     made.learner.reinitialise()
     assert toy.equal(made.learner.bank.expert(0), fresh.bank.expert(0))
-    assert toy.equal(dict(made.learner.classifier.named_parameters()), dict(fresh.classifier.named_parameters()))
+    assert toy.equal(dict(made.learner.head.classifier.named_parameters()), dict(fresh.head.classifier.named_parameters()))
 
 
 def test_multitask_does_not_forget_what_sequential_forgets():
@@ -106,7 +107,7 @@ def test_inclora_adds_an_expert_per_task_to_the_frozen_sum_of_the_others():
             assert all(p.grad is None for p in bank.expert(k).values())
         assert any(p.grad.any() for p in bank.expert(t).values())
         frozen[t] = {name: p.detach().clone() for name, p in bank.expert(t).items()}
-    batch = made.learner.collate(made.rows[0, "test"][:5])
+    batch = made.learner.backbone.collate(made.rows[0, "test"][:5])
     with torch.no_grad():
         found = made.learner(batch)
         assert torch.equal(found.decision.weights, torch.ones(1, 1, 1, 3))
@@ -115,12 +116,12 @@ def test_inclora_adds_an_expert_per_task_to_the_frozen_sum_of_the_others():
             update = sum(expert["lora_B"] @ expert["lora_A"] for expert in layer.experts) * scale
             layer.base.weight += update
         made.learner.bank.slot = None
-        assert torch.allclose(made.learner.logits(batch), found.logits, atol=1e-5)
+        assert torch.allclose(made.learner.head.logits(batch), found.logits, atol=1e-5)
 
 
 def test_the_classifier_of_inclora_has_one_block_in_scenario_domain():
     made = toy.trained("inclora", scenario="domain")
-    assert len(made.learner.classifier.weight) == 1 and len(made.learner.bank) == 2
+    assert len(made.learner.head.classifier.weight) == 1 and len(made.learner.bank) == 2
 
 
 def test_the_orthogonal_penalty_by_hand_and_as_released():
@@ -177,8 +178,8 @@ def test_olora_overlaps_less_than_inclora():
 def tuned_by_torch(made, batches, steps):
     """The tiny backbone, all of its weights trained by a plain loop on these batches."""
     fresh = toy.session("full", of=made.tasks).learner
-    fresh.classifier.grow(0, "classifier", made.tasks[0].name)
-    model, head = fresh.backbone.model, fresh.classifier
+    fresh.head.classifier.grow(0, "classifier", made.tasks[0].name)
+    model, head = fresh.backbone.model, fresh.head.classifier
     for layer in fresh.bank.routed_layers:
         model.set_submodule(layer.info.name, layer.base)
     parameters = [*model.requires_grad_(True).parameters(), *head.parameters()]
@@ -197,10 +198,11 @@ def tuned_by_torch(made, batches, steps):
 def test_full_is_plain_fine_tuning_of_all_weights():
     made, batches = toy.session("full", "train.lr=1e-3", of=toy.tasks("sea")), []
     before = {name: p.clone() for name, p in made.learner.backbone.model.named_parameters() if ".experts." not in name}
-    collate, made.learner.collate = made.learner.collate, lambda rows: batches.append(collate(rows)) or batches[-1]
+    collate = made.learner.backbone.collate
+    made.learner.backbone.collate = lambda rows: batches.append(collate(rows)) or batches[-1]
     for event in steps(made):
         count, met = event.step, list(batches[-event.step :])
-    made.learner.collate = collate
+    made.learner.backbone.collate = collate
     theirs = tuned_by_torch(made, met, count)
     moved = 0
     for layer in made.learner.bank.routed_layers:
@@ -233,13 +235,13 @@ def test_full_keeps_steps_in_float32_that_bfloat16_would_lose():
 def test_full_embeddings_and_norms_are_not_rounded_in_bfloat16():
     made = toy.session("full", "backbone.dtype=bfloat16", of=toy.tasks("sea"))
     made.learner.add_task(0)
-    batch, norm = made.learner.collate(made.rows[0, "train"][:4]), made.learner.bank.routed_layers[3]
+    batch, norm = made.learner.backbone.collate(made.rows[0, "train"][:4]), made.learner.bank.routed_layers[3]
     assert isinstance(norm.base, torch.nn.LayerNorm)
     seen = []
     norm.register_forward_hook(lambda layer, args, out: seen.append((args[0], out)))
     norm.experts[0]["weight"].data.fill_(1e-4)
     with made.learner.bank.routed(made.learner.decide(batch)), torch.no_grad():
-        made.learner.logits(batch)
+        made.learner.head.logits(batch)
     ((x, out),) = seen
     expected = torch.nn.functional.layer_norm(x, (32,), norm.base.weight + 1e-4, norm.base.bias, norm.base.eps)
     assert x.dtype == out.dtype == torch.float32 and torch.equal(out, expected)

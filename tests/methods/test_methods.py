@@ -175,8 +175,8 @@ def test_lwf_term_by_hand(scenario):
     old = {"task": [[0, 1], [2, 3]], "class": [[0, 1, 2, 3]], "domain": [[0, 1]]}[scenario]
     torch.testing.assert_close(method.before[:, : max(map(max, old)) + 1], before[:, : max(map(max, old)) + 1])
     own = made.rows[2, "train"][5:9]
-    batch = made.learner.collate([*own[:3], *made.memory.rows[:2], *own[3:]])
-    logits = draw(6, len(made.learner.space))
+    batch = made.learner.backbone.collate([*own[:3], *made.memory.rows[:2], *own[3:]])
+    logits = draw(6, len(made.learner.head.space))
     mine = [0, 1, 2, 5]
     expected = sum(
         4
@@ -187,8 +187,10 @@ def test_lwf_term_by_hand(scenario):
     )
     found = method.terms(batch, Output(logits, None))["lwf"]
     torch.testing.assert_close(found, 3 * expected)
-    replayed = made.learner.collate(made.memory.rows[:2])
-    assert method.terms(replayed, Output(draw(2, len(made.learner.space)), None)) == {}, "a mean over no rows is not a number"
+    replayed = made.learner.backbone.collate(made.memory.rows[:2])
+    assert method.terms(replayed, Output(draw(2, len(made.learner.head.space)), None)) == {}, (
+        "a mean over no rows is not a number"
+    )
 
 
 # projection -------------------------------------------------------------------------------------------------------------------
@@ -235,10 +237,10 @@ def test_agem_leaves_no_gradient_that_raises_the_loss_on_the_memory(recipe, monk
         if made.cursor.task == 0:
             assert torch.equal(before, after), "there is nothing to protect yet"
             return
-        assert len(self.drawn) == 12 and all(row in made.memory.rows for row in self.drawn)
-        batch = learner.collate(self.drawn)
+        assert len(self.sampled) == 12 and all(row in made.memory.rows for row in self.sampled)
+        batch = learner.backbone.collate(self.sampled)
         with learner.bank.routed(learner.decide(batch)):
-            loss = nn.functional.cross_entropy(learner.logits(batch), batch.label)
+            loss = nn.functional.cross_entropy(learner.head.logits(batch), batch.label)
             reference = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(named.values()))])
         torch.testing.assert_close(after, project(before, reference), rtol=1e-4, atol=1e-7)
         products.append(((before @ reference).item(), (after @ reference).item(), reference.square().sum().item()))
@@ -288,13 +290,13 @@ def test_derpp_terms_by_hand():
     assert len({row.key for row in matched}) == len({row.key for row in replayed}) == 4
     assert {row.key for row in matched} != {row.key for row in replayed}, "two draws"
     logits = draw(12, 4)  # a row of another method comes last
-    batch = learner.collate([*rows, own[0]])
+    batch = learner.backbone.collate([*rows, own[0]])
     terms = method.terms(batch, Output(logits, None))
     old = torch.stack([method.logits[row.key] for row in matched])[:, :2]
     torch.testing.assert_close(terms["derpp_logits"], 3 * nn.functional.mse_loss(logits[3:7, :2], old))
     labels = torch.tensor([stored[row.key].label for row in replayed])
     torch.testing.assert_close(terms["derpp_labels"], 5 * nn.functional.cross_entropy(logits[7:11], labels))
-    task = learner.cross_entropy(logits, batch.label, batch.task)
+    task = learner.head.loss(logits, batch)
     target = torch.tensor([row.label + 2 for row in [*own, own[0]]])
     torch.testing.assert_close(task, nn.functional.cross_entropy(logits[[0, 1, 2, 11]], target))
 

@@ -234,7 +234,7 @@ def known(lower: Lower, model, batch) -> list[tuple[int, str, int]]:
         hidden(model, batch)
     keys = [(0, "train", row) for row in range(len(batch["input_ids"]))]
     lengths = batch["attention_mask"].sum(1).tolist()
-    lower.known |= {key: state[:length] for key, state, length in zip(keys, seen[0], lengths, strict=True)}
+    lower.states_of |= {key: state[:length] for key, state, length in zip(keys, seen[0], lengths, strict=True)}
     return keys
 
 
@@ -292,23 +292,23 @@ def test_states_are_known_inside_the_block_or_for_good_within_a_limit():
     made.enable_prefix_cache("encoder.layer.1.attention.self.query")
     rows = made.encode([Example("one two three", 0), Example("four five", 1)], 0, "train")
     with made.prefix_cached(rows):
-        assert {key: tuple(state.shape) for key, state in made.lower.known.items()} == {
+        assert {key: tuple(state.shape) for key, state in made.lower.states_of.items()} == {
             rows[0].key: (4, made.width),
             rows[1].key: (3, made.width),
         }
-    assert not made.lower.known
+    assert not made.lower.states_of
     with made.prefix_cached(rows[:1], lasting=True):
         pass
     with made.prefix_cached(rows):  # what lasts stays after another block that uses it
-        assert len(made.lower.known) == 2
-    assert list(made.lower.known) == [rows[0].key]
+        assert len(made.lower.states_of) == 2
+    assert list(made.lower.states_of) == [rows[0].key]
     made.lower.limit = 4 * made.width * 6
     with made.prefix_cached(rows, lasting=True):
-        assert list(made.lower.known) == [rows[0].key]  # 3 tokens do not fit beside 4 that last
+        assert list(made.lower.states_of) == [rows[0].key]  # 3 tokens do not fit beside 4 that last
     with made.prefix_cached(rows[1:]):
-        assert len(made.lower.known) == 2  # what passes is judged alone: the same before and after any evaluation
+        assert len(made.lower.states_of) == 2  # what passes is judged alone: the same before and after any evaluation
     made.lower.limit = 4 * made.width * 2
     with made.prefix_cached(rows[1:]):
-        assert list(made.lower.known) == [rows[0].key]
+        assert list(made.lower.states_of) == [rows[0].key]
     model, _ = tiny.bank("bert", skip=0.5)
     assert Lower.of(model, "encoder.layer.0.attention.self.query") is None and Lower.of(model, "pooler.dense") is None

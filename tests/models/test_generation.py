@@ -15,7 +15,7 @@ from lab.data.batching import UNLABELLED
 from lab.data.loading import open_stream
 from lab.data.stream import Example, Task, as_text
 from lab.models.heads import exact_match, rouge_l
-from lab.routers.base import Decision, LayerDecision, one_hot
+from lab.routers.base import Decision, LayerDecision, one_hot, single_expert
 
 # -- against transformers and peft -------------------------------------------------------------------------------------------
 
@@ -25,7 +25,7 @@ def test_the_loss_is_transformers_own(name, folders):
     """Of the frozen model, with padding at the other side, and the prompt left out by its labels."""
     made = learner(folders[name])
     batch = asked(made)
-    ours = made.cross_entropy(made.logits(batch), batch.label, batch.task)
+    ours = made.head.loss(made.head.logits(batch), batch)
     tokens = tokenizer()
     targets = [[*tokens(answer[0])["input_ids"], 2] for answer in batch.answers]
     prompts = [tokens(text)["input_ids"] for text in ASKED]
@@ -52,8 +52,9 @@ def test_routed_loss_and_gradients_are_peft_s_row_by_row(name, folders):
     for k in range(3):
         made.bank.trainable(k, True)
     with made.bank.routed(Decision(one_hot(ROWS, 3, 1))):
-        logits = made.logits(batch)
-        losses = [made.cross_entropy(logits[i : i + 1], batch.label[i : i + 1], batch.task[i : i + 1]) for i in range(4)]
+        logits = made.head.logits(batch)
+        rows = [batch._replace(label=batch.label[i : i + 1], task=batch.task[i : i + 1]) for i in range(4)]
+        losses = [made.head.loss(logits[i : i + 1], row) for i, row in enumerate(rows)]
         sum(losses).backward()
     theirs = []
     for i, k in enumerate(ROWS.tolist()):
@@ -81,7 +82,7 @@ def test_routed_decoding_is_peft_s_row_by_row(name, beams, folders):
     """Four rows with three experts in one padded batch, against one unpadded row after the other."""
     made = learner(folders[name], f"decoding.beams={beams}", "decoding.max_tokens=6")
     peft, batch = peft_of(made, name), asked(made)
-    ours = made.objective.answers(batch, Decision(one_hot(ROWS, 3, 1)), 3).given
+    ours = made.head.answers(batch, Decision(one_hot(ROWS, 3, 1)), 3).predicted
     tokens, how = tokenizer(), {"num_beams": beams, "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": 2}
 
     def theirs(row: int, k: int) -> str:
@@ -104,7 +105,7 @@ def test_an_exported_expert_writes_the_same_in_peft(folders, tmp_path):
         peft = PeftModel.from_pretrained(host(name), tmp_path / name).eval()
         assert peft.peft_config["default"].task_type == task
         batch = asked(made)
-        ours = made.objective.answers(batch, made.single_expert_decision(1), 3).given
+        ours = made.head.answers(batch, single_expert(1, made.backbone.device), 3).predicted
         with torch.no_grad():
             found = peft.generate(
                 input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=6, do_sample=False, pad_token_id=0, eos_token_id=2
@@ -133,19 +134,19 @@ def test_a_text_is_routed_by_what_is_asked(name, folders):
         batch = asked(made, targets)
         decision = made.decide(batch)
         with torch.no_grad(), made.bank.routed(decision):
-            made.logits(batch)
+            made.head.logits(batch)
         weights.append(decision.recorded())
     decision = made.decide(batch)
-    written = made.objective.answers(batch, decision, 3).given
+    written = made.head.answers(batch, decision, 3).predicted
     weights.append(decision.recorded())
     assert weights[0].shape == (4, len(made.bank.layers), 2, 3) and weights[0].std(0).max() > 0.01
     for found in weights[1:]:
         assert rel(found, weights[0]) < 1e-5
     fixed = Decision(weights[0])
-    assert list(written) == list(made.objective.answers(batch, fixed, 3).given)
+    assert list(written) == list(made.head.answers(batch, fixed, 3).predicted)
     one = made.encode([Example(ASKED[0], 0, targets=("w5",))], 0, "test")
-    decision = made.decide(made.collate(one))
-    assert made.objective.answers(made.collate(one), decision, 3).given[0] == written[0]
+    decision = made.decide(made.backbone.collate(one))
+    assert made.head.answers(made.backbone.collate(one), decision, 3).predicted[0] == written[0]
     assert rel(decision.recorded()[0], weights[0][0]) < 1e-5
 
 
@@ -157,7 +158,7 @@ def test_what_decides_per_token_decides_at_every_new_token(folders):
         return torch.full((*x.shape[:2], 1, 3), 1 / 3)
 
     batch = asked(made)
-    made.objective.answers(batch, decision := LayerDecision(decide), 3)
+    made.head.answers(batch, decision := LayerDecision(decide), 3)
     first = [tokens for layer, tokens in seen if layer == 0]
     assert first == [batch.ids.shape[1]] * 2 + [1] * 3  # once to record the text, then the text and one token after the other
     assert decision.recorded().shape == (4, len(made.bank.layers), 1, 3)
@@ -182,7 +183,7 @@ def test_gradients_through_activation_checkpointing(reentrant, folders):
         batch = asked(made)
         decision = made.decide(batch, noise=torch.Generator().manual_seed(8))
         with made.bank.routed(decision):
-            made.cross_entropy(made.logits(batch), batch.label, batch.task).backward()
+            made.head.loss(made.head.logits(batch), batch).backward()
         assert len(passes) == 1 + checkpointing
         found.append([p.grad for p in (*made.router.parameters(), *made.bank.expert(1).values()) if p.grad is not None])
     assert found[0] and all(gradient.any() for gradient in found[0])
@@ -222,10 +223,10 @@ def test_recipes_learn_to_write(recipe, folders):
     rows = made.rows[1, "train"]
 
     def loss() -> float:
-        batch = made.learner.collate(rows)
+        batch = made.learner.backbone.collate(rows)
         decision = made.learner.decide(batch)
         with torch.no_grad(), made.learner.bank.routed(decision):
-            return made.learner.cross_entropy(made.learner.logits(batch), batch.label, batch.task).item()
+            return made.learner.head.loss(made.learner.head.logits(batch), batch).item()
 
     before = loss()
     events = list(made.train())
@@ -242,8 +243,8 @@ def test_recipes_learn_to_write(recipe, folders):
 def test_other_backbones_learn_to_write(name, folders):
     made = session(folders[name], "l2r", "router.query=backbone", "train.lr=0.01", of=tasks(("a", "b")))
     list(made.train())
-    assert made.learner.objective.longest == 2 and len(made.scores.matrix) == 2
-    assert all(len(layer) == 12 for layer in made.learner.layer_queries(made.rows[0, "train"]))
+    assert made.learner.head.longest == 2 and len(made.scores.matrix) == 2
+    assert all(len(layer) == 12 for layer in made.learner.inputs.layer_queries(made.learner.router, made.rows[0, "train"]))
 
 
 def test_a_run_folder_holds_the_texts_and_goes_on_after_a_kill(folders, tmp_path):

@@ -46,7 +46,9 @@ def learner(folder, *options: str):
 
 
 def asked(made, task: int = 0, labels=(0, 1, 1, 0)):
-    return made.collate(made.encode([Example(text, label) for text, label in zip(ASKED, labels, strict=True)], task, "test"))
+    return made.backbone.collate(
+        made.encode([Example(text, label) for text, label in zip(ASKED, labels, strict=True)], task, "test")
+    )
 
 
 def log_probability(peft, name: str, expert: int, text: str, words: str) -> torch.Tensor:
@@ -71,10 +73,10 @@ def test_the_best_label_has_the_most_probable_words(name, folders):
     """Four rows with three experts in one padded batch, against one unpadded row and label after the other in peft."""
     made = learner(folders[name])
     peft, batch = generation.peft_of(made, name), asked(made)
-    competing = made.space.competing(batch.task, 3, "seen")
+    competing = made.head.space.competing(batch.task, 3, "seen")
     decision = Decision(one_hot(ROWS, 3, 1))
     with torch.no_grad(), made.bank.routed(decision):
-        found = made.objective.scores(batch, competing)
+        found = made.head.scores(batch, competing)
     labels = [label for own in LABELS.values() for label in own]
     expected = torch.stack(
         [
@@ -86,12 +88,12 @@ def test_the_best_label_has_the_most_probable_words(name, folders):
     assert found.shape == (4, 7) and rel(found[:, once], expected[:, once]) < 1e-5 and (found[:, 2] == float("-inf")).all()
     expected[:, 2] = float("-inf")
     with torch.no_grad():
-        answers = made.objective.answers(batch, decision, 3)
+        answers = made.head.answers(batch, decision, 3)
     best = expected.argmax(1)
-    assert [labels[c] for c in answers.given] == [labels[c] for c in best.tolist()]
+    assert [labels[c] for c in answers.predicted] == [labels[c] for c in best.tolist()]
     assert torch.allclose(torch.tensor(answers.probability).float(), expected.softmax(-1).amax(1), rtol=1e-4)
     with torch.no_grad(), made.bank.routed(Decision(one_hot(ROWS[1:2], 3, 1))):  # alone, so without padding
-        one = made.objective.scores(made.collate(made.encode([Example(ASKED[1], 1)], 0, "test")), competing[:1])
+        one = made.head.scores(made.backbone.collate(made.encode([Example(ASKED[1], 1)], 0, "test")), competing[:1])
     assert rel(one[:, once], found[1:2, once]) < 1e-5
 
 
@@ -101,7 +103,7 @@ def test_the_loss_is_that_of_the_right_label_s_words(name, folders):
     made = learner(folders[name])
     peft, batch = generation.peft_of(made, name), asked(made, 2, (1, 2, UNLABELLED, 0))
     with made.bank.routed(Decision(one_hot(ROWS, 3, 1))):
-        found = made.cross_entropy(made.logits(batch), batch.label, batch.task)
+        found = made.head.loss(made.head.logits(batch), batch)
     rows = [(0, "w41 w4"), (1, "w42"), (3, "w40")]
     total = sum(log_probability(peft, name, int(ROWS[i]), ASKED[i], words) for i, words in rows)
     assert rel(found.detach(), -total / (3 + 2 + 2)) < 1e-5
@@ -110,26 +112,26 @@ def test_the_loss_is_that_of_the_right_label_s_words(name, folders):
 def test_labels_compete_as_those_of_a_classifier_do(folders):
     for scenario, seen, expected in (("class", 2, [0, 1, 3]), ("class", 3, [0, 1, 3, 4, 5, 6]), ("task", 3, [2, 3])):
         made = learner(folders["llama"], f"scenario={scenario}")
-        batch, kept = asked(made, 1), made.objective.scores
+        batch, kept = asked(made, 1), made.head.scores
         shown = []
 
         def watched(batch, competing, shown=shown, kept=kept):
             shown.append(kept(batch, competing))
             return shown[0]
 
-        made.objective.scores = watched
-        answers = made.objective.answers(batch, None, seen)
+        made.head.scores = watched
+        answers = made.head.answers(batch, None, seen)
         assert shown[0].isfinite().any(0).nonzero().flatten().tolist() == [*expected]
-        assert set(answers.given.tolist()) <= {*expected, 2}  # an answer that is right is called by the row's own label
+        assert set(answers.predicted.tolist()) <= {*expected, 2}  # an answer that is right is called by the row's own label
 
 
 def test_classes_with_the_same_words_are_one_answer(folders):
     made = learner(folders["llama"])
     for task, own in ((0, 1), (1, 2)):  # w7 is class 1 as a label of task a, and class 2 as one of task b
         batch = asked(made, task, (own % 2,) * 4)
-        made.objective.scores = lambda batch, competing: torch.tensor([[0.0, 5, 5, 0, 0, 0, 0]] * 3 + [[0.0, 0, 0, 9, 0, 0, 0]])
-        answers = made.objective.answers(batch, None, 3)
-        assert answers.given.tolist() == [own, own, own, 3] and answers.correct.tolist() == [True] * 3 + [False]
+        made.head.scores = lambda batch, competing: torch.tensor([[0.0, 5, 5, 0, 0, 0, 0]] * 3 + [[0.0, 0, 0, 9, 0, 0, 0]])
+        answers = made.head.answers(batch, None, 3)
+        assert answers.predicted.tolist() == [own, own, own, 3] and answers.correct.tolist() == [True] * 3 + [False]
 
 
 # runs -----------------------------------------------------------------------------------------------------------------------
@@ -141,7 +143,9 @@ def test_recipes_learn_words_and_have_no_classifier(name, recipe, folders):
     made = session(folders[name], recipe, "train.lr=0.02", "train.epochs=12", "train.batch_size=8", *query, of=tasks("a", "b"))
     list(made.train())
     assert made.scores.matrix[0][0] > 0.8, made.scores.matrix
-    assert made.learner.parameters_of(range(2)) == {} and all(not p.numel() for p in made.learner.classifier.parameters())
+    assert made.learner.head.parameters_of(range(2)) == {} and all(
+        not p.numel() for p in made.learner.head.classifier.parameters()
+    )
     assert "classifier" not in place(made.config)["kept per task"]
 
 
@@ -165,7 +169,7 @@ def test_poly_on_t5_learns_jointly_and_meets_a_new_task_by_the_words_of_its_labe
     steps = [event for event in made.train() if type(event).__name__ == "Step"]
     assert made.scores.trained["a"] > 0.8 and 0 <= made.scores.held_out["b"]["8"] <= 1, made.scores
     assert [len([step for step in steps if step.task == stage]) for stage in (0, 1)] == [40, 4]
-    assert all(made.learner.bank.expert(k) for k in (0, 1)) and made.learner.parameters_of(range(2)) == {}
+    assert all(made.learner.bank.expert(k) for k in (0, 1)) and made.learner.head.parameters_of(range(2)) == {}
 
 
 def test_a_run_on_the_built_in_stream_is_recorded_and_can_be_asked(tmp_path):

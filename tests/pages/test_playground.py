@@ -88,7 +88,7 @@ def test_playground_compares_moments_and_runs(model):
     app = typed(pg_beside="another moment")
     then = load(lab.Run.open("routed"), 0).answer("red wave harbour")
     first, second = probabilities(app)
-    assert sum(first) == pytest.approx(1, abs=0.02) and len(then.classes) < len(model.learner.space.names)
+    assert sum(first) == pytest.approx(1, abs=0.02) and len(then.classes) < len(model.learner.head.space.names)
     assert sorted(value for value in second if value == value) == [round(p, 2) for p in sorted(then.probabilities)]
     predicted = "the same" if then.prediction == model.answer("red wave harbour").prediction else f"**{then.prediction}**"
     assert f"After task 1 the answer was {predicted}, with probability" in texts(app)

@@ -20,8 +20,8 @@ from lab.data.label_space import LabelSpace
 from lab.data.replay_buffer import Memory
 from lab.data.stream import Example, Task
 from lab.methods.base import Method
-from lab.models.learner import Learner
-from lab.routers.base import Axes, Decision, Match, Request, Router, RouterOptions
+from lab.models.router_inputs import RouterInputs
+from lab.routers.base import Axes, Decision, Match, Reads, Request, Router, RouterOptions
 from lab.training.evaluation import WHOLE, Evaluation, RoutingSums, evaluate
 from lab.training.optimisation import adamw, moments, restore_moments, schedule
 from lab.training.stages import BEFORE_CALIBRATION
@@ -99,13 +99,13 @@ def test_progress_is_monotone_and_ends_at_one(recipe, more):
 def test_zero_shot_row_is_an_untrained_classifier():
     """With equal weights for all classes the first class wins: the score is its share of the examples."""
     made = toy.session("l2r")
-    real = made.learner.logits
-    made.learner.logits = lambda batch, only=None: real(batch, only) * 0
+    real = made.learner.head.logits
+    made.learner.head.logits = lambda batch, only=None: real(batch, only) * 0
     for event in made.train():
         if type(event).__name__ == "TaskStarted":
             break
     assert made.scores.zero_shot == [0.5, 0.0], "class sea/no is right for half of sea and for none of city"
-    assert len(made.learner.classifier.weight) == 1, "the untrained classifier is gone when training begins"
+    assert len(made.learner.head.classifier.weight) == 1, "the untrained classifier is gone when training begins"
 
 
 def test_train_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -206,8 +206,8 @@ def test_shared_expert_is_trained_on_in_every_task():
 
 def test_classifier_of_a_shared_expert_has_one_block_in_scenario_domain(sequential):
     learner = sequential.learner
-    assert len(learner.classifier.weight) == 1
-    assert [*learner.parameters_of(range(2))] == ["task0.classifier.weight", "task0.classifier.bias"]
+    assert len(learner.head.classifier.weight) == 1
+    assert [*learner.head.parameters_of(range(2))] == ["task0.classifier.weight", "task0.classifier.bias"]
 
 
 # memory -----------------------------------------------------------------------------------------------------------------------
@@ -260,14 +260,14 @@ def test_memory_sample():
 def test_stage_b_and_replay_see_stored_training_rows_only():
     for recipe in ("l2r", "replay"):
         made, seen = toy.session(recipe), set()
-        inner = made.learner.collate
+        inner = made.learner.backbone.collate
 
         def collate_and_look(rows, inner=inner, seen=seen, made=made):
             if made.optimizer is not None:
                 seen |= {row.key for row in rows}
             return inner(rows)
 
-        made.learner.collate = collate_and_look
+        made.learner.backbone.collate = collate_and_look
         list(made.train())
         assert {split for _, split, _ in seen} == {"train"}
         if recipe == "l2r":
@@ -288,10 +288,10 @@ def test_a_classifier_alone_is_tuned_as_by_whole_passes(monkeypatch, recipe):
     monkeypatch.setattr(learner.backbone, "embed", counted)
     for event in made.train():
         if type(event).__name__ == "Step" and event.phase == "memory":
-            assert passed == 48 * (1 + learner.router.uses_query)
-    tuned = {name: parameter.detach().clone() for name, parameter in learner.parameters_of([0, 1]).items()}
-    parameters = learner.parameters_of([0, 1])
-    batch = learner.collate(made.memory.rows)
+            assert passed == 48 * (1 + (Reads.QUERY in learner.router.reads))
+    tuned = {name: parameter.detach().clone() for name, parameter in learner.head.parameters_of([0, 1]).items()}
+    parameters = learner.head.parameters_of([0, 1])
+    batch = learner.backbone.collate(made.memory.rows)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.requires_grad_(True).copy_(made.carried[BEFORE_CALIBRATION][name])
@@ -300,7 +300,7 @@ def test_a_classifier_alone_is_tuned_as_by_whole_passes(monkeypatch, recipe):
         optimizer.param_groups[0]["lr"] = made.config.router_training.classifier_lr * schedule(step, 5, made.config.train.warmup)
         decision = learner.decide(batch)
         with learner.bank.routed(decision):
-            loss = torch.nn.functional.cross_entropy(learner.logits(batch), batch.label + 2 * batch.task)
+            loss = torch.nn.functional.cross_entropy(learner.head.logits(batch), batch.label + 2 * batch.task)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), made.config.train.clip)
@@ -321,7 +321,7 @@ def test_memory_that_cannot_hold_a_class_each():
 
 
 def classifier(made):
-    return {name: p.detach().clone() for name, p in made.learner.classifier.named_parameters()}
+    return {name: p.detach().clone() for name, p in made.learner.head.classifier.named_parameters()}
 
 
 @pytest.mark.parametrize("recipe", ["l2r", "uniform"])
@@ -412,9 +412,9 @@ def test_scenarios_score_as_defined(scenario, seen, right):
 
     def fixed(batch, only=None):
         last[:] = [order[key] for key in batch.keys]
-        return logits[last][:, : len(made.learner.space)]
+        return logits[last][:, : len(made.learner.head.space)]
 
-    made.learner.logits = fixed
+    made.learner.head.logits = fixed
     result = evaluate(made.learner, rows, seen, 2)
     assert (result.predictions.label == result.predictions.predicted).tolist() == right
     assert result.score == pytest.approx(sum(right) / 3)
@@ -445,7 +445,7 @@ class Spy(Router):
 
     name = "spy"
     Options = RouterOptions
-    axes = Axes("fixed", "model", "all", "soft")
+    axes = Axes("model", "all", "soft")
     shown: list[Request]
 
     def forward(self, request):
@@ -456,7 +456,7 @@ class Spy(Router):
 @pytest.mark.parametrize("scenario", ["class", "domain", "task"])
 @pytest.mark.parametrize("declared", [False, True])
 def test_the_task_is_withheld_from_a_router_that_does_not_declare_it(monkeypatch, declared, scenario):
-    spy = type("Spy", (Spy,), {"uses_task_id": declared, "shown": []})
+    spy = type("Spy", (Spy,), {"reads": frozenset({Reads.TASK} if declared else ()), "shown": []})
     made = toy.session("uniform", scenario=scenario)
     made.learner.router = spy(RouterOptions(name="spy"), made.learner.bank.layers, 32)
     list(made.train())
@@ -481,7 +481,7 @@ def test_routing_sums(l2r):
     batch = collate(l2r.rows[1, "test"], 0)
     decision = l2r.learner.decide(batch)
     with torch.no_grad(), l2r.learner.bank.routed(decision):
-        l2r.learner.logits(batch)
+        l2r.learner.head.logits(batch)
     weights = decision.recorded().double().numpy()  # (B, L, H, E)
     sums, layers = result.routing, len(l2r.learner.bank.layers)
     assert sums.count == 20 and weights.shape == (20, layers, 1, 2)
@@ -525,7 +525,7 @@ def test_recorded_queries_and_keys_are_those_of_the_router(tmp_path):
     made = toy.session("l2p")
     routing, learner = toy.recorded(made, tmp_path).routing(1), made.learner
     for task in (0, 1):
-        query = torch.nn.functional.normalize(learner.query(collate(made.rows[task, "test"], 0))[:WHOLE], dim=-1)
+        query = torch.nn.functional.normalize(learner.inputs.query(collate(made.rows[task, "test"], 0))[:WHOLE], dim=-1)
         np.testing.assert_allclose(routing.queries(task), query, atol=1e-3)
     keys, owners = routing.keys()
     assert owners == [*range(learner.router.experts)] and [routing.experts[i] for i in owners] == learner.bank.names
@@ -565,7 +565,7 @@ def test_reused_experts_are_bit_identical(l2r, tmp_path):
     layers = made.learner.bank.layers
     spread = sum(2 * 4 * layer.inputs for layer in layers)  # mean and spread of each router's query
     classifier_before_calibration = sum(
-        4 * parameter.numel() for parameter in made.learner.classifier.parameters()
+        4 * parameter.numel() for parameter in made.learner.head.classifier.parameters()
     )  # where each tuning begins
     assert fresh["statistics_bytes"] == spread + classifier_before_calibration
     going_on = toy.session("l2r", "router_training.warm_start=true")
@@ -577,8 +577,9 @@ def test_reused_experts_are_bit_identical(l2r, tmp_path):
 def test_queries_of_training_examples_are_computed_once_for_all_runs(tmp_path, monkeypatch):
     """They depend on the frozen backbone and the texts alone, so runs with other experts and seeds of training share them."""
     asked = []
-    inner = Learner.layer_queries
-    monkeypatch.setattr(Learner, "layer_queries", lambda self, rows: asked.append(len(rows)) or inner(self, rows))
+    inner = RouterInputs.layer_queries
+    watched = lambda self, router, rows: asked.append(len(rows)) or inner(self, router, rows)  # noqa: E731
+    monkeypatch.setattr(RouterInputs, "layer_queries", watched)
     fresh = toy.trained("prototype", "experts.rank=4")
     first = toy.trained("prototype", store=tmp_path)
     assert asked == 4 * [48]
@@ -641,7 +642,7 @@ def test_queries_of_test_examples_are_computed_once(monkeypatch):
         monkeypatch.setattr(made.learner.backbone, "embed", lambda batch: (count.append(batch.keys), real(batch))[1])
         for _ in made.train():
             if not keep:
-                made.learner.queries.clear()
+                made.learner.inputs.queries.clear()
         return made, [keys for keys in count if all(split == "test" for _, split, _ in keys)]
 
     (one, few), (other, many) = passes(True), passes(False)
@@ -665,7 +666,7 @@ def test_a_broken_expert_is_not_kept(tmp_path):
         for event in made.train():
             if type(event).__name__ == "Step" and event.step == 8:
                 with torch.no_grad():
-                    made.learner.classifier.weight[0].fill_(float("nan"))
+                    made.learner.head.classifier.weight[0].fill_(float("nan"))
     assert str(error.value) == "training on task 'sea' left parameters that are not finite: lower train.lr"
     assert not list(tmp_path.iterdir())
 
@@ -697,7 +698,7 @@ def test_contract_of_methods(name):
     assert terms and all(np.isfinite(list(named.values())).all() and "task" in named for named in terms)
     assert all(score is not None for score in made.scores.matrix[-1])
     (method,) = made.methods
-    own = method.terms(made.learner.collate(made.rows[0, "train"][:2]), None) if kind.terms is Method.terms else {}
+    own = method.terms(made.learner.backbone.collate(made.rows[0, "train"][:2]), None) if kind.terms is Method.terms else {}
     assert "task" not in own
     state = {key: tensor.clone() for key, tensor in method.state().items()}
     fresh = kind(method.options, made.learner, made.memory)

@@ -63,7 +63,7 @@ def test_a_task_whose_examples_came_early_competes_from_then_on(tmp_path):
     made, seen = session("protocol.blur=0.5"), []
     for event in made.train():
         if type(event).__name__ == "Evaluated" and event.after >= 0 and event.task == 0:
-            seen.append(made.learner.tasks_seen)
+            seen.append(made.learner.head.tasks_seen)
     assert seen == [2, 3, 3]
 
 

@@ -44,7 +44,7 @@ def parameters(made) -> dict[str, torch.Tensor]:
     learner = made.learner
     found = {f"{bank}/{name}": p for k, bank in enumerate(learner.bank.names) for name, p in learner.bank.expert(k).items()}
     found |= {f"router/{name}": p for name, p in learner.router.named_parameters()}
-    found |= {f"classifier/{name}": p for name, p in learner.classifier.named_parameters()}
+    found |= {f"classifier/{name}": p for name, p in learner.head.classifier.named_parameters()}
     return {name: p.detach().clone() for name, p in found.items()}
 
 
@@ -178,10 +178,10 @@ def test_alignment_is_the_mean_cosine_of_the_tasks_gradients(recipe):
     found = alignment(made, range(3))
     assert ALIGNED >= 32  # so that all training examples take part, in whatever order
     for t in range(3):
-        batch = learner.collate(made.rows[t, "train"])
+        batch = learner.backbone.collate(made.rows[t, "train"])
         with learner.bank.routed(learner.decide(batch)):
-            own = made.learner.space.own[t]
-            logits = learner.logits(batch)[:, own.start : own.stop]
+            own = made.learner.head.space.own[t]
+            logits = learner.head.logits(batch)[:, own.start : own.stop]
             torch.nn.functional.cross_entropy(logits, batch.label).backward()
         gradients.append(np.concatenate([p.grad.numpy().ravel() for p in experts]).astype(np.float64))
         for p in experts:
@@ -222,8 +222,8 @@ def test_a_held_out_task_is_learned_and_none_of_it_is_met_before():
     few = ("protocol.shots=[32]", "protocol.adaptation.steps=60", "protocol.adaptation.lr=0.02")
     made = session("poly", *few, "train.epochs=8", "experts.skip=0")
     seen = set()
-    collate = made.learner.collate
-    made.learner.collate = lambda rows: seen.update((row.task, row.key[1]) for row in rows) or collate(rows)
+    collate = made.learner.backbone.collate
+    made.learner.backbone.collate = lambda rows: seen.update((row.task, row.key[1]) for row in rows) or collate(rows)
     for event in made.train():
         if type(event).__name__ == "Learned" and event.task == 0:
             assert seen == {(0, "train"), (1, "train")}
@@ -430,7 +430,7 @@ def test_every_label_gets_a_shot():
                     "use one of attention, gates, l2p, oracle, progressive, skills, sparse, sum, uniform",
                 )
             )
-            for name in ("arrow", "mbc", "phatgoose", "prototype")
+            for name in ("arrow", "phatgoose", "prototype")
         ),
         ("poly", ["protocol.held_ot=[a]"], "unknown option of protocol 'held_ot': did you mean 'held_out'?"),
         ("poly", ["protocol.shots=[]"], "protocol.shots = []: list should have at least 1 item after validation, not 0"),
@@ -491,6 +491,6 @@ def test_room_is_made_for_every_task_by_its_name():
         for t in range(len(of)):
             learner.add_task(t)
         t = names.index("farm")
-        return learner.bank.expert(t) | learner.classifier.block(t)
+        return learner.bank.expert(t) | learner.head.classifier.block(t)
 
     assert toy.equal(dict(row("sea", "city", "farm")), dict(row("farm", "city", "sea")))

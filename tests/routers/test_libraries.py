@@ -7,27 +7,21 @@ import pytest
 import torch
 from sklearn.covariance import empirical_covariance
 from support import tiny, toy
-from support.tiny import rel
-from typer.testing import CliRunner
+from support.numbers import numbers
+from support.tiny import layer_outputs, rel
 
-from lab.cli.main import app
 from lab.config.resolve import configure
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.core.registry import routers
 from lab.experts.base import LayerInfo
 from lab.models.expert_bank import Bank
-from lab.routers.base import Decision, Request, Router, top_softmax
-from lab.routers.mbc import chooses
+from lab.routers.base import MadeOfExperts, Request, Router, top_softmax
 
 WIDTH = 6
 LAYERS = [LayerInfo("first", 8, 12), LayerInfo("second", 6, 8)]
 SELECTIONS = ["prototype", "epi", "mocl", "dam"]
 RECIPES = [*SELECTIONS, "arrow", "phatgoose", "mbc"]
-
-
-def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def recipe_s(recipe: str, *changes: str) -> Router:
@@ -38,11 +32,10 @@ def recipe_s(recipe: str, *changes: str) -> Router:
 
 def taught(router: Router, tasks: list[tuple[torch.Tensor, torch.Tensor]]) -> Router:
     """A router that has met tasks with these queries (N, D) and labels (N,)."""
-    router.classes = [int(labels.max()) + 1 for _, labels in tasks]
     for k, (queries, labels) in enumerate(tasks):
         router.grow(k + 1)
-        router.add_task(k, torch.Generator())
-        router.after_expert_trained([{}] * (k + 1), [queries] * len(LAYERS), labels)
+        router.add_task(k, int(labels.max()) + 1, torch.Generator())
+        router.read_examples(k, queries, labels)
     return router
 
 
@@ -77,11 +70,10 @@ def test_softmax_over_the_largest():
 @pytest.mark.parametrize("recipe", ["prototype", "epi"])
 def test_a_task_of_free_text_has_one_mean(recipe):
     router, tasks = recipe_s(recipe), [(queries, torch.zeros_like(labels)) for queries, labels in clusters()]
-    router.classes = [0] * len(tasks)
     for k, (queries, labels) in enumerate(tasks):
         router.grow(k + 1)
-        router.add_task(k, torch.Generator())
-        router.after_expert_trained([{}] * (k + 1), [queries] * len(LAYERS), labels)
+        router.add_task(k, 0, torch.Generator())
+        router.read_examples(k, queries, labels)
     torch.testing.assert_close(router.mean, torch.stack([queries.mean(0) for queries, _ in tasks]))
 
 
@@ -208,23 +200,10 @@ def arrow_over(made: Bank, **options) -> Router:
 
 @torch.no_grad()
 def met(router: Router, made: Bank) -> Router:
-    for k in range(len(made)):
-        router.grow(max(k + 1, router.experts))
-        router.after_expert_trained([dict(made.expert(i)) for i in range(k + 1)], [], torch.zeros(0))
+    router.grow(len(made))
+    if isinstance(router, MadeOfExperts):
+        router.read_experts(made.experts())
     return router.requires_grad_(False)
-
-
-def layer_outputs(host, made: Bank, decision: Decision, batch: dict) -> list[tuple]:
-    """(layer, input, output) of every adapted layer in a routed pass."""
-    seen = []
-    hooks = [
-        layer.register_forward_hook(lambda layer, args, out: seen.append((layer, args[0], out))) for layer in made.routed_layers
-    ]
-    with torch.no_grad(), made.routed(decision):
-        tiny.hidden(host, batch)
-    for hook in hooks:
-        hook.remove()
-    return seen
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 1000])
@@ -257,7 +236,7 @@ def test_arrow_is_a_plain_loop_over_tokens_and_experts(name, options, top_k):
         assert any(x.dim() == 2 for _, x, _ in seen)
     mask, weights = batch["attention_mask"].bool(), decision.recorded()
     assert weights.shape == (4, len(made.layers), 1, 3) and torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5)
-    first = decision.made[0]
+    first = decision.layer_weights[0]
     if first.shape[1] == mask.shape[1]:  # padding is left out of what is recorded
         assert rel(weights[1, 0], first[1][mask[1]].mean(0)) < 1e-6
 
@@ -303,7 +282,7 @@ def test_general_knowledge_is_subtracted_and_nothing_is_changed():
         change = sum(w[..., e, None] * (x.double() @ d.T) for e, d in enumerate(rest))
         expected = layer.base(x).double() + made.kind.scale * change
         assert rel(out.double(), expected) < 1e-5
-        assert rel(decision.made[layer.index][:, :, 0].double(), w) < 1e-4
+        assert rel(decision.layer_weights[layer.index][:, :, 0].double(), w) < 1e-4
     assert torch.allclose(decision.recorded().sum(-1), torch.ones(()), atol=1e-5)
     assert all(torch.equal(tensor, made.expert(int(name[0]))[name[2:]]) for name, tensor in before.items())
 
@@ -354,13 +333,13 @@ def test_phatgoose_routes_by_standardised_products_of_input_and_gate():
             kept = np.argsort(s)[-2:]
             w = np.zeros(3)
             w[kept] = np.exp(s[kept]) / np.exp(s[kept]).sum()
-            assert np.allclose(decision.made[layer.index][place][0].numpy(), w, atol=1e-4)
+            assert np.allclose(decision.layer_weights[layer.index][place][0].numpy(), w, atol=1e-4)
 
 
 def test_a_gate_weighs_its_expert_by_a_sigmoid_while_it_is_trained():
     host, made = tiny.bank("bert")
     router, batch = over("phatgoose", made).requires_grad_(False), tiny.tokens()
-    for layer, x, out in layer_outputs(host, made, router.gated(1, torch.zeros(4)), batch):
+    for layer, x, out in layer_outputs(host, made, router.gated(1), batch):
         a, b = layer.experts[1]["lora_A"], layer.experts[1]["lora_B"]
         share = torch.sigmoid((x * router.vectors[layer.index][1]).sum(-1, keepdim=True))
         assert rel(out, layer.base(x) + made.kind.scale * share * (x @ a.T @ b.T)) < 1e-5
@@ -372,12 +351,12 @@ def test_each_gate_is_trained_on_its_own_task_alone():
     gates, losses, before = [[v.detach().clone() for layer in made.learner.router.vectors for v in layer]], {}, {}
     for event in made.train():
         if type(event).__name__ == "Learned":
-            rows = made.learner.parameters_of(range(made.learner.tasks_seen))
+            rows = made.learner.head.parameters_of(range(made.learner.head.tasks_seen))
             before = toy.expert(made, event.name) | {name: p.detach().clone() for name, p in rows.items()}
         if type(event).__name__ == "Step" and event.phase == "gate":
             losses.setdefault(event.task, []).append(float(event.terms["gate"]))
             if event.step == event.steps:
-                after = toy.expert(made, made.tasks[event.task].name) | made.learner.parameters_of(range(event.task + 1))
+                after = toy.expert(made, made.tasks[event.task].name) | made.learner.head.parameters_of(range(event.task + 1))
                 assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
                 gates.append([torch.stack([*layer]).detach().clone() for layer in made.learner.router.vectors])
     assert {t: len(found) for t, found in losses.items()} == {0: 12, 1: 12, 2: 12}
@@ -386,156 +365,6 @@ def test_each_gate_is_trained_on_its_own_task_alone():
         for later in gates[t + 2 :]:
             assert all(torch.equal(layer[: t + 1], old) for layer, old in zip(later, gates[t + 1], strict=True))
     assert all(layer.shape[0] == 3 for layer in gates[-1])
-
-
-# mbc --------------------------------------------------------------------------------------------------------------------------
-
-
-def test_like_experts_share_a_lora_that_starts_as_their_mean_update():
-    """Two of three experts are the same but for their factors: one cluster; the bank's experts stay as they are."""
-    host, made = tiny.bank("bert", experts=3)
-    turn = torch.linalg.qr(numbers(tiny.RANK, tiny.RANK, seed=2)).Q
-    twin = {name: turn.T @ p if name.endswith("lora_A") else p @ turn for name, p in made.expert(0).items()}
-    made.load_expert(2, {name: tensor.detach() for name, tensor in twin.items()})
-    options = routers.options({"name": "mbc", "clusters": 2, "rank": tiny.RANK})
-    router = met(routers.get("mbc")(options, made.layers, 32), made)
-    assert [router.owner(k) for k in range(3)] == [0, 1, 0]
-    assert router.names(["a", "b", "c"]) == ["a+c", "b"]
-    for i, layer in enumerate(made.routed_layers):
-        updates = [e["lora_B"].detach() @ e["lora_A"].detach() for e in layer.experts]
-        for c, members in enumerate(([0, 2], [1])):
-            mean = sum(updates[k] for k in members) / len(members)
-            assert rel(router.up[i][c] @ router.down[i][c], mean) < 1e-4
-    router.gate_trained()
-    batch, task = tiny.tokens(), torch.tensor([2, 1, 0, 1])
-    for layer, x, out in layer_outputs(host, made, router.oracle_decision(task), batch):
-        for row, k in enumerate(task.tolist()):
-            e = layer.experts[k]  # members are their cluster here
-            expected = layer.base(x[row]) + made.kind.scale * (x[row] @ e["lora_A"].T @ e["lora_B"].T)
-            assert rel(out[row], expected) < 1e-4
-    decision = router(Request(batch["attention_mask"]))
-    for layer, x, _ in layer_outputs(host, made, decision, batch):
-        factors = zip(router.down[layer.index], router.up[layer.index], strict=True)
-        prototypes = torch.stack([torch.linalg.svd(b @ a).Vh[0] for a, b in factors])
-        scores = (x @ prototypes.T).abs()
-        assert rel(decision.made[layer.index][:, :, 0], scores.softmax(-1)) < 1e-3
-
-
-def test_clusters_are_trained_on_stored_examples_and_the_isolated_experts_stay(tmp_path):
-    made = toy.session("mbc", "router.clusters=2", "router.steps=6", of=toy.tasks("sea", "city", "farm"), store=tmp_path)
-    kept, steps, moved = {}, [], []
-    for event in made.train():
-        kind = type(event).__name__
-        if kind == "Learned":
-            kept[event.name] = toy.expert(made, event.name)
-            start = [p.detach().clone() for p in made.learner.router.gate(0).values()]
-        if kind == "Step" and event.phase == "gate":
-            steps.append(event.task)
-            if event.step == event.steps:
-                moved.append(all(not torch.equal(a, b) for a, b in zip(start, made.learner.router.gate(0).values(), strict=True)))
-    assert steps == [0] * 6 + [1] * 6 + [2] * 6 and all(moved)
-    assert all(toy.equal(kept[name], toy.expert(made, name)) for name in kept)
-    assert made.uses()["stored_examples"] == 72
-    run = toy.recorded(
-        toy.session("mbc", "router.clusters=2", of=toy.tasks("sea", "city", "farm"), store=tmp_path), tmp_path / "runs"
-    )
-    names = run.routing(2).experts
-    assert len(names) == 2 and sorted("+".join(names).split("+")) == ["city", "farm", "sea"]
-    own = run.result()["routing"]["own_expert_share_by_task"]
-    assert [*own] == ["sea", "city", "farm"] and all(0 <= share <= 1 for share in own.values())
-    with pytest.raises(
-        LabError, match=r"^router mbc trains the clusters' LoRAs on stored examples: set memory.per_task above 0$"
-    ):
-        configure("mbc", ["memory.per_task=0", "router_training.steps=0"])
-
-
-CHOICES = [name for name in routers.names() if chooses(name)]
-UNTRAINED = [name for name in CHOICES if name != "gates"]
-
-
-def test_what_may_choose_among_clusters():
-    assert {"arrow", "gates", "prototype", "sum", "uniform"} <= set(CHOICES)
-    assert not {"oracle", "phatgoose", "attention", "skills", "mbc"} & set(CHOICES)
-
-
-@pytest.mark.parametrize("query", ["layer", "backbone"])
-def test_gates_learn_on_the_memory_which_cluster_to_choose(query):
-    """Stage B trains the gates over the clusters, and nothing of the clusters' LoRAs."""
-    of = toy.tasks("sea", "city", "farm")
-    made = toy.session("mbc", f"router.choice={{name: gates, start: tasks, query: {query}}}", "router_training.steps=30", of=of)
-    router, before = made.learner.router, None
-    for event in made.train():
-        if type(event).__name__ == "Step" and event.phase == "memory" and event.task == 2 and event.step == 1:
-            before = [p.detach().clone() for p in (*router.down, *router.up)]
-    assert all(torch.equal(a, b) for a, b in zip(before, (*router.down, *router.up), strict=True)) and len(before) > 0
-    assert {weight.shape[1] for weight in router.choice.weight} == {2} and all(weight.any() for weight in router.choice.weight)
-    share = []
-    for t in range(3):
-        rows = made.rows[t, "test"]
-        batch = made.learner.collate(rows)
-        decision = made.learner.decide(batch)
-        with torch.no_grad(), made.learner.bank.routed(decision):
-            made.learner.logits(batch)
-        found = decision.recorded()[..., router.owner(t)].mean().item()
-        share.append(found)
-    assert min(share) > 0.6, share
-    assert made.uses()["stored_examples"] == len(made.memory) and not made.uses()["task_id"]
-
-
-@pytest.mark.parametrize("choice", [name for name in UNTRAINED if name != "arrow"])
-def test_a_cluster_has_the_sum_of_the_weights_of_its_tasks(choice):
-    """Beside a run whose router weighs the tasks' own experts: the same tasks, experts and statistics."""
-    of = toy.tasks("sea", "city", "farm")
-    made = toy.trained("mbc", f"router.choice={choice}", of=of)
-    plain = toy.trained("prototype", f"router={choice}", of=of)
-    batch = made.learner.collate([row for t in range(3) for row in made.rows[t, "test"]])
-    found, tasks = made.learner.decide(batch).weights[:, 0, 0], plain.learner.decide(batch).weights[:, 0, 0]
-    owner = [made.learner.router.owner(t) for t in range(3)]
-    assert sorted(set(owner)) == [0, 1] and found.shape == (len(tasks), 2)
-    for c in (0, 1):
-        assert torch.allclose(found[:, c], sum(tasks[:, t] for t in range(3) if owner[t] == c))
-    assert choice in ("sum", "uniform") or len(found.unique(dim=0)) == 2, "texts differ in their cluster"
-
-
-@pytest.mark.parametrize("choice", ["sum", "uniform"])
-def test_before_training_equal_weights_on_clusters_are_equal_weights_on_tasks(choice):
-    """Each cluster's LoRA is its members' mean update then, and their number is its weight, so nothing is lost by clustering."""
-    host, made = tiny.bank("bert", experts=3)
-    options = routers.options({"name": "mbc", "clusters": 2, "rank": 2 * tiny.RANK, "choice": choice})
-    router, batch = met(routers.get("mbc")(options, made.layers, 32), made), tiny.tokens()
-    plain = met(routers.get(choice)(routers.options(choice), made.layers, 32), made)
-    request = Request(batch["attention_mask"])
-    pairs = zip(layer_outputs(host, made, router(request), batch), layer_outputs(host, made, plain(request), batch), strict=True)
-    (first, x, out), (_, same, expected) = next(iter(pairs))  # later layers are given what earlier ones made
-    assert torch.equal(x, same) and rel(out - first.base(x), expected - first.base(x)) < 1e-4
-
-
-@pytest.mark.parametrize("choice", ["attention", "oracle", "phatgoose", "mbc"])
-def test_what_learns_with_experts_or_is_told_the_task_cannot_choose_among_clusters(choice):
-    with pytest.raises(LabError) as error:
-        configure("mbc", [f"router.choice={choice}"])
-    assert str(error.value) == (
-        f"router.choice = {choice}: clusters are chosen without the task, by a rule or stored examples: use {', '.join(CHOICES)}"
-    )
-
-
-def test_what_chooses_among_clusters_has_their_routing_heads():
-    with pytest.raises(LabError) as error:
-        configure("mbc", ["router.choice.heads=2"])
-    assert str(error.value) == "router.choice.heads = 2: what chooses has the routing heads of mbc, use router.heads=2"
-    router = recipe_s("mbc", "router.choice=prototype", "router.heads=2")
-    assert router.choice.heads == 2
-
-
-def test_more_clusters_than_tasks_are_refused_before_any_work(tmp_path):
-    with pytest.raises(LabError) as error:
-        toy.session("mbc", "router.clusters=3")
-    assert str(error.value) == "router.clusters = 3: the stream has 2 task(s), so as many experts: ask for 1 to 2 clusters"
-    stream = toy.folder(tmp_path / "toy")
-    words = ["run", "mbc", "--stream", stream, "--backbone", "tiny", "--runs", tmp_path / "runs"]
-    told = CliRunner().invoke(app, [str(word) for word in words])
-    assert told.exit_code == 2 and "router.clusters = 3: the stream has 2 task(s)" in told.stderr
-    assert not (tmp_path / "runs").exists()
 
 
 # all of them in the loop ------------------------------------------------------------------------------------------------------
@@ -557,7 +386,9 @@ def test_the_experts_are_those_of_l2r(tmp_path):
 def test_the_means_are_those_of_the_training_examples_in_the_frozen_backbone():
     made = toy.trained("prototype")
     for t, rows in ((0, made.rows[0, "train"]), (1, made.rows[1, "train"])):
-        queries = torch.cat([made.learner.backbone.embed(made.learner.collate(rows[i : i + 8])) for i in range(0, len(rows), 8)])
+        queries = torch.cat(
+            [made.learner.backbone.embed(made.learner.backbone.collate(rows[i : i + 8])) for i in range(0, len(rows), 8)]
+        )
         labels = torch.tensor([row.label for row in rows])
         for c in (0, 1):
             assert rel(made.learner.router.mean[2 * t + c], queries[labels == c].mean(0)) < 1e-5

@@ -14,7 +14,18 @@ from torch.distributions import RelaxedBernoulli
 from lab.core.errors import LabError
 from lab.core.registry import routers
 from lab.experts.base import LayerInfo
-from lab.routers.base import Decision, LayerDecision, Request, Router, normalised, one_hot
+from lab.routers.base import (
+    Decision,
+    FromMemory,
+    LayerDecision,
+    Reads,
+    Request,
+    Router,
+    TaskAware,
+    Trained,
+    normalised,
+    one_hot,
+)
 from lab.run_folder.routing_record import STEPS
 
 ROWS, TOKENS, WIDTH, EXPERTS = 5, 4, 8, 3
@@ -38,8 +49,6 @@ CASES["sparse/normalise"] = {"name": "sparse", "normalise": True, "hold": 1.0}
 CASES["sparse/stick-breaking"] = {"name": "sparse", "rule": "stick-breaking", "top_k": 1000, "balance": 1.0}
 CASES["prototype/mahalanobis"] = {"name": "prototype", "distance": "mahalanobis", "top_k": 2}
 CASES["prototype/all"] = {"name": "prototype", "per": "task", "top_k": 1000, "temperature": 0.1}
-CASES["mbc"]["clusters"] = 10  # one for each expert
-CASES["mbc/prototype"] = {"name": "mbc", "clusters": 10, "choice": "prototype"}
 HEADS = [1, 2]
 
 
@@ -56,10 +65,16 @@ def build(case: str, heads: int = 1, experts: int = EXPERTS, values: bool = True
     router = routers.get(options.name)(options, LAYERS, WIDTH)
     router.grow(experts)
     for task in range(int(TASK.max()) + 1):
-        router.add_task(task, noise(task))
+        add_task(router, task, noise(task))
     if values:
         randomise(router)
     return router
+
+
+def add_task(router: Router, task: int, chance: torch.Generator) -> None:
+    """A task of free text, for routers that keep something of tasks."""
+    if isinstance(router, TaskAware):
+        router.add_task(task, 0, chance)
 
 
 @torch.no_grad()
@@ -73,18 +88,19 @@ def randomise(router: Router, seed: int = 1) -> None:
 
 def begin(router: Router, seed: int = 11) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Standardise and reset with queries of stored examples per layer and the expert of each one's task; returns these."""
-    widths = [WIDTH if router.uses_query else layer.inputs for layer in LAYERS]
+    widths = [WIDTH if Reads.QUERY in router.reads else layer.inputs for layer in LAYERS]
     queries, owners = [numbers(40, width, seed=40 + i) * 3 + 5 for i, width in enumerate(widths)], torch.arange(40) % EXPERTS
-    router.standardise(queries)
-    router.reset(noise(seed), queries, owners)
+    if isinstance(router, FromMemory):
+        router.standardise(queries)
+        router.reset(noise(seed), queries, owners)
     return queries, owners
 
 
 def asked(router: Router, task: torch.Tensor | None = TASK, chance: torch.Generator | None = None, order=None) -> Request:
     order = torch.arange(ROWS) if order is None else order
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]])[order]
-    query = numbers(ROWS, WIDTH)[order] if router.uses_query else None
-    embedded = numbers(ROWS, TOKENS, WIDTH)[order] if router.uses_embedded else None
+    query = numbers(ROWS, WIDTH)[order] if Reads.QUERY in router.reads else None
+    embedded = numbers(ROWS, TOKENS, WIDTH)[order] if Reads.EMBEDDED in router.reads else None
     return Request(mask, query, None if task is None else task[order], chance, embedded)
 
 
@@ -153,7 +169,7 @@ def test_every_step_of_a_decision_is_explained(case):
 @cases
 def test_the_task_is_used_only_where_that_is_declared(case):
     router = build(case, 2)
-    if router.uses_task_id:
+    if Reads.TASK in router.reads:
         assert not torch.equal(weights(router, asked(router)), weights(router, asked(router, TASK.flip(0))))
         with pytest.raises(LabError, match="task identity"):
             router(asked(router, None))
@@ -172,7 +188,7 @@ def test_what_is_said_to_be_compared_is_what_decides(case):
         for i, x in enumerate(inputs()):
             decision.weights_for_layer(i, x)
     if decision.match is None:  # made per token, by the task, or not at all
-        assert not (router.uses_query or router.uses_embedded)
+        assert not {Reads.QUERY, Reads.EMBEDDED} & router.reads
         return
     query, keys = decision.match.query, decision.match.keys
     assert query.shape[0] == ROWS and query.dim() == 2
@@ -189,7 +205,7 @@ def test_growing_keeps_what_was_learned(case):
     router = build(case, 2)
     before = {name: p.detach().clone() for name, p in router.named_parameters()}
     router.grow(EXPERTS + 2)
-    router.add_task(1, noise(6))
+    add_task(router, 1, noise(6))
     assert weights(router, asked(router)).shape[-1] == EXPERTS + 2
     after = dict(router.named_parameters())
     for name, old in before.items():
@@ -207,7 +223,7 @@ def test_state_round_trip(case):
 @cases
 def test_reset_forgets_what_the_memory_taught_and_is_decided_by_its_generator(case):
     router, other = build(case, 2), build(case, 2)
-    if not [*router.parameters()] or router.learns_with_experts or router.learns_after_experts:
+    if router.trained is not Trained.ON_MEMORY:
         state = {name: tensor.clone() for name, tensor in router.state_dict().items()}
         begin(router, 1)
         assert all(torch.equal(tensor, state[name]) for name, tensor in router.state_dict().items())
@@ -223,7 +239,7 @@ def test_reset_forgets_what_the_memory_taught_and_is_decided_by_its_generator(ca
 def test_after_reset_a_router_can_learn(case):
     router = build(case, 2)
     begin(router, 1)
-    if not list(router.parameters()) or router.holds_experts:  # which no weight depends on
+    if not list(router.parameters()):
         return
     target = numbers(ROWS, len(LAYERS), 2, EXPERTS, seed=8)
     for _ in range(3):
@@ -243,12 +259,12 @@ def test_what_is_drawn_for_new_experts_comes_from_the_generator(case):
     one, two, other = (build(case, values=False) for _ in range(3))
     for router, seed in ((one, 6), (two, 6), (other, 7)):
         router.grow(EXPERTS + 1)
-        router.add_task(1, noise(seed))
+        add_task(router, 1, noise(seed))
     state = {name: tensor.clone() for name, tensor in one.state_dict().items()}
     assert all(torch.equal(tensor, two.state_dict()[name]) for name, tensor in state.items())
     if case.split("/")[0] in ("attention", "sparse"):
         assert not all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in state.items())
-    one.add_task(2, noise(8))
+    add_task(one, 2, noise(8))
     assert all(torch.equal(tensor, one.state_dict()[name]) for name, tensor in state.items())
 
 
@@ -455,10 +471,10 @@ def test_the_routing_heads_of_l2r_mh_learn_weights_of_their_own():
     """What makes it l2r-mh; with one head it is l2r, number by number."""
     made = toy.trained("l2r-mh")
     assert made.learner.router.heads == 4
-    batch = made.learner.collate([row for t in range(2) for row in made.rows[t, "test"]])
+    batch = made.learner.backbone.collate([row for t in range(2) for row in made.rows[t, "test"]])
     decision = made.learner.decide(batch)
     with torch.no_grad(), made.learner.bank.routed(decision):
-        made.learner.logits(batch)
+        made.learner.head.logits(batch)
     w = decision.recorded()  # (B, L, H, E)
     assert w.shape[2:] == (4, 2) and torch.allclose(w.sum(-1), torch.ones(w.shape[:-1]))
     apart = [(w[:, :, i] - w[:, :, j]).abs().mean().item() for i in range(4) for j in range(i)]

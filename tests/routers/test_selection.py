@@ -35,7 +35,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 def build(name: str, experts: int = 3, width: int = 6, **options):
     router = routers.get(name)(routers.options({"name": name, **options}), LAYERS, width)
     router.grow(experts)
-    router.add_task(0, torch.Generator().manual_seed(1))
+    router.add_task(0, 0, torch.Generator().manual_seed(1))
     return router
 
 
@@ -102,7 +102,7 @@ def test_keys_are_learned_with_their_experts_and_earlier_ones_are_frozen_but_act
             moved = event.task > 0  # with one expert there is nothing to attend to
             assert torch.equal(router.keys[event.task], keys[event.task][-1]) != moved
             assert torch.equal(router.down, started[event.task]) != moved
-    weights = made.learner.decide(made.learner.collate(made.rows[2, "test"])).weights
+    weights = made.learner.decide(made.learner.backbone.collate(made.rows[2, "test"])).weights
     assert (weights[..., :2] > 1e-4).all()
     assert made.uses() == {"task_id": False, "stored_examples": 72, "generated_examples": 0}
 
@@ -114,7 +114,7 @@ def drift(*options: str) -> float:
 
     def weights(t: int) -> torch.Tensor:
         with torch.no_grad():
-            return learner.decide(learner.collate(made.rows[t, "test"])).weights[:, 0, 0]
+            return learner.decide(learner.backbone.collate(made.rows[t, "test"])).weights[:, 0, 0]
 
     for event in made.train():
         if type(event).__name__ == "Learned":
@@ -153,13 +153,13 @@ def test_what_is_recorded(target):
     for event in made.train():
         if type(event).__name__ == "Learned":
             own = [row for row in made.memory.rows if row.task == event.task]
-            then[event.task] = [row.key for row in own], learner.decide(learner.collate(own)).weights[:, 0, 0].detach()
+            then[event.task] = [row.key for row in own], learner.decide(learner.backbone.collate(own)).weights[:, 0, 0].detach()
     assert len(method.recorded) == 72
     for t, (rows, weights) in then.items():
         expected = F.pad(weights if target == "sample" else weights.mean(0).expand_as(weights), (0, 2 - t))
         assert torch.allclose(torch.stack([method.recorded[key] for key in rows]), expected, atol=1e-6)
         assert t == 0 or weights.std(0).max() > 2e-5, "or the two were the same"
-    classifier_before_calibration = sum(4 * parameter.numel() for parameter in learner.classifier.parameters())
+    classifier_before_calibration = sum(4 * parameter.numel() for parameter in learner.head.classifier.parameters())
     assert made.cost()["statistics_bytes"] == 72 * 3 * 4 + classifier_before_calibration
 
 
@@ -170,12 +170,12 @@ def test_reflection_term_by_hand():
     (method,), learner = made.methods, made.learner
     own = made.rows[2, "train"][:4]
     assert method.rows(own, torch.Generator().manual_seed(3)) == own
-    assert len(method.drawn) == 5 and {row.task for row in method.drawn} <= {0, 1}
+    assert len(method.sampled) == 5 and {row.task for row in method.sampled} <= {0, 1}
     found = method.terms(None, None)["reflection"]
     expected = 0.0
-    for s in {row.task for row in method.drawn}:
-        rows = [row for row in method.drawn if row.task == s]
-        now = learner.decide(learner.collate(rows)).weights[:, 0, 0].log()
+    for s in {row.task for row in method.sampled}:
+        rows = [row for row in method.sampled if row.task == s]
+        now = learner.decide(learner.backbone.collate(rows)).weights[:, 0, 0].log()
         then = torch.stack([F.pad(method.recorded[row.key], (0, 1)) for row in rows])
         expected += F.kl_div(now, then, reduction="batchmean").item()
     assert found.item() == pytest.approx(3 * expected, rel=1e-4) and expected > 0
@@ -226,11 +226,13 @@ def test_pseudo_examples_are_kept_and_counted_as_such(tmp_path):
     for event in made.train():
         if type(event).__name__ == "Step" and event.step == 2:
             counts.append(len(method.generated))
-            assert all(row.task < event.task for row in method.drawn) and ("reflection" in event.terms) == (event.task > 0)
+            assert all(row.task < event.task for row in method.sampled) and ("reflection" in event.terms) == (event.task > 0)
     assert counts == [0, 5, 10] and len(method.recorded) == 20 == len(method.generated)
     own = {tuple(row.ids) for row in made.learner.encode([toy.Example(text, 0) for text in invented("sea")[:5]], 0, "test")}
     assert {tuple(row.ids) for row in method.generated.rows if row.task == 0} == own
-    assert {row.key[1] for row in method.generated.rows} == {"generated"} and {row.label for row in method.drawn} == {UNLABELLED}
+    assert {row.key[1] for row in method.generated.rows} == {"generated"} and {row.label for row in method.sampled} == {
+        UNLABELLED
+    }
     assert made.uses() == {"task_id": False, "stored_examples": 0, "generated_examples": 20} and len(made.memory) == 0
     texts = [text for name in ("farm", *THREE) for text in invented(name)[:5]]
     assert made.cost()["memory_bytes"] == sum(len(text) + 8 for text in texts)
@@ -354,7 +356,7 @@ def test_balance_is_the_mean_over_layers_without_padding():
     for _ in range(2):  # computing a layer again, as activation checkpointing does, changes nothing
         for i, x in enumerate(xs):
             decision.weights_for_layer(i, x)
-    parts = [router.spread(decision.made_steps[i]["probabilities"][:, :, 0][mask.bool()]) for i in range(2)]
+    parts = [router.spread(decision.layer_steps[i]["probabilities"][:, :, 0][mask.bool()]) for i in range(2)]
     assert decision.losses["balance"].item() == pytest.approx(3 * (parts[0] + parts[1]).item() / 2, rel=1e-5)
     decision.losses["balance"].backward()
     assert all(p.grad.any() for p in router.parameters())
@@ -365,11 +367,11 @@ POOL = ("experts.allocation=6", "router.hidden=16", "router.top_k=1", "router.ho
 
 def routed(made, task: int) -> torch.Tensor:
     """Weights (B, L, H, E) on a task's test examples, means over tokens."""
-    batch = made.learner.collate(made.rows[task, "test"])
+    batch = made.learner.backbone.collate(made.rows[task, "test"])
     with torch.no_grad():
         decision = made.learner.decide(batch)
         with made.learner.bank.routed(decision):
-            made.learner.logits(batch)
+            made.learner.head.logits(batch)
     return decision.recorded()
 
 
@@ -423,7 +425,7 @@ def test_hold_by_hand():
     router = build("sparse", hold=2.0)
     assert router(Request(torch.ones(1, 2))).losses == {}, "the first task finds nothing to hold"
     router.grow(4)
-    router.add_task(1, torch.Generator().manual_seed(2))
+    router.add_task(1, 0, torch.Generator().manual_seed(2))
     with torch.no_grad():
         router.outer[1][3, 0] += 0.5
         router.bias[0][1] -= 1.0

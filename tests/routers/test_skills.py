@@ -158,12 +158,12 @@ def test_training_samples_a_relaxed_bernoulli_for_every_example_and_layer():
 def test_new_tasks_leave_the_rows_of_others_alone():
     _, _, router = inventory(2)
     before = [row.detach().clone() for row in router.logits]
-    router.add_task(3, draw(9))
+    router.add_task(3, 0, draw(9))
     assert all(torch.equal(row, old) for row, old in zip(router.logits, before, strict=False))
     fresh = router.logits[3]
     assert 0 < fresh.abs().max() <= BOUND and fresh.unique().numel() == fresh.numel()
     other = skills(router.layers, 2, tasks=0)
-    other.add_task(0, draw(9))
+    other.add_task(0, 0, draw(9))
     assert torch.equal(other.logits[0], fresh)  # drawn by its key, not by its place
     router.grow(SKILLS + 2)
     assert all(torch.equal(row[..., :SKILLS], old) for row, old in zip(router.logits, before, strict=False))

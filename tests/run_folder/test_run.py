@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from support import toy
 from support.errors import assert_says
+from support.run_folders import write_run, write_transfer
 
 from lab.config.resolve import configure
 from lab.core import atomic_io
@@ -70,9 +71,9 @@ def test_arrays_of_any_layout_are_read_back(tmp_path):
     plain = np.arange(24.0).reshape(2, 3, 4)
     odd = {"turned": plain.transpose(2, 0, 1), "repeated": np.broadcast_to(plain[:1], (5, 3, 4)), "one": np.array(3.0)}
     atomic_io.write_arrays(tmp_path / "a.safetensors", odd)
-    found, _ = atomic_io.read_arrays(tmp_path / "a.safetensors")
+    written, _ = atomic_io.read_arrays(tmp_path / "a.safetensors")
     for name, array in odd.items():
-        np.testing.assert_array_equal(found[name], array)
+        np.testing.assert_array_equal(written[name], array)
 
 
 # files ------------------------------------------------------------------------------------------------------------------------
@@ -407,3 +408,15 @@ def test_a_request_to_stop_made_as_soon_as_a_run_is_seen_running_is_kept(tmp_pat
     monkeypatch.setattr(Run, "update", seen)
     with run.start():
         assert run.status == "running" and run.stop_requested
+
+
+def test_a_run_shows_itself(runs):
+    """In a notebook: what it is and how it stands; a folder that cannot be read is no error."""
+    assert repr(write_run(runs, "a", seed=3)) == f"<Run 'a' finished: l2r on builtin, seed 3, average accuracy 0.903, in {runs}>"
+    assert repr(write_run(runs, "b", matrix=[], status="queued")) == f"<Run 'b' queued: l2r on builtin, seed 0, in {runs}>"
+    assert repr(write_transfer(runs, "c")).startswith("<Run 'c' finished: mhr on builtin, seed 0, in ")
+    for name, content in (("run.json", "{"), ("config.yaml", "- 1"), ("matrix.json", "[]")):
+        bad = write_run(runs, f"bad-{name[0]}")
+        (bad.dir / name).write_text(content)
+        assert repr(Run(bad.dir)) == f"<Run '{bad.id}' damaged, in {runs}>"
+    assert repr(Run(runs / "x")) == f"<Run 'x' missing, in {runs}>"

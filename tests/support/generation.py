@@ -94,7 +94,7 @@ def learner(folder, *options: str, of=None):
 
 def asked(made, targets=("w5 w6", "w9", "w10 w11 w4", "w20")):
     examples = [Example(text, 0, targets=(target,)) for text, target in zip(ASKED, targets, strict=True)]
-    return made.collate(made.encode(examples, 0, "test"))
+    return made.backbone.collate(made.encode(examples, 0, "test"))
 
 
 def peft_of(made, name: str):

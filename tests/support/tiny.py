@@ -7,7 +7,7 @@ from torch import nn
 
 from lab.core import registry
 from lab.models.expert_bank import Bank
-from lab.routers.base import LayerDecision
+from lab.routers.base import Decision, LayerDecision
 
 RANK, ALPHA, EXPERTS = 3, 5.0, 3
 MODELS = ("bert", "roberta", "modernbert", "llama", "gpt2")
@@ -157,3 +157,16 @@ def weights(*shape: int, seed: int = 3, dtype=torch.float32) -> torch.Tensor:
 def per_token(given: torch.Tensor) -> LayerDecision:
     """A decision per token: given (L, B, T, H, E)."""
     return LayerDecision(lambda layer, x: given[layer])
+
+
+def layer_outputs(host, made: Bank, decision: Decision, batch: dict) -> list[tuple]:
+    """(layer, input, output) of every adapted layer in a routed pass."""
+    seen = []
+    hooks = [
+        layer.register_forward_hook(lambda layer, args, out: seen.append((layer, args[0], out))) for layer in made.routed_layers
+    ]
+    with torch.no_grad(), made.routed(decision):
+        hidden(host, batch)
+    for hook in hooks:
+        hook.remove()
+    return seen

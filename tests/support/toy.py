@@ -28,7 +28,7 @@ FLIPPED = {"sea": False, "city": True, "farm": False}
 LABELS = ("no", "yes")
 TRAIN = ("train.lr=0.02", "train.epochs=3")
 MEMORY = ("router_training.steps=20", "router_training.lr=0.1")
-ROUTER = {"steps": 4, "clusters": 2}  # where a router has them
+STEPS = {"router.steps": 4, "consolidation.steps": 4, "consolidation.clusters": 2}  # where a recipe has them
 TRANSFER = ("protocol.shots=[4, 8]", "protocol.adaptation.steps=6")
 
 
@@ -56,8 +56,15 @@ def overrides(recipe: str, *more: str) -> list[str]:
     if config.protocol.name == "transfer" or "protocol=transfer" in more:
         return [*TRAIN, *TRANSFER, *more]
     budget = "memory.total=48" if config.memory.total else "memory.per_task=24"
-    small = [f"router.{name}={value}" for name, value in ROUTER.items() if hasattr(config.router, name)]
+    settings = config.to_dict()
+    small = [f"{path}={value}" for path, value in STEPS.items() if option_of(settings, path)]
     return [*TRAIN, budget, *small, *(MEMORY if config.router_training.steps else ()), *more]
+
+
+def option_of(settings: dict[str, Any], path: str) -> Any:
+    """The value at a dotted path; None where there is none."""
+    section, name = path.split(".")
+    return settings.get(section, {}).get(name)
 
 
 def recipes(protocol: str) -> list[str]:

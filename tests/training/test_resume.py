@@ -90,7 +90,7 @@ def go_on(run: Run, recipe: str, monkeypatch) -> None:
     def poisoned(t: int) -> None:
         add_task(t)
         for module in (
-            made.learner.classifier,
+            made.learner.head.classifier,
             made.learner.router,
             *(layer.experts for layer in made.learner.bank.routed_layers),
         ):
