@@ -1,4 +1,4 @@
-"""What pages do to runs: try it, say what cannot be done, and ask before anything is deleted."""
+"""Actions on runs, with errors shown on the page, and the question before a run is deleted."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,36 +13,43 @@ from lab.pages import layout
 from lab.run_folder.run import Run
 
 
-def attempt(action: Callable[..., Any], *given: Any, **named: Any) -> None:
-    """Do something and draw the page again; what cannot be done is said there, see `said`."""
-    do(action, *given, **named)
+def attempt(action: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    """Call `action` and draw the page again; an error is shown there by `show_error`."""
+    attempt_in_callback(action, *arguments, **options)
     st.rerun()
 
 
-def do(action: Callable[..., Any], *given: Any, **named: Any) -> None:
-    """The same inside a callback, after which the page is drawn anyway."""
+def attempt_in_callback(action: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    """Call `action` inside a callback of a widget, after which the page is drawn again anyway."""
     try:
-        action(*given, **named)
+        action(*arguments, **options)
     except (LabError, OSError) as error:
         st.session_state["action_error"] = str(error)
 
 
-def said() -> None:
-    """Show why the last action could not be done."""
+def show_error() -> None:
+    """Show why the last action failed, once."""
     if error := st.session_state.pop("action_error", None):
         st.error(layout.plain(error), icon=":material/error:")
 
 
 @st.dialog("Delete this run?")
 def confirm_delete(run: Run) -> None:
+    """Ask before a run is deleted, with its size and what it has learned."""
     size = sum(path.lstat().st_size for path in run.dir.rglob("*") if path.is_file())
-    st.markdown(f"**{layout.plain(run.id)}** and all its files ({size / 1e6:,.1f} MB) are removed. This cannot be undone.")
+    st.markdown(f"**{layout.plain(run.id)}** and all its files ({size / 1e6:,.1f} MB) will be deleted. This cannot be undone.")
     with suppress(*views.UNREADABLE):  # a damaged run can be deleted too
         if run.matrix:
-            st.caption(f"{len(run.matrix)} of {len(run.tasks)} tasks are learned and scored.")
+            st.caption(f"It has learned {len(run.matrix)} of {len(run.tasks)} tasks.")
     with st.container(horizontal=True):
-        words = {"type": "primary", "icon": ":material/delete:", "key": "delete_yes"}
-        if st.button("Delete", on_click=do, args=[jobs.delete, run], **words):
+        if st.button(
+            "Delete",
+            on_click=attempt_in_callback,
+            args=[jobs.delete, run],
+            type="primary",
+            icon=":material/delete:",
+            key="delete_yes",
+        ):
             st.rerun()
         if st.button("Keep it", key="delete_no"):
             st.rerun()

@@ -1,4 +1,4 @@
-"""Compare: runs beside each other, grouped by method over their seeds, on one scale."""
+"""Compare: runs side by side, grouped by method over their seeds and orders, on one scale."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -13,12 +13,12 @@ from lab.run_folder.run import Run
 # -- which runs ------------------------------------------------------------------------------------------------------------
 
 
-def pick(found: dict[str, Run]) -> list[Run]:
-    """The chosen runs."""
-    url_state.restore("runs", list(found), first_pair(found), run_picker.run_name)
+def pick(runs: dict[str, Run]) -> list[Run]:
+    """The chosen runs; `runs` are those offered, by key."""
+    url_state.restore("runs", list(runs), first_pair(runs), run_picker.run_name)
     keys = st.multiselect(
         "Runs",
-        list(found),
+        list(runs),
         format_func=run_picker.run_name,
         key="runs",
         bind="query-params",
@@ -27,44 +27,44 @@ def pick(found: dict[str, Run]) -> list[Run]:
     )
     with st.container(horizontal=True, gap="small"):
         st.button(
-            "Add their repetitions",
+            "Add other seeds and orders",
             icon=":material/library_add:",
             type="tertiary",
             on_click=add_repetitions,
-            args=[found],
-            help="Adds every run that differs from a chosen one in seed, order of tasks or learning rate only.",
+            args=[runs],
+            help="Adds every run that differs from a chosen one only in seed, order of tasks or learning rate.",
             key="cmp_repeat",
         )
-    return [found[key] for key in keys]
+    return [runs[key] for key in keys]
 
 
-def add_repetitions(found: dict[str, Run]) -> None:
-    """Choose the seeds, orders and learning rates of the chosen runs too, where they have numbers."""
+def add_repetitions(runs: dict[str, Run]) -> None:
+    """Choose the other seeds, orders and learning rates of the chosen runs too, where they have results."""
     chosen = st.session_state["runs"]
-    more = replicates.repetitions([found[key] for key in chosen], list(found.values()))
-    more = {run.dir for run in more if not views.unready(run)}
-    st.session_state["runs"] = [*chosen, *(key for key, run in found.items() if run.dir in more and key not in chosen)]
+    repetitions = replicates.repetitions([runs[key] for key in chosen], list(runs.values()))
+    folders = {run.dir for run in repetitions if not views.unready(run)}
+    st.session_state["runs"] = [*chosen, *(key for key, run in runs.items() if run.dir in folders and key not in chosen)]
 
 
-def first_pair(found: dict[str, Run]) -> list[str]:
-    """Two runs to begin with: the newest that is complete and can be compared, and the newest such one of another recipe."""
-    known = run_table.table(list(found.values())).set_axis(list(found))
-    whole = known.index[(known["learned"] == known["tasks"]) & (known["learned"] > 0)]
+def first_pair(runs: dict[str, Run]) -> list[str]:
+    """Two runs to begin with: the newest that is complete and can be compared, and the newest such run of another recipe."""
+    facts = dict(zip(runs, run_table.table(list(runs.values())).to_dict("records"), strict=True))
+    complete = [key for key, row in facts.items() if row["learned"] == row["tasks"] and row["learned"] > 0]
 
     def newest(keys: Iterable[str]) -> list[str]:
-        return list(islice((key for key in keys if not views.unready(found[key])), 1))
+        return list(islice((key for key in keys if not views.unready(runs[key])), 1))
 
-    first = newest(whole) or list(found)[:1]
-    others = newest(key for key in whole if known.at[key, "recipe"] != known.at[first[0], "recipe"])
-    return first + (others or newest(key for key in whole if key != first[0]))
+    first = newest(complete) or list(runs)[:1]
+    others = newest(key for key in complete if facts[key]["recipe"] != facts[first[0]]["recipe"])
+    return first + (others or newest(key for key in complete if key != first[0]))
 
 
 def cautions(runs: list[Run]) -> None:
-    """What makes the comparison unequal, said before the numbers."""
+    """What makes the comparison unequal, shown before the numbers."""
     for sentence in views.unequal(runs):
         st.warning(layout.plain(sentence))
     if any((run.result()["uses"] or {}).get("task_id") for run in runs):
-        st.info("A run here is given the true task at test (see “Uses task identity”): it is a reference, not a competitor.")
+        st.info("A run here is given the true task at test time (see “Uses task identity”): use it as a reference only.")
     for sentence in tables.without_interval(runs):
         st.info(layout.plain(sentence), icon=":material/exposure_plus_1:")
 
@@ -73,22 +73,24 @@ def cautions(runs: list[Run]) -> None:
 
 
 def draw() -> None:
-    layout.heading("Compare", "The same numbers and pictures for every method, over its repetitions and on one scale.")
+    layout.heading("Compare", "The same numbers and charts for every method, over its seeds and orders, on one scale.")
     run_table.warn_of_damaged_runs()
-    found = run_picker.choices()
-    if not found:
-        return run_picker.no_runs("There are no runs to compare yet.")
-    chosen = pick(run_picker.filter_runs("only", found))
+    offered = run_picker.choices()
+    if not offered:
+        run_picker.no_runs("There are no runs to compare yet.")
+        return
+    chosen = pick(run_picker.filter_runs("only", offered))
     if not chosen:
-        return st.info("Choose at least one run above.")
-    runs, excluded = views.comparable(chosen)
+        st.info("Choose at least one run above.")
+        return
+    comparable, excluded = views.comparable(chosen)
     for reason in excluded.values():
         st.warning(f"Left out: {layout.plain(reason)}.")
-    runs, transfers = ([run for run in runs if run.protocol.continual is wanted] for wanted in (True, False))
+    runs, transfers = ([run for run in comparable if run.protocol.continual is continual] for continual in (True, False))
     if transfers:
         compare_views.transfer(transfers)
     if not runs:
-        return None
+        return
     groups = views.groups(runs)
     cautions(runs)
     if len(groups) == 1:
@@ -106,8 +108,8 @@ def draw() -> None:
     }
     view = st.segmented_control("View", list(shown), default="Summary", key="cmp_view", bind="query-params", required=True)
     url_state.set_default("baseline", labels, replicates.reference(runs))
-    help = "Differences are taken to this method, on the same seeds and orders."
-    baseline = st.selectbox("Baseline", labels, key="baseline", bind="query-params", help=help)
+    about = "Differences are taken to this method, on the same seeds and orders."
+    baseline = st.selectbox("Baseline", labels, key="baseline", bind="query-params", help=about)
     with layout.section():
         shown[view]()
 

@@ -1,6 +1,7 @@
-"""What the page Compare shows of runs: one function per view."""
+"""The views of the page Compare: one function each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 import streamlit as st
@@ -13,12 +14,15 @@ from lab.pages import chart_card, code_snippets, layout, url_state
 from lab.run_folder.run import Run
 from lab.views import Group
 
-COLUMNS = 2  # pictures in a row; more would leave no room for the names of the tasks
-UNCLAIMED = "color: #808890"  # of a difference whose sign may not be claimed
+Item = TypeVar("Item", Group, Run)
+
+COLUMNS = 2  # charts in a row; more would leave no room for the names of the tasks
+UNCLAIMED = "color: #808890"  # of a difference whose sign is uncertain
 INTERVAL = "95 % interval of Student's t over the runs of a method"
 
 
 def summary(runs: list[Run], groups: list[Group], baseline: str, excluded: dict[str, str]) -> None:
+    """The table of measures, downloads, and the paired differences to the baseline."""
     numbers(runs, groups, "numbers", "Measures of the chosen runs, one column per method")
     with st.container(horizontal=True):
         csv_of(runs, "comparison")
@@ -34,7 +38,7 @@ def summary(runs: list[Run], groups: list[Group], baseline: str, excluded: dict[
         with st.popover("Command", icon=":material/terminal:", type="tertiary"):
             st.code(code_snippets.command_of(runs), language="bash")
     layout.how_to_read(
-        f"Means over n runs, which may differ in seed and order, ± half of the {INTERVAL}. A dash comes with its reason."
+        f"Means over n runs, which may differ in seed and order, ± half of the {INTERVAL}. A dash stands beside its reason."
     )
     if len(groups) > 1:
         differences(runs, baseline)
@@ -48,6 +52,7 @@ def numbers(runs: list[Run], groups: list[Group], key: str, alt: str) -> None:
 
 
 def csv_of(runs: list[Run], name: str) -> None:
+    """The download of `lab compare --csv`."""
     st.download_button(
         "Numbers as CSV",
         tables.csv(runs),
@@ -55,57 +60,60 @@ def csv_of(runs: list[Run], name: str) -> None:
         "text/csv",
         icon=":material/download:",
         on_click="ignore",
-        help="The file of `lab compare --csv`: unrounded, with the reason of each missing number.",
+        help="The file of `lab compare --csv`: unrounded, with the reason for each missing number.",
         key=f"{name}_csv",
     )
 
 
-def differences(runs: list[Run], baseline: str, name: str = "") -> None:
-    """Table and figure of the differences; `name` begins the keys of a second one on the page."""
+def differences(runs: list[Run], baseline: str, prefix: str = "") -> None:
+    """Table and figure of the paired differences; `prefix` begins the keys of a second one on the page."""
     st.subheader("Paired differences", anchor=False)
-    found = replicates.differences(runs, baseline)
+    table = replicates.differences(runs, baseline)
     titles = {measure.path: measure.title for measure in replicates.compared(runs)}
-    shown = found.assign(cell=[difference(row) for row in found.itertuples()])
-    labels, columns = list(dict.fromkeys(found["label"])), list(titles)
-    texts = shown.pivot(index="label", columns="measure", values="cell").loc[labels, columns]
-    claimed = found.pivot(index="label", columns="measure", values="claim").loc[labels, columns]
+    cells = table.assign(cell=[difference(row) for row in table.to_dict("records")])
+    labels, columns = list(dict.fromkeys(table["label"])), list(titles)
+    texts = cells.pivot(index="label", columns="measure", values="cell").loc[labels, columns]
+    claimed = table.pivot(index="label", columns="measure", values="claim").loc[labels, columns]
     greyed = texts.style.apply(lambda _: claimed.map(lambda claim: "" if claim is True else UNCLAIMED), axis=None)
     names = {path: st.column_config.TextColumn(titles[path], width=270) for path in columns}  # the longest cell
     heading = f"minus {baseline}"
-    width = 24 + 7 * max(map(len, [heading, *labels]))  # pixels: its margins, and what a character takes of them at most
+    width = 24 + 7 * max(map(len, [heading, *labels]))  # pixels: the margins, and at most 7 per character
     names["label"] = st.column_config.TextColumn(heading, width=width, pinned=True)
-    st.dataframe(greyed, column_config=names, key=f"{name}differences", height="content", alt=f"Methods minus {baseline}")
+    st.dataframe(greyed, column_config=names, key=f"{prefix}differences", height="content", alt=f"Methods minus {baseline}")
     layout.how_to_read(
-        "Each run minus the baseline's run of the same seed and order; in brackets the 95 % interval. Grey: it includes zero, or "
-        "there is none, so no sign may be claimed. p: the exact permutation test of the pairs, which cannot fall below 2 / 2ⁿ "
-        "with n pairs. Nothing is corrected for the number of comparisons."
+        "Each run minus the baseline's run of the same seed and order; in brackets the 95 % interval. Grey: the interval "
+        "includes zero or does not exist, so the sign is uncertain. p: the exact permutation test of the pairs, which cannot "
+        "fall below 2 / 2ⁿ with n pairs. Nothing is corrected for the number of comparisons."
     )
-    measure = st.selectbox("Measure", columns, format_func=titles.get, key=f"{name}cmp_measure", bind="query-params")
-    known = found[(found["measure"] == measure) & found["mean"].notna()]
-    if known.empty:
-        return st.info(f"No difference can be taken: {layout.plain('; '.join(dict.fromkeys(found['why'])))}.")
-    said = "; ".join(f"{row.label} {difference(row)}" for row in known.itertuples())
+    measure = st.selectbox("Measure", columns, format_func=titles.__getitem__, key=f"{prefix}cmp_measure", bind="query-params")
+    of_measure = [row for row in table.to_dict("records") if row["measure"] == measure and pd.notna(row["mean"])]
+    if not of_measure:
+        st.info(f"There is no difference to show: {layout.plain('; '.join(dict.fromkeys(table['why'])))}.")
+        return
+    values = "; ".join(f"{row['label']} {difference(row)}" for row in of_measure)
     chart_card.card(
         methods.differences,
         runs,
         baseline,
         measure,
-        key=f"{name}cmp_differences",
-        alt=f"{titles[measure]} minus that of {baseline}: {said}",
-        read="Right of the line: higher than the baseline. Hollow: no claim.",
+        key=f"{prefix}cmp_differences",
+        alt=f"{titles[measure]} minus that of {baseline}: {values}",
+        read="Right of the line: higher than the baseline. Hollow: the sign is uncertain.",
     )
 
 
-def difference(row: tuple) -> str:
-    """A paired difference as text."""
-    if pd.isna(row.mean):
-        return f"– ({row.why})"
-    if pd.isna(row.low):
-        return f"{row.mean:+.3f} (one pair: no interval)"
-    return f"{row.mean:+.3f} [{row.low:+.3f}, {row.high:+.3f}] p {row.p:.2g}" + ("" if row.claim else ", includes 0")
+def difference(row: Mapping[Any, Any]) -> str:
+    """A paired difference (a row of `replicates.differences`) as text."""
+    if pd.isna(row["mean"]):
+        return f"– ({row['why']})"
+    if pd.isna(row["low"]):
+        return f"{row['mean']:+.3f} (one pair: no interval)"
+    includes_zero = "" if row["claim"] else ", includes 0"
+    return f"{row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] p {row['p']:.2g}{includes_zero}"
 
 
 def curves(runs: list[Run], groups: list[Group]) -> None:
+    """Average accuracy and the score of each task over the stream."""
     st.subheader("Average over the stream", anchor=False)
     score = views.headline()
     means = {group.label: interval([run.metrics()[score.path] for run in group.runs]).mean for group in groups}
@@ -116,39 +124,45 @@ def curves(runs: list[Run], groups: list[Group]) -> None:
         key="cmp_average",
         table=views.average_curves,
         alt=f"{score.title} after each task: {text}",
-        read="After each task, the mean score on all tasks learned so far. A falling line is forgetting, or harder tasks."
-        f"{banded(groups)}",
+        read="The mean score on all tasks learned so far, after each task. A falling line means forgetting, or harder tasks."
+        f"{band_note(groups)}",
     )
     st.subheader("Each task over time", anchor=False)
-    for place, group in in_columns(views.groups(runs, ("seed",))):
+    for index, group in in_columns(views.groups(runs, ("seed",))):
         with layout.section():
             chart_card.card(
                 figures.forgetting_curves,
-                of(group),
-                key=f"cmp_curves_{place}",
+                run_or_runs(group),
+                key=f"cmp_curves_{index}",
                 table=views.forgetting_curves,
                 alt=f"Score of each task of {group.label} after each learned task",
             )
     layout.how_to_read(
-        "One line per task, from the moment it was learned; dotted lines are the borders between tasks. A line that falls is a "
-        f"task being forgotten.{banded(groups)}"
+        "One line per task, from the moment it was learned; dotted lines separate the tasks. A falling line is a task being "
+        f"forgotten.{band_note(groups)}"
     )
 
 
-def banded(groups: list[Group]) -> str:
+def band_note(groups: list[Group]) -> str:
+    """What the bands of a chart are; empty where no method has several runs."""
     return f" Bands: {INTERVAL}; of two runs it is wide." if any(len(group.runs) > 1 for group in groups) else ""
 
 
 def matrices(runs: list[Run], baseline: Group) -> None:
+    """The score matrix of every method, and its difference to that of the baseline."""
     groups = views.groups(runs, ("seed",))  # a matrix has the rows of one order
     baseline = next(group for group in groups if group.runs[0] in baseline.runs)
-    for place, group in in_columns(groups):
-        score = views.headline()
-        alt = f"Score matrix of {group.label}, {score.title.lower()} {layout.number(group.runs[0].metrics()[score.path])}"
+    score = views.headline()
+    for index, group in in_columns(groups):
+        average = layout.number(group.runs[0].metrics()[score.path])
+        alt = f"Score matrix of {group.label}, {score.title.lower()} {average}"
         with layout.section():
-            chart_card.card(figures.accuracy_matrix, of(group), key=f"cmp_matrix_{place}", alt=alt, table=views.accuracy_matrix)
+            chart_card.card(
+                figures.accuracy_matrix, run_or_runs(group), key=f"cmp_matrix_{index}", alt=alt, table=views.accuracy_matrix
+            )
     layout.how_to_read(
-        "Rows are moments, columns are tasks; the mean over the runs of a method. The colour range is 0 to 1 in every matrix."
+        "Rows are moments, columns are tasks; each cell is the mean over the runs of a method. Colours range from 0 to 1 in "
+        "every matrix."
     )
     others = [group for group in groups if group != baseline]
     if not others:
@@ -159,16 +173,16 @@ def matrices(runs: list[Run], baseline: Group) -> None:
         if group not in equal:
             st.info(
                 f"{layout.plain(group.label)} learned different tasks than {layout.plain(baseline.label)}, or in another order: "
-                "there is no cell-by-cell difference."
+                "the matrices have no common cells."
             )
-    found = [views.matrix_difference(group.runs, baseline.runs).abs().max().max() for group in equal]
-    reach = max([0.05, *(float(value) for value in found if value == value)])
-    for place, group in in_columns(equal):
+    largest = [views.matrix_difference(group.runs, baseline.runs).abs().max().max() for group in equal]
+    reach = max([0.05, *(float(value) for value in largest if value == value)])
+    for index, group in in_columns(equal):
         chart_card.card(
             figures.matrix_difference,
-            of(group),
-            of(baseline),
-            key=f"cmp_difference_{place}",
+            run_or_runs(group),
+            run_or_runs(baseline),
+            key=f"cmp_difference_{index}",
             reach=reach,
             alt=f"Score matrix of {group.label} minus that of {baseline.label}",
             table=views.matrix_difference,
@@ -178,188 +192,216 @@ def matrices(runs: list[Run], baseline: Group) -> None:
 
 
 def trade_offs(runs: list[Run]) -> None:
+    """Plasticity against stability, and score against cost."""
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("Stability and plasticity", anchor=False)
-        said = "; ".join(
-            f"{row.label} learned {layout.number(row.learned)}, kept {layout.number(row.kept)}"
-            for row in replicates.tradeoff(runs).itertuples()
+        values = "; ".join(
+            f"{row['label']} learned {layout.number(row['learned'])}, kept {layout.number(row['kept'])}"
+            for row in replicates.tradeoff(runs).to_dict("records")
         )
         chart_card.card(
             methods.tradeoff,
             runs,
             key="cmp_tradeoff",
             table=replicates.tradeoff,
-            alt=f"Learning against keeping: {said}",
-            read="Right: learns new tasks well. The distance below the dotted line is what was lost afterwards.",
+            alt=f"What was learned and what was kept: {values}",
+            read="Further right: learns new tasks better. The distance below the dotted line was lost afterwards.",
         )
     with right:
         st.subheader("Score and cost", anchor=False)
-        costs = [measure for measure in tables.COSTS if not tables.pareto(runs, measure.path)["cost"].isna().all()]
+        costs = [measure for measure in tables.COSTS if any(pd.notna(cost) for cost in tables.pareto(runs, measure.path)["cost"])]
         if not costs:
-            return st.info("No cost is measured yet: it is written when a run is finished.")
-        names = {measure.path: measure.title for measure in costs}
-        first = "cost.stored_bytes" if "cost.stored_bytes" in names else costs[0].path
+            st.info("No cost is measured yet: it is written when a run is finished.")
+            return
+        titles = {measure.path: measure.title for measure in costs}
+        default = "cost.stored_bytes" if "cost.stored_bytes" in titles else costs[0].path
         cost = st.selectbox(
-            "Cost", list(names), list(names).index(first), format_func=names.get, key="cmp_cost", bind="query-params"
+            "Cost",
+            list(titles),
+            list(titles).index(default),
+            format_func=titles.__getitem__,
+            key="cmp_cost",
+            bind="query-params",
         )
-        found = tables.pareto(runs, cost)
-        beaten = [f"{row.label} is dominated by {row.dominated_by}" for row in found.itertuples() if row.dominated_by]
-        verdict = "; ".join(beaten) or "nobody is dominated"
+        rows = tables.pareto(runs, cost).to_dict("records")
+        dominated = [f"{row['label']} is dominated by {row['dominated_by']}" for row in rows if row["dominated_by"]]
+        verdict = "; ".join(dominated) or "no method is dominated"
         chart_card.card(
             figures.pareto,
             runs,
             cost,
             key="cmp_pareto",
             table=tables.pareto,
-            alt=f"Average accuracy by {names[cost]}: {verdict}",
-            read="Better is up and to the left. Faint: dominated, another method is at least as good in both and better in one. "
-            "Hollow: uses the task identity, and dominates only such.",
+            alt=f"Average accuracy by {titles[cost]}: {verdict}",
+            read="Better is up and to the left. Faint: dominated, that is, another method is at least as good in both and better "
+            "in one. Hollow: uses the task identity, and can dominate only methods that do so too.",
         )
         st.caption(layout.plain(verdict[0].upper() + verdict[1:]) + ".")
 
 
 def interference(runs: list[Run]) -> None:
-    st.subheader("Which task cost which", anchor=False)
-    for place, group in in_columns(views.groups(runs, ("seed",))):
-        with layout.section():
-            table = tables.interference_matrix(of(group))
-            if table.isna().all(axis=None):
-                st.info("Needs at least two learned tasks.")
-                continue
-            learned, task = table.stack().idxmax()
-            chart_card.card(
-                figures.interference,
-                of(group),
-                key=f"cmp_interference_{place}",
-                table=tables.interference_matrix,
-                alt=f"Interference in {group.label}; the largest: learning {learned} cost {task} {table.at[learned, task]:.3f}",
-            )
-            costs = [f"{late} → {early} {cost:.3f}" for (late, early), cost in table.stack().items() if cost >= figures.LEAST]
-            chart_card.card(
-                figures.interference_graph,
-                of(group),
-                key=f"cmp_graph_{place}",
-                table=tables.interference_matrix,
-                alt=f"Which task cost which in {group.label}: {'; '.join(costs) or 'none cost another anything'}",
-            )
-    layout.how_to_read(
-        "Going down a column shows what each later task cost this one; the column sums to what it lost since it was learned. "
-        "Negative numbers are gains. The range is −1 to 1 everywhere. In the circle an arrow leads from the task that was "
-        "learned to the one it cost; the wider, the more."
-    )
+    """Which new task hurt which old one, which expert was chosen, and why tasks were forgotten."""
+    interference_of_tasks(runs)
     routed = [run for run in runs if run.recorded()]
     if routed:
-        st.subheader("Which expert was chosen", anchor=False)
-        for place, run in in_columns(routed):
-            with layout.section():
-                if len(run.routing().experts) < 2:
-                    st.info("There is one expert: nothing to route.")
-                    continue
-                table = tables.routing_confusion(run)
-                said = "; ".join(f"{task} → {row.idxmax()} {row.max():.2f}" for task, row in table.dropna().iterrows())
-                chart_card.card(
-                    figures.routing_confusion,
-                    run,
-                    key=f"cmp_confusion_{place}",
-                    table=tables.routing_confusion,
-                    alt=f"First choice on each task of {run.id}, the most frequent: {said}",
-                )
-        layout.how_to_read(
-            "How often each expert was the first choice on the examples of each task, over layers and routing heads. Off the "
-            "diagonal the router took the expert of another task."
-        )
-    st.subheader("Where did it go?", anchor=False)
-    measured = [run for run in runs if run.decomposition]
-    for place, run in in_columns(measured):
+        chosen_experts(routed)
+    reasons_of_forgetting(runs)
+
+
+def interference_of_tasks(runs: list[Run]) -> None:
+    st.subheader("Which new task hurt which old one", anchor=False)
+    for index, group in in_columns(views.groups(runs, ("seed",))):
         with layout.section():
-            mean = tables.decomposition(run).loc["mean"]
+            table = tables.interference_matrix(run_or_runs(group))
+            losses = cast(dict[tuple[str, str], float], table.stack().dropna().to_dict())
+            if not losses:
+                st.info("Needs at least two learned tasks.")
+                continue
+            new, old = max(losses, key=losses.__getitem__)
+            chart_card.card(
+                figures.interference,
+                run_or_runs(group),
+                key=f"cmp_interference_{index}",
+                table=tables.interference_matrix,
+                alt=f"Interference in {group.label}; the largest: learning {new} lowered {old} by {losses[new, old]:.3f}",
+            )
+            shown = [f"{new} → {old} {loss:.3f}" for (new, old), loss in losses.items() if loss >= figures.LEAST]
+            chart_card.card(
+                figures.interference_graph,
+                run_or_runs(group),
+                key=f"cmp_graph_{index}",
+                table=tables.interference_matrix,
+                alt=f"Which new task hurt which old one in {group.label}: {'; '.join(shown) or 'none'}",
+            )
+    layout.how_to_read(
+        "Read down a column to see how much each later task lowered the score of this one; the column sums to what the task lost "
+        "since it was learned. Negative numbers are gains. The range is −1 to 1 everywhere. In the circle, an arrow leads from "
+        "the new task to the one it hurt; the wider, the more."
+    )
+
+
+def chosen_experts(runs: list[Run]) -> None:
+    st.subheader("Which expert was chosen", anchor=False)
+    for index, run in in_columns(runs):
+        with layout.section():
+            if len(run.routing().experts) < 2:
+                st.info("There is only one expert, so nothing is routed.")
+                continue
+            table = tables.routing_confusion(run)
+            favourites = "; ".join(f"{task} → {row.idxmax()} {row.max():.2f}" for task, row in table.dropna().iterrows())
+            chart_card.card(
+                figures.routing_confusion,
+                run,
+                key=f"cmp_confusion_{index}",
+                table=tables.routing_confusion,
+                alt=f"First choice on each task of {run.id}, the most frequent: {favourites}",
+            )
+    layout.how_to_read(
+        "How often each expert was the first choice on the examples of each task, over layers and routing heads. Off the "
+        "diagonal, the router chose the expert of another task."
+    )
+
+
+def reasons_of_forgetting(runs: list[Run]) -> None:
+    st.subheader("Why was it forgotten?", anchor=False)
+    measured = [run for run in runs if run.decomposition]
+    for index, run in in_columns(measured):
+        with layout.section():
+            table = tables.decomposition(run)
+            mean = table.loc["mean"]
             terms = ", ".join(f"{title.lower()} {layout.number(mean[term])}" for term, title in tables.TERMS.items())
             chart_card.card(
                 figures.decomposition,
                 run,
-                key=f"cmp_decomposition_{place}",
+                key=f"cmp_decomposition_{index}",
                 table=tables.decomposition,
                 alt=f"{run.id} lost {mean['loss']:.3f} on average: {terms}",
             )
-            for term, reason in tables.decomposition(run).attrs["why"].items():
+            for term, reason in table.attrs["why"].items():
                 st.caption(layout.plain(f"No {tables.TERMS[term].lower()}: {reason}."))
     if measured:
         layout.how_to_read(
-            "What each old task lost, split by looking back: growth of the router's error, expert drift, drift of the "
-            "classifier's old rows, and new classes that compete. The grey mark is the whole loss; left of zero was gained."
+            "The loss of each old task, split into growth of the router's error, drift of the experts, drift of the classifier's "
+            "old rows, and competition from new classes. The grey mark is the whole loss; left of zero is a gain."
         )
     missing = [run for run in runs if not run.decomposition]
     if not missing:
         return
     st.caption(f"Not measured for {len(missing)} of {len(runs)} runs.")
-    able = next((run for run in missing if run.status == "finished" and 0 in run.kept()), None)
-    if able:
-        st.caption("It evaluates a run's moments again, on the command line:")
-        st.code(code_snippets.command_of([able], "--decompose"), language="bash")
+    measurable = next((run for run in missing if run.status == "finished" and 0 in run.kept()), None)
+    if measurable:
+        st.caption("To measure it, evaluate the moments of a run again on the command line:")
+        st.code(code_snippets.command_of([measurable], "--decompose"), language="bash")
     else:
-        st.caption("It evaluates a run's moments again, so it needs a finished run that was trained here and kept their weights.")
+        st.caption("To measure it, the moments of a run are evaluated again: this needs a finished run that kept their weights.")
 
 
 def order(runs: list[Run]) -> None:
-    st.subheader("What the order of the tasks changes", anchor=False)
-    found = replicates.positions(runs)
-    known = found[found["mean"].notna()]
-    if known.empty:
-        reasons = "; ".join(dict.fromkeys(found["why"])) or "no run learned all its tasks"
-        return st.info(
-            f"No effect can be shown: {layout.plain(reasons)}. A grid with `orders: {{random: 3}}` makes such runs, or "
-            "`-o stream.tasks=[...]` one by one; then add them above with “Add their repetitions”."
+    """The effect of a task's position in the stream, and the scores of every order."""
+    st.subheader("Effect of the order of tasks", anchor=False)
+    table = replicates.positions(runs)
+    effects = [row for row in table.to_dict("records") if pd.notna(row["mean"])]
+    if not effects:
+        reasons = "; ".join(dict.fromkeys(table["why"])) or "no run learned all its tasks"
+        st.info(
+            f"There is no effect to show: {layout.plain(reasons)}. Make such runs with a grid (`orders: {{random: 3}}`) or one "
+            "by one (`-o stream.tasks=[...]`); then press “Add other seeds and orders” above."
         )
-    said = "; ".join(f"{row.label} place {row.position} {row.mean:+.3f}" for row in known.itertuples())
+        return
+    values = "; ".join(f"{row['label']} position {row['position']} {row['mean']:+.3f}" for row in effects)
     chart_card.card(
         methods.positions,
         runs,
         key="cmp_positions",
         table=replicates.positions,
-        alt=f"Effect of the place in the stream: {said}",
-        read=f"Above zero: tasks learned at this place end higher than the same tasks elsewhere. Bars: {INTERVAL}.",
+        alt=f"Effect of the position in the stream: {values}",
+        read=f"Above zero: tasks learned at this position end higher than the same tasks elsewhere. Bars: {INTERVAL}.",
     )
-    table = replicates.orders(runs)
-    form = st.column_config.NumberColumn(format="%.3f")
-    scores = {measure.path: measure.title.lower() for measure in views.judged([run.result() for run in runs])}
-    shown = scores | {"low": "from", "high": "to"}
+    scores = replicates.orders(runs)
+    titles = {measure.path: measure.title.lower() for measure in views.judged([run.result() for run in runs])}
+    titles |= {"low": "from", "high": "to"}
+    three_digits = st.column_config.NumberColumn(format="%.3f")
     st.dataframe(
-        table.rename(columns=shown),
+        scores.rename(columns=titles),
         hide_index=True,
         key="orders",
         height="content",
         alt="Scores of every order",
-        column_config=dict.fromkeys(shown.values(), form),
+        column_config=dict.fromkeys(titles.values(), three_digits),
         placeholder="–",
     )
 
 
 def rates(runs: list[Run]) -> None:
+    """The validation score by learning rate."""
     st.subheader("Learning rates", anchor=False)
-    found = replicates.sweep(runs)
-    if found.empty:
-        return st.info(
-            "These runs hold no sweep: it needs two runs that differ in train.lr (and the seed) only. A grid with "
-            "`sweep: {train.lr: [...]}` makes them; then add them above with “Add their repetitions”."
+    rows = replicates.sweep(runs).to_dict("records")
+    if not rows:
+        st.info(
+            "These runs do not vary the learning rate: at least two runs must differ only in train.lr (and the seed). Make them "
+            "with a grid (`sweep: {train.lr: [...]}`); then press “Add other seeds and orders” above."
         )
-    said = "; ".join(f"{row.label} {row.value:g} gives {row.mean:.3f}" for row in found.itertuples())
+        return
+    values = "; ".join(f"{row['label']} {row['value']:g} gives {row['mean']:.3f}" for row in rows)
     chart_card.card(
         methods.sweep,
         runs,
         key="cmp_sweep",
         table=replicates.sweep,
-        alt=f"Validation score by learning rate: {said}",
-        read="Validation examples only: this is what selection may look at. A best value at the edge asks for a wider sweep.",
+        alt=f"Validation score by learning rate: {values}",
+        read="Scores on validation examples only: learning rates may not be chosen by test scores. If the best value is at the "
+        "edge, try values beyond it.",
     )
 
 
 def settings(groups: list[Group]) -> None:
+    """The options in which the methods differ, and the runs of every method."""
     st.subheader("Settings that differ", anchor=False)
     table = views.config_difference([group.runs[0] for group in groups]).set_axis([g.label for g in groups], axis=1)
     table = table.drop(index="seed", errors="ignore")
     if table.empty:
-        st.info("There is one method only." if len(groups) == 1 else "These runs have equal settings.")
+        st.info("There is only one method." if len(groups) == 1 else "These runs have equal settings.")
     else:
         st.dataframe(table, key="settings", alt="Options in which the chosen runs differ", height="content")
     members = pd.DataFrame(
@@ -384,8 +426,8 @@ def transfer(runs: list[Run]) -> None:
         with st.popover("Command", icon=":material/terminal:", type="tertiary", key="transfer_command"):
             st.code(code_snippets.command_of(runs), language="bash")
     layout.how_to_read(
-        f"Mean scores of the held-out tasks after so many examples of each, over n runs, ± half of the {INTERVAL}. "
-        "Every method begins from its own joint training on the other tasks; the true task is known."
+        "Mean scores on the held-out tasks after training on so many examples (shots) of each, over n runs, ± half of the "
+        f"{INTERVAL}. Every method starts from its own joint training on the other tasks; the true task is given."
     )
     for sentence in tables.without_interval(runs):
         st.info(layout.plain(sentence), icon=":material/exposure_plus_1:")
@@ -399,18 +441,23 @@ def transfer(runs: list[Run]) -> None:
 # -- layout ----------------------------------------------------------------------------------------------------------------
 
 
-def of(group: Group) -> Run | list[Run]:
-    """What a figure of a group is given."""
+def run_or_runs(group: Group) -> Run | list[Run]:
+    """The argument of a figure for a group: its only run, or the list of its runs."""
     return group.runs[0] if len(group.runs) == 1 else group.runs
 
 
-def in_columns(items: Sequence[Group | Run]) -> Iterator[tuple[int, Group | Run]]:
-    """Each group or run with its number, drawn under its name inside a column of a grid."""
+def in_columns(items: Sequence[Item]) -> Iterator[tuple[int, Item]]:
+    """Each group or run with its index, yielded inside a column of a grid, below its name."""
     for start in range(0, len(items), COLUMNS):
-        for place, column in enumerate(st.columns(min(COLUMNS, len(items)), gap="medium"), start):
-            if place < len(items):
-                with column:
-                    one = items[place]
-                    seeds = f" (mean of {len(one.runs)})" if isinstance(one, Group) and len(one.runs) > 1 else ""
-                    st.markdown(f"**{layout.plain(one.label if isinstance(one, Group) else one.id)}**{seeds}")
-                    yield place, one
+        for column, index in zip(st.columns(min(COLUMNS, len(items)), gap="medium"), range(start, len(items)), strict=False):
+            with column:
+                item = items[index]
+                st.markdown(name_of(item))
+                yield index, item
+
+
+def name_of(item: Group | Run) -> str:
+    """The name above a chart of a group or run."""
+    if isinstance(item, Run):
+        return f"**{layout.plain(item.id)}**"
+    return f"**{layout.plain(item.label)}**" + (f" (mean of {len(item.runs)})" if len(item.runs) > 1 else "")

@@ -1,4 +1,6 @@
-"""Jobs: every run of the folder with its derived status, and one of them live."""
+"""Jobs: all runs of the folder with their status, the queue, and one run live: progress, loss, scores, routing, log."""
+
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -14,29 +16,27 @@ from lab.run_folder import replay_file
 from lab.run_folder.run import Run, all_runs
 from lab.training.stages import RouterTraining
 
-PERIOD = 1.5  # seconds between two looks at an active run
+PERIOD = 1.5  # seconds between two updates of an active run
 
 
 def overview(runs: list[Run]) -> None:
-    """The table of all runs, newest first; looks again while one is active."""
+    """The table of all runs, newest first; refreshed while one is active."""
     active = any(run_table.status(run) in jobs.ACTIVE for run in runs)
 
     @st.fragment(run_every=2 * PERIOD if active else None)
-    def rows() -> None:
+    def listing() -> None:
         table, score = run_table.table(runs), views.headline()
-        places = {run.id: place + 1 for place, run in enumerate(jobs.waiting())}
-        table["state"] = [f"queued, {places[row.run]}." if row.run in places else row.status for row in table.itertuples()]
-        table["learned"] = [
-            f"{row.learned:.0f}/{row.tasks:.0f}" if row.tasks > 0 else "–"
-            for row in table.itertuples()  # else not known yet
-        ]
+        positions = {run.id: position for position, run in enumerate(jobs.waiting(), 1)}
+        rows = table.to_dict("records")
+        table["state"] = [f"queued, {positions[row['run']]}." if row["run"] in positions else row["status"] for row in rows]
+        table["learned"] = [f"{row['learned']:.0f}/{row['tasks']:.0f}" if row["tasks"] > 0 else "–" for row in rows]
         for name in ("progress", score.path):
             table[name] = table[name].astype(float)
         for name in ("recipe", "stream", "seed"):
             table[name] = ["–" if pd.isna(value) else str(value) for value in table[name]]
         columns = {
             "run": st.column_config.TextColumn("run", pinned=True),
-            "state": st.column_config.TextColumn("status", help="Derived from the files and the process each time."),
+            "state": st.column_config.TextColumn("status", help="Determined from the files and the process each time."),
             "progress": st.column_config.ProgressColumn("progress", min_value=0, max_value=1, format="percent"),
             "learned": "tasks learned",
             score.path: st.column_config.NumberColumn(score.title.lower(), format="%.3f"),
@@ -57,35 +57,35 @@ def overview(runs: list[Run]) -> None:
             placeholder="–",
         )
 
-    rows()
+    listing()
     queue(jobs.waiting())
 
 
 def queue(waiting: list[Run]) -> None:
-    """Hold the queue or let it go on; shown while something waits or it is held."""
-    held = jobs.paused()
-    if not waiting and not held:
+    """Pause or continue the queue; shown while a run waits or the queue is paused."""
+    paused = jobs.paused()
+    if not waiting and not paused:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         names = ", ".join(layout.plain(run.id) for run in waiting[:3]) + (" …" if len(waiting) > 3 else "")
-        st.markdown(f"**Queue:** {len(waiting)} waiting{f' ({names})' if waiting else ''}{', held' if held else ''}")
+        st.markdown(f"**Queue:** {len(waiting)} waiting{f' ({names})' if waiting else ''}{', paused' if paused else ''}")
         if st.button(
-            "Let the queue go on" if held else "Hold the queue",
-            icon=":material/play_arrow:" if held else ":material/pause:",
+            "Continue the queue" if paused else "Pause the queue",
+            icon=":material/play_arrow:" if paused else ":material/pause:",
             disabled=jobs.read_only(),
             key="queue_hold",
-            help="Waiting runs start one after another. Holding the queue leaves the run that trains alone.",
+            help="Waiting runs start one after another. A pause does not stop the run that is training.",
         ):
-            actions.attempt(jobs.pause, not held)
+            actions.attempt(jobs.pause, not paused)
 
 
 def controls(run: Run, state: str) -> None:
-    """Buttons for what can be done with the run in this state, most likely first."""
-    locked = jobs.read_only()
-    reason = "This lab is read-only." if locked else None
+    """Buttons for what can be done with a run of this status, most likely first."""
+    read_only = jobs.read_only()
+    reason = "This lab is read-only." if read_only else None
 
     def offer(label: str, icon: str, key: str, about: str, disabled: bool = False) -> bool:
-        return st.button(label, icon=f":material/{icon}:", disabled=disabled or locked, help=reason or about, key=key)
+        return st.button(label, icon=f":material/{icon}:", disabled=disabled or read_only, help=reason or about, key=key)
 
     with st.container(horizontal=True, vertical_alignment="center"):
         waiting = jobs.waiting()
@@ -93,29 +93,29 @@ def controls(run: Run, state: str) -> None:
         if futile:
             duplicate(run)
         if run in waiting:
-            if offer("Start now", "play_arrow", "start_now", "Does not wait for the runs before it.", jobs.is_full()):
+            if offer("Start now", "play_arrow", "start_now", "Starts without waiting for the runs before it.", jobs.is_full()):
                 actions.attempt(jobs.resume, run)
-            if offer("Earlier", "arrow_upward", "earlier", "Changes places with the run before it.", run == waiting[0]):
+            if offer("Earlier", "arrow_upward", "earlier", "Swaps places with the run before it.", run == waiting[0]):
                 actions.attempt(jobs.move, run, -1)
-            if offer("Later", "arrow_downward", "later", "Changes places with the run behind it.", run == waiting[-1]):
+            if offer("Later", "arrow_downward", "later", "Swaps places with the run after it.", run == waiting[-1]):
                 actions.attempt(jobs.move, run, 1)
-            if offer("Take out of the queue", "playlist_remove", "unqueue", "The run stays and can be resumed."):
+            if offer("Remove from the queue", "playlist_remove", "unqueue", "The run is kept and can be resumed."):
                 actions.attempt(jobs.stop, run)
         elif state in jobs.ACTIVE:
-            asked = run.stop_requested
-            label = "Stops after this task" if asked else "Stop after this task"
-            about = "Finishes and scores the current task, then ends. Nothing is lost."
-            if state == "running" and offer(label, "stop_circle", "stop_after", about, asked):
+            requested = run.stop_requested
+            label = "Stops after this task" if requested else "Stop after this task"
+            about = "Finishes and evaluates the current task, then ends. Nothing is lost."
+            if state == "running" and offer(label, "stop_circle", "stop_after", about, requested):
                 actions.attempt(jobs.stop, run)
-            about = "Ends the process at once. Work since the last saved state is done again on resume."
+            about = "Ends the process at once. Work since the last checkpoint is repeated on resume."
             if offer("Stop now", "cancel", "stop_now", about):
                 with st.spinner("Ending the process"):
                     actions.attempt(jobs.stop, run, True)
         elif state in jobs.RESUMABLE:
             if not jobs.is_full():
-                if offer("Resume", "resume", "resume", f"{onward(run)}."):
+                if offer("Resume", "resume", "resume", f"{on_resume(run)}."):
                     actions.attempt(jobs.resume, run)
-            elif offer("Resume in turn", "playlist_add", "resume_later", "Another run trains: this one goes on after it."):
+            elif offer("Add to queue", "playlist_add", "resume_later", "Another run is training: this one continues after it."):
                 actions.attempt(jobs.enqueue, run)
         if run.matrix:
             st.page_link(
@@ -130,22 +130,22 @@ def controls(run: Run, state: str) -> None:
         if state not in jobs.ACTIVE and run.matrix and not run.info.get("replay") and run.protocol.continual:
             st.download_button(
                 "Replay file",
-                lambda: traced(run),
+                lambda: replay_bytes(run),
                 f"{run.id}.jsonl",
                 "application/jsonl",
                 icon=":material/movie:",
                 type="tertiary",
                 on_click="ignore",
                 key="job_trace",
-                help="The run without weights: it plays anywhere.",
+                help="The recorded run without its weights; it can be played in any lab.",
             )
         if run in waiting or state not in jobs.ACTIVE:
             delete(run)
 
 
-def onward(run: Run) -> str:
+def on_resume(run: Run) -> str:
     """What resuming does."""
-    return "Goes on from the last saved state" if run.saved else "Nothing was saved: begins anew with the same settings"
+    return "Continues from the last checkpoint" if run.saved else "There is no checkpoint: starts again with the same settings"
 
 
 def duplicate(run: Run) -> None:
@@ -156,20 +156,20 @@ def duplicate(run: Run) -> None:
         label="Duplicate",
         icon=":material/content_copy:",
         query_params={"recipe": recipe, "from": run.id},
-        help="Opens the form with its settings, to change them.",
+        help="Opens the form on Train with the settings of this run.",
     )
 
 
 def delete(run: Run) -> None:
-    """The button that removes a run, after asking."""
-    locked = jobs.read_only()
-    about = "This lab is read-only." if locked else "Removes the folder of this run for good."
-    if st.button("Delete", icon=":material/delete:", type="tertiary", disabled=locked, help=about, key="delete"):
+    """The button that deletes a run, after a question."""
+    read_only = jobs.read_only()
+    about = "This lab is read-only." if read_only else "Deletes the folder of this run permanently."
+    if st.button("Delete", icon=":material/delete:", type="tertiary", disabled=read_only, help=about, key="delete"):
         actions.confirm_delete(run)
 
 
-def traced(run: Run) -> bytes:
-    """The replay file, or in its place the reason why there is none."""
+def replay_bytes(run: Run) -> bytes:
+    """The replay file of a run, or in its place the reason why it cannot be made."""
     try:
         return replay_file.trace(run)
     except LabError as error:
@@ -177,11 +177,11 @@ def traced(run: Run) -> bytes:
 
 
 def live(run: Run, state: str) -> None:
-    """The state of the run, looked up again while it is active; a change of status redraws the page once."""
-    lost = views.LOSS
+    """The run as it is now, refreshed while it is active; a change of its status draws the page again."""
+    limit = views.LOSS
     if run.protocol.continual and (run.matrix or state in jobs.ACTIVE):
-        lost = st.number_input(
-            "Tell when a task lost more than",
+        limit = st.number_input(
+            "Warn if a task loses more than",
             0.0,
             1.0,
             views.LOSS,
@@ -189,21 +189,21 @@ def live(run: Run, state: str) -> None:
             key="job_lost",
             bind="query-params",
             width=240,
-            help="Best score of a task minus its newest one, from 0 to 1.",
+            help="Best score of a task minus its newest score, from 0 to 1.",
         )
 
     @st.fragment(run_every=PERIOD if state in jobs.ACTIVE else None)
     def card() -> None:
         if run_table.status(run) != state:
             st.rerun()
-        now = views.progress(run)
-        queued = jobs.waiting() if state == "queued" else []
-        place = f"waits in the queue, {queued.index(run) + 1} of {len(queued)}" if run in queued else now.text()
-        timed = now.elapsed_s is not None and state == "running"
-        elapsed = f" · {views.clock(now.elapsed_s)} since it started" if timed else ""
-        st.progress(min(max(now.share, 0.0), 1.0), text=layout.plain(place + elapsed))
+        progress = views.progress(run)
+        waiting = jobs.waiting() if state == "queued" else []
+        text = f"waits in the queue, {waiting.index(run) + 1} of {len(waiting)}" if run in waiting else progress.text()
+        if progress.elapsed_s is not None and state == "running":
+            text += f" · {views.clock(progress.elapsed_s)} since it started"
+        st.progress(min(max(progress.share, 0.0), 1.0), text=layout.plain(text))
         stepper(run)
-        for alert in views.alerts(run, lost=lost):
+        for alert in views.alerts(run, lost=limit):
             st.warning(layout.plain(alert.text), icon=":material/warning:")
         left, right = st.columns(2, gap="large")
         with left:
@@ -218,43 +218,46 @@ def live(run: Run, state: str) -> None:
 
 
 def stepper(run: Run) -> None:
-    """The tasks in their order: learned ones with their newest score, the one at work, those ahead."""
-    looks = {"learned": ("green", "check"), "now": ("blue", "play_arrow"), "ahead": ("gray", "schedule")}
+    """The tasks in order: learned ones with their newest score, the current one, those ahead."""
+    styles = {"learned": ("green", "check"), "now": ("blue", "play_arrow"), "ahead": ("gray", "schedule")}
     badges = []
-    for task in views.task_states(run).itertuples():
-        colour, icon = looks[task.state]
-        score = "" if task.score != task.score else f" {task.score:.2f}"
-        name = layout.plain(task.name)
-        badges.append(f":{colour}-badge[:material/{icon}: {task.Index + 1} {name}{score}]")
+    for number, task in enumerate(views.task_states(run).to_dict("records"), 1):
+        colour, icon = styles[task["state"]]
+        score = "" if pd.isna(task["score"]) else f" {task['score']:.2f}"
+        badges.append(f":{colour}-badge[:material/{icon}: {number} {layout.plain(task['name'])}{score}]")
     if badges:
-        st.markdown(" ".join(badges), help="Tasks in their order, each with its newest score.")
+        st.markdown(" ".join(badges), help="The tasks in order, each with its newest score.")
 
 
 def loss(run: Run, state: str) -> None:
+    """The loss of every recorded step, one colour per task."""
     st.subheader("Loss", anchor=False)
     table = views.losses(run)
     if table.empty:
-        st.caption("The loss appears with the first steps." if state in jobs.ACTIVE else "It ended before the first step.")
+        st.caption("The loss appears with the first steps." if state in jobs.ACTIVE else "The run ended before the first step.")
         return
     alt = f"Loss over {len(table)} recorded steps, at the end {table['loss'].iloc[-1]:.3f}"
     tasks = list(dict.fromkeys(table["task"]))
-    colours = [figures.task_style(task).colour for task in tasks]
+    colours: list[Any] = [figures.task_style(task).colour for task in tasks]
     names = [f"task {task + 1}" for task in tasks]
     wide = table.pivot_table(index="index", columns="task", values="loss")[tasks].set_axis(names, axis=1).reset_index()
     st.line_chart(wide, x="index", y=names, color=colours, x_label="optimiser steps", y_label="loss", height=280, alt=alt)
-    memory = " A jump marks where training on the memory begins." if (table["phase"] == RouterTraining.phase).any() else ""
+    memory = " A jump marks the start of training on the memory." if RouterTraining.phase in set(table["phase"]) else ""
     python = code_snippets.python_of(figures.loss_curve, views.losses, (run,), {})
     chart_card.footer("job_loss", f"The whole run, one colour per task.{memory}", python, [run], lambda: views.losses(run))
 
 
 def matrix(run: Run, state: str) -> None:
+    """The scores so far: the matrix of a stream, the table of a transfer run."""
     st.subheader("Scores", anchor=False)
     if not run.protocol.continual:
         st.dataframe(views.transfer_scores(run), key="job_transfer", alt="Scores of the held-out tasks by number of shots")
-        return layout.how_to_read("Each held-out task before any of its examples is seen (0), and after adaptation to so many.")
+        layout.how_to_read("Score of each held-out task before training on any of its examples (0), and after so many (shots).")
+        return
     if not run.matrix and not run.scores.get("partial"):
         expected = "The first row appears when the first task is learned."
-        return st.caption(expected if state in jobs.ACTIVE else "It ended before the first task was learned.")
+        st.caption(expected if state in jobs.ACTIVE else "The run ended before the first task was learned.")
+        return
     average = layout.number(run.metrics()[views.headline().path])
     chart_card.card(
         figures.accuracy_matrix,
@@ -263,11 +266,12 @@ def matrix(run: Run, state: str) -> None:
         partial=True,
         table=views.accuracy_matrix,
         alt=f"Score matrix so far, average accuracy {average}",
-        read="A row is added after each task: the scores on all tasks learned so far.",
+        read="After each task a row is added: the scores on all tasks learned so far.",
     )
 
 
 def routing(run: Run) -> None:
+    """The share of each expert per task at the last recorded moment."""
     moments = run.recorded()
     if not moments:
         return
@@ -280,14 +284,15 @@ def routing(run: Run) -> None:
         key="job_routing",
         table=views.routing_by_task,
         alt="Share of each expert per task at the last recorded moment",
-        read="One row per task: which experts its test examples are sent to. Rows sum to one.",
+        read="One row per task: the share of the routing weight that each expert gets on its test examples. Rows sum to 1.",
     )
 
 
 def log(run: Run, state: str) -> None:
+    """The end of the log, open where the run failed, and the whole log as a file."""
     text = views.log_tail(run)
     with st.expander("Log", expanded=bool(text) and state in ("failed", "lost"), icon=":material/terminal:"):
-        st.code(text or "Nothing is written yet.", language=None, height=260 if text else "content")
+        st.code(text or "The log is empty.", language=None, height=260 if text else "content")
         if text:
             st.download_button(
                 "Whole log",
@@ -310,21 +315,21 @@ def frozen(run: Run) -> None:
 
 
 def player() -> None:
-    """Play a recorded example, or a replay file, as a live job."""
+    """Play a recorded example or a replay file as a live job."""
     with st.expander("Watch a replay", icon=":material/movie:", key="replay", bind="query-params"):
-        st.caption("A recorded run happens again, faster, and this page treats it as live. Nothing is trained.")
+        st.caption("A recorded run plays like a live one, only faster. Nothing is trained.")
         recorded = {run.id: run for run in recorded_examples.examples()}
         left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
-        name = left.selectbox("Recorded example", list(recorded), key="replay_of", placeholder="There are none here")
-        given = middle.file_uploader("or a replay file", type="jsonl", key="replay_file")
-        speed = right.select_slider("Times as fast", [1, 2, 5, 10, 20, 50], 10, key="replay_speed")
-        if st.button("Play", icon=":material/play_arrow:", key="replay_play", disabled=jobs.read_only() or not (name or given)):
-            actions.attempt(play, given.getvalue() if given else recorded[name], speed)
+        name = left.selectbox("Recorded example", list(recorded), key="replay_of", placeholder="No recorded examples here")
+        file = middle.file_uploader("Or a replay file", type="jsonl", key="replay_file")
+        speed = right.select_slider("Speed (times)", [1, 2, 5, 10, 20, 50], 10, key="replay_speed")
+        if st.button("Play", icon=":material/play_arrow:", key="replay_play", disabled=jobs.read_only() or not (name or file)):
+            actions.attempt(play, file.getvalue() if file else recorded[name], speed)
 
 
-def play(what: bytes | Run, speed: float) -> None:
-    """Start a replay and watch it."""
-    run = jobs.play(what if isinstance(what, bytes) else replay_file.trace(what), speed)
+def play(recording: bytes | Run, speed: float) -> None:
+    """Start a replay of a replay file or a recorded run, and go to its page."""
+    run = jobs.play(recording if isinstance(recording, bytes) else replay_file.trace(recording), speed)
     st.switch_page(navigation.page("jobs"), query_params={"job": run.id})
 
 
@@ -333,7 +338,8 @@ def focused(run: Run) -> None:
     reason = views.problem(run)
     if reason:
         st.error(layout.plain(reason), title="This run cannot be read")
-        return delete(run)
+        delete(run)
+        return
     state = run.status
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(layout.plain(run.id), anchor=False, width="content")
@@ -341,23 +347,23 @@ def focused(run: Run) -> None:
     if run.info.get("error"):
         st.error(layout.plain(run.info["error"]), title="The run failed")
     if state == "lost":
-        st.warning(f"The process of this run ended without a result. Its log may say why. Resume: {onward(run).lower()}.")
+        st.warning(f"The process of this run ended without a result. Its log may say why. Resume: {on_resume(run).lower()}.")
     controls(run, state)
     live(run, state)
     frozen(run)
 
 
 def draw() -> None:
-    layout.heading("Jobs", "Every run is a folder and a process of its own: closing this page stops nothing.")
-    actions.said()
+    layout.heading("Jobs", "Every run is a folder and a process of its own: closing this page does not stop it.")
+    actions.show_error()
     runs = all_runs()[::-1]
     player()
     if not runs:
-        return run_picker.no_runs("There are no runs in this folder yet.")
+        run_picker.no_runs("There are no runs in this folder yet.")
+        return
     overview(runs)
-    ids = [run.id for run in runs]
-    busy = next((run.id for run in runs if run_table.status(run) in jobs.ACTIVE), ids[0])
-    focused(run_picker.pick_run("Run to watch", "job", {run.id: run for run in runs}, busy))
+    default = next((run.id for run in runs if run_table.status(run) in jobs.ACTIVE), runs[0].id)
+    focused(run_picker.pick_run("Run to watch", "job", {run.id: run for run in runs}, default))
 
 
 draw()

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import streamlit as st
 
@@ -19,7 +19,14 @@ STATUS_ICON = {
     "lost": ":material/link_off:",
     "damaged": ":material/broken_image:",
 }
-STATUS_COLOUR = {"finished": "green", "running": "blue", "queued": "blue", "failed": "red", "damaged": "red", "lost": "orange"}
+STATUS_COLOUR: dict[str, Literal["green", "blue", "red", "orange"]] = {
+    "finished": "green",
+    "running": "blue",
+    "queued": "blue",
+    "failed": "red",
+    "damaged": "red",
+    "lost": "orange",
+}
 
 
 def heading(title: str, about: str) -> None:

@@ -1,4 +1,4 @@
-"""Library: the experts of all runs, how alike they are, taking them along; and the notes people keep about runs."""
+"""Library: the experts of all runs, how similar they are, download and import; and notes about runs."""
 
 import math
 from pathlib import Path
@@ -13,40 +13,55 @@ from lab.adapters.library import SavedExpert
 from lab.core.errors import LabError
 from lab.jobs import jobs
 from lab.pages import actions, chart_card, layout, navigation, run_picker, run_table, url_state
-from lab.pages.expert_arithmetic import put_together, siblings
+from lab.pages.expert_arithmetic import newest_siblings, put_together
 from lab.run_folder.run import Run, all_runs
 
 MOST = 24  # experts in one similarity matrix
-FIRST = 8  # experts that are compared at the first look
+FIRST = 8  # experts that are compared at first
 
 
 @st.cache_data(max_entries=2000, show_spinner=False)
-def described(folder: str, run: str | None, stamped: tuple) -> dict[str, Any]:
-    """`library.describe`, once for every state of the files; `stamped` is the key."""
+def described(folder: str, run: str | None, stamps: tuple) -> dict[str, Any]:
+    """`library.describe`, cached for every state of the files (`stamps`)."""
     return library.describe(SavedExpert(Path(folder), Run(Path(run)) if run else None))
 
 
 @st.cache_data(max_entries=50, show_spinner=False)
-def compared(keys: tuple[str, ...], side: str, stamped: tuple[int, ...], _chosen: list[SavedExpert]) -> pd.DataFrame:
-    """`library.similarity`, once for every choice."""
-    return library.similarity(_chosen, side)
+def overlaps(keys: tuple[str, ...], side: str, stamps: tuple[int, ...], _experts: list[SavedExpert]) -> pd.DataFrame:
+    """`library.similarity`, cached for every choice of experts and state of their files."""
+    return library.similarity(_experts, side)
 
 
 def row(expert: SavedExpert) -> dict[str, Any]:
-    stat = expert.folder.stat()
-    stamped = (stat.st_mtime_ns, run_table.file_stamps(expert.run, "matrix.json") if expert.run else ())
-    return described(str(expert.folder), str(expert.run.dir) if expert.run else None, stamped)
+    """One row of the table of experts."""
+    stamps = (expert.folder.stat().st_mtime_ns, run_table.file_stamps(expert.run, "matrix.json") if expert.run else ())
+    return described(str(expert.folder), str(expert.run.dir) if expert.run else None, stamps)
 
 
-def experts(found: list[SavedExpert]) -> None:
-    """The table of all experts; one of them in detail."""
+def experts(saved: list[SavedExpert]) -> None:
+    """The table of all experts; download, similarity and arithmetic below it."""
     st.subheader("Experts", anchor=False)
-    if not found:
+    if not saved:
         st.info("There are no experts in this folder yet: a run leaves one for every task it has learned.")
         st.page_link(navigation.page("train"), label="Go to Train", icon=":material/model_training:")
         return
-    table = pd.DataFrame([row(expert) for expert in found])
-    table["kept"] = table.get("kept", math.nan) * 100
+    experts_table([row(expert) for expert in saved])
+    readable = {expert.key: expert for expert in saved if row(expert)["kind"] != "damaged"}
+    if readable:
+        default = next(iter(readable))
+        url_state.restore("lib_expert", list(readable), default)
+        chosen = st.selectbox("Expert to download", list(readable), index=None, key="lib_expert", bind="query-params")
+        download(readable[chosen or default])
+        lora = {key: expert for key, expert in readable.items() if row(expert)["kind"] == "lora"}
+        similarity(lora)
+        with layout.section():
+            put_together(lora)
+
+
+def experts_table(rows: list[dict[str, Any]]) -> None:
+    """All experts with their measures."""
+    table = pd.DataFrame(rows)
+    table["kept"] = [kept * 100 for kept in table["kept"]] if "kept" in table else math.nan  # per cent
     columns = {
         "expert": st.column_config.TextColumn("expert", pinned=True),
         "rank": st.column_config.NumberColumn("rank", format="%d"),
@@ -70,20 +85,11 @@ def experts(found: list[SavedExpert]) -> None:
         placeholder="–",
         height="content" if len(table) <= 10 else 390,
     )
-    whole = {expert.key: expert for expert in found if row(expert)["kind"] != "damaged"}
-    if whole:
-        url_state.restore("lib_expert", list(whole), next(iter(whole)))
-        chosen = st.selectbox("Take along", list(whole), index=None, key="lib_expert", bind="query-params") or next(iter(whole))
-        take(whole[chosen])
-        lora = {key: expert for key, expert in whole.items() if row(expert)["kind"] == "lora"}
-        similarity(lora)
-        with layout.section():
-            put_together(lora)
 
 
-def take(expert: SavedExpert) -> None:
-    """Download one expert, with its card shown."""
-    by = "peft" if peft_folder.in_peft(expert.config()) else "this lab"
+def download(expert: SavedExpert) -> None:
+    """One expert as a zip, with its card shown."""
+    loader = "peft" if peft_folder.in_peft(expert.config()) else "this lab"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             "Download as zip",
@@ -94,37 +100,37 @@ def take(expert: SavedExpert) -> None:
             on_click="ignore",
             key="lib_download",
         )
-        st.caption(f"A folder that {by} loads, with a card.")
+        st.caption(f"A folder that {loader} can load, with a card.")
     with st.expander("Card", icon=":material/description:"):
         st.code(library.card(expert), language="markdown", wrap_lines=True)
 
 
-def similarity(found: dict[str, SavedExpert]) -> None:
+def similarity(lora: dict[str, SavedExpert]) -> None:
     """The overlap of the subspaces of the chosen LoRA experts."""
-    st.subheader("How alike are they?", anchor=False)
-    if len(found) < 2:
+    st.subheader("How similar are they?", anchor=False)
+    if len(lora) < 2:
         st.caption("Two LoRA experts are needed to compare their subspaces.")
         return
-    url_state.restore("lib_pick", list(found), siblings(found)[:FIRST])
+    url_state.restore("lib_pick", list(lora), newest_siblings(lora)[:FIRST])
     left, right = st.columns([3, 1], vertical_alignment="bottom")
-    keys = left.multiselect("LoRA experts", list(found), key="lib_pick", bind="query-params", max_selections=MOST)
+    keys = left.multiselect("LoRA experts", list(lora), key="lib_pick", bind="query-params", max_selections=MOST)
     side = right.segmented_control(
         "Compare", ["output", "input"], default="output", key="lib_side", bind="query-params", required=True
     )
-    chosen = [found[key] for key in keys]
+    chosen = [lora[key] for key in keys]
     if len(chosen) < 2:
         st.info("Choose at least two experts.")
         return
     folders = [str(expert.folder) for expert in chosen]
-    stamped = tuple(expert.folder.stat().st_mtime_ns for expert in chosen)
+    stamps = tuple(expert.folder.stat().st_mtime_ns for expert in chosen)
     chart_card.card(
         figures.subspace_overlap,
-        compared(tuple(keys), side, stamped, chosen),
+        overlaps(tuple(keys), side, stamps, chosen),
         key="lib_similarity",
         table=lambda table: table,
         alt=f"Overlap of the {side} subspaces of {len(chosen)} experts",
-        read="1: two updates act in the same subspace; small: in different ones. Mean over layers of the squared cosines of the "
-        "principal angles; two random subspaces of rank r in n dimensions have r / n.",
+        read="1: the two updates act in the same subspace; near 0: in different ones. Mean over layers of the squared cosines of "
+        "the principal angles; for two random subspaces of rank r in n dimensions it is r / n.",
         python="\n".join(
             [
                 "from pathlib import Path",
@@ -142,28 +148,28 @@ def similarity(found: dict[str, SavedExpert]) -> None:
 
 def import_expert() -> None:
     """Upload a peft folder as a zip."""
-    with st.expander("Bring in an expert", icon=":material/upload:"):
+    with st.expander("Import an expert", icon=":material/upload:"):
         if jobs.read_only():
-            st.info("This lab is read-only: experts can be looked at and taken along, not brought in.", icon=":material/lock:")
+            st.info("This lab is read-only: experts can be viewed and downloaded, not imported.", icon=":material/lock:")
             return
         with st.form("lib_import", border=False, clear_on_submit=True):
-            about = "It holds adapter_config.json and adapter_model.safetensors."
-            given = st.file_uploader("Zip of a peft LoRA folder", type=["zip"], help=about)
+            about = "It contains adapter_config.json and adapter_model.safetensors."
+            archive = st.file_uploader("Zip of a peft LoRA folder", type=["zip"], help=about)
             name = st.text_input("Name", max_chars=80, placeholder="my-expert")
-            if st.form_submit_button("Bring in", icon=":material/upload:"):
-                if given is None or not name:
+            if st.form_submit_button("Import", icon=":material/upload:"):
+                if archive is None or not name:
                     st.warning("Choose a file and a name.")
                 else:
-                    actions.attempt(library.import_expert, given.getvalue(), name)
+                    actions.attempt(library.import_expert, archive.getvalue(), name)
 
 
 def notes(runs: list[Run]) -> None:
-    """Star, tags, notes, archive and delete of one run."""
+    """Star, tags, note, archive and delete of one run."""
     st.subheader("Runs", anchor=False)
-    known = run_table.table(runs)
-    readable = {run.id: run for run, status in zip(runs, known["status"], strict=True) if status != "damaged"}
+    statuses = run_table.table(runs)["status"]
+    readable = {run.id: run for run, status in zip(runs, statuses, strict=True) if status != "damaged"}
     if not readable:
-        st.caption("There are no runs to write about yet.")
+        st.caption("There are no runs to annotate yet.")
         return
     table = pd.DataFrame([{"run": run.id, "status": run.status} | run.notes for run in readable.values()])
     columns = {
@@ -182,35 +188,54 @@ def notes(runs: list[Run]) -> None:
         alt="All runs with their notes",
         height="content" if len(table) <= 8 else 320,
     )
-    run = run_picker.pick_run("Run to write about", "lib_run", readable, next(iter(readable)))
-    known, locked = run.notes, jobs.read_only()
-    with st.form(f"lib_notes_{run.id}"):
-        left, right = st.columns([1, 3])
-        starred = left.toggle("Star", known["starred"], disabled=locked)
-        archived = left.toggle("Archived", known["archived"], disabled=locked, help="Left out of the pickers of other pages.")
-        used = sorted({tag for other in readable.values() for tag in other.notes["tags"]})
-        more = {"accept_new_options": True, "max_selections": library.TAGS, "placeholder": "Choose or write tags"}
-        tags = right.multiselect("Tags", used, known["tags"], disabled=locked, **more)
-        text = right.text_area("Note", known["text"], max_chars=library.TEXT, disabled=locked)
-        if st.form_submit_button("Save", icon=":material/save:", disabled=locked):
-            actions.attempt(library.annotate, run, starred=starred, archived=archived, tags=tags, text=text)
-    busy = run.status in jobs.ACTIVE
-    about = "This lab is read-only." if locked else "Stop it first." if busy else "Removes the folder of this run for good."
-    words = {"icon": ":material/delete:", "type": "tertiary", "help": about, "key": "lib_delete"}
-    if st.button("Delete this run", disabled=locked or busy, **words):
+    run = run_picker.pick_run("Run to annotate", "lib_run", readable, next(iter(readable)))
+    edit_notes(run, sorted({tag for other in readable.values() for tag in other.notes["tags"]}))
+    busy, read_only = run.status in jobs.ACTIVE, jobs.read_only()
+    about = "This lab is read-only." if read_only else "Stop it first." if busy else "Deletes the folder of this run permanently."
+    if st.button(
+        "Delete this run",
+        disabled=read_only or busy,
+        icon=":material/delete:",
+        type="tertiary",
+        help=about,
+        key="lib_delete",
+    ):
         actions.confirm_delete(run)
 
 
+def edit_notes(run: Run, tags: list[str]) -> None:
+    """The form for star, archive, tags and note of a run; `tags` are those used so far."""
+    current, read_only = run.notes, jobs.read_only()
+    with st.form(f"lib_notes_{run.id}"):
+        left, right = st.columns([1, 3])
+        starred = left.toggle("Star", current["starred"], disabled=read_only)
+        hint = "Archived runs are not offered on other pages."
+        archived = left.toggle("Archived", current["archived"], disabled=read_only, help=hint)
+        chosen = right.multiselect(
+            "Tags",
+            tags,
+            current["tags"],
+            disabled=read_only,
+            accept_new_options=True,
+            max_selections=library.TAGS,
+            placeholder="Choose or write tags",
+        )
+        text = right.text_area("Note", current["text"], max_chars=library.TEXT, disabled=read_only)
+        if st.form_submit_button("Save", icon=":material/save:", disabled=read_only):
+            actions.attempt(library.annotate, run, starred=starred, archived=archived, tags=chosen, text=text)
+
+
 def draw() -> None:
-    layout.heading("Library", "What the runs have left behind: experts to compare and take along, and your notes.")
+    layout.heading("Library", "The experts of all runs, to compare, combine and download, and your notes about runs.")
     run_table.warn_of_damaged_runs()
-    actions.said()
+    actions.show_error()
     runs = all_runs()[::-1]
     try:
-        found = library.experts([run for run in runs if run_table.status(run) != "damaged"])
+        saved = library.experts([run for run in runs if run_table.status(run) != "damaged"])
     except LabError as error:
-        return st.error(layout.plain(error))
-    experts(found)
+        st.error(layout.plain(error))
+        return
+    experts(saved)
     import_expert()
     notes(runs)
 

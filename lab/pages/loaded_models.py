@@ -1,4 +1,4 @@
-"""Models of runs for pages that ask them: loaded when the first visitor asks, and shared. Only this loads torch."""
+"""Models of runs, loaded when the first visitor needs one and shared by all visitors. Only this module loads torch."""
 
 import threading
 from pathlib import Path
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 @st.cache_resource(max_entries=2, show_spinner="Loading the backbone, and experts and router as they were at that moment …")
-def _loaded(folder: str, after: int, stamped: tuple, device: str | None) -> "tuple[Model, threading.Lock]":
+def _load(folder: str, after: int, stamps: tuple, device: str | None) -> "tuple[Model, threading.Lock]":
+    """The model of a run; `stamps` only tell the cache when to load it again."""
     from lab.analysis.inference import load
 
     return load(Run(Path(folder)), after, device), threading.Lock()
 
 
 def loaded(run: Run, after: int) -> "tuple[Model, threading.Lock]":
-    """The model of a moment, and the lock under which one visitor asks at a time."""
+    """The model of a run after task `after` (0-based), and the lock that lets one visitor at a time use it."""
     device = "cpu" if jobs.active() else None  # a job has the accelerator for itself
-    return _loaded(
-        str(run.dir), after, run_table.file_stamps(run, "run.json", f"state/after_{after}/classifier.safetensors"), device
-    )
+    stamps = run_table.file_stamps(run, "run.json", f"state/after_{after}/classifier.safetensors")
+    return _load(str(run.dir), after, stamps, device)

@@ -12,37 +12,38 @@ from lab.run_folder.run import all_runs, root
 
 
 def running_job() -> None:
-    """The active job with its progress and a link; looks again every two seconds while there is one, or one waits."""
+    """The active jobs, each with its progress and a link; refreshed every two seconds while a run is active or waits."""
     with suppress(LabError):  # a folder that cannot be written has no queue
         jobs.tend()
     busy = bool(jobs.active()) or (bool(jobs.waiting()) and not jobs.paused())
 
     @st.fragment(run_every=2 if busy else None)
     def chip() -> None:
-        found = jobs.active()
-        if busy and not found and (jobs.paused() or not jobs.waiting()):
+        active = jobs.active()
+        if busy and not active and (jobs.paused() or not jobs.waiting()):
             st.rerun()
-        for run in found:
+        for run in active:
             try:
-                now = views.progress(run)
+                progress = views.progress(run)
             except views.UNREADABLE:
                 continue
-            st.progress(min(max(now.share, 0.0), 1.0), text=f"{layout.plain(run.id)}  \n{layout.plain(now.text())}")
-            st.page_link(
-                navigation.page("jobs"), label="Watch this job", icon=":material/monitoring:", query_params={"job": run.id}
-            )
+            label = f"{layout.plain(run.id)}  \n{layout.plain(progress.text())}"
+            st.progress(min(max(progress.share, 0.0), 1.0), text=label)
+            link = {"job": run.id}
+            st.page_link(navigation.page("jobs"), label="Watch this job", icon=":material/monitoring:", query_params=link)
 
     chip()
 
 
 def sidebar() -> None:
+    """Device, folder of runs, running job."""
     name, icon = system.device()
     st.badge(name, icon=icon, color="gray")
     if jobs.read_only():
-        st.badge("read-only", icon=":material/lock:", color="orange", help="Runs can be looked at, not started or stopped.")
+        st.badge("read-only", icon=":material/lock:", color="orange", help="Runs can be viewed, not started, stopped or changed.")
     count = len(all_runs())
-    where = layout.plain(system.place(root()))
-    st.caption(f"Runs in **{where}**: {count}", help="Choose another folder with `lab app --runs DIR` or LAB_RUNS.")
+    folder = layout.plain(system.short_path(root()))
+    st.caption(f"Runs in **{folder}**: {count}", help="Choose another folder with `lab app --runs DIR` or LAB_RUNS.")
     running_job()
 
 
@@ -52,9 +53,9 @@ def main() -> None:
     try:
         page.run()
     except (LabError, OSError) as error:
-        st.error(layout.plain(error), title="This cannot be shown")
+        st.error(layout.plain(error), title="This page cannot be shown")
         st.page_link(navigation.page("start"), label="Go to Start", icon=":material/home:")
-    with st.sidebar:  # after the page, which people wait for: it looks at all runs
+    with st.sidebar:  # after the page, which visitors wait for: the sidebar reads all runs
         sidebar()
 
 

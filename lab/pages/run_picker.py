@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -60,24 +59,24 @@ def filter_runs(key: str, runs: dict[str, Run]) -> dict[str, Run]:
         return runs
     url_state.drop_unavailable(key, all_marks)
     chosen = st.multiselect(
-        "Only",
+        "Filter runs",
         all_marks,
         key=key,
         bind="query-params",
         placeholder="All runs",
-        help="Offers runs with these recipes, streams, tags or a star only: any of one kind, all of several kinds. "
-        "Tags and stars are given in the Library.",
+        help="Offers only runs with a chosen recipe, stream, tag or star. Several choices of one kind widen the filter, choices "
+        "of different kinds narrow it. Tags and stars are set in the Library.",
     )
     kinds: dict[str, set[str]] = {}
     for mark in chosen:
         kinds.setdefault(mark.split()[0], set()).add(mark)
     matching = {name: run for name, run in runs.items() if all(wanted & marks[name] for wanted in kinds.values())}
     if not matching:
-        st.caption("No run has all of this: all runs are offered.")
+        st.caption("No run matches the filter, so all runs are offered.")
     return matching or runs
 
 
-def marks_of(run: Run, facts: "pd.Series[Any]") -> set[str]:
+def marks_of(run: Run, facts: pd.Series) -> set[str]:
     """What a run can be filtered by, as far as it can be read: "recipe l2r", "stream builtin", "tag best", "starred"."""
     marks = {f"{name} {facts[name]}" for name in ("recipe", "stream") if isinstance(facts[name], str)}
     with suppress(LabError):
@@ -97,7 +96,7 @@ def pick_task(tasks: list[str], key: str, learned: int) -> int:
     """The slider "After task", bound to the link. Returns the index of the task that was learned last (0-based)."""
     if learned < 2:
         return learned - 1
-    chosen = st.slider("After task", 1, learned, learned, key=key, bind="query-params", help="Moves every chart to this moment.")
+    chosen = st.slider("After task", 1, learned, learned, key=key, bind="query-params", help="Shows every chart at this moment.")
     st.caption(f"After learning task {chosen} of {len(tasks)}: **{layout.plain(tasks[chosen - 1])}**")
     return chosen - 1
 

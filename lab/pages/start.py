@@ -1,4 +1,4 @@
-"""Start: a finished story from recorded runs, told at the first look."""
+"""Start: forgetting and routing, shown with two recorded runs, and links to everything else."""
 
 import shlex
 from pathlib import Path
@@ -7,35 +7,36 @@ from typing import Any
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-import lab
 from lab import figures, views
 from lab.pages import chart_card, layout, navigation, recorded_examples, run_picker, run_table
 from lab.pages.train_form.presets import SMALL
 from lab.run_folder.run import Run
 
-NOTEBOOK = Path(lab.__file__).parents[1] / "notebooks" / "00_forgetting_in_five_minutes.ipynb"  # of a checkout
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "00_forgetting_in_five_minutes.ipynb"  # of a checkout
 LINKS = {
     "train": [("recipe", "l2r"), *(("o", f"{name}={value}") for name, value in SMALL.items())],
     "jobs": [("replay", "true")],
 }
 TITLES = {
-    "sequential": "One adapter for all tasks, trained in sequence",
-    "l2r": "One adapter per task, with a learned router",
+    "sequential": "One expert for all tasks, trained in sequence",
+    "l2r": "One expert per task, with a learned router",
 }
 
 
-def story(runs: list[Run]) -> tuple[Run, Run] | None:
-    """The sequential and the routed example, if both are there and learned the same tasks."""
+def example_pair(runs: list[Run]) -> tuple[Run, Run] | None:
+    """The sequential and the routed example, if both exist and have the same tasks (at least two)."""
     by_recipe = {run.config["recipe"]: run for run in runs}
-    pair = by_recipe.get("sequential"), by_recipe.get("l2r")
-    return pair if pair[0] and pair[1] and pair[0].tasks == pair[1].tasks and len(pair[1].tasks) > 1 else None
+    sequential, routed = by_recipe.get("sequential"), by_recipe.get("l2r")
+    if sequential and routed and sequential.tasks == routed.tasks and len(routed.tasks) > 1:
+        return sequential, routed
+    return None
 
 
 def own_share(run: Run, after: int) -> float | None:
-    """Own-expert share at a moment: the one of the result at the end, else from the routing recorded then."""
-    measured = run.result()["routing"].get("own_expert_share")
-    if after == len(run.tasks) - 1 and measured is not None:
-        return measured
+    """Own-expert share after task `after`: that of the result at the end, else that of the routing recorded then."""
+    of_result = run.result()["routing"].get("own_expert_share")
+    if after == len(run.tasks) - 1 and of_result is not None:
+        return of_result
     return views.own_share(run, after) if after in run.recorded() else None
 
 
@@ -48,37 +49,38 @@ def numeral(column: DeltaGenerator, name: str, title: str, value: str, note: str
 
 
 def metrics(sequential: Run, routed: Run, after: int) -> None:
-    """Three numbers of the routed run, with the difference to the sequential one."""
-    here, there = views.metrics_after(routed, after), views.metrics_after(sequential, after)
+    """Three numbers of the routed run, two of them with the difference to the sequential run."""
+    of_routed, of_sequential = views.metrics_after(routed, after), views.metrics_after(sequential, after)
     columns = st.columns(3)
     for column, measure in zip(columns, views.judged()[:2], strict=False):
         name = measure.path
-        note = here["why"].get(name)
-        if here[name] is not None and there[name] is not None:
-            change = here[name] - there[name]
+        note = of_routed["why"].get(name)
+        if of_routed[name] is not None and of_sequential[name] is not None:
+            change = of_routed[name] - of_sequential[name]
             better = change < 0 if measure.lower_is_better else change > 0
-            note = f":{'green' if better else 'red' if change else 'gray'}[{change:+.3f}] against sequential"
-        numeral(column, name, measure.title, layout.number(here[name]), note, measure.about)
-    own = layout.number(own_share(routed, after))
-    about = "1 would be a perfect router; one over the number of tasks is chance."
-    numeral(columns[2], "own_share", "Own-expert share", own, "of the weight goes to the task's own adapter", about)
+            note = f":{'green' if better else 'red' if change else 'gray'}[{change:+.3f}] compared with sequential"
+        numeral(column, name, measure.title, layout.number(of_routed[name]), note, measure.about)
+    share = layout.number(own_share(routed, after))
+    about = "1: a perfect router. One divided by the number of tasks: a random choice."
+    numeral(columns[2], "own_share", "Own-expert share", share, "of the routing weight goes to the task's own expert", about)
 
 
-def lost(measured: dict[str, Any]) -> str:
+def forgotten(metrics: dict[str, Any]) -> str:
     """Forgetting in words; old tasks that became better have lost nothing."""
-    return f"{measured['forgetting']:.2f}" if measured["forgetting"] > 0 else "nothing"
+    return f"{metrics['forgetting']:.2f}" if metrics["forgetting"] > 0 else "nothing"
 
 
 def conclusion(sequential: Run, routed: Run, after: int) -> str:
     """One sentence computed from the numbers."""
-    here, there = views.metrics_after(routed, after), views.metrics_after(sequential, after)
+    of_routed, of_sequential = views.metrics_after(routed, after), views.metrics_after(sequential, after)
     if after == 0:
-        return "After the first task there is nothing to forget yet: move on to the second."
-    ahead = here[views.headline().path] - there[views.headline().path]
-    better = "more" if ahead >= 0 else "less"
+        return "After the first task there is nothing to forget yet: move the slider to the second task."
+    score = views.headline()
+    lead = of_routed[score.path] - of_sequential[score.path]
     return (
-        f"After {after + 1} tasks, one adapter trained in sequence has lost {lost(there)} per old task; routing among one "
-        f"adapter per task has lost {lost(here)}, and scores {abs(ahead):.2f} {better} over all tasks."
+        f"After {after + 1} tasks, one expert trained in sequence has lost {forgotten(of_sequential)} per old task. Routing "
+        f"among one expert per task has lost {forgotten(of_routed)}; its {score.title.lower()} is {abs(lead):.2f} "
+        f"{'higher' if lead >= 0 else 'lower'}."
     )
 
 
@@ -96,14 +98,14 @@ def side_by_side(runs: tuple[Run, Run], after: int) -> None:
 
 
 def doors() -> None:
-    """Where to go from here."""
+    """Links to the other pages."""
     ways = [
-        ("learn", "Take a lesson", "Say what you expect, then look: forgetting, routing, composition."),
+        ("learn", "Take a lesson", "Predict a result, then compare it with the measured one: forgetting, routing, composition."),
         ("train", "Train a tiny run", "A few examples of every task, on this machine; watch it learn and forget."),
-        ("jobs", "Watch a replay", "A recorded run as if it were live, faster, without training."),
+        ("jobs", "Watch a replay", "A recorded run plays like a live one, only faster. Nothing is trained."),
         ("compare", "Compare runs", "Numbers, matrices and differences of two or more runs."),
-        ("routing", "Look into the routing", "Which adapter answers, per task, layer and routing head."),
-        ("playground", "Type a text", "See which adapters answer it, change the routing, and look again."),
+        ("routing", "Look into the routing", "Which expert is chosen, by task, layer and routing head."),
+        ("playground", "Type a text", "See which experts are chosen for it, change the routing, and compare the answers."),
     ]
     for row in (ways[:3], ways[3:]):
         for column, (name, title, about) in zip(st.columns(3), row, strict=True):
@@ -118,24 +120,27 @@ def doors() -> None:
 def draw() -> None:
     layout.heading(
         "What does a model forget?",
-        "A language model learns one task after another. With one adapter for all of them it forgets; "
-        "with one adapter per task, something has to choose among them.",
+        "A frozen language model learns one task after another. What it learns is kept in experts, small sets of added weights. "
+        "With one expert for all tasks it forgets earlier tasks; with one expert per task, a router has to choose among them.",
     )
-    pair = story(recorded_examples.examples())
+    pair = example_pair(recorded_examples.examples())
     if pair is None:
         run_table.warn_of_damaged_examples()
-        st.info("No pair of recorded examples can be shown here. Train your own run to see its story.")
-        return doors()
+        st.info("There is no pair of recorded examples to show. Train a run of your own to see its results.")
+        doors()
+        return
     sequential, routed = pair
-    st.badge("recorded example", icon=":material/movie:", color="violet", help="Trained before and shipped with the lab.")
+    st.badge(
+        "recorded example", icon=":material/movie:", color="violet", help="These runs were trained before and come with the lab."
+    )
     learned = min(len(sequential.matrix), len(routed.matrix))
     after = run_picker.pick_task(routed.tasks, "after", learned)
     metrics(sequential, routed, after)
     st.markdown(f"#### {conclusion(sequential, routed, after)}")
     side_by_side(pair, after)
     layout.how_to_read(
-        "Each row of a matrix is a moment: the scores on all tasks learned so far. Look down a column to see what happens to a "
-        "task while others are learned. Blank cells are tasks not learned yet."
+        "Each row of a matrix is a moment: the scores on all tasks learned so far. Read down a column to see how the score of a "
+        "task changes while others are learned. Blank cells are tasks not learned yet."
     )
     doors()
 

@@ -1,4 +1,4 @@
-"""What the pages say about the machine: device, folder of runs, free disk, and a check that training can work. No torch here."""
+"""Facts about the machine for the pages: device, folder of runs, free disk, and a check that training works. No torch here."""
 
 import json
 import os
@@ -13,27 +13,27 @@ from pathlib import Path
 from lab.core.errors import LabError
 from lab.jobs import jobs, scheduler
 
-PATIENCE = 120  # seconds for the process that loads torch
+TIMEOUT = 120  # seconds for the process that loads torch
 LEAST_FREE = 1e9  # bytes
 PROBE = """
 import json, torch, transformers, peft
 from lab.models.pretrained import locate
 cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-print(json.dumps({"torch": torch.__version__, "cuda": cuda, "minilm": str(locate("minilm").path is not None)}))
+print(json.dumps({"torch": torch.__version__, "cuda": cuda, "minilm": locate("minilm").path is not None}))
 """
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that training needs, whether it is there, and what was seen."""
+    """One requirement of training, whether it is met, and the evidence."""
 
     name: str
-    good: bool
-    seen: str
+    passed: bool
+    detail: str
 
 
 def device() -> tuple[str, str]:
-    """Name and icon of the device that training would use, found without loading torch."""
+    """Name and icon of the device that training would use, determined without loading torch."""
     cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     if cards and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
         model = next((line for line in cards[0].read_text().splitlines() if line.startswith("Model")), "Model: NVIDIA GPU")
@@ -43,8 +43,8 @@ def device() -> tuple[str, str]:
     return f"CPU, {os.cpu_count()} cores", ":material/memory:"
 
 
-def place(folder: Path) -> str:
-    """A folder as people know it: relative to where the server was started, else its last two names."""
+def short_path(folder: Path) -> str:
+    """A folder relative to where the server was started, else its last two names."""
     try:
         return str(folder.resolve().relative_to(Path.cwd()))
     except ValueError:
@@ -54,62 +54,66 @@ def place(folder: Path) -> str:
 def disk(folder: Path) -> tuple[int, int]:
     """Bytes used by a folder, and bytes free on its disk."""
     used = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
-    near = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.is_dir())
-    return used, shutil.disk_usage(near).free
+    existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.is_dir())
+    return used, shutil.disk_usage(existing).free
 
 
 def self_check(folder: Path) -> list[Check]:
-    """What training needs, tried: a folder that can be written, disk, a process that loads torch, the default backbone."""
+    """Test what training needs: a writable folder, disk, a process that loads torch, the default backbone.
+
+    Raises LabError in a read-only lab.
+    """
     jobs.refuse_read_only()
-    return [_writable(folder), _space(folder), *_process()]
+    return [_folder_is_writable(folder), _disk_has_room(folder), *_process_can_train()]
 
 
 def recipes() -> list[dict[str, str]]:
-    """What `lab list recipes` says, from a process of its own, since it loads torch. LabError if that cannot be."""
+    """The output of `lab list recipes --json`, from a process of its own, since it loads torch. Raises LabError if it fails."""
     command = [sys.executable, "-m", "lab", "list", "recipes", "--json"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=scheduler.environment())
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=scheduler.environment())
         return json.loads(done.stdout)
     except (subprocess.TimeoutExpired, OSError) as error:
-        raise LabError(f"the list of recipes did not come: {type(error).__name__}") from error
+        raise LabError(f"the recipes cannot be listed: {type(error).__name__}; try `lab list recipes`") from error
     except ValueError:
-        raise LabError((done.stderr.strip().splitlines() or ["the list of recipes is empty"])[-1]) from None
+        raise LabError((done.stderr.strip().splitlines() or ["`lab list recipes` printed nothing"])[-1]) from None
 
 
-def _writable(folder: Path) -> Check:
+def _folder_is_writable(folder: Path) -> Check:
+    name = "The folder of runs is writable"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".check-"):
-            return Check("Runs can be written", True, place(folder))
+            return Check(name, True, short_path(folder))
     except OSError as error:
-        return Check("Runs can be written", False, f"{place(folder)}: {error.strerror}")
+        return Check(name, False, f"{short_path(folder)}: {error.strerror}")
 
 
-def _space(folder: Path) -> Check:
+def _disk_has_room(folder: Path) -> Check:
     free = disk(folder)[1]
-    return Check("Disk has room", free > LEAST_FREE, f"{free / 1e9:.1f} GB free")
+    return Check("The disk has room", free > LEAST_FREE, f"{free / 1e9:.1f} GB free")
 
 
-def _process() -> list[Check]:
-    """A process as a job is one, which loads what training loads."""
+def _process_can_train() -> list[Check]:
+    """Start a process like that of a job and load there what training loads."""
+    name = "A process can train"
+    command = [sys.executable, "-c", PROBE]
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=PATIENCE, env=scheduler.environment()
-        )
-        found = json.loads(done.stdout)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=scheduler.environment())
+        report = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, OSError) as error:
-        return [Check("A process can train", False, f"{type(error).__name__}: it did not answer in {PATIENCE} s")]
+        return [Check(name, False, f"{type(error).__name__}: no answer within {TIMEOUT} s")]
     except ValueError:
-        return [Check("A process can train", False, (done.stderr.strip().splitlines() or ["it said nothing"])[-1])]
-    where = ", ".join(found["cuda"]) or "CPU"
+        return [Check(name, False, (done.stderr.strip().splitlines() or ["it printed nothing"])[-1])]
+    device_name = ", ".join(report["cuda"]) or "CPU"
     return [
-        Check("A process can train", True, f"torch {found['torch']} on {where}"),
-        Check("Backbone minilm is here", found["minilm"] == "True", "shipped with the package, checked by its hash"),
+        Check(name, True, f"torch {report['torch']} on {device_name}"),
+        Check("The backbone minilm is installed", report["minilm"], "comes with the package; its hash is checked"),
     ]
 
 
-def refused() -> str:
-    """Why the check cannot be made here; empty if it can."""
+def read_only_reason() -> str:
+    """Why the check is refused in a read-only lab; empty elsewhere."""
     try:
         jobs.refuse_read_only()
     except LabError as error:

@@ -226,7 +226,7 @@ def test_the_second_time_nothing_happens(whole):
         assert {key: value for key, value in cell.items() if key not in ("cell", "values")} == shown
     shown = lab("grid", path, "--runs", root)
     assert shown.exit_code == 0 and "sequential" in shown.stdout and "train.lr=" in shown.stdout
-    head, _, *rows = shown.stdout.split("keep and train, mean over the cells:\n")[1].split("└")[0].splitlines()[1:]
+    head, _, *rows = shown.stdout.split("mean over the cells:\n")[1].split("└")[0].splitlines()[1:]
     printed = [
         dict(zip((c.strip() for c in head.split("┃")[1:-1]), (c.strip() for c in row.split("│")[1:-1]), strict=True))
         for row in rows

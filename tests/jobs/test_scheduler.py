@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -58,8 +59,9 @@ def launch(monkeypatch):
 
     yield behaving
     for worker in started:
-        if worker.poll() is None:
-            os.kill(worker.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may end between the two
+            if worker.poll() is None:
+                os.kill(worker.pid, signal.SIGKILL)
 
 
 def new(runs: Path, count: int = 1) -> list[Run]:

@@ -18,7 +18,7 @@ def test_about_fills_the_formulas_with_the_numbers_of_the_run(runs, monkeypatch)
     checks = [system.Check("Disk has room", False, "0.1 GB free"), system.Check("Runs can be written", True, "here")]
     monkeypatch.setattr(system, "self_check", lambda folder: checks)
     app.button(key="about_check").click().run()
-    assert "0.1 GB free" in texts(app) and "cannot work here" in app.error[0].value
+    assert "0.1 GB free" in texts(app) and "does not work here" in app.error[0].value
 
 
 def test_the_map_of_recipes_is_that_of_the_command_line(runs, monkeypatch):

@@ -261,7 +261,7 @@ def click(page, key: str, x: float, y: float) -> None:
 
 def looking_at(page, *parts: str) -> None:
     """Wait until the focus is this path."""
-    page.get_by_text("Looking at " + " › ".join(parts)).wait_for()
+    page.get_by_text("Focus: " + " › ".join(parts)).wait_for()
 
 
 def test_clicks_lead_down_to_one_decision(page, browser, address):
@@ -327,7 +327,7 @@ def test_playground_changes_the_routing_of_a_typed_text(page, browser, address):
     page.locator(".st-key-pg_classes .js-plotly-plot").wait_for()
     page.get_by_role("radio", name="changed routing").click()
     page.locator(".st-key-pg_route label", has_text="one expert").click()
-    page.get_by_text(re.compile("With changed routing, the answer")).wait_for()
+    page.get_by_text(re.compile("With changed routing the answer")).wait_for()
     bars = page.locator(".st-key-pg_classes .js-plotly-plot")
     settled(page)
     first, second = bars.evaluate("div => div.data.map(trace => [...trace.text])")
@@ -429,7 +429,7 @@ def test_after_a_kill_a_new_job_starts_once_and_stops_at_once(page, base, browse
     before = set((base / "runs").iterdir())
     small = "".join(f"&o={one}" for one in ("backbone.name=tiny", "stream.max_train=32", "stream.max_test=8", "train.epochs=400"))
     open_page(page, address, f"train?recipe=sequential{small}")
-    page.get_by_text("The settings fit together.").wait_for()
+    page.get_by_text("Ready to start").wait_for()
     page.get_by_role("button", name="Start", exact=True).dblclick()
     page.get_by_role("heading", name="Jobs", exact=True, level=1).wait_for()
     (made,) = (Run(folder) for folder in set((base / "runs").iterdir()) - before if (folder / "run.json").exists())
@@ -455,7 +455,7 @@ def test_a_job_outlives_its_dashboard(page, tmp_path):
     steps = re.compile(r"step (\d+)")
     with dashboard(**folder) as first:
         open_page(page, first, f"train?recipe=sequential{small}")
-        page.get_by_text("The settings fit together.").wait_for()
+        page.get_by_text("Ready to start").wait_for()
         page.get_by_role("button", name="Start", exact=True).click()
         page.get_by_role("heading", name="Jobs", exact=True, level=1).wait_for()
         before = int(steps.search(page.get_by_text(steps).first.inner_text())[1])
@@ -476,7 +476,7 @@ def test_a_read_only_lab_shows_everything_and_changes_nothing(page, base, tmp_pa
     with dashboard(LAB_RUNS=str(tmp_path / "runs"), LAB_EXAMPLES=str(base / "examples"), LAB_READ_ONLY="1") as address:
         for name in PAGES:
             open_page(page, address, f"{name}?job=own" if name == "jobs" else name)
-            acts = re.compile("^(Start|Add to queue|Resume|Stop now|Delete|Save|Bring in|Archive)")
+            acts = re.compile("^(Start|Add to queue|Resume|Stop now|Delete|Save|Import|Archive)")
             usable = [one for one in page.get_by_role("button", name=acts).all() if one.is_visible() and one.is_enabled()]
             assert not usable, f"{name}: {[one.inner_text() for one in usable]}"
             assert page.locator("[data-testid=stException]").count() == 0
@@ -657,9 +657,9 @@ def test_an_archive_that_leads_out_of_its_folder_is_refused(page, base, address,
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr("../../evil/adapter_config.json", "{}")
     open_page(page, address, "library")
-    page.get_by_text("Bring in an expert").click()
+    page.get_by_text("Import an expert").click()
     page.locator("[data-testid=stForm] input[type=file]").set_input_files(tmp_path / "evil.zip")
     page.get_by_role("textbox", name="Name", exact=True).fill("evil")
-    page.locator("[data-testid=stForm]").get_by_role("button", name="Bring in").click()
+    page.locator("[data-testid=stForm]").get_by_role("button", name="Import").click()
     page.get_by_text("leads out of it").wait_for()
     assert not list(base.rglob("*evil*")) and page.problems == []

@@ -45,13 +45,13 @@ def test_jobs_say_that_a_run_ended_before_it_began(runs):
     run.update(error="scenario domain needs tasks with identical label lists")
     app = open_page("jobs", job="failed")
     shown = texts(app)
-    assert "It ended before the first step." in shown and "It ended before the first task was learned." in shown
+    assert "ended before the first step" in shown and "ended before the first task was learned" in shown
     assert "appears" not in shown and not app.number_input and app.dataframe[0].value["learned"].tolist() == ["–"]
     assert offered(app) == ["Duplicate", "Resume", "Delete"]
-    assert app.button(key="resume").help == "Nothing was saved: begins anew with the same settings."
+    assert app.button(key="resume").help.startswith("There is no checkpoint")
     atomic_io.write_json(run.dir / "checkpoint" / "manifest.json", {})
     app = open_page("jobs", job="failed")
-    assert offered(app) == ["Resume", "Duplicate", "Delete"] and app.button(key="resume").help.startswith("Goes on")
+    assert offered(app) == ["Resume", "Duplicate", "Delete"] and app.button(key="resume").help.startswith("Continues from")
     run.update(status="queued", error=None)
     shown = texts(open_page("jobs", job="failed"))
     assert "The loss appears with the first steps." in shown and "The first row appears" in shown
@@ -138,7 +138,7 @@ def test_jobs_order_and_hold_the_queue(runs, monkeypatch):
     app.button(key="earlier").click().run()
     assert jobs.waiting(runs) == waiting[::-1]
     app.button(key="queue_hold").click().run()
-    assert jobs.paused(runs) and "held" in texts(app)
+    assert jobs.paused(runs) and "paused" in texts(app)
     app.button(key="unqueue").click().run()
     assert waiting[1].status == "stopped" and jobs.waiting(runs) == waiting[:1]
 

@@ -52,7 +52,7 @@ def test_library_puts_experts_together_and_keeps_the_result(shelf, runs):
         for code in app.code
     )
     app.segmented_control(key="lib_do").set_value("negate").run()
-    assert "negate takes 1: what undoes the expert. Now there are 2" in texts(app) and chart(app, "lib_alignment") is None
+    assert "negate takes 1 expert and" in texts(app) and chart(app, "lib_alignment") is None
     shutil.copytree(found[0].folder, found[0].folder.with_name("two words"))
     app.run()
     app.multiselect(key="lib_parts").set_value(["a/two words"]).run()
@@ -83,7 +83,7 @@ def test_library_tries_a_composed_expert_beside_its_parts(model, played, monkeyp
     table = app.dataframe[1].value
     adapters = [arithmetic.read(played / "routed" / "experts" / name, f"routed/{name}") for name in ("sea", "city")]
     for name, adapter in {
-        "composed": arithmetic.add(adapters, [1.0, 1.0], "cat"),
+        "combined": arithmetic.add(adapters, [1.0, 1.0], "cat"),
         **dict(zip(parts, adapters, strict=True)),
     }.items():
         right = [model.accuracy(adapter, t, task.test) for t, task in enumerate(toy.tasks("sea", "city"))]
@@ -134,5 +134,5 @@ def test_library_keeps_notes_and_hides_archived_runs_elsewhere(shelf, runs):
 def test_library_is_read_only_on_the_server_too(shelf, monkeypatch):
     monkeypatch.setenv("LAB_READ_ONLY", "1")
     app = open_page("library")
-    assert "brought in" not in [button.label for button in app.button] and "not brought in" in texts(app)
+    assert "Import" not in [button.label for button in app.button] and "not imported" in texts(app)
     assert all(button.disabled for button in app.button) and app.text_area[0].disabled

@@ -31,7 +31,7 @@ def test_routing_focus_and_examples(runs):
 def test_routing_follows_one_decision_step_by_step(runs):
     run = write_run(runs, "a")
     app = open_page("routing", rt_task="weather", rt_layer="2 · value", rt_head="3", rt_example="2")
-    assert "Looking at task **weather** › expert **weather** › layer **2 · value** › head **3**" in texts(app)
+    assert "Focus: task **weather** › expert **weather** › layer **2 · value** › head **3**" in texts(app)
     answer = kept(run, 2, 1)[1]
     own = answer.weights[5, 2, 1]
     assert f"logits {np.log(own):.3f} → weights {own:.3f}" in texts(app) and app.text[0].value == answer.text
@@ -63,18 +63,18 @@ def test_routing_of_a_pool_says_that_tasks_share_experts(runs):
     box, largest = app.selectbox(key="rt_expert"), views.routing_by_task(run).idxmax(axis=1)
     assert box.options == ["(largest share)", *(f"pool-{e}" for e in range(8))] and "own" not in app.button(key="rt_clear").help
     assert f"expert **{largest.iloc[0]}** ›" in texts(app)
-    assert "Experts are shared here" in texts(app) and "diagonal" not in texts(app)
+    assert "Experts are shared here" in texts(app) and "bright diagonal" not in texts(app)
     flow = views.routing_flow(run)
     share = flow.groupby("task")["weight"].max().sum() / flow["weight"].sum()
-    assert f"the widest bands of each task, 1 of 8: {share:.0%} of all weight, where equal weights would give 12%" in texts(app)
+    assert f"1 of 8: they carry {share:.0%} of all weight; with equal weights it would be 12%" in texts(app)
     box.set_value("pool-7").run()
     assert "expert **pool-7** ›" in texts(app)
     app.button(key="rt_clear").click().run()
     assert f"expert **{largest.iloc[0]}** ›" in texts(app) and not app.exception
     write_run(runs, "b")
     shown = texts(own := open_page("routing", rt_run="b"))
-    assert "Bright on the diagonal" in shown and "Experts are shared" not in shown and "Drawn are" not in shown
-    assert own.selectbox(key="rt_expert").value == "(own of the task)" and "own expert" in own.button(key="rt_clear").help
+    assert "bright diagonal" in shown and "Experts are shared" not in shown and "are drawn" not in shown
+    assert own.selectbox(key="rt_expert").value == "(own expert)" and "own expert" in own.button(key="rt_clear").help
 
 
 def test_routing_offers_both_summaries_of_all_tasks(runs):
@@ -144,7 +144,7 @@ def test_routing_pictures_flow_map_and_animation(runs):
     app = open_page("routing", rt_flow_layer="2 · value")
     links = json.loads(element(app, "rt_flow").proto.spec)["data"][0]["link"]
     assert links["value"][:9] == pytest.approx(views.routing_flow(run, 2, 5)["weight"].tolist())
-    assert "of all weight reaches the expert of the task it comes from" in texts(app)
+    assert "of all weight goes to the task's own expert" in texts(app)
     app.select_slider(key="rt_after").set_value(1).run()
     assert not app.exception and len(json.loads(element(app, "rt_flow").proto.spec)["data"][0]["link"]["value"]) == 2
     play = open_page("routing", rt_picture="Over tasks")
@@ -156,7 +156,7 @@ def test_routing_pictures_flow_map_and_animation(runs):
     assert [trace["name"] for trace in drawn] == [*TASKS, "keys"]
     for path in run.dir.glob("routing/after_[01]*"):
         path.unlink()
-    assert "something to play" in texts(open_page("routing", rt_picture="Over tasks"))
+    assert "animation needs at least two" in texts(open_page("routing", rt_picture="Over tasks"))
 
 
 def test_routing_explains_what_is_missing(runs):

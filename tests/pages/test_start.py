@@ -17,8 +17,8 @@ def test_start_tells_the_recorded_story(recorded):
     known = [f"{routed[name]:.3f}" for name in ("average_accuracy", "forgetting")]
     assert [number.value for number in app.header] == [*known, "0.710"]
     shown = texts(app)
-    assert "recorded example" in shown and ":green[+0.277] against sequential" in shown and ":green[-0.430]" in shown
-    assert "lost 0.46 per old task" in texts(app) and "0.28 more" in texts(app)
+    assert "recorded example" in shown and ":green[+0.277] compared with sequential" in shown and ":green[-0.430]" in shown
+    assert "lost 0.46 per old task" in texts(app) and "0.28 higher" in texts(app)
     np.testing.assert_allclose(heatmap(app, 0)[1:], np.array(FORGETS, dtype=float), rtol=1e-6)
     np.testing.assert_allclose(heatmap(app, 2)[1:], np.array(KEEPS, dtype=float), rtol=1e-6)
 
@@ -33,7 +33,7 @@ def test_start_names_a_damaged_example(recorded, name, monkeypatch):
     assert "Install the lab again to restore it" in texts(open_page("start"))
     shutil.rmtree(folder)
     shown = texts(open_page("start"))
-    assert "cannot be shown: " not in shown and "No pair of recorded examples" in shown
+    assert "cannot be shown: " not in shown and "no pair of recorded examples" in shown
 
 
 def test_start_slider_moves_every_chart(recorded):

@@ -5,9 +5,9 @@ from lab.pages import system
 
 def test_self_check_tries_what_training_needs(runs, monkeypatch):
     found = {check.name: check for check in system.self_check(runs)}
-    assert all(check.good for check in found.values()) and "torch" in found["A process can train"].seen
+    assert all(check.passed for check in found.values()) and "torch" in found["A process can train"].detail
     assert list(runs.iterdir()) == []
     (runs / "file").touch()
     monkeypatch.setattr(system, "PROBE", "raise SystemExit('no torch here')")
     found = {check.name: check for check in system.self_check(runs / "file")}
-    assert not found["Runs can be written"].good and found["A process can train"].seen == "no torch here"
+    assert not found["The folder of runs is writable"].passed and found["A process can train"].detail == "no torch here"

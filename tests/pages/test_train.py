@@ -135,7 +135,7 @@ def test_train_refuses_settings_that_do_not_fit_the_tasks(runs, monkeypatch):
     odd = [dataclasses.replace(task(name), labels=("no", name)) for name in TASKS]
     monkeypatch.setattr(loading, "tasks_of", lambda stream, seed: odd)
     app = open_page("train", recipe="sequential", o=["scenario=domain", "seed=77"])
-    assert "scenario domain needs tasks with identical label lists" in texts(app) and "fit together" not in texts(app)
+    assert "scenario domain needs tasks with identical label lists" in texts(app) and "Ready to start" not in texts(app)
     assert app.button(key="train_start").disabled and app.button(key="train_queue").disabled
 
 
@@ -182,7 +182,7 @@ def test_train_opens_a_link_and_a_preset(runs):
 
 def not_taken(app: AppTest) -> list[str]:
     """What Train says about the parts of a link that it could not use."""
-    return [one.value.replace("\\", "") for one in app.warning if one.value.startswith("Not taken over")]
+    return [one.value.replace("\\", "") for one in app.warning if one.value.startswith("Ignored:")]
 
 
 def of_command(app: AppTest) -> dict[str, object]:
@@ -282,7 +282,7 @@ STRANGE = {  # what a link may say, and how the remark about it begins
     "nonsense": "'nonsense' is not an option: write key=value",
     "train.lr=[": "the value of 'train.lr' cannot be read",
     "methods.replya={}": "unknown method 'replya': did you mean 'replay'?",
-    "router.name=gatse": "router.name=gatse: this form has no such option",
+    "router.name=gatse": "router.name=gatse: the form has no such option",
     "experts.name=[1]": "experts.name=[1]: ",
     "stream.name=5": "stream.name=5: ",
     "stream.tasks=[weather, boats]": "stream.tasks=[weather, boats]: ",
@@ -307,7 +307,7 @@ def test_train_names_what_it_does_not_understand_in_a_link(runs, link, said):
     """The rest of the link counts, the form is there, and the remarks go with the first change."""
     app = open_page("train", **({"recipe": "l2r"} | link))
     assert not app.error and len(not_taken(app)) == len(said), not_taken(app)
-    assert all(text.startswith(f"Not taken over: {one}") for text, one in zip(not_taken(app), said, strict=True)), not_taken(app)
+    assert all(text.startswith(f"Ignored: {one}") for text, one in zip(not_taken(app), said, strict=True)), not_taken(app)
     assert app.code[0].value == ("lab run l2r" if "from" in link else "lab run l2r -o seed=3")
     app.number_input(key="train/l2r/seed#1").set_value(4).run()
     assert app.code[0].value == "lab run l2r -o seed=4" and not not_taken(app)
@@ -332,3 +332,13 @@ def test_train_puts_a_run_into_the_queue_while_another_trains(runs, monkeypatch)
     app.button(key="train_queue").click().run()
     queued = jobs.waiting(runs)
     assert [run.config["recipe"] for run in queued] == ["sequential"] and not app.exception
+
+
+def test_train_starts_beside_a_running_run_where_there_are_more_slots(runs, started, monkeypatch):
+    monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
+    write_run(runs, "live", matrix=KEEPS[:1], status="running")
+    monkeypatch.setenv("LAB_SLOTS", "2")
+    app = open_page("train", recipe="sequential")
+    assert "2 runs train at a time" in texts(app) and "Ready to start" in texts(app)
+    app.button(key="train_start").click().run()
+    assert [config["recipe"] for config in started] == ["sequential"]

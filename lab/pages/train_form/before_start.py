@@ -1,4 +1,4 @@
-"""Before the start of a run: forecast of time and memory, warnings, and the first examples as the model will see them."""
+"""What to expect of a run before it starts: time and memory, warnings, and the first examples as the model will see them."""
 
 import json
 from typing import Any
@@ -22,54 +22,49 @@ TOKENS = 60  # of an example that are shown
 
 @st.cache_resource(ttl=300, max_entries=4, show_spinner="Reading the tasks")
 def tasks_of(settings: str) -> list[Task] | None:
-    """The tasks of a configuration (as JSON, see `concerns_data`), if their data is at hand; None where it had to be downloaded.
+    """The tasks of a configuration (JSON of `concerns_data`); None where their data would have to be downloaded first.
 
-    Raises LabError where it cannot be read.
+    Raises LabError where the data cannot be read.
     """
-    made = validated(json.loads(settings))
-    if loading.open_stream(made.stream.name, made.stream.sources).downloads:
+    config = validated(json.loads(settings))
+    if loading.open_stream(config.stream.name, config.stream.sources).downloads:
         return None
-    return loading.tasks_of(made.stream, made.seed)
+    return loading.tasks_of(config.stream, config.seed)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
-def seen(settings: str) -> dict[str, Any]:
-    """What the process that loads data and model found, by the configuration as JSON."""
+def inspected(settings: str) -> dict[str, Any]:
+    """The report of a process that loads data and model of a configuration (JSON). Raises LabError if that fails."""
     return forecast.ask(json.loads(settings))
 
 
-def concerns_data(made: RunConfig) -> str:
-    """The part of a configuration that decides how much data there is, as JSON."""
-    return json.dumps({"stream": made.stream.model_dump(mode="json"), "seed": made.seed}, sort_keys=True)
+def concerns_data(config: RunConfig) -> str:
+    """The part of a configuration that decides which data is read, as JSON."""
+    return json.dumps({"stream": config.stream.model_dump(mode="json"), "seed": config.seed}, sort_keys=True)
 
 
-def expected(made: RunConfig, report: dict[str, Any] | None) -> tuple[forecast.Sizes | None, forecast.Forecast | None]:
+def expected(config: RunConfig, report: dict[str, Any] | None) -> tuple[forecast.Sizes | None, forecast.Forecast | None]:
     """Sizes of the tasks and the forecast, as far as they are known before the start."""
-    tasks = tasks_of(concerns_data(made))
-    sizes = report["tasks"] if report else tasks and sizes_of(tasks)
-    return sizes, forecast.forecast(made, sizes, all_runs()[-NEWEST:]) if sizes else None
+    if report:
+        sizes = report["tasks"]
+    else:
+        tasks = tasks_of(concerns_data(config))
+        sizes = sizes_of(tasks) if tasks else None
+    return sizes, forecast.forecast(config, sizes, all_runs()[-NEWEST:]) if sizes else None
 
 
-def before_start(made: RunConfig) -> None:
-    """What is to be expected of the run: time, memory, parameters, warnings, and the first examples as the model sees them."""
+def before_start(config: RunConfig) -> None:
+    """Time, memory and parameters to expect, warnings, and on a click the first examples as the model sees them."""
     st.subheader("Before you start", anchor=False)
-    settings = json.dumps(made.to_dict() | {"about": ""}, sort_keys=True)
-    looked = st.session_state.get("train/looked", {})
-    report = looked.get(settings)
-    tasks, foreseen = expected(made, report)
-    unknown = "not known before the data is loaded" if foreseen is None else foreseen.source
-    known = foreseen and foreseen.seconds is not None
-    time_, memory, parameters = st.columns(3)
-    time_.metric("Time", duration(foreseen.seconds) if known else "–", help=layout.plain(unknown))
-    memory.metric("Memory", f"{foreseen.peak_bytes / 1e9:.1f} GB" if known else "–", help=layout.plain(unknown))
-    count = f"{report['trainable_parameters']:,}" if report else "–"
-    parameters.metric("Trainable", count, help="Parameters trained over the whole stream; counted when the model is looked at.")
-    st.caption(f"Forecast: {layout.plain(unknown)}. Less if another run has trained some of these experts already.")
-    for text in forecast.warnings(made, foreseen, tasks, report):
+    settings = json.dumps(config.to_dict() | {"about": ""}, sort_keys=True)
+    report = st.session_state.get("train/inspected", {}).get(settings)
+    sizes, foreseen = expected(config, report)
+    show_forecast(foreseen, report)
+    for text in forecast.warnings(config, foreseen, sizes, report):
         st.warning(layout.plain(text), icon=":material/warning:")
     if report:
-        return examples(report)
-    if not jobs.read_only() and st.button(
+        examples(report)
+    elif not jobs.read_only() and st.button(
         "Show what the model will see",
         icon=":material/visibility:",
         key="train_look",
@@ -77,11 +72,25 @@ def before_start(made: RunConfig) -> None:
     ):
         try:
             with st.spinner("Loading data and model"):
-                report = seen(settings)
+                report = inspected(settings)
         except LabError as error:
-            return st.error(layout.plain(error), title="Data and model cannot be loaded")
-        st.session_state["train/looked"] = {settings: report}
+            st.error(layout.plain(error), title="Data or model cannot be loaded")
+            return
+        st.session_state["train/inspected"] = {settings: report}
         st.rerun()
+
+
+def show_forecast(foreseen: forecast.Forecast | None, report: dict[str, Any] | None) -> None:
+    """Time, memory and number of parameters; dashes for what is not known yet."""
+    source = layout.plain("not known before the data is loaded" if foreseen is None else foreseen.source)
+    seconds = foreseen.seconds if foreseen else None
+    memory_bytes = foreseen.peak_bytes if foreseen and seconds is not None else None
+    time_, memory, parameters = st.columns(3)
+    time_.metric("Time", "–" if seconds is None else duration(seconds), help=source)
+    memory.metric("Memory", "–" if memory_bytes is None else f"{memory_bytes / 1e9:.1f} GB", help=source)
+    count = f"{report['trainable_parameters']:,}" if report else "–"
+    parameters.metric("Trainable", count, help="Parameters trained over the whole stream; counted once the model is loaded.")
+    st.caption(f"Forecast: {source}. Less if an earlier run has trained some of these experts already.")
 
 
 def duration(seconds: float) -> str:

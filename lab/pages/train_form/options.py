@@ -1,6 +1,6 @@
-"""A form from a pydantic model: one entry per option, and the overrides that say what was changed. No streamlit here.
+"""The options of a configuration: an entry per field of a pydantic model, and overrides for those that changed.
 
-The walk follows a configured object, not only its class, so that the options of the chosen plug-ins appear too.
+The entries follow a configured object, not only its class, so that the options of the chosen plug-ins appear too.
 """
 
 import math
@@ -18,7 +18,7 @@ from lab.config.resolve import written
 
 @dataclass(frozen=True)
 class Entry:
-    """One option: where it stands, what it means, its value in the recipe, and what it may be."""
+    """One option: its dotted path, what it means, its value in the recipe, and which values are allowed."""
 
     path: str
     about: str
@@ -28,7 +28,7 @@ class Entry:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
-    free: bool = False  # a number may stand in place of a choice
+    free: bool = False  # a whole number is allowed besides the choices
 
     @property
     def section(self) -> str:
@@ -36,12 +36,12 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """The last part of the path as a label."""
+        """The last part of the path as a label: "max_train" -> "Max train"."""
         return self.path.rpartition(".")[2].replace("_", " ").capitalize()
 
     @property
     def step(self) -> float:
-        """A change of a number that makes sense at its size."""
+        """How much one press of + or - changes a number: 1, or the power of ten of its size."""
         if self.kind == "int":
             return 1
         return 10.0 ** math.floor(math.log10(abs(self.default))) if self.default else 0.1
@@ -50,7 +50,7 @@ class Entry:
 def entries(
     model: BaseModel, choices: Mapping[str, Sequence[str]], hidden: Sequence[str] = (), prefix: str = ""
 ) -> Iterator[Entry]:
-    """All options of a configured model in their order; `choices` offers names for paths whose type is only text."""
+    """All options of a configured model, in order; `choices` holds allowed names for paths whose type is only text."""
     for name, field in type(model).model_fields.items():
         path, value = prefix + name, getattr(model, name)
         if path in hidden:
@@ -66,16 +66,18 @@ def entries(
 
 
 def limit(field: FieldInfo, *names: str) -> float | None:
-    """The first bound of the field that has one of these names; None where there is none."""
-    found = (getattr(item, name, None) for item in field.metadata for name in names)
-    return next((bound for bound in found if bound is not None), None)
+    """The first bound of a field among these names ("ge", "lt", ...); None if it has none."""
+    bounds = (getattr(item, name, None) for item in field.metadata for name in names)
+    return next((bound for bound in bounds if bound is not None), None)
 
 
 def entry(path: str, field: FieldInfo, value: Any, choices: Sequence[str] = ()) -> Entry:
-    """One option from a field and its value."""
-    options = get_args(field.annotation) if get_origin(field.annotation) in (Union, types.UnionType) else (field.annotation,)
-    kinds = [option for option in options if option is not type(None)]
-    optional = len(kinds) < len(options)
+    """The entry of one field with its value."""
+    types_allowed = (
+        get_args(field.annotation) if get_origin(field.annotation) in (Union, types.UnionType) else (field.annotation,)
+    )
+    kinds = [kind for kind in types_allowed if kind is not type(None)]
+    optional = len(kinds) < len(types_allowed)
     low, high = limit(field, "ge", "gt"), limit(field, "le", "lt")
     about = field.description or ""
     if any(get_origin(kind) is list for kind in kinds):
@@ -89,34 +91,34 @@ def entry(path: str, field: FieldInfo, value: Any, choices: Sequence[str] = ()) 
     return Entry(path, about, value, kind, optional, low, high)
 
 
-def overrides(found: Sequence[Entry], values: Mapping[str, Any]) -> list[str]:
-    """`key=value` for every option whose value is not the recipe's."""
-    changed = [(one, values[one.path]) for one in found if one.path in values and not same(values[one.path], one.default)]
-    return [f"{one.path}={written(value)}" for one, value in changed]
+def overrides(entries: Sequence[Entry], values: Mapping[str, Any]) -> list[str]:
+    """`key=value` for every option whose value differs from that of the recipe."""
+    changed = [entry for entry in entries if entry.path in values and not same(values[entry.path], entry.default)]
+    return [f"{entry.path}={written(values[entry.path])}" for entry in changed]
 
 
 def same(first: Any, second: Any) -> bool:
-    """Equality in which an empty list, an empty text and nothing are one."""
+    """Equality that treats an empty list, an empty text and None as equal, and floats up to rounding."""
     if isinstance(first, float) and isinstance(second, float | int):
         return math.isclose(first, second, rel_tol=1e-9)
     return (first or None) == (second or None) if not isinstance(first, bool | int | float) else first == second
 
 
 def nested(changes: Sequence[str]) -> dict[str, Any]:
-    """Overrides as a nested mapping, for a recipe file."""
-    found: dict[str, Any] = {}
+    """Overrides as a nested mapping, for a recipe file: ["train.lr=0.1"] -> {"train": {"lr": 0.1}}."""
+    mapping: dict[str, Any] = {}
     for text in changes:
         path, _, value = text.partition("=")
         *sections, last = path.split(".")
-        place = found
+        parent = mapping
         for section in sections:
-            place = place.setdefault(section, {})
-        place[last] = yaml.safe_load(value) if not _number(value) else float(value)
-    return found
+            parent = parent.setdefault(section, {})
+        parent[last] = yaml.safe_load(value) if not _number(value) else float(value)
+    return mapping
 
 
 def _number(text: str) -> bool:
-    """Whether text is a number that YAML would read as text, such as 1e-05."""
+    """Whether a text is a number that YAML reads as text, such as 1e-05."""
     try:
         float(text)
     except ValueError:

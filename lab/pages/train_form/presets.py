@@ -16,7 +16,7 @@ class Preset:
 
 
 PRESETS = {
-    "First look": Preset("l2r", "Few examples: routed experts on the whole stream while you watch.", SMALL),
+    "First look": Preset("l2r", "Few examples of every task, so that you can watch a routed run from start to end.", SMALL),
     "See it forget": Preset("sequential", "The same small stream with one expert for all tasks, to compare with.", SMALL),
     "In full": Preset("l2r", "All examples of the stream: the settings of the recorded example."),
 }

@@ -1,5 +1,6 @@
-"""The form of Train: which options there are, and a widget for each."""
+"""The widgets of the form: which options there are for a recipe, and one widget for each."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -15,12 +16,12 @@ from lab.pages.train_form import draft
 from lab.pages.train_form.options import Entry
 
 BACKBONES = ("minilm", "tiny", "strings")  # others only from the command line: a page does not take names of models to load
-STRUCTURE = {  # what decides which other options there are
+STRUCTURE = {  # options that decide which others exist
     "experts.name": registry.experts,
     "router.name": registry.routers,
     "protocol.name": registry.protocols,
 }
-MAIN = {
+MAIN = {  # options that stand first, with their labels
     "stream.name": "Stream",
     "backbone.name": "Backbone",
     "scenario": "Scenario",
@@ -32,7 +33,7 @@ MAIN = {
     "experts.rank": "Rank of an expert",
     "memory.per_task": "Stored examples per task",
 }
-SECTIONS = {"": "run", "train": "training", "router_training": "training on the memory"}
+SECTION_TITLES = {"": "Run", "train": "Training", "router_training": "Training on the memory"}
 
 
 def structure(recipe: str) -> list[str]:
@@ -43,7 +44,7 @@ def structure(recipe: str) -> list[str]:
 
 
 def more_methods(recipe: str) -> list[str]:
-    """Methods that can be added: all but the recipe's own."""
+    """Methods that can be added: all except those of the recipe."""
     own = start(recipe, {}).get("methods", {})
     return [name for name in registry.methods.names() if name not in own]
 
@@ -54,9 +55,11 @@ def added(recipe: str) -> list[str]:
     return [f"methods.{name}={{}}" for name in more_methods(recipe) if name in chosen]
 
 
-def options(recipe: str, structural: list[str]) -> RunConfig:
-    """The recipe with the chosen plug-ins and what fits the chosen stream, before anything else is changed; consistency is
-    checked later, with all changes."""
+def configuration(recipe: str, structural: list[str]) -> RunConfig:
+    """The recipe with these overrides and the settings that come with the chosen stream, before any other change.
+
+    It need not be consistent: that is checked later, with all changes.
+    """
     stream = draft.drafted(recipe, "stream.name", None)
     content = start(recipe, {"stream": {"name": stream}} if stream in stream_names() else {})
     for text in structural:
@@ -68,58 +71,92 @@ def stream_names() -> list[str]:
     """Streams that can be chosen: registered ones, and folders under LAB_DATA."""
     try:
         folders = loading.folders()
-    except LabError:  # LAB_DATA is none; that is said by the check
+    except LabError:  # LAB_DATA is no folder; the check says so
         folders = []
     return sorted({"builtin", *registry.streams.names(), *folders}, key=lambda name: (name != "builtin", name))
 
 
 @st.cache_data(ttl=60, show_spinner=False)
 def task_names(stream: str) -> list[str]:
-    """Tasks of a stream, or nothing if it cannot be opened; the reason is then said by the check."""
+    """Tasks of a stream; empty if it cannot be opened, for which the check gives the reason."""
     try:
         return loading.open_stream(stream).names()
     except LabError:
         return []
 
 
-def choices(recipe: str, recipe_stream: str) -> dict[str, list[str]]:
-    """Names to choose from where the type is only text."""
-    streams, stream = stream_names(), draft.drafted(recipe, "stream.name", recipe_stream)
-    tasks = task_names(stream if stream in streams else recipe_stream)
+def choices(recipe: str, default_stream: str) -> dict[str, Sequence[str]]:
+    """Allowed names by path, for options whose type is only text."""
+    streams, stream = stream_names(), draft.drafted(recipe, "stream.name", default_stream)
+    tasks = task_names(stream if stream in streams else default_stream)
     return {
         "stream.name": streams,
         "stream.tasks": tasks,
         "protocol.train_tasks": tasks,
         "protocol.held_out": tasks,
-        "backbone.name": list(BACKBONES),
+        "backbone.name": BACKBONES,
         "experts.name": registry.experts.names(),
         "router.name": registry.routers.names(),
         "protocol.name": registry.protocols.names(),
     }
 
 
-def widget(recipe: str, one: Entry, label: str = "") -> Any:
-    """The widget of one option; returns its value."""
-    one = draft.begun(recipe, one)
-    common = {"key": draft.key(recipe, one.path), "help": layout.plain(one.about) or None, "persist_state": "session"}
-    label = label or one.title
-    if one.kind == "bool":
-        return st.toggle(label, one.default, **common)
-    if one.kind == "choice":
-        if one.path == "stream.name":  # which brings the settings that fit it
-            common |= {"on_change": draft.follow, "args": [recipe, one.path]}
-        choices = [*dict.fromkeys([*one.choices, str(one.default)])]
-        chosen = st.selectbox(label, choices, index=choices.index(str(one.default)), accept_new_options=one.free, **common)
-        return int(chosen) if one.free and chosen.isdecimal() else chosen
-    if one.kind in ("int", "float"):
-        return number(one, label, common)
-    if one.kind == "names" and one.choices:
-        chosen = one.default if isinstance(one.default, list) else []
-        kept = [name for name in chosen if name in one.choices]
-        return st.multiselect(label, one.choices, kept, placeholder="all, alphabetically", **common) or None
-    parts = one.default if one.kind == "names" and isinstance(one.default, list) else [one.default]
+def widget(recipe: str, entry: Entry, label: str = "") -> Any:
+    """Draw the widget of one option; returns its value."""
+    entry = draft.with_initial_value(recipe, entry)
+    common: dict[str, Any] = {
+        "key": draft.key(recipe, entry.path),
+        "help": layout.plain(entry.about) or None,
+        "persist_state": "session",
+    }
+    label = label or entry.title
+    if entry.kind == "bool":
+        return st.toggle(label, entry.default, **common)
+    if entry.kind == "choice":
+        return choice(recipe, entry, label, common)
+    if entry.kind in ("int", "float"):
+        return number(entry, label, common)
+    if entry.kind == "names" and entry.choices:
+        initial = entry.default if isinstance(entry.default, list) else []
+        valid = [name for name in initial if name in entry.choices]
+        return st.multiselect(label, entry.choices, valid, placeholder="all, alphabetically", **common) or None
+    return words(entry, label, common)
+
+
+def choice(recipe: str, entry: Entry, label: str, common: dict[str, Any]) -> Any:
+    """A select box; where the entry is free, a whole number can be typed."""
+    if entry.path == "stream.name":  # a stream brings settings with it
+        common |= {"on_change": draft.follow, "args": [recipe, entry.path]}
+    names = [*dict.fromkeys([*entry.choices, str(entry.default)])]
+    chosen = st.selectbox(label, names, index=names.index(str(entry.default)), accept_new_options=entry.free, **common)
+    return int(chosen) if entry.free and chosen and chosen.isdecimal() else chosen
+
+
+def number(entry: Entry, label: str, common: dict[str, Any]) -> Any:
+    """A number inside its limits; an optional one may be empty."""
+    kind = int if entry.kind == "int" else float
+
+    def of_kind(value: float | None) -> float | None:
+        return None if value is None else kind(value)
+
+    value = st.number_input(
+        label,
+        min_value=of_kind(entry.low),
+        max_value=of_kind(entry.high),
+        value=of_kind(entry.default),
+        step=kind(entry.step),
+        format="%d" if kind is int else "%.6g",
+        placeholder="all" if entry.optional else None,
+        **common,
+    )
+    return value if value is not None or entry.optional else of_kind(entry.default)
+
+
+def words(entry: Entry, label: str, common: dict[str, Any]) -> Any:
+    """A text, or for a list of names its items separated by commas."""
+    parts = entry.default if entry.kind == "names" and isinstance(entry.default, list) else [entry.default]
     text = st.text_input(label, ", ".join(written(part) for part in parts if part is not None), **common)
-    if one.kind != "names":
+    if entry.kind != "names":
         return text
     try:
         return yaml.safe_load(f"[{text}]")
@@ -127,41 +164,32 @@ def widget(recipe: str, one: Entry, label: str = "") -> Any:
         return [text]
 
 
-def number(one: Entry, label: str, common: dict[str, Any]) -> Any:
-    """A number inside its limits; an optional one may be empty."""
-    kind = int if one.kind == "int" else float
-    limits = {"min_value": None if one.low is None else kind(one.low), "max_value": None if one.high is None else kind(one.high)}
-    value = None if one.default is None else kind(one.default)
-    shape = {"step": kind(one.step), "format": "%d" if kind is int else "%.6g", "placeholder": "all" if one.optional else None}
-    found = st.number_input(label, value=value, **limits, **shape, **common)
-    return found if found is not None or one.optional else value
-
-
-def fill(recipe: str, found: list[Entry]) -> dict[str, Any]:
-    """Draw the form; returns {path: value}. Main options first, all others in one expander."""
-    by_path = {one.path: one for one in found}
+def fill(recipe: str, entries: list[Entry]) -> dict[str, Any]:
+    """Draw the form: main options first, all others in one expander. Returns the values by path."""
+    by_path = {entry.path: entry for entry in entries}
     values: dict[str, Any] = {}
     columns = st.columns(2)
-    for place, (path, label) in enumerate((path, label) for path, label in MAIN.items() if path in by_path):
-        with columns[place % 2]:
+    for index, (path, label) in enumerate((path, label) for path, label in MAIN.items() if path in by_path):
+        with columns[index % 2]:
             values[path] = widget(recipe, by_path[path], label)
     with st.expander("All other options", icon=":material/tune:", key="train_more"):
-        added = more_methods(recipe)
+        addable = more_methods(recipe)
         st.multiselect(
             "More methods",
-            added,
-            [name for name in draft.draft(recipe)[1].get("methods", []) if name in added],
+            addable,
+            [name for name in draft.draft(recipe)[1].get("methods", []) if name in addable],
             key=draft.key(recipe, "methods"),
-            help="What acts on training beside the recipe.",
+            help="Methods that act on training besides those of the recipe.",
             persist_state="session",
         )
-        for section in dict.fromkeys(one.section for one in found):
-            rest = [one for one in found if one.section == section and one.path not in MAIN]
-            if not rest:
+        for section in dict.fromkeys(entry.section for entry in entries):
+            others = [entry for entry in entries if entry.section == section and entry.path not in MAIN]
+            if not others:
                 continue
-            st.markdown(f"**{layout.plain(SECTIONS.get(section, section.replace('_', ' ').replace('.', ' · ')).capitalize())}**")
+            title = SECTION_TITLES.get(section) or section.replace("_", " ").replace(".", " · ").capitalize()
+            st.markdown(f"**{layout.plain(title)}**")
             columns = st.columns(2)
-            for place, one in enumerate(rest):
-                with columns[place % 2]:
-                    values[one.path] = widget(recipe, one)
+            for index, entry in enumerate(others):
+                with columns[index % 2]:
+                    values[entry.path] = widget(recipe, entry)
     return values
