@@ -91,16 +91,14 @@ def test_the_nearest_class_mean_by_cosine_picks_its_task():
 
 
 def test_epi_picks_by_mahalanobis_distance_where_the_euclidean_one_picks_another():
-    """Scores are minus the distances of scipy with the mean of scikit-learn's covariances."""
+    """Scores are minus the distances of scipy with scikit-learn's covariances; classes of unequal size count alike."""
     from scipy.spatial.distance import mahalanobis
 
-    tasks, queries = clusters(), numbers(40, WIDTH, seed=9)
+    tasks, queries = [(x[5:], y[5:].clone()) for x, y in clusters(size=40)], numbers(40, WIDTH, seed=9)
+    tasks = [(torch.cat([x[y == 0], x[y == 1][:6]]), torch.cat([y[y == 0], y[y == 1][:6]])) for x, y in tasks]
     router = taught(recipe_s("epi"), tasks)
     means = [[x[y == c].numpy().astype(float).mean(0) for c in (0, 1)] for x, y in tasks]
-    within = [
-        empirical_covariance(x.numpy().astype(float) - np.stack(m)[y.numpy()], assume_centered=True)
-        for (x, y), m in zip(tasks, means, strict=True)
-    ]
+    within = [np.mean([empirical_covariance(x[y == c].numpy().astype(float)) for c in (0, 1)], axis=0) for x, y in tasks]
     precision = np.linalg.pinv(np.mean(within, axis=0))
     expected = np.array([[-min(mahalanobis(q, m, precision) ** 2 for m in own) for own in means] for q in queries.numpy()])
     assert np.allclose(router.scores(queries, router.match(queries)).numpy(), expected, rtol=1e-4)

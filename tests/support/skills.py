@@ -18,7 +18,7 @@ def skills(layers, heads: int = 1, tasks: int = TASKS, **options):
     made = routers.get("skills")(routers.options({"name": "skills", "heads": heads, **options}), layers, 32)
     made.grow(SKILLS)
     for task in range(tasks):
-        made.add_task(task, draw(task))
+        made.add_task(task, 0, draw(task))
         made.logits[task].data = torch.randn(made.logits[task].shape, generator=draw(50 + task)) * 2
     return made
 
