@@ -31,14 +31,14 @@ _PUBLIC = {
     "tables": "lab.comparison.tables",
     "views": "lab.views",
 }
-_FORMER = {"repeats": "replicates", "versus": "figures"}  # names of version 0.1, which work for one more version
+_FORMER = {"repeats": "lab.comparison.replicates", "versus": "lab.figures.methods"}  # names of 0.1, which work in this version
 __all__ = [*_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
     if name in _FORMER:
-        warnings.warn(f"lab.{name} is now lab.{_FORMER[name]}", DeprecationWarning, stacklevel=2)
-        return __getattr__(_FORMER[name])
+        warnings.warn(f"lab.{name} is now {_FORMER[name]}", DeprecationWarning, stacklevel=2)
+        return importlib.import_module(_FORMER[name])
     if name not in _PUBLIC:
         raise AttributeError(f"module 'lab' has no attribute '{name}'; it offers {', '.join(sorted(_PUBLIC))}")
     module, _, attribute = _PUBLIC[name].partition(":")

@@ -10,6 +10,7 @@ from lab.config.schema import RunConfig
 from lab.core.errors import LabError
 from lab.run_folder import events
 from lab.run_folder.run import Run
+from lab.run_folder.writer import create_run
 from lab.training.runner import resume, session, watched  # noqa: F401 (resume is public)
 
 
@@ -33,7 +34,7 @@ def run(
     (`stream="builtin", backbone="minilm", seed=0`). Everything is checked before the run's folder is made; raises LabError.
     """
     prepared = session(_configured(recipe, overrides or (), settings), runs)
-    return watched(Run.create(prepared.config.to_dict(), runs, id), prepared, progress)
+    return watched(create_run(prepared.config.to_dict(), runs, id), prepared, progress)
 
 
 def _configured(recipe: str | RunConfig, overrides: Sequence[str], settings: dict[str, Any]) -> RunConfig:

@@ -20,7 +20,8 @@ from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.jobs import jobs
 from lab.metrics.base import array
-from lab.run_folder.run import ID, NOTES, Run, remove
+from lab.run_folder.run import ID, NOTES, Run
+from lab.run_folder.writer import remove
 
 UNPACKED = 200_000_000  # bytes of an archive that is brought in
 TAGS, TAG, TEXT = 20, 40, 20_000  # of a run: tags, characters of a tag, characters of a note

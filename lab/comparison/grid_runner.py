@@ -32,7 +32,8 @@ from lab.core.intervals import by_position, difference, interval
 from lab.data import loading
 from lab.data.stream import Task, limited
 from lab.jobs.scheduler import Scheduler, Worker, safe_status, turn
-from lab.run_folder.run import Run, remove, root, slug, unwritable
+from lab.run_folder.run import Run, root, slug
+from lab.run_folder.writer import create_run, remove, unwritable, update_info
 from lab.training import runner
 from lab.training.recorder import Stopped
 from lab.training.trainer import Session
@@ -217,7 +218,7 @@ class Grid:
         run = Run(self.folder / cell.id)
         if run.dir.is_dir() and not (run.dir / "run.json").is_file():
             remove(run.dir)  # its maker was killed
-        return run if run.dir.is_dir() else Run.create(cell.config.to_dict(), self.folder, cell.id)
+        return run if run.dir.is_dir() else create_run(cell.config.to_dict(), self.folder, cell.id)
 
     def _summary_line(self, cell: Cell) -> str:
         """One line about a cell that ended."""
@@ -417,7 +418,9 @@ def work(id: str, folder: str, environment: dict[str, str]) -> None:
     except Exception as error:
         traceback.print_exc()
         if run.status == "queued":  # it failed before the run began
-            run.update(status="failed", error=str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}")
+            update_info(
+                run, status="failed", error=str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
+            )
         sys.exit(1)
 
 

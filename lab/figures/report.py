@@ -21,7 +21,8 @@ from lab.config.resolve import command_line
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.figures import methods
-from lab.run_folder.run import Run, now
+from lab.run_folder.run import Run
+from lab.run_folder.writer import now
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 

@@ -17,7 +17,8 @@ from lab.core.errors import LabError
 from lab.jobs import scheduler
 from lab.jobs.scheduler import Scheduler, Worker, active, begin, is_active, refuse_begun, turn
 from lab.run_folder import replay_file
-from lab.run_folder.run import Run, all_runs, remove, root
+from lab.run_folder.run import Run, all_runs, root
+from lab.run_folder.writer import create_run, remove, request_stop, update_info
 
 ACTIVE = ("queued", "running")
 RESUMABLE = ("stopped", "interrupted", "failed", "lost", "queued")
@@ -31,7 +32,7 @@ def start(config: dict[str, Any], runs: str | Path | None = None, together: bool
     with turn(folder):
         if not together:
             _refuse_full(folder)
-        run = Run.create(config, folder, id)
+        run = create_run(config, folder, id)
         begin(run, launch)
     return run
 
@@ -63,9 +64,9 @@ def stop(run: Run, now: bool = False) -> None:
         if status not in ACTIVE:
             raise LabError(f"run '{run.id}' is {status}: there is nothing to stop")
         if status == "queued" and not run.launch:
-            return run.update(status="stopped", waiting=None)
+            return update_info(run, status="stopped", waiting=None)
         if status == "running" and not now:
-            return run.request_stop()
+            return request_stop(run)
     scheduler.end([run])
 
 
@@ -124,10 +125,10 @@ def enqueue(job: Run | dict[str, Any], runs: str | Path | None = None) -> Run:
     with turn(folder):
         if isinstance(job, Run) and (job.status not in RESUMABLE or is_active(job) or job in waiting(folder)):
             raise LabError(f"run '{job.id}' is {job.status}: it cannot be put into the queue")
-        run = job if isinstance(job, Run) else Run.create(job, folder)
+        run = job if isinstance(job, Run) else create_run(job, folder)
         (run.dir / "launch.json").unlink(missing_ok=True)
         last = max((since for _, since in _queue(folder)), default=0)
-        run.update(status="queued", error=None, ended=None, waiting=max(time.time(), last + 1))
+        update_info(run, status="queued", error=None, ended=None, waiting=max(time.time(), last + 1))
         _ensure_queue_process(folder)
     return run
 
@@ -162,8 +163,8 @@ def move(run: Run, by: int) -> None:
             raise LabError(f"run '{run.id}' does not wait in the queue")
         if 0 <= position + by < len(queue):
             (_, since), (neighbour, since_of_neighbour) = queue[position], queue[position + by]
-            run.update(waiting=since_of_neighbour)
-            neighbour.update(waiting=since)
+            update_info(run, waiting=since_of_neighbour)
+            update_info(neighbour, waiting=since)
 
 
 def paused(runs: str | Path | None = None) -> bool:

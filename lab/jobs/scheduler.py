@@ -19,7 +19,8 @@ import psutil
 
 from lab.core import atomic_io
 from lab.core.errors import LabError
-from lab.run_folder.run import TERMINAL, Run, all_runs, now, process_alive, unwritable
+from lab.run_folder.run import TERMINAL, Run, all_runs, process_alive
+from lab.run_folder.writer import now, unwritable, update_info
 
 GRACE = 10.0  # seconds a process has to save its state and stop before it is killed
 PATIENCE = 10.0  # seconds to wait for another process that begins or ends runs of the same folder
@@ -109,7 +110,7 @@ def begin(run: Run, launch: Launch) -> Worker:
     """
     refuse_begun(run)
     (run.dir / "launch.json").unlink(missing_ok=True)  # of the process before
-    run.update(status="queued", error=None, ended=None, waiting=None)
+    update_info(run, status="queued", error=None, ended=None, waiting=None)
     worker = launch(run)
     try:
         started = psutil.Process(worker.pid).create_time()
@@ -243,7 +244,7 @@ def note_end(run: Run, code: int | None = None, asked: bool = False) -> None:
             return
         if asked or code == -signal.SIGTERM or (code is not None and run.launch.get("asked_to_end")):
             begun = run.info.get("status") == "running"
-            run.update(status="interrupted" if begun else "stopped", ended=now(), waiting=None)
+            update_info(run, status="interrupted" if begun else "stopped", ended=now(), waiting=None)
         elif code is not None:
             reason = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-            run.update(status="failed", error=run.info.get("error") or f"its process ended with {reason}", ended=now())
+            update_info(run, status="failed", error=run.info.get("error") or f"its process ended with {reason}", ended=now())

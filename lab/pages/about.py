@@ -8,7 +8,8 @@ from lab import __version__, views
 from lab.core.errors import LabError
 from lab.jobs import jobs
 from lab.pages import layout, run_picker, system
-from lab.run_folder.run import environment, root
+from lab.run_folder.run import root
+from lab.run_folder.writer import environment
 from lab.views import glossary
 
 KEYS = {

@@ -22,7 +22,8 @@ from typing import Any
 from lab import __version__
 from lab.core import atomic_io
 from lab.core.errors import LabError
-from lab.run_folder.run import Run, now, root, slug
+from lab.run_folder.run import Run, root, slug
+from lab.run_folder.writer import append_event, claim, create_run, now, update_info
 
 FORMAT = 1
 FILE = "replay.jsonl"
@@ -113,17 +114,17 @@ def create(content: bytes, runs: str | Path | None = None, speed: float = 10.0) 
         raise LabError(f"a replay is played 0.1 to 1000 times as fast as it was recorded, not {speed:g} times")
     name = f"replay-{slug(head['run'])}"[:60].rstrip("-")
     names = (name if number == 1 else f"{name}-{number}" for number in count(1))
-    run = Run.create(head["config"], runs, next(free for free in names if not (root(runs) / free).exists()))
+    run = create_run(head["config"], runs, next(free for free in names if not (root(runs) / free).exists()))
     atomic_io.replace_bytes(run.dir / FILE, content)
     atomic_io.write_json(run.dir / "env.json", head["environment"])
-    run.update(replay={"run": head["run"], "speed": speed})
+    update_info(run, replay={"run": head["run"], "speed": speed})
     return run
 
 
 def play(run: Run, wait: Callable[[float], None] = time.sleep) -> None:
     """Let the replay file of a run happen, from its beginning; ends early if the run is asked to stop."""
     head, lines = read((run.dir / FILE).read_bytes())
-    lock = run.start()
+    lock = claim(run)
     try:
         for name in ("events.jsonl", "matrix.json"):
             (run.dir / name).unlink(missing_ok=True)
@@ -131,13 +132,13 @@ def play(run: Run, wait: Callable[[float], None] = time.sleep) -> None:
         if _happen(run, head, lines, wait):
             atomic_io.write_json(run.dir / "matrix.json", head["scores"])
             facts = {name: head["end"][name] for name in END if name in head["end"]}
-            run.update(status="stopped" if head["end"].get("status") == "stopped" else "finished", ended=now(), **facts)
+            update_info(run, status="stopped" if head["end"].get("status") == "stopped" else "finished", ended=now(), **facts)
         else:
-            run.update(status="stopped", ended=now())
+            update_info(run, status="stopped", ended=now())
     except KeyboardInterrupt:
-        run.update(status="interrupted", ended=now())
+        update_info(run, status="interrupted", ended=now())
     except Exception as error:
-        run.update(status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
+        update_info(run, status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
         raise
     finally:
         lock.release()
@@ -159,7 +160,7 @@ def _happen(run: Run, head: dict[str, Any], lines: list[dict[str, Any]], wait: C
         pause = 0.0 if before is None else (line["time"] - before) / speed
         wait(min(max(pause, 0.0), LONGEST))
         before = line["time"]
-        run.append({name: value for name, value in line.items() if name != "time"})
+        append_event(run, {name: value for name, value in line.items() if name != "time"})
         if kind == "Evaluated" and line.get("after", -1) >= 0 and line.get("split", "test") == "test":
             scores["partial"] = [*scores["partial"], line["score"]]
         elif kind == "TaskStarted":

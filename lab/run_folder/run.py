@@ -8,19 +8,12 @@ notes.json (what people wrote about the run)
 
 import json
 import os
-import platform
 import re
-import socket
-import time
 from collections.abc import Iterator
-from contextlib import suppress
-from datetime import UTC, datetime
-from functools import cache, cached_property
-from importlib import metadata
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import filelock
 import psutil
 import yaml
 
@@ -35,11 +28,6 @@ TERMINAL = ("finished", "stopped", "interrupted", "failed")
 NOTES = {"text": "", "tags": [], "starred": False, "archived": False}  # notes.json where nobody has written anything
 ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,79}")
 SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one where it is there
-PACKAGES = ("torch", "transformers", "peft", "datasets", "safetensors", "numpy", "pydantic", "streamlit", "plotly")
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def root(runs: str | Path | None = None) -> Path:
@@ -50,30 +38,6 @@ def root(runs: str | Path | None = None) -> Path:
 def located(id: str, runs: str | Path | None = None) -> Path:
     """The folder of a run: the one called `id` in the folder of runs, or `id` itself where it is a path."""
     return Path(id) if {"/", os.sep} & set(id) else root(runs) / id
-
-
-def environment() -> dict[str, Any]:
-    """Versions and machine, without names of people or places on disk."""
-    from lab import __version__
-
-    return {
-        "lab": __version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "packages": package_versions(),
-    }
-
-
-@cache  # reading the metadata of packages takes longer than all else that a new run writes
-def package_versions() -> dict[str, str]:
-    """Versions of the installed ones of PACKAGES, as they were when this process first asked."""
-    versions = {}
-    for name in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions
 
 
 class Run:
@@ -270,76 +234,6 @@ class Run:
         """The run as `lab run --json` prints it."""
         return self.protocol.result(self)
 
-    # -- writing ---------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def create(
-        cls, config: dict[str, Any], runs: str | Path | None = None, id: str | None = None, status: str = "queued"
-    ) -> "Run":
-        """A new folder with config.yaml, run.json and env.json; LabError if the id is taken or nothing can be written."""
-        folder = root(runs)
-        recipe, stream = slug(config["recipe"]), slug(config["stream"]["name"])
-        stem = id or f"{datetime.now():%Y%m%d-%H%M%S}-{recipe}-{stream}-s{config['seed']}"[:72]
-        if not ID.fullmatch(stem):
-            raise LabError(f"'{stem}' cannot be a run id: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
-        name, copy = stem, 1
-        while True:
-            try:
-                (folder / name).mkdir(parents=True)
-                break
-            except FileExistsError:
-                if id or not folder.is_dir():
-                    raise LabError(f"a run called '{name}' exists in {folder}: choose another id or resume it") from None
-                name, copy = f"{stem}-{copy + 1}", copy + 1
-            except OSError as error:
-                raise unwritable(folder, error) from error
-        run = cls(folder / name)
-        try:
-            atomic_io.write_yaml(run.dir / "config.yaml", config)
-            atomic_io.write_json(run.dir / "env.json", environment())
-            run.update(format=FORMAT, status=status, created=now())
-        except OSError as error:
-            remove(run.dir)
-            raise unwritable(folder, error) from error
-        return run
-
-    def update(self, **fields: Any) -> None:
-        """Change fields of run.json."""
-        atomic_io.write_json(self.dir / "run.json", self.info | fields)
-
-    def start(self) -> filelock.FileLock:
-        """Claim the folder for this process and call it running; LabError if another process has it, or has finished the run."""
-        lock = filelock.FileLock(self.dir / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise LabError(f"run '{self.id}' is already being worked on by another process") from None
-        if self.info.get("status") == "finished" and not self.info.get("replay"):  # since the caller looked
-            lock.release()
-            raise LabError(f"run '{self.id}' is finished: there is nothing to go on with")
-        process = psutil.Process()
-        (self.dir / "stop").unlink(missing_ok=True)  # an old request, before anybody can see that it runs and ask anew
-        self.update(
-            status="running",
-            started=now(),
-            ended=None,
-            error=None,
-            pid=process.pid,
-            process_started=process.create_time(),
-            host=socket.gethostname(),
-        )
-        return lock
-
-    def append(self, event: dict[str, Any]) -> None:
-        """Add one line to events.jsonl, in one write."""
-        line = json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False) + "\n"
-        with open(self.dir / "events.jsonl", "ab") as handle:
-            handle.write(line.encode())
-
-    def request_stop(self) -> None:
-        """Ask the run to stop after its current task."""
-        (self.dir / "stop").touch()
-
     @property
     def stop_requested(self) -> bool:
         return (self.dir / "stop").exists()
@@ -354,10 +248,6 @@ def _moments(folder: Path, ending: str = "") -> list[int]:
 def slug(name: str) -> str:
     """A name, or the last part of a path, as it may stand in a run id."""
     return re.sub(r"[^a-z0-9_-]+", "-", Path(name).name.lower()).strip("-")
-
-
-def unwritable(folder: Path, error: OSError) -> LabError:
-    return LabError(f"the runs folder {folder} cannot be written: {error.strerror}; name another with --runs DIR")
 
 
 def process_alive(pid: int | None, started: float | None) -> bool:
@@ -382,10 +272,3 @@ def _created(run: Run) -> str:
         return str(run.info.get("created", ""))
     except LabError:
         return ""
-
-
-def remove(folder: Path) -> None:
-    """Delete a run folder."""
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

@@ -21,7 +21,8 @@ from lab.core import atomic_io
 from lab.core.errors import LabError, RunFailed
 from lab.models.learner import routing_state
 from lab.run_folder import events
-from lab.run_folder.run import Run, now
+from lab.run_folder.run import Run
+from lab.run_folder.writer import append_event, claim, now, update_info
 from lab.training import checkpoint
 from lab.training.stage import Training
 from lab.training.trainer import Session
@@ -43,7 +44,7 @@ def record(run: Run, session: Session) -> Iterator[events.Event]:
     A folder with a saved state is gone on with from there. However it ends, run.json says how; an interrupted or stopped
     run can be resumed.
     """
-    lock = run.start()
+    lock = claim(run)
     recorder = Recorder(run, session)
     try:
         with interruptible() as interrupted:
@@ -54,15 +55,15 @@ def record(run: Run, session: Session) -> Iterator[events.Event]:
                 recorder.stop_if_asked(event, interrupted)
         recorder.finish()
     except Stopped as stop:
-        run.update(status=stop.status, ended=now())
+        update_info(run, status=stop.status, ended=now())
         raise
     except (KeyboardInterrupt, GeneratorExit):
-        run.update(status="interrupted", ended=now())
+        update_info(run, status="interrupted", ended=now())
         raise
     except BaseException as error:
         reason = str(error) if isinstance(error, LabError | RunFailed) else f"{type(error).__name__}: {error}"
         with suppress(OSError):  # a full disk is the reason already
-            run.update(status="failed", ended=now(), error=reason)
+            update_info(run, status="failed", ended=now(), error=reason)
             with open(run.dir / "log.txt", "a", encoding="utf-8") as log:
                 log.write(traceback.format_exc())
         raise
@@ -108,7 +109,7 @@ class Recorder:
         if not run.saved:
             for name in ("events.jsonl", "matrix.json"):
                 (run.dir / name).unlink(missing_ok=True)
-            run.update(fingerprint=fingerprint)
+            update_info(run, fingerprint=fingerprint)
             return
         if run.info.get("fingerprint") != fingerprint:
             raise LabError(f"run '{run.id}' cannot go on: its data or backbone have changed since it began")
@@ -125,7 +126,7 @@ class Recorder:
         if isinstance(event, events.Step):
             self.write_step(event)
             return
-        self.run.append(event.to_json())
+        append_event(self.run, event.to_json())
         if isinstance(event, events.Learned):
             for k in self.session.protocol.finished_experts(self.session, event.task):
                 self.export(k)
@@ -149,12 +150,12 @@ class Recorder:
             return
         line = event.to_json()
         if not all(math.isfinite(value) for value in line["terms"].values()):
-            self.run.append(line | {"terms": {name: None for name in line["terms"]}})
+            append_event(self.run, line | {"terms": {name: None for name in line["terms"]}})
             name = self.session.task_names[event.task]
             raise RunFailed(f"the loss is not finite at step {event.step} of task '{name}': lower {stage.rate}")
         if shown:
             self.last_step = time.monotonic()
-            self.run.append(line)
+            append_event(self.run, line)
         if saved:
             self.save()
 
@@ -173,7 +174,7 @@ class Recorder:
         self.write_scores()
         self.write_router(run.dir / "router.safetensors")
         routing, why = self.routing_summary() if session.protocol.continual else (None, {})
-        run.update(status="finished", ended=now(), cost=session.cost(), uses=session.uses(), routing=routing, why=why)
+        update_info(run, status="finished", ended=now(), cost=session.cost(), uses=session.uses(), routing=routing, why=why)
 
     # -- pieces ----------------------------------------------------------------------------------------------------
 

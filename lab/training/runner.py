@@ -10,6 +10,7 @@ from lab.core.errors import LabError
 from lab.data.loading import tasks_of
 from lab.run_folder import events
 from lab.run_folder.run import Run, root
+from lab.run_folder.writer import update_info
 from lab.training.expert_cache import Store
 from lab.training.progress_line import follow
 from lab.training.recorder import record
@@ -39,7 +40,7 @@ def resume(id: str, runs: str | Path | None = None, progress: bool = True) -> Ru
         opened = session(validated(run.config), runs)
     except LabError as error:
         if run.status == "queued":
-            run.update(status="failed", error=str(error))
+            update_info(run, status="failed", error=str(error))
         raise
     return watched(run, opened, progress)
 

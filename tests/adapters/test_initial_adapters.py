@@ -18,6 +18,7 @@ from lab.config.resolve import command_line, configure, validated
 from lab.core.errors import LabError
 from lab.routers.base import single_expert
 from lab.run_folder.run import Run
+from lab.run_folder.writer import create_run
 from lab.training import recorder, runner
 
 STILL = ("train.lr=1e-30", "train.epochs=1")  # a training that changes nothing
@@ -132,7 +133,7 @@ def test_a_killed_run_goes_on(here, monkeypatch):
     options = toy.overrides("l2r", "experts.start.city=first/sea", "checkpoint.every=3", "reuse=false")
     whole = run(here, "l2r", *options, id="whole")
     made = runner.session(configure("l2r", options, stream=str(here / "toy"), backbone="tiny"), here / "runs")
-    cut = Run.create(made.config.to_dict(), here / "runs", "cut")
+    cut = create_run(made.config.to_dict(), here / "runs", "cut")
     happenings = recorder.record(cut, made)
     for event in happenings:
         if type(event).__name__ == "Step" and event.step == 4:
@@ -153,7 +154,7 @@ def test_a_run_does_not_go_on_from_another_expert(here):
         configure("l2r", toy.overrides("l2r", "experts.start.sea=first/sea"), stream=str(here / "toy"), backbone="tiny"),
         here / "runs",
     )
-    Run.create(made.config.to_dict(), here / "runs", "queued")
+    create_run(made.config.to_dict(), here / "runs", "queued")
     file = here / "runs" / "first" / "experts" / "sea" / peft_folder.WEIGHTS
     save_file({name: 2 * tensor for name, tensor in weights(file.parent).items()}, file)
     with pytest.raises(

@@ -15,6 +15,7 @@ from lab.core.errors import LabError
 from lab.routers._arrow import Subtracted
 from lab.routers.base import Decision, LayerDecision, single_expert
 from lab.run_folder.prediction import kept
+from lab.run_folder.writer import update_info
 from lab.training.evaluation import WHOLE
 
 CASES = {name: [name] for name in recipe_names() if configure(name).protocol.name == "sequential"} | {
@@ -235,10 +236,10 @@ def test_what_cannot_be_asked_is_refused(trained):
 
 def test_damaged_and_changed_files_are_refused(tmp_path):
     run = toy.recorded(toy.session("l2r", of=STREAM[:2]), tmp_path)
-    run.update(fingerprint=run.info["fingerprint"] | {"backbone": "another"})
+    update_info(run, fingerprint=run.info["fingerprint"] | {"backbone": "another"})
     with pytest.raises(LabError, match="has changed since"):
         load(run)
-    run.update(fingerprint={})
+    update_info(run, fingerprint={})
     saved = run.dir / "state" / "after_1" / "classifier.safetensors"
     whole = saved.read_bytes()
     saved.write_bytes(b"xx")

@@ -20,6 +20,7 @@ from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.models.learner import Learner
 from lab.run_folder.run import Run
+from lab.run_folder.writer import create_run, update_info
 from lab.training.evaluation import evaluate
 from lab.training.recorder import record
 from lab.training.runner import session as api_session
@@ -46,7 +47,7 @@ def made(tmp_path_factory):
         if name not in known:
             recipe, more, scenario = SETUPS[name]
             session = toy.session(recipe, *more, of=toy.tasks("sea", "city", "farm"), scenario=scenario)
-            run, copies = Run.create(session.config.to_dict(), root, f"run-{len(known)}"), []
+            run, copies = create_run(session.config.to_dict(), root, f"run-{len(known)}"), []
             for event in record(run, session):
                 if type(event).__name__ == "TaskEnded":
                     copies.append(copy.deepcopy(session.learner))
@@ -215,7 +216,7 @@ def test_the_command(made, data):
 
 def spoil(run: Run, what: str) -> None:
     if what == "running":
-        run.update(status="interrupted")
+        update_info(run, status="interrupted")
     if what == "one task":
         scores = run.scores
         atomic_io.write_json(run.dir / "matrix.json", scores | {"matrix": scores["matrix"][:1]})
@@ -226,7 +227,7 @@ def spoil(run: Run, what: str) -> None:
     if what == "missing":
         (run.dir / "state" / "after_1" / "router.safetensors").unlink()
     if what == "other data":
-        run.update(fingerprint=run.info["fingerprint"] | {"backbone": "another"})
+        update_info(run, fingerprint=run.info["fingerprint"] | {"backbone": "another"})
     if what == "other scores":
         scores = run.scores
         atomic_io.write_json(run.dir / "matrix.json", scores | {"oracle": [0.123, *scores["oracle"][1:]]})

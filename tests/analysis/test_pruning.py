@@ -15,6 +15,7 @@ from lab.analysis.inference import Override, load
 from lab.analysis.pruning import kept_by_load, pruned
 from lab.cli import main
 from lab.core.errors import LabError
+from lab.run_folder.writer import update_info
 
 THREE = ("city", "farm", "sea")
 ALL = "router={name: sparse, top_k: 1000, hold: 0}"  # a softmax over all: without a gate it is that over the others
@@ -118,9 +119,9 @@ def test_what_cannot_be_pruned(runs):
     assert refused(alone) == "lab: run 'sequential-0' has one expert: there is nothing to route and nothing to prune\n"
     joint = runs("private")
     assert refused(joint).startswith("lab: run 'private-0' is of protocol transfer: experts are pruned by the load of ")
-    run.update(status="interrupted")
+    update_info(run, status="interrupted")
     assert refused(run).startswith("lab: run 'moduleformer-1' is interrupted: experts are pruned by the load of a finished run")
-    run.update(status="finished")
+    update_info(run, status="finished")
     for path in (run.dir / "routing").iterdir():
         path.unlink()
     assert refused(run) == "lab: run 'moduleformer-1' has no recorded routing: there is no load to prune by\n"

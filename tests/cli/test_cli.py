@@ -20,6 +20,7 @@ from lab.config.resolve import configure
 from lab.models.heads import Classification
 from lab.models.pretrained import HashTokenizer
 from lab.run_folder.run import Run
+from lab.run_folder.writer import create_run
 from lab.training import recorder
 
 TOY = [word for option in toy.overrides("l2r") for word in ("-o", option)]
@@ -138,8 +139,8 @@ def test_one_damaged_run_does_not_hide_the_others(two, tmp_path):
         ("f", "config.yaml", "{}"),
         ("g", "notes.json", "{"),
     ]:
-        (Run.create(config, tmp_path, name).dir / file).write_text(content)
-    Run.create(config, tmp_path, "e")
+        (create_run(config, tmp_path, name).dir / file).write_text(content)
+    create_run(config, tmp_path, "e")
     rows = {row["name"]: row["status"] for row in json.loads(lab("list", "runs", "--json", runs=tmp_path).stdout)}
     assert rows == {"a": "damaged", "b": "damaged", "c": "damaged", "d": "damaged", "e": "queued", "f": "damaged", "g": "damaged"}
     assert lab("list", "runs", runs=tmp_path).exit_code == 0
@@ -203,7 +204,7 @@ def test_env():
 
 def test_stop_and_resume(stream, tmp_path):
     config = configure("l2r", toy.overrides("l2r"), stream=str(stream), backbone="tiny")
-    run = Run.create(api.session(config).config.to_dict(), tmp_path, "a")
+    run = create_run(api.session(config).config.to_dict(), tmp_path, "a")
     queued = lab("stop", "a", runs=tmp_path)
     assert queued.stdout == f"run 'a' is stopped; go on with: lab resume a --runs {tmp_path}\n" and run.status == "stopped"
     for words, status, answer in (["--now", "--json"], "interrupted", "now"), (["--json"], "stopped", "after the current task"):

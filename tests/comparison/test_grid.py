@@ -26,6 +26,7 @@ from lab.core import atomic_io, registry
 from lab.core.errors import LabError
 from lab.run_folder import run as run_module
 from lab.run_folder.run import Run
+from lab.run_folder.writer import claim, create_run, update_info
 
 CONTENT = {
     "recipes": ["sequential", "replay"],
@@ -410,7 +411,7 @@ def broken(id: str, folder: str, environment: dict[str, str]) -> None:
     if id.startswith("replay") and "-s0-" in id:
         os.kill(os.getpid(), signal.SIGKILL)
     if id.startswith("replay"):
-        Run(Path(folder) / id).update(status="failed", error="the loss is not finite")
+        update_info(Run(Path(folder) / id), status="failed", error="the loss is not finite")
         sys.exit(1)
     grid_runner.work(id, folder, environment)
 
@@ -445,8 +446,8 @@ def test_a_cell_that_another_grid_has_just_finished_stays_finished(whole, tmp_pa
     cell = Grid(path, root).planned()[0]
     before = (root / cell.id / "run.json").read_bytes()
     with pytest.raises(LabError, match=rf"run '{cell.id}' is finished: there is nothing to go on with"):
-        Run(root / cell.id).start()
-    monkeypatch.setattr(grid_runner.runner, "resume", lambda id, folder, **options: Run(Path(folder) / id).start())
+        claim(Run(root / cell.id))
+    monkeypatch.setattr(grid_runner.runner, "resume", lambda id, folder, **options: claim(Run(Path(folder) / id)))
     monkeypatch.setattr(grid_runner.os, "dup2", lambda *given: None)
     monkeypatch.setattr(grid_runner, "_end_with", lambda parent: None)
     with pytest.raises(SystemExit):
@@ -492,8 +493,8 @@ def test_what_is_checked_is_what_a_cell_works_on(stream, tmp_path):
     options = {"backbone": "strings", "recipes": ["sequential"], "set": {"stream.labels_as_text": True}, "sweep": None}
     made = Grid(write(tmp_path, stream, **options), tmp_path / "runs")
     cell = made.planned()[0]
-    begun = Run.create(cell.config.to_dict(), made.folder, cell.id)
-    begun.update(fingerprint=json.loads(json.dumps(api.session(cell.config, False).fingerprint())))
+    begun = create_run(cell.config.to_dict(), made.folder, cell.id)
+    update_info(begun, fingerprint=json.loads(json.dumps(api.session(cell.config, False).fingerprint())))
     made.check()
     for task in ("sea", "city"):
         (tmp_path / f"{task}.yaml").write_text(f"base: sequential\nrecipe: {task}\nstream: {{tasks: [{task}]}}\n")

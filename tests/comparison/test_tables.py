@@ -17,6 +17,7 @@ from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.metrics.base import MatrixScores, evaluate
 from lab.run_folder.run import Run
+from lab.run_folder.writer import update_info
 
 ODD = "a_b|c & 50% #1 $x^2~{y}\\"
 
@@ -24,7 +25,7 @@ ODD = "a_b|c & 50% #1 $x^2~{y}\\"
 def costing(runs, id: str, bytes: int, accuracy: float, recipe: str | None = None, task_id: bool = False):
     """A run of two tasks with one cost that matters."""
     run = write_run(runs, id, recipe or id, [[accuracy, None], [accuracy, accuracy]], TASKS[:2], routed=False)
-    run.update(cost=run.info["cost"] | {"stored_bytes": bytes}, uses=run.info["uses"] | {"task_id": task_id})
+    update_info(run, cost=run.info["cost"] | {"stored_bytes": bytes}, uses=run.info["uses"] | {"task_id": task_id})
     return run
 
 
@@ -64,7 +65,7 @@ def test_comparison_has_scores_and_costs_apart_and_notes(runs):
 
 def test_an_old_run_says_which_costs_it_did_not_record(runs):
     run = write_run(runs, "a")
-    run.update(cost={"trainable_parameters": 5, "stored_bytes": 20})
+    update_info(run, cost={"trainable_parameters": 5, "stored_bytes": 20})
     _, notes = tables.comparison([run])
     assert "Stored parameters: not recorded by the version of this run" in notes
     part = write_run(runs, "b", matrix=KEEPS[:2], status="stopped")
@@ -160,7 +161,7 @@ def test_pareto_knows_measures_of_which_less_is_better(runs):
 
 def test_unknown_costs_take_no_part(runs):
     free, unknown = costing(runs, "free", 0, 0.1), costing(runs, "unknown", 0, 0.9)
-    unknown.update(cost={})
+    update_info(unknown, cost={})
     table = tables.pareto([free, unknown]).set_index("label")
     assert (table["dominated_by"] == "").all() and np.isnan(table.at["unknown", "cost"])
     assert table.at["unknown", "why"] and not table.at["free", "why"]

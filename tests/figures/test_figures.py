@@ -14,6 +14,7 @@ from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.figures import METHOD_STYLE, methods
 from lab.run_folder.prediction import kept
+from lab.run_folder.writer import update_info
 
 
 def cells(figure):
@@ -261,12 +262,12 @@ def test_decomposition_draws_the_terms_that_exist(pair):
 
 
 def test_pareto_marks_the_dominated(pair):
-    pair[1].update(cost=pair[1].info["cost"] | {"train_s": 20.0})  # dearer and worse
+    update_info(pair[1], cost=pair[1].info["cost"] | {"train_s": 20.0})  # dearer and worse
     line, points = figures.pareto(pair, "cost.train_s").data
     assert list(line.x) == [12.5] and list(points.x) == [12.5, 20.0] and list(points.marker.opacity) == [1.0, 0.35]
     assert "dominated by l2r" in points.customdata[1] and "not dominated" in points.customdata[0]
     assert figures.pareto(pair, "cost.train_s").layout.xaxis.type == "linear", "the costs are of one size"
-    pair[1].update(cost=pair[1].info["cost"] | {"train_s": 200.0})
+    update_info(pair[1], cost=pair[1].info["cost"] | {"train_s": 200.0})
     assert figures.pareto(pair, "cost.train_s").layout.xaxis.type == "log"
 
 

@@ -25,6 +25,7 @@ from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.figures import report
 from lab.run_folder.run import Run
+from lab.run_folder.writer import create_run, update_info
 
 TASKS = ["animals", "<b>weather</b>", "</script><i>x"]
 
@@ -182,7 +183,7 @@ def broken(runs: Path) -> dict[str, str]:
     """One run of every kind that cannot be compared: its id and the reason."""
     write_run(runs, "torn").dir.joinpath("matrix.json").write_text("[]")
     newer = write_run(runs, "newer")
-    newer.update(format=99)
+    update_info(newer, format=99)
     write_run(runs, "waiting", matrix=[], status="queued", events=False)
     write_run(runs, "early", matrix=[], status="stopped", events=False)
     return {
@@ -300,7 +301,7 @@ def test_it_opens_with_the_network_off(scheme, width, chromium, three, tmp_path)
 @browser
 def test_the_reader_chooses_the_cost(chromium, runs, tmp_path):
     made = [write_run(runs, "a"), write_run(runs, "s", "sequential", FORGETS, routed=False)]
-    made[1].update(cost=made[1].info["cost"] | {"train_s": 1.0})
+    update_info(made[1], cost=made[1].info["cost"] | {"train_s": 1.0})
     assert made[1].result()["average_accuracy"] < made[0].result()["average_accuracy"], "cheaper and worse: nobody is dominated"
     report.write(made, tmp_path / "out.html")
     page = chromium.new_page()
@@ -318,7 +319,7 @@ def test_the_reader_chooses_the_cost(chromium, runs, tmp_path):
 
 
 def test_the_report_of_a_real_configuration_holds_its_command(runs, tmp_path):
-    run = Run.create(configure("l2r", ["seed=5"]).to_dict(), runs, "real", "stopped")
+    run = create_run(configure("l2r", ["seed=5"]).to_dict(), runs, "real", "stopped")
     atomic_io.write_json(run.dir / "matrix.json", {"tasks": ["a", "b"], "matrix": [[0.5, None]], "zero_shot": None})
     report.write([run], tmp_path / "out.html")
     assert "<pre>lab run l2r -o seed=5</pre>" in (tmp_path / "out.html").read_text()

@@ -13,22 +13,24 @@ from support.run_folders import configuration, write_run
 from lab.core.errors import LabError
 from lab.jobs import jobs, scheduler
 from lab.run_folder.run import Run
+from lab.run_folder.writer import claim
 
 WORKER = """
 import signal, sys, time
 from pathlib import Path
 from lab.run_folder.run import Run
+from lab.run_folder.writer import append_event, claim, update_info
 run = Run(Path(sys.argv[1]))
 if sys.argv[2] == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if sys.argv[2] == "crash":
     sys.exit("cannot even begin")
-lock = run.start()
+lock = claim(run)
 print("begun", flush=True)
 for step in range(600):
-    run.append({"kind": "Step", "step": step})
+    append_event(run, {"kind": "Step", "step": step})
     if run.stop_requested or sys.argv[2] == "short":
-        run.update(status="finished" if sys.argv[2] == "short" else "stopped")
+        update_info(run, status="finished" if sys.argv[2] == "short" else "stopped")
         break
     time.sleep(0.05)
 """
@@ -253,7 +255,7 @@ def test_a_waiting_run_that_is_started_meanwhile_is_not_called_stopped_nor_delet
     with scheduler.turn(runs):
         thread.start()
         time.sleep(0.3)
-        lock = run.start()
+        lock = claim(run)
     thread.join(20)
     assert run.status == "running" and run.stop_requested == (act is jobs.stop)
     assert said == ([] if act is jobs.stop else [f"run '{run.id}' is running: stop it before deleting it"])
@@ -277,7 +279,7 @@ def test_a_run_may_leave_the_queue_between_two_looks(runs, monkeypatch, looks):
 
 def test_a_run_that_trains_is_active_whatever_its_launch_file_holds(runs):
     run = write_run(runs, "a", matrix=[], status="queued")
-    lock = run.start()
+    lock = claim(run)
     (run.dir / "launch.json").write_text("{")
     assert jobs.active(runs) == [run]
     lock.release()

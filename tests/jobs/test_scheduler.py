@@ -16,11 +16,13 @@ from lab.core.errors import LabError
 from lab.jobs import scheduler
 from lab.jobs.scheduler import Scheduler, Worker
 from lab.run_folder.run import Run
+from lab.run_folder.writer import create_run, update_info
 
 TRAINS = """
 import signal, subprocess, sys, time
 from pathlib import Path
-from lab.run_folder.run import Run, now
+from lab.run_folder.run import Run
+from lab.run_folder.writer import append_event, claim, update_info, now
 run, how = Run(Path(sys.argv[1])), sys.argv[2]
 if how == "crash":
     sys.exit(3)
@@ -31,14 +33,14 @@ if how in ("deaf", "child"):
 stopped = []
 if how in ("saves", "notebook"):
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
-lock = run.start()
+lock = claim(run)
 for step in range(20 if how == "short" else 6000):
     time.sleep(0.02)
     if stopped:
-        run.update(status="interrupted", ended=now(), saved_at=step)
+        update_info(run, status="interrupted", ended=now(), saved_at=step)
         break
 else:
-    run.update(status="finished", ended=now())
+    update_info(run, status="finished", ended=now())
 if how == "notebook":
     time.sleep(600)
 """
@@ -65,7 +67,7 @@ def launch(monkeypatch):
 
 
 def new(runs: Path, count: int = 1) -> list[Run]:
-    return [Run.create(configuration(seed=seed), runs, f"run-{seed}") for seed in range(count)]
+    return [create_run(configuration(seed=seed), runs, f"run-{seed}") for seed in range(count)]
 
 
 def wait_until(condition, seconds: float = 60) -> None:
@@ -122,9 +124,9 @@ def test_no_two_processes_on_a_run(runs, launch):
 
 def test_a_process_with_the_same_id_but_another_start_is_not_the_run(runs):
     (run,) = new(runs)
-    run.update(status="running", pid=os.getpid(), process_started=psutil.Process().create_time() - 100)
+    update_info(run, status="running", pid=os.getpid(), process_started=psutil.Process().create_time() - 100)
     assert run.status == "lost" and scheduler.process_of(run) is None
-    run.update(process_started=psutil.Process().create_time())
+    update_info(run, process_started=psutil.Process().create_time())
     assert run.status == "running" and scheduler.process_of(run).pid == os.getpid()
 
 

@@ -16,6 +16,7 @@ from lab.data.loading import open_stream
 from lab.data.stream import Example, Task, as_text
 from lab.models.heads import exact_match, rouge_l
 from lab.routers.base import Decision, LayerDecision, one_hot, single_expert
+from lab.run_folder.writer import create_run
 
 # -- against transformers and peft -------------------------------------------------------------------------------------------
 
@@ -252,7 +253,7 @@ def test_a_run_folder_holds_the_texts_and_goes_on_after_a_kill(folders, tmp_path
     from lab.training.recorder import record
 
     def recorded(id: str) -> Run:
-        return Run.create(session(folders["llama"], of=tasks(("a", "b"))).config.to_dict(), tmp_path, id)
+        return create_run(session(folders["llama"], of=tasks(("a", "b"))).config.to_dict(), tmp_path, id)
 
     run = recorded("whole")
     list(record(run, session(folders["llama"], of=tasks(("a", "b")))))

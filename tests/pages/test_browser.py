@@ -34,10 +34,11 @@ WORKER = """
 import sys, time
 from pathlib import Path
 from lab.run_folder.run import Run
+from lab.run_folder.writer import append_event, claim, update_info
 run = Run(Path(sys.argv[1]))
-lock = run.start()
+lock = claim(run)
 for step in range(11, 2000):
-    run.append({"kind": "Step", "task": 1, "phase": "train", "epoch": 1, "epochs": 2, "step": step, "steps": 2000,
+    append_event(run, {"kind": "Step", "task": 1, "phase": "train", "epoch": 1, "epochs": 2, "step": step, "steps": 2000,
                 "terms": {"task": 1 / step}, "lr": 0.1, "progress": 0.4 + step / 5000})
     time.sleep(0.1)
 """

@@ -16,6 +16,7 @@ from lab.adapters import library
 from lab.cli import main
 from lab.comparison import replicates, tables
 from lab.core import atomic_io
+from lab.run_folder.writer import update_info
 
 
 def test_transfer_runs_stand_in_a_table_of_their_own(runs):
@@ -114,7 +115,7 @@ def test_every_view_of_compare_with_seeds_orders_and_what_cannot_be_compared(run
     monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
     write_run(runs, "a"), write_run(runs, "b", seed=1), write_run(runs, "same"), write_run(runs, "live", status="running")
     write_run(runs, "turned", tasks=TASKS[::-1]), write_run(runs, "half", "replay", KEEPS[:2], status="stopped", routed=False)
-    write_run(runs, "newer").update(format=99)
+    update_info(write_run(runs, "newer"), format=99)
     (write_run(runs, "bad").dir / "matrix.json").write_text("{")
     write_run(runs, "s", "sequential", FORGETS, routed=False)
     app = open_page("compare", cmp_view=view)
@@ -193,7 +194,7 @@ def test_compare_begins_with_runs_that_are_at_rest(runs, monkeypatch):
     write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS)
     write_run(runs, "c", "replay", status="running")  # has learned all tasks, and is measured at this moment
     app = open_page("compare")
-    write_run(runs, "d", "uniform").update(replay={"run": "a"})
+    update_info(write_run(runs, "d", "uniform"), replay={"run": "a"})
     app = open_page("compare")
     assert app.multiselect(key="runs").value == ["b", "a"] and "Left out" not in texts(app)
 

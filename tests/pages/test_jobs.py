@@ -12,12 +12,12 @@ import lab
 from lab import views
 from lab.core import atomic_io
 from lab.jobs import jobs
-from lab.run_folder.run import now
+from lab.run_folder.writer import append_event, create_run, now, update_info
 
 
 def test_jobs_show_state_reason_and_actions(runs, monkeypatch):
     failed = write_run(runs, "failed", matrix=KEEPS[:1], status="failed")
-    failed.update(error="task weather: <b>no</b> memory")
+    update_info(failed, error="task weather: <b>no</b> memory")
     (failed.dir / "log.txt").write_text("the last line")
     app = open_page("jobs", job="failed")
     assert "<b>no</b> memory" in texts(app) and any("the last line" in code.value for code in app.code)
@@ -41,8 +41,8 @@ def test_jobs_say_that_a_run_ended_before_it_began(runs):
         kinds = {"Resume", "Duplicate", "Delete"}
         return [one.proto.label for one in app.main if getattr(one.proto, "label", "") in kinds]
 
-    run = lab.Run.create(configuration(tasks=None), runs, "failed", "failed")
-    run.update(error="scenario domain needs tasks with identical label lists")
+    run = create_run(configuration(tasks=None), runs, "failed", "failed")
+    update_info(run, error="scenario domain needs tasks with identical label lists")
     app = open_page("jobs", job="failed")
     shown = texts(app)
     assert "ended before the first step" in shown and "ended before the first task was learned" in shown
@@ -52,7 +52,7 @@ def test_jobs_say_that_a_run_ended_before_it_began(runs):
     atomic_io.write_json(run.dir / "checkpoint" / "manifest.json", {})
     app = open_page("jobs", job="failed")
     assert offered(app) == ["Resume", "Duplicate", "Delete"] and app.button(key="resume").help.startswith("Continues from")
-    run.update(status="queued", error=None)
+    update_info(run, status="queued", error=None)
     shown = texts(open_page("jobs", job="failed"))
     assert "The loss appears with the first steps." in shown and "The first row appears" in shown
 
@@ -70,12 +70,13 @@ def test_jobs_show_a_running_run(runs, monkeypatch):
 def test_jobs_step_through_the_tasks_and_name_what_is_odd(runs, monkeypatch):
     monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
     run = write_run(runs, "live", "sequential", [[0.9, None, None], [0.3, 0.8, None]], status="running")
-    run.update(started=now())
+    update_info(run, started=now())
     app = open_page("jobs")
     shown = texts(app)
     assert ":green-badge[:material/check: 1 animals 0.30]" in shown and ":blue-badge[:material/play_arrow: 3 cooking]" in shown
     assert "Task animals lost 0.60" in shown and "since it started" in bars(app)
-    run.append(
+    append_event(
+        run,
         {
             "kind": "Step",
             "task": 2,
@@ -87,7 +88,7 @@ def test_jobs_step_through_the_tasks_and_name_what_is_odd(runs, monkeypatch):
             "terms": {"task": None},
             "lr": 0.1,
             "progress": 0.9,
-        }
+        },
     )
     with open(run.dir / "events.jsonl", "a") as events:
         events.write('{"kind": "St')

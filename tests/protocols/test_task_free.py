@@ -10,6 +10,7 @@ from lab.analysis import inference
 from lab.config.resolve import configure
 from lab.core.errors import LabError
 from lab.run_folder.run import Run
+from lab.run_folder.writer import create_run
 from lab.training import recorder
 
 NAMES = ("sea", "city", "farm")
@@ -87,7 +88,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(moment, tmp_path, monkeypatch):
 
     whole = toy.recorded(session(*short, recipe="replay"), tmp_path, "whole")
     made = session(*short, recipe="replay")
-    killed, kind, number = Run.create(made.config.to_dict(), tmp_path, "killed"), *moment
+    killed, kind, number = create_run(made.config.to_dict(), tmp_path, "killed"), *moment
     happenings = recorder.record(killed, made)
     count = 0
     for event in happenings:

@@ -21,7 +21,7 @@ from lab.experts.base import LayerInfo
 from lab.methods.reflection import divergence
 from lab.routers.base import Request
 from lab.routers.sparse import entropy, stick_breaking
-from lab.run_folder.run import Run
+from lab.run_folder.writer import create_run
 from lab.training.recorder import record
 
 THREE = ("sea", "city", "farm")
@@ -272,7 +272,7 @@ def test_a_run_on_pseudo_examples_goes_on_to_the_same_bytes_and_not_with_other_o
     def fresh():
         return toy.session("sapt", *options, of=toy.tasks(*THREE))
 
-    whole, broken = toy.recorded(fresh(), tmp_path), Run.create(fresh().config.to_dict(), tmp_path, "broken")
+    whole, broken = toy.recorded(fresh(), tmp_path), create_run(fresh().config.to_dict(), tmp_path, "broken")
     for event in record(broken, fresh()):
         if type(event).__name__ == "Step" and (event.task, event.step) == (2, 4):
             break

@@ -20,6 +20,7 @@ from lab.core.errors import LabError
 from lab.jobs import jobs
 from lab.run_folder import replay_file
 from lab.run_folder.run import Run
+from lab.run_folder.writer import request_stop
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_a_replay_looks_live_in_between(runs, original):
 def test_a_replay_stops_and_is_played_again(runs, original):
     made = replay_file.create(replay_file.trace(original))
     played = iter(range(1000))
-    replay_file.play(made, lambda _: made.request_stop() if next(played) == 30 else None)
+    replay_file.play(made, lambda _: request_stop(made) if next(played) == 30 else None)
     assert made.status == "stopped" and len(made.matrix) == 2 and made.recorded() == [0, 1]
     replay_file.play(made, lambda _: None)
     assert made.status == "finished" and made.matrix == original.matrix and len([*made.events("RunStarted")]) == 1

@@ -16,9 +16,10 @@ from support.run_folders import write_run, write_transfer
 from lab.config.resolve import configure
 from lab.core import atomic_io
 from lab.core.errors import LabError
-from lab.run_folder import events
+from lab.run_folder import events, writer
 from lab.run_folder import run as run_module
 from lab.run_folder.run import Run, all_runs
+from lab.run_folder.writer import append_event, claim, create_run, request_stop, update_info
 from lab.training import progress_line, recorder
 
 CONFIG = configure("l2r", stream="builtin", backbone="tiny").to_dict()
@@ -144,31 +145,31 @@ def test_sha256(tmp_path):
 @pytest.mark.parametrize("id", ["..", "a/b", "A", "-a", ".a", "a b", "é", "a" * 81, "a\n", "../a"])
 def test_bad_ids(tmp_path, id):
     with pytest.raises(LabError, match=r"cannot be a run id: use up to 80 of a-z 0-9 _ \. - and begin with a letter or digit"):
-        Run.create(CONFIG, tmp_path, id)
+        create_run(CONFIG, tmp_path, id)
     with pytest.raises(LabError, match="unknown run"):
         Run.open(id, tmp_path)
     assert not [*tmp_path.iterdir()]
 
 
 def test_a_taken_id(tmp_path):
-    Run.create(CONFIG, tmp_path, "mine")
+    create_run(CONFIG, tmp_path, "mine")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(LabError) as error:
-        Run.create(CONFIG, tmp_path, "mine")
+        create_run(CONFIG, tmp_path, "mine")
     assert_says(error, "'mine'", "exists", str(tmp_path), "another id", "resume")
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_ids_made_by_the_lab(tmp_path):
-    class Clock(run_module.datetime):
+    class Clock(writer.datetime):
         @classmethod
         def now(cls, tz=None):
             return cls(2026, 1, 31, 14, 12, 5, tzinfo=tz)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "datetime", Clock)
+        patch.setattr(writer, "datetime", Clock)
         strange = CONFIG | {"recipe": "My Recipe (2)", "stream": CONFIG["stream"] | {"name": "/data/Yelp Reviews/"}}
-        names = [Run.create(config, tmp_path).id for config in (CONFIG, CONFIG, CONFIG, strange)]
+        names = [create_run(config, tmp_path).id for config in (CONFIG, CONFIG, CONFIG, strange)]
     stem = "20260131-141205-l2r-builtin-s0"
     assert names == [stem, f"{stem}-2", f"{stem}-3", "20260131-141205-my-recipe-2-yelp-reviews-s0"]
     assert [run.id for run in all_runs(tmp_path)] == names
@@ -176,7 +177,7 @@ def test_ids_made_by_the_lab(tmp_path):
 
 def test_runs_stay_in_the_order_in_which_they_were_created(tmp_path):
     for hour, id in enumerate(("b", "a", "c")):
-        Run.create(CONFIG, tmp_path, id).update(created=f"2026-01-31T1{hour}:00:00.000+00:00")
+        update_info(create_run(CONFIG, tmp_path, id), created=f"2026-01-31T1{hour}:00:00.000+00:00")
     atomic_io.write_json(tmp_path / "b" / "notes.json", {"text": "touched last"})
     assert [run.id for run in all_runs(tmp_path)] == ["b", "a", "c"]
     (tmp_path / "c" / "run.json").write_text("{")
@@ -184,7 +185,7 @@ def test_runs_stay_in_the_order_in_which_they_were_created(tmp_path):
 
 
 def test_unknown_run_offers_the_nearest(tmp_path):
-    Run.create(CONFIG, tmp_path, "monday")
+    create_run(CONFIG, tmp_path, "monday")
     with pytest.raises(LabError) as error:
         Run.open("monda", tmp_path)
     assert_says(error, "unknown run 'monda'", "'monday'")
@@ -195,7 +196,7 @@ def test_unknown_run_offers_the_nearest(tmp_path):
 
 def test_a_run_is_named_by_its_folder_too(tmp_path, monkeypatch):
     """Where runs of two folders stand side by side, a path takes the place of an id; a name without a separator is an id."""
-    made = [Run.create(CONFIG, tmp_path / folder, "mine") for folder in ("one", "two")]
+    made = [create_run(CONFIG, tmp_path / folder, "mine") for folder in ("one", "two")]
     assert [Run.open(str(run.dir), tmp_path / "one") for run in made] == made
     monkeypatch.chdir(tmp_path)
     assert Run.open("two/mine").dir.resolve() == made[1].dir and Run.open("./two/mine/", "one").id == "mine"
@@ -214,7 +215,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, call, number):
 
     monkeypatch.setattr(*((Path, "mkdir") if call == "mkdir" else (atomic_io.os, call)), fail)
     with pytest.raises(LabError) as error:
-        Run.create(CONFIG, tmp_path, "a")
+        create_run(CONFIG, tmp_path, "a")
     assert_says(error, str(tmp_path), "cannot be written", os.strerror(number), "--runs DIR")
     assert not [*tmp_path.iterdir()]
 
@@ -222,7 +223,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, call, number):
 def test_runs_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LabError, match=r"file cannot be written: Not a directory; name another with --runs DIR$"):
-        Run.create(CONFIG, tmp_path / "file", "a")
+        create_run(CONFIG, tmp_path / "file", "a")
     assert all_runs(tmp_path / "file") == []
 
 
@@ -237,10 +238,10 @@ def test_where_runs_are(monkeypatch):
 
 
 def test_half_written_and_damaged_lines_are_skipped(tmp_path):
-    run = Run.create(CONFIG, tmp_path, "a")
+    run = create_run(CONFIG, tmp_path, "a")
     assert [*run.events()] == []
-    run.append({"kind": "Step", "step": 1})
-    run.append({"kind": "SomethingNew", "text": "é\n"})
+    append_event(run, {"kind": "Step", "step": 1})
+    append_event(run, {"kind": "SomethingNew", "text": "é\n"})
     with open(run.dir / "events.jsonl", "ab") as log:
         log.write(b'\xff\xfe\n[1, 2]\nnull\n{"kind": "Step", "st')
     assert [event["kind"] for event in run.events()] == ["Step", "SomethingNew"]
@@ -261,7 +262,7 @@ def test_half_written_and_damaged_lines_are_skipped(tmp_path):
     ],
 )
 def test_damaged_files(tmp_path, name, content, read, message):
-    run = Run.create(CONFIG, tmp_path, "a")
+    run = create_run(CONFIG, tmp_path, "a")
     (run.dir / name).write_bytes(content)
     with pytest.raises(LabError) as error:
         getattr(Run(run.dir), read)
@@ -269,14 +270,14 @@ def test_damaged_files(tmp_path, name, content, read, message):
 
 
 def test_a_folder_of_a_newer_version(tmp_path):
-    Run.create(CONFIG, tmp_path, "a").update(format=run_module.FORMAT + 1)
+    update_info(create_run(CONFIG, tmp_path, "a"), format=run_module.FORMAT + 1)
     with pytest.raises(LabError) as error:
         Run.open("a", tmp_path)
     assert_says(error, "run 'a'", "newer version", f"format {run_module.FORMAT + 1}", f"reads {run_module.FORMAT}")
 
 
 def test_folders_that_are_no_runs(tmp_path):
-    Run.create(CONFIG, tmp_path, "a")
+    create_run(CONFIG, tmp_path, "a")
     (tmp_path / "b").mkdir()
     (tmp_path / ".experts").mkdir()
     (tmp_path / "c.txt").write_text("")
@@ -285,25 +286,25 @@ def test_folders_that_are_no_runs(tmp_path):
 
 
 def test_status_is_derived(tmp_path):
-    run = Run.create(CONFIG, tmp_path, "a")
+    run = create_run(CONFIG, tmp_path, "a")
     assert run.status == "queued"
-    lock = run.start()
+    lock = claim(run)
     assert run.status == "running"
-    run.update(process_started=run.info["process_started"] - 60)
+    update_info(run, process_started=run.info["process_started"] - 60)
     assert run.status == "lost", "another process has got the same number since"
-    run.update(pid=2**22 + 1)
+    update_info(run, pid=2**22 + 1)
     assert run.status == "lost"
-    run.update(pid=None)
+    update_info(run, pid=None)
     assert run.status == "lost"
     for status in run_module.TERMINAL:
-        run.update(status=status)
+        update_info(run, status=status)
         assert run.status == status
     lock.release()
 
 
 def test_routing_that_is_not_there(tmp_path, finished):
     with pytest.raises(LabError) as error:
-        Run.create(CONFIG, tmp_path, "a").routing()
+        create_run(CONFIG, tmp_path, "a").routing()
     assert_says(error, "run 'a'", "no routing", "nothing")
     with pytest.raises(LabError) as error:
         finished.routing(7)
@@ -361,14 +362,14 @@ def test_result_has_the_promised_fields(finished):
 
 
 def test_every_null_has_a_reason(tmp_path):
-    run = Run.create(CONFIG, tmp_path, "new")
+    run = create_run(CONFIG, tmp_path, "new")
     result = run.result()
     assert set(result) == FIELDS | MORE and result["status"] == "queued"
     assert result["matrix"] == [] and nulls(result) == set(result["why"])
     shared = toy.recorded(toy.session("sequential"), tmp_path, "shared").result()
     assert nulls(shared) == set(shared["why"])
     assert shared["why"]["routing.own_expert_share"] == "there is one shared expert"
-    run.update(status="failed", error="the loss is not finite")
+    update_info(run, status="failed", error="the loss is not finite")
     assert run.result()["why"]["status"] == "the loss is not finite"
 
 
@@ -396,17 +397,17 @@ def test_the_folder_holds_what_is_promised(finished):
 
 def test_a_request_to_stop_made_as_soon_as_a_run_is_seen_running_is_kept(tmp_path, monkeypatch):
     """An old request is forgotten at the start, one that comes the moment the status changes is not."""
-    run = Run.create(CONFIG, tmp_path, "one", "queued")
-    run.request_stop()
-    update = Run.update
+    run = create_run(CONFIG, tmp_path, "one", "queued")
+    request_stop(run)
+    update = writer.update_info
 
-    def seen(self, **fields):
-        assert not self.stop_requested  # the old one
-        update(self, **fields)
-        self.request_stop()
+    def seen(run, **fields):
+        assert not run.stop_requested  # the old one
+        update(run, **fields)
+        request_stop(run)
 
-    monkeypatch.setattr(Run, "update", seen)
-    with run.start():
+    monkeypatch.setattr(writer, "update_info", seen)
+    with claim(run):
         assert run.status == "running" and run.stop_requested
 
 

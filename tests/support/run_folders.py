@@ -8,6 +8,7 @@ import pandas as pd
 
 from lab.core import atomic_io
 from lab.run_folder.run import Run
+from lab.run_folder.writer import append_event, create_run, update_info
 
 TASKS = ["animals", "weather", "cooking"]
 
@@ -51,7 +52,7 @@ def write_run(
     **scores: Any,
 ) -> Run:
     """A run folder as training leaves it: matrix, events, predictions and, with `routed`, routing after every task."""
-    run = Run.create(configuration(recipe, seed, tasks), runs, id, status)
+    run = create_run(configuration(recipe, seed, tasks), runs, id, status)
     labels = [["no", "yes"] for _ in tasks]
     plain = {
         "tasks": tasks,
@@ -83,8 +84,13 @@ def write_run(
             "eval_s": 3.0,
             "peak_memory_bytes": 1_000_000,
         }
-        run.update(
-            started="2026-01-31T10:00:00.000+00:00", ended="2026-01-31T10:01:00.000+00:00", routing=routing, uses=uses, cost=cost
+        update_info(
+            run,
+            started="2026-01-31T10:00:00.000+00:00",
+            ended="2026-01-31T10:01:00.000+00:00",
+            routing=routing,
+            uses=uses,
+            cost=cost,
         )
     return run
 
@@ -94,7 +100,7 @@ def write_transfer(runs: Path, id: str, recipe: str = "mhr", seed: int = 0) -> R
     train, held, stages = TASKS[:2], TASKS[2], ["joint training", f"{TASKS[2]}, 8 shots", f"{TASKS[2]}, 32 shots"]
     protocol = {"name": "transfer", "train_tasks": train, "held_out": [held], "shots": [8, 32]}
     more = {"scenario": "task", "experts": {"name": "lora", "allocation": 2}, "protocol": protocol}
-    run = Run.create(configuration(recipe, seed, **more), runs, id, "finished")
+    run = create_run(configuration(recipe, seed, **more), runs, id, "finished")
     atomic_io.write_json(
         run.dir / "matrix.json",
         {
@@ -131,7 +137,9 @@ def write_transfer(runs: Path, id: str, recipe: str = "mhr", seed: int = 0) -> R
         ),
         7,
     )
-    run.update(started="2026-01-31T10:00:00.000+00:00", ended="2026-01-31T10:01:00.000+00:00", routing=None, uses=uses, cost=cost)
+    update_info(
+        run, started="2026-01-31T10:00:00.000+00:00", ended="2026-01-31T10:01:00.000+00:00", routing=None, uses=uses, cost=cost
+    )
     return run
 
 
@@ -149,20 +157,20 @@ def write_events(run: Run, tasks: list[str], learned: int, finished: bool, steps
         "device": "cpu",
         "examples": [100] * len(tasks),
     }
-    run.append({"kind": "RunStarted", **started, "progress": 0.0, "time": now})
+    append_event(run, {"kind": "RunStarted", **started, "progress": 0.0, "time": now})
     for task in range(learned if finished else min(learned + 1, len(tasks))):
         half = task == learned
         more = {"experts": task + 1, "trainable_parameters": 100, "reused": False, "progress": progress(task, 0)}
-        run.append({"kind": "TaskStarted", "task": task, "name": tasks[task], **more, "time": now + 10 * task})
+        append_event(run, {"kind": "TaskStarted", "task": task, "name": tasks[task], **more, "time": now + 10 * task})
         for step in range(1, (steps // 2 if half else steps) + 1):
             place = {"task": task, "phase": "train", "epoch": int(step > steps // 2), "epochs": 2, "step": step, "steps": steps}
             terms = {"terms": {"task": 1.0 / step, "balance": 0.01}, "lr": 0.001, "progress": progress(task, step)}
-            run.append({"kind": "Step", **place, **terms, "time": now + 10 * task + step / 4})
+            append_event(run, {"kind": "Step", **place, **terms, "time": now + 10 * task + step / 4})
         if not half:
             stored = {"stored_examples": 20 * (task + 1), "stored_bytes": 2048, "progress": progress(task + 1, 0)}
-            run.append({"kind": "TaskEnded", "task": task, "name": tasks[task], **stored, "time": now + 10 * task + 9})
+            append_event(run, {"kind": "TaskEnded", "task": task, "name": tasks[task], **stored, "time": now + 10 * task + 9})
     if finished:
-        run.append({"kind": "RunEnded", "cost": {}, "uses": {}, "progress": 1.0, "time": now + 10 * learned})
+        append_event(run, {"kind": "RunEnded", "cost": {}, "uses": {}, "progress": 1.0, "time": now + 10 * learned})
 
 
 def example_texts(task: str, texts: list[str] | None) -> list[str]:

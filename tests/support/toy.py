@@ -18,6 +18,7 @@ from lab.core.errors import LabError
 from lab.data.stream import SPLITS, Example, Task
 from lab.run_folder import events
 from lab.run_folder.run import Run
+from lab.run_folder.writer import create_run
 from lab.training.expert_cache import Store
 from lab.training.recorder import record
 from lab.training.stages import BEFORE_CALIBRATION
@@ -99,7 +100,7 @@ def trained(*args: Any, **settings: Any) -> Session:
 
 def recorded(made: Session, root: Path, id: str = "r") -> Run:
     """The run folder of a session that was trained to its end."""
-    run = Run.create(made.config.to_dict(), root, id)
+    run = create_run(made.config.to_dict(), root, id)
     list(record(run, made))
     return run
 

@@ -12,6 +12,7 @@ from lab.core import atomic_io, registry
 from lab.core.errors import LabError
 from lab.data import loading
 from lab.run_folder.run import all_runs
+from lab.run_folder.writer import append_event, update_info
 from lab.training import forecast
 from lab.training.workload import planned_work, sizes_of
 
@@ -62,12 +63,13 @@ def test_examples_that_methods_bring_are_work():
 def measured(runs, name, seconds, total, recipe="l2r", host=None, **backbone):
     """A finished run that took so long for so much work."""
     run = write_run(runs, name, recipe, events=False)
-    run.append({"kind": "Evaluated", "after": -1, "task": 0, "score": 0.1, "examples": 20, "progress": 20 / total})
+    append_event(run, {"kind": "Evaluated", "after": -1, "task": 0, "score": 0.1, "examples": 20, "progress": 20 / total})
     config = {name: value for name, value in run.config.items()} | {
         "backbone": {"name": "tiny", "max_length": 128, "device": "cpu"}
     }
     atomic_io.write_yaml(run.dir / "config.yaml", config | {"backbone": config["backbone"] | backbone})
-    run.update(
+    update_info(
+        run,
         host=host or socket.gethostname(),
         started="2026-01-31T10:00:00+00:00",
         ended=f"2026-01-31T10:00:{seconds:02}+00:00",
@@ -84,7 +86,7 @@ def test_forecast_goes_by_the_runs_most_alike(runs):
     for number, seconds in enumerate((10, 20, 40)):
         measured(runs, f"r{number}", seconds, 400)
     measured(runs, "elsewhere", 1, 400, host="another-machine"), measured(runs, "long", 1, 400, max_length=512)
-    measured(runs, "gpu", 1, 400, device="cuda"), measured(runs, "played", 1, 400).update(replay={"run": "r0"})
+    measured(runs, "gpu", 1, 400, device="cuda"), update_info(measured(runs, "played", 1, 400), replay={"run": "r0"})
     found = forecast.forecast(
         config.model_copy(update={"backbone": config.backbone.model_copy(update={"device": "cpu"})}), TASKS, all_runs(runs)
     )
@@ -97,9 +99,9 @@ def test_forecast_goes_by_the_runs_most_alike(runs):
 def test_speed_counts_time_that_was_saved_and_time_before_a_resume(runs):
     run = measured(runs, "a", 10, 400)
     assert forecast.speed(run)[0] == pytest.approx(40)
-    run.update(cost=run.info["cost"] | {"reused_s": 10.0})
+    update_info(run, cost=run.info["cost"] | {"reused_s": 10.0})
     assert forecast.speed(run)[0] == pytest.approx(20)
-    run.update(cost=run.info["cost"] | {"train_s": 70.0, "eval_s": 10.0})
+    update_info(run, cost=run.info["cost"] | {"train_s": 70.0, "eval_s": 10.0})
     assert forecast.speed(run)[0] == pytest.approx(5)
     assert forecast.speed(write_run(runs, "b")) is None  # it recorded no evaluation before training
 

@@ -20,6 +20,7 @@ from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.data.stream import Example
 from lab.run_folder.run import Run
+from lab.run_folder.writer import create_run, request_stop
 from lab.training import checkpoint, recorder
 from lab.training.recorder import Stopped
 
@@ -77,7 +78,7 @@ def whole(tmp_path_factory):
         patch.setattr(recorder, "LOG_EVERY", 0.0)
         for recipe in [*RECIPES, *CASES]:
             made = session(recipe)
-            run = Run.create(made.config.to_dict(), tmp_path_factory.mktemp(recipe), "r")
+            run = create_run(made.config.to_dict(), tmp_path_factory.mktemp(recipe), "r")
             found[recipe] = (run, [(type(event).__name__, made.cursor.phase) for event in recorder.record(run, made)])
     return found
 
@@ -119,7 +120,7 @@ def assert_equal(run: Run, other: Run) -> None:
 def started(recipe: str, root: Path):
     """A run folder and the generator that fills it."""
     made = session(recipe)
-    run = Run.create(made.config.to_dict(), root, "r")
+    run = create_run(made.config.to_dict(), root, "r")
     return run, recorder.record(run, made)
 
 
@@ -129,7 +130,7 @@ def killed_after(number: int, recipe: str, root: Path, monkeypatch) -> Run:
     for _ in range(number):
         next(happenings)
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "update", lambda *args, **fields: None)
+        patch.setattr(recorder, "update_info", lambda *args, **fields: None)
         happenings.close()
     return run
 
@@ -170,7 +171,7 @@ def test_every_recipe_goes_on_from_the_middle_of_a_task(recipe, tmp_path, monkey
     """Killed two steps behind a saved state of the second task."""
     made = session(recipe)
     (tmp_path / "whole").mkdir()
-    run = Run.create(made.config.to_dict(), tmp_path / "whole", "r")
+    run = create_run(made.config.to_dict(), tmp_path / "whole", "r")
     happened = list(recorder.record(run, made))
     steps = [n for n, event in enumerate(happened) if type(event).__name__ == "Step" and event.task == 1 and event.step > 3]
     go_on(again := killed_after(steps[0] + 1, recipe, tmp_path, monkeypatch), recipe, monkeypatch)
@@ -188,7 +189,7 @@ def test_every_method_and_memory_goes_on(case, moment, whole, tmp_path, monkeypa
     for _ in range(before.get(moment, len(kinds) - 3) + 1):
         next(happenings)
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "update", lambda *args, **fields: None)
+        patch.setattr(recorder, "update_info", lambda *args, **fields: None)
         happenings.close()
     go_on(run, case, monkeypatch)
     assert_equal(run, whole[case][0])
@@ -338,7 +339,7 @@ def test_second_signal_acts_at_once(tmp_path):
 def test_stop_after_the_task(whole, tmp_path, monkeypatch):
     run, happenings = started("l2r", tmp_path)
     next(happenings)
-    run.request_stop()
+    request_stop(run)
     with pytest.raises(Stopped) as stopped:
         list(happenings)
     assert stopped.value.status == run.status == "stopped"
@@ -369,9 +370,9 @@ def test_finished_run_is_left_alone(tmp_path):
 def test_queued_run_is_started(tmp_path):
     stream = toy.folder(tmp_path / "s")
     config = lab.configure("sequential", toy.overrides("sequential"), stream=str(stream), backbone="tiny")
-    Run.create(config.to_dict(), tmp_path, "q")
+    create_run(config.to_dict(), tmp_path, "q")
     assert lab.resume("q", tmp_path, progress=False).status == "finished"
-    Run.create(config.to_dict(), tmp_path, "p")
+    create_run(config.to_dict(), tmp_path, "p")
     shutil.rmtree(stream)
     with pytest.raises(LabError, match=r"^stream folder .* does not exist"):
         lab.resume("p", tmp_path, progress=False)

@@ -6,6 +6,7 @@ import re
 import pytest
 from support.run_folders import FORGETS, write_run, write_transfer
 
+from lab.run_folder.writer import update_info
 from lab.views import measures
 from lab.views.glossary import glossary
 
@@ -18,14 +19,15 @@ def evaluated(filled: str) -> tuple[float, float]:
 
 def test_formulas_come_out_at_the_metrics(runs):
     run = write_run(runs, "a", "sequential", FORGETS, oracle=[0.9, 0.95, 0.97])
-    run.update(
+    update_info(
+        run,
         routing={
             "own_expert_share": 0.5,
             "own_expert_share_by_task": {"a": 0.4, "b": 0.6, "c": 0.5},
             "accuracy": 0.7,
             "accuracy_by_task": {"a": 0.9, "b": 0.7, "c": 0.5},
             "oracle_average_accuracy": 0.94,
-        }
+        },
     )
     found = {entry.title: entry for entry in glossary(run)}
     result = run.result()
@@ -63,7 +65,7 @@ def test_measures_of_a_transfer_run_come_out_at_its_result(runs):
 
 def test_a_value_whose_terms_were_not_recorded_is_shown(runs):
     run = write_run(runs, "a")
-    run.update(routing={"accuracy": 0.7, "own_expert_share": 0.6})
+    update_info(run, routing={"accuracy": 0.7, "own_expert_share": 0.6})
     entry = next(one for one in glossary(run) if one.title == "Routing accuracy")
     assert (entry.filled, entry.value, entry.why) == ("= 0.700", 0.7, "not recorded for each task")
 

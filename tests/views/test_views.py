@@ -14,6 +14,7 @@ from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.run_folder.events import Event
 from lab.run_folder.run import Run
+from lab.run_folder.writer import append_event, update_info
 
 
 def test_matrix_and_curves(runs):
@@ -51,7 +52,7 @@ def test_a_row_of_another_length_is_damage_in_plain_words(runs):
 def test_routing_accuracy_is_missing_for_the_reason_of_the_share(runs):
     run = write_run(runs, "a", routed=False)
     reason = "there is one shared expert"
-    run.update(routing={"own_expert_share": None}, why={"routing.own_expert_share": reason})
+    update_info(run, routing={"own_expert_share": None}, why={"routing.own_expert_share": reason})
     assert run.result()["why"]["routing.accuracy"] == reason
 
 
@@ -107,7 +108,7 @@ def test_losses_cover_the_whole_run_once(runs):
     table = views.losses(run)
     assert table["index"].tolist() == list(range(1, 61)) and table["loss"].iloc[0] == pytest.approx(1.01)
     assert table["term: task"].iloc[1] == 0.5 and table["task"].nunique() == 3
-    run.append({"kind": "TaskStarted", "task": 2, "name": TASKS[2], "progress": 0.7})  # the last task begins anew
+    append_event(run, {"kind": "TaskStarted", "task": 2, "name": TASKS[2], "progress": 0.7})  # the last task begins anew
     assert views.losses(run)["index"].max() == 40
     assert len(views.losses(run, limit=10)) == 10
 
@@ -134,14 +135,14 @@ def test_every_event_that_is_written_has_a_stage_in_words(runs, monkeypatch):
     monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
     run = write_run(runs, "a", matrix=KEEPS[:1], status="running")
     for kind in {kind.__name__ for kind in Event.__subclasses__()} - {"Step", "Evaluating"}:
-        run.append({"kind": kind, "task": 1, "progress": 0.5})
+        append_event(run, {"kind": kind, "task": 1, "progress": 0.5})
         assert views.progress(run).stage not in (kind, "")
 
 
 def test_alerts(runs):
     assert views.alerts(write_run(runs, "calm")) == []
     run = write_run(runs, "loud", "sequential", FORGETS)
-    run.append({"kind": "Step", "task": 2, "phase": "train", "step": 21, "steps": 20, "terms": {"task": None}})
+    append_event(run, {"kind": "Step", "task": 2, "phase": "train", "step": 21, "steps": 20, "terms": {"task": None}})
     found = {alert.kind: alert.text for alert in views.alerts(run)}
     assert "task 3 (cooking), step 21" in found["loss"] and "weather lost 0.32" in found["forgotten"]
 
@@ -312,10 +313,10 @@ def test_runs_of_different_tasks_are_compared_on_the_common_ones(runs):
 def test_runs_on_other_data_of_the_same_name_are_no_pairs(runs):
     one, two = seeded(runs, "l2r", LAST), seeded(runs, "replay", LAST)
     for run in (*one, *two):
-        run.update(fingerprint={"tasks": {task: f"{task} {run.config['seed']}" for task in run.tasks}})
+        update_info(run, fingerprint={"tasks": {task: f"{task} {run.config['seed']}" for task in run.tasks}})
     assert views.unequal([*one, *two]) == [] and views.differences([*one, *two])["n"].tolist() == [len(one)]
     other = two[1].info["fingerprint"]["tasks"] | {one[0].tasks[1]: "edited"}
-    two[1].update(fingerprint={"tasks": other})
+    update_info(two[1], fingerprint={"tasks": other})
     said = views.unequal([*one, *two])
     assert said == [f"The data of {one[0].tasks[1]} are not the same in {one[1].id} and {two[1].id}, so they are no pairs."]
     assert views.differences([*one, *two])["n"].tolist() == [len(one) - 1]

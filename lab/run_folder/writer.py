@@ -1,0 +1,132 @@
+"""Writing a run folder: making it, claiming it, its status and its events. Reading one: lab.run_folder.run."""
+
+import json
+import os
+import platform
+import socket
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import filelock
+import psutil
+
+from lab.core import atomic_io
+from lab.core.errors import LabError
+from lab.run_folder.run import FORMAT, ID, Run, root, slug
+
+PACKAGES = ("torch", "transformers", "peft", "datasets", "safetensors", "numpy", "pydantic", "streamlit", "plotly")
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def create_run(config: dict[str, Any], runs: str | Path | None = None, id: str | None = None, status: str = "queued") -> Run:
+    """A new folder with config.yaml, run.json and env.json; LabError if the id is taken or nothing can be written."""
+    folder = root(runs)
+    recipe, stream = slug(config["recipe"]), slug(config["stream"]["name"])
+    stem = id or f"{datetime.now():%Y%m%d-%H%M%S}-{recipe}-{stream}-s{config['seed']}"[:72]
+    if not ID.fullmatch(stem):
+        raise LabError(f"'{stem}' cannot be a run id: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
+    name, copy = stem, 1
+    while True:
+        try:
+            (folder / name).mkdir(parents=True)
+            break
+        except FileExistsError:
+            if id or not folder.is_dir():
+                raise LabError(f"a run called '{name}' exists in {folder}: choose another id or resume it") from None
+            name, copy = f"{stem}-{copy + 1}", copy + 1
+        except OSError as error:
+            raise unwritable(folder, error) from error
+    run = Run(folder / name)
+    try:
+        atomic_io.write_yaml(run.dir / "config.yaml", config)
+        atomic_io.write_json(run.dir / "env.json", environment())
+        update_info(run, format=FORMAT, status=status, created=now())
+    except OSError as error:
+        remove(run.dir)
+        raise unwritable(folder, error) from error
+    return run
+
+
+def update_info(run: Run, **fields: Any) -> None:
+    """Change fields of run.json."""
+    atomic_io.write_json(run.dir / "run.json", run.info | fields)
+
+
+def claim(run: Run) -> filelock.FileLock:
+    """Claim the folder for this process and call it running; LabError if another process has it, or has finished the run."""
+    lock = filelock.FileLock(run.dir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise LabError(f"run '{run.id}' is already being worked on by another process") from None
+    if run.info.get("status") == "finished" and not run.info.get("replay"):  # since the caller looked
+        lock.release()
+        raise LabError(f"run '{run.id}' is finished: there is nothing to go on with")
+    process = psutil.Process()
+    (run.dir / "stop").unlink(missing_ok=True)  # an old request, before anybody can see that it runs and ask anew
+    update_info(
+        run,
+        status="running",
+        started=now(),
+        ended=None,
+        error=None,
+        pid=process.pid,
+        process_started=process.create_time(),
+        host=socket.gethostname(),
+    )
+    return lock
+
+
+def append_event(run: Run, event: dict[str, Any]) -> None:
+    """Add one line to events.jsonl, in one write."""
+    line = json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False) + "\n"
+    with open(run.dir / "events.jsonl", "ab") as handle:
+        handle.write(line.encode())
+
+
+def request_stop(run: Run) -> None:
+    """Ask the run to stop after its current task."""
+    (run.dir / "stop").touch()
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, without names of people or places on disk."""
+    from lab import __version__
+
+    return {
+        "lab": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "packages": package_versions(),
+    }
+
+
+@cache  # reading the metadata of packages takes longer than all else that a new run writes
+def package_versions() -> dict[str, str]:
+    """Versions of the installed ones of PACKAGES, as they were when this process first asked."""
+    versions = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def unwritable(folder: Path, error: OSError) -> LabError:
+    return LabError(f"the runs folder {folder} cannot be written: {error.strerror}; name another with --runs DIR")
+
+
+def remove(folder: Path) -> None:
+    """Delete a run folder."""
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
