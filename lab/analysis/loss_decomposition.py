@@ -73,7 +73,7 @@ def _measure(run: Run, watch: Callable[[str], None]) -> dict[str, Any]:
     rows = []
     for j in range(last):
         watch(run.tasks[j])
-        for t in range(then.tasks_seen, run.protocol.tasks_met(j, last + 1)):
+        for t in range(then.head.tasks_seen, run.protocol.tasks_met(j, last + 1)):
             then.add_task(t)
         recall(run, then, j)
         rows.append(_row(run, session, then, j))
