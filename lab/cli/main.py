@@ -29,7 +29,7 @@ app.add_typer(compose.composing, name="compose")
 command = partial(options.command, of=app)
 
 List = builtins.list
-LISTS = ("recipes", "streams", "routers", "methods", "experts", "metrics", "backbones", "runs")
+LISTS = ("recipes", "streams", "routers", "methods", "consolidations", "experts", "protocols", "metrics", "backbones", "runs")
 
 
 def training(work: Callable[[], run_folder.Run], as_json: bool) -> None:
@@ -329,7 +329,11 @@ def listing(what: str, runs: Path | None) -> List[dict[str, Any]]:
     kind = getattr(registry, what)
     rows = []
     for name in kind.names():
-        plugin = kind.get(name)
+        try:
+            plugin = kind.get(name)
+        except LabError as error:  # one broken file hides no other
+            rows.append({"name": name, "error": str(error)})
+            continue
         row = {"name": name, "about": plugin.about()}
         if what == "streams":
             row["orders"] = {title: [*tasks] for title, tasks in plugin.orders.items()}

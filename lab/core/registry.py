@@ -131,7 +131,10 @@ class Registry:
         for value in own:
             if isinstance(value, type) and vars(value).get("name") == name:
                 return value
-        raise LabError(f"{self.kind} '{name}' is broken: {source.origin} defines no class with name = '{name}'")
+        names = ", ".join(f"{value.__name__} has '{vars(value)['name']}'" for value in own if "name" in vars(value))
+        raise LabError(
+            f"{self.kind} '{name}' is broken: {source.origin} defines no class with name = '{name}'{f' ({names})' * bool(names)}"
+        )
 
     def build(self, options: Options) -> Any:
         """The plug-in that these options name, made from them alone."""

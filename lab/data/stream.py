@@ -59,7 +59,7 @@ class Task:
 
 
 class Stream(Plugin):
-    """A source of tasks; one file in `lab/streams/` per stream, or a folder on disk.
+    """A source of tasks; one file in `lab/data/streams/` per stream, or a folder on disk.
 
     `orders` names published task orders by their list. `names` is cheap; `load` reads texts.
     """

@@ -47,7 +47,12 @@ class Method(Plugin):
             raise LabError(f"methods.{cls.name} works on the probabilities of classes, {instead}: use one of {', '.join(others)}")
 
     def begin_task(self, t: int, rows: list[Encoded]) -> None:
-        """Task t is about to be learned from these training examples: snapshot, initialise."""
+        """Task t is about to be learned from these training examples: snapshot, initialise.
+
+        The task's fresh expert is in the bank already, with the number `len(learner.bank) - 1`: `bank.expert(k)` gives its
+        parameters, `bank.load_expert(k, tensors)` other values, and `bank.fixed = frozenset({"lora_A"})`, set when the method is
+        made, leaves parameters of these names untrained.
+        """
 
     def examples(self, rows: list[Encoded]) -> list[Encoded]:
         """The examples that an epoch of the task passes over; by default the task's own training examples."""

@@ -150,7 +150,7 @@ class Protocol(Plugin):
         return Scores([task.name for task in tasks], [list(task.labels) for task in tasks])
 
     def training_rows(self, session: "Session", t: int) -> "list[Encoded]":
-        """The rows that task t is learned from."""
+        """The rows that task t is learned from; rows of other tasks only as far as `tasks_met` counts these tasks."""
         return session.rows[t, "train"]
 
     def examples(self, session: "Session") -> list[int]:

@@ -58,7 +58,8 @@ class Decision:
 
     `losses` are the router's own named loss terms. `composition` replaces the bank's. `steps` are the named values that lead to
     the weights, each of their shape and in order; they are for people and change nothing.
-    So is `match`, where one query per example led to them; of routers with a query in each layer, that of the last one.
+    So is `match`, where one query per example led to them (its keys are None unless the largest dot product wins); of routers with
+    a query in each layer, that of the last one.
     """
 
     weights: Tensor | None
@@ -177,7 +178,8 @@ class Router(nn.Module, Plugin):
 
     A router needs a name, options, its place (`axes`), what it reads, when it is trained, and `forward`. Where it keeps something
     of tasks, of experts or of stored examples, it is one of the classes below too: TaskAware, MadeOfExperts, MadeOfExamples,
-    HasGates, FromMemory.
+    HasGates, FromMemory. What it keeps between tasks are buffers or parameters that `grow` or `add_task` give their final
+    shape: a resumed run calls these and then loads the values.
     """
 
     Options: ClassVar[type[RouterOptions]] = RouterOptions
@@ -185,6 +187,12 @@ class Router(nn.Module, Plugin):
     trained: ClassVar[Trained] = Trained.NO
     reads: frozenset[Reads] = frozenset()
     step_descriptions: Mapping[str, str] = {}  # of steps of its decision of which more can be said than in routing_record.STEPS
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Refuses experts that a router made of experts or examples is never told of: those not trained alone, one per task."""
+        if cls.choice() == "computed":
+            needs_experts_per_task(config)
 
     @classmethod
     def axes_of(cls, options: RouterOptions) -> Axes:
@@ -243,7 +251,7 @@ class MadeOfExperts(ABC):
 
 
 class MadeOfExamples(ABC):
-    """A router that is computed from the training examples of every task."""
+    """A router that is computed from the training examples of every task; for isolated experts, one per task."""
 
     @abstractmethod
     def read_examples(self, task: int, query: Tensor, labels: Tensor) -> None:

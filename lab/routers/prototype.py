@@ -8,7 +8,7 @@ A task's score is the largest over its means; the weights are the softmax of sco
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
@@ -26,7 +26,6 @@ from lab.routers.base import (
     Router,
     RouterOptions,
     TaskAware,
-    needs_experts_per_task,
     top_softmax,
 )
 
@@ -65,10 +64,6 @@ class Prototype(Router, TaskAware, MadeOfExamples):
         if options.distance == "mahalanobis":
             self.register_buffer("covariance", torch.zeros(width, width, dtype=torch.float64))
             self.register_buffer("whitening", torch.zeros(width, width))
-
-    @classmethod
-    def check(cls, config: Any) -> None:
-        needs_experts_per_task(config)
 
     @classmethod
     def axes_of(cls, options: RouterOptions) -> Axes:

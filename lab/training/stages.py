@@ -141,7 +141,7 @@ class ExpertTraining(Training):
 
         session, learner = self.session, self.session.learner
         layers = [layer.name for layer in learner.bank.layers]
-        return training_address(session.config, [session.tasks[self.task]], learner.backbone.identity, layers)
+        return training_address(session.config, [session.learned_task(self.task)], learner.backbone.identity, layers)
 
     def stored_parameters(self) -> "dict[str, Tensor]":
         """What is trained, by names without the task's position in the stream."""
@@ -150,13 +150,13 @@ class ExpertTraining(Training):
         return strip_task_prefix(self.groups[0], self.task)
 
     def queries(self) -> "Tensor":
-        """Queries of the task's training examples (N, D); computed once by all runs that share a store."""
+        """Queries of the examples that the task is learned from (N, D); computed once by all runs that share a store."""
         import torch
 
         from lab.training.expert_cache import query_address
 
         session, store, learner = self.session, self.session.store, self.session.learner
-        task, identity = session.tasks[self.task], learner.backbone.identity
+        task, identity = session.learned_task(self.task), learner.backbone.identity
         address = query_address(session.config.backbone, task, identity) if store else ""
         stored = store.read(address) if store else None
         if stored is not None:
@@ -164,7 +164,7 @@ class ExpertTraining(Training):
             session.cursor.reused_s += float(about["train_s"])
             return torch.from_numpy(arrays["query"]).to(learner.backbone.device)
         began = time.perf_counter()
-        queries, *_ = learner.inputs.layer_queries(learner.router, session.rows[self.task, "train"])
+        queries, *_ = learner.inputs.layer_queries(learner.router, session.protocol.training_rows(session, self.task))
         if store:
             store.keep(address, {"query": queries}, time.perf_counter() - began)
         return queries

@@ -206,9 +206,12 @@ class Session:
 
     def remember(self, t: int) -> None:
         """Offer the memory the examples that task t was learned from."""
+        self.memory.add(self.learned_task(t), self.protocol.training_rows(self, t))
+
+    def learned_task(self, t: int) -> Task:
+        """Task t with those training examples that it is learned from, which may be fewer than it has, or of other tasks too."""
         rows = self.protocol.training_rows(self, t)
-        examples = [self.tasks[row.task].train[row.key[2]] for row in rows]
-        self.memory.add(replace(self.tasks[t], train=examples), rows)
+        return replace(self.tasks[t], train=[self.tasks[row.task].train[row.key[2]] for row in rows])
 
     # -- bookkeeping ---------------------------------------------------------------------------------------------------
 

@@ -119,6 +119,15 @@ def test_list(what, two):
         assert all(text for row in rows for text in row["options"].values()) and all(row["about"] for row in rows)
 
 
+def test_a_broken_plugin_hides_no_other_in_a_list(monkeypatch, tmp_path):
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "torn.py").write_text("import no_such_module\n")
+    monkeypatch.setenv("LAB_PLUGINS", str(tmp_path))
+    rows = {row["name"]: row for row in json.loads(lab("list", "metrics", "--json").stdout)}
+    assert "no_such_module" in rows["torn"]["error"] and rows["forgetting"]["about"]
+    assert lab("list", "metrics").exit_code == 0
+
+
 def test_list_runs(two, tmp_path):
     rows = json.loads(lab("list", "runs", "--json", runs=two[0]).stdout)
     assert [(row["name"], row["status"], row["recipe"]) for row in rows] == [

@@ -8,7 +8,9 @@ from support import toy
 
 from lab.analysis import inference
 from lab.config.resolve import configure
+from lab.core import registry
 from lab.core.errors import LabError
+from lab.protocols.sequential import Sequential
 from lab.run_folder.run import Run
 from lab.run_folder.writer import create_run
 from lab.training import recorder
@@ -111,3 +113,23 @@ def test_a_killed_run_goes_on_to_the_same_bytes(moment, tmp_path, monkeypatch):
 def test_what_it_refuses(recipe, options, reason):
     with pytest.raises(LabError, match=reason):
         configure(recipe, ["protocol=task-free", *options])
+
+
+class Half(Sequential):
+    """Every task is learned from the first half of its training examples."""
+
+    name = "half"
+
+    def training_rows(self, session, t):
+        rows = session.rows[t, "train"]
+        return rows[: len(rows) // 2]
+
+
+def test_the_store_tells_experts_of_other_examples_apart(tmp_path, monkeypatch):
+    """What decides is what a task is learned from, not all that it has; routers are told of these examples alone."""
+    whole = toy.trained("prototype", of=toy.tasks("sea", "city"), store=tmp_path)
+    monkeypatch.setattr(registry.protocols, "build", lambda options: Half(options))
+    half = toy.trained("prototype", of=toy.tasks("sea", "city"), store=tmp_path)
+    assert half.cursor.reused_s == 0 and half.memory.seen == whole.memory.seen // 2
+    assert not toy.equal(toy.expert(half, "sea"), toy.expert(whole, "sea"))
+    assert toy.trained("prototype", of=toy.tasks("sea", "city"), store=tmp_path).cursor.reused_s > 0
