@@ -210,7 +210,12 @@ def typed(content: dict[str, Any]) -> RunConfig:
     """The same without the question whether the settings go together, for a form that is still being filled."""
     content = renamed(content)
     content = {name: {"name": value} if name in NAMED and isinstance(value, str) else value for name, value in content.items()}
-    content = merged({"experts": {"name": "lora"}, "router": {"name": "uniform"}, "protocol": {"name": "sequential"}}, content)
+    default_plugins = {
+        name: field.default
+        for name, field in RunConfig.model_fields.items()
+        if isinstance(field.default, dict) and "name" in field.default
+    }
+    content = merged(default_plugins, content)
     try:
         return RunConfig(**content)
     except ValidationError as error:

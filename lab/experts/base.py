@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from lab.core.errors import LabError
 from lab.core.registry import Options, Plugin
+
+if TYPE_CHECKING:  # transformers is slow to import
+    from transformers import PreTrainedModel
 
 
 class ExpertOptions(Options):
@@ -66,7 +69,7 @@ class Expert(Plugin):
     def targets(self, model_type: str) -> Sequence[str] | None:
         """Endings of the names of the layers to adapt in this type of model; "*" for all, None if it is not known."""
 
-    def adapts(self, module: nn.Module, model: nn.Module) -> bool:
+    def adapts(self, module: nn.Module, model: "PreTrainedModel") -> bool:
         """Whether this kind can adapt this module of the model; by default linear layers."""
         return is_linear(module)
 
@@ -117,7 +120,7 @@ class InputExpert(Expert):
     def targets(self, model_type: str) -> Sequence[str]:
         return ["*"]
 
-    def adapts(self, module: nn.Module, model: nn.Module) -> bool:
+    def adapts(self, module: nn.Module, model: "PreTrainedModel") -> bool:
         return module is model.get_input_embeddings()
 
     def output(self, base: nn.Module, x: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:

@@ -7,11 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab.experts import _composition
+from lab.experts import _composition, _targets
 from lab.experts.base import Expert, ExpertOptions, LayerInfo, uniform
-
-# What peft does not know yet.
-MORE_TARGETS = {"modernbert": ["Wqkv"], "distilbert": ["q_lin", "v_lin"], "camembert": ["query", "value"], "mpnet": ["q", "v"]}
 
 
 class LoraOptions(ExpertOptions):
@@ -36,9 +33,7 @@ class Lora(Expert):
         return self.options.alpha / (math.sqrt(self.options.rank) if self.options.rslora else self.options.rank)
 
     def targets(self, model_type: str) -> Sequence[str] | None:
-        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
-
-        return PEFT_TARGETS.get(model_type) or MORE_TARGETS.get(model_type)
+        return _targets.low_rank(model_type)
 
     def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
         a = uniform((self.options.rank, layer.inputs), 1 / math.sqrt(layer.inputs), generator)  # (r, I), as peft draws it

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lab.experts import _composition
+from lab.experts import _composition, _targets
 from lab.experts.base import Expert, ExpertOptions, LayerInfo, uniform
 
 
@@ -34,10 +34,7 @@ class Vera(Expert):
     must_agree = ("projection_seed",)
 
     def targets(self, model_type: str) -> Sequence[str] | None:
-        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as LORA_TARGETS
-        from peft.utils.constants import TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING as VERA_TARGETS
-
-        return VERA_TARGETS.get(model_type) or LORA_TARGETS.get(model_type)
+        return _targets.low_rank(model_type)
 
     def shared(self, layers: Sequence[LayerInfo]) -> dict[str, Tensor]:
         rank, chance = self.options.rank, torch.Generator().manual_seed(self.options.projection_seed)

@@ -15,6 +15,7 @@ from lab.core.rng import generator
 from lab.data.batching import Batch, Encoded
 from lab.data.replay_buffer import Memory
 from lab.methods.base import Method
+from lab.models.heads import Classification
 from lab.models.learner import Learner, Output
 
 
@@ -52,7 +53,7 @@ class EWC(Method):
             return {}
         trained = self.learner.trainable_parameters()
         penalties = [quadratic_penalty(trained, past["anchor"], past["fisher"]) for past in self.past]
-        return {"ewc": self.options.strength * sum(penalties)}
+        return {"ewc": self.options.strength * sum(penalties, torch.zeros(()))}
 
     def end_task(self, t: int, rows: list[Encoded]) -> None:
         bank, trained = self.learner.bank, self.learner.trainable_parameters()
@@ -71,13 +72,15 @@ class EWC(Method):
     def log_likelihoods(self, t: int, rows: list[Encoded]) -> Iterator[Tensor]:
         """Of single examples of task t, under the true or a sampled label, each with a graph of its own."""
         learner, chance = self.learner, generator(self.learner.config.seed, self.name, self.learner.task_names[t])
+        head = learner.head
+        assert isinstance(head, Classification), "`check_tasks` refuses the others"
         for i in torch.randperm(len(rows), generator=chance)[: self.options.examples].tolist():
             batch = learner.backbone.collate([rows[i]])
             decision = learner.decide(batch)
             with learner.bank.routed(decision):
-                log_p = learner.head.competing(learner.head.logits(batch), batch.task).log_softmax(-1)[0]  # (C,)
+                log_p = head.competing(head.logits(batch), batch.task).log_softmax(-1)[0]  # (C,)
                 if self.options.labels == "given":
-                    yield log_p[learner.head.space.target(batch.label, batch.task)[0]]
+                    yield log_p[head.space.target(batch.label, batch.task)[0]]
                 else:
                     yield log_p[torch.multinomial(log_p.detach().exp().cpu(), 1, generator=chance)[0]]
 

@@ -31,7 +31,7 @@ class Joint(Method):
             )
 
     @classmethod
-    def examples_of(cls, options: Options, own: int, stored: int) -> tuple[int, int]:
+    def examples_of(cls, options: JointOptions, own: int, stored: int) -> tuple[int, int]:
         return own + stored, 0
 
     def begin_task(self, t: int, rows: list[Encoded]) -> None:

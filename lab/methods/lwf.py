@@ -1,5 +1,6 @@
 """Learning without forgetting: on the examples of the new task, keep what the model said before (Li and Hoiem 2018)."""
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -43,7 +44,7 @@ class LwF(Method):
         before = self.before[[row for task, _, row in batch.keys if task == t]]  # (B', C)
         now = out.logits[batch.task == t]  # (B', C)
         losses = [distillation(now[:, group], before[:, group], self.options.temperature) for group in map(list, groups)]
-        return {"lwf": self.options.strength * sum(losses)}
+        return {"lwf": self.options.strength * sum(losses, torch.zeros(()))}
 
     def end_task(self, t: int, rows: list[Encoded]) -> None:
         self.before = None

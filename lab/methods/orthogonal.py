@@ -43,5 +43,5 @@ class Orthogonal(Method):
         overlaps = []
         for layer in layers:
             old = layer.stack(tuple(range(new)))["lora_A"].flatten(0, 1)  # (E - 1) * r, I
-            overlaps.append((old @ layer.experts[new]["lora_A"].T).abs().sum())
+            overlaps.append((old @ layer.expert(new)["lora_A"].T).abs().sum())
         return {"orthogonal": self.options.strength * torch.stack(overlaps).sum()}

@@ -5,7 +5,7 @@ import inspect
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,10 @@ from lab.core.errors import LabError
 from lab.data.batching import UNLABELLED, Batch, Encoded, by_length, collate
 from lab.data.stream import Example
 from lab.models.prefix_cache import Lower
-from lab.models.pretrained import HashTokenizer, is_decoder, load, locate, tiny, writer
+from lab.models.pretrained import HashTokenizer, Tokenizer, WritingModel, is_decoder, load, locate, tiny, writer
+
+if TYPE_CHECKING:  # transformers is slow to import
+    from transformers import PreTrainedModel
 
 
 class Backbone(nn.Module):
@@ -36,12 +39,14 @@ class Backbone(nn.Module):
         source = locate(config.name)
         if generates and source.path is None:
             writer(tiny()[0].config, config.name)
-        model, self.tokenizer = tiny() if source.path is None else load(source, self.device, generates)
-        if generates and self.tokenizer.eos_token_id is None:
+        model, tokenizer = tiny() if source.path is None else load(source, self.device, generates)
+        self.tokenizer: HashTokenizer | Tokenizer = tokenizer
+        if generates and self.writing_tokenizer.eos_token_id is None:
             raise LabError(f"backbone '{config.name}' cannot write text: its tokenizer has no token that ends one (eos_token)")
         self.identity = _identity(model, self.tokenizer)
         self.pad: int = self.tokenizer.pad_token_id or 0  # padding is masked: any token does where there is none for it
-        self.model = model.to(self.device).eval().requires_grad_(False)
+        cast(nn.Module, model).to(self.device)  # transformers wraps `to` in a way that hides its arguments
+        self.model: PreTrainedModel = model.eval().requires_grad_(False)
         if config.dtype == "bfloat16":  # autocast would round these weights at every use: the same numbers, rounded once
             output = self.model.get_output_embeddings() if generates else None  # its weights may be those of the input
             for module in self.model.modules():
@@ -59,6 +64,12 @@ class Backbone(nn.Module):
         self.takes_positions = generates and "position_ids" in accepted
         self.keeps_logits = "logits_to_keep" in accepted
         self.takes_types = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
+
+    @property
+    def writing_tokenizer(self) -> Tokenizer:
+        """The tokenizer of a backbone that writes text."""
+        assert not isinstance(self.tokenizer, HashTokenizer), "the tiny backbone does not write"
+        return self.tokenizer
 
     def train(self, mode: bool = True) -> "Backbone":
         """The frozen model stays in evaluation mode, whatever its owner does."""
@@ -91,8 +102,10 @@ class Backbone(nn.Module):
 
     def target(self, text: str) -> tuple[int, ...]:
         """Tokens of a text to write, cut to the maximal length, with the token that ends it."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"][: self.max_length - 1]
-        return (*ids, self.tokenizer.eos_token_id)
+        tokenizer = self.writing_tokenizer
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"][: self.max_length - 1]
+        assert tokenizer.eos_token_id is not None, "a backbone that writes has it"
+        return (*ids, tokenizer.eos_token_id)
 
     def collate(self, rows: Sequence[Encoded]) -> Batch:
         return collate(rows, self.pad, self.device, self.side)
@@ -127,9 +140,9 @@ class Backbone(nn.Module):
         """
         lower = self.lower
         new = list({row.key: row for row in rows if row.key not in lower.states_of}.values()) if lower else []
-        if new and lower.has_room(new, self.width, lasting):
+        if lower and new and lower.has_room(new, self.width, lasting):
             for chunk in by_length(new, size):
-                self._learn_states(self.collate([new[i] for i in chunk]))
+                self._learn_states(lower, self.collate([new[i] for i in chunk]))
         try:
             yield
         finally:
@@ -137,12 +150,12 @@ class Backbone(nn.Module):
                 lower.forget(new)
 
     @torch.no_grad()
-    def _learn_states(self, batch: Batch) -> None:
+    def _learn_states(self, lower: Lower, batch: Batch) -> None:
         """Put what the lower blocks make of each row in `lower.states_of`."""
-        with self.lower.capture() as seen:
+        with lower.capture() as seen:
             self.embed(batch)
         for key, state, length in zip(batch.keys, seen[0], batch.mask.sum(1).tolist(), strict=True):
-            self.lower.states_of[key] = state[:length].clone()  # (T, D)
+            lower.states_of[key] = state[:length].clone()  # (T, D)
 
     def arithmetic(self) -> Any:
         """The autocast context of the forward pass."""
@@ -169,7 +182,7 @@ class Backbone(nn.Module):
     def token_logits(self, batch: Batch) -> Tensor:
         """Logits (B, S, V) of the next token at every place of the targets, given the text and what stands before."""
         if self.encoder_decoder:
-            before = self.model.prepare_decoder_input_ids_from_labels(labels=batch.label)  # (B, S)
+            before = cast(WritingModel, self.model).prepare_decoder_input_ids_from_labels(labels=batch.label)  # (B, S)
             with self.arithmetic():
                 return self.model(input_ids=batch.ids, attention_mask=batch.mask, decoder_input_ids=before).logits.float()
         written = batch.label != UNLABELLED
@@ -188,19 +201,21 @@ class Backbone(nn.Module):
         """
         from transformers import GenerationConfig
 
-        own, theirs = self.tokenizer.eos_token_id, self.model.generation_config.eos_token_id
+        tokenizer = self.writing_tokenizer
+        own, theirs = tokenizer.eos_token_id, self.model.generation_config.eos_token_id
         settings = GenerationConfig(
             max_new_tokens=tokens,
             num_beams=beams,
             do_sample=False,
             pad_token_id=self.pad,
-            bos_token_id=self.tokenizer.bos_token_id,
+            bos_token_id=tokenizer.bos_token_id,
             eos_token_id=[own, *(theirs if isinstance(theirs, list) else [theirs] if theirs is not None else [])],
             decoder_start_token_id=self.model.config.decoder_start_token_id if self.encoder_decoder else None,
         )
         with self.arithmetic():
-            ids = self.model.generate(input_ids=batch.ids, attention_mask=batch.mask, generation_config=settings)  # (B, T + S)
-        return self.tokenizer.batch_decode(ids[:, 0 if self.encoder_decoder else batch.ids.shape[1] :], skip_special_tokens=True)
+            model = cast(WritingModel, self.model)
+            ids = model.generate(input_ids=batch.ids, attention_mask=batch.mask, generation_config=settings)  # (B, T + S)
+        return tokenizer.batch_decode(ids[:, 0 if self.encoder_decoder else batch.ids.shape[1] :], skip_special_tokens=True)
 
 
 def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
@@ -214,16 +229,17 @@ def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
     return (hidden * weights).sum(1) / weights.sum(1)
 
 
-def _positions(model: nn.Module) -> int | None:
+def _positions(model: "PreTrainedModel") -> int | None:
     """Tokens that a text may have. Where the embedding of positions has a padding index, as RoBERTa's, it starts behind it."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            return module.num_embeddings - module.padding_idx - 1
+        padding: int | None = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            return cast(int, module.num_embeddings) - padding - 1
     return limit
 
 
-def _identity(model: nn.Module, tokenizer: Any) -> str:
+def _identity(model: "PreTrainedModel", tokenizer: HashTokenizer | Tokenizer) -> str:
     """SHA-256 over configuration, tokenizer and weights."""
     text = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version", "dtype")}
     digest = hashlib.sha256(json.dumps(text, sort_keys=True, default=str).encode())

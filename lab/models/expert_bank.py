@@ -6,7 +6,7 @@ Adapted layers replace layers of the frozen backbone, mostly linear ones. While 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from lab.core.errors import LabError
 from lab.core.rng import generator
 from lab.experts.base import Expert, InputExpert, LayerInfo, is_linear
 from lab.routers.base import Decision
+
+if TYPE_CHECKING:  # transformers is slow to import
+    from transformers import PreTrainedModel
 
 
 class RoutedLayer(nn.Module):
@@ -31,7 +34,11 @@ class RoutedLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The base layer's; some models look at its type before they call the layer."""
-        return self.base.weight
+        return cast(Tensor, self.base.weight)
+
+    def expert(self, k: int) -> nn.ParameterDict:
+        """Parameters of expert k in this layer."""
+        return cast(nn.ParameterDict, self.experts[k])
 
     def add(self, parameters: dict[str, Tensor]) -> None:
         device = next(self.base.parameters()).device
@@ -41,7 +48,7 @@ class RoutedLayer(nn.Module):
         """Parameters of the chosen experts with a leading expert axis; kept while all of them are frozen."""
         if chosen in self._stacks:
             return self._stacks[chosen]
-        dicts = [self.experts[k] for k in chosen]
+        dicts = [self.expert(k) for k in chosen]
         if len(dicts) == 1:
             stacked = {name: parameter.unsqueeze(0) for name, parameter in dicts[0].items()}
         else:
@@ -101,16 +108,18 @@ class RoutedInput(RoutedLayer):
     def prepend_prompt(self, model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Replace the token ids by embedded tokens behind what the experts put before them."""
         bank, self.entered = self._bank[0], None
+        kind = bank.kind
+        assert isinstance(kind, InputExpert), "only experts that stand before the text are put here"
         if bank.slot is None:
             return None
         if kwargs.get("past_key_values") is not None:
-            raise LabError(f"experts of kind '{bank.kind.name}' stand before the whole text: generate without a cache")
+            raise LabError(f"experts of kind '{kind.name}' stand before the whole text: generate without a cache")
         inputs = dict(kwargs)
         tokens, mask = self.base(inputs.pop("input_ids")), inputs["attention_mask"]  # (B, T, D), (B, T)
         stack, w = self.routed(bank.slot, tokens)
         if w.shape[1] > 1:
-            raise LabError(f"experts of kind '{bank.kind.name}' are chosen per example, not per token: use another router")
-        before, there = bank.kind.before(stack, w[:, 0], bank.slot.composition or bank.composition)  # (b, P, D), (b, P)
+            raise LabError(f"experts of kind '{kind.name}' are chosen per example, not per token: use another router")
+        before, there = kind.before(stack, w[:, 0], bank.slot.composition or bank.composition)  # (b, P, D), (b, P)
         there = there.expand(len(tokens), -1)
         width = int(there.sum(1).max()) + mask.shape[1]
         absent = torch.cat([~there, torch.zeros_like(mask, dtype=torch.bool)], dim=1)  # (B, P + T)
@@ -139,7 +148,7 @@ class Bank(nn.Module):
     The decision's weights have the axes (batch, layer, routing head, expert). Raises LabError for targets that match nothing.
     """
 
-    def __init__(self, model: nn.Module, model_type: str, kind: Expert, composition: str = "mix", heads: int = 1):
+    def __init__(self, model: "PreTrainedModel", model_type: str, kind: Expert, composition: str = "mix", heads: int = 1):
         super().__init__()
         self.kind, self.composition = kind, composition
         self.slot: Decision | None = None
@@ -162,7 +171,7 @@ class Bank(nn.Module):
             model.set_submodule(info.name, layer)
             self.routed_layers.append(layer)
 
-    def _targets(self, model: nn.Module, model_type: str) -> list[str]:
+    def _targets(self, model: "PreTrainedModel", model_type: str) -> list[str]:
         layers = [name for name, module in model.named_modules() if self.kind.adapts(module, model)]
         named = self.kind.options.targets
         endings = self.kind.targets(model_type) if named is None else named
@@ -214,7 +223,8 @@ class Bank(nn.Module):
     def average(self, name: str) -> None:
         """One expert in place of all, with the means of their parameters: what merging with equal weights makes of them."""
         for layer in self.routed_layers:
-            mean = {own: torch.stack([expert[own] for expert in layer.experts]).mean(0) for own in layer.experts[0]}
+            experts = [layer.expert(k) for k in range(len(self))]
+            mean = {own: torch.stack([expert[own] for expert in experts]).mean(0) for own in experts[0]}
             layer.experts = nn.ModuleList()
             layer.add(mean)
             layer.changed()
@@ -223,7 +233,7 @@ class Bank(nn.Module):
 
     def expert(self, k: int) -> dict[str, nn.Parameter]:
         """Parameters of expert k, named `<layer>.<parameter>`."""
-        return {f"{layer.info.name}.{name}": p for layer in self.routed_layers for name, p in layer.experts[k].items()}
+        return {f"{layer.info.name}.{name}": p for layer in self.routed_layers for name, p in layer.expert(k).items()}
 
     def is_fixed(self, name: str) -> bool:
         """Whether the parameter `<layer>.<parameter>` of an expert is not trained."""
@@ -336,7 +346,7 @@ def _same_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
             raise LabError(f"{name} has shape {tuple(tensors[name].shape)}, this bank needs {tuple(parameter.shape)}")
 
 
-def _peft_task(model: nn.Module) -> str:
+def _peft_task(model: "PreTrainedModel") -> str:
     """What peft calls the use of such a model."""
     if not model.can_generate():
         return "FEATURE_EXTRACTION"
@@ -348,7 +358,8 @@ def info_of(name: str, module: nn.Module) -> LayerInfo:
     shapes = tuple((own, tuple(parameter.shape)) for own, parameter in module.named_parameters(recurse=False))
     if isinstance(module, nn.Linear):
         return LayerInfo(name, module.in_features, module.out_features, shapes)
-    inputs, outputs = module.weight.shape if is_linear(module) else module.weight.shape[-1:] * 2  # Conv1D is transposed
+    shape = cast(Tensor, module.weight).shape
+    inputs, outputs = shape if is_linear(module) else shape[-1:] * 2  # Conv1D is transposed
     return LayerInfo(name, inputs, outputs, shapes)
 
 

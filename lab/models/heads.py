@@ -26,8 +26,8 @@ from lab.routers.base import Decision
 class Answers(NamedTuple):
     """Of B rows: the true answers, the model's, whether they count as right, their probabilities, further scores by name."""
 
-    label: Sequence[Any]  # classes (indices of the label space), or texts
-    predicted: Sequence[Any]
+    label: Sequence[Any] | np.ndarray  # classes (indices of the label space), or texts
+    predicted: Sequence[Any] | np.ndarray
     correct: np.ndarray  # (B,) bool; the mean is the score of a task
     probability: np.ndarray  # (B,) of the class that was chosen; NaN of texts, which are not asked for it
     scores: dict[str, np.ndarray]  # (B,) each, reported beside the score

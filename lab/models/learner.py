@@ -1,7 +1,7 @@
 """Backbone, bank, router and head put together: batch in, logits and the routing decision out."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -216,7 +216,7 @@ def _check_router(learner: Learner) -> None:
     In an encoder-decoder some layers read the text and others the answer, so no router can decide from what a layer reads.
     """
     router, backbone = learner.router, learner.backbone
-    name, embedding = router.name, backbone.model.get_input_embeddings().weight
+    name, embedding = router.name, cast(Tensor, backbone.model.get_input_embeddings().weight)
     if Reads.EMBEDDED in router.reads and embedding.shape[1] != backbone.width:
         raise LabError(
             f"router {name} reads embedded tokens of width {backbone.width}, this backbone's have "

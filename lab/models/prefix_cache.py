@@ -38,7 +38,9 @@ class Lower:
         path = layer.split(".")
         number = next((i for i, part in enumerate(path) if part.isdigit()), None)
         blocks = model.get_submodule(".".join(path[:number])) if number is not None else None
-        first = int(path[number]) if isinstance(blocks, nn.ModuleList) else 0
+        if number is None or not isinstance(blocks, nn.ModuleList):
+            return None
+        first = int(path[number])
         return cls(blocks, first) if first else None
 
     def has_room(self, rows: Sequence[Encoded], width: int, lasting: bool) -> bool:

@@ -3,18 +3,21 @@
 import hashlib
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from lab.config.schema import BackboneConfig
 from lab.core.errors import LabError
+
+if TYPE_CHECKING:  # transformers is slow to import
+    from transformers import GenerationConfig, PreTrainedModel
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -104,6 +107,32 @@ def _file_sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+class Tokenizer(Protocol):
+    """What the lab asks of a tokenizer of transformers."""
+
+    pad_token_id: int | None
+    bos_token_id: int | None
+    eos_token_id: int | None
+
+    def __call__(
+        self, text: str | Sequence[str], text_pair: Sequence[str] | None = None, **options: Any
+    ) -> Mapping[str, Any]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def batch_decode(self, ids: Tensor, skip_special_tokens: bool = False) -> list[str]: ...
+
+    def get_vocab(self) -> dict[str, int]: ...
+
+
+class WritingModel(Protocol):
+    """What models of transformers that write text have beyond the others."""
+
+    def generate(self, *, input_ids: Tensor, attention_mask: Tensor, generation_config: "GenerationConfig") -> Tensor: ...
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor: ...
+
+
 class HashTokenizer:
     """Words to ids by checksum, for the tiny backbone: no vocabulary file, the same everywhere."""
 
@@ -122,7 +151,7 @@ class HashTokenizer:
         return {"input_ids": ids}
 
 
-def tiny() -> tuple[nn.Module, HashTokenizer]:
+def tiny() -> tuple["PreTrainedModel", HashTokenizer]:
     """A random two-layer encoder of width 32 with four attention heads; always the same weights."""
     from transformers import BertConfig, BertModel
 
@@ -133,7 +162,7 @@ def tiny() -> tuple[nn.Module, HashTokenizer]:
         num_attention_heads=4,
         intermediate_size=64,
         max_position_embeddings=512,
-        attn_implementation="eager",
+        attn_implementation="eager",  # pyright: ignore[reportCallIssue] (a keyword that every configuration of transformers takes)
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(20240820)
@@ -144,9 +173,11 @@ def tiny() -> tuple[nn.Module, HashTokenizer]:
     return model, HashTokenizer()
 
 
-def load(source: Source, device: torch.device, generates: bool) -> tuple[nn.Module, Any]:
+def load(source: Source, device: torch.device, generates: bool) -> tuple["PreTrainedModel", Tokenizer]:
     """Model and tokenizer; with the part that writes text if it `generates`."""
     import transformers
+
+    assert source.path is not None, "the tiny backbone is made by `tiny`"
 
     transformers.utils.logging.disable_progress_bar()
     # Eager attention is 1.5 times faster than sdpa on CPUs for short texts; dropout is off, so they agree.
@@ -171,7 +202,7 @@ def load(source: Source, device: torch.device, generates: bool) -> tuple[nn.Modu
         raise LabError(f"backbone '{source.path}' is an encoder-decoder: {need}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
+    return model, cast(Tokenizer, tokenizer)
 
 
 def writer(config: Any, path: str) -> str:

@@ -89,9 +89,11 @@ class Attention(Router, TaskAware):
     def query(self, request: Request) -> Tensor:
         """(B, D)."""
         if Reads.QUERY in self.reads:
+            assert request.query is not None, "this router reads the query"
             pooled = request.query.float()
         else:
             unseen = (request.mask == 0).unsqueeze(-1) & (self.options.pooling == "masked")  # (B, T, 1)
+            assert request.embedded is not None, "this router reads the embedded tokens"
             pooled = request.embedded.masked_fill(unseen, float("-inf")).amax(1)
         return self.norm(F.silu(pooled @ self.down.T @ self.up.T))
 

@@ -66,11 +66,12 @@ class Decision:
     losses: dict[str, Tensor] = field(default_factory=dict)
     composition: str | None = None
     steps: dict[str, Tensor] = field(default_factory=dict)
-    stacks: Sequence[Mapping[str, Tensor]] | None = None  # per layer, stacked parameters that act in place of the bank's
+    stacks: Sequence[dict[str, Tensor]] | None = None  # per layer, stacked parameters that act in place of the bank's
     match: Match | None = None
 
     def weights_for_layer(self, layer: int, x: Tensor) -> Tensor:
         """Weights (B | 1, H, E) of one layer with input x; a router that decides per token returns (B | 1, T, H, E)."""
+        assert self.weights is not None, "a decision without weights makes them in the layers"
         return self.weights[:, layer if self.weights.shape[1] > 1 else 0]
 
     def for_generation(self) -> "Decision":
@@ -98,7 +99,7 @@ class LayerDecision(Decision):
         decide: Callable[[int, Tensor], Tensor | dict[str, Tensor]],
         mask: Tensor | None = None,
         experts: tuple[int, ...] | None = None,
-        stacks: Sequence[Mapping[str, Tensor]] | None = None,
+        stacks: Sequence[dict[str, Tensor]] | None = None,
     ):
         super().__init__(weights=None, experts=experts, stacks=stacks)
         self.decide, self.mask = decide, mask

@@ -133,6 +133,7 @@ class Gates(Router, FromMemory):
             noise = torch.rand(layers, rows, self.heads, self.experts, generator=request.noise).clamp(1e-6, 1 - 1e-6)
             noise = noise.to(request.mask.device)
         if Reads.QUERY in self.reads:
+            assert request.query is not None, "this router reads the query"
             logits = torch.stack([self.logits(layer, request.query) for layer in range(layers)])  # (L, B, H, E)
             steps = {name: step.transpose(0, 1) for name, step in self.steps(logits, noise).items()}  # (B, L, H, E)
             return Decision(steps["weights"], steps=steps, match=Match(request.query))

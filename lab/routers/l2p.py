@@ -60,6 +60,7 @@ class L2P(Router, TaskAware):
             self.key.copy_(torch.rand(self.key.shape, generator=generator) * 2 - 1)
 
     def forward(self, request: Request) -> Decision:
+        assert request.query is not None, "this router reads the query"
         query, keys = normalize(request.query.float(), dim=-1), normalize(self.key, dim=-1)
         similar = query @ keys.T  # (B, E)
         best = similar.topk(self.options.top, dim=-1)  # (B, N)

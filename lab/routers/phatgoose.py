@@ -6,7 +6,7 @@ weights are the softmax of s over the `top_k` largest.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import Field
@@ -45,28 +45,33 @@ class Phatgoose(Router, HasGates):
         "weights": "for each token the softmax of its largest scores, 0 for the others; mean over the tokens",
     }
     trained = Trained.AFTER_EXPERT
+    fresh: Tensor  # (): new gates are made on its device
 
     def __init__(self, options: PhatgooseOptions, layers: Sequence[LayerInfo], width: int):
         super().__init__(options, layers, width)
         self.vectors = nn.ModuleList(nn.ParameterList() for _ in layers)  # per layer and expert (I,)
-        self.register_buffer("fresh", torch.zeros(()), persistent=False)  # where the router is, that gates follow
+        self.register_buffer("fresh", torch.zeros(()), persistent=False)
+
+    def of_layer(self, layer: int) -> nn.ParameterList:
+        """Gates of the experts in one layer, each (I,)."""
+        return cast(nn.ParameterList, self.vectors[layer])
 
     @classmethod
     def check(cls, config: Any) -> None:
         needs_experts_per_task(config)
 
     def grow(self, experts: int) -> None:
-        for layer, own in zip(self.layers, self.vectors, strict=True):
-            own.extend(nn.Parameter(self.fresh.new_zeros(layer.inputs)) for _ in range(self.experts, experts))
+        for i, layer in enumerate(self.layers):
+            self.of_layer(i).extend(nn.Parameter(self.fresh.new_zeros(layer.inputs)) for _ in range(self.experts, experts))
         super().grow(experts)
 
     def gate(self, k: int) -> dict[str, nn.Parameter]:
-        return {f"vectors.{layer}.{k}": own[k] for layer, own in enumerate(self.vectors)}
+        return {f"vectors.{layer}.{k}": self.of_layer(layer)[k] for layer in range(len(self.layers))}
 
     def gated(self, k: int) -> Decision:
         def decide(layer: int, x: Tensor) -> Tensor:
             with torch.autocast(x.device.type, enabled=False):
-                gate = torch.sigmoid(x.float() @ self.vectors[layer][k])  # (B, T)
+                gate = torch.sigmoid(x.float() @ self.of_layer(layer)[k])  # (B, T)
                 return gate[:, :, None, None].expand(-1, -1, self.heads, 1)
 
         return LayerDecision(decide, experts=(k,))
@@ -75,7 +80,7 @@ class Phatgoose(Router, HasGates):
         def decide(layer: int, x: Tensor) -> dict[str, Tensor]:
             width = x.shape[-1:]
             with torch.autocast(x.device.type, enabled=False):
-                vectors = layer_norm(torch.stack([*self.vectors[layer]]), width)  # (E, I)
+                vectors = layer_norm(torch.stack([*self.of_layer(layer)]), width)  # (E, I)
                 scores = layer_norm(x.float(), width) @ vectors.T / width[0] ** 0.5  # (B, T, E)
                 weights = top_softmax(scores, self.options.top_k)
             steps = {"scores": scores, "weights": weights}

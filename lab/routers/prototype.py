@@ -54,14 +54,17 @@ class Prototype(Router, TaskAware, MadeOfExamples):
         "weights": "the softmax of the largest scores, 0 for the others",
     }
     reads = frozenset({Reads.QUERY})
+    mean: Tensor  # (P, D): all means of all tasks
+    covariance: Tensor  # (D, D); it and `whitening` with the distance mahalanobis only
+    whitening: Tensor  # (D, D): W^T W is the pseudo-inverse of the covariance
 
     def __init__(self, options: PrototypeOptions, layers: Sequence[LayerInfo], width: int):
         super().__init__(options, layers, width)
-        self.register_buffer("mean", torch.zeros(0, width))  # (P, D): all means of all tasks
+        self.register_buffer("mean", torch.zeros(0, width))
         self.task_of: list[int] = []  # of each mean
         if options.distance == "mahalanobis":
-            self.register_buffer("covariance", torch.zeros(width, width, dtype=torch.float64))  # (D, D)
-            self.register_buffer("whitening", torch.zeros(width, width))  # (D, D): W^T W is the pseudo-inverse
+            self.register_buffer("covariance", torch.zeros(width, width, dtype=torch.float64))
+            self.register_buffer("whitening", torch.zeros(width, width))
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -100,6 +103,7 @@ class Prototype(Router, TaskAware, MadeOfExamples):
     def scores(self, query: Tensor, match: Match) -> Tensor:
         """(B, D), and where it is compared -> (B, E)."""
         if self.options.distance == "cosine":
+            assert match.keys is not None, "`match` puts the means there"
             near = match.query @ match.keys.T  # (B, P)
         else:  # differences first: whitened numbers are large and nearly alike
             away = (query.float().unsqueeze(1) - self.mean) @ self.whitening.T  # (B, P, D)
@@ -109,6 +113,7 @@ class Prototype(Router, TaskAware, MadeOfExamples):
         return near.new_full((len(near), self.experts), -torch.inf).scatter_reduce(1, owner, near, "amax")
 
     def forward(self, request: Request) -> Decision:
+        assert request.query is not None, "this router reads the query"
         match = self.match(request.query)
         scores = self.scores(request.query, match)
         named = {"scores": scores, "weights": top_softmax(scores, self.options.top_k, self.options.temperature)}

@@ -27,7 +27,7 @@ from lab.training.runner import session as api_session
 from lab.training.trainer import EVALUATION_BATCH
 
 ACTIVE = ("experts.isolated=false", "experts.allocation=per_task", "router=uniform", "router_training.steps=0")
-SETUPS = {name: (name, (), configure(name).scenario) for name in toy.recipes("stream")}
+SETUPS = {name: (name, (), configure(name).scenario) for name in toy.recipes("sequential")}
 SETUPS |= {
     "l2r, scenario task": ("l2r", (), "task"),
     "l2r, scenario domain": ("l2r", (), "domain"),

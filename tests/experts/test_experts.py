@@ -81,9 +81,10 @@ def test_shapes(name, heads, how):
     for layer, x in met:
         for shape in ((1, 1), (4, 1), (1, 5), (4, 5)):
             w = tiny.weights(*shape, heads, 3)
-            out = made.kind.output(layer.base, x, layer.stack((0, 1, 2)), w, how)
+            stack = layer.stack((0, 1, 2)) | made.shared
+            out = made.kind.output(layer.base, x, stack, w, how)
             assert out.expand(4, 5, -1).shape == (4, 5, layer.info.outputs)
-            assert rel(out, made.kind.output(layer.base, x, layer.stack((0, 1, 2)), w.expand(4, 5, heads, 3), how)) < 1e-5
+            assert rel(out, made.kind.output(layer.base, x, stack, w.expand(4, 5, heads, 3), how)) < 1e-5
     with torch.no_grad(), made.routed(Decision(tiny.weights(4, len(made.layers), heads, 3))):
         assert hidden(host, tiny.tokens()).shape == (4, 6, 32)
 

@@ -138,10 +138,7 @@ def report(checkout: Path) -> str:
     root = checkout / "lab"
     arrows = import_arrows(root)
     per_folder = Counter(str(path.parent.relative_to(checkout)) for path in module_files(root).values())
-    protocols = (
-        r"\.protocol\b|config\.transfer|\bStreamSession\b|\bTransferSession\b"
-        r"|['\"](stream|transfer)['\"] (==|!=)|(==|!=) ['\"](stream|transfer)['\"]"
-    )
+    protocols = r"config\.transfer|\bStreamSession\b|\bTransferSession\b|\bprotocol (==|!=)|(==|!=|\[) ?['\"]transfer['\"]"
     phases = r"['\"](gate|memory)['\"]\)|phase (==|!=)|PHASES|\[['\"]phase['\"]\]|['\"]train['\"], ?['\"]gate['\"]"
     text = {path: path.read_text(encoding="utf-8") for path in module_files(root).values()}
     lines = {
@@ -150,6 +147,7 @@ def report(checkout: Path) -> str:
         "longest import chain": longest_chain(arrows),
         "import circles": len(circles(arrows)),
         "modules that name a protocol, outside protocols/": len(naming(root, protocols, ("protocols",))),
+        "modules that ask a protocol whether it goes through a stream": len(naming(root, r"\.continual\b", ("protocols",))),
         "modules that name a phase of training, outside training/ and protocols/": len(
             naming(root, phases, ("training", "protocols"))
         ),
