@@ -111,8 +111,8 @@ def add(
         a, b = _merged(adapters, layer, weights, how, density)
         tensors |= {f"{layer}.lora_A": a.float(), f"{layer}.lora_B": b.float()}
     rank = next(tensor for name, tensor in tensors.items() if name.endswith(".lora_A")).shape[0]
-    plain = {"r": rank, "lora_alpha": float(rank), "use_rslora": False}  # every scale is in the factors
-    return replace(_like(adapters[0], tensors), config=dict(adapters[0].config) | plain)
+    unscaled = {"r": rank, "lora_alpha": float(rank), "use_rslora": False}  # every scale is in the factors
+    return replace(_like(adapters[0], tensors), config=dict(adapters[0].config) | unscaled)
 
 
 def _merged(adapters: Sequence[Adapter], layer: str, weights: Sequence[float], how: str, density: float) -> tuple[Tensor, Tensor]:
@@ -165,7 +165,9 @@ def clusters(similarity: Tensor, count: int, seed: int = 42, components: int = 6
     values, vectors = torch.linalg.eigh(similarity.double())
     kept = values.clamp_min(0).argsort(descending=True)[:components]
     points = torch.nn.functional.normalize(vectors[:, kept] * values[kept].clamp_min(0).sqrt(), dim=1)  # (N, D)
-    numbers = KMeans(count, n_init=10, random_state=seed).fit_predict((points @ points.T).numpy()).tolist()
+    # pyright infers the type of n_init from its default "auto"; scikit-learn takes whole numbers too
+    kmeans = KMeans(count, n_init=10, random_state=seed)  # pyright: ignore[reportArgumentType]
+    numbers = kmeans.fit_predict((points @ points.T).numpy()).tolist()
     order = list(dict.fromkeys(numbers))
     return [order.index(number) for number in numbers]
 
@@ -247,8 +249,8 @@ def same(adapters: Sequence[Adapter], rank: bool = False, scale: bool = False) -
         if all(bases) and bases[0] != bases[1]:
             raise LabError(f"{pair} belong to different backbones, {bases[0]} and {bases[1]}: transfer one of them first")
         if first.layers != other.layers:
-            odd = sorted(set(first.layers) ^ set(other.layers))
-            raise LabError(f"{pair} adapt different layers: only one of them has {', '.join(odd[:3])}")
+            unshared = sorted(set(first.layers) ^ set(other.layers))
+            raise LabError(f"{pair} adapt different layers: only one of them has {', '.join(unshared[:3])}")
         ranks = [adapter.config.get("r") for adapter in (first, other)]
         if rank and ranks[0] != ranks[1]:
             raise LabError(f"{pair} have different ranks, {ranks[0]} and {ranks[1]}: use how=cat or how=svd")
@@ -288,11 +290,11 @@ def read(folder: Path, name: str = "") -> Adapter:
     saved = peft_folder.read(folder)
     if saved.kind not in peft_folder.KINDS:
         raise LabError(f"{folder} holds an expert of kind {saved.kind}: arithmetic is defined for LoRA and (IA)^3")
-    tensors = {own: torch.from_numpy(array) for own, array in saved.arrays.items()}
+    tensors = {parameter: torch.from_numpy(array) for parameter, array in saved.arrays.items()}
     return Adapter(tensors, saved.config, name or folder.name, peft_folder.digest(folder))
 
 
-def write(adapter: Adapter, folder: Path, made_by: str, parts: Sequence[Adapter]) -> None:
+def write(adapter: Adapter, folder: Path, command: str, parts: Sequence[Adapter]) -> None:
     """Save in peft's format, with a card that says how it was made and of what; the folder appears when all is in it.
 
     Raises LabError if the folder exists or cannot be written.
@@ -301,7 +303,7 @@ def write(adapter: Adapter, folder: Path, made_by: str, parts: Sequence[Adapter]
     card = peft_folder.card(
         folder.name,
         config,
-        f"Made by `{made_by}` of:",
+        f"Made by `{command}` of:",
         "",
         *(f"* `{part.name}` (weights SHA-256 {part.sha256})" for part in parts),
         "",

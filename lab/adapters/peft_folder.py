@@ -161,7 +161,7 @@ def _refuse_variants(folder: Path, config: Mapping[str, Any]) -> None:
         rank, alpha = config.get("r"), config.get("lora_alpha")
         if type(rank) is not int or rank < 1:
             raise LabError(f"{folder}: {CONFIG} says r {rank!r}: the rank must be a whole number above 0")
-        if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
             raise LabError(f"{folder}: {CONFIG} says lora_alpha {alpha!r}: it must be a number")
     plain = {
         "bias": config.get("bias") in (None, "none"),

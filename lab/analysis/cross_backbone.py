@@ -10,7 +10,7 @@ rows of B. Whether more than a good scale was carried shows beside `control`: va
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from lab.core.errors import LabError
 from lab.core.rng import generator
 from lab.models.backbone import Backbone
 from lab.models.expert_bank import info_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TEXTS = 1000  # that features are correlated on, at most
 TOKENS = 20_000
@@ -44,8 +47,9 @@ def layers(adapter: Adapter, teacher: int, student: int, how: Literal["skip", "a
         first, offset = divmod(block, step)
         if offset == 0:
             parts = [tensor] if how == "skip" else [adapter.tensors.get(renumbered(name, block + i)) for i in range(step)]
-            if all(part is not None for part in parts):
-                tensors[renumbered(name, first)] = torch.stack(parts).double().mean(0).float()
+            present = [part for part in parts if part is not None]
+            if len(present) == len(parts):
+                tensors[renumbered(name, first)] = torch.stack(present).double().mean(0).float()
     if not tensors:
         raise LabError(f"'{adapter.name}' has no parameters in the blocks that the student takes over (every {step}th)")
     return replace(adapter, tensors=tensors)
@@ -103,6 +107,11 @@ def control(adapter: Adapter, seed: int) -> Adapter:
     return replace(adapter, tensors=tensors)
 
 
+def _pretrained(backbone: Backbone) -> "PreTrainedModel":
+    """The model of the backbone; nn.Module knows its submodules as tensors or modules only."""
+    return cast("PreTrainedModel", backbone.model)
+
+
 @torch.no_grad()
 def alike(teacher: Backbone, student: Backbone) -> bool:
     """Whether feature i of both is the same thing.
@@ -113,7 +122,8 @@ def alike(teacher: Backbone, student: Backbone) -> bool:
     """
     if teacher.identity == student.identity:
         return True
-    tables = [model.model.get_input_embeddings().weight.detach().float().cpu() for model in (teacher, student)]  # (V, D) each
+    embeddings = [cast(nn.Embedding, _pretrained(model).get_input_embeddings()) for model in (teacher, student)]
+    tables = [embedding.weight.detach().float().cpu() for embedding in embeddings]  # (V, D) each
     if not teacher.width == student.width == tables[0].shape[1] == tables[1].shape[1]:
         return False
     vocabularies = [getattr(model.tokenizer, "get_vocab", dict)() for model in (teacher, student)]
@@ -132,14 +142,14 @@ def carried(
 
     Raises LabError where layers, features or tokens have no counterpart.
     """
-    numbers = [model.model.config.get_text_config().num_hidden_layers for model in (teacher, student)]
-    moved = layers(adapter, *numbers, how)
+    blocks_t, blocks_s = (_pretrained(model).config.get_text_config().num_hidden_layers for model in (teacher, student))
+    moved = layers(adapter, blocks_t, blocks_s, how)
     modules = dict(student.model.named_modules())
     missing = [name for name in moved.layers if name not in modules]
     if missing:
         raise LabError(f"the student has no layer {missing[0]}: experts are carried between backbones that name layers alike")
     if not alike(teacher, student):
-        step = numbers[0] // numbers[1]
+        step = blocks_t // blocks_s
         names = {name: renumbered(f"{name}.", block_of(f"{name}.") * step).removesuffix(".") for name in moved.layers}
         seen_s, seen_t = inputs(student, teacher, list(names), list(names.values()), texts)
         kept = {name: matched(correlation(seen_s[name], seen_t[names[name]])) for name in names}
@@ -179,13 +189,15 @@ def _positions(model: Backbone, text: str) -> dict[tuple[int, int], int]:
         raise LabError(
             f"the tokenizer of '{model.config.name}' does not tell which characters a token is: features cannot be matched"
         )
-    spans = model.tokenizer(text, truncation=True, max_length=model.max_length, return_offsets_mapping=True)["offset_mapping"]
+    tokenizer = cast("PreTrainedTokenizerBase", model.tokenizer)  # the hash tokenizer was refused
+    spans = tokenizer(text, truncation=True, max_length=model.max_length, return_offsets_mapping=True)["offset_mapping"]
     return {(start, end): i for i, (start, end) in enumerate(spans) if end > start}
 
 
 def _listen(model: Backbone, store: dict[str, list[Tensor]], text: str, tokens: Sequence[int]) -> None:
     """Add what the layers in `store` are given at these tokens of one text."""
-    ids = model.tokenizer(text, truncation=True, max_length=model.max_length, return_tensors="pt")
+    tokenizer = cast("PreTrainedTokenizerBase", model.tokenizer)  # checked in _positions
+    ids = tokenizer(text, truncation=True, max_length=model.max_length, return_tensors="pt")
     modules, hooks = dict(model.model.named_modules()), []
 
     def hook(name: str) -> None:

@@ -6,6 +6,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -22,6 +23,10 @@ from lab.models.pretrained import HashTokenizer, resolve_device
 from lab.routers.base import Decision, LayerDecision, Reads, normalised
 from lab.run_folder.prediction import Answer
 from lab.run_folder.run import Run
+
+if TYPE_CHECKING:
+    from lab.experts.lora import Lora
+    from lab.models.heads import Classification
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class Override:
     def of(self, decision: Decision) -> Decision:
         """The decision with its weights changed, whether they were made before the layers or are made in them."""
         if not isinstance(decision, LayerDecision):
+            assert decision.weights is not None, "only decisions made in the layers have no weights yet"
             return replace(decision, weights=self(decision.weights))
 
         def decide(layer: int, x: Tensor) -> Tensor:
@@ -125,14 +131,15 @@ class Model:
         rows = learner.backbone.encode([Example(text, 0, pair)], task or 0, "train")  # of other splits queries are kept by row
         batch = learner.backbone.collate(rows)
         routed = learner.decide(batch)
+        assert routed is not None, "a learner that has learned a task has experts"
         used = override.of(routed)
         how = "task" if learner.head.space.scenario == "task" else "seen"
         competing = learner.head.space.competing(batch.task, learner.head.tasks_seen, how)
-        with learner.bank.routed(learner.head.answering_decision(batch, used)):
-            chances = learner.head.scores(batch, competing).softmax(-1)[0].cpu().numpy()
+        with learner.bank.routed(learner.head.answering_decision(batch, used)):  # `load` refuses models that write free text
+            chances = cast("Classification", learner.head).scores(batch, competing).softmax(-1)[0].cpu().numpy()
         competes = competing[0].cpu().numpy()
-        steps = routed.recorded_steps() | {"weights": routed.recorded()}
-        steps |= {"changed": used.recorded()} if override != Override() else {}
+        moments = {"weights": routed} | ({"changed": used} if override != Override() else {})
+        steps = routed.recorded_steps() | {name: _recorded(decision) for name, decision in moments.items()}
         layers = [layer.name for layer in learner.bank.layers]
         length = len(rows[0].ids)
         return Answer(
@@ -171,7 +178,8 @@ class Model:
     def _stacks(self, adapter: Adapter) -> list[dict[str, Tensor]]:
         """Per layer the adapter's factors, (1, r, I) and (1, O, r), as if it were of this bank."""
         bank, device = self.learner.bank, self.learner.backbone.device
-        factors = {"lora_A": 1.0, "lora_B": adapter.scale / bank.kind.scale}
+        kind = cast("Lora", bank.kind)  # as `accuracy` has checked
+        factors = {"lora_A": 1.0, "lora_B": adapter.scale / kind.scale}
         return [
             {part: (times * adapter.tensors[f"{layer.name}.{part}"]).to(device).unsqueeze(0) for part, times in factors.items()}
             for layer in bank.layers
@@ -183,6 +191,13 @@ class Model:
         if isinstance(tokenizer, HashTokenizer):  # which cannot be turned round; its words are those between blanks
             return ["[start]", *text.split()][: len(ids)]
         return [tokenizer.decode([number]).strip() or "␣" for number in ids]
+
+
+def _recorded(decision: Decision) -> Tensor:
+    """The weights (1, L | 1, H, E) of a decision that the bank was routed by."""
+    weights = decision.recorded()
+    assert weights is not None, "every adapted layer has asked for its weights"
+    return weights
 
 
 def _per_token(decision: Decision, tokens: int) -> np.ndarray | None:

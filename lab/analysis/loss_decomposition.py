@@ -130,6 +130,7 @@ def _row(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
             return evaluate(learner, session.rows[j, "test"], seen, EVALUATION_BATCH, oracle).score
 
     learned, kept, before, after = run.matrix[j][j], run.matrix[last][j], score(frozenset()), score(frozenset(parts))
+    assert learned is not None and kept is not None, "a finished run has a score for every task that it learned"
     expected = {"after the last task": (after, run.scores["oracle"][j] if oracle else kept)}
     expected |= {} if oracle else {"when it was learned": (before, learned)}
     for moment, (here, recorded) in expected.items():
@@ -138,7 +139,7 @@ def _row(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
                 f"the scores of run '{run.id}' are not reproduced here: task '{run.tasks[j]}' {moment} had {recorded:.4f}, "
                 f"now {here:.4f}; use the machine and the versions that made it (env.json)"
             )
-    row = {"task": run.tasks[j], "learned": learned, "last": kept, "loss": learned - kept}
+    row: dict[str, Any] = {"task": run.tasks[j], "learned": learned, "last": kept, "loss": learned - kept}
     row["router"] = (after - kept) - (before - learned) if oracle else None
     row |= dict.fromkeys(TERMS[1:], 0.0) | shares(score, parts)
     row["new_classes"] = row["new_classes"] if changed["new_classes"] else None

@@ -1,17 +1,19 @@
-"""What a run is made of, as models. The command line, the form of the dashboard and the documentation are generated from the
-fields below and from the `Options` of the plug-ins. How they are filled: lab.config.resolve.
+"""The configuration of a run as pydantic models.
+
+The command line, the form of the dashboard and the documentation are generated from the fields below and from the `Options` of
+the plug-ins. lab.config.resolve fills them from recipes and options.
 """
 
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from lab.core import registry
 from lab.core.errors import LabError
 from lab.core.registry import Options
 
-CUSTOM = "custom"  # the name of no recipe: the defaults alone
+CUSTOM = "custom"  # recipe of a run that starts from the defaults alone
 
 
 class Section(BaseModel):
@@ -21,82 +23,118 @@ class Section(BaseModel):
 
 
 class StreamConfig(Section):
-    name: str = Field("builtin", description="a shipped stream, a hub benchmark, or a folder of task folders")
-    sources: list[str] = Field([], description="several streams or folders joined into one; `name` is then only a title")
-    tasks: list[str] | str | None = Field(None, description="tasks in order, or a published order; null: all, alphabetical")
-    labels_as_text: bool = Field(False, description="write the name of the label instead of choosing a class")
-    max_train: int | None = Field(None, ge=2, description="training examples per task, label-balanced and seeded; null: all")
-    max_validation: int | None = Field(None, ge=2, description="validation examples per task; null: all")
-    max_test: int | None = Field(None, ge=2, description="test examples per task; null: all")
-    max_per_label: int | None = Field(None, ge=1, description="training examples of each label of a task, seeded; null: all")
+    name: str = Field(default="builtin", description="stream to learn: builtin, a hub benchmark, or a folder of task folders")
+    sources: list[str] = Field(default=[], description="streams or folders to join into one stream; `name` then only labels it")
+    tasks: list[str] | str | None = Field(
+        default=None, description="tasks in order of learning, or the name of a published order; null: all tasks, alphabetically"
+    )
+    labels_as_text: bool = Field(default=False, description="the model generates the name of the label instead of classifying")
+    max_train: int | None = Field(
+        default=None, ge=2, description="maximum training examples per task, balanced over labels, drawn with the seed; null: all"
+    )
+    max_validation: int | None = Field(default=None, ge=2, description="maximum validation examples per task; null: all")
+    max_test: int | None = Field(default=None, ge=2, description="maximum test examples per task; null: all")
+    max_per_label: int | None = Field(
+        default=None, ge=1, description="maximum training examples per label of a task, drawn with the seed; null: all"
+    )
 
     @property
     def limits(self) -> dict[str, int | None]:
-        """How much of each task is used, as arguments of sources.load_tasks."""
+        """Maximum number of examples per split and per label, as arguments of lab.data.loading.load_tasks."""
         return {name: getattr(self, name) for name in ("max_train", "max_validation", "max_test", "max_per_label")}
 
 
 class BackboneConfig(Section):
-    name: str = Field("minilm", description="minilm, tiny, strings, a hub id, or a folder with weights and tokenizer")
+    name: str = Field(
+        default="minilm",
+        description="pretrained language model: minilm, tiny, strings, a hub id, or a folder with weights and tokenizer",
+    )
     pooling: Literal["auto", "mean", "cls", "last"] = Field(
-        "auto", description="sequence representation from the last hidden states; auto: mean in encoders, last token in decoders"
+        default="auto",
+        description="how the last hidden states become one vector per text; auto: mean for encoders, last token for decoders",
     )
-    max_length: int = Field(128, ge=4, le=8192, description="tokens per text; longer texts are cut")
+    max_length: int = Field(default=128, ge=4, le=8192, description="maximum tokens per text; longer texts are truncated")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="arithmetic of the forward pass; auto: bfloat16 autocast on CUDA and on CPUs that compute in it"
+        default="auto",
+        description="precision of the forward pass; auto: bfloat16 autocast on CUDA and on CPUs with bfloat16 instructions",
     )
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    threads: int = Field(0, ge=0, le=512, description="CPU threads; 0: all cores, 1 for tiny and strings")
+    device: str = Field(default="auto", description="where the model computes: auto, cpu, cuda or cuda:N")
+    threads: int = Field(default=0, ge=0, le=512, description="number of CPU threads; 0: one per core, for tiny and strings one")
 
 
 class DecodingConfig(Section):
     max_tokens: int | None = Field(
-        None, ge=1, le=8192, description="longest answer that is written; null: as the longest target of the training examples"
+        default=None, ge=1, le=8192, description="maximum tokens of a generated answer; null: the longest training target"
     )
-    beams: int = Field(1, ge=1, le=64, description="width of the beam search; 1: greedy")
+    beams: int = Field(default=1, ge=1, le=64, description="number of beams in beam search; 1: greedy decoding")
 
 
 class MemoryConfig(Section):
-    per_task: int = Field(0, ge=0, description="random training examples stored per task; 0: none")
-    per_class: int = Field(0, ge=0, description="random training examples stored per class, in place of per_task; 0: off")
-    total: int = Field(0, ge=0, description="stored examples in all, in place of per_task and per_class; 0: off")
+    per_task: int = Field(default=0, ge=0, description="training examples stored per task, drawn at random; 0: none")
+    per_class: int = Field(
+        default=0, ge=0, description="training examples stored per class, drawn at random; replaces per_task; 0: off"
+    )
+    total: int = Field(default=0, ge=0, description="training examples stored in total; replaces per_task and per_class; 0: off")
     policy: Literal["reservoir", "balanced"] = Field(
-        "reservoir", description="how `total` is shared: all examples seen equally likely to stay, or equally many of each class"
+        default="reservoir",
+        description="which examples `total` keeps; reservoir: each example seen with equal probability; balanced: equally many "
+        "per class",
     )
 
 
 class TrainConfig(Section):
-    lr: float = Field(2e-3, gt=0, le=10, description="learning rate of experts and classifier (AdamW)")
-    epochs: int = Field(2, ge=1, le=1000, description="passes over the training examples of a task")
-    batch_size: int = Field(16, ge=1, le=4096, description="examples of the task in one step")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW weight decay")
-    warmup: float = Field(0.06, ge=0, lt=1, description="share of the steps with a rising rate; then it falls linearly to 0")
-    clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0: not clipped")
+    lr: float = Field(default=2e-3, gt=0, le=10, description="AdamW learning rate of experts and classifier")
+    epochs: int = Field(default=2, ge=1, le=1000, description="passes over the training examples of each task")
+    batch_size: int = Field(default=16, ge=1, le=4096, description="training examples of the task per optimiser step")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="AdamW weight decay")
+    warmup: float = Field(
+        default=0.06,
+        ge=0,
+        lt=1,
+        description="fraction of the steps in which the learning rate rises from 0; after it the rate falls linearly to 0",
+    )
+    clip: float = Field(default=1.0, ge=0, description="maximum norm of the gradient, above which it is clipped; 0: no clipping")
     loss_classes: Literal["task", "seen"] = Field(
-        "task", description="classes that compete in the training loss: those of the current task, or all seen so far"
+        default="task",
+        description="classes in the softmax of the training loss; task: those of the current task; seen: all seen so far",
     )
 
 
 class RouterTrainingConfig(Section):
-    steps: int = Field(0, ge=0, le=100_000, description="optimiser steps on the memory before each evaluation (stage B); 0: none")
-    lr: float = Field(0.1, gt=0, le=10, description="learning rate of the routers")
-    batch_size: int = Field(16, ge=1, le=4096, description="stored examples in one step")
-    classifier: Literal["frozen", "tuned"] = Field("tuned", description="whether the classifier is tuned on the memory too")
-    classifier_lr: float = Field(1e-3, gt=0, le=10, description="learning rate of the classifier on the memory")
-    warm_start: bool = Field(False, description="go on from the previous stage, not anew from the isolated classifier")
+    steps: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="optimiser steps that train the routers on the memory before each evaluation (stage B); 0: no such training",
+    )
+    lr: float = Field(default=0.1, gt=0, le=10, description="learning rate of the routers")
+    batch_size: int = Field(default=16, ge=1, le=4096, description="stored examples per optimiser step")
+    classifier: Literal["frozen", "tuned"] = Field(
+        default="tuned", description="whether training on the memory also updates the classifier"
+    )
+    classifier_lr: float = Field(
+        default=1e-3, gt=0, le=10, description="learning rate of the classifier in training on the memory"
+    )
+    warm_start: bool = Field(
+        default=False,
+        description="start from the routers and classifier of the previous training on the memory; false: from initial routers "
+        "and from the classifier as the tasks trained it",
+    )
 
 
 class CheckpointConfig(Section):
-    every: int = Field(100, ge=1, description="optimiser steps between saved states, beside one at every task boundary")
+    every: int = Field(
+        default=100, ge=1, description="optimiser steps between two checkpoints; every task boundary has one as well"
+    )
 
 
-def plugin(kind: registry.Registry, section: str) -> Any:
-    """Type of a field that holds the options of one plug-in: a name, or a mapping with `name` and options."""
-    return Annotated[SerializeAsAny[Options], BeforeValidator(partial(kind.options, section=section))]
+def plugin(kind: registry.Registry, section: str) -> BeforeValidator:
+    """Reads the options of one plug-in: a name, or a mapping with `name` and options."""
+    return BeforeValidator(partial(kind.options, section=section))
 
 
-def plugins(kind: registry.Registry, section: str) -> Any:
-    """Type of a field that holds several plug-ins: a mapping from name to options."""
+def plugins(kind: registry.Registry, section: str) -> BeforeValidator:
+    """Reads the options of several plug-ins: a mapping from name to options."""
 
     def read(content: Any) -> dict[str, Options]:
         if not isinstance(content, dict):
@@ -111,52 +149,65 @@ def plugins(kind: registry.Registry, section: str) -> Any:
             options[name] = kind.options(value, f"{section}.{name}")
         return options
 
-    return Annotated[dict[str, SerializeAsAny[Options]], BeforeValidator(read)]
+    return BeforeValidator(read)
 
 
 class RunConfig(Section):
-    """Everything that decides what a run computes."""
+    """Everything that decides what a run computes.
 
-    recipe: str = Field(CUSTOM, description="name of the recipe")
-    about: str = Field("", description="what the recipe is, for people")
+    Fields of type Any hold the `Options` of a plug-in, whose class the registry finds when they are read.
+    """
+
+    recipe: str = Field(default=CUSTOM, description="name of the recipe")
+    about: str = Field(default="", description="one sentence about the recipe")
     scenario: Literal["task", "domain", "class"] = Field(
-        "class",
-        description="task: identity given at test, prediction among the task's labels; class: no identity, union of all "
-        "(task, label) pairs seen; domain: no identity, all tasks share one label list",
+        default="class",
+        description="what the model is told at test time; task: the task, it predicts among that task's labels; domain: no task, "
+        "all tasks share one label set; class: no task, it predicts among the (task, label) pairs of all tasks seen",
     )
     scenarios: list[Literal["task", "domain", "class"]] = Field(
-        ["task", "domain", "class"], description="scenarios in which the recipe makes sense; any other is refused"
+        default=["task", "domain", "class"], description="scenarios that the recipe is defined for; a run in another is refused"
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="every use of chance draws from its own generator keyed by this seed")
+    seed: int = Field(
+        default=0, ge=0, le=2**31 - 1, description="seed of every random generator (order, initial values, sampling, ...)"
+    )
     stream: StreamConfig = StreamConfig()
     backbone: BackboneConfig = BackboneConfig()
-    experts: plugin(registry.experts, "experts") = Field(
-        {"name": "lora"}, validate_default=True, description="kind of expert and its options"
+    experts: Annotated[Any, plugin(registry.experts, "experts")] = Field(
+        default={"name": "lora"}, validate_default=True, description="kind of expert and its options"
     )
-    router: plugin(registry.routers, "router") = Field(
-        {"name": "uniform"}, validate_default=True, description="what chooses among the experts"
+    router: Annotated[Any, plugin(registry.routers, "router")] = Field(
+        default={"name": "uniform"}, validate_default=True, description="router that weights the experts, and its options"
     )
-    consolidation: plugin(registry.consolidations, "consolidation") = Field(
-        {"name": "none"}, validate_default=True, description="what becomes of the trained experts before one is chosen"
+    consolidation: Annotated[Any, plugin(registry.consolidations, "consolidation")] = Field(
+        default={"name": "none"},
+        validate_default=True,
+        description="how trained experts are combined into the experts that the router chooses from",
     )
     composition: Literal["mix", "merge"] = Field(
-        "mix", description="mix: weighted sum of expert outputs; merge: weighted sum of expert parameters, then one expert"
+        default="mix",
+        description="mix: weighted sum of the experts' outputs; merge: weighted sum of their parameters, applied as one expert",
     )
-    methods: plugins(registry.methods, "methods") = Field({}, description="what acts on training beyond routing: replay, ...")
+    methods: Annotated[dict[str, Any], plugins(registry.methods, "methods")] = Field(
+        default={}, description="continual-learning methods that change training (replay, ewc, ...), by name, with their options"
+    )
     memory: MemoryConfig = MemoryConfig()
     answer: Literal["classifier", "words"] = Field(
-        "classifier",
-        description="how a label is chosen; classifier: by trained rows on the sequence representation; words: the label whose "
-        "words the language model finds most probable after the text (decoders and encoder-decoders)",
+        default="classifier",
+        description="how the model predicts a label; classifier: a trained classifier on the vector of the text; words: the "
+        "language model scores the words of each label after the text (decoders and encoder-decoders)",
     )
     decoding: DecodingConfig = DecodingConfig()
     train: TrainConfig = TrainConfig()
     router_training: RouterTrainingConfig = RouterTrainingConfig()
-    protocol: plugin(registry.protocols, "protocol") = Field(
-        {"name": "sequential"}, validate_default=True, description="in what order the run trains and evaluates"
+    protocol: Annotated[Any, plugin(registry.protocols, "protocol")] = Field(
+        default={"name": "sequential"}, validate_default=True, description="order in which the run trains and evaluates"
     )
     checkpoint: CheckpointConfig = CheckpointConfig()
-    reuse: bool = Field(True, description="take isolated experts from the store if data and settings are equal")
+    reuse: bool = Field(
+        default=True,
+        description="load isolated experts that an earlier run trained with the same data and settings",
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in config.yaml."""

@@ -35,11 +35,14 @@ class Options(BaseModel):
     name: str = ""
 
 
+OptionsClass = type[Options]
+
+
 class Plugin(ABC):
     """What every plug-in class has: a name, a sentence about itself (its docstring), and options."""
 
     name: ClassVar[str]
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[OptionsClass] = Options
 
     @classmethod
     def about(cls) -> str:

@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lab.core.errors import LabError
 from lab.data.label_reading import Table
@@ -98,7 +98,7 @@ def read_saved(folder: Path) -> dict[str, Table]:
     import datasets
 
     try:
-        saved = datasets.load_from_disk(str(folder))
+        saved = cast(datasets.DatasetDict, datasets.load_from_disk(str(folder)))  # a Dataset has no items: refused below
         return {str(name): _from_arrow(split.with_format("arrow")[:], f"{folder}, {name}") for name, split in saved.items()}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise LabError(f"{folder}: not a readable save_to_disk folder ({first_line(error)})") from error

@@ -65,7 +65,7 @@ class HubStream(Stream):
         if name not in self.tasks:
             raise unknown("task", name, self.names())
         task = self.tasks[name]
-        tables = {split: self._table(name, split, where) for split, where in _named_splits(task)}
+        tables: dict[Split, Table] = {split: self._table(name, split, where) for split, where in _named_splits(task)}
         tables, dropped = _without_repeats(tables)
         declared = task.labels or tables["train"].labels
         names = declared or label_names(row["label"] for row in tables["train"].rows)
@@ -155,7 +155,7 @@ def _without_repeats(tables: Mapping[Split, Table]) -> tuple[dict[Split, Table],
             if key not in seen:
                 seen.add(key)
                 rows.append(row)
-        kept[split] = Table(rows, table.place, table.labels)
+        kept[split] = Table(rows, table.location, table.labels)
     return kept, {split: len(tables[split].rows) - len(kept[split].rows) for split in tables}
 
 

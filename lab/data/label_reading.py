@@ -1,4 +1,4 @@
-"""From rows to examples: the one place where text, text_pair, label and targets of a row are read, of folders and the hub."""
+"""From rows to examples: reads text, text_pair, label and targets of a row, of folders and of the hub alike."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ NEEDS = "each row needs text and label, or in a task of free text, text and targ
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of one split, how to name the place of row i in an error, and the label names the format itself declares."""
+    """Rows of one split, the location of row i as errors name it, and the label names that the file format declares."""
 
     rows: Sequence[Row]
-    place: Callable[[int], str]
+    location: Callable[[int], str]
     labels: tuple[str, ...] | None = None
 
 
@@ -40,14 +40,14 @@ def examples(table: Table, names: Sequence[str], declared: bool) -> list[Example
     index = {name: number for number, name in enumerate(names)}
     rows: list[Example] = []
     for i, row in enumerate(table.rows):
-        text, pair = _texts(row, table.place(i), "label")
+        text, pair = _texts(row, table.location(i), "label")
         label = row["label"]
         if declared and isinstance(label, int) and not isinstance(label, bool):
             number = label if 0 <= label < len(names) else None
         else:
             number = index.get(str(label)) if isinstance(label, int | str) else None
         if number is None:
-            raise LabError(f"{table.place(i)}: label {label!r} is not in the list: {_listing(names, declared)}")
+            raise LabError(f"{table.location(i)}: label {label!r} is not in the list: {_listing(names, declared)}")
         rows.append(Example(text, number, pair))
     return rows
 
@@ -59,30 +59,30 @@ def written(table: Table) -> list[Example]:
     """
     rows: list[Example] = []
     for i, row in enumerate(table.rows):
-        place = table.place(i)
-        text, pair = _texts(row, place, "targets")
+        location = table.location(i)
+        text, pair = _texts(row, location, "targets")
         targets = [row["targets"]] if isinstance(row["targets"], str) else row["targets"]
         if not isinstance(targets, list) or not targets:
-            raise LabError(f"{place}: targets = {targets!r} must be a text, or a list of texts that are all right")
+            raise LabError(f"{location}: targets = {targets!r} must be a text, or a list of texts that are all right")
         for target in targets:
-            _require_text(target, f"{place}: targets")
+            _require_text(target, f"{location}: targets")
             if not target.strip():
-                raise LabError(f"{place}: empty target")
+                raise LabError(f"{location}: empty target")
         rows.append(Example(text, 0, pair, tuple(targets)))
     return rows
 
 
-def _texts(row: Row, place: str, answer: str) -> tuple[str, str | None]:
+def _texts(row: Row, location: str, answer: str) -> tuple[str, str | None]:
     """Text and pair of a row that is to have them and an answer."""
     for column in ("text", answer):
         if column not in row:
-            raise LabError(f"{place}: no column '{column}', only {', '.join(map(str, row)) or 'nothing'}; {NEEDS}")
+            raise LabError(f"{location}: no column '{column}', only {', '.join(map(str, row)) or 'nothing'}; {NEEDS}")
     text, pair = row["text"], row.get("text_pair") or None
     for column, value in (("text", text), ("text_pair", pair)):
         if value is not None or column == "text":
-            _require_text(value, f"{place}: {column}")
+            _require_text(value, f"{location}: {column}")
     if not text.strip():
-        raise LabError(f"{place}: empty text")
+        raise LabError(f"{location}: empty text")
     return text, pair
 
 

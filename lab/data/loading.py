@@ -48,9 +48,9 @@ class StandIn(FolderStream):
         self.aliases: Mapping[str, str] = getattr(self.shipped, "aliases", {})
         self.orders = _published([path.name], self.names())
         shipped = self.shipped().names()
-        other = [task for task in self.names() if self.aliases.get(task, task) not in shipped]
-        if other:
-            raise LabError(self._refusal(f"it has a task '{other[0]}', the stream has {', '.join(shipped)}"))
+        foreign = [task for task in self.names() if self.aliases.get(task, task) not in shipped]
+        if foreign:
+            raise LabError(self._refusal(f"it has a task '{foreign[0]}', the stream has {', '.join(shipped)}"))
 
     def load(self, name: str) -> Task:
         """The task, read from the folder. Raises LabError if its labels are not those of the shipped stream."""
@@ -110,7 +110,7 @@ def load_tasks(
     labels_as_text: bool = False,
     max_per_label: int | None = None,
 ) -> list[Task]:
-    """The tasks of a stream in their order, each checked whole and then sub-sampled, and last with labels as text if asked.
+    """The tasks of a stream in their order, each checked in full, then sub-sampled, then with labels as text if asked.
 
     `tasks` is a list of names, the name of a published order of the stream ("mtl5-i"), or None for all, alphabetically.
     Raises LabError for an unknown name, for a task that `check` refuses, and for fewer training examples than labels.
@@ -121,19 +121,19 @@ def load_tasks(
     return [_used(task, seed, limits, labels_as_text) for task in loaded]
 
 
-def tasks_of(stream: StreamConfig, seed: int, whole: dict[tuple[str, ...], Task] | None = None) -> list[Task]:
-    """The tasks of a run at a seed, in its order, as `load_tasks` gives them. `whole` keeps all that was read, for other runs."""
-    opened, whole = open_stream(stream.name, stream.sources), {} if whole is None else whole
+def tasks_of(stream: StreamConfig, seed: int, loaded: dict[tuple[str, ...], Task] | None = None) -> list[Task]:
+    """The tasks of a run at a seed, in its order, as `load_tasks` gives them. `loaded` keeps the full tasks for other runs."""
+    opened, loaded = open_stream(stream.name, stream.sources), {} if loaded is None else loaded
     names = task_order(opened, stream.tasks)
     for name in names:
-        if (stream.name, *stream.sources, name) not in whole:
-            whole[stream.name, *stream.sources, name] = check(opened.load(name))
-    tasks = [whole[stream.name, *stream.sources, name] for name in names]
+        if (stream.name, *stream.sources, name) not in loaded:
+            loaded[stream.name, *stream.sources, name] = check(opened.load(name))
+    tasks = [loaded[stream.name, *stream.sources, name] for name in names]
     return [_used(task, seed, stream.limits, stream.labels_as_text) for task in tasks]
 
 
 def _used(task: Task, seed: int, limits: Mapping[str, int | None], labels_as_text: bool) -> Task:
-    """What is used of a task that was read whole."""
+    """The part of a full task that the limits leave, with labels as text if asked."""
     most = limits["max_train"]
     if most is not None and most < len(task.labels):
         raise LabError(
@@ -174,15 +174,15 @@ def _lab_data() -> Path | None:
 def _published(benchmarks: Iterable[str], tasks: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Orders of these benchmarks whose tasks are all among `tasks`, in the names that `tasks` use (see `aliases`)."""
     orders: dict[str, tuple[str, ...]] = {}
-    present = list(tasks)
+    names = list(tasks)
     for benchmark in benchmarks:
         try:
             stream = streams.get(benchmark)
         except LabError:
             continue  # a broken plug-in is reported when it is asked for
         aliases: Mapping[str, str] = getattr(stream, "aliases", {})
-        here = {aliases.get(task, task): task for task in present} | {task: task for task in present}
-        for title, listed in stream.orders.items():
-            if all(task in here for task in listed):
-                orders[title] = tuple(here[task] for task in listed)
+        own_names = {aliases.get(task, task): task for task in names} | {task: task for task in names}
+        for title, published in stream.orders.items():
+            if all(task in own_names for task in published):
+                orders[title] = tuple(own_names[task] for task in published)
     return orders

@@ -64,7 +64,8 @@ class Stream(Plugin):
     `orders` names published task orders by their list. `names` is cheap; `load` reads texts.
     """
 
-    orders: ClassVar[dict[str, tuple[str, ...]]] = {}
+    name: str  # of a folder: its own
+    orders: dict[str, tuple[str, ...]] = {}
     fit: ClassVar[Mapping[str, Any]] = {}  # settings that recipes made for other streams need here
     downloads: ClassVar[bool] = False  # whether loading a task may need the network
 
@@ -83,8 +84,9 @@ def check(task: Task) -> Task:
     if len(task.labels) == 1 or not (task.labels or any(example.targets for example in task.train)):
         raise LabError(f"{where} has {len(task.labels)} label(s): a task needs at least 2")
     if len(task.labels) > MAX_LABELS:
-        given = f"{where} has {len(task.labels)} labels"
-        raise LabError(f"{given}: at most {MAX_LABELS} are allowed; is the label column an identifier?")
+        raise LabError(
+            f"{where} has {len(task.labels)} labels: at most {MAX_LABELS} are allowed; is the label column an identifier?"
+        )
     if len(set(task.labels)) < len(task.labels):
         raise LabError(f"{where} names a label twice: {', '.join(task.labels[:8])}")
     owner: dict[tuple[str, str | None], str] = {}
@@ -111,8 +113,8 @@ def as_text(task: Task) -> Task:
     """The task with the name of each label as the text to write; a task of free text as it is."""
     if task.generates:
         return task
-    worded = {s: [example._replace(label=0, targets=(task.labels[example.label],)) for example in task.split(s)] for s in SPLITS}
-    return replace(task, labels=(), **worded)
+    splits = {s: [example._replace(label=0, targets=(task.labels[example.label],)) for example in task.split(s)] for s in SPLITS}
+    return replace(task, labels=(), **splits)
 
 
 class Labelled(Protocol):
@@ -154,9 +156,16 @@ def limited(
     max_per_label: int | None = None,
 ) -> Task:
     """The task with its splits sub-sampled; drawn by (seed, task, split), so other tasks and orders change nothing."""
-    limits = {"train": (max_train, max_per_label), "validation": (max_validation, None), "test": (max_test, None)}
-    drawn = {s: sample(task.split(s), limit, f"{seed}/{task.name}/{s}", each) for s, (limit, each) in limits.items()}
-    return replace(task, **drawn)
+    limits: dict[Split, tuple[int | None, int | None]] = {  # per split, and per label
+        "train": (max_train, max_per_label),
+        "validation": (max_validation, None),
+        "test": (max_test, None),
+    }
+    samples = {
+        split: sample(task.split(split), most, f"{seed}/{task.name}/{split}", most_per_label)
+        for split, (most, most_per_label) in limits.items()
+    }
+    return replace(task, **samples)
 
 
 def order(available: Sequence[str], tasks: Sequence[str] | None) -> list[str]:

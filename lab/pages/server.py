@@ -8,20 +8,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from lab.core.dotted import flat
+
 HERE = Path(__file__).parent
 
 
 def settings() -> dict[str, Any]:
     """config.toml as dotted names: {'server.address': '127.0.0.1', ...}."""
-    return dict(_dotted(tomllib.loads((HERE / "config.toml").read_text()), ""))
-
-
-def _dotted(values: dict[str, Any], prefix: str):
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    return flat(tomllib.loads((HERE / "config.toml").read_text()))
 
 
 def command(port: int = 8501, **changes: Any) -> list[str]:

@@ -5,7 +5,7 @@ What loads torch is imported inside the functions that train, see lab.training.s
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from lab.config.schema import RunConfig
 from lab.core import registry
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lab.data.batching import Batch, Encoded
-    from lab.routers.base import Decision
+    from lab.routers.base import Decision, HasGates
     from lab.training.trainer import Session
 
 
@@ -208,8 +208,10 @@ class GateTraining(Training):
         return self.batches.at(step)
 
     def decision(self, batch: "Batch", step: int) -> "Decision | None":
-        consolidation, router = self.session.learner.consolidation, self.session.learner.router
-        return consolidation.oracle_decision(batch.task) if consolidation.trains else router.gated(self.expert)
+        learner = self.session.learner
+        if learner.consolidation.trains:
+            return learner.consolidation.oracle_decision(batch.task)
+        return cast("HasGates", learner.router).gated(self.expert)  # as `run` has seen
 
     def terms(self, batch: "Batch", decision: "Decision | None") -> "dict[str, Tensor]":
         learner = self.session.learner

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from support import toy
 from support.errors import assert_says
 
@@ -21,7 +22,7 @@ from lab.core.errors import LabError
 from lab.data.stream import Example
 from lab.run_folder.run import Run
 from lab.run_folder.writer import create_run, request_stop
-from lab.training import checkpoint, recorder
+from lab.training import checkpoint, recorder, runner
 from lab.training.recorder import Stopped
 
 SHORT = ("checkpoint.every=3", "train.epochs=2")
@@ -377,6 +378,33 @@ def test_queued_run_is_started(tmp_path):
     with pytest.raises(LabError, match=r"^stream folder .* does not exist"):
         lab.resume("p", tmp_path, progress=False)
     assert Run.open("p", tmp_path).status == "failed"
+
+
+EXAMPLE = Path(lab.__file__).parent / "examples" / "example-l2r" / "config.yaml"
+
+
+@pytest.mark.filterwarnings("error::lab.config.former_names.FormerName")
+def test_a_run_that_an_earlier_version_began_goes_on(tmp_path):
+    """Its config.yaml has the option names of the recorded examples, and lacks the sections that are younger than these."""
+    stream = toy.folder(tmp_path / "s", toy.tasks(train=32))
+    settings = {"stream": str(stream), "backbone": "tiny"}
+    config = configure("l2r", toy.overrides("l2r", *SHORT, "router_training.steps=8", "reuse=false"), **settings)
+    runs = [create_run(config.to_dict(), tmp_path / version, "r") for version in ("present", "former")]
+    list(recorder.record(runs[0], runner.session(config)))
+    happenings = recorder.record(runs[1], runner.session(config))
+    next(event for event in happenings if type(event).__name__ == "Step" and (event.phase, event.task) == ("memory", 1))
+    happenings.close()
+    former = {name: value for name, value in config.to_dict().items() if name not in ("answer", "consolidation", "protocol")}
+    former["memory_training"] = former.pop("router_training")
+    former["train"]["classes"] = former["train"].pop("loss_classes")
+    example = yaml.safe_load(EXAMPLE.read_text())
+    assert former.keys() == example.keys() and former["train"].keys() == example["train"].keys()
+    atomic_io.write_yaml(runs[1].dir / "config.yaml", former)
+
+    resumed = Run.open("r", tmp_path / "former")
+    assert resumed.status == "interrupted"
+    assert lab.resume("r", tmp_path / "former", progress=False).status == "finished"
+    assert_equal(resumed, runs[0])  # config.yaml too: it is written anew
 
 
 def test_one_process_at_a_time(tmp_path):

@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lab.config.resolve import written
+from lab.config.resolve import merged, written
+from lab.core import dotted
 
 
 @dataclass(frozen=True)
@@ -109,11 +110,7 @@ def nested(changes: Sequence[str]) -> dict[str, Any]:
     mapping: dict[str, Any] = {}
     for text in changes:
         path, _, value = text.partition("=")
-        *sections, last = path.split(".")
-        parent = mapping
-        for section in sections:
-            parent = parent.setdefault(section, {})
-        parent[last] = yaml.safe_load(value) if not _number(value) else float(value)
+        mapping = merged(mapping, dotted.nested(path, float(value) if _number(value) else yaml.safe_load(value)))
     return mapping
 
 
