@@ -58,8 +58,8 @@ class Decision:
 
     `losses` are the router's own named loss terms. `composition` replaces the bank's. `steps` are the named values that lead to
     the weights, each of their shape and in order; they are for people and change nothing.
-    So is `match`, where one query per example led to them (its keys are None unless the largest dot product wins); of routers with
-    a query in each layer, that of the last one.
+    So is `match`, where one query per example led to them (its keys are None unless the largest dot product wins); of routers
+    with a query in each layer, that of the last one.
     """
 
     weights: Tensor | None
