@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from support import toy
+from support.processes import broken_cell
 from typer.testing import CliRunner
 
 from lab import api
@@ -406,20 +407,10 @@ def test_ctrl_c(whole, tmp_path):
 # what fails -------------------------------------------------------------------------------------------------------------------
 
 
-def broken(id: str, folder: str, environment: dict[str, str]) -> None:
-    """In place of `grid_runner.work`: cells of replay end in several ways, those of sequential work."""
-    if id.startswith("replay") and "-s0-" in id:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if id.startswith("replay"):
-        update_info(Run(Path(folder) / id), status="failed", error="the loss is not finite")
-        sys.exit(1)
-    grid_runner.work(id, folder, environment)
-
-
 def test_a_failed_cell_is_named_and_stops_nothing(stream, tmp_path, monkeypatch):
     path, root = write(tmp_path, stream, sweep=None), tmp_path / "runs"
     with monkeypatch.context() as patch:
-        patch.setattr(grid_runner, "work", broken)
+        patch.setattr(grid_runner, "work", broken_cell)
         result = lab("grid", path, "--runs", root, "--json")
     assert result.exit_code == 1
     answer = json.loads(result.stdout)
@@ -456,7 +447,7 @@ def test_a_cell_that_another_grid_has_just_finished_stays_finished(whole, tmp_pa
 
 
 def test_when_no_swept_value_works(stream, tmp_path, monkeypatch):
-    monkeypatch.setattr(grid_runner, "work", broken)
+    monkeypatch.setattr(grid_runner, "work", broken_cell)
     made = Grid(write(tmp_path, stream, seeds=[1]), tmp_path / "runs")
     assert len(done(made)[-1].ended) == 1 or made.unfinished()
     row = made.result()["table"][1]
