@@ -49,11 +49,11 @@ def decompose(run: Run, watch: Callable[[str], None] = lambda task: None) -> dic
     "mean": {"loss", <terms>}, "why": {<term that does not exist>: reason}}. `watch` is told each old task before its turn.
     Raises LabError for a run that is not finished or keeps no state, and where its scores cannot be reproduced here.
     """
-    found = run.decomposition
-    if not found:
-        found = _measure(run, watch)
-        atomic_io.write_json(run.dir / FILE, found)
-    return found
+    decomposition = run.decomposition
+    if not decomposition:
+        decomposition = _measure(run, watch)
+        atomic_io.write_json(run.dir / FILE, decomposition)
+    return decomposition
 
 
 def _measure(run: Run, watch: Callable[[str], None]) -> dict[str, Any]:

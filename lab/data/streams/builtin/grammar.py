@@ -147,13 +147,13 @@ def _slots_in(text: str) -> list[str]:
 
 def _reachable(slot: str, slots: dict[str, list[str]]) -> set[str]:
     """The slots that the values of `slot` use, directly or through other slots."""
-    found: set[str] = set()
+    reached: set[str] = set()
     todo = [slot]
     while todo:
         inner = {name for text in slots[todo.pop()] for name in _slots_in(text)}
-        todo += inner - found
-        found |= inner
-    return found
+        todo += inner - reached
+        reached |= inner
+    return reached
 
 
 def _check_texts(where: str, texts: list[str], slots: dict[str, list[str]], used: set[str]) -> None:
