@@ -18,16 +18,9 @@ from lab.data.stream import Task
 from lab.metrics.base import MatrixScores
 from lab.run_folder.result import assembled
 from lab.run_folder.run import Run
+from lab.training.evaluation_stages import FinalEvaluation, RowEvaluation, UntrainedEvaluation
 from lab.training.stage import Plan, Planned
-from lab.training.stages import (
-    BEFORE_CALIBRATION,
-    ExpertTraining,
-    FinalEvaluation,
-    GateTraining,
-    RouterTraining,
-    RowEvaluation,
-    UntrainedEvaluation,
-)
+from lab.training.stages import BEFORE_CALIBRATION, ExpertTraining, GateTraining, RouterTraining
 from lab.training.workload import Sizes
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from lab.config.fingerprint import differing
 from lab.config.schema import RunConfig
 from lab.data.stream import sample
 from lab.run_folder import events
+from lab.training.evaluation_stages import EvaluationStage
 from lab.training.stage import Stage, Training
 from lab.training.workload import TRAINING, Sizes, tested
 
@@ -115,14 +116,11 @@ class JointTraining(MixedTraining):
         )
 
 
-class JointEvaluation(Stage):
+class JointEvaluation(EvaluationStage):
     """Test scores of the training tasks, and of the held-out ones before any of their examples was seen.
 
     Between the two the model changes to what adaptations begin with.
     """
-
-    session: "Session"
-    phase = "evaluate"
 
     @classmethod
     def work(cls, config: RunConfig, sizes: Sizes, task: int) -> float:
@@ -180,11 +178,8 @@ class Adaptation(MixedTraining):
         return list(sample(session.rows[t, "train"], shots, f"{session.config.seed}/{session.tasks[t].name}/shots"))
 
 
-class AdaptationEvaluation(Stage):
+class AdaptationEvaluation(EvaluationStage):
     """Validation and test scores of the task of an adaptation."""
-
-    session: "Session"
-    phase = "evaluate"
 
     @classmethod
     def work(cls, config: RunConfig, sizes: Sizes, task: int) -> float:

@@ -28,12 +28,12 @@ class Formula:
 
 
 def glossary(run: Run | None = None) -> list[Formula]:
-    """All metrics; filled in with the numbers of `run` where it is given and has them."""
+    """All metrics; filled in with the numbers of `run`, where it is given, and then those that it can have first."""
     if run is None:
         return [_formula(kind(), why="choose a run to see its numbers") for kind in metric_classes()]
     result, scores = run.result(), run.protocol.measured(run)
     formulas = []
-    for kind in metric_classes():
+    for kind in sorted(metric_classes(), key=lambda kind: not isinstance(scores, kind.reads)):
         if isinstance(scores, kind.reads):
             formulas += [_filled(metric, result, scores) for metric in kind.of_results([result])]
         else:
