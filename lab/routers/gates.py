@@ -141,13 +141,12 @@ class Gates(Router, FromMemory):
 
         def decide(layer: int, x: Tensor) -> dict[str, Tensor]:
             with torch.autocast(x.device.type, enabled=False):
-                share = weight.repeat_interleave(len(x) // len(weight), 0)  # beam search repeats each row
-                text = x[:, : share.shape[1]].float()  # an answer that is learned stands behind it
-                query = (text * share).sum(1)  # (B, D)
+                text = x[:, : weight.shape[1]].float()  # an answer that is learned stands behind it
+                query = (text * weight).sum(1)  # (B, D)
                 decision.match = Match(query.detach())
                 return self.steps(self.logits(layer, query), None if noise is None else noise[layer])
 
-        decision = LayerDecision(decide)
+        decision = LayerDecision(decide, request.mask)
         return decision
 
 
