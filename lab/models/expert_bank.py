@@ -15,7 +15,7 @@ from lab.adapters import peft_folder
 from lab.core.errors import LabError
 from lab.core.rng import generator
 from lab.experts.base import Expert, InputExpert, LayerInfo, is_linear
-from lab.models.layer_calls import Call, OfRows, calls_of
+from lab.models.layer_calls import LEAVE_OUT, Call, calls_of
 from lab.routers.base import Decision, one_hot
 
 if TYPE_CHECKING:  # transformers is slow to import
@@ -74,7 +74,7 @@ class RoutedLayer(nn.Module):
         if bank.slot is None:
             return self.base(x)
         if not self.calls:
-            raise LabError(f"layer {self.info.name} was not used on texts that were tried, and now it is: leave it out of experts.targets")
+            raise LabError(f"layer {self.info.name} was not used when texts were tried, and now it is: {LEAVE_OUT}")
         call = self.calls[self.turn]
         rows = call.by_row(x, bank.slot.rows, self.info.name)  # (B, N, I), or ids (B, N)
         stack, w = self.routed(bank.slot, rows)
@@ -316,11 +316,13 @@ class Bank(nn.Module):
         """Per adapted layer, the shapes of its inputs in a pass without experts; ids have one feature."""
         seen: list[list[tuple[int, ...]]] = [[] for _ in self.routed_layers]
 
-        def look(module: nn.Module, args: tuple) -> None:
-            (x,) = args
-            seen[cast(RoutedLayer, module).index].append((*x.shape,) if x.is_floating_point() else (*x.shape, 1))
+        def look(module: nn.Module, args: tuple, out: object) -> None:
+            layer, (x,) = cast(RoutedLayer, module), args
+            if not isinstance(out, Tensor):
+                raise LabError(f"layer {layer.info.name} cannot have experts, it returns more than a tensor: {LEAVE_OUT}")
+            seen[layer.index].append((*x.shape,) if x.is_floating_point() else (*x.shape, 1))
 
-        hooks = [layer.register_forward_pre_hook(look) for layer in self.routed_layers]
+        hooks = [layer.register_forward_hook(look) for layer in self.routed_layers]
         try:
             run()
         finally:

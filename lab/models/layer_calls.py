@@ -13,6 +13,8 @@ from torch import Tensor
 
 from lab.core.errors import LabError
 
+LEAVE_OUT = "leave it out of experts.targets"
+
 
 class Call(NamedTuple):
     """One call of a layer.
@@ -56,7 +58,7 @@ def calls_of(layer: str, two: Sequence[tuple[int, ...]], three: Sequence[tuple[i
     if len(two) != len(three) or None in calls:
         raise LabError(
             f"layer {layer} cannot have experts: for two texts it was given {_shapes(two)}, for three {_shapes(three)}, which are "
-            "not the tokens of these texts (a mixture of experts deals tokens out to its own): leave it out of experts.targets"
+            f"not the tokens of these texts (a mixture of experts deals tokens out to its own): {LEAVE_OUT}"
         )
     return [call for call in calls if call]
 

@@ -17,6 +17,7 @@ from lab.data.stream import Example, Task
 from lab.models.backbone import Backbone
 from lab.models.expert_bank import Bank
 from lab.models.heads import Head, head_of
+from lab.models.layer_calls import LEAVE_OUT
 from lab.models.router_inputs import RouterInputs
 from lab.routers.base import Decision, MadeOfExamples, MadeOfExperts, Reads, Router, TaskAware, Trained
 
@@ -237,5 +238,5 @@ def _check_router(learner: Learner) -> None:
         if blind:
             raise LabError(
                 f"router {name} decides from what a layer reads, but layer {blind[0]} reads nothing of the text at its first call: "
-                "leave it out of experts.targets"
+                f"{LEAVE_OUT}, or use another router"
             )

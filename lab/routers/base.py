@@ -227,6 +227,11 @@ class Router(nn.Module, Plugin):
         return cls.reads
 
     @classmethod
+    def without_layers(cls, options: RouterOptions) -> RouterOptions:
+        """Options with which it does not read layer inputs, for encoder-decoders; default: there are none, and it is refused."""
+        return options
+
+    @classmethod
     def choice(cls) -> str:
         """What makes the choice: "fixed", "learned", or "computed" from the experts or from statistics of their data."""
         if cls.trained is not Trained.NO:

@@ -39,7 +39,8 @@ class GatesOptions(RouterOptions):
     )
     query: Literal["backbone", "layer"] = Field(
         "layer",
-        description="layer: mean over tokens of the current layer's own input; backbone: the frozen backbone's representation",
+        description="layer: mean over tokens of the current layer's own input; backbone: the frozen backbone's representation, in "
+        "encoder-decoders that of the encoder, which layer becomes there",
     )
     start: Literal["zero", "tasks"] = Field(
         "zero",
@@ -77,6 +78,10 @@ class Gates(Router, FromMemory):
     @classmethod
     def reads_of(cls, options: RouterOptions) -> frozenset[Reads]:
         return frozenset({Reads.QUERY if cast(GatesOptions, options).query == "backbone" else Reads.LAYERS})
+
+    @classmethod
+    def without_layers(cls, options: RouterOptions) -> RouterOptions:
+        return options.model_copy(update={"query": "backbone"})
 
     def grow(self, experts: int) -> None:
         """Rows for the new experts are added; those of old experts keep their values."""
