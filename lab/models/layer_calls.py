@@ -46,7 +46,8 @@ class Call(NamedTuple):
         inner = x.shape[:-1] if x.is_floating_point() else x.shape
         if self.axis is None and len(out) > 1:
             return out.reshape(len(out), *(inner[1:] if inner[0] == 1 else inner), -1).as_subclass(OfRows)
-        return out.reshape(*inner, -1).transpose(0, self.axis or 0)
+        out = out.reshape(*inner, -1)
+        return out.transpose(0, self.axis).contiguous() if self.axis else out
 
 
 def calls_of(layer: str, two: Sequence[tuple[int, ...]], three: Sequence[tuple[int, ...]]) -> list[Call]:

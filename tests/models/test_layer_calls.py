@@ -10,9 +10,8 @@ from support.tiny import rel
 from torch.nn import functional as F
 
 from lab.core import registry
-from lab.core.errors import LabError
 from lab.models.expert_bank import Bank
-from lab.routers.base import Decision, LayerDecision, one_hot
+from lab.routers.base import Decision, one_hot
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # peft's remarks on configurations
 SOME = ("albert", "deberta", "deberta-v3", "xlnet", "opt", "gpt2", "phi3", "qwen2_moe", "t5", "bart")
