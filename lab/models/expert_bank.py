@@ -131,6 +131,8 @@ class RoutedInput(RoutedLayer):
         inputs = dict(kwargs)
         tokens, mask = self.base(inputs.pop("input_ids")), inputs["attention_mask"]  # (B, T, D), (B, T)
         stack, w = self.routed(bank.slot, tokens)
+        if len(w) not in (1, len(tokens)):
+            raise LabError(f"the routing decision is for {len(w)} rows, layer {self.info.name} was given {len(tokens)}")
         if w.shape[1] > 1:
             raise LabError(f"experts of kind '{kind.name}' are chosen per example, not per token: use another router")
         before, there = kind.before(stack, w[:, 0], bank.slot.composition or bank.composition)  # (b, P, D), (b, P)
@@ -308,7 +310,7 @@ class Bank(nn.Module):
         unusual = [layer.info.name for layer, shapes in zip(self.routed_layers, fewer, strict=True) if not _plain(shapes)]
         if unusual and not self._rows_act_alone(run, near):
             raise LabError(
-                f"rows of a batch that are routed to different experts would disturb each other in this backbone, because of what "
+                "rows of a batch that are routed to different experts would disturb each other in this backbone, because of what "
                 f"{', '.join(unusual[:4])}{' and others' if len(unusual) > 4 else ''} are given: choose other experts.targets"
             )
 

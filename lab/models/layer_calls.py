@@ -1,7 +1,8 @@
 """What an adapted layer is given at its calls in a pass of the model, and how its rows are told apart.
 
-Most layers are given (B, T, I) once. Others get the tokens of all rows one behind the other (OPT), tokens before rows (Longformer),
-one vector a row (a pooler), are called again and again (ALBERT), or read what all rows share (relative positions in DeBERTa).
+Most layers are given (B, T, I) once. Others get the tokens of all rows one behind the other (older OPT), tokens before rows
+(Longformer), one vector a row (a pooler), are called again and again (ALBERT), or read what all rows share (the relative
+positions of DeBERTa).
 """
 
 from collections.abc import Sequence
@@ -58,8 +59,8 @@ def calls_of(layer: str, two: Sequence[tuple[int, ...]], three: Sequence[tuple[i
     calls = [_call(small, large) for small, large in zip(two, three, strict=False)]
     if len(two) != len(three) or None in calls:
         raise LabError(
-            f"layer {layer} cannot have experts: for two texts it was given {_shapes(two)}, for three {_shapes(three)}, which are "
-            f"not the tokens of these texts (a mixture of experts deals tokens out to its own): {LEAVE_OUT}"
+            f"layer {layer} cannot have experts: for two texts it was given {_shapes(two)}, for three {_shapes(three)}, which "
+            f"are not the tokens of these texts (a mixture of experts deals tokens out to its own): {LEAVE_OUT}"
         )
     return [call for call in calls if call]
 
@@ -91,7 +92,7 @@ class OfRows(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if func is Tensor.repeat:
                 x, *times = args
-                first, *others = times[0] if isinstance(times[0], Sequence) else times
+                _, *others = times[0] if isinstance(times[0], Sequence) else times
                 return x.repeat(1, *others)
             out = func(*args, **kwargs or {})
         return out.as_subclass(cls) if func in _RESHAPING else out

@@ -237,6 +237,6 @@ def _check_router(learner: Learner) -> None:
         blind = [layer.info.name for layer in learner.bank.routed_layers if not layer.reads_rows]
         if blind:
             raise LabError(
-                f"router {name} decides from what a layer reads, but layer {blind[0]} reads nothing of the text at its first call: "
-                f"{LEAVE_OUT}, or use another router"
+                f"router {name} decides from what a layer reads, but layer {blind[0]} reads nothing of the text at its first "
+                f"call: {LEAVE_OUT}, or use another router"
             )

@@ -39,8 +39,8 @@ class GatesOptions(RouterOptions):
     )
     query: Literal["backbone", "layer"] = Field(
         "layer",
-        description="layer: mean over tokens of the current layer's own input; backbone: the frozen backbone's representation, in "
-        "encoder-decoders that of the encoder, which layer becomes there",
+        description="layer: mean over tokens of the current layer's own input; backbone: the frozen backbone's representation "
+        "(layer becomes backbone in an encoder-decoder, whose encoder is then asked once for all layers)",
     )
     start: Literal["zero", "tasks"] = Field(
         "zero",

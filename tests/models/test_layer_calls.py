@@ -14,7 +14,7 @@ from lab.models.expert_bank import Bank
 from lab.routers.base import Decision, one_hot
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # peft's remarks on configurations
-SOME = ("albert", "deberta", "deberta-v3", "xlnet", "opt", "gpt2", "phi3", "qwen2_moe", "t5", "bart")
+SOME = ("bert", "albert", "deberta", "deberta-v3", "xlnet", "opt", "gpt2", "phi3", "qwen2_moe", "t5", "bart")
 ROWS = torch.tensor([2, 0, 1, 0])  # the expert of each row
 OPTIONS = {"lora": {"rank": 3, "alpha": 5.0}, "ia3": {}, "bottleneck": {"size": 4}}
 
