@@ -89,7 +89,8 @@ def reopened(run: Run) -> Session:
             f"run '{run.id}' has no files of its moments (state/after_0): only a run that kept them can be looked back at"
         )
     session = runner.session(validated(run.config), runs=False)
-    if run.info.get("fingerprint") != session.fingerprint():
+    recorded = run.info.get("fingerprint", {})
+    if {name: recorded.get(name) for name in ("backbone", "tasks")} != session.fingerprint():
         raise LabError(f"the data or the backbone of run '{run.id}' have changed since it was made: it cannot be evaluated again")
     return session
 

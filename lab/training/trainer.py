@@ -4,15 +4,16 @@ A session can be entered at any step: everything random is drawn from generators
 parameters and the optimiser are all the state there is. What a run does in which order is up to its protocol (`lab.protocols`).
 """
 
+import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lab.adapters.initial_adapters import pinned
 from lab.config.schema import RunConfig
@@ -29,7 +30,7 @@ from lab.routers.base import Reads
 from lab.run_folder import events
 from lab.training.evaluation import Evaluation, Evaluator
 from lab.training.expert_cache import Store
-from lab.training.optimisation import adamw, restore_moments, schedule
+from lab.training.optimisation import adamw, clip, restore_moments, schedule
 from lab.training.resource_usage import footprint, peak_memory
 from lab.training.stage import Plan, Stage, Training
 from lab.training.workload import planned_work, sizes_of
@@ -141,8 +142,8 @@ class Session:
                     torch.as_tensor(sum(terms.values())).backward()
                 for method in stage.methods:
                     method.adjust_gradients()
-                if self.config.train.clip:
-                    nn.utils.clip_grad_norm_(parameters, self.config.train.clip)
+                norm = clip(parameters, self.config.train.clip)
+                self.refuse_non_finite(stage, step, terms, norm)  # before the step: parameters stay as they are
                 self.optimizer.step()
                 self.cursor.step = step + 1
                 self.cursor.phase_s += time.perf_counter() - began
@@ -162,9 +163,17 @@ class Session:
             parameter.requires_grad_(False)
             parameter.grad = None
         self.optimizer = None
-        if not all(parameter.isfinite().all() for parameter in parameters):
-            name = self.task_names[stage.task]
-            raise RunFailed(f"training on task '{name}' left parameters that are not finite: lower {stage.rate}")
+
+    def refuse_non_finite(self, stage: Training, step: int, terms: Mapping[str, Tensor | float], norm: Tensor) -> None:
+        """RunFailed where the loss of a step or its gradient is not finite; one look at the device for both."""
+        total = torch.as_tensor(sum(terms.values())).detach()
+        if not bool((total.to(norm.device) + norm).isfinite()):
+            wrong = [f"the loss term {name}" for name, term in terms.items() if not math.isfinite(float(term))]
+            what = wrong[0] if wrong else "the gradient"
+            raise RunFailed(
+                f"{what} is not finite at step {step + 1} of {stage.steps} of phase {stage.phase} on task "
+                f"'{self.task_names[stage.task]}': lower {stage.rate}, for example lab resume RUN -o {stage.rate}=..."
+            )
 
     def score(
         self, after: int, task: int, split: Split = "test", seen: int | None = None, oracle: bool = False
