@@ -31,7 +31,7 @@ from lab.run_folder import events
 from lab.training.evaluation import Evaluation, Evaluator
 from lab.training.expert_cache import Store
 from lab.training.optimisation import adamw, clip, restore_moments, schedule
-from lab.training.resource_usage import footprint, peak_memory
+from lab.training.resource_usage import footprint, is_out_of_memory, peak_memory
 from lab.training.stage import Plan, Stage, Training
 from lab.training.workload import planned_work, sizes_of
 
@@ -116,7 +116,12 @@ class Session:
             yield events.RunStarted(self.task_names, labels, layers, device, examples, self.progress())
         for task, kind in self.plan[self.position :]:
             stage = self.stage = kind(self, task)
-            yield from stage.run()
+            try:
+                yield from stage.run()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise RunFailed(self.memory_advice(stage)) from error
             self.advance()
             yield from stage.ended()
         yield events.RunEnded(self.cost(), self.uses())
@@ -163,6 +168,17 @@ class Session:
             parameter.requires_grad_(False)
             parameter.grad = None
         self.optimizer = None
+
+    def memory_advice(self, stage: Stage) -> str:
+        """What to lower where the memory of the device was not enough."""
+        config, tasks = self.config, self.task_names
+        task = f" on task '{tasks[stage.task]}'" if 0 <= stage.task < len(tasks) else ""
+        batch = f"train.batch_size ({config.train.batch_size}), " if isinstance(stage, Training) else ""
+        return (
+            f"the memory of {self.learner.backbone.device} was not enough in phase {stage.phase}{task}: lower {batch}"
+            f"backbone.max_length ({config.backbone.max_length}) or experts.rank, take a smaller backbone, or stop what else uses the "
+            "device and resume"
+        )
 
     def refuse_non_finite(self, stage: Training, step: int, terms: Mapping[str, Tensor | float], norm: Tensor) -> None:
         """RunFailed where the loss of a step or its gradient is not finite; one look at the device for both."""

@@ -125,6 +125,27 @@ def test_a_step_that_is_not_finite_is_not_taken(tmp_path, monkeypatch, what):
     assert resume(run, overrides=["train.lr=0.001"]).status == "finished"
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), "too much"])
+def test_memory_that_is_not_enough_says_what_to_lower(tmp_path, monkeypatch, error):
+    """The last one is really asked of the allocator. Other errors stay what they are."""
+    session = toy.session("sequential")
+
+    def step(*_):
+        if isinstance(error, str):
+            torch.empty(2**60)
+        raise error
+
+    monkeypatch.setattr(session.learner.backbone, "collate", step)
+    run = create_run(session.config.to_dict(), tmp_path, "r")
+    with pytest.raises(RunFailed) as failed:
+        list(record(run, session))
+    assert_says(failed, "memory of cpu", "phase evaluate", "backbone.max_length (128)")
+    assert run.status == "failed" and run.info["error"] == str(failed.value)
+    monkeypatch.setattr(session.learner.backbone, "collate", lambda rows: (_ for _ in ()).throw(RuntimeError("shapes")))
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(session.train())
+
+
 def test_a_loss_that_explodes_is_seen(tmp_path):
     """Without stand-ins: a rate far too high for a real run of a few steps ends in the same refusal or in finite weights."""
     session = toy.session("sequential", "train.lr=10", "train.clip=0", "train.epochs=4")

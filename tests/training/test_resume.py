@@ -562,7 +562,7 @@ def test_a_state_of_a_newer_version(halfway):
 def test_another_backbone(halfway):
     made = session("l2r")
     made.learner.backbone.identity = "another"
-    with pytest.raises(LabError, match=r"run 'r'.*\n.*backbone is another"):
+    with pytest.raises(LabError, match=r"run 'r'.*\n.*backbone is another") as error:
         list(recorder.record(halfway, made))
     assert halfway.status == "failed" and halfway.info["error"] == str(error.value)
 
