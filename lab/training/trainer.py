@@ -176,7 +176,7 @@ class Session:
         batch = f"train.batch_size ({config.train.batch_size}), " if isinstance(stage, Training) else ""
         return (
             f"the memory of {self.learner.backbone.device} was not enough in phase {stage.phase}{task}: lower {batch}"
-            f"backbone.max_length ({config.backbone.max_length}) or experts.rank, take a smaller backbone, or stop what else uses the "
+            f"backbone.max_length ({config.backbone.max_length}) or experts.rank, take a smaller backbone, or free the "
             "device and resume"
         )
 
