@@ -1,7 +1,8 @@
 """The model of a run as it was after a task, asked about texts: as it routes them, or with its routing changed.
 
-`load(run, after=3).answer("A text", Override(expert=1)).ranked()` is what it says if expert 1 alone may act. Of a model that writes,
-`said` are the tokens of the answer, each with its probability and, where the router decides at every token, its routing.
+`load(run, after=3).answer("A text", Override(expert=1)).ranked()` is what it says if expert 1 alone may act. Where the language
+model answers, `said` are the tokens of the answer, each with its probability and, where the router decides anew at each, its
+weights.
 """
 
 import copy
@@ -232,7 +233,7 @@ class Model:
         return cast(Tokenizer, self.learner.backbone.tokenizer).decode([number]).strip() or "␣"
 
     def _said(self, reply: "Reply", weights: np.ndarray | None) -> list[Token]:
-        """The tokens of an answer; weights (L, S, H, E) of the passes that gave them, or None where these are those of the text."""
+        """The tokens of an answer; weights (L, S, H, E) of the passes that gave them, None where one decision holds for all."""
         if reply.logits is None:
             return []
         chances, ends = reply.logits.softmax(-1), self.learner.backbone.ends  # (S, V)

@@ -225,7 +225,7 @@ class Backbone(nn.Module):
         with self.arithmetic():
             model = cast(WritingModel, self.model)
             ids = model.generate(input_ids=batch.ids, attention_mask=batch.mask, generation_config=settings)  # (B, T + S)
-        return ids[:, 1 if self.encoder_decoder else batch.ids.shape[1] :]  # a decoder of its own begins with a token that starts it
+        return ids[:, 1 if self.encoder_decoder else batch.ids.shape[1] :]  # behind the token that starts a decoder, or the text
 
 
 def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:

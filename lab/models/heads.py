@@ -255,8 +255,26 @@ class Written(Head):
                 self.backbone.embed(batch)
         return decision and decision.for_generation()
 
+    @abstractmethod
+    def targets(self, batch: Batch) -> Tensor:
+        """Tokens (B, S) of the right answers, UNLABELLED behind them and of rows without a label."""
+
+    def logits(self, batch: Batch, only: int | None = None) -> Tensor:
+        """(B, S, V) at the tokens of the right answers."""
+        return self.backbone.token_logits(batch._replace(label=self.targets(batch)))
+
+    def loss(self, logits: Tensor, batch: Batch, classes: str | None = None) -> Tensor:
+        return nn.functional.cross_entropy(logits.flatten(0, 1), self.targets(batch).flatten(), ignore_index=UNLABELLED)
+
     def isolated_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.loss(logits, batch, "task")
+
+    def token_losses(self, batch: Batch, decision: Decision | None) -> Tensor:
+        """Cross-entropy (N,) in nats of all tokens of the right answers, each after those before it, routed by `decision`."""
+        target = self.targets(batch).flatten()
+        with self.bank.routed(self.answering_decision(batch, decision)):
+            losses = nn.functional.cross_entropy(self.logits(batch).flatten(0, 1), target, reduction="none")
+        return losses[target != UNLABELLED]
 
     def saying(self, batch: Batch, tokens: Sequence[int]) -> Tensor:
         """Logits (S, V) at each of the tokens, said to the one text of the batch."""
@@ -288,19 +306,10 @@ class LabelWords(Written, Classification):
                     "answer=words cannot tell them apart, use answer=classifier"
                 )
 
-    def target(self, label: Tensor, task: Tensor) -> Tensor:
-        """Tokens (B, S) of the labels (B,) within tasks (B,), UNLABELLED behind them and of rows without a label."""
-        classes = self.space.target(label, task).tolist()
+    def targets(self, batch: Batch) -> Tensor:
+        classes = self.space.target(batch.label, batch.task).tolist()
         rows = [() if c == UNLABELLED else self.tokens[c] for c in classes]
-        return padded(rows, UNLABELLED, "right").to(label.device)
-
-    def logits(self, batch: Batch, only: int | None = None) -> Tensor:
-        """(B, S, V) at the words of the right labels."""
-        return self.backbone.token_logits(batch._replace(label=self.target(batch.label, batch.task)))
-
-    def loss(self, logits: Tensor, batch: Batch, classes: str | None = None) -> Tensor:
-        target = self.target(batch.label, batch.task)
-        return nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=UNLABELLED)
+        return padded(rows, UNLABELLED, "right").to(batch.label.device)
 
     def scores(self, batch: Batch, competing: Tensor) -> Tensor:
         scores = competing.new_full(competing.shape, float("-inf"), dtype=torch.float32)  # (B, C)
@@ -348,11 +357,8 @@ class Generation(Written):
         """Tokens that an answer may have."""
         return self.config.decoding.max_tokens or self.longest
 
-    def logits(self, batch: Batch, only: int | None = None) -> Tensor:
-        return self.backbone.token_logits(batch)
-
-    def loss(self, logits: Tensor, batch: Batch, classes: str | None = None) -> Tensor:
-        return nn.functional.cross_entropy(logits.flatten(0, 1), batch.label.flatten(), ignore_index=UNLABELLED)
+    def targets(self, batch: Batch) -> Tensor:
+        return batch.label
 
     def answers(self, batch: Batch, decision: Decision | None, seen: int) -> Answers:
         with self.bank.routed(self.answering_decision(batch, decision)):

@@ -290,12 +290,13 @@ def show(answers: dict[str, Answer], code: str, lead: str = "") -> None:
     chosen = {name: answer for name, answer in answers.items() if not answer.writes}
     if chosen:
         classes(chosen, code)
+    said(answers, code)
     routed = {name: answer for name, answer in answers.items() if len(answer.experts) > 1}
     if not routed:
-        said(answers, code)
         st.info("This model has one expert for all tasks, so there is no routing to show.")
         return
     st.subheader("Which expert is chosen", anchor=False)
+    said_once(routed)
     head = which_head(max(answer.weights.shape[1] for answer in routed.values()))
     most = max(1.0, *(float(answer.weights.max()) for answer in routed.values()))
     left, right = st.columns(2, gap="large")
@@ -310,7 +311,7 @@ def show(answers: dict[str, Answer], code: str, lead: str = "") -> None:
     with right:
         decision(*(others or [first])[-1], code)
     by_token(routed, code)
-    said(answers, code)
+    by_said_token({name: answer for name, answer in routed.items() if answer.decides_per_token}, code)
 
 
 def scores(answers: dict[str, Answer]) -> None:
@@ -322,10 +323,8 @@ def scores(answers: dict[str, Answer]) -> None:
         st.caption(f"{layout.plain(name)}: {', '.join(texts)}")
     unfinished = [name for name, answer in answers.items() if not answer.ended]
     if unfinished:
-        st.caption(
-            f":material/content_cut: {layout.plain(', '.join(unfinished))}: the answer stops at the largest number of tokens that "
-            "the run lets it have, before the model ended it."
-        )
+        cut = "the answer stops at the largest number of tokens that the run allows, before the model ended it."
+        st.caption(f":material/content_cut: {layout.plain(', '.join(unfinished))}: {cut}")
     if any(answer.writes and not answer.said for answer in answers.values()):
         st.caption("Of this answer the text alone is recorded. Change the text to see the probability and routing of each token.")
 
@@ -437,22 +436,27 @@ def said(answers: dict[str, Answer], code: str) -> None:
                 python=f"{code}\nlab.figures.answer_tokens(answers[{name!r}], {figures.ANSWER_COLOURS[index]!r})",
                 read="The probability of each token after the text and the tokens above it.",
             )
-    anew = {name: answer for name, answer in speaking.items() if answer.decides_per_token}
-    once = [name for name, answer in speaking.items() if len(answer.experts) > 1 and name not in anew]
-    if once:
-        st.caption(
-            f"{layout.plain(', '.join(once))}: this router decides once, from the text; the weights shown above act while every "
-            "token of the answer is given."
-        )
-    if anew:
-        by_said_token(anew, code)
+
+
+def said_once(answers: dict[str, Answer]) -> None:
+    """Say which decisions hold for a whole answer, and which are shown for the text alone here."""
+    speaking = {name: answer for name, answer in answers.items() if answer.said}
+    once = "the router decides once, from the text, and these weights act at every token of the answer."
+    anew = "the router decides anew at every token, see below; these weights are means over the tokens of the text."
+    for about, per_token in ((once, False), (anew, True)):
+        names = [name for name, answer in speaking.items() if answer.decides_per_token is per_token]
+        if names:
+            st.caption(f"{layout.plain(', '.join(names))}: {about}")
 
 
 def by_said_token(answers: dict[str, Answer], code: str) -> None:
-    """Weights of the passes that gave the tokens: all tokens, and for one of them all layers."""
+    """Weights of the passes that gave the tokens of answers: all tokens, and for one of them all layers."""
+    if not answers:
+        return
+    st.subheader("The answer, routed token by token", anchor=False)
     for index, (column, (name, answer)) in enumerate(zip(st.columns(2, gap="large"), answers.items(), strict=False)):
         with column:
-            st.markdown(f"**{layout.plain(name)}: which expert is chosen at each token**")
+            st.markdown(f"**{layout.plain(name)}**")
             chart_card.card(
                 figures.answer_by_said_token,
                 answer,
