@@ -36,11 +36,12 @@ def pruned(run: Run, share: float = 0.9, watch: Callable[[str, int, int], None] 
     """Loads of the experts of a finished run, and its scores on test examples with all experts and with the kept ones alone.
 
     {"run", "share", "experts": [{"expert", "load", "kept"}, ...], "tasks": [{"task", "before", "after"}, ...],
-    "average_accuracy": {"before", "after"}}; of tasks with further scores also "measures": {name: {"before", "after"}}. All are
-    measured here, with the model as it was after the last task; a model that writes writes every answer again. `watch` is told
-    the task, how many answers are given and how many there will be, before each task and after each batch. The others get the
-    weight of a pruned expert in proportion; where a router had chosen pruned ones alone, nothing acts. Nothing is written. Raises
-    LabError for a share outside of (0, 1], and for a run that is not finished, of protocol transfer, or without several experts.
+    "average_accuracy": {"before", "after"}}; where tasks have further scores, each and the whole also have "measures": {name:
+    {"before", "after"}}. All are measured here, with the model as it was after the last task; a model that writes writes every
+    answer again. `watch` is told the task, how many answers are given and how many there will be, before each task and after
+    each batch. The others get the weight of a pruned expert in proportion; where a router had chosen pruned ones alone, nothing
+    acts. Nothing is written. Raises LabError for a share outside of (0, 1], and for a run that is not finished, of protocol
+    transfer, or without several experts to route.
     """
     if not run.protocol.continual:
         raise LabError(f"run '{run.id}' is of protocol {run.protocol.name}: experts are pruned by the load of a run on a stream")
@@ -77,16 +78,19 @@ def pruned(run: Run, share: float = 0.9, watch: Callable[[str, int, int], None] 
         watch(task, answered, total)
         evaluations = [evaluated(t, change) for change in changes]
         before, after = evaluations[0], evaluations[-1]
-        row: dict[str, Any] = {"task": task, "before": before.score, "after": after.score}
-        measures = {name: {"before": value, "after": after.scores[name]} for name, value in before.scores.items()}
-        rows.append(row | ({"measures": measures} if measures else {}))
+        pairs = {name: {"before": value, "after": after.scores[name]} for name, value in before.scores.items()}
+        rows.append({"task": task, "before": before.score, "after": after.score} | ({"measures": pairs} if pairs else {}))
+
+    def mean(pairs: list[dict[str, Any]]) -> dict[str, float]:
+        return {moment: float(np.mean([pair[moment] for pair in pairs])) for moment in ("before", "after")}
+
+    measures = {name: mean([row["measures"][name] for row in rows]) for name in rows[0].get("measures", {})}
+    experts = zip(routing.experts, loads, strict=True)
     return {
         "run": run.id,
         "share": share,
-        "experts": [
-            {"expert": name, "load": float(load), "kept": k in kept}
-            for k, (name, load) in enumerate(zip(routing.experts, loads, strict=True))
-        ],
+        "experts": [{"expert": name, "load": float(load), "kept": k in kept} for k, (name, load) in enumerate(experts)],
         "tasks": rows,
-        "average_accuracy": {moment: float(np.mean([row[moment] for row in rows])) for moment in ("before", "after")},
+        "average_accuracy": mean(rows),
+        **({"measures": measures} if measures else {}),
     }

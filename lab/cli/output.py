@@ -130,7 +130,7 @@ def counted(doing: str) -> Iterator[Callable[[str, int, int], None]]:
 def print_pruning(answer: dict[str, Any]) -> None:
     """The load of the experts, then the scores of every task with and without the pruned ones."""
     print_table(answer["experts"])
-    rows = [*answer["tasks"], {"task": "mean"} | answer["average_accuracy"]]
+    rows = [*answer["tasks"], {"task": "mean", "measures": answer.get("measures", {})} | answer["average_accuracy"]]
     moments = ("before", "after")
     further = [{f"{name} {m}": pair[m] for name, pair in row.get("measures", {}).items() for m in moments} for row in rows]
     print_table([{name: row[name] for name in ("task", *moments)} | more for row, more in zip(rows, further, strict=True)])
