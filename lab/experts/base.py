@@ -69,8 +69,8 @@ class Expert(Plugin):
         self.options = options
 
     @abstractmethod
-    def targets(self, model_type: str) -> Sequence[str] | None:
-        """Endings of the names of the layers to adapt in this type of model; "*" for all, None if it is not known."""
+    def targets(self, model: "PreTrainedModel") -> Sequence[str] | None:
+        """Names of the layers to adapt in this model, or endings of names; "*" for all, None if it is not known."""
 
     def adapts(self, module: nn.Module, model: "PreTrainedModel") -> bool:
         """Whether this kind can adapt this module of the model; by default linear layers."""
@@ -124,7 +124,7 @@ class InputExpert(Expert):
         if refused:
             raise LabError(f"experts of kind '{cls.name}' stand before the text, in no block: leave out experts.{refused[0]}")
 
-    def targets(self, model_type: str) -> Sequence[str]:
+    def targets(self, model: "PreTrainedModel") -> Sequence[str]:
         return ["*"]
 
     def adapts(self, module: nn.Module, model: "PreTrainedModel") -> bool:

@@ -1,26 +1,24 @@
 """(IA)^3 (Liu et al. 2022): learned vectors rescale keys, values and the inner activations of the feed-forward layers."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from lab.core.errors import LabError
+from lab.experts import _targets
 from lab.experts.base import Expert, ExpertOptions, LayerInfo
 
-# What peft does not know.
-MORE_TARGETS = {
-    "modernbert": ["Wqkv", "mlp.Wo"],
-    "distilbert": ["k_lin", "v_lin", "lin2"],
-    "camembert": ["key", "value", "output.dense"],
-}
+if TYPE_CHECKING:  # transformers is slow to import
+    from transformers import PreTrainedModel
 
 
 class Ia3Options(ExpertOptions):
     name: str = "ia3"
     feedforward: list[str] = Field(
-        ["output.dense", "mlp.c_proj", "down_proj", "fc2", "fc_out", "dense_4h_to_h", "w2", "mlp.Wo", "lin2"],
+        list(_targets.FEED_FORWARD),
         description="endings of names of layers whose input is rescaled; of the other targets the output is",
     )
 
@@ -38,10 +36,8 @@ class Ia3(Expert):
     options: Ia3Options
     peft_format = True
 
-    def targets(self, model_type: str) -> Sequence[str] | None:
-        from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFT_TARGETS
-
-        return PEFT_TARGETS.get(model_type) or MORE_TARGETS.get(model_type)
+    def targets(self, model: "PreTrainedModel") -> Sequence[str] | None:
+        return _targets.rescaled(model, self.options.feedforward)
 
     def scales_input(self, name: str) -> bool:
         """Whether of this layer the input is rescaled."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from lab.core.errors import LabError
 from lab.experts import _composition, _targets
 from lab.experts.base import Expert, ExpertOptions, LayerInfo, uniform
+
+if TYPE_CHECKING:  # transformers is slow to import
+    from transformers import PreTrainedModel
 
 
 class LoraOptions(ExpertOptions):
@@ -33,8 +37,8 @@ class Lora(Expert):
         """Factor of the update: alpha / r, or alpha / sqrt(r) for rsLoRA."""
         return self.options.alpha / (math.sqrt(self.options.rank) if self.options.rslora else self.options.rank)
 
-    def targets(self, model_type: str) -> Sequence[str] | None:
-        return _targets.low_rank(model_type)
+    def targets(self, model: "PreTrainedModel") -> Sequence[str] | None:
+        return _targets.low_rank(model)
 
     def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
         a = uniform((self.options.rank, layer.inputs), 1 / math.sqrt(layer.inputs), generator)  # (r, I), as peft draws it

@@ -177,7 +177,7 @@ class Bank(nn.Module):
     def _targets(self, model: "PreTrainedModel", model_type: str) -> list[str]:
         layers = self.adaptable
         named = self.kind.options.targets
-        endings = self.kind.targets(model_type) if named is None else named
+        endings = self.kind.targets(model) if named is None else named
         if endings is None:
             raise LabError(
                 f"which layers of a '{model_type}' to adapt is not known: name them with experts.targets, from {_endings(layers)}"

@@ -160,11 +160,3 @@ def test_heads_must_divide(name):
         LabError, match=r"^router.heads = 7 does not divide the width \d+ of layer some.layer: choose one of 1, 2, 4"
     ):
         kind.check_heads(LAYER, 7)
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_the_layers_of_an_unknown_model_are_not_guessed(name):
-    anywhere = list(kind_of(name).targets("bert")) == ["*"]  # all layers are all layers in every model
-    assert anywhere or kind_of(name).targets("no-such-model") is None
-    for known in ("bert", "roberta", "llama", "gpt2", "modernbert"):
-        assert kind_of(name).targets(known), known

@@ -564,10 +564,6 @@ def test_requests_that_cannot_be_met():
     assert refusal("bert", "bert", targets=[]) == (
         "experts.targets = [] matches no linear layer of this backbone; there are dense, key, query, value"
     )
-    assert refusal("llama", "brand-new") == (
-        "which layers of a 'brand-new' to adapt is not known: name them with experts.targets, "
-        "from down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
-    )
     assert refusal("bert", "bert", heads=5) == (
         "router.heads = 5 does not divide the width 32 of layer encoder.layer.0.attention.self.query: "
         "choose one of 1, 2, 4, 8, 16, 32"
