@@ -23,7 +23,10 @@ def pinned(start: dict[str, str], runs: str | Path | None = None) -> dict[str, s
     adapters = {}
     for name, given in start.items():
         match = PINNED.fullmatch(given)
-        folders = peft_folder.named(match[1] if match else given, runs)
+        try:
+            folders = peft_folder.named(match[1] if match else given, runs)
+        except LabError as error:
+            raise LabError(f"experts.start.{name}: {error}") from None
         if len(folders) != 1:
             raise LabError(f"experts.start.{name}: '{given}' is {len(folders)} experts: name one of {', '.join(folders)}")
         ((word, folder),) = folders.items()

@@ -7,9 +7,9 @@ later peft, is refused unless it is off. numpy only.
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -248,8 +248,7 @@ def plain(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Plain
     kind = fields.peft_type
     layers, heads = _sorted_out(kind, tensors)
     _check_promises(fields, layers)
-    read: Callable[[Any, Any], tuple[dict[str, Any], dict[str, np.ndarray]]] = _lora if isinstance(fields, Lora) else _ia3
-    own, arrays = read(fields, layers)
+    own, arrays = _lora(fields, layers) if isinstance(fields, Lora) else _ia3(cast(Ia3, fields), layers)
     task = None if fields.task_type in HEAD_TASKS else fields.task_type
     notes = (f"its head ({', '.join(heads)}) is no part of the expert and is left out",) if heads else ()
     about = {"peft_type": kind, "task_type": task, "base_model_name_or_path": fields.base_model_name_or_path or ""}

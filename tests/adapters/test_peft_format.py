@@ -5,6 +5,7 @@ import io
 import json
 import warnings
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,10 +81,15 @@ def hidden(model) -> torch.Tensor:
         return model(**INPUTS).last_hidden_state
 
 
+def backbone(task: Any) -> Any:
+    """The backbone in a task model."""
+    return getattr(task, task.base_model_prefix, task)
+
+
 def model(name: str, head: str = "AutoModel"):
     """A tiny model, whose backbone has the same weights with each head."""
     task = tiny.model(name, head)
-    getattr(task, task.base_model_prefix, task).load_state_dict(tiny.model(name).state_dict(), strict=False)
+    backbone(task).load_state_dict(tiny.model(name).state_dict(), strict=False)
     return task
 
 
@@ -99,8 +105,7 @@ def save(folder, config, name: str = "bert", head: str = "AutoModel") -> torch.T
 
 
 def in_peft(folder, name: str = "bert", head: str = "AutoModel") -> torch.Tensor:
-    loaded = PeftModel.from_pretrained(model(name, head), folder).eval().base_model.model
-    return hidden(getattr(loaded, loaded.base_model_prefix, loaded))
+    return hidden(backbone(PeftModel.from_pretrained(model(name, head), folder).eval().base_model.model))
 
 
 def in_the_bank(folder, name: str = "bert", head: str = "AutoModel", **options):
@@ -112,7 +117,7 @@ def in_the_bank(folder, name: str = "bert", head: str = "AutoModel", **options):
     host, bank = tiny.bank(name, kind=kind, experts=0, layers=layers, inside=model(name, head), **sizes | options)
     k = bank.import_expert(folder, "theirs")
     with bank.routed(Decision(torch.ones(1, 1, 1, 1), experts=(k,))):
-        return bank, hidden(getattr(host, host.base_model_prefix, host))
+        return bank, hidden(backbone(host))
 
 
 def in_the_library(folder, runs) -> library.SavedExpert:
@@ -190,7 +195,7 @@ def test_an_adapter_of_the_plain_model_in_one_that_writes(tmp_path):
 @pytest.mark.parametrize("variant", IA3)
 def test_ia3_is_exact_in_every_reader(variant, tmp_path):
     name = variant.partition("-")[0]
-    options = {"feedforward": ["0.output.dense", "1.output.dense"]} if variant == "bert-regex" else {}
+    options: dict[str, Any] = {"feedforward": ["0.output.dense", "1.output.dense"]} if variant == "bert-regex" else {}
     theirs = save(tmp_path / "e", IA3Config(**IA3[variant]), name)
     assert_exact_everywhere(theirs, tmp_path / "e", tmp_path, name, **options)
 
