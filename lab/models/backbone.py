@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
@@ -128,11 +128,32 @@ class Backbone(nn.Module):
             self.lower.remove()
             self.lower = None
 
+    @property
+    def tolerance(self) -> float:
+        """How far the same number, computed in two ways, may be apart, as a share of numbers that matter."""
+        return 1e-4 if self.config.dtype == "float32" else 0.05
+
+    def trial(self, answers: bool) -> Callable[[Sequence[int]], Tensor]:
+        """A function of numbers in 0 to 2: passes so many of three texts, padded alike, through the model (n, ...).
+
+        `answers`: through the part that writes too, which is given something to say.
+        """
+        texts = ("one two three four five six seven", "eight nine ten", "eleven twelve thirteen fourteen fifteen")
+        examples = [Example(text, 0, targets=(text.split()[0],) if answers else ()) for text in texts]
+        batch = self.collate(self.encode(examples, 0, "trial"))
+
+        def run(rows: Sequence[int]) -> Tensor:
+            tensors = (tensor[list(rows)] for tensor in batch[:5])
+            some = Batch(*tensors, keys=[batch.keys[row] for row in rows], answers=[batch.answers[row] for row in rows])
+            return self.token_logits(some) if answers else self.embed(some)
+
+        return run
+
     @torch.no_grad()
     def _stands_in(self) -> bool:
         """Whether two rows have the same representations from the states that are kept of them as from their texts."""
         rows = self.encode([Example("a", 0), Example("one two three", 0)], 0, "trial")
-        batch, near = self.collate(rows), 1e-4 if self.config.dtype == "float32" else 0.05
+        batch, near = self.collate(rows), self.tolerance
         plain = self.embed(batch)
         try:
             with self.prefix_cached(rows):

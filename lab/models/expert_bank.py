@@ -4,7 +4,7 @@ Adapted layers replace layers of the frozen backbone, mostly linear ones. While 
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +17,8 @@ from lab.adapters.base_model import Base, compare
 from lab.core.errors import LabError, Notice
 from lab.core.rng import generator
 from lab.experts.base import Expert, InputExpert, LayerInfo, is_linear
-from lab.routers.base import Decision
+from lab.models.layer_calls import LEAVE_OUT, Call, calls_of
+from lab.routers.base import Decision, one_hot
 
 if TYPE_CHECKING:  # transformers is slow to import
     from transformers import PreTrainedModel
@@ -32,11 +33,18 @@ class RoutedLayer(nn.Module):
         self.experts = nn.ModuleList()  # of nn.ParameterDict
         self._bank = (bank,)  # in a tuple: the bank is not a submodule of its layers
         self._stacks: dict[tuple[int, ...], dict[str, Tensor]] = {}
+        self.calls: Sequence[Call] = (Call(),)  # in a pass of the model, see Bank.learn_calls
+        self.turn = 0  # the next of them
 
     @property
     def weight(self) -> Tensor:
         """The base layer's; some models look at its type before they call the layer."""
         return cast(Tensor, self.base.weight)
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether at its first call in a pass it is given something of every row."""
+        return bool(self.calls) and self.calls[0].axis is not None
 
     def expert(self, k: int) -> nn.ParameterDict:
         """Parameters of expert k in this layer."""
@@ -67,22 +75,28 @@ class RoutedLayer(nn.Module):
         bank = self._bank[0]
         if bank.slot is None:
             return self.base(x)
-        ids = not x.is_floating_point()  # (B, T); of positions (1, T), once for all rows
-        rows = x if ids or x.dim() == 3 else x.reshape(len(x), -1, x.shape[-1])  # (B, T, I); 2-D inputs have one token a row
+        if not self.calls:
+            raise LabError(f"layer {self.info.name} was not used when texts were tried, and now it is: {LEAVE_OUT}")
+        call = self.calls[self.turn]
+        rows = call.by_row(x, bank.slot.rows, self.info.name)  # (B, N, I), or ids (B, N)
         stack, w = self.routed(bank.slot, rows)
+        self.turn = (self.turn + 1) % len(self.calls)
+        if call.axis is None and len(w) > 1:  # what all rows share differs between them from here on
+            rows = rows.expand(len(w), *rows.shape[1:])
         out = bank.kind.output(self.base, rows, stack | bank.shared, w, bank.slot.composition or bank.composition)
-        return out if rows is x else out.reshape(*x.shape[:-1], -1)
+        return out if rows is x else call.as_given(out, x)
 
     def routed(self, slot: Decision, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Parameters of the experts that the decision is about, and their weights (B|1, T|1, H, E) for the rows x (B, ...)."""
+        """Parameters of the experts that the decision is about, and their weights (B|1, T|1, H, E) for the rows x (B, ...).
+
+        A layer that is called several times in a pass decides at its first call.
+        """
         chosen = tuple(range(len(self.experts))) if slot.experts is None else slot.experts
-        w = slot.weights_for_layer(self.index, x)
+        if self.turn == 0:
+            w = slot.weights_for_layer(self.index, x)
+        else:
+            w = slot.weights_again(self.index, per_token=self.calls[self.turn].axis is not None)
         w = w if w.dim() == 4 else w.unsqueeze(1)
-        once = len(x) == 1 and not x.is_floating_point()
-        if w.shape[0] not in (1, len(x)) and not once:  # beam search repeats each row, some layers see (B * T, I)
-            if len(x) % w.shape[0]:
-                raise LabError(f"the routing decision is for {w.shape[0]} rows, layer {self.info.name} was given {len(x)}")
-            w = w.repeat_interleave(len(x) // w.shape[0], dim=0)
         stack = self.stack(chosen) if slot.stacks is None else slot.stacks[self.index]
         experts = len(next(iter(stack.values())))
         if w.shape[-1] != experts:
@@ -119,6 +133,8 @@ class RoutedInput(RoutedLayer):
         inputs = dict(kwargs)
         tokens, mask = self.base(inputs.pop("input_ids")), inputs["attention_mask"]  # (B, T, D), (B, T)
         stack, w = self.routed(bank.slot, tokens)
+        if len(w) not in (1, len(tokens)):
+            raise LabError(f"the routing decision is for {len(w)} rows, layer {self.info.name} was given {len(tokens)}")
         if w.shape[1] > 1:
             raise LabError(f"experts of kind '{kind.name}' are chosen per example, not per token: use another router")
         before, there = kind.before(stack, w[:, 0], bank.slot.composition or bank.composition)  # (b, P, D), (b, P)
@@ -152,7 +168,7 @@ class Bank(nn.Module):
 
     def __init__(self, model: "PreTrainedModel", model_type: str, kind: Expert, composition: str = "mix", heads: int = 1):
         super().__init__()
-        self.kind, self.composition = kind, composition
+        self.kind, self.composition, self.heads = kind, composition, heads
         self.slot: Decision | None = None
         self.names: list[str] = []
         self.initial_values: dict[str, dict[str, Tensor]] = {}  # what experts of these names begin with, else random values
@@ -282,10 +298,72 @@ class Bank(nn.Module):
         if self.slot is not None:
             raise LabError("the bank is already routed: close the open block first")
         self.slot = decision
+        for layer in self.routed_layers:
+            layer.turn = 0
         try:
             yield decision
         finally:
             self.slot = None
+
+    # -- what layers are given -------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def learn_calls(self, run: Callable[[Sequence[int]], Tensor], near: float) -> None:
+        """Find out on the model itself what its adapted layers are given in a pass.
+
+        `run(rows)` passes some of three texts, padded alike, through the model and returns what becomes of each (n, ...). Where
+        the inputs are no plain (B, T, I), rows that are routed to different experts are compared with each row alone: they may
+        differ by `near` of what the choice of the expert changes. Raises LabError, naming the layer, for inputs that are not
+        understood, as where tokens are dealt out to experts of the backbone's own.
+        """
+        fewer, more = self._inputs(lambda: run([0, 1])), self._inputs(lambda: run([0, 1, 2]))
+        for layer, two, three in zip(self.routed_layers, fewer, more, strict=True):
+            layer.calls = calls_of(layer.info.name, two, three)
+        unusual = [layer.info.name for layer, shapes in zip(self.routed_layers, fewer, strict=True) if not _plain(shapes)]
+        if unusual and not self._rows_act_alone(run, near):
+            raise LabError(
+                "rows of a batch that are routed to different experts would disturb each other in this backbone, because of what "
+                f"{', '.join(unusual[:4])}{' and others' if len(unusual) > 4 else ''} are given: choose other experts.targets"
+            )
+
+    def _inputs(self, run: Callable[[], object]) -> list[list[tuple[int, ...]]]:
+        """Per adapted layer, the shapes of its inputs in a pass without experts; ids have one feature."""
+        seen: list[list[tuple[int, ...]]] = [[] for _ in self.routed_layers]
+
+        def look(module: nn.Module, args: tuple, out: object) -> None:
+            layer, (x,) = cast(RoutedLayer, module), args
+            if not isinstance(out, Tensor):
+                raise LabError(f"layer {layer.info.name} cannot have experts, it returns more than a tensor: {LEAVE_OUT}")
+            seen[layer.index].append((*x.shape,) if x.is_floating_point() else (*x.shape, 1))
+
+        hooks = [layer.register_forward_hook(look) for layer in self.routed_layers]
+        try:
+            run()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen
+
+    def _rows_act_alone(self, run: Callable[[Sequence[int]], Tensor], near: float) -> bool:
+        """Whether a batch of rows with different random experts gives what each row gives alone."""
+        draw, device = generator("trial of layers"), next(self.routed_layers[0].base.parameters()).device
+        stacks = []
+        for layer in self.layers:
+            new = self.kind.new(layer, draw)
+            noisy = {own: [t + 0.1 * torch.randn(t.shape, generator=draw) for _ in range(2)] for own, t in new.items()}
+            stacks.append({own: torch.stack(pair).to(device) for own, pair in noisy.items()})
+
+        def routed(rows: Sequence[int], experts: Sequence[int]) -> Tensor:
+            with self.routed(Decision(one_hot(torch.tensor(experts, device=device), 2, self.heads), stacks=stacks)):
+                return run(rows)
+
+        try:
+            together = routed([0, 1, 2], [0, 1, 0])
+            own, other = (torch.cat([routed([r], [e]) for r, e in enumerate(es)]) for es in ((0, 1, 0), (1, 0, 1)))
+        except (RuntimeError, ValueError, IndexError):  # the model cannot compute with what the layers return
+            return False
+        allowed = near * (other - own).abs().amax() + 1e-5 * own.abs().amax()
+        return bool((together - own).abs().amax() <= allowed)
 
     # -- files -----------------------------------------------------------------------------------------------------
 
@@ -378,6 +456,11 @@ class Bank(nn.Module):
 def _of_pooler(name: str) -> bool:
     """Whether the layer stands behind the hidden states, from which the lab makes the representation of a text."""
     return "pooler" in name.split(".")
+
+
+def _plain(shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether a layer is given the two rows of a batch and their tokens (2, T, I), once or several times."""
+    return all(len(shape) == 3 and shape[0] == 2 for shape in shapes)
 
 
 def _same_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], within: str = "") -> None:

@@ -24,7 +24,7 @@ from lab.data.replay_buffer import Memory
 from lab.data.stream import SPLITS, Split, Task
 from lab.data.task_checks import check
 from lab.models.learner import Learner, read_initial_experts
-from lab.models.pretrained import resolve
+from lab.models.pretrained import is_encoder_decoder, resolve
 from lab.routers.base import Reads
 from lab.run_folder import events
 from lab.training.evaluation import Evaluation, Evaluator
@@ -50,7 +50,11 @@ def resolved(config: RunConfig, tasks: list[str], runs: str | Path | None = None
     start = initial_adapters.pinned(config.experts.start, runs)
     layers = sorted({*config.experts.layers, *initial_adapters.layers(start, config.experts.name)})
     experts = config.experts.model_copy(update={"start": start, "layers": layers})
-    decided = {"stream": stream, "backbone": resolve(config.backbone), "experts": experts, "protocol": protocol}
+    router, kind = config.router, registry.routers.get(config.router.name)
+    if Reads.LAYERS in kind.reads_of(router) and is_encoder_decoder(config.backbone.name):
+        router = kind.without_layers(router)
+    backbone = resolve(config.backbone)
+    decided = {"stream": stream, "backbone": backbone, "experts": experts, "router": router, "protocol": protocol}
     return config.model_copy(update=decided)
 
 
