@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from lab.adapters.base_model import Base
 from lab.config.schema import BackboneConfig
 from lab.core.errors import LabError
 from lab.data.batching import UNLABELLED, Batch, Encoded, by_length, collate
 from lab.data.stream import Example
 from lab.models.prefix_cache import Lower
-from lab.models.pretrained import HashTokenizer, Tokenizer, WritingModel, is_decoder, load, locate, tiny, writer
+from lab.models.pretrained import MINILM_HUB_ID, HashTokenizer, Tokenizer, WritingModel, is_decoder, load, locate, tiny, writer
 
 if TYPE_CHECKING:  # transformers is slow to import
     from transformers import PreTrainedModel
@@ -64,6 +65,13 @@ class Backbone(nn.Module):
         self.takes_positions = generates and "position_ids" in accepted
         self.keeps_logits = "logits_to_keep" in accepted
         self.takes_types = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
+
+    @property
+    def base(self) -> Base:
+        """What adapters of this backbone belong to."""
+        names = {"minilm": (MINILM_HUB_ID,)}.get(self.config.name, ())
+        path = locate(self.config.name).path
+        return Base(self.config.name, self.identity, (*names, path) if path else names)
 
     @property
     def writing_tokenizer(self) -> Tokenizer:
