@@ -109,7 +109,8 @@ class Recorder:
         if not run.saved:
             for name in ("events.jsonl", "matrix.json"):
                 (run.dir / name).unlink(missing_ok=True)
-            update_info(run, fingerprint=fingerprint)
+            longest = session.learner.head.longest
+            update_info(run, fingerprint=fingerprint, **({"longest_answer": longest} if longest else {}))
             return
         if run.info.get("fingerprint") != fingerprint:
             raise LabError(f"run '{run.id}' cannot go on: its data or backbone have changed since it began")
