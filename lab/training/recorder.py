@@ -115,7 +115,9 @@ class Recorder:
         for litter in run.dir.rglob(".*.tmp"):  # of a process that was killed while it wrote
             shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
         saved, notes = self.checkpoints.newest()
-        self.info["fingerprint"] = fingerprint = json.loads(json.dumps(session.fingerprint()))
+        longest = session.learner.head.longest
+        fingerprint = json.loads(json.dumps(session.fingerprint()))
+        self.info |= {"fingerprint": fingerprint} | ({"longest_answer": longest} if longest else {})
         if saved is None:
             for name in ("events.jsonl", "matrix.json"):
                 (run.dir / name).unlink(missing_ok=True)
@@ -130,8 +132,13 @@ class Recorder:
             self.checkpoints.keep(*(path for name in unnamed if (path := run.dir / name).is_file()))
         atomic_io.write_yaml(run.dir / "config.yaml", session.config.to_dict())
         self.checkpoints.keep(*(run.dir / name for name in ("config.yaml", "env.json") if (run.dir / name).is_file()))
-        update_info(run, fingerprint=fingerprint)
+        update_info(run, **self.known)
         return notes
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What run.json holds of the run itself; saved states hold it too."""
+        return {name: self.info[name] for name in ("format", "created", "fingerprint", "longest_answer") if name in self.info}
 
     def tell(self, notes: list[str]) -> events.Recovered:
         """Say in the log, in events.jsonl and in run.json what was found damaged; returns the event."""
@@ -230,13 +237,18 @@ class Recorder:
 
     def save(self) -> None:
         self.lease.confirm()
-        about = {name: self.info[name] for name in ("format", "created", "fingerprint") if name in self.info}
-        self.checkpoints.save(self.session, run=about)
+        self.checkpoints.save(self.session, run=self.known)
+
+    @property
+    def base(self) -> tuple[str, str]:
+        """What the backbone is called, and its digest."""
+        backbone = self.session.learner.backbone
+        return backbone.config.name, backbone.identity
 
     def export(self, k: int, folder: Path) -> list[Path]:
         """Save expert k in a folder of its name; returns its files."""
         bank = self.session.learner.bank
-        bank.export(k, folder / bank.names[k], base=self.session.config.backbone.name)
+        bank.export(k, folder / bank.names[k], *self.base)
         return [folder / bank.names[k] / part for part in (CONFIG, WEIGHTS)]
 
     def write_scores(self) -> None:
