@@ -29,6 +29,7 @@ from lab.training.checkpoint import Checkpoints
 from lab.training.stage import Training
 from lab.training.trainer import Session
 
+KNOWN = ("format", "created", "fingerprint", "changes", "longest_answer")  # of run.json: what saved states hold too
 LOG_EVERY = 1.0  # seconds between two Step lines of one phase
 
 
@@ -122,6 +123,8 @@ class Recorder:
         before = (saved.values.get("run", {}) if saved else {}).get("fingerprint") or run.info.get("fingerprint")
         changed = drift.differences(before, fingerprint) if before else []
         drift.refuse(run.id, [one for one in changed if self.accepted is not None and one.about not in self.accepted])
+        longest = session.learner.head.longest
+        self.info |= {"longest_answer": longest} if longest else {}
         if saved is None:
             for name in ("events.jsonl", "matrix.json"):
                 (run.dir / name).unlink(missing_ok=True)
@@ -136,8 +139,13 @@ class Recorder:
         self.info["fingerprint"] = fingerprint
         if changed:
             self.info["changes"] = [*run.info.get("changes", []), *({"time": now(), "what": one.sentence} for one in changed)]
-        update_info(run, **{name: self.info[name] for name in ("fingerprint", "changes") if name in self.info})
+        update_info(run, **self.known)
         return notes + [f"went on with a change: {one.sentence}" for one in changed]
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What run.json holds of the run itself; saved states hold it too."""
+        return {name: self.info[name] for name in KNOWN if name in self.info}
 
     def tell(self, notes: list[str]) -> events.Recovered:
         """Say in the log, in events.jsonl and in run.json what was found damaged; returns the event."""
@@ -231,13 +239,18 @@ class Recorder:
 
     def save(self) -> None:
         self.lease.confirm()
-        about = {name: self.info[name] for name in ("format", "created", "fingerprint") if name in self.info}
-        self.checkpoints.save(self.session, run=about)
+        self.checkpoints.save(self.session, run=self.known)
+
+    @property
+    def base(self) -> tuple[str, str]:
+        """What the backbone is called, and its digest."""
+        backbone = self.session.learner.backbone
+        return backbone.config.name, backbone.identity
 
     def export(self, k: int, folder: Path) -> list[Path]:
         """Save expert k in a folder of its name; returns its files."""
         bank = self.session.learner.bank
-        bank.export(k, folder / bank.names[k], base=self.session.config.backbone.name)
+        bank.export(k, folder / bank.names[k], *self.base)
         return [folder / bank.names[k] / part for part in (CONFIG, WEIGHTS)]
 
     def write_scores(self) -> None:
