@@ -165,6 +165,11 @@ class Head(nn.Module, ABC):
         task's columns stand among all: an isolated expert is to have the same bytes in every order of the tasks.
         """
 
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the longest answer that the language model is trained on or writes after a text."""
+        return 0
+
     def answering_decision(self, batch: Batch, decision: Decision | None) -> Decision | None:
         """The decision under which the batch is answered."""
         return decision
@@ -260,6 +265,10 @@ class LabelWords(Written, Classification):
                     "answer=words cannot tell them apart, use answer=classifier"
                 )
 
+    @property
+    def answer_tokens(self) -> int:
+        return max(map(len, self.tokens))
+
     def target(self, label: Tensor, task: Tensor) -> Tensor:
         """Tokens (B, S) of the labels (B,) within tasks (B,), UNLABELLED behind them and of rows without a label."""
         classes = self.space.target(label, task).tolist()
@@ -304,6 +313,10 @@ class Generation(Written):
     def __init__(self, config: RunConfig, tasks: Sequence[Task], backbone: Backbone, bank: Bank):
         super().__init__(config, tasks, backbone, bank)
         self.longest = 1  # tokens of the longest target among the training examples
+
+    @property
+    def answer_tokens(self) -> int:
+        return max(self.longest, self.config.decoding.max_tokens or 0)
 
     def observe_rows(self, rows: Sequence[Encoded], split: str) -> None:
         if split == "train":

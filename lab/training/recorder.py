@@ -19,6 +19,7 @@ import torch
 
 from lab.core import atomic_io
 from lab.core.errors import LabError, RunFailed
+from lab.models.backbone import is_recorded
 from lab.models.learner import routing_state
 from lab.run_folder import events
 from lab.run_folder.run import Run
@@ -111,7 +112,9 @@ class Recorder:
                 (run.dir / name).unlink(missing_ok=True)
             update_info(run, fingerprint=fingerprint)
             return
-        if run.info.get("fingerprint") != fingerprint:
+        recorded = run.info.get("fingerprint") or {}
+        same_tasks = recorded.get("tasks") == fingerprint["tasks"]
+        if not (same_tasks and is_recorded(session.learner.backbone, recorded.get("backbone"))):
             raise LabError(f"run '{run.id}' cannot go on: its data or backbone have changed since it began")
         manifest = checkpoint.restore(session, run.dir / "checkpoint", run.dir / "experts")
         log, size = run.dir / "events.jsonl", manifest["events_bytes"]

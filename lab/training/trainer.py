@@ -80,6 +80,7 @@ class Session:
         read_initial_experts(self.learner)
         encode = self.learner.encode
         self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(self.tasks) for s in SPLITS}
+        self.learner.check_positions(row for rows in self.rows.values() for row in rows)
         self.sizes = sizes_of(self.tasks)
         self.memory = Memory(**dict(config.memory), seed=config.seed)
         build = registry.methods.get
@@ -108,7 +109,8 @@ class Session:
         if self.position == 0 and not self.cursor.step:
             layers, examples = [layer.name for layer in self.learner.bank.layers], self.protocol.examples(self)
             labels, device = self.scores.labels, str(self.learner.backbone.device)
-            yield events.RunStarted(self.task_names, labels, layers, device, examples, self.progress())
+            notes = self.learner.backbone.notes
+            yield events.RunStarted(self.task_names, labels, layers, device, examples, self.progress(), notes)
         for task, kind in self.plan[self.position :]:
             stage = self.stage = kind(self, task)
             yield from stage.run()
