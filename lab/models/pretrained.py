@@ -194,6 +194,7 @@ def load(source: Source, device: torch.device, generates: bool) -> Loaded:
     missing weight, for shapes that the configuration does not give, and for tokens that the embedding has no row for.
     """
     import transformers
+    from transformers.utils.hub import cached_file
 
     assert source.path is not None, "the tiny backbone is made by `tiny`"
 
@@ -204,7 +205,7 @@ def load(source: Source, device: torch.device, generates: bool) -> Loaded:
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # the loading report is read here, and not printed
     try:
-        folder = Path(transformers.utils.cached_file(source.path, "config.json", **options) or "").parent
+        folder = Path(cached_file(source.path, "config.json", **options) or "").parent
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.path, **options)
         config = transformers.AutoConfig.from_pretrained(source.path, **options)
         written, _ = transformers.PreTrainedConfig.get_config_dict(source.path, **options)  # config.json as it is
