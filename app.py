@@ -1,5 +1,7 @@
 """Entry of the dashboard in a checkout: `streamlit run app.py`. The pages are in lab/pages."""
 
-from lab.pages.main import main
+from streamlit.starlette import App
 
-main()
+from lab.pages import gate
+
+app = App(gate.SCRIPT, middleware=gate.middleware())

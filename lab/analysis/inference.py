@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lab.adapters import arithmetic
 from lab.adapters.arithmetic import Adapter
 from lab.config.resolve import validated
 from lab.core.errors import LabError
@@ -162,6 +163,7 @@ class Model:
         The classes that compete are those of the scenario, as in the oracle's score. LabError for no LoRA, and for other layers.
         """
         learner, own = self.learner, self.learner.bank.layers
+        adapter = arithmetic.within(adapter, [layer.name for layer in own])
         shapes = {f"{layer.name}.lora_A": layer.inputs for layer in own} | {
             f"{layer.name}.lora_B": layer.outputs for layer in own
         }

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from lab.core.registry import Options
 
-VERSION = 1  # of the defaults of all options, those of plug-ins too
+VERSION = 2  # of the defaults of all options, those of plug-ins too
 
 
 def differing(settings: BaseModel) -> dict[str, Any]:

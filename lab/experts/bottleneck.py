@@ -2,26 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lab.experts import _composition
+from lab.experts import _composition, _targets
 from lab.experts.base import Expert, ExpertOptions, LayerInfo, uniform
 
-# The projection that ends each sub-layer, by type of model: (attention, feed-forward).
-_BERT = ("attention.output.dense", "[0-9].output.dense")
-_LLAMA = ("self_attn.o_proj", "mlp.down_proj")
-SUBLAYERS = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra", "camembert"), _BERT),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"), _LLAMA),
-    "modernbert": ("attn.Wo", "mlp.Wo"),
-    "distilbert": ("attention.out_lin", "ffn.lin2"),
-    "gpt2": ("attn.c_proj", "mlp.c_proj"),
-}
+if TYPE_CHECKING:  # transformers is slow to import
+    from transformers import PreTrainedModel
 
 
 class BottleneckOptions(ExpertOptions):
@@ -44,9 +36,10 @@ class Bottleneck(Expert):
     Options = BottleneckOptions
     options: BottleneckOptions
 
-    def targets(self, model_type: str) -> Sequence[str] | None:
-        sublayers = SUBLAYERS.get(model_type)
-        return sublayers and (sublayers if self.options.placement == "houlsby" else sublayers[1:])
+    def targets(self, model: "PreTrainedModel") -> Sequence[str] | None:
+        attention = _targets.ends_of_attention(model) if self.options.placement == "houlsby" else []
+        feed_forward = _targets.ends_of_feed_forward(model)
+        return [*attention, *feed_forward] if attention or (self.options.placement == "pfeiffer" and feed_forward) else None
 
     def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
         size, width = self.options.size, layer.outputs

@@ -35,7 +35,7 @@ class Full(Expert):
                 "use experts.allocation=shared and router=uniform"
             )
 
-    def targets(self, model_type: str) -> Sequence[str]:
+    def targets(self, model: nn.Module) -> Sequence[str]:
         return ["*"]
 
     def adapts(self, module: nn.Module, model: nn.Module) -> bool:

@@ -1,25 +1,24 @@
 """(IA)^3 (Liu et al. 2022): learned vectors rescale keys, values and the inner activations of the feed-forward layers."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from lab.core.errors import LabError
+from lab.experts import _targets
 from lab.experts.base import Expert, ExpertOptions, LayerInfo
 
-# What peft does not know.
-MORE_TARGETS = {
-    "modernbert": ["Wqkv", "mlp.Wo"],
-    "distilbert": ["k_lin", "v_lin", "lin2"],
-    "camembert": ["key", "value", "output.dense"],
-}
+if TYPE_CHECKING:  # transformers is slow to import
+    from transformers import PreTrainedModel
 
 
 class Ia3Options(ExpertOptions):
     name: str = "ia3"
     feedforward: list[str] = Field(
-        ["output.dense", "mlp.c_proj", "down_proj", "fc2", "fc_out", "dense_4h_to_h", "w2", "mlp.Wo", "lin2"],
+        list(_targets.FEED_FORWARD),
         description="endings of names of layers whose input is rescaled; of the other targets the output is",
     )
 
@@ -37,10 +36,8 @@ class Ia3(Expert):
     options: Ia3Options
     peft_format = True
 
-    def targets(self, model_type: str) -> Sequence[str] | None:
-        from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFT_TARGETS
-
-        return PEFT_TARGETS.get(model_type) or MORE_TARGETS.get(model_type)
+    def targets(self, model: "PreTrainedModel") -> Sequence[str] | None:
+        return _targets.rescaled(model, self.options.feedforward)
 
     def scales_input(self, name: str) -> bool:
         """Whether of this layer the input is rescaled."""
@@ -48,6 +45,13 @@ class Ia3(Expert):
 
     def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
         return {"ia3_l": torch.ones((1, layer.inputs) if self.scales_input(layer.name) else (layer.outputs, 1))}
+
+    def fitted(self, parameters: dict[str, Tensor], fresh: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+        """The same vector, if it scales the side of the layer that experts of this bank scale."""
+        if parameters["ia3_l"].T.shape == fresh["ia3_l"].shape != parameters["ia3_l"].shape:
+            side = "input" if len(parameters["ia3_l"]) == 1 else "output"
+            raise LabError(f"it scales the {side} of a layer, the experts of this bank do not: change experts.feedforward")
+        return parameters
 
     def output(self, base: nn.Module, x: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
         experts, _, inputs = stack["ia3_l"].shape  # (E, O, 1) or (E, 1, I)

@@ -1,6 +1,7 @@
 """VeRA (Kopiczko, Blankevoort and Asano 2024): y + b * (B (d * (A x))), with random A and B shared by all layers and experts."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
@@ -9,6 +10,9 @@ from torch.nn import functional as F
 
 from lab.experts import _composition, _targets
 from lab.experts.base import Expert, ExpertOptions, LayerInfo, uniform
+
+if TYPE_CHECKING:  # transformers is slow to import
+    from transformers import PreTrainedModel
 
 
 class VeraOptions(ExpertOptions):
@@ -33,8 +37,8 @@ class Vera(Expert):
     options: VeraOptions
     must_agree = ("projection_seed",)
 
-    def targets(self, model_type: str) -> Sequence[str] | None:
-        return _targets.low_rank(model_type)
+    def targets(self, model: "PreTrainedModel") -> Sequence[str] | None:
+        return _targets.low_rank(model)
 
     def shared(self, layers: Sequence[LayerInfo]) -> dict[str, Tensor]:
         rank, chance = self.options.rank, torch.Generator().manual_seed(self.options.projection_seed)

@@ -32,7 +32,7 @@ def start(config: dict[str, Any], runs: str | Path | None = None, together: bool
     with turn(folder):
         if not together:
             _refuse_full(folder)
-        run = create_run(config, folder, id)
+        run = _sign(create_run(config, folder, id))
         begin(run, launch)
     return run
 
@@ -88,7 +88,7 @@ def play(content: bytes, speed: float = 10.0, runs: str | Path | None = None) ->
     """Play a replay file as a job; others may train meanwhile, since it computes nothing."""
     refuse_read_only()
     with turn(root(runs)):
-        run = replay_file.create(content, runs, speed)
+        run = _sign(replay_file.create(content, runs, speed))
         begin(run, launch)
     return run
 
@@ -125,7 +125,7 @@ def enqueue(job: Run | dict[str, Any], runs: str | Path | None = None) -> Run:
     with turn(folder):
         if isinstance(job, Run) and (job.status not in RESUMABLE or is_active(job) or job in waiting(folder)):
             raise LabError(f"run '{job.id}' is {job.status}: it cannot be put into the queue")
-        run = job if isinstance(job, Run) else create_run(job, folder)
+        run = job if isinstance(job, Run) else _sign(create_run(job, folder))
         (run.dir / "launch.json").unlink(missing_ok=True)
         last = max((since for _, since in _queue(folder)), default=0)
         update_info(run, status="queued", error=None, ended=None, waiting=max(time.time(), last + 1))
@@ -230,15 +230,44 @@ def work(folder: Path) -> None:
 # -- pieces ----------------------------------------------------------------------------------------------------------------
 
 
-def refuse_read_only() -> None:
-    """LabError where the lab is read-only."""
-    if read_only():
-        raise LabError("this lab is read-only (LAB_READ_ONLY): runs can be looked at, not started or stopped")
+class Asker:
+    """Who wants something done with runs; the dashboard puts the person in front of the page in its place."""
+
+    def why_only_reads(self) -> str | None:
+        """Why this person may look at runs only; None if they may change them."""
+        return None
+
+    def name(self) -> str | None:
+        """Who they are, where a login tells; runs note it."""
+        return None
+
+
+asker = Asker()
+
+
+def why_read_only() -> str | None:
+    """Why whoever asks may look at runs only; None if they may change them."""
+    if os.environ.get("LAB_READ_ONLY", "") not in ("", "0"):
+        return "this lab is read-only (LAB_READ_ONLY): runs can be looked at, not started, stopped or changed"
+    return asker.why_only_reads()
 
 
 def read_only() -> bool:
-    """Whether runs can be looked at only: $LAB_READ_ONLY is set, and not 0."""
-    return os.environ.get("LAB_READ_ONLY", "") not in ("", "0")
+    """Whether whoever asks may look at runs only."""
+    return why_read_only() is not None
+
+
+def refuse_read_only() -> None:
+    """LabError where runs can be looked at only."""
+    if reason := why_read_only():
+        raise LabError(reason)
+
+
+def _sign(run: Run) -> Run:
+    """Note in a new run who started it, where that is known."""
+    if name := asker.name():
+        update_info(run, started_by=name)
+    return run
 
 
 def command(run: Run) -> list[str]:

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from lab.adapters.base_model import Base
 from lab.config.schema import BackboneConfig
 from lab.core.errors import LabError
 from lab.data.batching import UNLABELLED, Batch, Encoded, by_length, collate
@@ -85,6 +86,11 @@ class Backbone(nn.Module):
         self.takes_types = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
 
     @property
+    def base(self) -> Base:
+        """What adapters of this backbone belong to."""
+        return Base(self.config.name, self.body, tuple(str(name) for name in (self.hub_id, self.folder) if name))
+
+    @property
     def writing_tokenizer(self) -> Tokenizer:
         """The tokenizer of a backbone that writes text."""
         assert not isinstance(self.tokenizer, HashTokenizer), "the tiny backbone does not write"
@@ -139,11 +145,32 @@ class Backbone(nn.Module):
             self.lower.remove()
             self.lower = None
 
+    @property
+    def tolerance(self) -> float:
+        """How far the same number, computed in two ways, may be apart, as a share of numbers that matter."""
+        return 1e-4 if self.config.dtype == "float32" else 0.05
+
+    def trial(self, answers: bool) -> Callable[[Sequence[int]], Tensor]:
+        """A function of numbers in 0 to 2: passes so many of three texts, padded alike, through the model (n, ...).
+
+        `answers`: through the part that writes too, which is given something to say.
+        """
+        texts = ("one two three four five six seven", "eight nine ten", "eleven twelve thirteen fourteen fifteen")
+        examples = [Example(text, 0, targets=(text.split()[0],) if answers else ()) for text in texts]
+        batch = self.collate(self.encode(examples, 0, "trial"))
+
+        def run(rows: Sequence[int]) -> Tensor:
+            tensors = (tensor[list(rows)] for tensor in batch[:5])
+            some = Batch(*tensors, keys=[batch.keys[row] for row in rows], answers=[batch.answers[row] for row in rows])
+            return self.token_logits(some) if answers else self.embed(some)
+
+        return run
+
     @torch.no_grad()
     def _stands_in(self) -> bool:
         """Whether two rows have the same representations from the states that are kept of them as from their texts."""
         rows = self.encode([Example("a", 0), Example("one two three", 0)], 0, "trial")
-        batch, near = self.collate(rows), 1e-4 if self.config.dtype == "float32" else 0.05
+        batch, near = self.collate(rows), self.tolerance
         plain = self.embed(batch)
         try:
             with self.prefix_cached(rows):

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from lab.adapters import hub
 from lab.config.schema import BackboneConfig
 from lab.core.errors import LabError
 from lab.core.rng import seed_of
@@ -26,7 +26,6 @@ MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 STRINGS = Path(__file__).parents[1] / "data" / "strings" / "model"
 BUILT_IN = ("minilm", "tiny", "strings")
 SMALL = ("tiny", "strings")  # too small to gain from bfloat16 or from more than one thread
-SNAPSHOT = re.compile(r"models--(.+)/snapshots/([0-9a-f]{40})/?$")  # of a model in the hub's cache
 
 
 def resolve_device(device: str) -> torch.device:
@@ -92,8 +91,7 @@ def locate(name: str) -> Source:
         raise LabError(f"backbone folder {name} has no weights: model.safetensors is missing{pickled}")
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")):
         raise LabError(f"backbone folder {name} has no tokenizer: tokenizer.json or tokenizer_config.json is missing")
-    snapshot = SNAPSHOT.search(folder.absolute().as_posix())
-    return Source(str(folder), local=True, hub_id=snapshot and snapshot[1].replace("--", "/"))
+    return Source(str(folder), local=True, hub_id=hub.id_of(str(folder.absolute())))
 
 
 def _minilm() -> Source:
@@ -239,8 +237,8 @@ def load(source: Source, device: torch.device, generates: bool) -> Loaded:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     _refuse_unknown_tokens(source.path, model, tokenizer)
-    snapshot = SNAPSHOT.search(folder.absolute().as_posix())
-    return Loaded(model, cast(Tokenizer, tokenizer), folder, snapshot and snapshot[2], sorted(report["unexpected_keys"]))
+    cached = hub.CACHED.fullmatch(str(folder.absolute()))
+    return Loaded(model, cast(Tokenizer, tokenizer), folder, cached and cached[3], sorted(report["unexpected_keys"]))
 
 
 def _refuse_incomplete(path: str, model: "PreTrainedModel", report: Mapping[str, Any]) -> None:
@@ -310,6 +308,20 @@ def writer(config: Any, path: str) -> str:
         need = "free text and answer=words need a decoder or an encoder-decoder, for example the backbone strings"
         raise LabError(f"backbone '{path}' cannot write text: it is an encoder; {need}")
     return "AutoModelForCausalLM"
+
+
+def is_encoder_decoder(name: str) -> bool:
+    """Whether the backbone of this name has an encoder and a decoder, from its configuration; no if that cannot be read."""
+    source = None if name in BUILT_IN else locate(name)
+    if source is None or source.path is None:
+        return False
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(source.path, local_files_only=source.local, trust_remote_code=False)
+    except (OSError, ValueError, KeyError):  # `load` says what is wrong
+        return False
+    return bool(config.is_encoder_decoder)
 
 
 def is_decoder(config: Any) -> bool:

@@ -92,8 +92,8 @@ def machine() -> None:
 def self_check() -> None:
     """Test what training needs, on a click."""
     st.subheader("Self-check", anchor=False)
-    if jobs.read_only():
-        st.info(layout.plain(system.read_only_reason()), icon=":material/lock:")
+    if reason := jobs.why_read_only():
+        st.info(layout.plain(reason), icon=":material/lock:")
         return
     st.caption(
         "Writes a file into the folder of runs, starts a process like that of a job, and loads torch and the backbone in it."

@@ -33,6 +33,12 @@ def show_error() -> None:
         st.error(layout.plain(error), icon=":material/error:")
 
 
+def delete_named(run: Run) -> None:
+    """Delete a run where its name was written."""
+    if st.session_state["delete_name"].strip() == run.id:
+        attempt_in_callback(jobs.delete, run)
+
+
 @st.dialog("Delete this run?")
 def confirm_delete(run: Run) -> None:
     """Ask before a run is deleted, with its size and what it has learned."""
@@ -41,15 +47,13 @@ def confirm_delete(run: Run) -> None:
     with suppress(*views.UNREADABLE):  # a damaged run can be deleted too
         if run.matrix:
             st.caption(f"It has learned {len(run.matrix)} of {len(run.tasks)} tasks.")
-    with st.container(horizontal=True):
-        if st.button(
-            "Delete",
-            on_click=attempt_in_callback,
-            args=[jobs.delete, run],
-            type="primary",
-            icon=":material/delete:",
-            key="delete_yes",
+    with st.form("delete_form", border=False):
+        written = st.text_input("Write its name to delete it", key="delete_name", placeholder=run.id, autocomplete="off")
+        if st.form_submit_button(
+            "Delete", on_click=delete_named, args=[run], type="primary", icon=":material/delete:", key="delete_yes"
         ):
-            st.rerun()
-        if st.button("Keep it", key="delete_no"):
-            st.rerun()
+            if written.strip() == run.id:
+                st.rerun()
+            st.error(f"This is not its name: write {layout.plain(run.id)}")
+    if st.button("Keep it", key="delete_no"):
+        st.rerun()

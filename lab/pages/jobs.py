@@ -81,11 +81,10 @@ def queue(waiting: list[Run]) -> None:
 
 def controls(run: Run, state: str) -> None:
     """Buttons for what can be done with a run of this status, most likely first."""
-    read_only = jobs.read_only()
-    reason = "This lab is read-only." if read_only else None
+    reason = jobs.why_read_only()
 
     def offer(label: str, icon: str, key: str, about: str, disabled: bool = False) -> bool:
-        return st.button(label, icon=f":material/{icon}:", disabled=disabled or read_only, help=reason or about, key=key)
+        return st.button(label, icon=f":material/{icon}:", disabled=disabled or bool(reason), help=reason or about, key=key)
 
     with st.container(horizontal=True, vertical_alignment="center"):
         waiting = jobs.waiting()
@@ -162,9 +161,9 @@ def duplicate(run: Run) -> None:
 
 def delete(run: Run) -> None:
     """The button that deletes a run, after a question."""
-    read_only = jobs.read_only()
-    about = "This lab is read-only." if read_only else "Deletes the folder of this run permanently."
-    if st.button("Delete", icon=":material/delete:", type="tertiary", disabled=read_only, help=about, key="delete"):
+    reason = jobs.why_read_only()
+    about = reason or "Deletes the folder of this run permanently."
+    if st.button("Delete", icon=":material/delete:", type="tertiary", disabled=bool(reason), help=about, key="delete"):
         actions.confirm_delete(run)
 
 

@@ -190,11 +190,11 @@ def notes(runs: list[Run]) -> None:
     )
     run = run_picker.pick_run("Run to annotate", "lib_run", readable, next(iter(readable)))
     edit_notes(run, sorted({tag for other in readable.values() for tag in other.notes["tags"]}))
-    busy, read_only = run.status in jobs.ACTIVE, jobs.read_only()
-    about = "This lab is read-only." if read_only else "Stop it first." if busy else "Deletes the folder of this run permanently."
+    busy, reason = run.status in jobs.ACTIVE, jobs.why_read_only()
+    about = reason or ("Stop it first." if busy else "Deletes the folder of this run permanently.")
     if st.button(
         "Delete this run",
-        disabled=read_only or busy,
+        disabled=bool(reason) or busy,
         icon=":material/delete:",
         type="tertiary",
         help=about,

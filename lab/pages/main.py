@@ -7,7 +7,7 @@ import streamlit as st
 from lab import views
 from lab.core.errors import LabError
 from lab.jobs import jobs
-from lab.pages import layout, navigation, system
+from lab.pages import layout, navigation, system, visitor
 from lab.run_folder.run import all_runs, root
 
 
@@ -39,8 +39,8 @@ def sidebar() -> None:
     """Device, folder of runs, running job."""
     name, icon = system.device()
     st.badge(name, icon=icon, color="gray")
-    if jobs.read_only():
-        st.badge("read-only", icon=":material/lock:", color="orange", help="Runs can be viewed, not started, stopped or changed.")
+    if reason := jobs.why_read_only():
+        st.badge("read-only", icon=":material/lock:", color="orange", help=layout.plain(reason))
     count = len(all_runs())
     folder = layout.plain(system.short_path(root()))
     st.caption(f"Runs in **{folder}**: {count}", help="Choose another folder with `lab app --runs DIR` or LAB_RUNS.")
@@ -49,6 +49,7 @@ def sidebar() -> None:
 
 def main() -> None:
     st.set_page_config(page_title="Adapter routing lab", page_icon="🧭", layout="wide")
+    visitor.identify()
     page = st.navigation(navigation.pages())
     try:
         page.run()

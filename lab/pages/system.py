@@ -110,12 +110,3 @@ def _process_can_train() -> list[Check]:
         Check(name, True, f"torch {report['torch']} on {device_name}"),
         Check("The backbone minilm is installed", report["minilm"], "comes with the package; its hash is checked"),
     ]
-
-
-def read_only_reason() -> str:
-    """Why the check is refused in a read-only lab; empty elsewhere."""
-    try:
-        jobs.refuse_read_only()
-    except LabError as error:
-        return str(error)
-    return ""

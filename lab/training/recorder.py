@@ -186,9 +186,15 @@ class Recorder:
         folder, experts = self.run.dir / "checkpoint", self.run.dir / "experts"
         checkpoint.save(self.session, folder, experts, events_bytes=path.stat().st_size if path.exists() else 0)
 
+    @property
+    def base(self) -> tuple[str, str]:
+        """What the backbone is called, and its digest."""
+        base = self.session.learner.backbone.base
+        return base.name, base.digest
+
     def export(self, k: int) -> None:
         bank = self.session.learner.bank
-        bank.export(k, self.run.dir / "experts" / bank.names[k], base=self.session.config.backbone.name)
+        bank.export(k, self.run.dir / "experts" / bank.names[k], *self.base)
 
     def write_scores(self) -> None:
         atomic_io.write_json(self.run.dir / "matrix.json", asdict(self.session.scores))
@@ -217,7 +223,7 @@ class Recorder:
         if self.session.protocol.continual and not learner.per_task:
             for k, name in enumerate(learner.bank.names):
                 self.export(k)
-                learner.bank.export(k, folder / "experts" / name, base=self.session.config.backbone.name)
+                learner.bank.export(k, folder / "experts" / name, *self.base)
         self.row = {}
 
     def write_router(self, path: Path) -> None:

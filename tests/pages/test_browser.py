@@ -482,7 +482,7 @@ def test_a_read_only_lab_shows_everything_and_changes_nothing(page, base, tmp_pa
             assert not usable, f"{name}: {[one.inner_text() for one in usable]}"
             assert page.locator("[data-testid=stException]").count() == 0
         open_page(page, address, "train")
-        page.get_by_text("This lab is read-only").wait_for()
+        page.get_by_text("This lab is read-only").first.wait_for()
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "own").rglob("*")}
     assert page.problems == []
 
@@ -555,6 +555,10 @@ def test_delete_asks_and_removes_that_run_only(page, base, address):
     page.get_by_role("dialog").wait_for(state="detached")
     assert (base / "runs" / "gone").exists()
     page.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("textbox").fill("own-seq")
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    page.get_by_text("This is not its name").wait_for()
+    page.get_by_role("dialog").get_by_role("textbox").fill("gone")
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     page.get_by_role("dialog").wait_for(state="detached")
     settled(page)

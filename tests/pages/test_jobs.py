@@ -161,6 +161,11 @@ def test_jobs_delete_asks_first_and_removes_that_run_only(runs, monkeypatch):
     app = open_page("jobs", job="gone")
     app.button(key="delete").click().run()
     assert gone.dir.exists()
+    app.text_input(key="delete_name").set_value("kept")
+    app.button(key="delete_yes").click().run()
+    assert gone.dir.exists() and kept.dir.exists()
+    app.button(key="delete").click().run()
+    app.text_input(key="delete_name").set_value("gone")
     app.button(key="delete_yes").click().run()
     assert not gone.dir.exists() and kept.status == "finished" and not app.exception
     damaged = write_run(runs, "damaged")
@@ -168,6 +173,7 @@ def test_jobs_delete_asks_first_and_removes_that_run_only(runs, monkeypatch):
     app = open_page("jobs", job="damaged")
     assert app.error[0].value.startswith("run 'damaged' is damaged")
     app.button(key="delete").click().run()
+    app.text_input(key="delete_name").set_value("damaged")
     app.button(key="delete_yes").click().run()
     assert not damaged.dir.exists() and kept.dir.exists() and not app.exception
     monkeypatch.setenv("LAB_READ_ONLY", "1")

@@ -62,7 +62,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "roformer": {},
     "rembert": {"input_embedding_size": 16, "output_embedding_size": 24},
     "convbert": {"embedding_size": 32},
-    "funnel": {"block_sizes": [1, 1]},
+    "funnel": {"block_sizes": [1, 1], "architectures": ["FunnelModel"]},
     "layoutlm": {},
     "eurobert": {"mask_token_id": 4},
     "nomic_bert": {},

@@ -1,0 +1,202 @@
+"""Who reaches the dashboard: a gate before the server that checks where a request was sent, where it comes from and its key.
+
+A page on the local machine is no private place: any web page that the same browser shows can send requests to it, and a name
+that was rebound to 127.0.0.1 makes such a page look like the dashboard's own. So `Host` and `Origin` are compared with what
+the dashboard is called. A dashboard that others can reach asks everybody for a key, or for a login by Streamlit's OIDC.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import os
+import sys
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
+from streamlit import config
+from streamlit.runtime.secrets import secrets_singleton
+
+from lab.core.errors import LabError
+
+SCRIPT = Path(__file__).with_name("main.py")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+SHORTEST = 16  # characters of a key
+PARAMETER = "token"  # of the link that a visitor opens first
+HEALTH = "/_stcore/health"  # says "ok" and nothing else: monitors ask it without a key
+CLOSED = ("/_stcore/metrics",)  # tells how many visitors there are and how much memory is used
+HEADERS = {
+    "Content-Security-Policy": "frame-ancestors 'self'",
+    "X-Frame-Options": "SAMEORIGIN",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The key of the owner, and that of the visitors, which is made from it."""
+
+    owner: str
+
+    @property
+    def visitor(self) -> str:
+        return hmac.new(self.owner.encode(), b"visitor", hashlib.sha256).hexdigest()
+
+    @property
+    def cookie(self) -> str:
+        """Name of the cookie; several dashboards on one machine have several."""
+        return f"lab-{hashlib.sha256(self.owner.encode()).hexdigest()[:12]}"
+
+    def role(self, key: str) -> str | None:
+        """'owner' or 'visitor' for their keys, None for any other text; takes the same time for every text of a length."""
+        own = {"owner": self.owner, "visitor": self.visitor}
+        same = [role for role, right in own.items() if hmac.compare_digest(key.encode(), right.encode())]
+        return same[0] if same else None
+
+
+def keys() -> Keys | None:
+    """The keys of this server, from $LAB_TOKEN; None where it asks for none."""
+    return Keys(token) if (token := os.environ.get("LAB_TOKEN")) else None
+
+
+def login_configured() -> bool:
+    """Whether Streamlit's own login (OIDC) is set up in secrets.toml."""
+    return secrets_singleton.load_if_toml_exists() and "auth" in secrets_singleton
+
+
+def extra_hosts() -> list[str]:
+    """Names other than those of the machine itself that the dashboard may be called by."""
+    return list(config.get_option("server.allowedHosts"))
+
+
+def is_loopback(address: str | None) -> bool:
+    """Whether only the machine itself reaches a server that listens on this address; without one it listens on all."""
+    if address == "localhost":
+        return True
+    try:
+        return bool(address) and ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def is_open() -> bool:
+    """Whether others than the machine itself reach this server, directly or by a proxy that sends another name."""
+    return not is_loopback(config.get_option("server.address")) or bool(extra_hosts())
+
+
+def refuse_unguarded(address: str | None, reached: bool, token: str | None) -> None:
+    """LabError for a server that others reach without a key or a login, and for a key that can be guessed."""
+    if token and len(token) < SHORTEST:
+        raise LabError(
+            f"LAB_TOKEN has {len(token)} characters: use a secret of at least {SHORTEST}, or lab app --token makes one"
+        )
+    if reached and not token and not login_configured():
+        raise LabError(
+            f"on {address or 'every address'} others can reach this dashboard, start runs and delete them: add --token to "
+            "lab app, set LAB_TOKEN to a secret, or set up Streamlit's login ([auth] in .streamlit/secrets.toml)"
+        )
+
+
+def middleware() -> list[Middleware]:
+    """The gate for this server, by its settings; ends the process where others would reach it without a key or a login."""
+    address, token = config.get_option("server.address"), os.environ.get("LAB_TOKEN")
+    try:
+        refuse_unguarded(address, is_open(), token)
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    names = None if is_open() and not extra_hosts() else (*LOOPBACK, str(address), *extra_hosts())
+    return [Middleware(Gate, hosts=names, keys=keys())]
+
+
+class Gate:
+    """Answers 403 to requests that were sent to another name or by another page, and 401 to those without a key."""
+
+    stands: ClassVar[bool] = False  # whether this process has one
+
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...] | None, keys: Keys | None):
+        """hosts: names the dashboard is called by, `*.example.org` for all under one; None for any. keys: None asks for none."""
+        self.app, self.hosts, self.keys = app, hosts, keys
+        Gate.stands = True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await self.app(scope, receive, send)
+        refusal = self.refusal(HTTPConnection(scope))
+        if refusal is None:
+            return await self.app(scope, receive, with_headers(send))
+        if scope["type"] == "websocket":
+            return await WebSocketClose(reason=bytes(refusal.body).decode())(scope, receive, send)  # before it is accepted: a 403
+        await refusal(scope, receive, with_headers(send))
+
+    def refusal(self, request: HTTPConnection) -> Response | None:
+        """The answer in place of the dashboard's; None where the request may pass."""
+        host = request.headers.getlist("host")
+        if len(host) != 1 or not self.is_called(host[0]):
+            named = "lab app --allow-host NAME adds one" if self.hosts else "the request must name one host"
+            return text(f"This dashboard is not called {', '.join(host) or 'nothing'}: {named}.", HTTPStatus.FORBIDDEN)
+        origin = request.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host[0].lower():
+            return text(f"Requests of pages from {origin} are not answered.", HTTPStatus.FORBIDDEN)
+        if request.url.path in CLOSED:
+            return text("There is nothing here.", HTTPStatus.NOT_FOUND)
+        if self.keys is None or request.url.path == HEALTH:
+            return None
+        return self.ask_for_key(request, self.keys)
+
+    def is_called(self, host: str) -> bool:
+        """Whether the header Host, with or without a port, names this dashboard."""
+        try:
+            parts = urlsplit(f"//{host}")
+            name = (parts.hostname or "").rstrip(".")
+            _ = parts.port  # raises for what is no port
+        except ValueError:
+            return False
+        if not name or parts.netloc != host or "@" in host:
+            return False
+        return self.hosts is None or any(
+            name == allowed or (allowed.startswith("*.") and name.endswith(allowed[1:])) for allowed in map(str.lower, self.hosts)
+        )
+
+    def ask_for_key(self, request: HTTPConnection, keys: Keys) -> Response | None:
+        """A link with the right key sets a cookie and leads on without it; later requests need that cookie."""
+        query = (
+            parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=100) if len(request.url.query) < 10_000 else []
+        )
+        offered = next((value for name, value in query if name == PARAMETER), None)
+        if request.scope["type"] == "http" and request.scope["method"] == "GET" and offered and keys.role(offered):
+            rest = urlencode([(name, value) for name, value in query if name != PARAMETER])
+            path = "/" + request.url.path.lstrip("/")  # two slashes at its beginning would lead to another host
+            answer = RedirectResponse(f"{path}?{rest}" if rest else path, HTTPStatus.SEE_OTHER)
+            secure = request.url.scheme == "https"
+            answer.set_cookie(keys.cookie, offered, max_age=30 * 24 * 3600, httponly=True, samesite="lax", secure=secure)
+            return answer
+        if keys.role(request.cookies.get(keys.cookie, "")):
+            return None
+        return text(
+            "This dashboard needs a key: open the link that `lab app` printed where it was started.", HTTPStatus.UNAUTHORIZED
+        )
+
+
+def text(message: str, status: HTTPStatus) -> Response:
+    return PlainTextResponse(message, status)
+
+
+def with_headers(send: Send) -> Send:
+    """`send` that adds the headers which keep other pages from framing this one and browsers from guessing types."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(HEADERS)
+        await send(message)
+
+    return sending
