@@ -23,7 +23,7 @@ from lab.data.batching import Encoded, EpochBatches, by_length
 from lab.data.replay_buffer import Memory
 from lab.data.stream import SPLITS, Split, Task
 from lab.data.task_checks import check
-from lab.models.learner import Learner, read_initial_experts
+from lab.models.learner import Learner, check_positions, read_initial_experts
 from lab.models.pretrained import is_encoder_decoder, resolve
 from lab.routers.base import Reads
 from lab.run_folder import events
@@ -86,7 +86,7 @@ class Session:
         read_initial_experts(self.learner)
         encode = self.learner.encode
         self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(self.tasks) for s in SPLITS}
-        self.learner.check_positions(row for rows in self.rows.values() for row in rows)
+        check_positions(self.learner, [row for rows in self.rows.values() for row in rows])
         self.sizes = sizes_of(self.tasks)
         self.memory = Memory(**dict(config.memory), seed=config.seed)
         build = registry.methods.get
