@@ -110,7 +110,8 @@ class Recorder:
         if not run.saved:
             for name in ("events.jsonl", "matrix.json"):
                 (run.dir / name).unlink(missing_ok=True)
-            update_info(run, fingerprint=fingerprint)
+            longest = session.learner.head.longest
+            update_info(run, fingerprint=fingerprint, **({"longest_answer": longest} if longest else {}))
             return
         recorded = run.info.get("fingerprint") or {}
         same_tasks = recorded.get("tasks") == fingerprint["tasks"]
