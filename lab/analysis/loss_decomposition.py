@@ -104,7 +104,8 @@ def reopened(run: Run) -> Session:
         )
     session = runner.session(validated(run.config), runs=False)
     recorded = run.info.get("fingerprint", {})
-    if {name: recorded.get(name) for name in ("backbone", "tasks")} != session.fingerprint():
+    same_backbone = is_recorded(session.learner.backbone, recorded.get("backbone"))
+    if not same_backbone or recorded.get("tasks") != session.fingerprint()["tasks"]:
         raise LabError(f"the data or the backbone of run '{run.id}' have changed since it was made: it cannot be evaluated again")
     return session
 

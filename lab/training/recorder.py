@@ -19,6 +19,7 @@ import torch
 from lab.adapters.peft_folder import CONFIG, WEIGHTS
 from lab.core import atomic_io
 from lab.core.errors import LabError, RunFailed
+from lab.models.backbone import is_recorded
 from lab.models.learner import routing_state
 from lab.run_folder import events
 from lab.run_folder import lease as lease_of_run
@@ -121,6 +122,8 @@ class Recorder:
         saved, notes = self.checkpoints.newest()
         fingerprint = drift.fingerprint(session)
         before = (saved.values.get("run", {}) if saved else {}).get("fingerprint") or run.info.get("fingerprint")
+        if before and is_recorded(session.learner.backbone, before["backbone"]):
+            before = before | {"backbone": fingerprint["backbone"]}
         changed = drift.differences(before, fingerprint) if before else []
         drift.refuse(run.id, [one for one in changed if self.accepted is not None and one.about not in self.accepted])
         longest = session.learner.head.longest
@@ -244,8 +247,8 @@ class Recorder:
     @property
     def base(self) -> tuple[str, str]:
         """What the backbone is called, and its digest."""
-        backbone = self.session.learner.backbone
-        return backbone.config.name, backbone.identity
+        base = self.session.learner.backbone.base
+        return base.name, base.digest
 
     def export(self, k: int, folder: Path) -> list[Path]:
         """Save expert k in a folder of its name; returns its files."""

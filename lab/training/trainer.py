@@ -24,7 +24,7 @@ from lab.data.batching import Encoded, EpochBatches, by_length
 from lab.data.replay_buffer import Memory
 from lab.data.stream import SPLITS, Split, Task
 from lab.data.task_checks import check
-from lab.models.learner import Learner, read_initial_experts
+from lab.models.learner import Learner, check_positions, read_initial_experts
 from lab.models.pretrained import is_encoder_decoder, resolve
 from lab.routers.base import Reads
 from lab.run_folder import events
@@ -87,6 +87,7 @@ class Session:
         read_initial_experts(self.learner)
         encode = self.learner.encode
         self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(self.tasks) for s in SPLITS}
+        check_positions(self.learner, [row for rows in self.rows.values() for row in rows])
         self.sizes = sizes_of(self.tasks)
         self.memory = Memory(**dict(config.memory), seed=config.seed)
         build = registry.methods.get
@@ -115,7 +116,8 @@ class Session:
         if self.position == 0 and not self.cursor.step:
             layers, examples = [layer.name for layer in self.learner.bank.layers], self.protocol.examples(self)
             labels, device = self.scores.labels, str(self.learner.backbone.device)
-            yield events.RunStarted(self.task_names, labels, layers, device, examples, self.progress())
+            notes = [*self.learner.backbone.notes, *(f"task '{task.name}': {note}" for task in self.tasks for note in task.notes)]
+            yield events.RunStarted(self.task_names, labels, layers, device, examples, self.progress(), notes)
         for task, kind in self.plan[self.position :]:
             stage = self.stage = kind(self, task)
             try:
