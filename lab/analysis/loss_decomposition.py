@@ -35,6 +35,7 @@ from lab.config.resolve import validated
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.data.batching import Encoded
+from lab.models.backbone import is_recorded
 from lab.models.heads import Classifier, Written
 from lab.models.learner import Learner, routing_state
 from lab.run_folder.run import Run
