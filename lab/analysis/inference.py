@@ -23,7 +23,7 @@ from lab.core.errors import LabError
 from lab.data.loading import tasks_of
 from lab.data.stream import Example, Task
 from lab.models.backbone import is_recorded
-from lab.models.learner import Learner, load_routing_state, routing_state
+from lab.models.learner import Learner, check_positions, load_routing_state, routing_state
 from lab.models.pretrained import HashTokenizer, Tokenizer, resolve_device
 from lab.routers.base import Decision, LayerDecision, Reads, normalised
 from lab.run_folder.prediction import Answer, Token
@@ -157,6 +157,7 @@ class Model:
             raise LabError("this model chooses a class: right answers are for models that write")
         example = Example(text, 0, pair, tuple(right))
         rows = learner.backbone.encode([example], task or 0, "train")  # of other splits queries are kept by row
+        check_positions(learner, rows)
         batch = learner.backbone.collate(rows)
         routed = learner.decide(batch)
         assert routed is not None, "a learner that has learned a task has experts"
