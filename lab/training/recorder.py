@@ -119,9 +119,10 @@ class Recorder:
         fingerprint = json.loads(json.dumps(session.fingerprint()))
         self.info |= {"fingerprint": fingerprint} | ({"longest_answer": longest} if longest else {})
         if saved is None:
+            begun = (run.dir / "events.jsonl").is_file()
             for name in ("events.jsonl", "matrix.json"):
                 (run.dir / name).unlink(missing_ok=True)
-            notes += ["no checkpoint is whole: the run starts again from its beginning"] if notes else []
+            notes += ["there is no whole checkpoint to go on from: the run starts again from its beginning"] if begun else []
         else:
             before = saved.values.get("run", run.info).get("fingerprint")
             if before != fingerprint:
