@@ -50,7 +50,8 @@ class Learner(nn.Module):
         self.consolidation: Consolidation = consolidation(config.consolidation, self.router, self.bank.layers)
         self.head: Head = head(config, tasks, self.backbone, self.bank)
         self.inputs = RouterInputs(self.backbone, self.bank)
-        self.bank.learn_calls(self.backbone.trial(answers=not head.has_rows), near=self.backbone.tolerance)
+        one = config.experts.allocation == "shared"
+        self.bank.learn_calls(self.backbone.trial(answers=not head.has_rows), self.backbone.tolerance, alike=one)
         _check_positions(self, len(config.experts.pool or tasks))
         _check_router(self)
         self.router.to(self.backbone.device)
