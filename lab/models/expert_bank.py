@@ -40,9 +40,9 @@ class RoutedLayer(nn.Module):
         return cast(Tensor, self.base.weight)
 
     @property
-    def reads_rows(self) -> bool:
-        """Whether at its first call in a pass it is given something of every row."""
-        return bool(self.calls) and self.calls[0].axis is not None
+    def reads(self) -> int:
+        """How many vectors of a row it was given at its first call when texts were tried; 0: none, or nothing of single rows."""
+        return self.calls[0].vectors if self.calls and self.calls[0].axis is not None else 0
 
     def expert(self, k: int) -> nn.ParameterDict:
         """Parameters of expert k in this layer."""
@@ -303,8 +303,8 @@ class Bank(nn.Module):
 
         `run(rows)` passes some of three texts, padded alike, through the model and returns what becomes of each (n, ...). Where
         the inputs are no plain (B, T, I), rows that are routed to different experts are compared with each row alone: they may
-        differ by `near` of what the choice of the expert changes (`alike`: no two rows ever are). Raises LabError, naming the layer, for inputs that are not
-        understood, as where tokens are dealt out to experts of the backbone's own.
+        differ by `near` of what the choice of the expert changes; `alike` says that rows never are. Raises LabError, naming the
+        layer, for inputs that are not understood, as where tokens are dealt out to experts of the backbone's own.
         """
         fewer, more = self._inputs(lambda: run([0, 1])), self._inputs(lambda: run([0, 1, 2]))
         for layer, two, three in zip(self.routed_layers, fewer, more, strict=True):

@@ -21,11 +21,11 @@ class Call(NamedTuple):
     """One call of a layer.
 
     `axis` of its input along which the rows of the batch stand, each with as many vectors as it has there; None: all rows share
-    the input. `vectors` of a row in the trial; None: not known.
+    the input. `vectors` of a row when texts were tried.
     """
 
     axis: int | None = 0
-    vectors: int | None = None
+    vectors: int = 1
 
     def by_row(self, x: Tensor, rows: int | None, layer: str) -> Tensor:
         """The input x as (B, N, I), or ids as (B, N), with B = 1 where it is shared.

@@ -15,7 +15,10 @@ from lab.models.expert_bank import Bank
 from lab.routers.base import Decision, LayerDecision, one_hot
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # peft's remarks on configurations
-SOME = ("bert", "albert", "deberta", "deberta-v3", "xlnet", "opt", "gpt2", "phi3", "qwen2_moe", "t5", "bart")
+SOME = ("bert", "albert", "deberta-v3", "xlnet", "opt", "gpt2", "llama", "qwen2_moe", "t5", "bart")
+NOT_HERE = {"xglm", "rwkv"}  # their own code: no float64, no gradients through keys on a CPU
+OTHERS = sorted(set(architectures.ARCHITECTURES) - {*SOME, *NOT_HERE})
+NAMES = [*SOME, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 ROWS = torch.tensor([2, 0, 1, 0])  # the expert of each row
 OPTIONS = {"lora": {"rank": 3, "alpha": 5.0}, "ia3": {}, "bottleneck": {"size": 4}}
 
@@ -84,9 +87,8 @@ def with_bottlenecks(name: str, made: Bank, k: int):
     return host
 
 
-@pytest.mark.parametrize("how", ["mix", "merge"])
-@pytest.mark.parametrize("kind", ["lora", "ia3"])
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize(("kind", "how"), [("lora", "mix"), ("lora", "merge"), ("ia3", "mix")])
+@pytest.mark.parametrize("name", NAMES)
 def test_rows_with_an_expert_each_are_peft_with_that_adapter_and_so_are_the_gradients(name, kind, how):
     host, made = grown(name, kind, linear_layers(name))
     made.composition = how
@@ -95,12 +97,12 @@ def test_rows_with_an_expert_each_are_peft_with_that_adapter_and_so_are_the_grad
     with made.routed(Decision(one_hot(ROWS, 3, 1).double())):
         ours = host(**inputs)[0]
         tiny.readout(ours, mask).backward()
-    assert {name for name, p in made.expert(0).items() if p.grad is not None}
+    assert any(parameter.grad is not None for parameter in made.expert(0).values())
     for k in range(3):
         rows = ROWS.eq(k).nonzero().flatten()
-        for layer in made.layers:
-            for own, parameter in made.routed_layers[made.layers.index(layer)].expert(k).items():
-                peft_parameter(wrapped, layer.name, own).data = parameter.data.clone()
+        for key, parameter in made.expert(k).items():
+            layer, _, own = key.rpartition(".")
+            peft_parameter(wrapped, layer, own).data = parameter.data.clone()
         wrapped.zero_grad()
         theirs = wrapped(**part(inputs, rows))[0]
         assert rel(ours[rows], theirs) < 1e-5
@@ -113,7 +115,7 @@ def test_rows_with_an_expert_each_are_peft_with_that_adapter_and_so_are_the_grad
 
 
 @pytest.mark.parametrize("how", ["mix", "merge"])
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", NAMES)
 def test_rows_with_a_bottleneck_each_are_the_model_with_that_adapter_written_out(name, how):
     host, made = grown(name, "bottleneck", linear_layers(name)[-4:])
     made.composition = how
