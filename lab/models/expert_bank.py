@@ -3,6 +3,7 @@
 Adapted layers replace layers of the frozen backbone, mostly linear ones. While the slot is empty they are the base layer exactly.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from lab.adapters import peft_folder
-from lab.core.errors import LabError
+from lab.adapters import peft_folder, peft_format
+from lab.adapters.base_model import Base, compare
+from lab.core.errors import LabError, Notice
 from lab.core.rng import generator
 from lab.experts.base import Expert, InputExpert, LayerInfo, is_linear
 from lab.models.layer_calls import LEAVE_OUT, Call, calls_of
@@ -173,6 +175,7 @@ class Bank(nn.Module):
         self.names: list[str] = []
         self.initial_values: dict[str, dict[str, Tensor]] = {}  # what experts of these names begin with, else random values
         self.peft_task = _peft_task(model)
+        self.adaptable = [name for name, module in model.named_modules() if kind.adapts(module, model)]
         self.routed_layers: list[RoutedLayer] = []
         infos = [info_of(name, model.get_submodule(name)) for name in self._targets(model, model_type)]
         for info in infos:  # before any layer is replaced
@@ -190,7 +193,7 @@ class Bank(nn.Module):
             self.routed_layers.append(layer)
 
     def _targets(self, model: "PreTrainedModel", model_type: str) -> list[str]:
-        layers = [name for name, module in model.named_modules() if self.kind.adapts(module, model)]
+        layers = self.adaptable
         named = self.kind.options.targets
         endings = self.kind.targets(model) if named is None else named
         if endings is None:
@@ -209,7 +212,16 @@ class Bank(nn.Module):
                 f"experts.skip = {self.kind.options.skip} leaves no layer to adapt: the targets stand in blocks "
                 f"{', '.join(map(str, sorted(set(map(_block, chosen)))))} of {blocks}"
             )
-        return kept
+        return self._with_layers_of_start(kept)
+
+    def _with_layers_of_start(self, kept: list[str]) -> list[str]:
+        """These layers and those that `experts.layers` names in whatever model holds the backbone, in forward order."""
+        for wanted in self.kind.options.layers:
+            same = [name for name in self.adaptable if _ends(wanted, name) or _ends(name, wanted)]
+            if not same:
+                raise LabError(f"experts.layers: the backbone has no layer {wanted}; it has {', '.join(self.adaptable[:3])}, ...")
+            kept = [*kept, max(same, key=len)]
+        return [name for name in self.adaptable if name in kept]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -357,18 +369,21 @@ class Bank(nn.Module):
 
     # -- files -----------------------------------------------------------------------------------------------------
 
-    def export(self, k: int, folder: Path, base: str = "") -> None:
-        """Save expert k: in peft's format where the kind has one, else as one safetensors file with the same names."""
+    def export(self, k: int, folder: Path, base: str = "", backbone: str = "") -> None:
+        """Save expert k: in peft's format where the kind has one, else as one safetensors file with the same names.
+
+        `base` is what its backbone is called, and `backbone` its digest, by which other weights of that name are told apart.
+        """
         arrays = {name: p.detach().float().cpu().numpy() for name, p in self.expert(k).items()}
         config = {"expert": self.kind.options.model_dump(), "name": self.names[k]}
         if self.kind.peft_format:
             config = self.kind.peft_config([layer.name for layer in self.layers], base) | {"task_type": self.peft_task}
-        peft_folder.write(folder, arrays, config)
+        peft_folder.write(folder, arrays, config, backbone)
 
     def import_expert(self, folder: Path, name: str) -> int:
         """Add the expert saved in `folder` (by `export` or by peft's `save_pretrained`) to the bank; returns its number.
 
-        Raises LabError if it is of another kind, rank, scale or set of layers than this bank's experts.
+        Raises LabError if it cannot be one of this bank's experts, see `load_compatible`.
         """
         tensors = self.load_compatible(folder)
         k = self.grow(name, "imported", name)
@@ -376,44 +391,73 @@ class Bank(nn.Module):
         self.trainable(k, False)
         return k
 
-    def load_compatible(self, folder: Path, base: str = "") -> dict[str, Tensor]:
-        """Tensors of a saved expert that could be one of this bank's, of the backbone called `base` where both are known.
+    def load_compatible(self, folder: Path, base: Base | None = None) -> dict[str, Tensor]:
+        """Tensors with which an expert of this bank computes what the saved one does; `base` is this bank's backbone.
 
-        Raises LabError if it is of another kind, rank, scale, set of layers or backbone, or damaged.
+        Its scale and rank become those of the bank; in layers that it has not, a fresh expert stands, which changes nothing.
+        Raises LabError if it is damaged, of another kind or backbone, of a higher rank, or of layers the bank does not adapt;
+        warns of what was left out of it, and of what could not be compared.
         """
         saved = peft_folder.read(folder)
-        tensors = self._fitting(saved)
-        theirs = saved.config.get("base_model_name_or_path")
-        if base and theirs and Path(base).name != Path(theirs).name:  # a hub id, its mirror and a folder of it end alike
-            raise LabError(f"{folder} holds an expert of backbone {theirs}, this one is {base}: use lab compose transfer first")
-        expected = {
-            f"{info.name}.{own}": t for info in self.layers for own, t in self.kind.new(info, generator("shapes")).items()
-        }
         try:
-            _same_shapes(tensors, expected)
+            compared = compare(saved.base, base) if base else ""
+            tensors, outside = self._fitted(saved)
         except LabError as error:
             raise LabError(f"{folder}: {error}") from None
+        for note in filter(None, (*saved.notes, compared, outside)):
+            warnings.warn(f"{folder}: {note}", Notice, stacklevel=2)
         return tensors
 
     def read(self, folder: Path) -> dict[str, Tensor]:
-        """Tensors of a saved expert under this bank's names, after checking that they fit its kind."""
-        return self._fitting(peft_folder.read(folder))
+        """Tensors of an expert that this bank has saved."""
+        saved = peft_folder.read(folder)
+        if set(saved.layers()) != {layer.name for layer in self.layers}:
+            raise LabError(f"{folder} holds an expert of other layers than those of this bank")
+        return self._fitted(saved)[0]
 
-    def _fitting(self, saved: peft_folder.SavedAdapter) -> dict[str, Tensor]:
-        """Tensors under this bank's names. Raises LabError for another kind, rank or scale than that of its experts."""
+    def _fitted(self, saved: peft_folder.SavedAdapter) -> tuple[dict[str, Tensor], str]:
+        """Tensors by this bank's names and shapes, and what was left out of them."""
+        self._refuse_other_kinds(saved)
+        own = {layer.name: layer for layer in self.layers}
+        names = peft_format.aligned(saved.layers(), self.adaptable)
+        outside = [name for name in names.values() if name not in own and _of_pooler(name)]
+        strange = next((name for name in names.values() if name not in own and not _of_pooler(name)), None)
+        if strange is not None and strange in self.adaptable:
+            wanted = [*own, *(name for name in names.values() if name not in own)]
+            raise LabError(f"it adapts layer {strange}, these experts do not: use -o experts.layers=[{','.join(wanted)}]")
+        if strange is not None:
+            near = ", ".join(self.adaptable[:3])
+            raise LabError(f"it adapts layer {strange}, which this backbone does not have; it has {near}, ...")
+        if peft_folder.in_peft(saved.config):
+            peft_format.check_complete(saved.original, names, [name for name in self.adaptable if not _of_pooler(name)])
+        theirs = {names[layer]: parameters for layer, parameters in saved.layers().items()}
+        tensors: dict[str, Tensor] = {}
+        for name, layer in own.items():
+            fresh = self.kind.new(layer, generator("padding", name))
+            parameters = {key: torch.from_numpy(array) for key, array in theirs.get(name, {}).items()}
+            try:
+                fitted = self.kind.fitted(parameters, fresh, peft_folder.scale(saved.config)) if parameters else fresh
+            except LabError as error:
+                raise LabError(f"layer {name}: {error}") from None
+            _same_shapes(fitted, fresh, f"{name}.")
+            tensors |= {f"{name}.{key}": tensor for key, tensor in fitted.items()}
+        left_out = f"what it adapts in the pooler ({', '.join(outside)}) acts behind the hidden states and is left out"
+        return tensors, left_out if outside else ""
+
+    def _refuse_other_kinds(self, saved: peft_folder.SavedAdapter) -> None:
         kind = self.kind.options.name
         ours = self.kind.peft_config([], "") if self.kind.peft_format else {"expert": {"name": kind}}
         if saved.kind != peft_folder.kind_of(ours):
-            raise LabError(f"{saved.folder} holds no expert of kind '{kind}'")
-        for field in ("r", "lora_alpha", "use_rslora"):
-            if field in ours and saved.config.get(field, ours[field]) != ours[field]:
-                raise LabError(f"{saved.folder}: {field} is {saved.config[field]}, the experts of this bank have {ours[field]}")
+            raise LabError(f"it holds no expert of kind '{kind}' but one of kind '{saved.kind.lower()}'")
         for field in self.kind.must_agree:
             own, theirs = getattr(self.kind.options, field), saved.config["expert"].get(field)
             if own != theirs:
-                raise LabError(f"{saved.folder}: {field} is {theirs}, the experts of this bank have {own}")
-        arrays = saved.within({layer.name for layer in self.layers})
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+                raise LabError(f"{field} is {theirs}, the experts of this bank have {own}")
+
+
+def _of_pooler(name: str) -> bool:
+    """Whether the layer stands behind the hidden states, from which the lab makes the representation of a text."""
+    return "pooler" in name.split(".")
 
 
 def _plain(shapes: Sequence[tuple[int, ...]]) -> bool:
@@ -421,14 +465,14 @@ def _plain(shapes: Sequence[tuple[int, ...]]) -> bool:
     return all(len(shape) == 3 and shape[0] == 2 for shape in shapes)
 
 
-def _same_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuse parameters of other names or shapes."""
+def _same_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], within: str = "") -> None:
+    """Refuse parameters of other names or shapes; `within` stands before the names in the message."""
     if set(tensors) != set(expected):
         odd = sorted(set(tensors) ^ set(expected))[:3]
-        raise LabError(f"these parameters do not belong to an expert of this bank: {', '.join(odd)} do not match")
+        raise LabError(f"these parameters do not belong to an expert of this bank: {within}{', '.join(odd)} do not match")
     for name, parameter in expected.items():
         if tensors[name].shape != parameter.shape:
-            raise LabError(f"{name} has shape {tuple(tensors[name].shape)}, this bank needs {tuple(parameter.shape)}")
+            raise LabError(f"{within}{name} has shape {tuple(tensors[name].shape)}, this bank needs {tuple(parameter.shape)}")
 
 
 def _peft_task(model: "PreTrainedModel") -> str:

@@ -182,7 +182,10 @@ def read_initial_experts(learner: Learner) -> None:
     for name, path in experts.start.items():
         if name not in names:
             raise unknown("expert in experts.start", name, names)
-        bank.initial_values[name] = bank.load_compatible(initial_adapters.folder(path), learner.config.backbone.name)
+        try:
+            bank.initial_values[name] = bank.load_compatible(initial_adapters.folder(path), learner.backbone.base)
+        except LabError as error:
+            raise LabError(f"experts.start.{name}: {error}") from None
 
 
 def routing_state(learner: Learner) -> dict[str, Tensor]:

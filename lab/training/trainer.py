@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab.adapters.initial_adapters import pinned
+from lab.adapters import initial_adapters
 from lab.config.schema import RunConfig
 from lab.core import registry
 from lab.core.errors import RunFailed
@@ -47,7 +47,9 @@ def resolved(config: RunConfig, tasks: list[str], runs: str | Path | None = None
     name = "+".join(Path(source).name for source in config.stream.sources) or config.stream.name
     protocol, tasks = registry.protocols.build(config.protocol).resolved(tasks)
     stream = config.stream.model_copy(update={"name": name, "tasks": tasks})
-    experts = config.experts.model_copy(update={"start": pinned(config.experts.start, runs)})
+    start = initial_adapters.pinned(config.experts.start, runs)
+    layers = sorted({*config.experts.layers, *initial_adapters.layers(start, config.experts.name)})
+    experts = config.experts.model_copy(update={"start": start, "layers": layers})
     router, kind = config.router, registry.routers.get(config.router.name)
     if Reads.LAYERS in kind.reads_of(router) and is_encoder_decoder(config.backbone.name):
         router = kind.without_layers(router)
