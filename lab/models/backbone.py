@@ -64,7 +64,6 @@ class Backbone(nn.Module):
         self.takes_positions = generates and "position_ids" in accepted
         self.keeps_logits = "logits_to_keep" in accepted
         self.takes_types = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
-
         self.width: int = self.trial(answers=False)([0]).shape[1]  # some return a projection of their hidden states
 
     @property
