@@ -87,8 +87,9 @@ def resume(
 ) -> None:
     """Go on with a stopped, interrupted or killed run, or start a queued one: lab resume RUN"""
     from lab import api
+    from lab.jobs.scheduler import safe_status
 
-    if run_folder.Run.open(run, runs).status == "finished":
+    if safe_status(run_folder.Run(run_folder.located(run, runs))) == "finished":
         print(f"run '{run}' is finished: nothing to do", file=sys.stderr)
     training(lambda: api.resume(run, runs), as_json)
 

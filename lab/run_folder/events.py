@@ -32,6 +32,14 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True)
+class Recovered(Event):
+    """A run that goes on was found damaged: what was wrong and what was done about it, in sentences."""
+
+    what: list[str]
+    progress: float
+
+
+@dataclass(frozen=True)
 class TaskStarted(Event):
     task: int
     name: str

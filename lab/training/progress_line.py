@@ -41,6 +41,9 @@ def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[eve
                 bars.update(phase, description=title, completed=event.done, total=event.total)
             elif isinstance(event, events.TaskEnded):
                 bars.console.print(session.protocol.summary_line(session, event.task), highlight=False, markup=False)
+            elif isinstance(event, events.Recovered):
+                for what in event.what:
+                    bars.console.print(what, highlight=False, markup=False)
             yield event
 
 
