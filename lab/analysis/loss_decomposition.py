@@ -74,6 +74,7 @@ def _measure(run: Run, watch: Callable[[str, int, int], None]) -> dict[str, Any]
     session = reopened(run)
     last = len(run.matrix) - 1
     then, now = Learner(session.config, session.tasks), session.learner
+    then.head.longest = now.head.longest  # which has seen the training examples
     for t in range(last + 1):
         now.add_task(t)
     recall(run, now, last)
