@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import SafetensorError
+
+from lab.core import documents
 
 UnreadableArrays = SafetensorError  # what `read_arrays` raises for a damaged file
 
@@ -33,7 +34,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_yaml(path: Path, content: Any) -> None:
-    replace_bytes(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+    replace_bytes(path, documents.yaml_text(content).encode())
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:

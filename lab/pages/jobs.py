@@ -4,11 +4,11 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
-import yaml
 
 from lab import figures, views
 from lab.config.resolve import recipe_names
 from lab.config.schema import CUSTOM
+from lab.core.documents import yaml_text
 from lab.core.errors import LabError
 from lab.jobs import jobs
 from lab.pages import actions, chart_card, code_snippets, layout, navigation, recorded_examples, run_picker, run_table
@@ -295,7 +295,7 @@ def log(run: Run, state: str) -> None:
         if text:
             st.download_button(
                 "Whole log",
-                lambda: (run.dir / "log.txt").read_bytes(),
+                lambda: run.bytes_of("log.txt"),
                 f"{run.id}.txt",
                 "text/plain",
                 key="job_log",
@@ -308,7 +308,7 @@ def log(run: Run, state: str) -> None:
 def frozen(run: Run) -> None:
     """The settings the run was started with, and where it ran."""
     with st.expander("Settings of this run", icon=":material/tune:"):
-        st.code(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True), language="yaml", height=320)
+        st.code(yaml_text(run.config), language="yaml", height=320)
         facts = {name: run.info.get(name) for name in ("created", "started", "ended", "pid", "host") if run.info.get(name)}
         st.caption(" · ".join(f"{name} {layout.plain(value)}" for name, value in facts.items()))
 

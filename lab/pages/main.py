@@ -53,8 +53,8 @@ def main() -> None:
     page = st.navigation(navigation.pages())
     try:
         page.run()
-    except (LabError, OSError) as error:
-        st.error(layout.plain(error), title="This page cannot be shown")
+    except views.UNREADABLE as error:
+        st.error(layout.plain(layout.reason(error)), title="This page cannot be shown")
         st.page_link(navigation.page("start"), label="Go to Start", icon=":material/home:")
     with st.sidebar:  # after the page, which visitors wait for: the sidebar reads all runs
         sidebar()
