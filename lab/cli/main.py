@@ -1,6 +1,7 @@
 """The command line. Results on stdout, progress on stderr; exit codes 0 done, 1 the run failed, 2 the request was wrong."""
 
 import builtins
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -187,7 +188,7 @@ def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run],
             run = run_folder.Run.open(id, runs)
             reason = views.problem(run)
         except LabError as error:
-            if not (run_folder.located(id, runs) / "run.json").is_file():
+            if not os.path.lexists(run_folder.located(id, runs) / "run.json"):
                 raise
             reason = str(error)
         if reason:

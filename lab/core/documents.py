@@ -1,4 +1,4 @@
-"""Files that others may have written, read without trust: what can be misread, or costs more than it says, is refused in one line.
+"""Files that others may have written, read without trust: what can be misread, or costs too much, is refused in one line.
 
 YAML is that of version 1.2 (core schema, https://yaml.org/spec/1.2.2/#103-core-schema), so `yes`, `on`, `1:30` and dates are text
 and 010 is ten. Names are text and stand once; anchors, aliases and tags are refused. JSON has names once and finite numbers.

@@ -7,7 +7,7 @@ import streamlit as st
 from lab import views
 from lab.core.errors import LabError
 from lab.jobs import jobs
-from lab.pages import layout, navigation, system, visitor
+from lab.pages import layout, navigation, system, url_state, visitor
 from lab.run_folder.run import all_runs, root
 
 
@@ -51,6 +51,7 @@ def main() -> None:
     st.set_page_config(page_title="Adapter routing lab", page_icon="🧭", layout="wide")
     visitor.identify()
     page = st.navigation(navigation.pages())
+    url_state.drop_oversized()
     try:
         page.run()
     except views.UNREADABLE as error:

@@ -148,12 +148,14 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The resolved configuration as plain values."""
         try:
-            content = documents.yaml_value(self.bytes_of("config.yaml"), "config.yaml")
+            content = documents.yaml_value(self.bytes_of("config.yaml"), "config.yaml cannot be read")
             content = renamed(content, warn=False) if isinstance(content, dict) else content
         except FileNotFoundError as error:
             raise self.damaged("config.yaml is missing") from error
-        except (LabError, TypeError, ValueError) as error:
-            raise error if "is damaged" in str(error) else self.damaged(f"config.yaml cannot be read ({error})") from error
+        except LabError as error:
+            raise error if "is damaged" in str(error) else self.damaged(error) from error
+        except (TypeError, ValueError) as error:  # of former names
+            raise self.damaged(f"config.yaml cannot be read ({error})") from error
         return self._checked("config.yaml", content, "mapping")
 
     @property
@@ -285,7 +287,10 @@ class Run:
     def protocol(self) -> Any:
         """In what order it trained and evaluated: a `lab.protocols.base.Protocol`, which may not be imported from here."""
         options = self.config.get("protocol") or "sequential"
-        return registry.protocols.build(registry.protocols.options(options, "protocol"))
+        try:
+            return registry.protocols.build(registry.protocols.options(options, "protocol"))
+        except LabError as error:
+            raise self.damaged(error) from error
 
     def result(self) -> dict[str, Any]:
         """The run as `lab run --json` prints it; LabError where its files contradict each other."""

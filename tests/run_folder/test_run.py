@@ -259,9 +259,9 @@ def test_half_written_and_damaged_lines_are_skipped(tmp_path):
         ("run.json", b"\xff\xff", "status", "run 'a' is damaged: run.json cannot be read ("),
         ("run.json", b"[]", "status", "run 'a' is damaged: run.json holds no JSON object"),
         ("matrix.json", b"", "matrix", "run 'a' is damaged: matrix.json cannot be read ("),
-        ("config.yaml", b"a: [", "config", "run 'a' is damaged: config.yaml cannot be read ("),
+        ("config.yaml", b"a: [", "config", "run 'a' is damaged: config.yaml cannot be read"),
         ("config.yaml", b"", "config", "run 'a' is damaged: config.yaml holds no mapping"),
-        ("config.yaml", b"\xff", "config", "run 'a' is damaged: config.yaml cannot be read ("),
+        ("config.yaml", b"\xff", "config", "run 'a' is damaged: config.yaml cannot be read"),
     ],
 )
 def test_damaged_files(tmp_path, name, content, read, message):
