@@ -6,7 +6,7 @@ adapters that started from the same values; merges of updates (cat, svd) presume
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lab.adapters import peft_folder
+from lab.adapters import peft_folder, peft_format
+from lab.adapters.base_model import Base, compare
 from lab.core.errors import LabError
 
 How = Literal["parameters", "linear", "cat", "svd", "ties"]
@@ -31,6 +32,8 @@ class Adapter:
     config: Mapping[str, Any]
     name: str = ""
     sha256: str = "none, it was never saved"  # of the file of its weights
+    backbone: str = ""  # digest of its backbone, where it is known
+    notes: tuple[str, ...] = ()  # what is to be said about how it was read
 
     @property
     def kind(self) -> str:
@@ -40,6 +43,11 @@ class Adapter:
     def scale(self) -> float:
         """Factor of a LoRA update: alpha / r, or alpha / sqrt(r) for rsLoRA."""
         return peft_folder.scale(self.config)
+
+    @property
+    def base(self) -> Base:
+        """The backbone it belongs to."""
+        return Base(self.config.get("base_model_name_or_path") or "", self.backbone)
 
     @property
     def layers(self) -> list[str]:
@@ -74,7 +82,7 @@ def analogy(task: Adapter, target: Adapter, source: Adapter, weights: Sequence[f
     LoRA: A = c0 A_task + c1 (A_target + A_source), B = c0 B_task + c1 (B_target - B_source);
     (IA)^3: 1 + c0 (l_task - 1) + c1 (l_target - l_source).
     """
-    same([task, target, source], rank=True)
+    task, target, source = same([task, target, source], rank=True)
     _finite(*weights)
     c0, c1 = weights
     signed, unsigned = [c0, c1, -c1], [c0, c1, c1]
@@ -94,7 +102,7 @@ def add(
     """
     if how not in HOW:
         raise LabError(f"how = {how}: choose one of {', '.join(HOW)}")
-    same(adapters, rank=how in ("parameters", "linear", "ties"), scale=how == "parameters")
+    adapters = same(adapters, rank=how in ("parameters", "linear", "ties"), scale=how == "parameters")
     weights = [1 / len(adapters)] * len(adapters) if weights is None else list(weights)
     if len(weights) != len(adapters):
         raise LabError(f"{len(weights)} weights were given for {len(adapters)} experts: give one for each")
@@ -230,24 +238,31 @@ def _finite(*numbers: float) -> None:
 def _like(adapter: Adapter, tensors: dict[str, Tensor]) -> Adapter:
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise LabError("the result has values that float32 cannot hold: use smaller numbers")
-    return Adapter(tensors, dict(adapter.config), "")
+    return Adapter(tensors, dict(adapter.config), backbone=adapter.backbone)
 
 
 # -- what fits together ----------------------------------------------------------------------------------------------------
 
 
-def same(adapters: Sequence[Adapter], rank: bool = False, scale: bool = False) -> None:
-    """Refuse adapters of different kind, backbone or layers; with `rank`, of different rank; with `scale`, of different scale."""
+def same(adapters: Sequence[Adapter], rank: bool = False, scale: bool = False) -> list[Adapter]:
+    """The adapters, with layers that are called as those of the first.
+
+    Raises LabError for different kinds, backbones or layers; with `rank`, different ranks; with `scale`, different scales.
+    """
     if not adapters:
         raise LabError("no expert was given")
     first = adapters[0]
-    for other in adapters[1:]:
+    renamed = [first, *(within(other, first.layers) for other in adapters[1:])]
+    for other in renamed[1:]:
         pair = f"'{first.name}' and '{other.name}'"
         if first.kind != other.kind:
             raise LabError(f"{pair} are of different kinds, {first.kind} and {other.kind}")
-        bases = [adapter.config.get("base_model_name_or_path") or "" for adapter in (first, other)]
-        if all(bases) and bases[0] != bases[1]:
-            raise LabError(f"{pair} belong to different backbones, {bases[0]} and {bases[1]}: transfer one of them first")
+        if first.base.name and other.base.name:
+            try:
+                compare(other.base, first.base)
+            except LabError:
+                bases = f"{first.base.name} and {other.base.name}, whose weights are not the same or not here to be compared"
+                raise LabError(f"{pair} belong to different backbones, {bases}: transfer one of them first") from None
         if first.layers != other.layers:
             unshared = sorted(set(first.layers) ^ set(other.layers))
             raise LabError(f"{pair} adapt different layers: only one of them has {', '.join(unshared[:3])}")
@@ -262,6 +277,7 @@ def same(adapters: Sequence[Adapter], rank: bool = False, scale: bool = False) -
                 raise LabError(f"{pair} do not fit: {name} has shapes {shapes[0]} and {shapes[1]}")
             if _width(name, shapes[0]) != _width(name, shapes[1]):
                 raise LabError(f"{pair} belong to backbones of different width: {name} has shapes {shapes[0]} and {shapes[1]}")
+    return renamed
 
 
 def _width(name: str, shape: tuple[int, ...]) -> int:
@@ -276,22 +292,25 @@ def _listed(weights: Sequence[float]) -> str:
 # -- folders ---------------------------------------------------------------------------------------------------------------
 
 
-def belonging(adapter: Adapter, base: str) -> Adapter:
-    """The adapter as one of the backbone called `base`, with its own layers as targets."""
-    targets = {"base_model_name_or_path": base, "target_modules": adapter.layers}
-    if adapter.kind == "IA3":  # a vector of the input stands as one row
-        rows = {name.rpartition(".")[0] for name, tensor in adapter.tensors.items() if len(tensor) == 1}
-        targets |= {"feedforward_modules": sorted(rows)}
-    return replace(adapter, config=dict(adapter.config) | targets)
+def belonging(adapter: Adapter, base: Base) -> Adapter:
+    """The adapter as one of this backbone."""
+    return replace(adapter, config=dict(adapter.config) | {"base_model_name_or_path": base.name}, backbone=base.digest)
+
+
+def within(adapter: Adapter, layers: Collection[str]) -> Adapter:
+    """The adapter with its layers called as these are, where both are of one backbone that stands in different models."""
+    names = peft_format.aligned(adapter.layers, layers)
+    tensors = {f"{names[layer]}.{own}": t for name, t in adapter.tensors.items() for layer, _, own in [name.rpartition(".")]}
+    return replace(adapter, tensors=tensors)
 
 
 def read(folder: Path, name: str = "") -> Adapter:
     """The LoRA or (IA)^3 expert saved in `folder` by the lab or by peft. Raises LabError for anything else."""
     saved = peft_folder.read(folder)
-    if saved.kind not in peft_folder.KINDS:
+    if saved.kind not in peft_format.KINDS:
         raise LabError(f"{folder} holds an expert of kind {saved.kind}: arithmetic is defined for LoRA and (IA)^3")
     tensors = {parameter: torch.from_numpy(array) for parameter, array in saved.arrays.items()}
-    return Adapter(tensors, saved.config, name or folder.name, peft_folder.digest(folder))
+    return Adapter(tensors, saved.config, name or folder.name, peft_folder.digest(folder), saved.backbone, saved.notes)
 
 
 def write(adapter: Adapter, folder: Path, command: str, parts: Sequence[Adapter]) -> None:
@@ -299,7 +318,7 @@ def write(adapter: Adapter, folder: Path, command: str, parts: Sequence[Adapter]
 
     Raises LabError if the folder exists or cannot be written.
     """
-    config = dict(adapter.config) | {"inference_mode": True}
+    config = adapter.config
     card = peft_folder.card(
         folder.name,
         config,
@@ -309,4 +328,5 @@ def write(adapter: Adapter, folder: Path, command: str, parts: Sequence[Adapter]
         "",
         "Nothing was trained; licence: that of the parts and of the base model.",
     )
-    peft_folder.create(folder, {name: tensor.numpy() for name, tensor in adapter.tensors.items()}, config, card)
+    arrays = {name: tensor.numpy() for name, tensor in adapter.tensors.items()}
+    peft_folder.create(folder, arrays, config, card, adapter.backbone)

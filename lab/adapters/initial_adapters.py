@@ -1,31 +1,35 @@
 """Experts that begin as saved ones in place of a random draw: option `experts.start`.
 
-A prepared configuration names each by its folder and the SHA-256 of its weights, `FOLDER#SHA-256`, because the content of a
-folder may change: a run is resumed, an expert reused and a cell of a grid taken for the same only where the content is the same.
+A prepared configuration names each by its folder, or its hub id with the commit, and the SHA-256 of its weights,
+`FOLDER#SHA-256`, because the content of a folder may change: a run is resumed, an expert reused and a cell of a grid taken for
+the same only where the content is the same.
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from lab.adapters import peft_folder
+from lab.adapters import hub, peft_folder
 from lab.core.errors import LabError
 
 PINNED = re.compile(r"(.+)#([0-9a-f]{64})")
 
 
 def pinned(start: dict[str, str], runs: str | Path | None = None) -> dict[str, str]:
-    """Every saved expert as FOLDER#SHA-256, from that, from a folder, or from RUN/EXPERT in the folder of runs.
+    """Every saved expert as FOLDER#SHA-256, from that, from a folder, from RUN/EXPERT in the folder of runs, or from a hub id.
 
     Raises LabError for what is not there, and for what has changed since it was pinned.
     """
     adapters = {}
     for name, given in start.items():
         match = PINNED.fullmatch(given)
-        folders = peft_folder.named(match[1] if match else given, runs)
+        try:
+            folders = peft_folder.named(match[1] if match else given, runs)
+        except LabError as error:
+            raise LabError(f"experts.start.{name}: {error}") from None
         if len(folders) != 1:
             raise LabError(f"experts.start.{name}: '{given}' is {len(folders)} experts: name one of {', '.join(folders)}")
-        (folder,) = folders.values()
+        ((word, folder),) = folders.items()
         try:
             content = peft_folder.digest(folder)
         except LabError as error:
@@ -34,13 +38,29 @@ def pinned(start: dict[str, str], runs: str | Path | None = None) -> dict[str, s
             raise LabError(
                 f"experts.start.{name}: the expert in {folder} has changed since the run was prepared: start a new run"
             )
-        adapters[name] = f"{folder.resolve()}#{content}"
+        of_hub = None if Path(word).is_dir() else hub.CACHED.fullmatch(str(folder))
+        adapters[name] = f"{hub.id_of(word)}@{of_hub[3]}#{content}" if of_hub else f"{folder.resolve()}#{content}"
     return adapters
+
+
+def layers(start: Mapping[str, str], kind: str) -> list[str]:
+    """Names of the layers that pinned experts of this kind have, those of poolers left out."""
+    adapters = [_read(name, given) for name, given in start.items()]
+    names = {layer for saved in adapters if saved.kind.lower() == kind for layer in saved.layers()}
+    return sorted(name for name in names if "pooler" not in name.split("."))
+
+
+def _read(name: str, given: str) -> peft_folder.SavedAdapter:
+    try:
+        return peft_folder.read(folder(given))
+    except LabError as error:
+        raise LabError(f"experts.start.{name}: {error}") from None
 
 
 def folder(given: str) -> Path:
     """The folder of a pinned expert."""
-    return Path(_parts(given)[0])
+    (place,) = peft_folder.named(_parts(given)[0]).values()
+    return place
 
 
 def _parts(given: str) -> tuple[str, str]:

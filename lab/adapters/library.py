@@ -5,6 +5,7 @@ numpy only. Experts that were brought in lie in `<runs>/.library/<name>/`. Also 
 
 import io
 import math
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lab.adapters import peft_folder
+from lab.adapters import peft_folder, peft_format
 from lab.core import atomic_io
-from lab.core.errors import LabError
+from lab.core.errors import LabError, Notice
 from lab.jobs import jobs
 from lab.metrics.base import array
 from lab.run_folder.run import ID, NOTES, Run
@@ -51,8 +52,11 @@ class SavedExpert:
 
     def layers(self) -> dict[str, dict[str, np.ndarray]]:
         """{layer: {parameter: float64 array}}; for LoRA lora_A (r, I) and lora_B (O, r). Raises LabError if it cannot be read."""
-        layers = peft_folder.read(self.folder, finite=False).layers()
-        return {layer: {name: array.astype(np.float64) for name, array in own.items()} for layer, own in layers.items()}
+        return _doubles(peft_folder.read(self.folder, finite=False))
+
+
+def _doubles(saved: peft_folder.SavedAdapter) -> dict[str, dict[str, np.ndarray]]:
+    return {layer: {name: array.astype(np.float64) for name, array in own.items()} for layer, own in saved.layers().items()}
 
 
 def experts(runs: Iterable[Run], library: str | Path | None = None) -> list[SavedExpert]:
@@ -65,8 +69,8 @@ def describe(expert: SavedExpert) -> dict[str, Any]:
     """One row of a table: key, expert, run, kind, rank, parameters, norm, learned, now, kept, bytes; `problem` if damaged."""
     row: dict[str, Any] = {"key": expert.key, "expert": expert.name, "run": expert.run.id if expert.run else "(imported)"}
     try:
-        config, layers = expert.config(), expert.layers()
-        kind = peft_folder.kind_of(config).lower()
+        saved = peft_folder.read(expert.folder, finite=False)
+        config, layers, kind = saved.config, _doubles(saved), saved.kind.lower()
         count = sum(tensor.size for layer in layers.values() for tensor in layer.values())
         row |= {"kind": kind, "rank": config.get("r"), "parameters": count, "norm": norm(layers, peft_folder.scale(config))}
         row |= {"bytes": (expert.folder / peft_folder.WEIGHTS).stat().st_size} | retained(expert)
@@ -153,7 +157,9 @@ def _spaces(layers: dict[str, dict[str, np.ndarray]], side: str) -> dict[str, np
 
 
 def _pair(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> float:
-    """Mean overlap over the layers of equal width that both adapt."""
+    """Mean overlap over the layers of equal width that both adapt, perhaps of one backbone in different models."""
+    names = peft_format.aligned(second, first)
+    second = {names[name]: space for name, space in second.items()}
     both = [name for name in first if name in second and len(first[name]) == len(second[name])]
     overlaps = [value for name in both if not math.isnan(value := overlap(first[name], second[name]))]
     return float(np.mean(overlaps)) if overlaps else math.nan
@@ -171,7 +177,9 @@ def alignment(layers: dict[str, dict[str, np.ndarray]], chosen: Sequence[SavedEx
 
     columns = {}
     for expert in chosen:
-        other = expert.layers()  # its scale is positive and the same everywhere: a cosine does not know it
+        theirs = expert.layers()  # its scale is the same everywhere: a cosine knows no more of it than its sign
+        names = peft_format.aligned(theirs, layers)
+        other = {names[name]: own for name, own in theirs.items()}
         products = [
             (product(own, other[name]), product(own, own), product(other[name], other[name])) if name in other else (np.nan,) * 3
             for name, own in layers.items()
@@ -250,8 +258,10 @@ def import_expert(content: bytes, name: str, runs: str | Path | None = None) -> 
         if not peft_folder.in_peft(saved.config):
             raise LabError(
                 f"{peft_folder.CONFIG} says peft_type None: only experts in peft's format can be brought in, "
-                f"{' and '.join(peft_folder.KINDS)}"
+                f"{' and '.join(peft_format.KINDS)}"
             )
+        for note in saved.notes:
+            warnings.warn(f"{name}: {note}", Notice, stacklevel=2)
     except BaseException:  # Ctrl-C too
         remove(folder)
         raise

@@ -1,61 +1,57 @@
 """Folders of saved experts, in peft's format or, of kinds that peft has not, in the lab's own: the one reader and writer.
 
 A folder holds adapter_config.json and adapter_model.safetensors. In peft's format parameters are named
-`base_model.model.<layer>.<parameter>[.weight]`, here always `<layer>.<parameter>`. An expert is read exactly or refused: a field
-of its configuration that changes what it computes, and that the lab does not compute, is refused by its name. numpy only.
+`base_model.model.<layer>.<parameter>[.weight]`, here always `<layer>.<parameter>`. An expert is read exactly or refused, see
+`peft_format`. numpy only.
 """
 
 import json
 import math
 import os
 import shutil
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from safetensors import deserialize
 
+from lab.adapters import hub, peft_format
+from lab.adapters.base_model import Base
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.run_folder.run import root
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
-PREFIX = "base_model.model."
+PICKLED = "adapter_model.bin"
 
 
-class Names(NamedTuple):
-    """How peft names the parameters of one kind."""
-
-    parameters: tuple[str, ...]
-    ending: str  # behind the name of a parameter
-
-
-KINDS = {"LORA": Names(("lora_A", "lora_B"), ".weight"), "IA3": Names(("ia3_l",), "")}
-HEADS = ("classifier", "score", "qa_outputs")  # of peft's task models: they stand behind the backbone and are left out
-# Fields that do not change what a read expert computes. Any other field must be empty, as it is by peft's defaults.
-HARMLESS = {
-    *("peft_type", "task_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode"),
-    *("target_modules", "exclude_modules", "feedforward_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out"),
-    *("r", "lora_alpha", "use_rslora", "lora_dropout", "init_ia3_weights", "eva_config"),
-    *("megatron_core", "qalora_group_size", "ensure_weight_tying", "runtime_config"),
-}
-PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # of init_lora_weights: others change the backbone's weights
 NUMBERS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}  # safetensors to numpy, which has no bfloat16
+BACKBONE = "backbone"  # in the metadata of the weights: the digest of the backbone, which peft does not look at
 
 
 @dataclass(frozen=True)
 class SavedAdapter:
-    """An expert as it stands in its folder: the content of adapter_config.json, and float32 arrays by `<layer>.<parameter>`."""
+    """An expert from its folder: its configuration, float32 arrays by `<layer>.<parameter>`, and what is to be said about it.
+
+    One in peft's format is plain, see `peft_format.plain`: its configuration is that of the arrays, not the file's word for word.
+    """
 
     folder: Path
     config: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray]
+    notes: tuple[str, ...] = ()
+    backbone: str = ""  # digest of the backbone it was trained on, where it was the lab that saved it
+    original: Mapping[str, Any] = field(default_factory=dict)  # the content of adapter_config.json
 
     @property
     def kind(self) -> str:
         return kind_of(self.config)
+
+    @property
+    def base(self) -> Base:
+        return Base(self.config.get("base_model_name_or_path") or "", self.backbone)
 
     def layers(self) -> dict[str, dict[str, np.ndarray]]:
         """The arrays as {layer: {parameter: array}}."""
@@ -64,17 +60,6 @@ class SavedAdapter:
             layer, _, parameter = name.rpartition(".")
             layers.setdefault(layer, {})[parameter] = array
         return layers
-
-    def within(self, layers: Collection[str]) -> dict[str, np.ndarray]:
-        """The arrays by names of these layers: the prefix of a task model (`bert.`) is dropped where that gives one of them."""
-        return {_without_prefix(name, layers): array for name, array in self.arrays.items()}
-
-
-def _without_prefix(name: str, layers: Collection[str]) -> str:
-    layer, _, parameter = name.rpartition(".")
-    while layer not in layers and "." in layer:
-        layer = layer.partition(".")[2]
-    return f"{layer}.{parameter}" if layer in layers else name
 
 
 def kind_of(config: Mapping[str, Any]) -> str:
@@ -99,25 +84,34 @@ def scale(config: Mapping[str, Any]) -> float:
 
 
 def read(folder: Path, finite: bool = True) -> SavedAdapter:
-    """The expert saved in a folder by the lab or by peft; `finite=False` lets values pass that are not finite.
+    """The expert saved in a folder by the lab, by peft or by transformers; `finite=False` lets values pass that are not finite.
 
-    Raises LabError for a missing or damaged file, for a kind of peft other than LoRA and (IA)^3, and for every variant of these.
+    Raises LabError for a missing or damaged file, and for what would not be computed exactly, see `peft_format.plain`.
     """
     for part in (CONFIG, WEIGHTS):
         if not (folder / part).is_file():
-            raise LabError(f"{folder} holds no saved expert: {part} is missing")
+            pickled = f", {PICKLED} is a pickle, which is not read" if (folder / PICKLED).is_file() else ""
+            raise LabError(f"{folder} holds no saved expert: {part} is missing{pickled}")
     config = read_config(folder)
     try:
-        arrays = {name: _array(entry) for name, entry in sorted(deserialize((folder / WEIGHTS).read_bytes()))}
+        content = (folder / WEIGHTS).read_bytes()
+        arrays = {name: _array(entry) for name, entry in sorted(deserialize(content))}
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
     except (OSError, ValueError, KeyError, atomic_io.UnreadableArrays) as error:
         raise LabError(f"the expert saved in {folder} cannot be read: {WEIGHTS}: {error}") from error
-    if in_peft(config):
-        _refuse_variants(folder, config)
-        arrays = _own_names(arrays, KINDS[config["peft_type"]])
-        _refuse_shapes(folder, config, arrays)
-    if finite and not all(np.isfinite(array).all() for array in arrays.values()):
-        raise LabError(f"{folder} holds values that are not finite: it was damaged, or its training failed")
-    return SavedAdapter(folder, config, arrays)
+    damaged = next((name for name, array in arrays.items() if finite and not np.isfinite(array).all()), None)
+    if damaged is not None:
+        raise LabError(
+            f"{folder} holds values that are not finite in {damaged}: it was damaged, or its training failed; train it again"
+        )
+    digest = str(metadata.get(BACKBONE, ""))
+    if not in_peft(config):
+        return SavedAdapter(folder, config, arrays, backbone=digest, original=config)
+    try:
+        plain = peft_format.plain(config, arrays)
+    except LabError as error:
+        raise LabError(f"{folder}: {error}") from None
+    return SavedAdapter(folder, plain.config, plain.arrays, plain.notes, digest, config)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -142,70 +136,23 @@ def _array(entry: Mapping[str, Any]) -> np.ndarray:
     return array.reshape(entry["shape"])
 
 
-def _own_names(arrays: Mapping[str, np.ndarray], names: Names) -> dict[str, np.ndarray]:
-    """Arrays by `<layer>.<parameter>`, without the head of a task model."""
-    plain = {name.removeprefix(PREFIX).removesuffix(names.ending): array for name, array in arrays.items()}
-    return {
-        name: array
-        for name, array in plain.items()
-        if name.partition(".")[0] not in HEADS or name.rpartition(".")[2] in names.parameters
-    }
-
-
-def _refuse_variants(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse what plain LoRA and (IA)^3 do not compute."""
-    kind = config["peft_type"]
-    if kind not in KINDS:
-        raise LabError(f"{folder} holds an expert of peft_type {kind}: {' and '.join(KINDS)} can be read")
-    if kind == "LORA":
-        rank, alpha = config.get("r"), config.get("lora_alpha")
-        if type(rank) is not int or rank < 1:
-            raise LabError(f"{folder}: {CONFIG} says r {rank!r}: the rank must be a whole number above 0")
-        if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
-            raise LabError(f"{folder}: {CONFIG} says lora_alpha {alpha!r}: it must be a number")
-    plain = {
-        "bias": config.get("bias") in (None, "none"),
-        "init_lora_weights": config.get("init_lora_weights") in PLAIN_STARTS,
-        "modules_to_save": set(config.get("modules_to_save") or ()) <= set(HEADS),
-    }
-    for name, value in config.items():
-        if not plain.get(name, name in HARMLESS or not value):
-            raise LabError(
-                f"{folder}: {name} = {value!r} makes it a variant of {kind} that cannot be read: "
-                f"plain {' and '.join(KINDS)} can, without DoRA, biases and ranks per layer"
-            )
-
-
-def _refuse_shapes(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuse parameters that are not those of one plain expert."""
-    kind = config["peft_type"]
-    if not arrays:
-        raise LabError(f"{folder} holds no parameters of a {kind} expert: it has no layer; save it after it was trained")
-    for layer, parameters in SavedAdapter(folder, config, arrays).layers().items():
-        shapes = {name: array.shape for name, array in parameters.items()}
-        fits = set(shapes) == set(KINDS[kind].parameters) and all(len(shape) == 2 for shape in shapes.values())
-        if fits and kind == "LORA":
-            fits = shapes["lora_A"][0] == shapes["lora_B"][1] == config["r"]
-        elif fits:
-            fits = 1 in shapes["ia3_l"]
-        if not fits:
-            needed = f"lora_A and lora_B of rank {config['r']}" if kind == "LORA" else "one vector ia3_l"
-            raise LabError(f"{folder}: layer {layer} needs {needed}, it has {', '.join(f'{n} {s}' for n, s in shapes.items())}")
-
-
 # -- writing ---------------------------------------------------------------------------------------------------------------
 
 
-def write(folder: Path, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> None:
-    """Save float32 arrays named `<layer>.<parameter>`; parameters of a kind that peft knows are named as it names them."""
+def write(folder: Path, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any], backbone: str = "") -> None:
+    """Save float32 arrays named `<layer>.<parameter>`; parameters of a kind that peft knows are named as it names them.
+
+    `backbone` is the digest of the backbone that they belong to, "" where it is not known.
+    """
     if in_peft(config):
-        ending = KINDS[config["peft_type"]].ending
-        arrays = {f"{PREFIX}{name}{ending}": array for name, array in arrays.items()}
-    atomic_io.write_arrays(folder / WEIGHTS, arrays, {"format": "pt"})
+        config = peft_format.complete(config, arrays)
+        ending = peft_format.ENDINGS[config["peft_type"]]
+        arrays = {f"{peft_format.PREFIX}{name}{ending}": array for name, array in arrays.items()}
+    atomic_io.write_arrays(folder / WEIGHTS, arrays, {"format": "pt"} | ({BACKBONE: backbone} if backbone else {}))
     atomic_io.write_json(folder / CONFIG, dict(config))
 
 
-def create(folder: Path, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any], card: str) -> None:
+def create(folder: Path, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any], card: str, backbone: str = "") -> None:
     """Save in a new folder, with a card; the folder appears when all is in it.
 
     Raises LabError if the folder exists or cannot be written.
@@ -214,7 +161,7 @@ def create(folder: Path, arrays: Mapping[str, np.ndarray], config: Mapping[str, 
         raise LabError(f"{folder} exists already: name a new folder")
     growing = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        write(growing, arrays, config)
+        write(growing, arrays, config, backbone)
         atomic_io.replace_bytes(growing / CARD, card.encode())
         growing.rename(folder)
     except OSError as error:
@@ -248,15 +195,22 @@ def folders_in(parent: Path) -> list[Path]:
 
 
 def named(word: str, runs: str | Path | None = None) -> dict[str, Path]:
-    """Folders of saved experts by name, from a folder, RUN/EXPERT, or RUN for all of its experts. Raises LabError for none."""
+    """Folders of saved experts by name: from a folder, RUN/EXPERT, RUN for all of its experts, or a hub id.
+
+    A folder comes first, then a run; see `hub.snapshot` for hub ids. Raises LabError for none.
+    """
     if Path(word).is_dir():
         return {word: Path(word)}
     run, _, name = word.partition("/")
     parent = library(runs) if run == "imported" else root(runs) / run / "experts"
     folders = [parent / name] if name else folders_in(parent)
     experts = {f"{run}/{folder.name}": folder for folder in folders if folder.is_dir()}
+    if not experts and hub.ID.fullmatch(word) and not parent.parent.is_dir():
+        return {word: hub.snapshot(word, [CONFIG, WEIGHTS])}
     if not experts:
-        raise LabError(f"there is no expert '{word}': name a folder, or RUN/EXPERT (lab list runs shows the runs)")
+        raise LabError(
+            f"there is no expert '{word}': name a folder, or RUN/EXPERT (lab list runs shows the runs), or a hub id OWNER/NAME"
+        )
     return experts
 
 

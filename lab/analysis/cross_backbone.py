@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from lab.adapters import arithmetic
 from lab.adapters.arithmetic import Adapter
 from lab.core.errors import LabError
 from lab.core.rng import generator
@@ -143,8 +144,9 @@ def carried(
     Raises LabError where layers, features or tokens have no counterpart.
     """
     blocks_t, blocks_s = (_pretrained(model).config.get_text_config().num_hidden_layers for model in (teacher, student))
-    moved = layers(adapter, blocks_t, blocks_s, how)
     modules = dict(student.model.named_modules())
+    own = arithmetic.within(adapter, [name for name, _ in teacher.model.named_modules()])
+    moved = layers(own, blocks_t, blocks_s, how)
     missing = [name for name in moved.layers if name not in modules]
     if missing:
         raise LabError(f"the student has no layer {missing[0]}: experts are carried between backbones that name layers alike")

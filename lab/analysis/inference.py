@@ -1,6 +1,8 @@
 """The model of a run as it was after a task, asked about texts: as it routes them, or with its routing changed.
 
-`load(run, after=3).answer("A text", Override(expert=1)).ranked()` is what it says if expert 1 alone may act.
+`load(run, after=3).answer("A text", Override(expert=1)).ranked()` is what it says if expert 1 alone may act. Where the language
+model answers, `said` are the tokens of the answer, each with its probability and, where the router decides anew at each, its
+weights.
 """
 
 import copy
@@ -14,19 +16,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lab.adapters import arithmetic
 from lab.adapters.arithmetic import Adapter
 from lab.config.resolve import validated
 from lab.core.errors import LabError
+from lab.data.loading import tasks_of
 from lab.data.stream import Example, Task
 from lab.models.learner import Learner, load_routing_state, routing_state
-from lab.models.pretrained import HashTokenizer, resolve_device
+from lab.models.pretrained import HashTokenizer, Tokenizer, resolve_device
 from lab.routers.base import Decision, LayerDecision, Reads, normalised
-from lab.run_folder.prediction import Answer
+from lab.run_folder.prediction import Answer, Token
 from lab.run_folder.run import Run
 
 if TYPE_CHECKING:
     from lab.experts.lora import Lora
-    from lab.models.heads import Classification
+    from lab.models.heads import Reply
+
+END = "(end)"  # how the token that ends an answer is called
+LIKELIEST = 4  # tokens whose probabilities are kept of every place in an answer
 
 
 @dataclass(frozen=True)
@@ -87,14 +94,23 @@ class Override:
         return changed
 
     def of(self, decision: Decision) -> Decision:
-        """The decision with its weights changed, whether they were made before the layers or are made in them."""
+        """The decision with its weights changed, whether they were made before the layers or are made in them.
+
+        The weights as they were stay among its steps.
+        """
+
+        def changed(steps: dict[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+            return steps | {"weights": weights, "changed": self(weights)}
+
         if not isinstance(decision, LayerDecision):
             assert decision.weights is not None, "only decisions made in the layers have no weights yet"
-            return replace(decision, weights=self(decision.weights))
+            steps = changed(decision.steps, decision.weights)
+            return replace(decision, weights=steps["changed"], steps=steps)
 
-        def decide(layer: int, x: Tensor) -> Tensor:
-            decision.weights_for_layer(layer, x)
-            return self(decision.layer_weights[layer])
+        def decide(layer: int, x: Tensor) -> dict[str, Tensor]:
+            made = decision.decide(layer, x)
+            steps = made if isinstance(made, dict) else {"weights": made}
+            return changed(steps, [*steps.values()][-1])
 
         used = copy.copy(decision)
         used.decide, used.layer_weights, used.layer_steps = decide, {}, {}
@@ -114,11 +130,19 @@ class Model:
         return self.learner.head.space.scenario == "task" or Reads.TASK in self.learner.router.reads
 
     @torch.no_grad()
-    def answer(self, text: str, override: Override | None = None, task: int | None = None, pair: str | None = None) -> Answer:
+    def answer(
+        self,
+        text: str,
+        override: Override | None = None,
+        task: int | None = None,
+        pair: str | None = None,
+        right: Sequence[str] = (),
+    ) -> Answer:
         """The answer to one text, or pair of texts.
 
-        `task`: its number in the stream, for models that are told. LabError for an empty text, an unknown or missing task, and
-        for a change that does not fit.
+        `task`: its number in the stream, for models that are told. `right`: the answers that are right, by which what a model
+        writes is scored. LabError for an empty text, an unknown or missing task, for a change that does not fit, and for right
+        answers where the model chooses a class.
         """
         learner, override = self.learner, override or Override()
         override.check(learner.router.heads, learner.consolidation.experts)
@@ -128,31 +152,44 @@ class Model:
             raise LabError("this model is told the task of every text: name it")
         if task is not None and not 0 <= task <= self.after:
             raise LabError(f"task {task} was not learned at this moment: use 0 to {self.after}")
-        rows = learner.backbone.encode([Example(text, 0, pair)], task or 0, "train")  # of other splits queries are kept by row
+        if right and not self.writes:
+            raise LabError("this model chooses a class: right answers are for models that write")
+        example = Example(text, 0, pair, tuple(right))
+        rows = learner.backbone.encode([example], task or 0, "train")  # of other splits queries are kept by row
         batch = learner.backbone.collate(rows)
         routed = learner.decide(batch)
         assert routed is not None, "a learner that has learned a task has experts"
-        used = override.of(routed)
-        how = "task" if learner.head.space.scenario == "task" else "seen"
-        competing = learner.head.space.competing(batch.task, learner.head.tasks_seen, how)
-        with learner.bank.routed(learner.head.answering_decision(batch, used)):  # `load` refuses models that write free text
-            chances = cast("Classification", learner.head).scores(batch, competing).softmax(-1)[0].cpu().numpy()
-        competes = competing[0].cpu().numpy()
-        moments = {"weights": routed} | ({"changed": used} if override != Override() else {})
-        steps = routed.recorded_steps() | {name: _recorded(decision) for name, decision in moments.items()}
+        used = override.of(routed) if override != Override() else routed
+        answering = learner.head.answering_decision(batch, used)
+        with learner.bank.routed(answering):
+            reply = learner.head.reply(batch)
+        weights = used.recorded()
+        assert weights is not None, "every adapted layer has asked for its weights"
+        steps = used.recorded_steps() | {"weights" if used is routed else "changed": weights}
         layers = [layer.name for layer in learner.bank.layers]
         length = len(rows[0].ids)
+        passed = _per_token(answering, length + len(reply.tokens)) if answering is not used else None
         return Answer(
             text,
-            [name for name, does in zip(learner.head.space.names, competes, strict=True) if does],
-            chances[competes],
+            reply.answers,
+            reply.probabilities.cpu().numpy(),
             layers,
             learner.consolidation.names(learner.bank.names),
             {name: step.float().cpu().expand(1, len(layers), -1, -1)[0].numpy() for name, step in steps.items()},
             self._tokens(text, rows[0].ids),
             _per_token(used, length),
+            label=right[0] if right else None,
             cut=length >= learner.backbone.max_length,
+            writes=self.writes,
+            said=self._said(reply, None if passed is None else passed[:, length - 1 : -1]),
+            ended=not reply.tokens or reply.tokens[-1] in learner.backbone.ends,
+            scores=dict(reply.scores),
         )
+
+    @property
+    def writes(self) -> bool:
+        """Whether answers are texts of the model's own."""
+        return not self.learner.head.space.names
 
     @torch.no_grad()
     def accuracy(self, adapter: Adapter, task: int, examples: Sequence[Example], size: int = 32) -> float:
@@ -161,6 +198,7 @@ class Model:
         The classes that compete are those of the scenario, as in the oracle's score. LabError for no LoRA, and for other layers.
         """
         learner, own = self.learner, self.learner.bank.layers
+        adapter = arithmetic.within(adapter, [layer.name for layer in own])
         shapes = {f"{layer.name}.lora_A": layer.inputs for layer in own} | {
             f"{layer.name}.lora_B": layer.outputs for layer in own
         }
@@ -190,17 +228,31 @@ class Model:
         tokenizer = self.learner.backbone.tokenizer
         if isinstance(tokenizer, HashTokenizer):  # which cannot be turned round; its words are those between blanks
             return ["[start]", *text.split()][: len(ids)]
-        return [tokenizer.decode([number]).strip() or "␣" for number in ids]
+        return [self._token(number) for number in ids]
+
+    def _token(self, number: int) -> str:
+        """A token as people read it."""
+        return cast(Tokenizer, self.learner.backbone.tokenizer).decode([number]).strip() or "␣"
+
+    def _said(self, reply: "Reply", weights: np.ndarray | None) -> list[Token]:
+        """The tokens of an answer; weights (L, S, H, E) of the passes that gave them, None where one decision holds for all."""
+        if reply.logits is None:
+            return []
+        chances, ends = reply.logits.softmax(-1), self.learner.backbone.ends  # (S, V)
+
+        def name(number: int) -> str:
+            return END if number in ends else self._token(number)
+
+        said = []
+        for place, number in enumerate(reply.tokens):
+            best = chances[place].topk(min(LIKELIEST, chances.shape[1]))
+            likeliest = [(name(k), p) for k, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+            own = None if weights is None else weights[:, place]
+            said.append(Token(name(number), float(chances[place, number]), likeliest, own))
+        return said
 
 
-def _recorded(decision: Decision) -> Tensor:
-    """The weights (1, L | 1, H, E) of a decision that the bank was routed by."""
-    weights = decision.recorded()
-    assert weights is not None, "every adapted layer has asked for its weights"
-    return weights
-
-
-def _per_token(decision: Decision, tokens: int) -> np.ndarray | None:
+def _per_token(decision: Decision | None, tokens: int) -> np.ndarray | None:
     """Weights (L, T, H, E) of a decision that was made for each token of one text; None of any other."""
     if not isinstance(decision, LayerDecision):
         return None
@@ -224,8 +276,6 @@ def load(run: Run, after: int | None = None, device: str | None = None) -> Model
         raise LabError(f"run '{run.id}' has no weights of the moment after task {after}; kept: {moments or 'none'}")
     config = validated(run.config)
     backbone = config.backbone.model_copy(update={"device": device or _here(config.backbone.device)})
-    if not all(run.scores["labels"]):
-        raise LabError(f"run '{run.id}' writes free text: only models that choose a class can be asked here")
     tasks = [Task(name, tuple(labels), (), (), ()) for name, labels in zip(run.tasks, run.scores["labels"], strict=True)]
     learner = Learner(config.model_copy(update={"backbone": backbone}), tasks)
     trained_with = run.info.get("fingerprint", {}).get("backbone")
@@ -234,6 +284,7 @@ def load(run: Run, after: int | None = None, device: str | None = None) -> Model
     for t in range(run.protocol.tasks_met(after, len(tasks))):
         learner.add_task(t)
     recall(run, learner, after)
+    _limit_answers(run, learner)
     learner.requires_grad_(False)
     return Model(learner, after)
 
@@ -251,6 +302,17 @@ def recall(run: Run, learner: Learner, after: int) -> None:
         load_routing_state(learner, load_file(run.file(f"{name_of_state}/router.safetensors")) if routing_state(learner) else {})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise LabError(f"run '{run.id}' is damaged: {state.name} cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def _limit_answers(run: Run, learner: Learner) -> None:
+    """Let the model write as long answers as in the run; one of an earlier version did not note it, its data say it."""
+    if not run.writes or learner.config.decoding.max_tokens:
+        return
+    if "longest_answer" in run.info:
+        learner.head.longest = run.info["longest_answer"]
+        return
+    for t, task in enumerate(tasks_of(learner.config.stream, learner.config.seed)):
+        learner.encode(task.train, t, "train")
 
 
 def _here(device: str) -> str:

@@ -15,6 +15,9 @@ without evaluation.
 Where no single expert is the model of a task (one shared expert, or experts trained while the earlier ones act), there is no
 perfect routing: `router` is None, s is measured with the run's own routing, and `experts` means experts and router together.
 The mean over old tasks is the negative of backward transfer, term by term.
+
+Where the language model answers, the same is done with the loss of the tokens of the right answers, which moves before a score
+does: the mean cross-entropy in nats takes the place of the score, its growth that of the loss. No classes compete in it.
 """
 
 import copy
@@ -31,23 +34,27 @@ from lab.analysis.inference import recall
 from lab.config.resolve import validated
 from lab.core import atomic_io
 from lab.core.errors import LabError
-from lab.models.heads import Classifier
+from lab.data.batching import Encoded
+from lab.models.heads import Classifier, Written
 from lab.models.learner import Learner, routing_state
 from lab.run_folder.run import Run
 from lab.training import runner
-from lab.training.evaluation import evaluate
+from lab.training.evaluation import evaluate, token_loss
 from lab.training.trainer import EVALUATION_BATCH, Session
 
+Measure = Callable[[Learner, list[Encoded], int, bool], float]  # of rows, when so many tasks are seen, by perfect routing or not
 TERMS = ("router", "experts", "classifier", "new_classes")
 FILE = "decomposition.json"
 
 
-def decompose(run: Run, watch: Callable[[str], None] = lambda task: None) -> dict[str, Any]:
+def decompose(run: Run, watch: Callable[[str, int, int], None] = lambda *_: None) -> dict[str, Any]:
     """The decomposition of a finished run: read from its folder if it is there, else measured and kept there.
 
     {"tasks": [{"task", "learned": R[j][j], "last": R[T][j], "loss", <terms>, "oracle_learned", "oracle_last"}, ...],
-    "mean": {"loss", <terms>}, "why": {<term that does not exist>: reason}}. `watch` is told each old task before its turn.
-    Raises LabError for a run that is not finished or keeps no state, and where its scores cannot be reproduced here.
+    "mean": {"loss", <terms>}, "why": {<term that does not exist>: reason}}. Where the language model answers, "token_loss" has
+    "tasks" and "mean" of the loss per token of the right answers. `watch` is told each old task before its turn, how many are
+    done and how many there are. Raises LabError for a run that is not finished or keeps no state, and where its scores cannot
+    be reproduced here.
     """
     decomposition = run.decomposition
     if not decomposition:
@@ -56,7 +63,7 @@ def decompose(run: Run, watch: Callable[[str], None] = lambda task: None) -> dic
     return decomposition
 
 
-def _measure(run: Run, watch: Callable[[str], None]) -> dict[str, Any]:
+def _measure(run: Run, watch: Callable[[str, int, int], None]) -> dict[str, Any]:
     if not run.protocol.continual:
         raise LabError(
             f"run '{run.id}' is of protocol {run.protocol.name}: nothing is forgotten, adaptations begin from one moment"
@@ -70,16 +77,23 @@ def _measure(run: Run, watch: Callable[[str], None]) -> dict[str, Any]:
     for t in range(last + 1):
         now.add_task(t)
     recall(run, now, last)
-    rows = []
+    scores, tokens = [], []
     for j in range(last):
-        watch(run.tasks[j])
+        watch(run.tasks[j], j, last)
         for t in range(then.head.tasks_seen, run.protocol.tasks_met(j, last + 1)):
             then.add_task(t)
         recall(run, then, j)
-        rows.append(_row(run, session, then, j))
+        scores.append(_row_of_scores(run, session, then, j))
+        tokens += [_row_of_tokens(session, then, j)] if isinstance(now.head, Written) else []
+        watch(run.tasks[j], j + 1, last)
+    losses = {"token_loss": {"tasks": tokens, "mean": _mean(tokens)}} if tokens else {}
+    return {"tasks": scores, "mean": _mean(scores), "why": _why(session)} | losses
+
+
+def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """The mean of each term over the old tasks, None of those that do not exist."""
     names = ("loss", *TERMS)
-    mean = {name: None if rows[0][name] is None else sum(row[name] for row in rows) / last for name in names}
-    return {"tasks": rows, "mean": mean, "why": _why(session)}
+    return {name: None if rows[0][name] is None else sum(row[name] for row in rows) / len(rows) for name in names}
 
 
 def reopened(run: Run) -> Session:
@@ -110,27 +124,20 @@ def _why(session: Session) -> dict[str, str]:
     return why
 
 
-def _row(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
-    """The terms of old task j; `then` is the learner after task j, the session's learner the one after the last task."""
-    now, last, oracle = session.learner, len(run.matrix) - 1, session.learner.isolated
-    old = _classifier(then.head.classifier, now.head.classifier)
-    changed = {
-        "experts": not _equal(_modules(then, j, oracle), _modules(now, j, oracle)),
-        "classifier": not _equal(dict(old.named_parameters()), dict(now.head.classifier.named_parameters())),
-        "new_classes": session.config.scenario == "class" and not session.tasks[0].generates,
-    }
-    parts = [part for part, differs in changed.items() if differs]
+def _score(learner: Learner, rows: list[Encoded], seen: int, oracle: bool) -> float:
+    return evaluate(learner, rows, seen, EVALUATION_BATCH, oracle).score
 
-    @cache
-    def score(new: frozenset[str]) -> float:
-        learner = then if changed["experts"] and "experts" not in new else now
-        classifier = now.head.classifier if "classifier" in new or not changed["classifier"] else old
-        seen = last + 1 if "new_classes" in new or not changed["new_classes"] else then.head.tasks_seen
-        with _with(learner, classifier):
-            return evaluate(learner, session.rows[j, "test"], seen, EVALUATION_BATCH, oracle).score
 
-    learned, kept, before, after = run.matrix[j][j], run.matrix[last][j], score(frozenset()), score(frozenset(parts))
+def _gain_of_tokens(learner: Learner, rows: list[Encoded], seen: int, oracle: bool) -> float:
+    """The loss per token, so that more is better, as of a score."""
+    return -token_loss(learner, rows, EVALUATION_BATCH, oracle)
+
+
+def _row_of_scores(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
+    """The terms of the score of old task j. LabError where the scores of the run are not reproduced here."""
+    learned, kept, oracle = run.matrix[j][j], run.matrix[-1][j], session.learner.isolated
     assert learned is not None and kept is not None, "a finished run has a score for every task that it learned"
+    row, before, after = _row(session, then, j, _score, learned, kept)
     expected = {"after the last task": (after, run.scores["oracle"][j] if oracle else kept)}
     expected |= {} if oracle else {"when it was learned": (before, learned)}
     for moment, (here, recorded) in expected.items():
@@ -139,11 +146,47 @@ def _row(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
                 f"the scores of run '{run.id}' are not reproduced here: task '{run.tasks[j]}' {moment} had {recorded:.4f}, "
                 f"now {here:.4f}; use the machine and the versions that made it (env.json)"
             )
-    row: dict[str, Any] = {"task": run.tasks[j], "learned": learned, "last": kept, "loss": learned - kept}
+    return row | {"oracle_learned": before if oracle else None, "oracle_last": after if oracle else None}
+
+
+def _row_of_tokens(session: Session, then: Learner, j: int) -> dict[str, Any]:
+    """The terms of the growth of the loss per token of old task j."""
+    routed = (_gain_of_tokens(learner, session.rows[j, "test"], 0, False) for learner in (then, session.learner))
+    row, _, _ = _row(session, then, j, _gain_of_tokens, *routed)
+    return row | {"learned": -row["learned"], "last": -row["last"]}
+
+
+def _row(
+    session: Session, then: Learner, j: int, measure: Measure, learned: float, kept: float
+) -> tuple[dict[str, Any], float, float]:
+    """The terms of old task j by a measure that was `learned` and is `kept`, and s(none) and s(all).
+
+    `then` is the learner after task j, the session's learner the one after the last task.
+    """
+    now, oracle = session.learner, session.learner.isolated
+    old = _classifier(then.head.classifier, now.head.classifier)
+    compete = measure is _score and session.config.scenario == "class" and not session.tasks[0].generates
+    changed = {
+        "experts": not _equal(_modules(then, j, oracle), _modules(now, j, oracle)),
+        "classifier": not _equal(dict(old.named_parameters()), dict(now.head.classifier.named_parameters())),
+        "new_classes": compete,
+    }
+    parts = [part for part, differs in changed.items() if differs]
+
+    @cache
+    def score(new: frozenset[str]) -> float:
+        learner = then if changed["experts"] and "experts" not in new else now
+        classifier = now.head.classifier if "classifier" in new or not changed["classifier"] else old
+        seen = now if "new_classes" in new or not changed["new_classes"] else then
+        with _with(learner, classifier):
+            return measure(learner, session.rows[j, "test"], seen.head.tasks_seen, oracle)
+
+    before, after = score(frozenset()), score(frozenset(parts))
+    row: dict[str, Any] = {"task": session.task_names[j], "learned": learned, "last": kept, "loss": learned - kept}
     row["router"] = (after - kept) - (before - learned) if oracle else None
     row |= dict.fromkeys(TERMS[1:], 0.0) | shares(score, parts)
-    row["new_classes"] = row["new_classes"] if changed["new_classes"] else None
-    return row | {"oracle_learned": before if oracle else None, "oracle_last": after if oracle else None}
+    row["new_classes"] = row["new_classes"] if compete else None
+    return row, before, after
 
 
 def shares(score: Callable[[frozenset[str]], float], parts: Sequence[str]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from lab.analysis.inference import Override, recall
 from lab.analysis.loss_decomposition import reopened
 from lab.core.errors import LabError
 from lab.run_folder.run import Run
-from lab.training.evaluation import evaluate
+from lab.training.evaluation import Evaluation, evaluate
 from lab.training.trainer import EVALUATION_BATCH
 
 
@@ -32,14 +32,16 @@ def kept_by_load(loads: Iterable[float], share: float) -> list[int]:
     return sorted(order[: int((carried < share - 1e-12).sum()) + 1].tolist())
 
 
-def pruned(run: Run, share: float = 0.9, watch: Callable[[str], None] = lambda task: None) -> dict[str, Any]:
+def pruned(run: Run, share: float = 0.9, watch: Callable[[str, int, int], None] = lambda *_: None) -> dict[str, Any]:
     """Loads of the experts of a finished run, and its scores on test examples with all experts and with the kept ones alone.
 
     {"run", "share", "experts": [{"expert", "load", "kept"}, ...], "tasks": [{"task", "before", "after"}, ...],
-    "average_accuracy": {"before", "after"}}. Both scores are measured here, with the model as it was after the last task; `watch`
-    is told each task before its turn. The others get the weight of a pruned expert in proportion; where a router had chosen
-    pruned ones alone, nothing acts. Nothing is written. Raises LabError for a share outside of (0, 1], and for a run that is not
-    finished, of protocol transfer, or without several experts to route.
+    "average_accuracy": {"before", "after"}}; where tasks have further scores, each and the whole also have "measures": {name:
+    {"before", "after"}}. All are measured here, with the model as it was after the last task; a model that writes writes every
+    answer again. `watch` is told the task, how many answers are given and how many there will be, before each task and after
+    each batch. The others get the weight of a pruned expert in proportion; where a router had chosen pruned ones alone, nothing
+    acts. Nothing is written. Raises LabError for a share outside of (0, 1], and for a run that is not finished, of protocol
+    transfer, or without several experts to route.
     """
     if not run.protocol.continual:
         raise LabError(f"run '{run.id}' is of protocol {run.protocol.name}: experts are pruned by the load of a run on a stream")
@@ -59,21 +61,36 @@ def pruned(run: Run, share: float = 0.9, watch: Callable[[str], None] = lambda t
     recall(run, learner, last)
     without = Override(pruned=tuple(k for k in range(len(loads)) if k not in kept))
 
-    def score(t: int, change: Override) -> float:
-        return evaluate(learner, session.rows[t, "test"], last + 1, EVALUATION_BATCH, change=change.of).score
+    changes = [Override(), without] if without.pruned else [Override()]
+    total, answered = len(changes) * sum(len(session.rows[t, "test"]) for t in range(last + 1)), 0
+
+    def evaluated(t: int, change: Override) -> Evaluation:
+        nonlocal answered
+        test, told = session.rows[t, "test"], answered
+        how = change.of if change.pruned else None
+        answered += len(test)
+        return evaluate(
+            learner, test, last + 1, EVALUATION_BATCH, change=how, progress=lambda done: watch(run.tasks[t], told + done, total)
+        )
 
     rows = []
     for t, task in enumerate(run.tasks):
-        watch(task)
-        before = score(t, Override())
-        rows.append({"task": task, "before": before, "after": score(t, without) if without.pruned else before})
+        watch(task, answered, total)
+        evaluations = [evaluated(t, change) for change in changes]
+        before, after = evaluations[0], evaluations[-1]
+        pairs = {name: {"before": value, "after": after.scores[name]} for name, value in before.scores.items()}
+        rows.append({"task": task, "before": before.score, "after": after.score} | ({"measures": pairs} if pairs else {}))
+
+    def mean(pairs: list[dict[str, Any]]) -> dict[str, float]:
+        return {moment: float(np.mean([pair[moment] for pair in pairs])) for moment in ("before", "after")}
+
+    measures = {name: mean([row["measures"][name] for row in rows]) for name in rows[0].get("measures", {})}
+    experts = zip(routing.experts, loads, strict=True)
     return {
         "run": run.id,
         "share": share,
-        "experts": [
-            {"expert": name, "load": float(load), "kept": k in kept}
-            for k, (name, load) in enumerate(zip(routing.experts, loads, strict=True))
-        ],
+        "experts": [{"expert": name, "load": float(load), "kept": k in kept} for k, (name, load) in enumerate(experts)],
         "tasks": rows,
-        "average_accuracy": {moment: float(np.mean([row[moment] for row in rows])) for moment in ("before", "after")},
+        "average_accuracy": mean(rows),
+        **({"measures": measures} if measures else {}),
     }

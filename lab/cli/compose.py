@@ -1,5 +1,6 @@
 """`lab compose ...`: arithmetic on saved experts."""
 
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -9,13 +10,13 @@ import typer
 from lab.cli import options
 from lab.cli.options import Json, Runs
 from lab.cli.output import print_table, show_json
-from lab.core.errors import LabError, unknown
+from lab.core.errors import LabError, Notice, unknown
 
 composing = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Arithmetic on saved experts: lab compose add A B --out C"
 )
 
-Saved = Annotated[str, typer.Argument(metavar="EXPERT", help="RUN/EXPERT, or a folder in peft's format")]
+Saved = Annotated[str, typer.Argument(metavar="EXPERT", help="RUN/EXPERT, a folder in peft's format, or a hub id")]
 Out = Annotated[Path, typer.Option("--out", help="new folder for the result, in peft's format with a card")]
 
 
@@ -23,7 +24,11 @@ def saved(words: list[str], runs: Path | None) -> dict[str, Any]:
     """Experts by what they were called: folders, RUN/EXPERT, or RUN for all of its experts."""
     from lab.adapters import arithmetic, peft_folder
 
-    return {name: arithmetic.read(folder, name) for word in words for name, folder in peft_folder.named(word, runs).items()}
+    experts = {name: arithmetic.read(folder, name) for word in words for name, folder in peft_folder.named(word, runs).items()}
+    for name, expert in experts.items():
+        for note in expert.notes:
+            warnings.warn(f"{name}: {note}", Notice, stacklevel=2)
+    return experts
 
 
 def write_result(result: Any, words: str, parts: dict[str, Any], out: Path, as_json: bool, **more: str) -> None:
@@ -57,7 +62,7 @@ command = partial(options.command, of=composing)
 
 @command
 def add(
-    experts: Annotated[list[str], typer.Argument(metavar="EXPERT...", help="RUN/EXPERT or folders in peft's format")],
+    experts: Annotated[list[str], typer.Argument(metavar="EXPERT...", help="RUN/EXPERT, folders in peft's format, or hub ids")],
     out: Out,
     weights: Annotated[str | None, typer.Option(help="numbers with commas between them; default: equal parts")] = None,
     how: Annotated[
@@ -144,10 +149,10 @@ def cluster(
     from lab.adapters import arithmetic
 
     parts = saved(experts, runs)
-    arithmetic.same([*parts.values()], rank=True)
+    alike = arithmetic.same([*parts.values()], rank=True)
     if space not in arithmetic.SPACES:
         raise unknown("space", space, arithmetic.SPACES)
-    similarities = arithmetic.products([part.tensors for part in parts.values()], cast(arithmetic.Space, space))
+    similarities = arithmetic.products([part.tensors for part in alike], cast(arithmetic.Space, space))
     cluster_of = arithmetic.clusters(similarities, clusters)
     rows = [{"expert": name, "cluster": number} for name, number in zip(parts, cluster_of, strict=True)]
     show_json(rows) if as_json else print_table(rows)
@@ -172,6 +177,7 @@ def transfer(
 ) -> None:
     """An expert for another backbone: lab compose transfer RUN/EXPERT --student B --out C"""
     from lab.adapters import arithmetic
+    from lab.adapters.base_model import Base, compare
     from lab.analysis import cross_backbone
     from lab.config.schema import BackboneConfig
     from lab.data.loading import load_tasks
@@ -180,17 +186,20 @@ def transfer(
 
     parts = single(expert, runs)
     (part,) = parts.values()
-    teacher = teacher or part.config.get("base_model_name_or_path")
+    teacher = teacher or part.base.name
     if not teacher:
         raise LabError(f"'{expert}' does not say which backbone it was trained on: name it with --teacher")
     before, after = (
         Backbone(resolve(BackboneConfig.model_validate({"name": name, "dtype": "float32"}))) for name in (teacher, student)
     )
+    note = compare(Base(teacher, part.backbone), before.base)
+    if note:
+        warnings.warn(f"{expert}: {note}", Notice, stacklevel=2)
     alike = cross_backbone.alike(before, after)
     texts = [] if alike else [example.text for task in load_tasks(stream) for example in task.train]
     result = cross_backbone.carried(part, before, after, texts, cast(Any, layers))  # refuses other words itself
     result = cross_backbone.control(result, seed) if control else result
-    result = arithmetic.belonging(result, student)
+    result = arithmetic.belonging(result, after.base)
     more = f" --layers {layers}" + (f" --stream {stream}" if texts else "") + (f" --control --seed {seed}" if control else "")
     features = (
         "one to one, the backbones share them" if alike else f"matched on the texts of {stream}, the backbones do not share them"

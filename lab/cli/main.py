@@ -14,7 +14,17 @@ import typer
 
 from lab.cli import compose, options
 from lab.cli.options import Json, Runs
-from lab.cli.output import print_comparison, print_decomposition, print_grid, print_result, print_table, say_unequal, show_json
+from lab.cli.output import (
+    counted,
+    print_comparison,
+    print_decomposition,
+    print_grid,
+    print_pruning,
+    print_result,
+    print_table,
+    say_unequal,
+    show_json,
+)
 from lab.core.errors import LabError, RunFailed, unknown
 from lab.run_folder import run as run_folder
 
@@ -128,10 +138,11 @@ def show(
 
 
 def decomposed(run: run_folder.Run) -> dict[str, Any]:
-    """The decomposition of a run, with a line on stderr for each task that is evaluated again."""
+    """The decomposition of a run, with its progress on stderr where it is measured now."""
     from lab.analysis.loss_decomposition import decompose
 
-    return decompose(run, lambda task: print(f"looking back at task {task}", file=sys.stderr))
+    with counted("looking back at task") as watch:
+        return decompose(run, watch)
 
 
 @command
@@ -243,12 +254,9 @@ def prune(
     """The fewest experts that carry the load of a run, and its scores without the others: lab prune RUN --share 0.9"""
     from lab.analysis.pruning import pruned
 
-    answer = pruned(run_folder.Run.open(run, runs), share, lambda task: print(f"evaluating task {task}", file=sys.stderr))
-    if as_json:
-        show_json(answer)
-        return
-    print_table(answer["experts"])
-    print_table([*answer["tasks"], {"task": "mean"} | answer["average_accuracy"]])
+    with counted("evaluating task") as watch:
+        answer = pruned(run_folder.Run.open(run, runs), share, watch)
+    show_json(answer) if as_json else print_pruning(answer)
 
 
 @command

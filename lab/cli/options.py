@@ -9,16 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from lab.config.former_names import FormerName
-from lab.core.errors import LabError
+from lab.core.errors import LabError, Notice
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
 Runs = Annotated[Path | None, typer.Option("--runs", help="folder of runs (default: $LAB_RUNS, else runs/)")]
 
 
 def show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
-    """A former name as one line on stderr; other warnings as Python shows them."""
-    if issubclass(category, FormerName):
+    """A notice of the lab as one line on stderr; other warnings as Python shows them."""
+    if issubclass(category, Notice):
         print(f"lab: {message}", file=sys.stderr)
     else:
         _as_usual(message, category, *place)

@@ -2,9 +2,12 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -105,12 +108,45 @@ def say_unequal(runs: list[run_folder.Run]) -> None:
         print(sentence, file=sys.stderr)
 
 
+@contextmanager
+def counted(doing: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Inside the block, a bar on stderr with count and ETA; call what it gives with a task, how much is done and of how much."""
+    columns = TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn()
+    times = TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()
+    bar = Progress(*columns, *times, console=Console(stderr=True), speed_estimate_period=600)
+    work = bar.add_task(doing, total=None)
+
+    def watch(task: str, done: int, total: int) -> None:
+        bar.start()  # not before: what is refused is not begun
+        bar.update(work, description=f"{doing} {task}", completed=done, total=total)
+
+    try:
+        yield watch
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+def print_pruning(answer: dict[str, Any]) -> None:
+    """The load of the experts, then the scores of every task with and without the pruned ones."""
+    print_table(answer["experts"])
+    rows = [*answer["tasks"], {"task": "mean", "measures": answer.get("measures", {})} | answer["average_accuracy"]]
+    moments = ("before", "after")
+    further = [{f"{name} {m}": pair[m] for name, pair in row.get("measures", {}).items() for m in moments} for row in rows]
+    print_table([{name: row[name] for name in ("task", *moments)} | more for row, more in zip(rows, further, strict=True)])
+
+
 def print_decomposition(decomposition: dict[str, Any]) -> None:
     """What each old task lost, and the terms that make it up."""
     from lab.comparison.tables import TERMS
 
-    rows = [*decomposition["tasks"], {"task": "mean"} | decomposition["mean"]]
-    print_table([{"task": row["task"], "loss": row["loss"]} | {TERMS[term]: row[term] for term in TERMS} for row in rows])
+    def table(part: dict[str, Any], loss: str) -> None:
+        rows = [*part["tasks"], {"task": "mean"} | part["mean"]]
+        print_table([{"task": row["task"], loss: row["loss"]} | {TERMS[term]: row[term] for term in TERMS} for row in rows])
+
+    table(decomposition, "loss")
+    if "token_loss" in decomposition:
+        table(decomposition["token_loss"], "nats per token")
     for term, reason in decomposition["why"].items():
         print(f"{TERMS[term]}: {reason}")
 

@@ -127,10 +127,11 @@ def routing_confusion(run: Run, after: int | None = None) -> pd.DataFrame:
     return pd.DataFrame(shares, index=pd.Index(routing.tasks, name="task"), columns=pd.Index(routing.experts, name="expert"))
 
 
-def decomposition(run: Run) -> pd.DataFrame:
+def decomposition(run: Run, tokens: bool = False) -> pd.DataFrame:
     """Where the losses of old tasks went: one row per old task and "mean", columns learned, last, loss and the terms of `TERMS`.
 
-    Terms that do not exist are NaN, with the reason in `attrs["why"]`. LabError where it was not measured yet.
+    `tokens`: of the loss per token of the right answers in nats, not of the score, where the language model answers. Terms that
+    do not exist are NaN, with the reason in `attrs["why"]`. LabError where it was not measured yet.
     """
     content = run.decomposition
     if not content:
@@ -138,7 +139,8 @@ def decomposition(run: Run) -> pd.DataFrame:
         raise LabError(f"where the losses of run '{run.id}' went is not measured yet: {measure}")
     columns = ["task", "learned", "last", "loss", *TERMS]
     try:
-        table = pd.DataFrame([*content["tasks"], {"task": "mean", **content["mean"]}]).reindex(columns=columns).set_index("task")
+        part = content["token_loss"] if tokens else content
+        table = pd.DataFrame([*part["tasks"], {"task": "mean", **part["mean"]}]).reindex(columns=columns).set_index("task")
         table.attrs["why"] = content["why"]
         return table.astype(float)
     except (KeyError, TypeError, ValueError) as error:

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from lab.core.errors import LabError
+from lab.core.errors import LabError, Notice
 
 FORMER = {  # old path -> new path
     "memory_training": "router_training",
@@ -14,7 +14,7 @@ FORMER = {  # old path -> new path
 PLUGIN = {"transfer": "transfer"}  # sections that hold the options of a plug-in by now: old path -> name of the plug-in
 
 
-class FormerName(UserWarning):
+class FormerName(Notice):
     """An option was given under a former name."""
 
 

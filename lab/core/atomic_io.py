@@ -38,12 +38,23 @@ def write_yaml(path: Path, content: Any) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
-    """numpy arrays as safetensors, with string metadata."""
+    """numpy arrays as safetensors, with string metadata; the same content gives the same bytes."""
     import numpy as np
     from safetensors.numpy import save
 
     ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # others are written in the order of memory
-    replace_bytes(path, save(ordered, metadata=dict(metadata or {})))
+    content = save(ordered, metadata=dict(metadata or {}))
+    replace_bytes(path, _metadata_in_order(content) if len(metadata or {}) > 1 else content)
+
+
+def _metadata_in_order(content: bytes) -> bytes:
+    """A safetensors file whose metadata stands sorted by name: the library writes it in an order of chance."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

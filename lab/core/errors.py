@@ -1,4 +1,4 @@
-"""The exception for requests that cannot be met, with its nearest-name help, and the one for runs that break."""
+"""The exception for requests that cannot be met, with its nearest-name help, the one for runs that break, and a warning."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -9,6 +9,10 @@ class LabError(Exception):
 
     The command line prints the line and exits with code 2; nothing has been written by then.
     """
+
+
+class Notice(UserWarning):
+    """Something that goes on, and that whoever asked for it should know: the command line prints it as one line on stderr."""
 
 
 class RunFailed(Exception):

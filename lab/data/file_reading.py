@@ -3,18 +3,28 @@
 Only libraries that hold no code in data are used: json, pyarrow (csv, Parquet), datasets (save_to_disk). Nothing is unpickled.
 """
 
+import csv
 import gzip
 import io
 import json
+import re
 import zlib
-from collections.abc import Callable
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, cast
 
 from lab.core.errors import LabError
-from lab.data.label_reading import Table
+from lab.data.tables import COLUMNS, Table
 
-TEXTS = ("text", "text_pair", "label", "targets")  # columns of a csv file in which a number is text too
+BOMS = {
+    BOM_UTF8: "utf-8",
+    BOM_UTF32_LE: "utf-32-le",
+    BOM_UTF32_BE: "utf-32-be",
+    BOM_UTF16_LE: "utf-16-le",
+    BOM_UTF16_BE: "utf-16-be",
+}
+DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 
 def first_line(error: BaseException) -> str:
@@ -22,66 +32,150 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def read_jsonl(path: Path) -> Table:
-    """One JSON object a line, optionally gzipped; blank lines are skipped, places are lines counted from 1."""
-    rows: list[dict[str, Any]] = []
-    lines: list[int] = []
-    start = 0
+# -- text ------------------------------------------------------------------------------------------------------------------
+
+
+def read_text(path: Path, encoding: str | None = None) -> tuple[str, list[str]]:
+    """The text of a file, gzipped or not, and what is to be said of its encoding.
+
+    It is UTF-8, or what the mark at its beginning or its zero bytes show (UTF-16, UTF-32), or the `encoding` that is given:
+    others look like each other, so they are not guessed. Raises LabError for a text of another encoding, with line and byte.
+    """
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    rows.append(_parse(line, f"{path}, line {number}", start, first=number == 1))
-                    lines.append(number)
-                start += len(line)
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise LabError(f"{path} cannot be read: {first_line(error)}; write the file again") from error
-    return Table(rows, lambda i: f"{path}, line {lines[i]}")
-
-
-def _parse(line: bytes, place: str, start: int, first: bool) -> dict[str, Any]:
+    mark = next((mark for mark in BOMS if data.startswith(mark)), b"")
+    chosen = encoding or (BOMS[mark] if mark else _wide(data) or "utf-8")
     try:
-        row = json.loads(line.rstrip(b"\r\n").decode("utf-8-sig" if first else "utf-8"))
+        text = data.removeprefix(mark).decode(chosen)
     except UnicodeDecodeError as error:
-        raise LabError(f"{place}: not UTF-8 (byte {start + error.start}); save the file as UTF-8") from error
+        start = error.start + len(mark)
+        line = data.count(b"\n", 0, start) + 1
+        place = f"{path}, line {line}"
+        if encoding or chosen != "utf-8":
+            raise LabError(f"{place}: not {chosen.upper()} (byte {start}); save the file as UTF-8") from error
+        raise LabError(
+            f"{place}: not UTF-8 (byte {start}); save the file as UTF-8, "
+            'or name its encoding in task.json, for example {"encoding": "cp1252"}'
+        ) from error
+    except LookupError as error:
+        raise LabError(f"{path}: there is no encoding called {encoding}; use a name of Python's, such as cp1252") from error
+    return text, [f"{path.name}: encoded as {chosen.upper()}"] if chosen != "utf-8" else []
+
+
+def _wide(data: bytes) -> str | None:
+    """The encoding of a text without a mark in which every second byte of the beginning is zero."""
+    even, odd = data[0:200:2], data[1:200:2]
+    if len(data) < 4 or len(data) % 2 or 0 not in data[:200]:
+        return None
+    return "utf-16-le" if odd.count(0) > 0.7 * len(odd) else "utf-16-be" if even.count(0) > 0.7 * len(even) else None
+
+
+# -- JSON ------------------------------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path, encoding: str | None = None, columns: Collection[str] = COLUMNS) -> Table:
+    """One JSON object a line, or one array of objects; blank lines are skipped. Places are lines from 1, or elements from 0."""
+    text, notes = read_text(path, encoding)
+    if text.lstrip()[:1] == "[" and _is_array(text):
+        return _read_array(path, text, notes)
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            rows.append(
+                _object(_parse(line, f"{path}, line {number}", "each line holds one JSON object"), f"{path}, line {number}")
+            )
+            lines.append(number)
+    return Table(rows, lambda i: f"{path}, line {lines[i]}", path.name, notes=tuple(notes))
+
+
+def _is_array(text: str) -> bool:
+    """Whether the text is one array, not a line that holds one by mistake: it has an object in it, or ends with the array."""
+    return re.match(r"\s*\[\s*(\{|\]\s*$|$)", text) is not None
+
+
+def _read_array(path: Path, text: str, notes: list[str]) -> Table:
+    values = _parse(text, str(path), "the file holds one JSON array of objects")
+    rows = [_object(value, f"{path}, element {i}") for i, value in enumerate(values)]
+    return Table(rows, lambda i: f"{path}, element {i}", path.name, notes=(*notes, f"{path.name}: one JSON array"))
+
+
+def _parse(text: str, place: str, needs: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
-        raise LabError(f"{place}: broken JSON ({error.msg} at column {error.colno}); each line holds one JSON object") from error
-    if not isinstance(row, dict):
-        raise LabError(f"{place}: {type(row).__name__} instead of a JSON object with text and label")
+        at = f"line {error.lineno} column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
+        raise LabError(f"{place}: broken JSON ({error.msg} at {at}); {needs}") from error
+    except (ValueError, RecursionError) as error:  # a name that is there twice, a number of thousands of digits, deep nesting
+        raise LabError(f"{place}: broken JSON ({first_line(error)}); {needs}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is there twice")
     return row
 
 
-def read_csv(path: Path) -> Table:
-    """Comma-separated with a header line, UTF-8; a label of digits is a number, as in the other formats. Rows count from 0."""
-    import pyarrow
-    from pyarrow import csv
+def _object(value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise LabError(f"{place}: {type(value).__name__} instead of a JSON object with text and label")
+    return value
 
-    data = path.read_bytes()
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise LabError(f"{path}, line {line}: not UTF-8 (byte {error.start}); save the file as UTF-8") from error
-    if data.count(b'"') % 2:  # the parser would take everything up to the end as one text
+
+# -- csv -------------------------------------------------------------------------------------------------------------------
+
+
+def read_csv(path: Path, encoding: str | None = None, columns: Collection[str] = COLUMNS) -> Table:
+    """A table with a header line, separated by what fits the header best; every cell is a text. Rows count from 0."""
+    import pyarrow
+    from pyarrow import csv as arrow
+
+    text, notes = read_text(path, encoding)
+    if line := re.match(r"sep=.\r?\n", text):  # how a spreadsheet is told the separator
+        text = text[line.end() :]
+    delimiter, names = _header(text, columns)
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise LabError(f"{path}: column '{repeated[0]}' is there twice; rename one")
+    quoted = text.count('"') % 2 == 0
+    if not quoted and delimiter != "\t":  # the parser would take everything up to the end as one text
         raise LabError(f"{path}: a quotation mark is not closed (the file holds an odd number); write a mark inside a text twice")
+    data = text.encode("utf-8", "surrogatepass")
     try:
-        table = csv.read_csv(
+        table = arrow.read_csv(
             io.BytesIO(data),
-            read_options=csv.ReadOptions(block_size=len(data) + 1),
-            parse_options=csv.ParseOptions(newlines_in_values=True),
-            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(TEXTS, pyarrow.string())),
+            read_options=arrow.ReadOptions(block_size=len(data) + 1),
+            parse_options=arrow.ParseOptions(delimiter=delimiter, newlines_in_values=quoted, quote_char='"' if quoted else False),
+            convert_options=arrow.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()), strings_can_be_null=False),
         )
     except pyarrow.ArrowInvalid as error:
         raise LabError(f"{path}: not a readable csv file ({first_line(error)})") from error
-    rows = table.to_pylist()
-    for row in rows:
-        label = row.get("label")
-        if label is not None and label.isascii() and label.isdigit():
-            row["label"] = int(label)
-    return Table(rows, lambda i: f"{path}, row {i}")
+    if delimiter != ",":
+        notes.append(f"{path.name}: separated by {DELIMITERS[delimiter]}")
+    if not quoted:
+        notes.append(f"{path.name}: quotation marks are part of the texts (the file holds an odd number)")
+    return Table(table.to_pylist(), lambda i: f"{path}, row {i}", path.name, notes=tuple(notes))
 
 
-def read_parquet(path: Path) -> Table:
+def _header(text: str, columns: Collection[str]) -> tuple[str, list[str]]:
+    """The delimiter that finds most of the wanted columns in the header line, and among equals most columns; and the names."""
+    wanted = {column.strip().casefold() for column in columns}
+    headers = {mark: next(csv.reader(io.StringIO(text), delimiter=mark), []) for mark in DELIMITERS}
+
+    def fits(mark: str) -> tuple[int, int]:
+        return len(wanted & {name.strip().casefold() for name in headers[mark]}), len(headers[mark])
+
+    best = max(DELIMITERS, key=fits)
+    return best, headers[best]
+
+
+# -- arrow -----------------------------------------------------------------------------------------------------------------
+
+
+def read_parquet(path: Path, encoding: str | None = None, columns: Collection[str] = COLUMNS) -> Table:
     """A Parquet file; label names from a ClassLabel feature if `datasets` wrote one. Rows count from 0."""
     import pyarrow
     from pyarrow import parquet
@@ -90,32 +184,48 @@ def read_parquet(path: Path) -> Table:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise LabError(f"{path}: not a readable Parquet file ({first_line(error)})") from error
-    return _from_arrow(table, str(path))
+    return from_arrow(table, str(path), path.name)
 
 
 def read_saved(folder: Path) -> dict[str, Table]:
-    """The splits of a `DatasetDict.save_to_disk` folder by name."""
+    """The splits of a `save_to_disk` folder by name; a single data set, not a DatasetDict, is called data."""
     import datasets
 
     try:
-        saved = cast(datasets.DatasetDict, datasets.load_from_disk(str(folder)))  # a Dataset has no items: refused below
-        return {str(name): _from_arrow(split.with_format("arrow")[:], f"{folder}, {name}") for name, split in saved.items()}
+        saved = datasets.load_from_disk(str(folder))
+        parts = cast(datasets.DatasetDict, saved if isinstance(saved, dict) else {"data": saved})
+        return {
+            str(name): from_arrow(part.with_format("arrow")[:], f"{folder}, {name}", str(name)) for name, part in parts.items()
+        }
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise LabError(f"{folder}: not a readable save_to_disk folder ({first_line(error)})") from error
 
 
-def _from_arrow(table: Any, where: str) -> Table:
-    labels = None
+def from_arrow(table: Any, where: str, source: str) -> Table:
+    """Rows of an arrow table; numbers of a ClassLabel column become the names they stand for, -1 none."""
+    classes: dict[str, tuple[str, ...]] = {}
     if b"huggingface" in (table.schema.metadata or {}):
         import datasets
 
-        feature = datasets.Features.from_arrow_schema(table.schema).get("label")
-        labels = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+        features = datasets.Features.from_arrow_schema(table.schema)
+        classes = {name: tuple(kind.names) for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
     try:
         rows = table.to_pylist()
     except UnicodeDecodeError as error:
         raise LabError(f"{where}, row {_not_text(table)}: not UTF-8 (byte {error.start} of the value)") from error
-    return Table(rows, lambda i: f"{where}, row {i}", labels)
+    for column, names in classes.items():
+        for i, row in enumerate(rows):
+            row[column] = class_name(row[column], names, f"{where}, row {i}")
+    return Table(rows, lambda i: f"{where}, row {i}", source, classes)
+
+
+def class_name(number: int | None, names: tuple[str, ...], location: str) -> str | None:
+    """The name of a class by its number; None and -1 stand for none. Raises LabError for a number without a name."""
+    if number is None or number == -1:
+        return None
+    if not 0 <= number < len(names):
+        raise LabError(f"{location}: class {number} has no name, there are {len(names)}: {', '.join(names[:8])}")
+    return names[number]
 
 
 def _not_text(table: Any) -> int:
@@ -128,9 +238,15 @@ def _not_text(table: Any) -> int:
     return 0
 
 
-READERS: dict[str, Callable[[Path], Table]] = {
-    "jsonl": read_jsonl,
-    "jsonl.gz": read_jsonl,
+Reader = Callable[[Path, str | None, Collection[str]], Table]  # path, encoding or None, names of the wanted columns
+READERS: dict[str, Reader] = {
+    "jsonl": read_json,
+    "jsonl.gz": read_json,
+    "json": read_json,
+    "json.gz": read_json,
     "csv": read_csv,
+    "csv.gz": read_csv,
+    "tsv": read_csv,
+    "tsv.gz": read_csv,
     "parquet": read_parquet,
 }

@@ -11,14 +11,15 @@ by a fixed key, so they are the same for every seed: test a fifth, validation a 
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lab.core.errors import LabError, unknown
-from lab.data.file_reading import first_line
-from lab.data.label_reading import Row, Table, examples, label_names
+from lab.data.file_reading import class_name, first_line
+from lab.data.label_reading import HIDDEN, label_text
 from lab.data.stream import Example, Split, Stream, Task, sample
+from lab.data.tables import Declared, Row, Table, labelled
 
 PARQUET_BRANCH = "refs/convert/parquet"
 TRAIN_POOL, TEST_POOL = 115_000, 7_600  # rows of a task at most: de Masson d'Autume et al. (2019); the T5 line tests on 7,600 too
@@ -67,9 +68,8 @@ class HubStream(Stream):
         task = self.tasks[name]
         tables: dict[Split, Table] = {split: self._table(name, split, where) for split, where in _named_splits(task)}
         tables, dropped = _without_repeats(tables)
-        declared = task.labels or tables["train"].labels
-        names = declared or label_names(row["label"] for row in tables["train"].rows)
-        splits = {split: examples(table, names, declared is not None) for split, table in tables.items()}
+        notes = [note for table in tables.values() for note in table.notes]
+        names, splits = labelled(tables, Declared(task.labels), notes)
         size = len(splits["train"])
         if "test" not in splits:
             splits["train"], splits["test"] = _cut(splits["train"], int(size * CUT_SHARE), f"{self.name}/{name}/test")
@@ -77,7 +77,7 @@ class HubStream(Stream):
             limit = min(int(size * CUT_SHARE), VALIDATION_PER_LABEL * len(names))
             splits["train"], splits["validation"] = _cut(splits["train"], limit, f"{self.name}/{name}/validation")
         about = f"{task.repo} at {task.revision or 'main'}; {sum(dropped.values())} repeated texts dropped ({_counts(dropped)})"
-        return Task(name, names, splits["train"], splits["validation"], splits["test"], about)
+        return Task(name, names, splits["train"], splits["validation"], splits["test"], about, tuple(notes))
 
     def _table(self, name: str, split: Split, part: str) -> Table:
         task = self.tasks[name]
@@ -95,8 +95,12 @@ class HubStream(Stream):
         names = getattr(data.features[task.label], "names", None)
         if names and task.labels and len(names) != len(task.labels):
             raise LabError(f"{task.repo} has {len(names)} labels, {len(task.labels)} were expected: {', '.join(names[:8])}")
-        rows = list(_rows(task, data.select(keep), part))
-        return Table(rows, lambda row: f"{task.repo} ({part}), row {row}", tuple(names) if names else None)
+        rows = list(_rows(task, data.select(keep), part, tuple(task.labels or names or ())))
+        shown = [row for row in rows if label_text(row["label"]) not in (None, HIDDEN)]
+        hidden = len(rows) - len(shown)
+        notes = (f"{hidden:,} of {len(rows):,} rows of {task.repo} ({part}) have no label and are left out",) if hidden else ()
+        declared = {"label": tuple(names)} if names else {}
+        return Table(shown, lambda row: f"{task.repo} ({part}), row {row}", f"{task.repo} ({part})", declared, notes)
 
     def _download(self, name: str, part: str) -> Any:
         import datasets
@@ -120,13 +124,12 @@ def _named_splits(task: HubTask) -> list[tuple[Split, str]]:
     return [(split, part) for split, part in named if part is not None]
 
 
-def _rows(task: HubTask, data: Any, part: str) -> Iterator[Row]:
-    for row in data:
+def _rows(task: HubTask, data: Any, part: str, names: tuple[str, ...]) -> Iterator[Row]:
+    """Rows with a text; a number stands for the name at this place, the one below the first for a hidden label."""
+    for i, row in enumerate(data):
         label = row[task.label]
-        if isinstance(label, int):
-            label -= task.first_label
-            if label < 0:
-                continue  # a hidden label
+        if isinstance(label, int) and names:
+            label = class_name(label - task.first_label, names, f"{task.repo} ({part}), row {i}")
         try:
             text, pair = _render(task.text, row), _render(task.pair, row) if task.pair else None
         except KeyError as error:
@@ -155,7 +158,7 @@ def _without_repeats(tables: Mapping[Split, Table]) -> tuple[dict[Split, Table],
             if key not in seen:
                 seen.add(key)
                 rows.append(row)
-        kept[split] = Table(rows, table.location, table.labels)
+        kept[split] = replace(table, rows=rows)
     return kept, {split: len(tables[split].rows) - len(kept[split].rows) for split in tables}
 
 

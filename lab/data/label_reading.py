@@ -1,100 +1,82 @@
-"""From rows to examples: reads text, text_pair, label and targets of a row, of folders and of the hub alike."""
+"""Labels are texts: from a value of any format to the text that a person sees, and from texts to the classes of a task."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
-from lab.core.errors import LabError
-from lab.data.stream import Example
+NUMBER = re.compile(r"0|-?[1-9][0-9]*")  # a whole number as it is usually written: 001 is a code
+HIDDEN = "-1"  # how public data sets mark a label that is not given away
 
-Row = Mapping[str, Any]
-NEEDS = "each row needs text and label, or in a task of free text, text and targets"
+
+class NotOneLabel(ValueError):
+    """A value in the label column that is not the label of one class."""
+
+
+def label_text(value: Any) -> str | None:
+    """The text of a label as a person sees it; None where there is none (missing, empty, NaN).
+
+    Integral floats are whole numbers, booleans are true and false, and surrounding spaces are cut. Raises NotOneLabel for lists
+    and other values of several parts.
+    """
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a number of numpy
+        value = value.item()
+    if isinstance(value, list | tuple | set | dict) or hasattr(value, "__array__"):
+        raise NotOneLabel(f"{value!r} is several labels per row: a row has one label")
+    if value is None or value != value:  # NaN is not itself
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float | Decimal):
+        return str(int(value)) if _is_whole(value) else str(value)
+    if isinstance(value, bytes):
+        raise NotOneLabel(f"{value!r} is bytes, not a text: save the label as text")
+    return str(value).strip() or None
+
+
+def _is_whole(value: float | Decimal) -> bool:
+    """Whether it stands for one whole number: above 2^53 a float stands for several."""
+    return math.isfinite(value) and value == int(value) and (isinstance(value, Decimal) or abs(value) <= 2**53)
+
+
+def label_names(texts: Iterable[str]) -> tuple[str, ...]:
+    """The labels that occur: whole numbers in their order, everything else alphabetically."""
+    names = set(texts)
+    numbers = all(NUMBER.fullmatch(name) for name in names)
+    return tuple(sorted(names, key=int) if numbers else sorted(names))
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows of one split, the location of row i as errors name it, and the label names that the file format declares."""
+class Reading:
+    """How the texts of a label column become classes."""
 
-    rows: Sequence[Row]
-    location: Callable[[int], str]
-    labels: tuple[str, ...] | None = None
-
-
-def label_names(values: Iterable[Any]) -> tuple[str, ...]:
-    """Label names taken from the labels themselves: whole numbers in their order, everything else alphabetically."""
-    names = {str(value) for value in values if isinstance(value, int | str) and value != ""}
-    try:
-        return tuple(sorted(names, key=int))
-    except ValueError:
-        return tuple(sorted(names))
+    index: Mapping[str, int]  # class of a text
+    sentence: str  # for people: "names: a, b" or "numbers of label_names: 0 = a, 1 = b"
 
 
-def examples(table: Table, names: Sequence[str], declared: bool) -> list[Example]:
-    """Examples of a table, in its order.
+def read_labels(texts: Collection[str], names: Sequence[str]) -> Reading:
+    """By name; by number only where no text is a name and all are numbers of names.
 
-    With `declared` names (`task.json`, ClassLabel) a whole number is an index into them; otherwise the names came from the
-    training rows and a number is matched as its own name. An empty `text_pair` counts as none.
-
-    Raises LabError naming file and row for a missing column, a text that is empty or no text, a label outside the list.
+    A text that is none of them is not in the index.
     """
-    index = {name: number for number, name in enumerate(names)}
-    rows: list[Example] = []
-    for i, row in enumerate(table.rows):
-        text, pair = _texts(row, table.location(i), "label")
-        label = row["label"]
-        if declared and isinstance(label, int) and not isinstance(label, bool):
-            number = label if 0 <= label < len(names) else None
-        else:
-            number = index.get(str(label)) if isinstance(label, int | str) else None
-        if number is None:
-            raise LabError(f"{table.location(i)}: label {label!r} is not in the list: {_listing(names, declared)}")
-        rows.append(Example(text, number, pair))
-    return rows
+    if texts and not set(texts) & set(names) and all(NUMBER.fullmatch(text) for text in texts):
+        index = {str(number): number for number in range(len(names))}
+        return Reading(index, f"numbers of label_names: {_few(f'{number} = {name}' for number, name in enumerate(names))}")
+    return Reading({name: number for number, name in enumerate(names)}, f"names: {_few(names)}")
 
 
-def written(table: Table) -> list[Example]:
-    """Examples of a table whose rows hold `targets`: the texts that are right, as a list, or a single one.
-
-    Raises LabError naming file and row for a missing column, for a text or target that is empty or no text.
-    """
-    rows: list[Example] = []
-    for i, row in enumerate(table.rows):
-        location = table.location(i)
-        text, pair = _texts(row, location, "targets")
-        targets = [row["targets"]] if isinstance(row["targets"], str) else row["targets"]
-        if not isinstance(targets, list) or not targets:
-            raise LabError(f"{location}: targets = {targets!r} must be a text, or a list of texts that are all right")
-        for target in targets:
-            _require_text(target, f"{location}: targets")
-            if not target.strip():
-                raise LabError(f"{location}: empty target")
-        rows.append(Example(text, 0, pair, tuple(targets)))
-    return rows
+def near_equal(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Groups of labels that differ in case, spaces or Unicode form alone, which are likely one class by mistake."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups["".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def _texts(row: Row, location: str, answer: str) -> tuple[str, str | None]:
-    """Text and pair of a row that is to have them and an answer."""
-    for column in ("text", answer):
-        if column not in row:
-            raise LabError(f"{location}: no column '{column}', only {', '.join(map(str, row)) or 'nothing'}; {NEEDS}")
-    text, pair = row["text"], row.get("text_pair") or None
-    for column, value in (("text", text), ("text_pair", pair)):
-        if value is not None or column == "text":
-            _require_text(value, f"{location}: {column}")
-    if not text.strip():
-        raise LabError(f"{location}: empty text")
-    return text, pair
-
-
-def _require_text(value: Any, where: str) -> None:
-    if not isinstance(value, str):
-        raise LabError(f"{where} is of type {type(value).__name__}, not a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-        raise LabError(f"{where} cannot be written as UTF-8 ({error.reason} at character {error.start})") from error
-
-
-def _listing(names: Sequence[str], declared: bool) -> str:
-    listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return f"{listed} (or 0..{len(names) - 1})" if declared else f"{listed or 'none'} (taken from the training rows)"
+def _few(words: Iterable[str], most: int = 8) -> str:
+    listed = list(words)
+    return ", ".join(listed[:most]) + (f", ... ({len(listed)} in all)" if len(listed) > most else "")

@@ -43,6 +43,7 @@ class Task:
     validation: Sequence[Example]
     test: Sequence[Example]
     about: str = ""
+    notes: tuple[str, ...] = ()  # what was done to the rows while they were read, in sentences
 
     def split(self, name: Split) -> Sequence[Example]:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]

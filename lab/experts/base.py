@@ -31,7 +31,10 @@ class ExpertOptions(Options):
     start: dict[str, str] = Field(
         {},
         description="saved experts to begin with, not with random values, by name of the task (or shared, pool-0, ...): "
-        "RUN/EXPERT, or a folder in peft's format",
+        "RUN/EXPERT, a folder in peft's format, or a hub id (OWNER/NAME or OWNER/NAME@REVISION)",
+    )
+    layers: list[str] = Field(
+        [], description="names of layers that are adapted beside targets and skip; those of the experts in start are added"
     )
 
     @property
@@ -77,6 +80,10 @@ class Expert(Plugin):
     def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
         """Parameters of a fresh expert in one layer; a fresh expert changes nothing."""
 
+    def fitted(self, parameters: dict[str, Tensor], fresh: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+        """Parameters, shaped as `fresh` ones, that compute what saved ones of one layer did with their own scale."""
+        return parameters
+
     def shared(self, layers: Sequence[LayerInfo]) -> dict[str, Tensor]:
         """Frozen tensors that all experts and layers share, by name; the bank holds them once. Default: none."""
         return {}
@@ -113,7 +120,7 @@ class InputExpert(Expert):
 
     @classmethod
     def check(cls, config: Any) -> None:
-        refused = [name for name in ("skip", "targets") if getattr(config.experts, name)]
+        refused = [name for name in ("skip", "targets", "layers") if getattr(config.experts, name)]
         if refused:
             raise LabError(f"experts of kind '{cls.name}' stand before the text, in no block: leave out experts.{refused[0]}")
 

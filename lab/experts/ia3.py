@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from lab.core.errors import LabError
 from lab.experts import _targets
 from lab.experts.base import Expert, ExpertOptions, LayerInfo
 
@@ -44,6 +45,13 @@ class Ia3(Expert):
 
     def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
         return {"ia3_l": torch.ones((1, layer.inputs) if self.scales_input(layer.name) else (layer.outputs, 1))}
+
+    def fitted(self, parameters: dict[str, Tensor], fresh: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+        """The same vector, if it scales the side of the layer that experts of this bank scale."""
+        if parameters["ia3_l"].T.shape == fresh["ia3_l"].shape != parameters["ia3_l"].shape:
+            side = "input" if len(parameters["ia3_l"]) == 1 else "output"
+            raise LabError(f"it scales the {side} of a layer, the experts of this bank do not: change experts.feedforward")
+        return parameters
 
     def output(self, base: nn.Module, x: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
         experts, _, inputs = stack["ia3_l"].shape  # (E, O, 1) or (E, 1, I)

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from lab.core.errors import LabError
 from lab.experts import _composition, _targets
 from lab.experts.base import Expert, ExpertOptions, LayerInfo, uniform
 
@@ -42,6 +43,17 @@ class Lora(Expert):
     def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
         a = uniform((self.options.rank, layer.inputs), 1 / math.sqrt(layer.inputs), generator)  # (r, I), as peft draws it
         return {"lora_A": a, "lora_B": torch.zeros(layer.outputs, self.options.rank)}
+
+    def fitted(self, parameters: dict[str, Tensor], fresh: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+        """A lower rank is filled up with directions that nothing is written from; another scale goes into B."""
+        a, b = parameters["lora_A"], parameters["lora_B"]
+        rank = len(a)
+        if rank > self.options.rank:
+            raise LabError(f"its rank is {rank}, the experts of this bank have {self.options.rank}: use -o experts.rank={rank}")
+        b = nn.functional.pad(b * (scale / self.scale), (0, self.options.rank - rank))
+        if a.shape[1:] == fresh["lora_A"].shape[1:]:
+            a = torch.cat([a, fresh["lora_A"][rank:]])
+        return {"lora_A": a, "lora_B": b}
 
     def output(self, base: nn.Module, x: Tensor, stack: dict[str, Tensor], w: Tensor, how: str) -> Tensor:
         y = base(x)

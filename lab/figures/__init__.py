@@ -4,7 +4,16 @@ Backgrounds are transparent, so a figure fits a light and a dark page. Scores an
 colour range from 0 to 1; differences on a range that is symmetric around 0. Names and texts are shown literally.
 """
 
-from lab.figures.answers import answer_by_layer, answer_by_token, answer_change, answer_decision, answer_probabilities
+from lab.figures.answers import (
+    ANSWER_COLOURS,
+    answer_by_layer,
+    answer_by_said_token,
+    answer_by_token,
+    answer_change,
+    answer_decision,
+    answer_probabilities,
+    answer_tokens,
+)
 from lab.figures.compare import comparison, decomposition, pareto
 from lab.figures.drawing import FAINT, METHOD_STYLE, clickable, figure, literal, short, style, styles, task_style
 from lab.figures.experts import alignment, subspace_overlap

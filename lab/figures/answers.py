@@ -42,7 +42,16 @@ def answer_change(changed: Answer, original: Answer, title: str = "") -> go.Figu
 
 def answer_by_token(answer: Answer, title: str = "") -> go.Figure:
     """Weights at every token of one text, mean over layers and routing heads; one row per token."""
-    table = answer.by_token()
+    return _by_token(answer.by_token(), title)
+
+
+def answer_by_said_token(answer: Answer, title: str = "") -> go.Figure:
+    """Weights of the pass that gave each token of an answer, mean over layers and routing heads; one row per token."""
+    return _by_token(answer.by_said_token().iloc[:, 1:], title)
+
+
+def _by_token(table: pd.DataFrame, title: str) -> go.Figure:
+    """Weights, one row per token and one column per expert."""
     hover = np.empty(table.shape, dtype=object)
     for i, j in np.ndindex(table.shape):
         hover[i, j] = f"{literal(table.index[i])}<br>expert <b>{literal(table.columns[j])}</b> {table.iat[i, j]:.3f}"
@@ -115,6 +124,28 @@ def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") 
         tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False, zeroline=False
     )
     return drawn
+
+
+def answer_tokens(answer: Answer, colour: str = ANSWER_COLOURS[0], title: str = "") -> go.Figure:
+    """The probability of every token of an answer, after all before it, as bars; on hover the likeliest tokens in its place."""
+    places = np.arange(len(answer.said))
+    names = [f"{place + 1} · {literal(token.text)}" for place, token in enumerate(answer.said)]
+    others = ["<br>".join(f"{literal(text)} {p:.4f}" for text, p in token.likeliest) for token in answer.said]
+    drawn = figure(title, 60 + 24 * len(places))
+    drawn.add_bar(
+        x=[token.probability for token in answer.said],
+        y=places,
+        orientation="h",
+        marker={"color": colour},
+        text=[f"{token.probability:.2f}" for token in answer.said],
+        textposition="auto",
+        cliponaxis=False,
+        customdata=np.array([names, others], dtype=object).T,
+        hovertemplate="<b>%{customdata[0]}</b> %{x:.4f}<br>likeliest here:<br>%{customdata[1]}<extra></extra>",
+        showlegend=False,
+    )
+    drawn.update_xaxes(range=[0, 1], title="probability", tickformat=".1f")
+    return drawn.update_yaxes(tickvals=places, ticktext=names, range=[len(places) - 0.5, -0.5], showgrid=False, zeroline=False)
 
 
 def answer_probabilities(answers: dict[str, Answer], most: int = 6, title: str = "") -> go.Figure:

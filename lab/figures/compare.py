@@ -40,9 +40,12 @@ def comparison(runs: Sequence[Run], measure: str = "", title: str = "") -> go.Fi
     return drawn.update_xaxes(zeroline=True)
 
 
-def decomposition(run: Run, title: str = "") -> go.Figure:
-    """Where the loss of each old task went: one bar per task, one piece per term; what was gained lies left of zero."""
-    table = tables.decomposition(run)
+def decomposition(run: Run, tokens: bool = False, title: str = "") -> go.Figure:
+    """Where the loss of each old task went: one bar per task, one piece per term; what was gained lies left of zero.
+
+    `tokens`: of the loss per token of the right answers, see `lab.comparison.tables.decomposition`.
+    """
+    table = tables.decomposition(run, tokens)
     drawn = figure(title, 130 + 34 * len(table))
     names = [*numbered(table.index[:-1]), "mean"]
     for colour, (term, name) in zip(TERM_COLOURS, tables.TERMS.items(), strict=True):
@@ -66,7 +69,8 @@ def decomposition(run: Run, title: str = "") -> go.Figure:
         marker={"symbol": "line-ns-open", "size": 20, "color": "#8A8A8A", "line": {"width": 3}},
         hovertemplate="loss %{x:.3f}<extra></extra>",
     )
-    drawn.update_xaxes(title="accuracy lost since the task was learned", zeroline=True)
+    lost = "nats per token lost" if tokens else "accuracy lost"
+    drawn.update_xaxes(title=f"{lost} since the task was learned", zeroline=True)
     drawn.update_yaxes(tickvals=list(range(len(table))), ticktext=names, range=[len(table) - 0.4, -0.6], showgrid=False)
     legend = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0, "traceorder": "normal"}
     return drawn.update_layout(barmode="relative", legend=legend)

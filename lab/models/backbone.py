@@ -3,19 +3,20 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from lab.adapters.base_model import Base
 from lab.config.schema import BackboneConfig
 from lab.core.errors import LabError
 from lab.data.batching import UNLABELLED, Batch, Encoded, by_length, collate
 from lab.data.stream import Example
 from lab.models.prefix_cache import Lower
-from lab.models.pretrained import HashTokenizer, Tokenizer, WritingModel, is_decoder, load, locate, tiny, writer
+from lab.models.pretrained import MINILM_HUB_ID, HashTokenizer, Tokenizer, WritingModel, is_decoder, load, locate, tiny, writer
 
 if TYPE_CHECKING:  # transformers is slow to import
     from transformers import PreTrainedModel
@@ -66,10 +67,24 @@ class Backbone(nn.Module):
         self.takes_types = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
 
     @property
+    def base(self) -> Base:
+        """What adapters of this backbone belong to."""
+        names = {"minilm": (MINILM_HUB_ID,)}.get(self.config.name, ())
+        path = locate(self.config.name).path
+        return Base(self.config.name, self.identity, (*names, path) if path else names)
+
+    @property
     def writing_tokenizer(self) -> Tokenizer:
         """The tokenizer of a backbone that writes text."""
         assert not isinstance(self.tokenizer, HashTokenizer), "the tiny backbone does not write"
         return self.tokenizer
+
+    @property
+    def ends(self) -> list[int]:
+        """The tokens that end what a backbone writes: its tokenizer's and its model's."""
+        own, theirs = self.writing_tokenizer.eos_token_id, self.model.generation_config.eos_token_id
+        assert own is not None, "a backbone that writes has it"
+        return [own, *(theirs if isinstance(theirs, list) else [theirs] if theirs is not None else [])]
 
     def train(self, mode: bool = True) -> "Backbone":
         """The frozen model stays in evaluation mode, whatever its owner does."""
@@ -120,11 +135,32 @@ class Backbone(nn.Module):
             self.lower.remove()
             self.lower = None
 
+    @property
+    def tolerance(self) -> float:
+        """How far the same number, computed in two ways, may be apart, as a share of numbers that matter."""
+        return 1e-4 if self.config.dtype == "float32" else 0.05
+
+    def trial(self, answers: bool) -> Callable[[Sequence[int]], Tensor]:
+        """A function of numbers in 0 to 2: passes so many of three texts, padded alike, through the model (n, ...).
+
+        `answers`: through the part that writes too, which is given something to say.
+        """
+        texts = ("one two three four five six seven", "eight nine ten", "eleven twelve thirteen fourteen fifteen")
+        examples = [Example(text, 0, targets=(text.split()[0],) if answers else ()) for text in texts]
+        batch = self.collate(self.encode(examples, 0, "trial"))
+
+        def run(rows: Sequence[int]) -> Tensor:
+            tensors = (tensor[list(rows)] for tensor in batch[:5])
+            some = Batch(*tensors, keys=[batch.keys[row] for row in rows], answers=[batch.answers[row] for row in rows])
+            return self.token_logits(some) if answers else self.embed(some)
+
+        return run
+
     @torch.no_grad()
     def _stands_in(self) -> bool:
         """Whether two rows have the same representations from the states that are kept of them as from their texts."""
         rows = self.encode([Example("a", 0), Example("one two three", 0)], 0, "trial")
-        batch, near = self.collate(rows), 1e-4 if self.config.dtype == "float32" else 0.05
+        batch, near = self.collate(rows), self.tolerance
         plain = self.embed(batch)
         try:
             with self.prefix_cached(rows):
@@ -195,27 +231,30 @@ class Backbone(nn.Module):
         return logits[:, -wanted:-1].float()
 
     def write(self, batch: Batch, tokens: int, beams: int) -> list[str]:
-        """What the model writes after each text, at most so many tokens; greedily with one beam.
+        """What the model writes after each text, see `written_tokens`."""
+        return self.writing_tokenizer.batch_decode(self.written_tokens(batch, tokens, beams), skip_special_tokens=True)
+
+    def written_tokens(self, batch: Batch, tokens: int, beams: int) -> Tensor:
+        """Tokens (B, S) that the model writes after each text, at most so many, padded behind the end; greedily with one beam.
 
         Rows are repeated for their beams, each row's beams side by side.
         """
         from transformers import GenerationConfig
 
         tokenizer = self.writing_tokenizer
-        own, theirs = tokenizer.eos_token_id, self.model.generation_config.eos_token_id
         settings = GenerationConfig(
             max_new_tokens=tokens,
             num_beams=beams,
             do_sample=False,
             pad_token_id=self.pad,
             bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=[own, *(theirs if isinstance(theirs, list) else [theirs] if theirs is not None else [])],
+            eos_token_id=self.ends,
             decoder_start_token_id=self.model.config.decoder_start_token_id if self.encoder_decoder else None,
         )
         with self.arithmetic():
             model = cast(WritingModel, self.model)
             ids = model.generate(input_ids=batch.ids, attention_mask=batch.mask, generation_config=settings)  # (B, T + S)
-        return tokenizer.batch_decode(ids[:, 0 if self.encoder_decoder else batch.ids.shape[1] :], skip_special_tokens=True)
+        return ids[:, 1 if self.encoder_decoder else batch.ids.shape[1] :]  # behind the token that starts a decoder, or the text
 
 
 def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:

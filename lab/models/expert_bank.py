@@ -3,7 +3,8 @@
 Adapted layers replace layers of the frozen backbone, mostly linear ones. While the slot is empty they are the base layer exactly.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from lab.adapters import peft_folder
-from lab.core.errors import LabError
+from lab.adapters import peft_folder, peft_format
+from lab.adapters.base_model import Base, compare
+from lab.core.errors import LabError, Notice
 from lab.core.rng import generator
 from lab.experts.base import Expert, InputExpert, LayerInfo, is_linear
-from lab.routers.base import Decision
+from lab.models.layer_calls import LEAVE_OUT, Call, calls_of
+from lab.routers.base import Decision, one_hot
 
 if TYPE_CHECKING:  # transformers is slow to import
     from transformers import PreTrainedModel
@@ -30,11 +33,18 @@ class RoutedLayer(nn.Module):
         self.experts = nn.ModuleList()  # of nn.ParameterDict
         self._bank = (bank,)  # in a tuple: the bank is not a submodule of its layers
         self._stacks: dict[tuple[int, ...], dict[str, Tensor]] = {}
+        self.calls: Sequence[Call] = (Call(),)  # in a pass of the model, see Bank.learn_calls
+        self.turn = 0  # the next of them
 
     @property
     def weight(self) -> Tensor:
         """The base layer's; some models look at its type before they call the layer."""
         return cast(Tensor, self.base.weight)
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether at its first call in a pass it is given something of every row."""
+        return bool(self.calls) and self.calls[0].axis is not None
 
     def expert(self, k: int) -> nn.ParameterDict:
         """Parameters of expert k in this layer."""
@@ -65,22 +75,28 @@ class RoutedLayer(nn.Module):
         bank = self._bank[0]
         if bank.slot is None:
             return self.base(x)
-        ids = not x.is_floating_point()  # (B, T); of positions (1, T), once for all rows
-        rows = x if ids or x.dim() == 3 else x.reshape(len(x), -1, x.shape[-1])  # (B, T, I); 2-D inputs have one token a row
+        if not self.calls:
+            raise LabError(f"layer {self.info.name} was not used when texts were tried, and now it is: {LEAVE_OUT}")
+        call = self.calls[self.turn]
+        rows = call.by_row(x, bank.slot.rows, self.info.name)  # (B, N, I), or ids (B, N)
         stack, w = self.routed(bank.slot, rows)
+        self.turn = (self.turn + 1) % len(self.calls)
+        if call.axis is None and len(w) > 1:  # what all rows share differs between them from here on
+            rows = rows.expand(len(w), *rows.shape[1:])
         out = bank.kind.output(self.base, rows, stack | bank.shared, w, bank.slot.composition or bank.composition)
-        return out if rows is x else out.reshape(*x.shape[:-1], -1)
+        return out if rows is x else call.as_given(out, x)
 
     def routed(self, slot: Decision, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Parameters of the experts that the decision is about, and their weights (B|1, T|1, H, E) for the rows x (B, ...)."""
+        """Parameters of the experts that the decision is about, and their weights (B|1, T|1, H, E) for the rows x (B, ...).
+
+        A layer that is called several times in a pass decides at its first call.
+        """
         chosen = tuple(range(len(self.experts))) if slot.experts is None else slot.experts
-        w = slot.weights_for_layer(self.index, x)
+        if self.turn == 0:
+            w = slot.weights_for_layer(self.index, x)
+        else:
+            w = slot.weights_again(self.index, per_token=self.calls[self.turn].axis is not None)
         w = w if w.dim() == 4 else w.unsqueeze(1)
-        once = len(x) == 1 and not x.is_floating_point()
-        if w.shape[0] not in (1, len(x)) and not once:  # beam search repeats each row, some layers see (B * T, I)
-            if len(x) % w.shape[0]:
-                raise LabError(f"the routing decision is for {w.shape[0]} rows, layer {self.info.name} was given {len(x)}")
-            w = w.repeat_interleave(len(x) // w.shape[0], dim=0)
         stack = self.stack(chosen) if slot.stacks is None else slot.stacks[self.index]
         experts = len(next(iter(stack.values())))
         if w.shape[-1] != experts:
@@ -117,6 +133,8 @@ class RoutedInput(RoutedLayer):
         inputs = dict(kwargs)
         tokens, mask = self.base(inputs.pop("input_ids")), inputs["attention_mask"]  # (B, T, D), (B, T)
         stack, w = self.routed(bank.slot, tokens)
+        if len(w) not in (1, len(tokens)):
+            raise LabError(f"the routing decision is for {len(w)} rows, layer {self.info.name} was given {len(tokens)}")
         if w.shape[1] > 1:
             raise LabError(f"experts of kind '{kind.name}' are chosen per example, not per token: use another router")
         before, there = kind.before(stack, w[:, 0], bank.slot.composition or bank.composition)  # (b, P, D), (b, P)
@@ -150,11 +168,12 @@ class Bank(nn.Module):
 
     def __init__(self, model: "PreTrainedModel", model_type: str, kind: Expert, composition: str = "mix", heads: int = 1):
         super().__init__()
-        self.kind, self.composition = kind, composition
+        self.kind, self.composition, self.heads = kind, composition, heads
         self.slot: Decision | None = None
         self.names: list[str] = []
         self.initial_values: dict[str, dict[str, Tensor]] = {}  # what experts of these names begin with, else random values
         self.peft_task = _peft_task(model)
+        self.adaptable = [name for name, module in model.named_modules() if kind.adapts(module, model)]
         self.routed_layers: list[RoutedLayer] = []
         infos = [info_of(name, model.get_submodule(name)) for name in self._targets(model, model_type)]
         for info in infos:  # before any layer is replaced
@@ -172,7 +191,7 @@ class Bank(nn.Module):
             self.routed_layers.append(layer)
 
     def _targets(self, model: "PreTrainedModel", model_type: str) -> list[str]:
-        layers = [name for name, module in model.named_modules() if self.kind.adapts(module, model)]
+        layers = self.adaptable
         named = self.kind.options.targets
         endings = self.kind.targets(model) if named is None else named
         if endings is None:
@@ -191,7 +210,16 @@ class Bank(nn.Module):
                 f"experts.skip = {self.kind.options.skip} leaves no layer to adapt: the targets stand in blocks "
                 f"{', '.join(map(str, sorted(set(map(_block, chosen)))))} of {blocks}"
             )
-        return kept
+        return self._with_layers_of_start(kept)
+
+    def _with_layers_of_start(self, kept: list[str]) -> list[str]:
+        """These layers and those that `experts.layers` names in whatever model holds the backbone, in forward order."""
+        for wanted in self.kind.options.layers:
+            same = [name for name in self.adaptable if _ends(wanted, name) or _ends(name, wanted)]
+            if not same:
+                raise LabError(f"experts.layers: the backbone has no layer {wanted}; it has {', '.join(self.adaptable[:3])}, ...")
+            kept = [*kept, max(same, key=len)]
+        return [name for name in self.adaptable if name in kept]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -270,25 +298,90 @@ class Bank(nn.Module):
         if self.slot is not None:
             raise LabError("the bank is already routed: close the open block first")
         self.slot = decision
+        for layer in self.routed_layers:
+            layer.turn = 0
         try:
             yield decision
         finally:
             self.slot = None
 
+    # -- what layers are given -------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def learn_calls(self, run: Callable[[Sequence[int]], Tensor], near: float) -> None:
+        """Find out on the model itself what its adapted layers are given in a pass.
+
+        `run(rows)` passes some of three texts, padded alike, through the model and returns what becomes of each (n, ...). Where
+        the inputs are no plain (B, T, I), rows that are routed to different experts are compared with each row alone: they may
+        differ by `near` of what the choice of the expert changes. Raises LabError, naming the layer, for inputs that are not
+        understood, as where tokens are dealt out to experts of the backbone's own.
+        """
+        fewer, more = self._inputs(lambda: run([0, 1])), self._inputs(lambda: run([0, 1, 2]))
+        for layer, two, three in zip(self.routed_layers, fewer, more, strict=True):
+            layer.calls = calls_of(layer.info.name, two, three)
+        unusual = [layer.info.name for layer, shapes in zip(self.routed_layers, fewer, strict=True) if not _plain(shapes)]
+        if unusual and not self._rows_act_alone(run, near):
+            raise LabError(
+                "rows of a batch that are routed to different experts would disturb each other in this backbone, because of what "
+                f"{', '.join(unusual[:4])}{' and others' if len(unusual) > 4 else ''} are given: choose other experts.targets"
+            )
+
+    def _inputs(self, run: Callable[[], object]) -> list[list[tuple[int, ...]]]:
+        """Per adapted layer, the shapes of its inputs in a pass without experts; ids have one feature."""
+        seen: list[list[tuple[int, ...]]] = [[] for _ in self.routed_layers]
+
+        def look(module: nn.Module, args: tuple, out: object) -> None:
+            layer, (x,) = cast(RoutedLayer, module), args
+            if not isinstance(out, Tensor):
+                raise LabError(f"layer {layer.info.name} cannot have experts, it returns more than a tensor: {LEAVE_OUT}")
+            seen[layer.index].append((*x.shape,) if x.is_floating_point() else (*x.shape, 1))
+
+        hooks = [layer.register_forward_hook(look) for layer in self.routed_layers]
+        try:
+            run()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen
+
+    def _rows_act_alone(self, run: Callable[[Sequence[int]], Tensor], near: float) -> bool:
+        """Whether a batch of rows with different random experts gives what each row gives alone."""
+        draw, device = generator("trial of layers"), next(self.routed_layers[0].base.parameters()).device
+        stacks = []
+        for layer in self.layers:
+            new = self.kind.new(layer, draw)
+            noisy = {own: [t + 0.1 * torch.randn(t.shape, generator=draw) for _ in range(2)] for own, t in new.items()}
+            stacks.append({own: torch.stack(pair).to(device) for own, pair in noisy.items()})
+
+        def routed(rows: Sequence[int], experts: Sequence[int]) -> Tensor:
+            with self.routed(Decision(one_hot(torch.tensor(experts, device=device), 2, self.heads), stacks=stacks)):
+                return run(rows)
+
+        try:
+            together = routed([0, 1, 2], [0, 1, 0])
+            own, other = (torch.cat([routed([r], [e]) for r, e in enumerate(es)]) for es in ((0, 1, 0), (1, 0, 1)))
+        except (RuntimeError, ValueError, IndexError):  # the model cannot compute with what the layers return
+            return False
+        allowed = near * (other - own).abs().amax() + 1e-5 * own.abs().amax()
+        return bool((together - own).abs().amax() <= allowed)
+
     # -- files -----------------------------------------------------------------------------------------------------
 
-    def export(self, k: int, folder: Path, base: str = "") -> None:
-        """Save expert k: in peft's format where the kind has one, else as one safetensors file with the same names."""
+    def export(self, k: int, folder: Path, base: str = "", backbone: str = "") -> None:
+        """Save expert k: in peft's format where the kind has one, else as one safetensors file with the same names.
+
+        `base` is what its backbone is called, and `backbone` its digest, by which other weights of that name are told apart.
+        """
         arrays = {name: p.detach().float().cpu().numpy() for name, p in self.expert(k).items()}
         config = {"expert": self.kind.options.model_dump(), "name": self.names[k]}
         if self.kind.peft_format:
             config = self.kind.peft_config([layer.name for layer in self.layers], base) | {"task_type": self.peft_task}
-        peft_folder.write(folder, arrays, config)
+        peft_folder.write(folder, arrays, config, backbone)
 
     def import_expert(self, folder: Path, name: str) -> int:
         """Add the expert saved in `folder` (by `export` or by peft's `save_pretrained`) to the bank; returns its number.
 
-        Raises LabError if it is of another kind, rank, scale or set of layers than this bank's experts.
+        Raises LabError if it cannot be one of this bank's experts, see `load_compatible`.
         """
         tensors = self.load_compatible(folder)
         k = self.grow(name, "imported", name)
@@ -296,54 +389,88 @@ class Bank(nn.Module):
         self.trainable(k, False)
         return k
 
-    def load_compatible(self, folder: Path, base: str = "") -> dict[str, Tensor]:
-        """Tensors of a saved expert that could be one of this bank's, of the backbone called `base` where both are known.
+    def load_compatible(self, folder: Path, base: Base | None = None) -> dict[str, Tensor]:
+        """Tensors with which an expert of this bank computes what the saved one does; `base` is this bank's backbone.
 
-        Raises LabError if it is of another kind, rank, scale, set of layers or backbone, or damaged.
+        Its scale and rank become those of the bank; in layers that it has not, a fresh expert stands, which changes nothing.
+        Raises LabError if it is damaged, of another kind or backbone, of a higher rank, or of layers the bank does not adapt;
+        warns of what was left out of it, and of what could not be compared.
         """
         saved = peft_folder.read(folder)
-        tensors = self._fitting(saved)
-        theirs = saved.config.get("base_model_name_or_path")
-        if base and theirs and Path(base).name != Path(theirs).name:  # a hub id, its mirror and a folder of it end alike
-            raise LabError(f"{folder} holds an expert of backbone {theirs}, this one is {base}: use lab compose transfer first")
-        expected = {
-            f"{info.name}.{own}": t for info in self.layers for own, t in self.kind.new(info, generator("shapes")).items()
-        }
         try:
-            _same_shapes(tensors, expected)
+            compared = compare(saved.base, base) if base else ""
+            tensors, outside = self._fitted(saved)
         except LabError as error:
             raise LabError(f"{folder}: {error}") from None
+        for note in filter(None, (*saved.notes, compared, outside)):
+            warnings.warn(f"{folder}: {note}", Notice, stacklevel=2)
         return tensors
 
     def read(self, folder: Path) -> dict[str, Tensor]:
-        """Tensors of a saved expert under this bank's names, after checking that they fit its kind."""
-        return self._fitting(peft_folder.read(folder))
+        """Tensors of an expert that this bank has saved."""
+        saved = peft_folder.read(folder)
+        if set(saved.layers()) != {layer.name for layer in self.layers}:
+            raise LabError(f"{folder} holds an expert of other layers than those of this bank")
+        return self._fitted(saved)[0]
 
-    def _fitting(self, saved: peft_folder.SavedAdapter) -> dict[str, Tensor]:
-        """Tensors under this bank's names. Raises LabError for another kind, rank or scale than that of its experts."""
+    def _fitted(self, saved: peft_folder.SavedAdapter) -> tuple[dict[str, Tensor], str]:
+        """Tensors by this bank's names and shapes, and what was left out of them."""
+        self._refuse_other_kinds(saved)
+        own = {layer.name: layer for layer in self.layers}
+        names = peft_format.aligned(saved.layers(), self.adaptable)
+        outside = [name for name in names.values() if name not in own and _of_pooler(name)]
+        strange = next((name for name in names.values() if name not in own and not _of_pooler(name)), None)
+        if strange is not None and strange in self.adaptable:
+            wanted = [*own, *(name for name in names.values() if name not in own)]
+            raise LabError(f"it adapts layer {strange}, these experts do not: use -o experts.layers=[{','.join(wanted)}]")
+        if strange is not None:
+            near = ", ".join(self.adaptable[:3])
+            raise LabError(f"it adapts layer {strange}, which this backbone does not have; it has {near}, ...")
+        if peft_folder.in_peft(saved.config):
+            peft_format.check_complete(saved.original, names, [name for name in self.adaptable if not _of_pooler(name)])
+        theirs = {names[layer]: parameters for layer, parameters in saved.layers().items()}
+        tensors: dict[str, Tensor] = {}
+        for name, layer in own.items():
+            fresh = self.kind.new(layer, generator("padding", name))
+            parameters = {key: torch.from_numpy(array) for key, array in theirs.get(name, {}).items()}
+            try:
+                fitted = self.kind.fitted(parameters, fresh, peft_folder.scale(saved.config)) if parameters else fresh
+            except LabError as error:
+                raise LabError(f"layer {name}: {error}") from None
+            _same_shapes(fitted, fresh, f"{name}.")
+            tensors |= {f"{name}.{key}": tensor for key, tensor in fitted.items()}
+        left_out = f"what it adapts in the pooler ({', '.join(outside)}) acts behind the hidden states and is left out"
+        return tensors, left_out if outside else ""
+
+    def _refuse_other_kinds(self, saved: peft_folder.SavedAdapter) -> None:
         kind = self.kind.options.name
         ours = self.kind.peft_config([], "") if self.kind.peft_format else {"expert": {"name": kind}}
         if saved.kind != peft_folder.kind_of(ours):
-            raise LabError(f"{saved.folder} holds no expert of kind '{kind}'")
-        for field in ("r", "lora_alpha", "use_rslora"):
-            if field in ours and saved.config.get(field, ours[field]) != ours[field]:
-                raise LabError(f"{saved.folder}: {field} is {saved.config[field]}, the experts of this bank have {ours[field]}")
+            raise LabError(f"it holds no expert of kind '{kind}' but one of kind '{saved.kind.lower()}'")
         for field in self.kind.must_agree:
             own, theirs = getattr(self.kind.options, field), saved.config["expert"].get(field)
             if own != theirs:
-                raise LabError(f"{saved.folder}: {field} is {theirs}, the experts of this bank have {own}")
-        arrays = saved.within({layer.name for layer in self.layers})
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+                raise LabError(f"{field} is {theirs}, the experts of this bank have {own}")
 
 
-def _same_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuse parameters of other names or shapes."""
+def _of_pooler(name: str) -> bool:
+    """Whether the layer stands behind the hidden states, from which the lab makes the representation of a text."""
+    return "pooler" in name.split(".")
+
+
+def _plain(shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether a layer is given the two rows of a batch and their tokens (2, T, I), once or several times."""
+    return all(len(shape) == 3 and shape[0] == 2 for shape in shapes)
+
+
+def _same_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], within: str = "") -> None:
+    """Refuse parameters of other names or shapes; `within` stands before the names in the message."""
     if set(tensors) != set(expected):
         odd = sorted(set(tensors) ^ set(expected))[:3]
-        raise LabError(f"these parameters do not belong to an expert of this bank: {', '.join(odd)} do not match")
+        raise LabError(f"these parameters do not belong to an expert of this bank: {within}{', '.join(odd)} do not match")
     for name, parameter in expected.items():
         if tensors[name].shape != parameter.shape:
-            raise LabError(f"{name} has shape {tuple(tensors[name].shape)}, this bank needs {tuple(parameter.shape)}")
+            raise LabError(f"{within}{name} has shape {tuple(tensors[name].shape)}, this bank needs {tuple(parameter.shape)}")
 
 
 def _peft_task(model: "PreTrainedModel") -> str:

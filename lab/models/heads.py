@@ -2,7 +2,7 @@
 
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -31,6 +31,16 @@ class Answers(NamedTuple):
     correct: np.ndarray  # (B,) bool; the mean is the score of a task
     probability: np.ndarray  # (B,) of the class that was chosen; NaN of texts, which are not asked for it
     scores: dict[str, np.ndarray]  # (B,) each, reported beside the score
+
+
+class Reply(NamedTuple):
+    """The answer to one text, with what people ask of it; S tokens where the language model answers, V in its vocabulary."""
+
+    answers: Sequence[str]  # the C classes that compete, or the text that was written
+    probabilities: Tensor  # (C,); of a text, that of writing just this
+    tokens: Sequence[int] = ()  # those that say the likeliest answer
+    logits: Tensor | None = None  # (S, V) at each of them, given the text and the tokens before
+    scores: Mapping[str, float] = {}  # of a text whose right answers are known
 
 
 class Classifier(nn.Module):
@@ -88,6 +98,7 @@ class Head(nn.Module, ABC):
 
     measures: Sequence[str] = ()  # names of the further scores
     has_rows: ClassVar[bool] = False  # whether the classifier answers
+    longest: int = 0  # tokens of the longest target among the training examples, where answers are written
 
     def __init__(self, config: RunConfig, tasks: Sequence[Task], backbone: Backbone, bank: Bank):
         super().__init__()
@@ -174,6 +185,10 @@ class Head(nn.Module, ABC):
         """What the model answers as `decision` routes it, among the classes of the first `seen` tasks."""
 
     @abstractmethod
+    def reply(self, batch: Batch) -> Reply:
+        """The answer to the one text of the batch, under the decision that the bank is routed by; see `answering_decision`."""
+
+    @abstractmethod
     def written(self, answers: np.ndarray) -> np.ndarray:
         """Answers as text."""
 
@@ -209,13 +224,22 @@ class Classification(Head):
         """The answers (B,) for the classes (B,) with the best scores."""
         return best
 
+    def candidates(self, task: Tensor, seen: int) -> Tensor:
+        """(B, C): which classes compete when rows of these tasks (B,) are answered after `seen` tasks."""
+        return self.space.competing(task, seen, "task" if self.space.scenario == "task" else "seen")
+
     def answers(self, batch: Batch, decision: Decision | None, seen: int) -> Answers:
-        competing = self.space.competing(batch.task, seen, "task" if self.space.scenario == "task" else "seen")
+        competing = self.candidates(batch.task, seen)
         with self.bank.routed(self.answering_decision(batch, decision)):
             best = self.scores(batch, competing).softmax(-1).max(-1)
         label = self.space.target(batch.label, batch.task).cpu().numpy()
         predicted = self.chosen(batch, best.indices).cpu().numpy()
         return Answers(label, predicted, label == predicted, best.values.double().cpu().numpy(), {})
+
+    def reply(self, batch: Batch) -> Reply:
+        competing = self.candidates(batch.task, self.tasks_seen)
+        chances, competes = self.scores(batch, competing).softmax(-1)[0], competing[0]
+        return Reply([self.space.names[c] for c in competes.nonzero().flatten().tolist()], chances[competes])
 
     def written(self, answers: np.ndarray) -> np.ndarray:
         return np.array(self.space.names)[answers.astype(int)]
@@ -231,8 +255,30 @@ class Written(Head):
                 self.backbone.embed(batch)
         return decision and decision.for_generation()
 
+    @abstractmethod
+    def targets(self, batch: Batch) -> Tensor:
+        """Tokens (B, S) of the right answers, UNLABELLED behind them and of rows without a label."""
+
+    def logits(self, batch: Batch, only: int | None = None) -> Tensor:
+        """(B, S, V) at the tokens of the right answers."""
+        return self.backbone.token_logits(batch._replace(label=self.targets(batch)))
+
+    def loss(self, logits: Tensor, batch: Batch, classes: str | None = None) -> Tensor:
+        return nn.functional.cross_entropy(logits.flatten(0, 1), self.targets(batch).flatten(), ignore_index=UNLABELLED)
+
     def isolated_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.loss(logits, batch, "task")
+
+    def token_losses(self, batch: Batch, decision: Decision | None) -> Tensor:
+        """Cross-entropy (N,) in nats of all tokens of the right answers, each after those before it, routed by `decision`."""
+        target = self.targets(batch).flatten()
+        with self.bank.routed(self.answering_decision(batch, decision)):
+            losses = nn.functional.cross_entropy(self.logits(batch).flatten(0, 1), target, reduction="none")
+        return losses[target != UNLABELLED]
+
+    def saying(self, batch: Batch, tokens: Sequence[int]) -> Tensor:
+        """Logits (S, V) at each of the tokens, said to the one text of the batch."""
+        return self.backbone.token_logits(batch._replace(label=torch.tensor([tokens], device=batch.ids.device)))[0]
 
 
 class LabelWords(Written, Classification):
@@ -260,19 +306,10 @@ class LabelWords(Written, Classification):
                     "answer=words cannot tell them apart, use answer=classifier"
                 )
 
-    def target(self, label: Tensor, task: Tensor) -> Tensor:
-        """Tokens (B, S) of the labels (B,) within tasks (B,), UNLABELLED behind them and of rows without a label."""
-        classes = self.space.target(label, task).tolist()
+    def targets(self, batch: Batch) -> Tensor:
+        classes = self.space.target(batch.label, batch.task).tolist()
         rows = [() if c == UNLABELLED else self.tokens[c] for c in classes]
-        return padded(rows, UNLABELLED, "right").to(label.device)
-
-    def logits(self, batch: Batch, only: int | None = None) -> Tensor:
-        """(B, S, V) at the words of the right labels."""
-        return self.backbone.token_logits(batch._replace(label=self.target(batch.label, batch.task)))
-
-    def loss(self, logits: Tensor, batch: Batch, classes: str | None = None) -> Tensor:
-        target = self.target(batch.label, batch.task)
-        return nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=UNLABELLED)
+        return padded(rows, UNLABELLED, "right").to(batch.label.device)
 
     def scores(self, batch: Batch, competing: Tensor) -> Tensor:
         scores = competing.new_full(competing.shape, float("-inf"), dtype=torch.float32)  # (B, C)
@@ -284,6 +321,12 @@ class LabelWords(Written, Classification):
             again = competing[:, same].cumsum(1) > 1  # one answer has its probability once
             scores[:, same] = score[:, None].masked_fill(again, float("-inf"))
         return scores.masked_fill(~competing, float("-inf"))
+
+    def reply(self, batch: Batch) -> Reply:
+        reply = super().reply(batch)
+        competing = self.candidates(batch.task, self.tasks_seen)[0].nonzero().flatten()
+        tokens = self.tokens[int(competing[reply.probabilities.argmax()])]
+        return reply._replace(tokens=tokens, logits=self.saying(batch, tokens))
 
     def chosen(self, batch: Batch, best: Tensor) -> Tensor:
         """Of classes with the same words, which are one answer, the row's own."""
@@ -303,26 +346,36 @@ class Generation(Written):
 
     def __init__(self, config: RunConfig, tasks: Sequence[Task], backbone: Backbone, bank: Bank):
         super().__init__(config, tasks, backbone, bank)
-        self.longest = 1  # tokens of the longest target among the training examples
+        self.longest = 1
 
     def observe_rows(self, rows: Sequence[Encoded], split: str) -> None:
         if split == "train":
             self.longest = max(self.longest, *(len(row.target) for row in rows))
 
-    def logits(self, batch: Batch, only: int | None = None) -> Tensor:
-        return self.backbone.token_logits(batch)
+    @property
+    def limit(self) -> int:
+        """Tokens that an answer may have."""
+        return self.config.decoding.max_tokens or self.longest
 
-    def loss(self, logits: Tensor, batch: Batch, classes: str | None = None) -> Tensor:
-        return nn.functional.cross_entropy(logits.flatten(0, 1), batch.label.flatten(), ignore_index=UNLABELLED)
+    def targets(self, batch: Batch) -> Tensor:
+        return batch.label
 
     def answers(self, batch: Batch, decision: Decision | None, seen: int) -> Answers:
-        decoding = self.config.decoding
         with self.bank.routed(self.answering_decision(batch, decision)):
-            texts = self.backbone.write(batch, decoding.max_tokens or self.longest, decoding.beams)
+            texts = self.backbone.write(batch, self.limit, self.config.decoding.beams)
         correct = np.array([exact_match(text, right) for text, right in zip(texts, batch.answers, strict=True)])
         overlap = np.array([rouge_l(text, right) for text, right in zip(texts, batch.answers, strict=True)])
         first = [right[0] for right in batch.answers]
         return Answers(first, texts, correct, np.full(len(texts), np.nan), {"rouge_l": overlap})
+
+    def reply(self, batch: Batch) -> Reply:
+        ids = self.backbone.written_tokens(batch, self.limit, self.config.decoding.beams)  # (1, S)
+        (text,) = self.backbone.writing_tokenizer.batch_decode(ids, skip_special_tokens=True)
+        logits = self.saying(batch, ids[0].tolist())
+        probability = logits.log_softmax(-1).gather(-1, ids.T).sum().exp()
+        (right,) = batch.answers
+        scores = {"exact_match": float(exact_match(text, right)), "rouge_l": rouge_l(text, right)} if right else {}
+        return Reply([text], probability[None], ids[0].tolist(), logits, scores)
 
     def written(self, answers: np.ndarray) -> np.ndarray:
         return answers

@@ -17,6 +17,7 @@ from lab.data.stream import Example, Task
 from lab.models.backbone import Backbone
 from lab.models.expert_bank import Bank
 from lab.models.heads import Head, head_of
+from lab.models.layer_calls import LEAVE_OUT
 from lab.models.router_inputs import RouterInputs
 from lab.routers.base import Decision, MadeOfExamples, MadeOfExperts, Reads, Router, TaskAware, Trained
 
@@ -49,6 +50,7 @@ class Learner(nn.Module):
         self.consolidation: Consolidation = consolidation(config.consolidation, self.router, self.bank.layers)
         self.head: Head = head(config, tasks, self.backbone, self.bank)
         self.inputs = RouterInputs(self.backbone, self.bank)
+        self.bank.learn_calls(self.backbone.trial(answers=not head.has_rows), near=self.backbone.tolerance)
         _check_positions(self, len(config.experts.pool or tasks))
         _check_router(self)
         self.router.to(self.backbone.device)
@@ -176,7 +178,10 @@ def read_initial_experts(learner: Learner) -> None:
     for name, path in experts.start.items():
         if name not in names:
             raise unknown("expert in experts.start", name, names)
-        bank.initial_values[name] = bank.load_compatible(initial_adapters.folder(path), learner.config.backbone.name)
+        try:
+            bank.initial_values[name] = bank.load_compatible(initial_adapters.folder(path), learner.backbone.base)
+        except LabError as error:
+            raise LabError(f"experts.start.{name}: {error}") from None
 
 
 def routing_state(learner: Learner) -> dict[str, Tensor]:
@@ -222,10 +227,19 @@ def _check_router(learner: Learner) -> None:
             f"router {name} reads embedded tokens of width {backbone.width}, this backbone's have "
             f"{embedding.shape[1]}: use router.query=backbone"
         )
-    if not backbone.encoder_decoder:
-        return
-    answer = f"decoder layers of backbone '{backbone.config.name}' are given the answer"
-    if Reads.LAYERS in router.reads:
-        raise LabError(f"router {name} reads the text in every layer, but {answer}: use router.query=backbone")
-    if router.axes_of(router.options).granularity == "token":
-        raise LabError(f"router {name} weighs experts for each token of the text, but {answer}: use another router, or a decoder")
+    per_token = router.axes_of(router.options).granularity == "token"
+    if backbone.encoder_decoder:
+        answer = f"decoder layers of backbone '{backbone.config.name}' are given the answer"
+        if Reads.LAYERS in router.reads:
+            raise LabError(f"router {name} reads the text in every layer, but {answer}: use router.query=backbone")
+        if per_token:
+            raise LabError(
+                f"router {name} weighs experts for each token of the text, but {answer}: use another router, or a decoder"
+            )
+    elif per_token or Reads.LAYERS in router.reads:
+        blind = [layer.info.name for layer in learner.bank.routed_layers if not layer.reads_rows]
+        if blind:
+            raise LabError(
+                f"router {name} decides from what a layer reads, but layer {blind[0]} reads nothing of the text at its first "
+                f"call: {LEAVE_OUT}, or use another router"
+            )

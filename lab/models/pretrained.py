@@ -215,6 +215,20 @@ def writer(config: Any, path: str) -> str:
     return "AutoModelForCausalLM"
 
 
+def is_encoder_decoder(name: str) -> bool:
+    """Whether the backbone of this name has an encoder and a decoder, from its configuration; no if that cannot be read."""
+    source = None if name in BUILT_IN else locate(name)
+    if source is None or source.path is None:
+        return False
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(source.path, local_files_only=source.local, trust_remote_code=False)
+    except (OSError, ValueError, KeyError):  # `load` says what is wrong
+        return False
+    return bool(config.is_encoder_decoder)
+
+
 def is_decoder(config: Any) -> bool:
     """Whether tokens see only what stands before them."""
     import transformers

@@ -54,6 +54,6 @@ class RouterInputs:
                 pooled[layer].append(pool(x.float(), mask, "mean"))
                 return x.new_zeros(1, router.heads, len(self.bank))
 
-            with self.bank.routed(LayerDecision(silent)):
+            with self.bank.routed(LayerDecision(silent, batch.mask)):
                 self.backbone.embed(batch)
         return [torch.cat(parts) for parts in pooled]

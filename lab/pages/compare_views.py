@@ -308,22 +308,16 @@ def reasons_of_forgetting(runs: list[Run]) -> None:
     measured = [run for run in runs if run.decomposition]
     for index, run in in_columns(measured):
         with layout.section():
-            table = tables.decomposition(run)
-            mean = table.loc["mean"]
-            terms = ", ".join(f"{title.lower()} {layout.number(mean[term])}" for term, title in tables.TERMS.items())
-            chart_card.card(
-                figures.decomposition,
-                run,
-                key=f"cmp_decomposition_{index}",
-                table=tables.decomposition,
-                alt=f"{run.id} lost {mean['loss']:.3f} on average: {terms}",
-            )
-            for term, reason in table.attrs["why"].items():
+            why_forgotten(run, f"cmp_decomposition_{index}")
+            if "token_loss" in run.decomposition:
+                why_forgotten(run, f"cmp_decomposition_tokens_{index}", True)
+            for term, reason in tables.decomposition(run).attrs["why"].items():
                 st.caption(layout.plain(f"No {tables.TERMS[term].lower()}: {reason}."))
     if measured:
         layout.how_to_read(
             "The loss of each old task, split into growth of the router's error, drift of the experts, drift of the classifier's "
-            "old rows, and competition from new classes. The grey mark is the whole loss; left of zero is a gain."
+            "old rows, and competition from new classes. The grey mark is the whole loss; left of zero is a gain. Where the "
+            "language model answers, a second chart does the same for the loss per token of the right answers."
         )
     missing = [run for run in runs if not run.decomposition]
     if not missing:
@@ -335,6 +329,15 @@ def reasons_of_forgetting(runs: list[Run]) -> None:
         st.code(code_snippets.command_of([measurable], "--decompose"), language="bash")
     else:
         st.caption("To measure it, the moments of a run are evaluated again: this needs a finished run that kept their weights.")
+
+
+def why_forgotten(run: Run, key: str, *tokens: bool) -> None:
+    """Where the losses of a run's old tasks went; with True, those per token of the right answers."""
+    mean = tables.decomposition(run, *tokens).loc["mean"]
+    terms = ", ".join(f"{title.lower()} {layout.number(mean[term])}" for term, title in tables.TERMS.items())
+    lost = "the loss per token grew by" if tokens else "lost"
+    alt = f"{run.id}: on average {lost} {mean['loss']:.3f}: {terms}"
+    chart_card.card(figures.decomposition, run, *tokens, key=key, table=tables.decomposition, alt=alt)
 
 
 def order(runs: list[Run]) -> None:

@@ -22,7 +22,8 @@ ROUTED, ONE, EQUAL, ALL = "as routed", "one expert", "equal weights", "all"
 TEMPERATURES = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
 LONGEST = 4000  # characters of a text
 BAR = " | "  # separates the two texts of a pair
-UNCHANGED = {"pg_route": ROUTED, "pg_temperature": 1.0, "pg_top": ALL, "pg_off": []}
+UNCHANGED = {"pg_route": ROUTED, "pg_temperature": 1.0, "pg_top": ALL, "pg_off": [], "pg_pruned": []}
+SCORES = {"exact_match": "exact match", "rouge_l": "ROUGE-L"}
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,18 @@ class Side:
             )
         return self.tasks().index(name)
 
+    def options(self, question: "Question") -> dict[str, Any]:
+        """What the model is told beside the text: the task, the second text of a pair, the right answer of what it writes."""
+        recorded = question.recorded
+        right = [recorded.label] if self.run.writes and recorded and recorded.label else None
+        options = {"task": self.task(question.task), "pair": question.pair, "right": right}
+        return {name: value for name, value in options.items() if value is not None}
+
     def python(self, question: "Question") -> str:
         """The expression that computes its answer."""
         fields = ", ".join(f"{name}={value!r}" for name, value in self.change)
-        options = {"task": self.task(question.task), "pair": question.pair}
         arguments = [repr(question.text), *([f"Override({fields})"] if fields else [])]
-        arguments += [f"{name}={value!r}" for name, value in options.items() if value is not None]
+        arguments += [f"{name}={value!r}" for name, value in self.options(question).items()]
         return f"load({code_snippets.open_expression(self.run)}, {self.after}).answer({', '.join(arguments)})"
 
 
@@ -77,7 +84,7 @@ def ask(side: Side, question: Question) -> Answer:
     from lab.analysis.inference import Override  # after the model: loading takes time, and only the line above shows that
 
     with lock:
-        return model.answer(question.text, Override(**dict(side.change)), task=side.task(question.task), pair=question.pair)
+        return model.answer(question.text, Override(**dict(side.change)), **side.options(question))
 
 
 # -- the question ----------------------------------------------------------------------------------------------------------
@@ -220,6 +227,19 @@ def changes(run: Run, after: int) -> tuple[tuple[str, Any], ...]:
             help="In every layer, their blocks of features are then those of the frozen backbone.",
         )
         change |= {"without": tuple(int(number) - 1 for number in off)} if off else {}
+        others = [name for k, name in enumerate(experts) if k != change.get("expert")]
+        url_state.drop_unavailable("pg_pruned", others)
+        if len(experts) > 1:
+            pruned = st.multiselect(
+                "Take out experts",
+                others,
+                key="pg_pruned",
+                bind="query-params",
+                max_selections=len(experts) - 1,
+                placeholder="none",
+                help="They do not act; the others get their weight in proportion.",
+            )
+            change |= {"pruned": tuple(experts.index(name) for name in pruned)} if pruned else {}
     with third:
         st.space("small")
         st.button("Reset", icon=":material/restart_alt:", on_click=reset, key="pg_reset", width="stretch")
@@ -239,16 +259,26 @@ def sentence(answers: dict[str, Answer], lead: str) -> str:
     """The prediction in words; `lead` begins the clause on the second answer."""
     original, *others = answers.values()
     probability = float(original.probabilities.max())
-    text = f"**{layout.plain(original.prediction)}**"
+    text = named(original)
     if probability == probability:
-        text += f" with probability {probability:.2f}"
+        text += f" with probability {share(probability)}"
     if original.label is not None:
-        text += f"; the true class is **{layout.plain(original.label)}**"
+        kind = "right answer" if original.writes else "true class"
+        text += f"; the {kind} is **{layout.plain(original.label)}**"
     for other in others:
         same = other.prediction == original.prediction
-        predicted = "the same" if same else f"**{layout.plain(other.prediction)}**"
-        text += f". {lead} {predicted}, with probability {float(other.probabilities.max()):.2f}"
+        text += f". {lead} {'the same' if same else named(other)}, with probability {share(float(other.probabilities.max()))}"
     return text
+
+
+def named(answer: Answer) -> str:
+    """A prediction in bold; of a model that wrote nothing, that it did so."""
+    return f"**{layout.plain(answer.prediction)}**" if answer.prediction.strip() else "an empty text"
+
+
+def share(probability: float) -> str:
+    """A probability in two digits, which that of a long text seldom reaches."""
+    return f"{probability:.2f}" if probability >= 0.005 else "below 0.01"
 
 
 def show(answers: dict[str, Answer], code: str, lead: str = "") -> None:
@@ -256,12 +286,17 @@ def show(answers: dict[str, Answer], code: str, lead: str = "") -> None:
     st.markdown(f"#### {sentence(answers, lead)}")
     if any(answer.cut for answer in answers.values()):
         st.caption(":material/content_cut: The text is longer than this model can read: only its beginning is used.")
-    classes(answers, code)
+    scores(answers)
+    chosen = {name: answer for name, answer in answers.items() if not answer.writes}
+    if chosen:
+        classes(chosen, code)
+    said(answers, code)
     routed = {name: answer for name, answer in answers.items() if len(answer.experts) > 1}
     if not routed:
         st.info("This model has one expert for all tasks, so there is no routing to show.")
         return
     st.subheader("Which expert is chosen", anchor=False)
+    said_once(routed)
     head = which_head(max(answer.weights.shape[1] for answer in routed.values()))
     most = max(1.0, *(float(answer.weights.max()) for answer in routed.values()))
     left, right = st.columns(2, gap="large")
@@ -276,6 +311,22 @@ def show(answers: dict[str, Answer], code: str, lead: str = "") -> None:
     with right:
         decision(*(others or [first])[-1], code)
     by_token(routed, code)
+    by_said_token({name: answer for name, answer in routed.items() if answer.decides_per_token}, code)
+
+
+def scores(answers: dict[str, Answer]) -> None:
+    """How good a text is that a model wrote, where a right answer is known; where none is recorded, why there is less to see."""
+    judged = {name: answer for name, answer in answers.items() if answer.scores}
+    for name, answer in judged.items():
+        values = {SCORES[score]: value for score, value in answer.scores.items()}
+        texts = [f"{title} {layout.number(value, '{:.2f}')}" for title, value in values.items()]
+        st.caption(f"{layout.plain(name)}: {', '.join(texts)}")
+    unfinished = [name for name, answer in answers.items() if not answer.ended]
+    if unfinished:
+        cut = "the answer stops at the largest number of tokens that the run allows, before the model ended it."
+        st.caption(f":material/content_cut: {layout.plain(', '.join(unfinished))}: {cut}")
+    if any(answer.writes and not answer.said for answer in answers.values()):
+        st.caption("Of this answer the text alone is recorded. Change the text to see the probability and routing of each token.")
 
 
 def classes(answers: dict[str, Answer], code: str) -> None:
@@ -350,7 +401,7 @@ def by_token(routed: dict[str, Answer], code: str) -> None:
     per_token = {name: answer for name, answer in routed.items() if answer.token_weights is not None}
     if not per_token:
         return
-    st.subheader("Token by token", anchor=False)
+    st.subheader("The text, token by token", anchor=False)
     for index, (column, (name, answer)) in enumerate(zip(st.columns(2, gap="large"), per_token.items(), strict=False)):
         with column:
             st.markdown(f"**{layout.plain(name)}**")
@@ -362,6 +413,77 @@ def by_token(routed: dict[str, Answer], code: str) -> None:
                 table=lambda answer: answer.by_token(),
                 python=f"{code}\nlab.figures.answer_by_token(answers[{name!r}])",
                 read="This router decides for each token separately. Mean over layers and routing heads.",
+            )
+
+
+def said(answers: dict[str, Answer], code: str) -> None:
+    """What language models said, token by token: probabilities, and the routing of each where the router decides at each."""
+    speaking = {name: answer for name, answer in answers.items() if answer.said}
+    if not speaking:
+        return
+    st.subheader("The answer, token by token", anchor=False)
+    for index, (column, (name, answer)) in enumerate(zip(st.columns(2, gap="large"), speaking.items(), strict=False)):
+        with column:
+            of = "" if answer.writes else ", the words of the likeliest label"
+            st.markdown(f"**{layout.plain(name)}**{of}")
+            chart_card.card(
+                figures.answer_tokens,
+                answer,
+                key=f"pg_said_{index}",
+                alt=f"Probability of each token, {name}: {' '.join(token.text for token in answer.said)}",
+                table=lambda answer: answer.by_said_token(),
+                colour=figures.ANSWER_COLOURS[index],
+                python=f"{code}\nlab.figures.answer_tokens(answers[{name!r}], {figures.ANSWER_COLOURS[index]!r})",
+                read="The probability of each token after the text and the tokens above it.",
+            )
+
+
+def said_once(answers: dict[str, Answer]) -> None:
+    """Say which decisions hold for a whole answer, and which are shown for the text alone here."""
+    speaking = {name: answer for name, answer in answers.items() if answer.said}
+    once = "the router decides once, from the text, and these weights act at every token of the answer."
+    anew = "the router decides anew at every token, see below; these weights are means over the tokens of the text."
+    for about, per_token in ((once, False), (anew, True)):
+        names = [name for name, answer in speaking.items() if answer.decides_per_token is per_token]
+        if names:
+            st.caption(f"{layout.plain(', '.join(names))}: {about}")
+
+
+def by_said_token(answers: dict[str, Answer], code: str) -> None:
+    """Weights of the passes that gave the tokens of answers: all tokens, and for one of them all layers."""
+    if not answers:
+        return
+    st.subheader("The answer, routed token by token", anchor=False)
+    for index, (column, (name, answer)) in enumerate(zip(st.columns(2, gap="large"), answers.items(), strict=False)):
+        with column:
+            st.markdown(f"**{layout.plain(name)}**")
+            chart_card.card(
+                figures.answer_by_said_token,
+                answer,
+                key=f"pg_said_weights_{index}",
+                alt=f"Weights at each token of the answer, {name}",
+                table=lambda answer: answer.by_said_token(),
+                python=f"{code}\nlab.figures.answer_by_said_token(answers[{name!r}])",
+                read="This router decides anew at every token; the weights are those under which the token was given. Mean over "
+                "layers and routing heads.",
+            )
+    places = [str(place + 1) for place in range(max(len(answer.said) for answer in answers.values()))]
+    url_state.drop_unavailable("pg_place", places)
+    place = int(st.selectbox("Token of the answer", places, key="pg_place", bind="query-params", width=200)) - 1
+    for index, (column, (name, answer)) in enumerate(zip(st.columns(2, gap="large"), answers.items(), strict=False)):
+        with column:
+            if place >= len(answer.said):
+                st.caption(f"{layout.plain(name)} has {len(answer.said)} tokens.")
+                continue
+            st.markdown(f"**{layout.plain(name)}: token {place + 1}, {layout.plain(answer.said[place].text)}**")
+            chart_card.card(
+                figures.answer_by_layer,
+                answer.at(place),
+                key=f"pg_said_layers_{index}",
+                alt=f"Weights by layer and expert at token {place + 1} of the answer, {name}",
+                table=lambda answer: answer.by_layer(),
+                python=f"{code}\nlab.figures.answer_by_layer(answers[{name!r}].at({place}))",
+                read="The first layer is on top. Mean over routing heads.",
             )
 
 

@@ -70,10 +70,23 @@ class Decision:
     stacks: Sequence[dict[str, Tensor]] | None = None  # per layer, stacked parameters that act in place of the bank's
     match: Match | None = None
 
+    @property
+    def rows(self) -> int | None:
+        """How many rows it tells apart; None: not known before a layer decides."""
+        assert self.weights is not None, "a decision without weights makes them in the layers"
+        return len(self.weights)
+
     def weights_for_layer(self, layer: int, x: Tensor) -> Tensor:
         """Weights (B | 1, H, E) of one layer with input x; a router that decides per token returns (B | 1, T, H, E)."""
         assert self.weights is not None, "a decision without weights makes them in the layers"
         return self.weights[:, layer if self.weights.shape[1] > 1 else 0]
+
+    def weights_again(self, layer: int, per_token: bool) -> Tensor:
+        """The weights that `weights_for_layer` has made in this pass, for a further input of the layer.
+
+        An input that is not made of the tokens (`per_token` false; relative positions) gets the means over the tokens of a row.
+        """
+        return self.weights_for_layer(layer, torch.empty(0))
 
     def for_generation(self) -> "Decision":
         """The decision for the tokens that are written after the text: the same weights."""
@@ -92,7 +105,8 @@ class LayerDecision(Decision):
     """A decision made inside the layers: `decide(layer, x)` gives the weights from the layer's input.
 
     It may give a mapping of named steps in their place, of which the last one is the weights. What is recorded of weights per
-    token are means over the tokens of `mask` (B, T), or over all.
+    token are means over the tokens of `mask` (B, T), or over all. Without a mask, layers that are given the tokens of all rows
+    one behind the other cannot tell the rows apart. A layer that is called several times in a pass decides at its first call.
     """
 
     def __init__(
@@ -107,6 +121,10 @@ class LayerDecision(Decision):
         self.layer_weights: dict[int, Tensor] = {}
         self.layer_steps: dict[int, dict[str, Tensor]] = {}
 
+    @property
+    def rows(self) -> int | None:
+        return None if self.mask is None else len(self.mask)
+
     def weights_for_layer(self, layer: int, x: Tensor) -> Tensor:
         weights = self.decide(layer, x)
         if isinstance(weights, dict):
@@ -114,6 +132,10 @@ class LayerDecision(Decision):
             weights = [*weights.values()][-1]
         self.layer_weights[layer] = weights
         return self.acting(weights)
+
+    def weights_again(self, layer: int, per_token: bool) -> Tensor:
+        w = self.layer_weights[layer]
+        return self.acting(w if per_token or w.dim() == 3 else self._over_tokens(w))
 
     def acting(self, w: Tensor) -> Tensor:
         """What the experts are multiplied with, from the weights that are recorded."""
@@ -203,6 +225,11 @@ class Router(nn.Module, Plugin):
     def reads_of(cls, options: RouterOptions) -> frozenset[Reads]:
         """What it reads with these options."""
         return cls.reads
+
+    @classmethod
+    def without_layers(cls, options: RouterOptions) -> RouterOptions:
+        """Options with which it does not read layer inputs, for encoder-decoders; default: there are none, and it is refused."""
+        return options
 
     @classmethod
     def choice(cls) -> str:

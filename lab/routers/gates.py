@@ -39,7 +39,8 @@ class GatesOptions(RouterOptions):
     )
     query: Literal["backbone", "layer"] = Field(
         "layer",
-        description="layer: mean over tokens of the current layer's own input; backbone: the frozen backbone's representation",
+        description="layer: mean over tokens of the current layer's own input; backbone: the frozen backbone's representation "
+        "(layer becomes backbone in an encoder-decoder, whose encoder is then asked once for all layers)",
     )
     start: Literal["zero", "tasks"] = Field(
         "zero",
@@ -77,6 +78,10 @@ class Gates(Router, FromMemory):
     @classmethod
     def reads_of(cls, options: RouterOptions) -> frozenset[Reads]:
         return frozenset({Reads.QUERY if cast(GatesOptions, options).query == "backbone" else Reads.LAYERS})
+
+    @classmethod
+    def without_layers(cls, options: RouterOptions) -> RouterOptions:
+        return options.model_copy(update={"query": "backbone"})
 
     def grow(self, experts: int) -> None:
         """Rows for the new experts are added; those of old experts keep their values."""
@@ -141,13 +146,12 @@ class Gates(Router, FromMemory):
 
         def decide(layer: int, x: Tensor) -> dict[str, Tensor]:
             with torch.autocast(x.device.type, enabled=False):
-                share = weight.repeat_interleave(len(x) // len(weight), 0)  # beam search repeats each row
-                text = x[:, : share.shape[1]].float()  # an answer that is learned stands behind it
-                query = (text * share).sum(1)  # (B, D)
+                text = x[:, : weight.shape[1]].float()  # an answer that is learned stands behind it
+                query = (text * weight).sum(1)  # (B, D)
                 decision.match = Match(query.detach())
                 return self.steps(self.logits(layer, query), None if noise is None else noise[layer])
 
-        decision = LayerDecision(decide)
+        decision = LayerDecision(decide, request.mask)
         return decision
 
 

@@ -203,6 +203,11 @@ class Run:
         return self._json("decomposition.json")
 
     @property
+    def writes(self) -> bool:
+        """Whether answers are texts of the model's own, not classes."""
+        return not all(self.scores.get("labels", []))
+
+    @property
     def tasks(self) -> list[str]:
         named = self.config["stream"].get("tasks")
         return self.scores.get("tasks") or (list(named) if isinstance(named, list) else [])

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lab.data.batching import Encoded, by_length
+from lab.models.heads import Written
 from lab.models.learner import Learner
 from lab.routers.base import Decision, Match
 
@@ -176,3 +177,14 @@ def evaluate(
             if progress:
                 progress(evaluator.done)
     return evaluator.result()
+
+
+@torch.no_grad()
+def token_loss(learner: Learner, rows: list[Encoded], size: int, oracle: bool = False) -> float:
+    """The mean cross-entropy, in nats, of all tokens of the right answers of rows that are answered by the language model."""
+    losses = []
+    for chunk in by_length(rows, size):
+        batch = learner.backbone.collate([rows[i] for i in chunk])
+        decision = learner.consolidation.oracle_decision(batch.task) if oracle else learner.decide(batch)
+        losses.append(cast(Written, learner.head).token_losses(batch, decision).double())
+    return float(torch.cat(losses).mean())

@@ -37,7 +37,8 @@ def training_address(config: RunConfig, tasks: Sequence[Task], backbone: str, la
         {"task": task.name, "labels": task.labels if words else len(task.labels), "data": [row.content for row in task.train]}
         for task in tasks
     ]
-    experts = {name: value for name, value in differing(config.experts).items() if name != "start"}  # paths, not contents
+    beside_content = ("start", "layers")  # paths, and names of layers that are part of `layers`
+    experts = {name: value for name, value in differing(config.experts).items() if name not in beside_content}
     content = {
         "tasks": data,
         "seed": config.seed,

@@ -109,7 +109,8 @@ class Recorder:
         if not run.saved:
             for name in ("events.jsonl", "matrix.json"):
                 (run.dir / name).unlink(missing_ok=True)
-            update_info(run, fingerprint=fingerprint)
+            longest = session.learner.head.longest
+            update_info(run, fingerprint=fingerprint, **({"longest_answer": longest} if longest else {}))
             return
         if run.info.get("fingerprint") != fingerprint:
             raise LabError(f"run '{run.id}' cannot go on: its data or backbone have changed since it began")
@@ -183,9 +184,15 @@ class Recorder:
         folder, experts = self.run.dir / "checkpoint", self.run.dir / "experts"
         checkpoint.save(self.session, folder, experts, events_bytes=path.stat().st_size if path.exists() else 0)
 
+    @property
+    def base(self) -> tuple[str, str]:
+        """What the backbone is called, and its digest."""
+        backbone = self.session.learner.backbone
+        return backbone.config.name, backbone.identity
+
     def export(self, k: int) -> None:
         bank = self.session.learner.bank
-        bank.export(k, self.run.dir / "experts" / bank.names[k], base=self.session.config.backbone.name)
+        bank.export(k, self.run.dir / "experts" / bank.names[k], *self.base)
 
     def write_scores(self) -> None:
         atomic_io.write_json(self.run.dir / "matrix.json", asdict(self.session.scores))
@@ -214,7 +221,7 @@ class Recorder:
         if self.session.protocol.continual and not learner.per_task:
             for k, name in enumerate(learner.bank.names):
                 self.export(k)
-                learner.bank.export(k, folder / "experts" / name, base=self.session.config.backbone.name)
+                learner.bank.export(k, folder / "experts" / name, *self.base)
         self.row = {}
 
     def write_router(self, path: Path) -> None:

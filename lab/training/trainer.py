@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab.adapters.initial_adapters import pinned
+from lab.adapters import initial_adapters
 from lab.config.schema import RunConfig
 from lab.core import registry
 from lab.core.errors import RunFailed
@@ -24,7 +24,7 @@ from lab.data.replay_buffer import Memory
 from lab.data.stream import SPLITS, Split, Task
 from lab.data.task_checks import check
 from lab.models.learner import Learner, read_initial_experts
-from lab.models.pretrained import resolve
+from lab.models.pretrained import is_encoder_decoder, resolve
 from lab.routers.base import Reads
 from lab.run_folder import events
 from lab.training.evaluation import Evaluation, Evaluator
@@ -47,8 +47,14 @@ def resolved(config: RunConfig, tasks: list[str], runs: str | Path | None = None
     name = "+".join(Path(source).name for source in config.stream.sources) or config.stream.name
     protocol, tasks = registry.protocols.build(config.protocol).resolved(tasks)
     stream = config.stream.model_copy(update={"name": name, "tasks": tasks})
-    experts = config.experts.model_copy(update={"start": pinned(config.experts.start, runs)})
-    decided = {"stream": stream, "backbone": resolve(config.backbone), "experts": experts, "protocol": protocol}
+    start = initial_adapters.pinned(config.experts.start, runs)
+    layers = sorted({*config.experts.layers, *initial_adapters.layers(start, config.experts.name)})
+    experts = config.experts.model_copy(update={"start": start, "layers": layers})
+    router, kind = config.router, registry.routers.get(config.router.name)
+    if Reads.LAYERS in kind.reads_of(router) and is_encoder_decoder(config.backbone.name):
+        router = kind.without_layers(router)
+    backbone = resolve(config.backbone)
+    decided = {"stream": stream, "backbone": backbone, "experts": experts, "router": router, "protocol": protocol}
     return config.model_copy(update=decided)
 
 

@@ -154,7 +154,7 @@ REFUSED = {
     "scale": (lambda: arithmetic.add([lora(1), lora(2, alpha=1.0)]), "'e1' and 'e2' are scaled by 1.66667 and 0.333333: use"),
     "backbone": (
         lambda: arithmetic.add([lora(1), lora(2, base_model_name_or_path="other")], how="cat"),
-        "'e1' and 'e2' belong to different backbones, base and other: transfer one of them first",
+        "'e1' and 'e2' belong to different backbones, base and other, whose weights are not the same or not here",
     ),
     "layers": (
         lambda: arithmetic.add([lora(1), first_layer_of(lora(2))], how="cat"),
@@ -342,7 +342,7 @@ def test_an_expert_with_values_that_are_not_finite_is_damaged(saved):
     folder, made = saved
     made.expert(0)[f"{made.layers[0].name}.lora_A"].data[0, 0] = math.nan
     made.export(0, folder / "nan", "base")
-    with pytest.raises(LabError, match=r"nan holds values that are not finite: it was damaged, or its training failed$"):
+    with pytest.raises(LabError, match=r"nan holds values that are not finite in .*query.lora_A.weight: it was damaged"):
         arithmetic.read(folder / "nan")
 
 
@@ -353,7 +353,7 @@ def test_only_lora_and_ia3_are_read(saved, tmp_path):
         arithmetic.read(tmp_path / "b")
     config = json.loads((tmp_path / "e0" / "adapter_config.json").read_text())
     (tmp_path / "e0" / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
-    with pytest.raises(LabError, match="use_dora = True makes it a variant of LORA that cannot be read"):
+    with pytest.raises(LabError, match=r"use_dora = True: .*DoRA"):
         arithmetic.read(tmp_path / "e0")
 
 

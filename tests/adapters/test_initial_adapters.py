@@ -209,29 +209,33 @@ def infinite(folder) -> None:
 def of_another_backbone(folder) -> None:
     config = json.loads((folder / peft_folder.CONFIG).read_text())
     (folder / peft_folder.CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": "some/bert"}))
+    save_file(weights(folder), folder / peft_folder.WEIGHTS)  # without the digest of its backbone
 
 
 def wider(folder) -> None:
     shapes = {"A": (8, 64), "B": (64, 8)}
     tensors = {f"base_model.model.{LAYER}.lora_{part}.weight": numbers(*shape) for part, shape in shapes.items()}
     save_file(tensors, folder / peft_folder.WEIGHTS)
+    config = json.loads((folder / peft_folder.CONFIG).read_text())
+    (folder / peft_folder.CONFIG).write_text(json.dumps(config | {"target_modules": [LAYER]}))
 
 
 @pytest.mark.parametrize(
     ("options", "change", "said"),
     [
         (["experts.start={see: X}"], None, "unknown expert in experts.start 'see': did you mean 'sea'?"),
-        (["experts.start={sea: X}", "experts.rank=4"], None, "r is 8, the experts of this bank have 4"),
-        (["experts.start={sea: X}", "experts.alpha=4"], None, "lora_alpha is 16.0, the experts of this bank have 4.0"),
+        (
+            ["experts.start={sea: X}", "experts.rank=4"],
+            None,
+            "its rank is 8, the experts of this bank have 4: use -o experts.rank=8",
+        ),
         (["experts.start={sea: X}", "experts=bottleneck"], None, "holds no expert of kind 'bottleneck'"),
-        (["experts.start={sea: X}", "experts.targets=[key]"], None, "these parameters do not belong to an expert of this bank"),
         (
             ["experts.start={sea: X}"],
             of_another_backbone,
-            "holds an expert of backbone some/bert, this one is tiny: use lab compose",
+            "belongs to backbone some/bert, which is not here to be compared with tiny: use lab compose",
         ),
-        (["experts.start={sea: X}"], wider, "these parameters do not belong to an expert of this bank"),
-        (["experts.start={sea: X}", f"experts.targets=[{LAYER}]"], wider, "has shape (8, 64), this bank needs (8, 32)"),
+        (["experts.start={sea: X}"], wider, f"{LAYER}.lora_A has shape (8, 64), this bank needs (8, 32)"),
         (["experts.start={sea: X}"], damage, "cannot be read"),
         (["experts.start={sea: X}"], infinite, "holds values that are not finite"),
         (["experts.start={sea: X}"], shutil.rmtree, "there is no expert"),

@@ -109,7 +109,11 @@ def test_an_isolated_expert_is_trained_to_the_same_bits_for_every_composition_an
     """Recipes share isolated experts, so none of what comes after may decide their bits."""
     task = Task("a", ("no", "yes"), [Example(f"a text of {i} words", i % 2) for i in range(4)], (), ())
     settings, found = resolve(BackboneConfig(name="tiny", device="cpu", dtype=dtype, threads=1)), []
-    for how, router in (("mix", {"name": "uniform"}), ("merge", {"name": "uniform"}), ("merge", {"name": "gates", "heads": 4})):
+    for how, router in (
+        ("mix", {"name": "uniform"}),
+        ("merge", {"name": "uniform"}),
+        ("merge", {"name": "gates", "heads": 4, "query": "backbone"}),
+    ):
         learner = Learner(RunConfig(backbone=settings, experts={"name": name}, composition=how, router=router), [task])
         learner.add_task(0)
         tiny.randomise(learner.bank)

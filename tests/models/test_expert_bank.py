@@ -284,10 +284,11 @@ def same(before: tuple, after: tuple) -> bool:
 
 
 REFUSED = {
-    "rank": ({"rank": 2}, "r is 2, the experts of this bank have 3"),
-    "alpha": ({"alpha": 7.0}, "lora_alpha is 7.0, the experts of this bank have 5.0"),
-    "rslora": ({"rslora": True}, "use_rslora is True, the experts of this bank have False"),
-    "layers": ({"targets": ["query"]}, "do not match"),
+    "rank": ({"rank": 4}, "its rank is 4, the experts of this bank have 3: use -o experts.rank=4"),
+    "layers": (
+        {"targets": ["key"]},
+        "it adapts layer encoder.layer.0.attention.self.key, these experts do not: use -o experts.lay",
+    ),
 }
 
 

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
+from support import architectures, generation, toy
 from support.pages import chart, element, open_page, texts
 from support.run_folders import write_run
 
@@ -61,6 +62,7 @@ def test_playground_answers_as_the_model_does(model):
         ({"pg_route": "equal weights"}, {"uniform": True}),
         ({"pg_temperature": "0.2", "pg_top": "1"}, {"temperature": 0.2, "top": 1}),
         ({"pg_off": "2"}, {"without": (1,)}),
+        ({"pg_pruned": "sea"}, {"pruned": (0,)}),
     ],
 )
 def test_playground_changes_the_routing_beside_the_original(model, parameters, change):
@@ -128,8 +130,6 @@ def test_playground_tells_the_task_where_the_model_is_told(model):
 
 def test_playground_tells_every_side_the_same_task_by_its_name(played, runs):
     """The other run learned the tasks in another order, a third one only one of them; the first is not told at all."""
-    from support import toy
-
     for id in ("told", "routed"):
         shutil.copytree(played / id, runs / id)
     toy.recorded(toy.session("oracle", of=toy.tasks("city", "sea")), runs, "turned")
@@ -158,8 +158,6 @@ def test_playground_names_a_text_that_is_too_long_and_keeps_the_page(runs, monke
 
 
 def test_playground_code_has_both_texts_of_a_pair(runs):
-    from support import toy
-
     pairs = [
         dataclasses.replace(one, **{split: [e._replace(pair="and this") for e in one.split(split)] for split in SPLITS})
         for one in toy.tasks()
@@ -178,3 +176,51 @@ def test_playground_says_why_a_model_cannot_be_asked(model, played, tmp_path, mo
     assert "adapter_model.safetensors is missing" in app.error[0].value.replace("\\", "")
     app.selectbox(key="pg_example").set_value("sea 1").run()
     assert not app.error and chart(app, "pg_layers_0") is not None  # recorded answers need no model
+
+
+@pytest.fixture(scope="module")
+def writing(tmp_path_factory):
+    """Runs that write: one router decides per token, the other once."""
+    folder, runs = tmp_path_factory.mktemp("llama"), tmp_path_factory.mktemp("writing")
+    architectures.save("llama", folder)
+    for id, recipe in (("anew", "moduleformer"), ("once", "l2r")):
+        session = generation.session(folder, recipe, "train.lr=0.02", of=generation.tasks(("a", "b")))
+        toy.recorded(session, runs, id)
+    return runs
+
+
+def test_playground_shows_an_answer_that_was_written_token_by_token(writing, monkeypatch):
+    from lab.analysis.inference import Override, load
+
+    monkeypatch.setenv("LAB_RUNS", str(writing))
+    example, model = kept(lab.Run.open("anew"), None, 0)[0], load(lab.Run.open("anew"))
+    app = open_page("playground", pg_run="anew")
+    recorded = texts(app)
+    assert f"the right answer is **{example.label}**" in recorded and "true class" not in recorded
+    assert "the original: exact match " in recorded and "the text alone is recorded" in recorded
+    app.segmented_control(key="pg_beside").set_value("changed routing").run()
+    app.radio(key="pg_route").set_value("one expert").run()
+    app.selectbox(key="pg_expert").set_value("b").run()
+    assert not app.exception and not app.error
+    original, changed = (model.answer(example.text, change, right=[example.label]) for change in (None, Override(expert=1)))
+    for place, answer in enumerate((original, changed)):
+        bars = json.loads(element(app, f"pg_said_{place}").proto.spec)["data"][0]
+        assert bars["text"] == [f"{token.probability:.2f}" for token in answer.said]
+        np.testing.assert_allclose(chart(app, f"pg_said_weights_{place}"), answer.by_said_token().iloc[:, 1:], atol=1e-6)
+        np.testing.assert_allclose(chart(app, f"pg_said_layers_{place}"), answer.at(0).by_layer(), atol=1e-6)
+    code = next(code.value for code in app.code if "answers = {" in code.value)
+    assert (
+        f".answer({example.text!r}, right=[{example.label!r}])" in code
+        and f"Override(expert=1), right=[{example.label!r}]" in code
+    )
+    app.selectbox(key="pg_place").set_value("2").run()
+    np.testing.assert_allclose(chart(app, "pg_said_layers_0"), original.at(1).by_layer(), atol=1e-6)
+    assert "decides anew at every token" in texts(app) and "changed routing: exact match" in texts(app)
+
+
+def test_playground_shows_one_decision_as_one(writing, monkeypatch):
+    monkeypatch.setenv("LAB_RUNS", str(writing))
+    app = open_page("playground", pg_run="once")
+    app.text_area(key="pg_text").set_value("w10 w30").run()
+    assert "decides once, from the text" in texts(app) and element(app, "pg_said_0") and not element(app, "pg_said_weights_0")
+    assert "right answer" not in texts(app) and not element(app, "pg_classes")

@@ -11,6 +11,9 @@ from streamlit.testing.v1 import AppTest
 
 import lab
 from lab.data.stream import Example, Task
+from lab.pages.gate import Gate
+
+Gate.stands = True  # an AppTest looks like a server of Streamlit, and none of its pages is reached through one
 
 MAIN = Path(lab.__file__).parent / "pages" / "main.py"
 PAGES = ["start", "train", "jobs", "compare", "routing", "playground", "library", "about", "learn"]

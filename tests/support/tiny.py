@@ -102,6 +102,8 @@ def bank(name: str, kind: str = "lora", composition: str = "mix", heads: int = 1
         options = {"rank": RANK, "alpha": ALPHA} | options
     given = registry.experts.options({"name": kind, **options})
     made = Bank(host, config(name).model_type, registry.experts.get(kind)(given), composition, heads)
+    texts = tokens(3, seed=2)
+    made.learn_calls(lambda rows: host(**{key: value[rows] for key, value in texts.items()})[0], near=1e-4)
     for k in range(experts):
         made.grow(f"e{k}", "test", k)
     randomise(made)

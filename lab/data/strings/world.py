@@ -33,5 +33,5 @@ class StringStream(Stream):
         while len(texts) < sum(SIZES.values()):
             texts[draw(chance)] = None
         examples = (Example(prompt(tag, text), 0, targets=(apply(skills, text),)) for text in texts)
-        splits = {split: list(islice(examples, SIZES[split])) for split in SPLITS}
-        return Task(name, (), about=" then ".join(skills), **splits)
+        train, validation, test = (list(islice(examples, SIZES[split])) for split in SPLITS)
+        return Task(name, (), train, validation, test, " then ".join(skills))

@@ -1,7 +1,7 @@
 """The built-in stream: six tasks of short English texts written for this project; two pairs of them are near-domain."""
 
 from lab.core.errors import unknown
-from lab.data.stream import Example, Stream, Task
+from lab.data.stream import SPLITS, Example, Stream, Task
 from lab.data.streams.builtin import grammar
 
 
@@ -20,5 +20,5 @@ class Builtin(Stream):
         if name not in self.names():
             raise unknown("task", name, self.names())
         content = grammar.load(name)
-        splits = {split: [Example(text, label) for text, label in content[split]] for split in ("train", "validation", "test")}
-        return Task(name, tuple(content["labels"]), about=content["about"], **splits)
+        train, validation, test = ([Example(text, label) for text, label in content[split]] for split in SPLITS)
+        return Task(name, tuple(content["labels"]), train, validation, test, content["about"])
