@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from lab.adapters import peft_folder, peft_format
-from lab.core import atomic_io
+from lab.core import atomic_io, documents
 from lab.core.errors import LabError, Notice
 from lab.jobs import jobs
 from lab.metrics.base import array
@@ -196,7 +196,8 @@ def alignment(layers: dict[str, dict[str, np.ndarray]], chosen: Sequence[SavedEx
 def card(expert: SavedExpert) -> str:
     """A model card: what the expert was trained on, how well it did, and how to load it."""
     if expert.run is None and (expert.folder / peft_folder.CARD).is_file():  # of a composed expert: it says of what
-        return (expert.folder / peft_folder.CARD).read_text()
+        with documents.opened(expert.folder / peft_folder.CARD) as file:
+            return file.read().decode(errors="replace")
     config, row = expert.config(), describe(expert)
     lines = []
     if expert.run:

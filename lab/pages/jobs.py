@@ -195,25 +195,33 @@ def live(run: Run, state: str) -> None:
     def card() -> None:
         if run_table.status(run) != state:
             st.rerun()
-        progress = views.progress(run)
-        waiting = jobs.waiting() if state == "queued" else []
-        text = f"waits in the queue, {waiting.index(run) + 1} of {len(waiting)}" if run in waiting else progress.text()
-        if progress.elapsed_s is not None and state == "running":
-            text += f" · {views.clock(progress.elapsed_s)} since it started"
-        st.progress(min(max(progress.share, 0.0), 1.0), text=layout.plain(text))
-        stepper(run)
+        with layout.section():
+            standing(run, state)
+            stepper(run)
         for alert in views.alerts(run, lost=limit):
             st.warning(layout.plain(alert.text), icon=":material/warning:")
         left, right = st.columns(2, gap="large")
         with left:
-            loss(run, state)
+            with layout.section():
+                loss(run, state)
             with layout.section():
                 routing(run)
         with right, layout.section():
             matrix(run, state)
-        log(run, state)
+        with layout.section():
+            log(run, state)
 
     card()
+
+
+def standing(run: Run, state: str) -> None:
+    """How far the run is, as a bar with a sentence."""
+    progress = views.progress(run)
+    waiting = jobs.waiting() if state == "queued" else []
+    text = f"waits in the queue, {waiting.index(run) + 1} of {len(waiting)}" if run in waiting else progress.text()
+    if progress.elapsed_s is not None and state == "running":
+        text += f" · {views.clock(progress.elapsed_s)} since it started"
+    st.progress(min(max(progress.share, 0.0), 1.0), text=layout.plain(text))
 
 
 def stepper(run: Run) -> None:

@@ -9,7 +9,6 @@ from streamlit.errors import StreamlitAPIException
 
 from lab.pages import layout
 
-
 LONGEST, MOST = 8000, 200  # characters and values of a link
 
 

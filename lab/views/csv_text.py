@@ -1,10 +1,11 @@
 """Tables as CSV that a spreadsheet opens without running anything in it."""
 
+import re
 from typing import Any
 
 import pandas as pd
 
-STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")  # of a cell that a spreadsheet takes for a formula
+STARTS = ("=", "+", "-", "@", "\t", "\n")  # of a cell that a spreadsheet takes for a formula
 
 
 def to_csv(table: pd.DataFrame | pd.Series, index: bool = True) -> str:
@@ -19,5 +20,8 @@ def to_csv(table: pd.DataFrame | pd.Series, index: bool = True) -> str:
 
 
 def inert(cell: Any) -> Any:
-    """A cell that is no formula: text that begins like one behind an apostrophe, all else as it is."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(STARTS) else cell
+    """A cell that is no formula: text that begins like one behind an apostrophe, numbers as they are."""
+    if not isinstance(cell, str):
+        return cell
+    text = re.sub("\r\n?", "\n", cell)  # pandas leaves a lone return unquoted, and what follows would begin a row
+    return f"'{text}" if text.startswith(STARTS) else text

@@ -51,7 +51,7 @@ def test_commands_on_a_bad_run_give_one_line(folder):
     runs, words = folder
     for name, word in words.items():
         for command in ("show", "resume", "stop", "prune", "replay"):
-            if name == "bad-notes" or command == "resume" and name not in ("bad-fifo", "bad-deep", "bad-folder", "bad-huge"):
+            if name == "bad-notes" or (command == "resume" and name not in ("bad-fifo", "bad-deep", "bad-folder", "bad-huge")):
                 continue  # would go on with what is whole
             result = call(command, name, "--runs", runs)
             assert result.exit_code == 2 or command in ("stop", "resume"), (command, name, result.output)

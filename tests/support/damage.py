@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
-from support.run_folders import write_run
 
 from lab.core import atomic_io
+from support.run_folders import write_run
 
 DEEP = "[" * 100_000
 OUTSIDE = "a secret that is no run"
