@@ -100,7 +100,7 @@ def norm(layers: dict[str, dict[str, np.ndarray]], scale: float = 1.0) -> float:
     for layer in layers.values():
         if {"lora_A", "lora_B"} <= set(layer):
             a, b = layer["lora_A"], layer["lora_B"]
-            total += scale**2 * float(np.sum((b.T @ b) * (a @ a.T)))
+            total += scale * scale * float(np.sum((b.T @ b) * (a @ a.T)))
         else:
             total += sum(float(np.sum(tensor**2)) for tensor in layer.values())
     return math.sqrt(total)

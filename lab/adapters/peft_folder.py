@@ -75,7 +75,7 @@ def in_peft(config: Mapping[str, Any]) -> bool:
 
 def scale(config: Mapping[str, Any]) -> float:
     """Factor of a LoRA update: alpha / r, or alpha / sqrt(r) for rsLoRA; 1 for other kinds."""
-    if "lora_alpha" not in config:
+    if config.get("peft_type") != "LORA":
         return 1.0
     return config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
 
@@ -106,6 +106,8 @@ def read(folder: Path, finite: bool = True) -> SavedAdapter:
         )
     digest = str(metadata.get(BACKBONE, ""))
     if not in_peft(config):
+        if not isinstance(config.get("expert"), Mapping):
+            raise LabError(f"{folder}: {CONFIG} has no peft_type, nor is it that of an expert in the lab's own layout")
         return SavedAdapter(folder, config, arrays, backbone=digest, original=config)
     try:
         plain = peft_format.plain(config, arrays)

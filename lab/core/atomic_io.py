@@ -65,6 +65,15 @@ def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         return {name: handle.get_tensor(name) for name in handle.keys()}, handle.metadata() or {}  # noqa: SIM118
 
 
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes with the content of a file: its inode, time (ns) and size (bytes); None if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
 def sha256(path: Path) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -159,7 +159,8 @@ def read_csv(path: Path, encoding: str | None = None, columns: Collection[str] =
             convert_options=arrow.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()), strings_can_be_null=False),
         )
     except pyarrow.ArrowInvalid as error:
-        raise LabError(f"{path}: not a readable csv file ({first_line(error)})") from error
+        reason = re.sub(r"(got \d+):.*", r"\1", first_line(error))  # without the row, which may be of a file that is linked to
+        raise LabError(f"{path}: not a readable csv file ({reason})") from error
     if delimiter != ",":
         notes.append(f"{path.name}: separated by {DELIMITERS[delimiter]}")
     if not quoted:

@@ -92,10 +92,10 @@ class Config(Fields):
     """config.yaml"""
 
     recipe: str
-    scenario: str
+    scenario: str = ""
     seed: int
     stream: StreamFields
-    backbone: Named
+    backbone: Named | None = None
     experts: Named | None = None
     router: Named | None = None
     methods: dict[str, Any] = {}

@@ -51,6 +51,7 @@ class Run:
 
     def __init__(self, folder: Path):
         self.dir = Path(folder)
+        self._contents: dict[str, tuple[Any, dict[str, Any]]] = {}  # of JSON files, each with its stamp
         self.id = os.fsencode(self.dir.name).decode("utf-8", "backslashreplace")  # others may have made the folder
 
     def __eq__(self, other: object) -> bool:
@@ -123,13 +124,17 @@ class Run:
             return b""
 
     def _json(self, name: str) -> dict[str, Any]:
-        try:
-            content = documents.json_value(self.bytes_of(name))
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise self.damaged(f"{name} cannot be read ({error})") from error
-        return self._checked(name, content, "JSON object")
+        """The content of a JSON file, {} if it is missing; read again only once it has changed."""
+        stamp = atomic_io.stamp(self.dir / name)
+        if stamp is None or self._contents.get(name, (None,))[0] != stamp:
+            try:
+                content = documents.json_value(self.bytes_of(name))
+            except FileNotFoundError:
+                return {}
+            except ValueError as error:
+                raise self.damaged(f"{name} cannot be read ({error})") from error
+            self._contents[name] = stamp, self._checked(name, content, "JSON object")
+        return dict(self._contents[name][1])
 
     def _checked(self, name: str, content: Any, kind: str) -> dict[str, Any]:
         """The content of a file if its fields are of the types that readers expect."""
