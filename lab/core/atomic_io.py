@@ -1,5 +1,6 @@
 """The one place that writes files: whole, then renamed, so that a reader never meets half a file."""
 
+import errno
 import hashlib
 import json
 import os
@@ -19,14 +20,33 @@ def replace_bytes(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
+        write_bytes(temporary, content)
         os.replace(temporary, path)
     except BaseException:  # Ctrl-C too
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a new file and wait until its content is on the disk."""
+    with open(path, "wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def sync(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system and the kind of disk can say so."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -39,12 +59,17 @@ def write_yaml(path: Path, content: Any) -> None:
 
 def write_arrays(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
     """numpy arrays as safetensors, with string metadata; the same content gives the same bytes."""
+    replace_bytes(path, array_bytes(arrays, metadata))
+
+
+def array_bytes(arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The content of a safetensors file of numpy arrays, with string metadata."""
     import numpy as np
     from safetensors.numpy import save
 
     ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # others are written in the order of memory
     content = save(ordered, metadata=dict(metadata or {}))
-    replace_bytes(path, _metadata_in_order(content) if len(metadata or {}) > 1 else content)
+    return _metadata_in_order(content) if len(metadata or {}) > 1 else content
 
 
 def _metadata_in_order(content: bytes) -> bytes:

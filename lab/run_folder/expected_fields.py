@@ -33,6 +33,10 @@ class Fingerprint(Fields):
     tasks: dict[str, str] = {}
 
 
+class Change(Fields):
+    what: str
+
+
 class Replay(Fields):
     run: str
     speed: float
@@ -51,6 +55,7 @@ class Info(Fields):
     process_started: float | None = None
     waiting: float | None = None
     fingerprint: Fingerprint | None = None
+    changes: list[Change] = []
     cost: dict[str, Any] | None = None
     uses: dict[str, Any] | None = None
     routing: dict[str, Any] | None = None

@@ -3,7 +3,8 @@
 config.yaml (resolved)   run.json (status, times, error)   env.json   events.jsonl   matrix.json (scores only)
 predictions/after_<k>.parquet   routing/after_<k>.safetensors   experts/<task>/   router.safetensors
 state/after_<k>/   checkpoint/   log.txt   decomposition.json (once it was asked for)
-notes.json (what people wrote about the run)
+manifest.json (SHA-256 of all that a finished run holds)   checkpoint.damaged-<n>/ (set aside, with the reason)
+notes.json (what people wrote about the run)   .lock and lease.json (of the process that works on it)
 """
 
 import os
@@ -149,6 +150,11 @@ class Run:
         """run.json: status, times, process, error."""
         return self._json("run.json")
 
+    @property
+    def changes(self) -> list[str]:
+        """What was no longer as it had been at the beginning when the run was gone on with, in sentences."""
+        return [change["what"] for change in self.info.get("changes", [])]
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration as plain values."""
@@ -256,7 +262,7 @@ class Run:
     @property
     def saved(self) -> bool:
         """Whether there is a state to go on from (lab.training.checkpoint); without one, resuming begins anew."""
-        return (self.dir / "checkpoint" / "manifest.json").exists()
+        return next((self.dir / "checkpoint").rglob("manifest.json"), None) is not None
 
     def routing(self, after: int | None = None) -> Routing:
         """Routing recorded after learning task `after` (default: the last); LabError if there is none."""

@@ -3,8 +3,8 @@
 import json
 import os
 import platform
-import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -12,12 +12,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import filelock
 import psutil
 
 from lab.core import atomic_io
 from lab.core.errors import LabError
-from lab.run_folder.run import FORMAT, ID, Run, root, slug
+from lab.run_folder.lease import Held, Lease
+from lab.run_folder.run import FORMAT, ID, Run, process_alive, root, slug
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "safetensors", "numpy", "pydantic", "streamlit", "plotly")
 
@@ -55,34 +55,39 @@ def create_run(config: dict[str, Any], runs: str | Path | None = None, id: str |
     return run
 
 
-def update_info(run: Run, **fields: Any) -> None:
-    """Change fields of run.json."""
-    atomic_io.write_json(run.dir / "run.json", run.info | fields)
-
-
-def claim(run: Run) -> filelock.FileLock:
-    """Claim the folder for this process and call it running; LabError if another process has it, or has finished the run."""
-    lock = filelock.FileLock(run.dir / ".lock")
+def update_info(run: Run, otherwise: Mapping[str, Any] | None = None, **fields: Any) -> None:
+    """Change fields of run.json; `otherwise`: fields for a run.json that lacks them, as one that was lost does."""
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise LabError(f"run '{run.id}' is already being worked on by another process") from None
-    if run.info.get("status") == "finished" and not run.info.get("replay"):  # since the caller looked
-        lock.release()
-        raise LabError(f"run '{run.id}' is finished: there is nothing to go on with")
-    process = psutil.Process()
-    (run.dir / "stop").unlink(missing_ok=True)  # an old request, before anybody can see that it runs and ask anew
-    update_info(
-        run,
-        status="running",
-        started=now(),
-        ended=None,
-        error=None,
-        pid=process.pid,
-        process_started=process.create_time(),
-        host=socket.gethostname(),
-    )
-    return lock
+        info = run.info
+    except LabError:  # damaged: what is known is written anew
+        info = {}
+    atomic_io.write_json(run.dir / "run.json", {**(otherwise or {}), **info, **fields})
+
+
+def claim(run: Run) -> Lease:
+    """Claim the folder for this process and call it running; LabError if another process has it, or has finished the run."""
+    lease = lease_of(run)
+    try:
+        info = run.info
+        beside_lease = info if info.get("status") == "running" and info.get("pid") != os.getpid() else {}
+        if process_alive(beside_lease.get("pid"), beside_lease.get("process_started")):  # all other signs of it were removed
+            raise LabError(f"run '{run.id}' is already being worked on by another process ({info['pid']})")
+        if info.get("status") == "finished" and not info.get("replay"):  # since the caller looked
+            raise LabError(f"run '{run.id}' is finished: there is nothing to go on with")
+        (run.dir / "stop").unlink(missing_ok=True)  # an old request, before anybody can see that it runs and ask anew
+        update_info(run, status="running", started=now(), ended=None, error=None, **lease.own)
+    except BaseException:
+        lease.release()
+        raise
+    return lease
+
+
+def lease_of(run: Run) -> Lease:
+    """The right to write into a run folder; LabError if another process has it."""
+    try:
+        return Lease(run.dir)
+    except Held as holder:
+        raise LabError(f"run '{run.id}' is already being worked on by {holder}") from None
 
 
 def append_event(run: Run, event: dict[str, Any]) -> None:

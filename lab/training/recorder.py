@@ -1,14 +1,13 @@
 """Writing a session into its run folder, event by event; going on from a folder; stopping on request."""
 
 import json
-import math
-import os
 import shlex
+import shutil
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -17,16 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from lab.adapters.peft_folder import CONFIG, WEIGHTS
 from lab.core import atomic_io
 from lab.core.errors import LabError, RunFailed
+from lab.models.backbone import is_recorded
 from lab.models.learner import routing_state
 from lab.run_folder import events
+from lab.run_folder import lease as lease_of_run
 from lab.run_folder.run import Run
 from lab.run_folder.writer import append_event, claim, now, update_info
-from lab.training import checkpoint
+from lab.training import checkpoint, drift
+from lab.training.checkpoint import Checkpoints
 from lab.training.stage import Training
 from lab.training.trainer import Session
 
+KNOWN = ("format", "created", "fingerprint", "changes", "longest_answer")  # of run.json: what saved states hold too
 LOG_EVERY = 1.0  # seconds between two Step lines of one phase
 
 
@@ -38,37 +42,42 @@ class Stopped(Exception):
         self.status = status
 
 
-def record(run: Run, session: Session) -> Iterator[events.Event]:
+def record(
+    run: Run, session: Session, notes: Sequence[str] = (), accepted: Collection[str] | None = ()
+) -> Iterator[events.Event]:
     """Pass the session's events on, with everything they mean written into the folder of `run`.
 
     A folder with a saved state is gone on with from there. However it ends, run.json says how; an interrupted or stopped
-    run can be resumed.
+    run can be resumed. `notes`: what was found damaged already, in sentences. `accepted`: what may differ from how the run
+    began (see lab.training.drift), options or other; None: anything. Raises LabError for what differs besides.
     """
-    lock = claim(run)
-    recorder = Recorder(run, session)
+    lease = claim(run)
+    recorder = Recorder(run, session, lease, accepted)
     try:
         with interruptible() as interrupted:
-            recorder.begin()
+            if notes := [*notes, *recorder.begin()]:
+                yield recorder.tell(notes)
             for event in session.train():
                 recorder.write(event)
                 yield event
                 recorder.stop_if_asked(event, interrupted)
         recorder.finish()
     except Stopped as stop:
-        update_info(run, status=stop.status, ended=now())
+        recorder.end(stop.status)
         raise
     except (KeyboardInterrupt, GeneratorExit):
-        update_info(run, status="interrupted", ended=now())
+        recorder.end("interrupted")
+        raise
+    except lease_of_run.Lost:  # the folder is another's
         raise
     except BaseException as error:
         reason = str(error) if isinstance(error, LabError | RunFailed) else f"{type(error).__name__}: {error}"
         with suppress(OSError):  # a full disk is the reason already
-            update_info(run, status="failed", ended=now(), error=reason)
-            with open(run.dir / "log.txt", "a", encoding="utf-8") as log:
-                log.write(traceback.format_exc())
+            recorder.end("failed", error=reason)
+            recorder.log(traceback.format_exc())
         raise
     finally:
-        lock.release()
+        lease.release()
 
 
 @contextmanager
@@ -95,30 +104,68 @@ def interruptible() -> Iterator[threading.Event]:
 class Recorder:
     """Turns events into the files of a run folder."""
 
-    def __init__(self, run: Run, session: Session):
-        self.run, self.session, self.last_step = run, session, 0.0
+    def __init__(self, run: Run, session: Session, lease: lease_of_run.Lease, accepted: Collection[str] | None = ()):
+        self.run, self.session, self.lease, self.last_step = run, session, lease, 0.0
+        self.accepted = accepted
         self.row: dict[int, events.Evaluated] = {}  # the evaluated tasks of the row in progress
+        self.checkpoints = Checkpoints(run.dir)
+        self.info = dict(run.info)  # run.json as it was last read; it may be removed while the run works
 
-    def begin(self) -> None:
-        """Start an empty folder, or bring the session to the saved state of a used one."""
+    def begin(self) -> list[str]:
+        """Start an empty folder, or bring the session to the newest saved state that is whole.
+
+        Returns what was found damaged and what was done about it, in sentences.
+        """
         run, session = self.run, self.session
         for litter in run.dir.rglob(".*.tmp"):  # of a process that was killed while it wrote
-            litter.unlink()
-        atomic_io.write_yaml(run.dir / "config.yaml", session.config.to_dict())
-        fingerprint = json.loads(json.dumps(session.fingerprint()))
-        if not run.saved:
+            shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
+        saved, notes = self.checkpoints.newest()
+        fingerprint = drift.fingerprint(session)
+        before = (saved.values.get("run", {}) if saved else {}).get("fingerprint") or run.info.get("fingerprint")
+        if before and is_recorded(session.learner.backbone, before["backbone"]):
+            before = before | {"backbone": fingerprint["backbone"]}
+        changed = drift.differences(before, fingerprint) if before else []
+        drift.refuse(run.id, [one for one in changed if self.accepted is not None and one.about not in self.accepted])
+        longest = session.learner.head.longest
+        self.info |= {"longest_answer": longest} if longest else {}
+        if saved is None:
             for name in ("events.jsonl", "matrix.json"):
                 (run.dir / name).unlink(missing_ok=True)
-            longest = session.learner.head.longest
-            update_info(run, fingerprint=fingerprint, **({"longest_answer": longest} if longest else {}))
-            return
-        if run.info.get("fingerprint") != fingerprint:
-            raise LabError(f"run '{run.id}' cannot go on: its data or backbone have changed since it began")
-        manifest = checkpoint.restore(session, run.dir / "checkpoint", run.dir / "experts")
-        log, size = run.dir / "events.jsonl", manifest["events_bytes"]
-        if (log.stat().st_size if log.exists() else 0) < size:
-            raise LabError(f"run '{run.id}' cannot go on: its events.jsonl has lost lines; start the run again")
-        os.truncate(log, size)  # what came after the saved state happens again
+            notes += ["no checkpoint is whole: the run starts again from its beginning"] if notes else []
+        else:
+            checkpoint.restore(session, saved, run.dir / "experts", bool(changed))
+            self.write_scores()
+            unnamed = self.promised() - self.checkpoints.final.keys()  # a state of format 1 does not name all
+            self.checkpoints.keep(*(path for name in unnamed if (path := run.dir / name).is_file()))
+        atomic_io.write_yaml(run.dir / "config.yaml", session.config.to_dict())
+        self.checkpoints.keep(*(run.dir / name for name in ("config.yaml", "env.json") if (run.dir / name).is_file()))
+        self.info["fingerprint"] = fingerprint
+        if changed:
+            self.info["changes"] = [*run.info.get("changes", []), *({"time": now(), "what": one.sentence} for one in changed)]
+        update_info(run, **self.known)
+        return notes + [f"went on with a change: {one.sentence}" for one in changed]
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What run.json holds of the run itself; saved states hold it too."""
+        return {name: self.info[name] for name in KNOWN if name in self.info}
+
+    def tell(self, notes: list[str]) -> events.Recovered:
+        """Say in the log, in events.jsonl and in run.json what was found damaged; returns the event."""
+        event = events.Recovered(notes, self.session.progress())
+        append_event(self.run, event.to_json())
+        self.log("".join(f"{note}\n" for note in notes))
+        self.info["recovered"] = [*self.run.info.get("recovered", []), *({"time": now(), "what": note} for note in notes)]
+        update_info(self.run, recovered=self.info["recovered"])
+        return event
+
+    def log(self, text: str) -> None:
+        with open(self.run.dir / "log.txt", "a", encoding="utf-8") as log:
+            log.write(text)
+
+    def end(self, status: str, **fields: Any) -> None:
+        """Say in run.json how the run ended."""
+        update_info(self.run, self.info, **{"status": status, "ended": now(), **fields})
 
     def write(self, event: events.Event) -> None:
         """Everything one event means for the folder."""
@@ -130,7 +177,7 @@ class Recorder:
         append_event(self.run, event.to_json())
         if isinstance(event, events.Learned):
             for k in self.session.protocol.finished_experts(self.session, event.task):
-                self.export(k)
+                self.checkpoints.keep(*self.export(k, self.run.dir / "experts"))
         if isinstance(event, events.RunStarted | events.Evaluated):
             self.write_scores()
         if isinstance(event, events.Evaluated) and event.after >= 0:
@@ -149,14 +196,9 @@ class Recorder:
         shown = event.step in (1, event.steps) or time.monotonic() - self.last_step >= LOG_EVERY
         if not (saved or shown):
             return
-        line = event.to_json()
-        if not all(math.isfinite(value) for value in line["terms"].values()):
-            append_event(self.run, line | {"terms": {name: None for name in line["terms"]}})
-            name = self.session.task_names[event.task]
-            raise RunFailed(f"the loss is not finite at step {event.step} of task '{name}': lower {stage.rate}")
         if shown:
             self.last_step = time.monotonic()
-            append_event(self.run, line)
+            append_event(self.run, event.to_json())
         if saved:
             self.save()
 
@@ -170,29 +212,49 @@ class Recorder:
             raise Stopped("stopped", self.run)
 
     def finish(self) -> None:
-        """The last files, and run.json with cost, uses and routing."""
+        """The last files, and run.json with cost, uses and routing; `finished` only once all that is promised was read back."""
         session, run = self.session, self.run
+        self.lease.confirm()
         self.write_scores()
-        self.write_router(run.dir / "router.safetensors")
+        self.checkpoints.keep(*self.write_router(run.dir / "router.safetensors"))
+        if notes := self.checkpoints.mend():
+            self.tell(notes)
+        if missing := self.promised() - self.checkpoints.final.keys():
+            raise self.checkpoints.spoiled(f"{', '.join(sorted(missing))} is missing")
         routing, why = self.routing_summary() if session.protocol.continual else (None, {})
-        update_info(run, status="finished", ended=now(), cost=session.cost(), uses=session.uses(), routing=routing, why=why)
+        self.checkpoints.seal("events.jsonl", "matrix.json")
+        self.end("finished", cost=session.cost(), uses=session.uses(), routing=routing, why=why)
+
+    def promised(self) -> set[str]:
+        """Files within the run folder that belong to the experts whose training is done and the tasks that have ended."""
+        session, bank = self.session, self.session.learner.bank
+        ended = session.protocol.ended_tasks(self.run)
+        if session.protocol.continual:
+            every = ended == len(session.task_names)
+            experts = [name for k, name in enumerate(bank.names) if every or not session.protocol.is_trainable(session, k)]
+        else:  # those of joint training; the bank may hold others by now
+            experts = [folder.name for folder in (self.run.dir / "experts").glob("*")] if ended else []
+        names = {f"experts/{name}/{part}" for name in experts for part in (CONFIG, WEIGHTS)}
+        of_tasks = ("predictions/after_{}.parquet", "state/after_{}/classifier.safetensors")
+        return names | {name.format(t) for t in range(ended) for name in of_tasks}
 
     # -- pieces ----------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        path = self.run.dir / "events.jsonl"
-        folder, experts = self.run.dir / "checkpoint", self.run.dir / "experts"
-        checkpoint.save(self.session, folder, experts, events_bytes=path.stat().st_size if path.exists() else 0)
+        self.lease.confirm()
+        self.checkpoints.save(self.session, run=self.known)
 
     @property
     def base(self) -> tuple[str, str]:
         """What the backbone is called, and its digest."""
-        backbone = self.session.learner.backbone
-        return backbone.config.name, backbone.identity
+        base = self.session.learner.backbone.base
+        return base.name, base.digest
 
-    def export(self, k: int) -> None:
+    def export(self, k: int, folder: Path) -> list[Path]:
+        """Save expert k in a folder of its name; returns its files."""
         bank = self.session.learner.bank
-        bank.export(k, self.run.dir / "experts" / bank.names[k], *self.base)
+        bank.export(k, folder / bank.names[k], *self.base)
+        return [folder / bank.names[k] / part for part in (CONFIG, WEIGHTS)]
 
     def write_scores(self) -> None:
         atomic_io.write_json(self.run.dir / "matrix.json", asdict(self.session.scores))
@@ -201,7 +263,8 @@ class Recorder:
         """Predictions, routing and state as they were after learning a task."""
         learner = self.session.learner
         self.write_scores()
-        atomic_io.replace_bytes(self.run.dir / "predictions" / f"after_{after}.parquet", self.predictions())
+        files = [self.run.dir / "predictions" / f"after_{after}.parquet"]
+        atomic_io.replace_bytes(files[0], self.predictions())
         evaluated = {j: event.routing for j, event in self.row.items() if event.routing is not None}
         if evaluated:
             arrays = {name: array for j, sums in evaluated.items() for name, array in sums.arrays(j).items()}
@@ -213,21 +276,26 @@ class Recorder:
             about["steps"] = next(iter(evaluated.values())).steps
             about["told"] = dict(learner.consolidation.step_descriptions(learner.router))
             header = {"about": json.dumps(about, ensure_ascii=False)}
-            atomic_io.write_arrays(self.run.dir / "routing" / f"after_{after}.safetensors", arrays, header)
+            files.append(self.run.dir / "routing" / f"after_{after}.safetensors")
+            atomic_io.write_arrays(files[-1], arrays, header)
         folder = self.run.dir / "state" / f"after_{after}"
-        self.write_router(folder / "router.safetensors")
+        files += self.write_router(folder / "router.safetensors")
         rows = {name: p.detach().cpu().numpy() for name, p in learner.head.classifier.named_parameters()}
-        atomic_io.write_arrays(folder / "classifier.safetensors", rows)
+        files.append(folder / "classifier.safetensors")
+        atomic_io.write_arrays(files[-1], rows)
         if self.session.protocol.continual and not learner.per_task:
-            for k, name in enumerate(learner.bank.names):
-                self.export(k)
-                learner.bank.export(k, folder / "experts" / name, *self.base)
+            for k in range(len(learner.bank)):
+                latest = self.export(k, self.run.dir / "experts")  # final after the last task alone
+                files += self.export(k, folder / "experts") + (latest if after == len(self.session.tasks) - 1 else [])
+        self.checkpoints.keep(*files)
         self.row = {}
 
-    def write_router(self, path: Path) -> None:
+    def write_router(self, path: Path) -> list[Path]:
+        """Save what the router has learned; returns the file, if there is anything."""
         router = {name: tensor.cpu().numpy() for name, tensor in routing_state(self.session.learner).items()}
         if router:
             atomic_io.write_arrays(path, router)
+        return [path] if router else []
 
     def text(self, task: int, row: int) -> str:
         example = self.session.tasks[task].test[row]

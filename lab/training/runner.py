@@ -1,16 +1,21 @@
 """From a configuration to a trained run: open a session, record it into its folder, go on with one that was left."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
-from lab.config.resolve import validated
+from lab.config.resolve import merged, parse_override, validated
 from lab.config.schema import RunConfig
+from lab.core.dotted import flat
 from lab.core.errors import LabError
+from lab.core.verified_files import Damaged, mend
 from lab.data.loading import tasks_of
 from lab.run_folder import events
-from lab.run_folder.run import Run, root
-from lab.run_folder.writer import update_info
+from lab.run_folder.run import FORMAT, Run, located, root
+from lab.run_folder.writer import lease_of, now, update_info
+from lab.training.checkpoint import newest_whole
 from lab.training.expert_cache import Store
 from lab.training.progress_line import follow
 from lab.training.recorder import record
@@ -29,25 +34,69 @@ def session(config: RunConfig, runs: str | Path | Literal[False] | None = None) 
     return Session(prepare(config, tasks, runs or None), tasks, store)
 
 
-def resume(id: str, runs: str | Path | None = None, progress: bool = True) -> Run:
-    """Go on with a run that was stopped, interrupted or killed, or start a queued one; a finished run is left alone."""
+def resume(
+    id: str,
+    runs: str | Path | None = None,
+    progress: bool = True,
+    overrides: Sequence[str] = (),
+    accept_changes: bool = False,
+) -> Run:
+    """Go on with a run that was stopped, interrupted or killed, or start a queued one; a finished run is left alone.
+
+    Files of the run that are missing or damaged are mended, or the work since the checkpoint before is done again.
+    `overrides`: options as `key=value` that change from here on, for example a smaller learning rate after a failure; the run
+    records them. Raises LabError for anything else that is not as it was when the run began, settings, data, backbone or
+    versions; `accept_changes`: that is recorded too.
+    """
+    notes = recover(Run(located(id, runs)))
     run = Run.open(id, runs)
     if run.status == "finished":
         return run
     if run.info.get("replay"):
         raise LabError(f"run '{id}' is a replay: there is nothing to train; play it again with lab replay {id}")
     try:
-        opened = session(validated(run.config), runs)
+        changes = [parse_override(text) for text in overrides]
+        opened = session(validated(reduce(merged, changes, run.config)), runs)
     except LabError as error:
         if run.status == "queued":
             update_info(run, status="failed", error=str(error))
         raise
-    return watched(run, opened, progress)
+    options = {option for change in changes for option in flat(change)}
+    return watched(run, opened, progress, notes, None if accept_changes else options)
 
 
-def watched(run: Run, session: Session, progress: bool) -> Run:
-    """Train the session into the folder of `run`, with a line of progress in the terminal if asked."""
-    recorded = record(run, session)
+def watched(run: Run, session: Session, progress: bool, notes: Sequence[str] = (), accepted: Collection[str] | None = ()) -> Run:
+    """Train the session into the folder of `run`, with a line of progress in the terminal if asked; the rest: see `record`."""
+    recorded = record(run, session, notes, accepted)
     for _ in follow(recorded, session) if progress else recorded:
         pass
-    return run
+    return Run(run.dir)  # whose configuration may be another now
+
+
+def recover(run: Run) -> list[str]:
+    """Write run.json and config.yaml anew where they cannot be read, as the newest checkpoint knows them; says which.
+
+    Raises LabError if another process works on the run.
+    """
+    saved = newest_whole(run.dir)
+    about = {"format": FORMAT, "created": now()} | (saved.values.get("run", {}) if saved else {})
+    lost = [name for name in ("config.yaml", "run.json") if not _is_readable(run, name)]
+    if not lost or not (saved or (run.dir / "env.json").is_file()):  # no run, as far as can be seen
+        return []
+    notes = []
+    with lease_of(run):
+        if "config.yaml" in lost and saved and "config.yaml" in saved.values["final"]:
+            with suppress(Damaged):
+                mend(run.dir / "config.yaml", saved.values["final"]["config.yaml"], run.dir / "checkpoint" / "copies")
+                notes.append("config.yaml was missing or damaged: it was restored from its second copy")
+        if "run.json" in lost and (run.dir / "config.yaml").is_file():
+            update_info(run, **about, status="interrupted")
+            notes.append("run.json was missing or damaged: what the checkpoint knows of it was written anew")
+    return notes
+
+
+def _is_readable(run: Run, name: str) -> bool:
+    try:
+        return bool(Run(run.dir).config if name == "config.yaml" else run.info)
+    except LabError:
+        return False

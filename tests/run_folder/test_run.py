@@ -385,7 +385,7 @@ def test_the_folder_holds_what_is_promised(finished):
         "events.jsonl",
         "matrix.json",
         "router.safetensors",
-        "checkpoint/manifest.json",
+        "manifest.json",
     }
     promised |= {f"predictions/after_{k}.parquet" for k in (0, 1)} | {f"routing/after_{k}.safetensors" for k in (0, 1)}
     promised |= {f"state/after_{k}/{name}.safetensors" for k in (0, 1) for name in ("router", "classifier")}

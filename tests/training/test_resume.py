@@ -8,18 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
-from support import toy
+from support import faults, toy
 from support.errors import assert_says
 
 import lab
 from lab.config.resolve import configure, recipe_names
-from lab.core import atomic_io
-from lab.core.errors import LabError
-from lab.data.stream import Example
+from lab.core import atomic_io, verified_files
+from lab.core.errors import LabError, RunFailed
+from lab.run_folder import lease
 from lab.run_folder.run import Run
 from lab.run_folder.writer import create_run, request_stop
 from lab.training import checkpoint, recorder, runner
@@ -68,6 +70,7 @@ def events(run: Run) -> list[dict]:
         {key: value for key, value in event.items() if key not in ("time", "cost")}
         | {"cost": {key: value for key, value in event.get("cost", {}).items() if not key.endswith("_s") and "peak" not in key}}
         for event in run.events()
+        if event["kind"] != "Recovered"
     ]
 
 
@@ -84,7 +87,7 @@ def whole(tmp_path_factory):
     return found
 
 
-def go_on(run: Run, recipe: str, monkeypatch) -> None:
+def go_on(run: Run, recipe: str, monkeypatch, notes: Sequence[str] = ()) -> None:
     """Resume in a fresh session whose new parameters are NaN until something is restored into them."""
     made = session(recipe)
     real, add_task = checkpoint.restore, made.learner.add_task
@@ -108,7 +111,7 @@ def go_on(run: Run, recipe: str, monkeypatch) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "restore", restore)
-        list(recorder.record(run, made))
+        list(recorder.record(run, made, notes))
 
 
 def assert_equal(run: Run, other: Run) -> None:
@@ -158,8 +161,8 @@ def test_killed_and_resumed(recipe, moment, whole, tmp_path, monkeypatch):
     run = killed_after(moments(recipe, whole)[moment], recipe, tmp_path, monkeypatch)
     with open(run.dir / "events.jsonl", "ab") as log:
         log.write(b'{"kind": "Step", "ta')
-    (run.dir / "checkpoint" / ".9.safetensors.1.tmp").parent.mkdir(exist_ok=True)
-    (run.dir / "checkpoint" / ".9.safetensors.1.tmp").write_bytes(b"half")
+    (run.dir / "checkpoint" / ".9.1.tmp").mkdir(parents=True)
+    (run.dir / "checkpoint" / ".9.1.tmp" / "tensors.safetensors").write_bytes(b"half")
     go_on(run, recipe, monkeypatch)
     assert_equal(run, whole[recipe][0])
 
@@ -233,8 +236,9 @@ def test_kill_9_and_lab_resume(tmp_path):
         env=environment(),
     )
     try:
-        wait_for(root / "k" / "checkpoint" / "manifest.json", process)
+        wait_for(root / "k" / "checkpoint" / "0" / "manifest.json", process)
         process.send_signal(signal.SIGSTOP)
+        (root / "k" / ".lock").unlink()
         with pytest.raises(LabError) as error:
             lab.resume("k", root, progress=False)
         assert_says(error, "run 'k'", "another process")
@@ -321,7 +325,7 @@ def test_interrupt_keeps_the_step(whole, tmp_path):
             break
     with pytest.raises(Stopped):
         next(happenings)
-    assert json.loads((run.dir / "checkpoint" / "manifest.json").read_text())["cursor"]["step"] == 4
+    assert checkpoint.newest_whole(run.dir).values["cursor"]["step"] == 4
 
 
 def test_second_signal_acts_at_once(tmp_path):
@@ -422,79 +426,243 @@ def test_one_process_at_a_time(tmp_path):
 # damage -----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def halfway(whole, tmp_path):
-    """A run interrupted in the second task's training."""
-    run, happenings = started("l2r", tmp_path)
-    for event in happenings:
-        if type(event).__name__ == "Step" and (event.task, event.phase, event.step) == (1, "train", 4):
-            break
+@pytest.fixture(scope="module")
+def left(whole, tmp_path_factory):
+    """A run interrupted in the second task's training: its newest state is of step 3, the one before of the end of task 1."""
+    run, happenings = started("l2r", tmp_path_factory.mktemp("left"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorder, "LOG_EVERY", 0.0)
+        for event in happenings:
+            if type(event).__name__ == "Step" and (event.task, event.phase, event.step) == (1, "train", 4):
+                break
     happenings.close()
     return run
 
 
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-3] ^= 1
-    path.write_bytes(bytes(data))
+@pytest.fixture
+def halfway(left, tmp_path):
+    return Run(Path(shutil.copytree(left.dir, tmp_path / "r")))
+
+
+def states(run: Run) -> list[Path]:
+    """The saved states, the newest first."""
+    return sorted((path for path in (run.dir / "checkpoint").iterdir() if path.name.isdecimal()), key=lambda p: -int(p.name))
 
 
 def edit(path: Path, **fields) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (
-            lambda d: flip(next((d / "checkpoint").glob("*.safetensors"))),
-            "{0}/checkpoint/{1} is missing or damaged (its SHA-256 differs)",
-        ),
-        (
-            lambda d: next((d / "checkpoint").glob("*.safetensors")).unlink(),
-            "{0}/checkpoint/{1} is missing or damaged (its SHA-256 differs)",
-        ),
-        (
-            lambda d: flip(d / "experts/sea/adapter_model.safetensors"),
-            "{0}/experts/sea/adapter_model.safetensors is missing or damaged",
-        ),
-        (lambda d: shutil.rmtree(d / "experts/sea"), "{0}/experts/sea/adapter_model.safetensors is missing or damaged"),
-        (
-            lambda d: (d / "checkpoint/manifest.json").write_text('{"format"'),
-            "there is no state to go on from in {0}/checkpoint: ",
-        ),
-        (
-            lambda d: edit(d / "checkpoint/manifest.json", format=99),
-            "the state in {0}/checkpoint has format 99, this version reads 1",
-        ),
-        (
-            lambda d: (d / "events.jsonl").write_text(""),
-            "run 'r' cannot go on: its events.jsonl has lost lines; start the run again",
-        ),
-        (lambda d: (d / "events.jsonl").unlink(), "run 'r' cannot go on: its events.jsonl has lost lines; start the run again"),
-        (
-            lambda d: edit(d / "run.json", fingerprint={}),
-            "run 'r' cannot go on: its data or backbone have changed since it began",
-        ),
-    ],
+def mended(run: Run, whole, monkeypatch) -> str:
+    """Resume a damaged run, which ends as one that was not; returns what was said about the damage."""
+    go_on(run, "l2r", monkeypatch, runner.recover(run))
+    assert_equal(run, whole["l2r"][0])
+    noted = [note["what"] for note in run.info.get("recovered", [])]
+    assert [what for event in run.events("Recovered") for what in event["what"]] == noted
+    assert all(note in (run.dir / "log.txt").read_text() for note in noted)
+    return " ".join(noted)
+
+
+FINAL = (
+    *(f"experts/sea/adapter_{name}" for name in ("config.json", "model.safetensors")),
+    *("predictions/after_0.parquet", "routing/after_0.safetensors", "env.json"),
+    *(f"state/after_0/{name}.safetensors" for name in ("router", "classifier")),
 )
-def test_damaged_state(halfway, damage, message):
-    name = next((halfway.dir / "checkpoint").glob("*.safetensors")).name
-    damage(halfway.dir)
-    with pytest.raises(LabError) as error:
+STATE = ("tensors.safetensors", "session.json", "manifest.json")
+FILES = (  # of a run that is half done, with what is said about damage to each; {0} and {1} are the numbers of its states
+    *((f"checkpoint/{{0}}/{name}", "set aside as checkpoint.damaged-1") for name in STATE),
+    *((f"checkpoint/{{1}}/{name}", "") for name in STATE),
+    ("checkpoint/events.jsonl", ""),
+    *((name, f"{name} was missing or damaged") for name in (*FINAL, "config.yaml", "run.json", "events.jsonl")),
+    ("matrix.json", ""),
+    ("copies", ""),
+)
+
+
+@pytest.mark.parametrize("number", range(len(FILES)))
+def test_one_damaged_file_loses_no_run(number, halfway, whole, monkeypatch):
+    """Every file is damaged in one way here, in every way in test_soak."""
+    damage_one(halfway, number, [*faults.DAMAGE][number % len(faults.DAMAGE)], whole, monkeypatch)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("damage", faults.DAMAGE)
+@pytest.mark.parametrize("number", range(len(FILES)))
+def test_every_damage_to_a_file(number, damage, halfway, whole, monkeypatch):
+    damage_one(halfway, number, damage, whole, monkeypatch)
+
+
+def damage_one(run: Run, number: int, damage: str, whole, monkeypatch) -> None:
+    name, said = FILES[number]
+    path = run.dir / name.format(*(state.name for state in states(run)))
+    path = max((run.dir / "checkpoint" / "copies").iterdir()) if name == "copies" else path
+    faults.DAMAGE[damage](path)
+    noted = mended(run, whole, monkeypatch)
+    readable = damage == "flipped" and name in ("config.yaml", "run.json")  # one bit may leave YAML and JSON well formed
+    assert said in noted or readable
+
+
+def test_every_checkpoint_is_damaged(halfway, whole, monkeypatch):
+    """It begins anew, and says so."""
+    newest, before = states(halfway)
+    faults.flip(newest / "tensors.safetensors")
+    (before / "manifest.json").unlink()
+    noted = mended(halfway, whole, monkeypatch)
+    assert "tensors.safetensors is not as it was written" in noted and "starts again from its beginning" in noted
+    assert "manifest.json is missing" in (halfway.dir / "checkpoint.damaged-2" / "reason.txt").read_text()
+
+
+def test_a_final_file_and_its_copy_are_gone(halfway, whole, monkeypatch):
+    shutil.rmtree(halfway.dir / "checkpoint" / "copies")
+    (halfway.dir / "predictions" / "after_0.parquet").unlink()
+    assert "predictions/after_0.parquet: after_0.parquet is missing, and so is its second copy" in mended(
+        halfway, whole, monkeypatch
+    )
+
+
+def test_a_log_that_is_damaged_twice_is_cut_to_the_lines_that_can_be_read(halfway, whole, monkeypatch):
+    for log in (halfway.dir / "events.jsonl", halfway.dir / "checkpoint" / "events.jsonl"):
+        log.write_bytes(b"{" + log.read_bytes()[1:].replace(b"}", b"", 1))
+    go_on(halfway, "l2r", monkeypatch)
+    assert content(halfway) == content(whole["l2r"][0])
+    assert "lines that cannot be read were left out" in halfway.info["recovered"][0]["what"]
+    assert events(halfway) == events(whole["l2r"][0])[1:]
+
+
+def test_a_poisoned_state_of_the_former_format(halfway, whole, tmp_path, monkeypatch):
+    """One state of format 1 is gone on with; where it holds NaN, the run begins anew."""
+    saved, folder = checkpoint.newest_whole(halfway.dir), halfway.dir / "checkpoint"
+    shutil.rmtree(folder)
+    former = {name: saved.values[name] for name in ("cursor", "scores")}
+    experts = {"sea": saved.values["final"]["experts/sea/adapter_model.safetensors"]}
+    former |= {"format": 1, "number": 7, "experts": experts, "events_bytes": saved.values["events"]["size"]}
+    for poisoned in (False, True):
+        run = Run(Path(shutil.copytree(halfway.dir, tmp_path / f"poisoned-{poisoned}" / "r")))
+        arrays = {name: array * np.float32(np.nan) if poisoned else array for name, array in saved.arrays.items()}
+        state = run.dir / "checkpoint" / "7.safetensors"
+        atomic_io.write_arrays(state, arrays)
+        atomic_io.write_json(state.with_name("manifest.json"), former | {"sha256": {state.name: atomic_io.sha256(state)}})
+        assert run.saved
+        noted = mended(run, whole, monkeypatch)
+        assert ("is not finite" in noted and "from its beginning" in noted) if poisoned else not noted
+        assert not state.exists() and not state.with_name("manifest.json").exists()
+
+
+def test_a_state_of_a_newer_version(halfway):
+    newest = states(halfway)[0]
+    content = {name: (newest / name).read_bytes() for name in ("tensors.safetensors", "session.json")}
+    content["session.json"] = content["session.json"].replace(b'"format": 2', b'"format": 3')
+    shutil.rmtree(newest)
+    verified_files.write(newest, content)
+    with pytest.raises(LabError, match=r"newer version .format 3, this one reads 2"):
         list(recorder.record(halfway, session("l2r")))
-    assert message.format(halfway.dir, name) in str(error.value) and "\n" not in str(error.value)
+    assert newest.is_dir()
+
+
+def test_another_backbone(halfway):
+    made = session("l2r")
+    made.learner.backbone.identity = "another"
+    with pytest.raises(LabError, match=r"run 'r'.*\n.*backbone is another") as error:
+        list(recorder.record(halfway, made))
     assert halfway.status == "failed" and halfway.info["error"] == str(error.value)
 
 
-def test_changed_data(halfway, whole, monkeypatch):
-    tasks = toy.tasks(train=32)
-    tasks[1].train[0] = Example("red red red", 0)
-    with pytest.raises(LabError) as error:
-        list(recorder.record(halfway, session("l2r", of=tasks)))
-    assert_says(error, "run 'r'", "data or backbone", "changed")
-    go_on(halfway, "l2r", monkeypatch)  # with the old data it still can
-    assert_equal(halfway, whole["l2r"][0])
+def test_what_is_not_finite_is_not_saved(whole, tmp_path, monkeypatch):
+    made = session("l2r")
+    run = create_run(made.config.to_dict(), tmp_path, "r")
+    happenings = recorder.record(run, made)
+    for event in happenings:
+        if type(event).__name__ == "Step" and (event.task, event.step) == (1, 4):
+            break
+    next(iter(made.learner.head.classifier.parameters())).data.view(-1)[0] = float("nan")
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(RunFailed, match=r"classifier/\S+ is not finite .* task 'city' .*: lower train.lr"):
+        next(happenings)
+    assert run.status == "failed"
+    go_on(run, "l2r", monkeypatch)
+    assert_equal(run, whole["l2r"][0])
+
+
+# a checkpoint that is not written to its end ----------------------------------------------------------------------------------
+
+
+def die_in_a_checkpoint(run: Run, happenings, at: int | None, torn: bool, monkeypatch) -> int:
+    """Let a run die at an operation of the save of step 3 of the second task; returns how many operations there were."""
+    for event in happenings:
+        if type(event).__name__ == "Step" and (event.task, event.phase, event.step) == (1, "train", 2):
+            break
+    with monkeypatch.context() as patch, faults.killed(run.dir, at, torn) as writer:
+        patch.setattr(recorder, "update_info", lambda *args, **fields: None)
+        next(happenings)
+    happenings.close()
+    return writer.count
+
+
+@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("at", [1, 4, 8, 10])
+def test_killed_in_a_checkpoint(at, torn, whole, tmp_path, monkeypatch):
+    run, happenings = started("l2r", tmp_path)
+    die_in_a_checkpoint(run, happenings, at, torn, monkeypatch)
+    mended(run, whole, monkeypatch)
+
+
+# finished means whole ---------------------------------------------------------------------------------------------------------
+
+
+def almost_done(tmp_path) -> tuple[Run, Iterator]:
+    run, happenings = started("l2r", tmp_path)
+    next(event for event in happenings if type(event).__name__ == "Step" and (event.task, event.phase) == (1, "memory"))
+    return run, happenings
+
+
+def test_a_finished_run_holds_what_its_manifest_says(whole):
+    for run, _ in whole.values():
+        manifest = json.loads((run.dir / "manifest.json").read_text())
+        assert manifest == {name: atomic_io.sha256(run.dir / name) for name in manifest}
+        beside = {"run.json", "manifest.json", ".lock"}
+        there = {str(path.relative_to(run.dir)) for path in run.dir.rglob("*") if path.is_file()} - beside
+        assert {name for name in there if not name.startswith("checkpoint/")} == manifest.keys()
+
+
+@pytest.mark.parametrize("name", ["experts", "predictions", "state", "config.yaml", "events.jsonl", "matrix.json", "run.json"])
+def test_what_is_removed_while_a_run_works_is_there_when_it_is_finished(name, whole, tmp_path, monkeypatch):
+    run, happenings = almost_done(tmp_path)
+    shutil.rmtree(run.dir / name) if (run.dir / name).is_dir() else (run.dir / name).unlink()
+    list(happenings)
+    assert run.status == "finished" and content(run) == content(whole["l2r"][0])
+    lines = [event for event in events(whole["l2r"][0]) if name != "events.jsonl" or not is_first_on_the_memory(event)]
+    assert events(run) == lines  # what no checkpoint knew of the log is gone
+    assert run.info.keys() >= whole["l2r"][0].info.keys()
+    said = " ".join(note["what"] for note in run.info.get("recovered", []))
+    assert name in said or name in ("events.jsonl", "matrix.json", "run.json")
+
+
+def is_first_on_the_memory(event: dict) -> bool:
+    return event["kind"] == "Step" and (event["task"], event["phase"], event["step"]) == (1, "memory", 1)
+
+
+def test_what_is_lost_for_good_is_no_finished_run(whole, tmp_path, monkeypatch):
+    run, happenings = almost_done(tmp_path)
+    for name in ("experts", "checkpoint/copies"):
+        shutil.rmtree(run.dir / name)
+    with pytest.raises(RunFailed, match=r"not whole: experts/sea/adapter_.* is missing, and so is its second copy; lab resume"):
+        list(happenings)
+    assert run.status == "failed" and "experts/sea" in run.info["error"]
+    go_on(run, "l2r", monkeypatch)
+    assert_equal(run, whole["l2r"][0])
+
+
+# who works on it --------------------------------------------------------------------------------------------------------------
+
+
+def test_another_process_took_over(tmp_path):
+    """As a process that slept for hours finds out before it writes."""
+    run, happenings = almost_done(tmp_path)
+    edit(run.dir / "lease.json", pid=1, host="elsewhere")
+    before = (run.dir / "run.json").read_bytes()
+    with pytest.raises(lease.Lost, match="1 on elsewhere"):
+        list(happenings)
+    assert (run.dir / "run.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("number", [3, 9, 16, 22])
