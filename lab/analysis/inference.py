@@ -293,14 +293,15 @@ def load(run: Run, after: int | None = None, device: str | None = None) -> Model
 
 def recall(run: Run, learner: Learner, after: int) -> None:
     """Give a learner that has met the tasks 0..after the parameters of that moment, from the files of the run."""
-    state = run.dir / "state" / f"after_{after}"
+    name_of_state = f"state/after_{after}"
+    state = run.dir / name_of_state
     try:
         for k, name in enumerate(learner.bank.names):
             changing = state / "experts" / name  # an expert that later tasks train on; others stand in the run folder once
             learner.bank.load_expert(k, learner.bank.read(changing if changing.is_dir() else run.dir / "experts" / name))
             learner.bank.trainable(k, False)
-        learner.head.classifier.load_state_dict(load_file(state / "classifier.safetensors"))
-        load_routing_state(learner, load_file(state / "router.safetensors") if routing_state(learner) else {})
+        learner.head.classifier.load_state_dict(load_file(run.file(f"{name_of_state}/classifier.safetensors")))
+        load_routing_state(learner, load_file(run.file(f"{name_of_state}/router.safetensors")) if routing_state(learner) else {})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise LabError(f"run '{run.id}' is damaged: {state.name} cannot be read ({str(error).splitlines()[0]})") from error
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, cast
 
+from lab.core.documents import opened
 from lab.core.errors import LabError
 from lab.data.tables import COLUMNS, Table
 
@@ -24,6 +25,7 @@ BOMS = {
     BOM_UTF16_LE: "utf-16-le",
     BOM_UTF16_BE: "utf-16-be",
 }
+LARGEST = 1 << 30  # bytes of the texts of one file
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 
@@ -42,7 +44,12 @@ def read_text(path: Path, encoding: str | None = None) -> tuple[str, list[str]]:
     others look like each other, so they are not guessed. Raises LabError for a text of another encoding, with line and byte.
     """
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with opened(path, LARGEST) as file:
+            data = (gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file).read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise LabError(f"holds more than {LARGEST:,} bytes: split it")
+    except LabError as error:
+        raise LabError(f"{path} {error}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise LabError(f"{path} cannot be read: {first_line(error)}; write the file again") from error
     mark = next((mark for mark in BOMS if data.startswith(mark)), b"")
@@ -152,7 +159,8 @@ def read_csv(path: Path, encoding: str | None = None, columns: Collection[str] =
             convert_options=arrow.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()), strings_can_be_null=False),
         )
     except pyarrow.ArrowInvalid as error:
-        raise LabError(f"{path}: not a readable csv file ({first_line(error)})") from error
+        reason = re.sub(r"(got \d+):.*", r"\1", first_line(error))  # without the row, which may be of a file that is linked to
+        raise LabError(f"{path}: not a readable csv file ({reason})") from error
     if delimiter != ",":
         notes.append(f"{path.name}: separated by {DELIMITERS[delimiter]}")
     if not quoted:

@@ -12,12 +12,12 @@ numbers that are no names are indices into them), `fields` (which column is the 
 is missing is taken from the training rows (lab.data.tables). A folder that holds such files itself is a stream of one task.
 """
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lab.core.documents import json_value, opened
 from lab.core.errors import LabError, unknown
 from lab.data.file_reading import READERS, read_saved
 from lab.data.stream import SPLITS, Split, Stream, Task
@@ -105,8 +105,11 @@ def _spec(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        spec = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        with opened(path) as file:
+            spec = json_value(file.read())
+    except LabError as error:
+        raise LabError(f"{path} {error}") from error
+    except ValueError as error:
         raise LabError(f"{path}: broken JSON ({error})") from error
     if not isinstance(spec, dict):
         raise LabError(f"{path}: {type(spec).__name__} instead of a JSON object with label_names and fields")

@@ -329,7 +329,7 @@ def test_an_error_of_another_kind_is_one_line(stream, tmp_path, monkeypatch):
             "router.heads = 5 does not divide the width 32 of layer encoder.layer.1.attention.self.query: ",
         ),
         (["l2r", "-o", "train.lr=0"], "train.lr = 0: input should be greater than 0"),
-        (["l2r", "-o", "train.lr=nan"], "train.lr = nan: input should be a finite number"),
+        (["l2r", "-o", "train.lr=nan"], "train.lr = 'nan': input should be a finite number"),
         (["l2r", "-o", "train.epochs=0"], "train.epochs = 0: input should be greater than or equal to 1"),
         (["l2r", "-o", "train.batch_size=1e9"], "train.batch_size = 1000000000.0: input should be less than or equal to 4096"),
         (["l2r", "-o", "stream.max_train=1"], "stream.max_train = 1: input should be greater than or equal to 2"),
