@@ -200,6 +200,12 @@ class Run:
                 if isinstance(event, dict) and (kind is None or event.get("kind") == kind):
                     yield event
 
+    @property
+    def remarks(self) -> list[str]:
+        """What was decided or left out without being asked for when the run began, in sentences."""
+        notes = next(self.events("RunStarted"), {}).get("notes")
+        return [str(note) for note in notes] if isinstance(notes, list) else []
+
     def recorded(self) -> list[int]:
         """Moments (indices of the last learned task) at which routing was recorded."""
         return _moments(self.dir / "routing", ".safetensors")
