@@ -139,7 +139,7 @@ def read_csv(path: Path, encoding: str | None = None, columns: Collection[str] =
     from pyarrow import csv as arrow
 
     text, notes = read_text(path, encoding)
-    if line := re.match(r"sep=.\r?\n", text):  # how a spreadsheet is told the separator
+    if line := re.match(r"sep=.(\r\n|\r|\n)", text):  # how a spreadsheet is told the separator
         text = text[line.end() :]
     delimiter, names = _header(text, columns)
     named = [name for name in names if name.strip()]  # spreadsheets write empty columns behind the last one

@@ -27,11 +27,13 @@ def label_text(value: Any) -> str | None:
     """
     if isinstance(value, numpy.floating):
         value = float(str(value))  # the shortest that is this number, also of the 32 bits that it may have
-    elif isinstance(value, numpy.generic) and not isinstance(value, numpy.datetime64 | numpy.timedelta64):
+    elif isinstance(value, numpy.datetime64 | numpy.timedelta64):
+        value = None if numpy.isnat(value) else str(value)
+    elif isinstance(value, numpy.generic):
         value = value.item()
     if isinstance(value, list | tuple | set | dict) or hasattr(value, "__array__"):
         raise NotOneLabel(f"{value!r} is several labels per row: a row has one label")
-    if value is None or value != value:  # NaN is not itself
+    if value is None or _is_missing(value):
         return None
     if isinstance(value, bool):
         return str(value).lower()
@@ -40,6 +42,14 @@ def label_text(value: Any) -> str | None:
     if isinstance(value, bytes):
         raise NotOneLabel(f"{value!r} is bytes, not a text: save the label as text")
     return str(value).strip() or None
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether it is NaN, which is not itself, or the NA of pandas, which is neither itself nor not."""
+    try:
+        return bool(value != value)
+    except TypeError:
+        return True
 
 
 def _is_whole(value: float | Decimal) -> bool:
