@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lab.core.errors import LabError
 from lab.data.folder_stream import FolderStream
 from lab.data.label_reading import NotOneLabel, label_text, near_equal
-from lab.data.stream import SPLITS, Task, check
+from lab.data.stream import SPLITS, Split, Task, check
 from lab.data.tables import Declared, Table, make_task
 
 
@@ -29,7 +29,7 @@ def rows_of(labels, split="train"):
     return [{"text": f"{split} {i}", "label": label} for i, label in enumerate(labels)]
 
 
-def classes(task: Task, split="train") -> list[str]:
+def classes(task: Task, split: Split = "train") -> list[str]:
     """The label of every row as people read it."""
     return [task.labels[row.label] for row in task.split(split)]
 
@@ -180,7 +180,9 @@ def test_names_come_before_numbers():
 
 def test_the_reading_is_one_for_all_splits():
     """A test file that happens to hold the numbers 1 and 2 alone is read as the training rows are."""
-    tables = {split: table(rows_of([0, 1, 2] if split == "train" else [1, 2], split), split) for split in SPLITS}
+    tables: dict[Split, Table] = {
+        split: table(rows_of([0, 1, 2] if split == "train" else [1, 2], split), split) for split in SPLITS
+    }
     with pytest.raises(LabError, match=r"train, row 0: label '0'.*mixes"):
         make_task("t", tables, Declared(("1", "2", "3")))
 
@@ -189,7 +191,7 @@ def test_hidden_labels_are_left_out_unless_they_are_a_name():
     task = task_of([-1, "a", None, "b", "-1", math.nan])
     assert classes(task) == ["a", "b"] and any("4 of 6 rows of train have no label" in note for note in task.notes)
     assert classes(task_of([-1, 0, 1], label_names=("-1", "0", "1"))) == ["-1", "0", "1"]
-    hidden = {"train": table(rows_of(["a", "b"])), "test": table(rows_of([-1, None], "test"))}
+    hidden: dict[Split, Table] = {"train": table(rows_of(["a", "b"])), "test": table(rows_of([-1, None], "test"))}
     with pytest.raises(LabError, match=r"rows, row 0: .*of test has a label.*taken from the training rows"):
         make_task("t", hidden)
 
@@ -330,7 +332,7 @@ def test_a_missing_split_is_a_fifth_of_every_label_of_the_training_rows():
     """The same at every load, apart from the rest, rows of one text together, no label used up; test rows stay as they are."""
     rows = rows_of(["a"] * 40 + ["b"] * 10 + ["c"])
     twins = [{"text": "twin", "label": "a"}] * 6
-    tables = {"train": table(rows + twins), "test": table(rows_of(["a", "b", "c"], "test"))}
+    tables: dict[Split, Table] = {"train": table(rows + twins), "test": table(rows_of(["a", "b", "c"], "test"))}
     first, second = (make_task("t", tables) for _ in range(2))
     assert check(first).digest() == second.digest() and len(first.test) == 3
     texts = [row.text for row in first.validation]
