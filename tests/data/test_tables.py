@@ -91,6 +91,7 @@ TEXTS = WORDS | st.integers(-3, 12).map(str) | st.text(st.characters(codec="utf-
 @given(labels=st.lists(TEXTS, min_size=2, max_size=8), kind=st.sampled_from(["csv", "tsv", "jsonl", "json", "parquet"]))
 @example(labels=["001", "1"], kind="csv")
 @example(labels=["NA", "null"], kind="parquet")
+@example(labels=["-1", ""], kind="csv")
 def test_the_class_of_a_row_is_its_text_in_every_format(tmp_path_factory, labels, kind):
     """Whatever the labels look like: numbers, codes, dates, booleans, words for nothing."""
     seen = [label.strip() for label in labels]
@@ -106,7 +107,7 @@ def test_the_class_of_a_row_is_its_text_in_every_format(tmp_path_factory, labels
         else:
             frame.to_json(folder / f"{split}.{kind}", orient="records", lines=kind == "jsonl")
     if not labelled:
-        with pytest.raises(LabError, match="no row has a label"):
+        with pytest.raises(LabError, match="neither this row nor another of train has a label"):
             FolderStream(folder).load("t")
         return
     task = FolderStream(folder).load("t")
