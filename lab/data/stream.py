@@ -54,6 +54,10 @@ class Task:
         """Whether the answers are free text."""
         return not self.labels
 
+    def summary(self) -> dict[str, Any]:
+        """Its name and sizes, one row of a table of tasks."""
+        return {"task": self.name, "labels": len(self.labels), **{split: len(self.split(split)) for split in SPLITS}}
+
     def digest(self) -> str:
         """SHA-256 over labels and examples: the identity of the data in content addresses."""
         content = [self.labels, *([example.content for example in self.split(s)] for s in SPLITS)]

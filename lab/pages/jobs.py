@@ -295,6 +295,13 @@ def routing(run: Run) -> None:
     )
 
 
+def remarks(run: Run) -> None:
+    """What was done to the data, and what else was decided without being asked for."""
+    if sentences := run.remarks:
+        with st.expander(f"Data and defaults ({len(sentences)})", icon=":material/info:"):
+            st.markdown("\n".join(f"- {layout.plain(sentence)}" for sentence in sentences))
+
+
 def log(run: Run, state: str) -> None:
     """The end of the log, open where the run failed, and the whole log as a file."""
     text = views.log_tail(run)
@@ -359,6 +366,7 @@ def focused(run: Run) -> None:
         st.warning(f"The process of this run ended without a result. Its log may say why. Resume: {on_resume(run).lower()}.")
     controls(run, state)
     live(run, state)
+    remarks(run)
     frozen(run)
 
 

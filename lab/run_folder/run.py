@@ -251,6 +251,12 @@ class Run:
         """The newest events, oldest first, from the end of the file only."""
         return [*_events(self.tail("events.jsonl").splitlines())]
 
+    @property
+    def remarks(self) -> list[str]:
+        """What was decided or left out without being asked for when the run began, in sentences."""
+        notes = next(self.events("RunStarted"), {}).get("notes")
+        return [str(note) for note in notes] if isinstance(notes, list) else []
+
     def recorded(self) -> list[int]:
         """Moments (indices of the last learned task) at which routing was recorded."""
         return _moments(self.dir / "routing", ".safetensors")

@@ -198,8 +198,25 @@ def test_validate(two, tmp_path):
     assert lab("validate", str(two[0] / "first" / "config.yaml")).exit_code == 0
     path.write_text("base: l2r\ntrain: {lr: fast}\n")
     refused(lab("validate", str(path)), "train.lr = 'fast': input should be a valid number, unable to parse string as a number")
-    refused(lab("validate", "l2r"), "'l2r' is not a YAML file: validate takes a recipe file")
+    refused(
+        lab("validate", "l2r"), "'l2r' is neither a YAML file nor a folder: validate takes a recipe file or a folder of tasks"
+    )
     refused(lab("validate", str(tmp_path / "no.yaml")), f"there is no recipe file {tmp_path / 'no.yaml'}")
+
+
+def test_data_is_checked_and_what_is_done_to_it_is_said(two, stream, tmp_path):
+    """By validate before a run, by the run while it works, and by show afterwards."""
+    task, reading = next(stream.iterdir()), "label column of train.jsonl, validation.jsonl, test.jsonl read as names"
+    rows = json.loads(lab("validate", str(stream), "--json").stdout)
+    assert {row["task"] for row in rows} == {folder.name for folder in stream.iterdir()} and all(row["train"] for row in rows)
+    for said in (lab("validate", str(stream)).stdout, two[2].stderr, lab("show", "second", runs=two[0]).stdout):
+        assert f"task '{task.name}': {reading}" in said
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "train.csv").write_text("body;topic\na;b\n")
+    for words in (["validate", str(tmp_path)], ["run", "sequential", "--stream", str(tmp_path), "--backbone", "tiny"]):
+        result = lab(*words, runs=tmp_path / "runs" if words[0] == "run" else None)
+        assert result.exit_code == 2 and '{"fields": {"text": "body", "label": "topic"}}' in result.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["t"]
 
 
 def test_env():

@@ -338,7 +338,7 @@ def test_broken_saved_folder(tmp_path):
     [
         ("{", "broken JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
         ("[]", "list instead of a JSON object with label_names and fields"),
-        ('{"label_names": "ab"}', "label_names must be a list of strings"),
+        ('{"label_names": "ab"}', "label_names must be a list of strings that are not empty"),
     ],
 )
 def test_bad_task_json(tmp_path, content, message):
