@@ -14,7 +14,7 @@ from lab.core.errors import LabError
 
 @dataclass(frozen=True)
 class Base:
-    """A backbone as an adapter or a run knows it: what it is called, its digest (`Backbone.identity`), other names of it."""
+    """A backbone as an adapter or a run knows it: what it is called, its digest (`Backbone.body`), other names of it."""
 
     name: str  # a built-in name, a hub id or a folder; "" if it is not said
     digest: str = ""  # "" if it is not known

@@ -22,6 +22,7 @@ from lab.config.resolve import validated
 from lab.core.errors import LabError
 from lab.data.loading import tasks_of
 from lab.data.stream import Example, Task
+from lab.models.backbone import is_recorded
 from lab.models.learner import Learner, load_routing_state, routing_state
 from lab.models.pretrained import HashTokenizer, Tokenizer, resolve_device
 from lab.routers.base import Decision, LayerDecision, Reads, normalised
@@ -279,7 +280,7 @@ def load(run: Run, after: int | None = None, device: str | None = None) -> Model
     tasks = [Task(name, tuple(labels), (), (), ()) for name, labels in zip(run.tasks, run.scores["labels"], strict=True)]
     learner = Learner(config.model_copy(update={"backbone": backbone}), tasks)
     trained_with = run.info.get("fingerprint", {}).get("backbone")
-    if trained_with and trained_with != learner.backbone.identity:
+    if trained_with and not is_recorded(learner.backbone, trained_with):
         raise LabError(f"the backbone {backbone.name} is not the one that run '{run.id}' was trained with: it has changed since")
     for t in range(run.protocol.tasks_met(after, len(tasks))):
         learner.add_task(t)

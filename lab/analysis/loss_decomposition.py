@@ -35,6 +35,7 @@ from lab.config.resolve import validated
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.data.batching import Encoded
+from lab.models.backbone import is_recorded
 from lab.models.heads import Classifier, Written
 from lab.models.learner import Learner, routing_state
 from lab.run_folder.run import Run
@@ -103,7 +104,9 @@ def reopened(run: Run) -> Session:
             f"run '{run.id}' has no files of its moments (state/after_0): only a run that kept them can be looked back at"
         )
     session = runner.session(validated(run.config), runs=False)
-    if run.info.get("fingerprint") != session.fingerprint():
+    recorded = run.info.get("fingerprint", {})
+    same_backbone = is_recorded(session.learner.backbone, recorded.get("backbone"))
+    if not same_backbone or recorded.get("tasks") != session.fingerprint()["tasks"]:
         raise LabError(f"the data or the backbone of run '{run.id}' have changed since it was made: it cannot be evaluated again")
     return session
 

@@ -83,7 +83,15 @@ def run(
 
 @command
 def resume(
-    run: Annotated[str, typer.Argument(help="id of the run or its folder")], runs: Runs = None, as_json: Json = False
+    run: Annotated[str, typer.Argument(help="id of the run or its folder")],
+    option: Annotated[
+        List[str] | None, typer.Option("-o", help="an option that changes from here on, for example -o train.lr=0.001")
+    ] = None,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="go on although settings, data, backbone or versions are not as they were")
+    ] = False,
+    runs: Runs = None,
+    as_json: Json = False,
 ) -> None:
     """Go on with a stopped, interrupted or killed run, or start a queued one: lab resume RUN"""
     from lab import api
@@ -91,7 +99,7 @@ def resume(
 
     if safe_status(run_folder.Run(run_folder.located(run, runs))) == "finished":
         print(f"run '{run}' is finished: nothing to do", file=sys.stderr)
-    training(lambda: api.resume(run, runs), as_json)
+    training(lambda: api.resume(run, runs, overrides=option or (), accept_changes=accept_changes), as_json)
 
 
 @command

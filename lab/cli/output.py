@@ -56,6 +56,8 @@ def print_result(run: run_folder.Run) -> None:
         print_matrix(result)
     for name, reason in result["why"].items():
         print(f"{name}: {reason}")
+    for change in run.changes:
+        print(f"went on with a change: {change}")
 
 
 def print_matrix(result: dict[str, Any]) -> None:

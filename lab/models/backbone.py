@@ -1,10 +1,10 @@
 """The frozen pretrained language model and its tokenizer: texts in, one vector per text out, or text."""
 
-import hashlib
 import inspect
-import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,8 +15,9 @@ from lab.config.schema import BackboneConfig
 from lab.core.errors import LabError
 from lab.data.batching import UNLABELLED, Batch, Encoded, by_length, collate
 from lab.data.stream import Example
+from lab.models import identity, positions
 from lab.models.prefix_cache import Lower
-from lab.models.pretrained import MINILM_HUB_ID, HashTokenizer, Tokenizer, WritingModel, is_decoder, load, locate, tiny, writer
+from lab.models.pretrained import HashTokenizer, Tokenizer, WritingModel, is_decoder, load, locate, tiny, writer
 
 if TYPE_CHECKING:  # transformers is slow to import
     from transformers import PreTrainedModel
@@ -25,7 +26,9 @@ if TYPE_CHECKING:  # transformers is slow to import
 class Backbone(nn.Module):
     """A frozen language model in evaluation mode (no dropout) with its tokenizer and pooling.
 
-    width D of the sequence representation; `identity` is a hash of weights, configuration and tokenizer for content addresses.
+    width D of the sequence representation. `identity` is a digest of what the checkpoint holds and of what the lab computes with
+    it; `body` is the same without the part that writes: what a saved expert belongs to. `hub_id`, `commit` and `folder` say where
+    it came from, as far as that is known. `notes` are sentences for the user.
     """
 
     def __init__(self, config: BackboneConfig, generates: bool = False):
@@ -38,13 +41,24 @@ class Backbone(nn.Module):
         self.device = torch.device(config.device)
         torch.set_num_threads(config.threads)
         source = locate(config.name)
-        if generates and source.path is None:
-            writer(tiny()[0].config, config.name)
-        model, tokenizer = tiny() if source.path is None else load(source, self.device, generates)
-        self.tokenizer: HashTokenizer | Tokenizer = tokenizer
+        self.hub_id = source.hub_id
+        self.folder: Path | None = None
+        self.commit: str | None = None
+        self.notes: list[str] = []
+        self.tokenizer: HashTokenizer | Tokenizer
+        if source.path is None:
+            model, self.tokenizer = tiny()
+            if generates:
+                writer(model.config, config.name)
+        else:
+            model, self.tokenizer, self.folder, self.commit, unused = load(source, self.device, generates)
+            if unused:
+                self.notes.append(f"weights in the file of backbone '{config.name}' that are not used: {_summary(unused)}")
         if generates and self.writing_tokenizer.eos_token_id is None:
             raise LabError(f"backbone '{config.name}' cannot write text: its tokenizer has no token that ends one (eos_token)")
-        self.identity = _identity(model, self.tokenizer)
+        self.body = identity.of_body(model, self.tokenizer)
+        self.identity = identity.of_writer(model, self.body) if generates else self.body
+        self.generates = generates
         self.pad: int = self.tokenizer.pad_token_id or 0  # padding is masked: any token does where there is none for it
         cast(nn.Module, model).to(self.device)  # transformers wraps `to` in a way that hides its arguments
         self.model: PreTrainedModel = model.eval().requires_grad_(False)
@@ -56,8 +70,13 @@ class Backbone(nn.Module):
         self.width: int = model.config.get_text_config().hidden_size
         self.type: str = model.config.model_type
         self.pooling = config.pooling if config.pooling != "auto" else ("last" if is_decoder(model.config) else "mean")
-        self.positions = _positions(model)  # that tokens may have; None: no limit is known
-        self.max_length = min(config.max_length, self.positions or config.max_length)
+        self.text_positions, self.answer_positions = positions.of_texts(model), positions.of_answers(model)
+        self.max_length = min(config.max_length, self.text_positions.count if self.text_positions else config.max_length)
+        if self.max_length < config.max_length:
+            self.notes.append(
+                f"texts are cut to {self.max_length} tokens, not to backbone.max_length = {config.max_length}: "
+                f"backbone '{config.name}' has no more positions"
+            )
         self.lower: Lower | None = None
         self.encoder_decoder: bool = model.config.is_encoder_decoder
         self.side = "left" if generates and not self.encoder_decoder else "right"  # of the padding
@@ -69,9 +88,7 @@ class Backbone(nn.Module):
     @property
     def base(self) -> Base:
         """What adapters of this backbone belong to."""
-        names = {"minilm": (MINILM_HUB_ID,)}.get(self.config.name, ())
-        path = locate(self.config.name).path
-        return Base(self.config.name, self.identity, (*names, path) if path else names)
+        return Base(self.config.name, self.body, tuple(str(name) for name in (self.hub_id, self.folder) if name))
 
     @property
     def writing_tokenizer(self) -> Tokenizer:
@@ -268,24 +285,15 @@ def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:
     return (hidden * weights).sum(1) / weights.sum(1)
 
 
-def _positions(model: "PreTrainedModel") -> int | None:
-    """Tokens that a text may have. Where the embedding of positions has a padding index, as RoBERTa's, it starts behind it."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    for name, module in model.named_modules():
-        padding: int | None = getattr(module, "padding_idx", None)
-        if name.endswith("position_embeddings") and padding is not None:
-            return cast(int, module.num_embeddings) - padding - 1
-    return limit
+def is_recorded(backbone: Backbone, digest: str | None) -> bool:
+    """Whether `digest` is what a run recorded of this backbone; of a run of version 0.1 the checkpoint is read again to tell."""
+    if digest in (None, backbone.identity):
+        return digest is not None
+    source = locate(backbone.config.name)
+    loaded = tiny() if source.path is None else load(source, backbone.device, backbone.generates)
+    return digest == identity.of_version_0_1(loaded[0], loaded[1])
 
 
-def _identity(model: "PreTrainedModel", tokenizer: HashTokenizer | Tokenizer) -> str:
-    """SHA-256 over configuration, tokenizer and weights."""
-    text = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version", "dtype")}
-    digest = hashlib.sha256(json.dumps(text, sort_keys=True, default=str).encode())
-    if not isinstance(tokenizer, HashTokenizer):
-        fast = getattr(tokenizer, "backend_tokenizer", None)
-        digest.update((fast.to_str() if fast else json.dumps(tokenizer.get_vocab(), sort_keys=True)).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _summary(names: Sequence[str]) -> str:
+    """Names of weights, those of all blocks as one."""
+    return ", ".join(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names))

@@ -176,6 +176,11 @@ class Head(nn.Module, ABC):
         task's columns stand among all: an isolated expert is to have the same bytes in every order of the tasks.
         """
 
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the longest answer that the language model is trained on or writes after a text."""
+        return 0
+
     def answering_decision(self, batch: Batch, decision: Decision | None) -> Decision | None:
         """The decision under which the batch is answered."""
         return decision
@@ -306,6 +311,10 @@ class LabelWords(Written, Classification):
                     "answer=words cannot tell them apart, use answer=classifier"
                 )
 
+    @property
+    def answer_tokens(self) -> int:
+        return max(map(len, self.tokens))
+
     def targets(self, batch: Batch) -> Tensor:
         classes = self.space.target(batch.label, batch.task).tolist()
         rows = [() if c == UNLABELLED else self.tokens[c] for c in classes]
@@ -347,6 +356,10 @@ class Generation(Written):
     def __init__(self, config: RunConfig, tasks: Sequence[Task], backbone: Backbone, bank: Bank):
         super().__init__(config, tasks, backbone, bank)
         self.longest = 1
+
+    @property
+    def answer_tokens(self) -> int:
+        return max(self.longest, self.config.decoding.max_tokens or 0)
 
     def observe_rows(self, rows: Sequence[Encoded], split: str) -> None:
         if split == "train":

@@ -1,13 +1,13 @@
 """Backbone, bank, router and head put together: batch in, logits and the routing decision out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from lab.adapters import initial_adapters
-from lab.config.schema import RunConfig
+from lab.config.schema import BackboneConfig, RunConfig
 from lab.consolidation.base import Consolidation
 from lab.core import registry
 from lab.core.errors import LabError, unknown
@@ -51,7 +51,7 @@ class Learner(nn.Module):
         self.head: Head = head(config, tasks, self.backbone, self.bank)
         self.inputs = RouterInputs(self.backbone, self.bank)
         self.bank.learn_calls(self.backbone.trial(answers=not head.has_rows), near=self.backbone.tolerance)
-        _check_positions(self, len(config.experts.pool or tasks))
+        _check_prompts(self, len(config.experts.pool or tasks))
         _check_router(self)
         self.router.to(self.backbone.device)
         self.consolidation.to(self.backbone.device)
@@ -202,17 +202,43 @@ def load_routing_state(learner: Learner, tensors: dict[str, Tensor]) -> None:
     learner.router.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith(CONSOLIDATION)})
 
 
-def _check_positions(learner: Learner, experts: int) -> None:
+def check_positions(learner: Learner, rows: Iterable[Encoded]) -> None:
+    """Refuse texts that with the longest answer need more positions than the backbone has a table of.
+
+    Where positions are computed, as rotary ones are, this is said in the backbone's notes.
+    """
+    backbone, answer = learner.backbone, learner.head.answer_tokens
+    limit, own = backbone.answer_positions, backbone.encoder_decoder  # an encoder-decoder counts answers apart from texts
+    text = 0 if own else max((len(row.ids) for row in rows), default=0)
+    if not answer or limit is None or text + answer <= limit.count:
+        return
+    needed = f"answers of up to {answer} tokens" if own else f"texts of up to {text} tokens and answers of up to {answer}"
+    fact = f"{needed} need more than the {limit.count} positions of backbone '{backbone.config.name}'"
+    if limit.fixed:
+        lower = _lower_to(limit.count if own else limit.count - answer)
+        raise LabError(f"{fact}: {lower}write shorter answers (decoding.max_tokens, the targets of the data)")
+    backbone.notes.append(f"{fact}: it was made for no more, what it computes there may be poor")
+
+
+def _check_prompts(learner: Learner, experts: int) -> None:
     """Refuse experts that leave too few positions for the texts, or that would stand before every token that is written."""
     backbone, kind = learner.backbone, learner.bank.kind
     needed = kind.positions(experts, learner.bank.composition)
     if needed and not learner.head.has_rows:
         raise LabError(f"experts of kind {kind.name} stand before the text and cannot write: use experts.name=lora")
-    if backbone.positions is not None and needed and backbone.max_length + needed > backbone.positions:
+    limit = backbone.text_positions
+    if limit and needed and backbone.max_length + needed > limit.count:
+        lower = _lower_to(limit.count - needed)
         raise LabError(
             f"{backbone.max_length} tokens (backbone.max_length) and {needed} positions of {experts} {kind.name}(s) are more "
-            f"than the {backbone.positions} positions of the backbone: cut the texts or shorten the prompts"
+            f"than the {limit.count} positions of the backbone: {lower}shorten the prompts"
         )
+
+
+def _lower_to(tokens: int) -> str:
+    """Advice to cut texts to so many tokens, if the option takes the number."""
+    least = next(rule.ge for rule in BackboneConfig.model_fields["max_length"].metadata if hasattr(rule, "ge"))
+    return f"set backbone.max_length={tokens}, or " if tokens >= least else ""
 
 
 def _check_router(learner: Learner) -> None:

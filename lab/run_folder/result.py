@@ -15,7 +15,8 @@ def assembled(run: Run, scores: Any, recorded: dict[str, Any], reasons: Mapping[
     why |= {name: AT_THE_END for name, amount in amounts.items() if not amount}
     if run.info.get("error"):
         why["status"] = run.info["error"]
-    return nested(about(run) | recorded, values) | amounts | {"why": why}
+    changes = {"changes": run.changes} if run.changes else {}
+    return nested(about(run) | recorded, values) | amounts | changes | {"why": why}
 
 
 def about(run: Run) -> dict[str, Any]:

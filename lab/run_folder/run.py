@@ -99,6 +99,11 @@ class Run:
         """run.json: status, times, process, error."""
         return self._json("run.json")
 
+    @property
+    def changes(self) -> list[str]:
+        """What was no longer as it had been at the beginning when the run was gone on with, in sentences."""
+        return [change["what"] for change in self.info.get("changes", [])]
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration as plain values."""

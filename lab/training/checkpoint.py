@@ -257,8 +257,24 @@ def _remove_former(folder: Path) -> None:
 # -- between a session and a state -----------------------------------------------------------------------------------------
 
 
-def restore(session: Session, saved: Saved, experts: Path) -> None:
-    """Bring a fresh session to a saved moment; `experts`: the folder of those whose training was done by then."""
+def restore(session: Session, saved: Saved, experts: Path, changed: bool = False) -> None:
+    """Bring a fresh session to a saved moment; `experts`: the folder of those whose training was done by then.
+
+    `changed`: the session's settings are not those of the state. Raises LabError where the state does not fit them.
+    """
+    if saved.values["scores"]["tasks"] != session.scores.tasks:
+        before, here = (", ".join(tasks) for tasks in (saved.values["scores"]["tasks"], session.scores.tasks))
+        raise LabError(f"a run keeps its tasks and their order, it has begun with {before}, not with {here}: start a new run")
+    try:
+        _restore(session, saved, experts)
+    except (KeyError, RuntimeError, ValueError, TypeError, LabError) as error:
+        if not changed:
+            raise
+        reason = str(error).strip().split("\n")[0]
+        raise LabError(f"the saved state does not fit the changes ({reason}): undo them, or start a new run") from error
+
+
+def _restore(session: Session, saved: Saved, experts: Path) -> None:
     tensors = {name: torch.from_numpy(array) for name, array in saved.arrays.items()}
     cursor, scores = saved.values["cursor"], saved.values["scores"]
     session.cursor, session.scores = Cursor(**cursor), type(session.scores)(**scores)

@@ -20,6 +20,14 @@ def adamw(groups: Sequence[Mapping[str, nn.Parameter]], rates: Sequence[float], 
     return torch.optim.AdamW(parameters, weight_decay=weight_decay)
 
 
+def clip(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
+    """Scale the gradients down to this norm where theirs is larger, with limit 0 never; returns the norm they had."""
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if limit:
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return norm
+
+
 def moments(optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
     """State of an optimiser as `optimizer/<number of the parameter>/<name>`; empty without one."""
     if optimizer is None:

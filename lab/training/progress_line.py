@@ -32,7 +32,10 @@ def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[eve
         phase = bars.add_task("starting", total=None)
         for event in happenings:
             bars.update(overall, completed=int(1000 * getattr(event, "progress", 0)))
-            if isinstance(event, events.Step) and isinstance(session.stage, Training):
+            if isinstance(event, events.RunStarted):
+                for note in event.notes:
+                    bars.console.print(note, highlight=False, markup=False, soft_wrap=True)
+            elif isinstance(event, events.Step) and isinstance(session.stage, Training):
                 where = f"{names[event.task]} ({event.task + 1}/{count}), epoch {event.epoch + 1}/{event.epochs}"
                 title = f"{session.stage.title} {where}"
                 bars.update(phase, description=title, completed=event.step, total=event.steps)

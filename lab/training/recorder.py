@@ -1,14 +1,13 @@
 """Writing a session into its run folder, event by event; going on from a folder; stopping on request."""
 
 import json
-import math
 import shlex
 import shutil
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -20,16 +19,18 @@ import torch
 from lab.adapters.peft_folder import CONFIG, WEIGHTS
 from lab.core import atomic_io
 from lab.core.errors import LabError, RunFailed
+from lab.models.backbone import is_recorded
 from lab.models.learner import routing_state
 from lab.run_folder import events
 from lab.run_folder import lease as lease_of_run
 from lab.run_folder.run import Run
 from lab.run_folder.writer import append_event, claim, now, update_info
-from lab.training import checkpoint
+from lab.training import checkpoint, drift
 from lab.training.checkpoint import Checkpoints
 from lab.training.stage import Training
 from lab.training.trainer import Session
 
+KNOWN = ("format", "created", "fingerprint", "changes", "longest_answer")  # of run.json: what saved states hold too
 LOG_EVERY = 1.0  # seconds between two Step lines of one phase
 
 
@@ -41,14 +42,17 @@ class Stopped(Exception):
         self.status = status
 
 
-def record(run: Run, session: Session, notes: Sequence[str] = ()) -> Iterator[events.Event]:
+def record(
+    run: Run, session: Session, notes: Sequence[str] = (), accepted: Collection[str] | None = ()
+) -> Iterator[events.Event]:
     """Pass the session's events on, with everything they mean written into the folder of `run`.
 
     A folder with a saved state is gone on with from there. However it ends, run.json says how; an interrupted or stopped
-    run can be resumed. `notes`: what was found damaged already, in sentences.
+    run can be resumed. `notes`: what was found damaged already, in sentences. `accepted`: what may differ from how the run
+    began (see lab.training.drift), options or other; None: anything. Raises LabError for what differs besides.
     """
     lease = claim(run)
-    recorder = Recorder(run, session, lease)
+    recorder = Recorder(run, session, lease, accepted)
     try:
         with interruptible() as interrupted:
             if notes := [*notes, *recorder.begin()]:
@@ -100,8 +104,9 @@ def interruptible() -> Iterator[threading.Event]:
 class Recorder:
     """Turns events into the files of a run folder."""
 
-    def __init__(self, run: Run, session: Session, lease: lease_of_run.Lease):
+    def __init__(self, run: Run, session: Session, lease: lease_of_run.Lease, accepted: Collection[str] | None = ()):
         self.run, self.session, self.lease, self.last_step = run, session, lease, 0.0
+        self.accepted = accepted
         self.row: dict[int, events.Evaluated] = {}  # the evaluated tasks of the row in progress
         self.checkpoints = Checkpoints(run.dir)
         self.info = dict(run.info)  # run.json as it was last read; it may be removed while the run works
@@ -115,31 +120,36 @@ class Recorder:
         for litter in run.dir.rglob(".*.tmp"):  # of a process that was killed while it wrote
             shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
         saved, notes = self.checkpoints.newest()
+        fingerprint = drift.fingerprint(session)
+        before = (saved.values.get("run", {}) if saved else {}).get("fingerprint") or run.info.get("fingerprint")
+        if before and is_recorded(session.learner.backbone, before["backbone"]):
+            before = before | {"backbone": fingerprint["backbone"]}
+        changed = drift.differences(before, fingerprint) if before else []
+        drift.refuse(run.id, [one for one in changed if self.accepted is not None and one.about not in self.accepted])
         longest = session.learner.head.longest
-        fingerprint = json.loads(json.dumps(session.fingerprint()))
-        self.info |= {"fingerprint": fingerprint} | ({"longest_answer": longest} if longest else {})
+        self.info |= {"longest_answer": longest} if longest else {}
         if saved is None:
             begun = (run.dir / "events.jsonl").is_file()
             for name in ("events.jsonl", "matrix.json"):
                 (run.dir / name).unlink(missing_ok=True)
             notes += ["there is no whole checkpoint to go on from: the run starts again from its beginning"] if begun else []
         else:
-            before = saved.values.get("run", run.info).get("fingerprint")
-            if before != fingerprint:
-                raise LabError(f"run '{run.id}' cannot go on: its data or backbone have changed since it began")
-            checkpoint.restore(session, saved, run.dir / "experts")
+            checkpoint.restore(session, saved, run.dir / "experts", bool(changed))
             self.write_scores()
             unnamed = self.promised() - self.checkpoints.final.keys()  # a state of format 1 does not name all
             self.checkpoints.keep(*(path for name in unnamed if (path := run.dir / name).is_file()))
         atomic_io.write_yaml(run.dir / "config.yaml", session.config.to_dict())
         self.checkpoints.keep(*(run.dir / name for name in ("config.yaml", "env.json") if (run.dir / name).is_file()))
+        self.info["fingerprint"] = fingerprint
+        if changed:
+            self.info["changes"] = [*run.info.get("changes", []), *({"time": now(), "what": one.sentence} for one in changed)]
         update_info(run, **self.known)
-        return notes
+        return notes + [f"went on with a change: {one.sentence}" for one in changed]
 
     @property
     def known(self) -> dict[str, Any]:
         """What run.json holds of the run itself; saved states hold it too."""
-        return {name: self.info[name] for name in ("format", "created", "fingerprint", "longest_answer") if name in self.info}
+        return {name: self.info[name] for name in KNOWN if name in self.info}
 
     def tell(self, notes: list[str]) -> events.Recovered:
         """Say in the log, in events.jsonl and in run.json what was found damaged; returns the event."""
@@ -187,14 +197,9 @@ class Recorder:
         shown = event.step in (1, event.steps) or time.monotonic() - self.last_step >= LOG_EVERY
         if not (saved or shown):
             return
-        line = event.to_json()
-        if not all(math.isfinite(value) for value in line["terms"].values()):
-            append_event(self.run, line | {"terms": {name: None for name in line["terms"]}})
-            name = self.session.task_names[event.task]
-            raise RunFailed(f"the loss is not finite at step {event.step} of task '{name}': lower {stage.rate}")
         if shown:
             self.last_step = time.monotonic()
-            append_event(self.run, line)
+            append_event(self.run, event.to_json())
         if saved:
             self.save()
 
@@ -243,8 +248,8 @@ class Recorder:
     @property
     def base(self) -> tuple[str, str]:
         """What the backbone is called, and its digest."""
-        backbone = self.session.learner.backbone
-        return backbone.config.name, backbone.identity
+        base = self.session.learner.backbone.base
+        return base.name, base.digest
 
     def export(self, k: int, folder: Path) -> list[Path]:
         """Save expert k in a folder of its name; returns its files."""

@@ -1,13 +1,15 @@
 """From a configuration to a trained run: open a session, record it into its folder, go on with one that was left."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
-from lab.config.resolve import validated
+from lab.config.resolve import merged, parse_override, validated
 from lab.config.schema import RunConfig
 from lab.core.atomic_io import replace_bytes
+from lab.core.dotted import flat
 from lab.core.errors import LabError
 from lab.core.verified_files import Damaged, content
 from lab.data.loading import tasks_of
@@ -33,10 +35,19 @@ def session(config: RunConfig, runs: str | Path | Literal[False] | None = None) 
     return Session(prepare(config, tasks, runs or None), tasks, store)
 
 
-def resume(id: str, runs: str | Path | None = None, progress: bool = True) -> Run:
+def resume(
+    id: str,
+    runs: str | Path | None = None,
+    progress: bool = True,
+    overrides: Sequence[str] = (),
+    accept_changes: bool = False,
+) -> Run:
     """Go on with a run that was stopped, interrupted or killed, or start a queued one; a finished run is left alone.
 
     Files of the run that are missing or damaged are mended, or the work since the checkpoint before is done again.
+    `overrides`: options as `key=value` that change from here on, for example a smaller learning rate after a failure; the run
+    records them. Raises LabError for anything else that is not as it was when the run began, settings, data, backbone or
+    versions; `accept_changes`: that is recorded too.
     """
     notes = recover(Run(located(id, runs)))
     run = Run.open(id, runs)
@@ -45,20 +56,22 @@ def resume(id: str, runs: str | Path | None = None, progress: bool = True) -> Ru
     if run.info.get("replay"):
         raise LabError(f"run '{id}' is a replay: there is nothing to train; play it again with lab replay {id}")
     try:
-        opened = session(validated(run.config), runs)
+        changes = [parse_override(text) for text in overrides]
+        opened = session(validated(reduce(merged, changes, run.config)), runs)
     except LabError as error:
         if run.status == "queued":
             update_info(run, status="failed", error=str(error))
         raise
-    return watched(run, opened, progress, notes)
+    options = {option for change in changes for option in flat(change)}
+    return watched(run, opened, progress, notes, None if accept_changes else options)
 
 
-def watched(run: Run, session: Session, progress: bool, notes: Sequence[str] = ()) -> Run:
-    """Train the session into the folder of `run`, with a line of progress in the terminal if asked; `notes`: see `record`."""
-    recorded = record(run, session, notes)
+def watched(run: Run, session: Session, progress: bool, notes: Sequence[str] = (), accepted: Collection[str] | None = ()) -> Run:
+    """Train the session into the folder of `run`, with a line of progress in the terminal if asked; the rest: see `record`."""
+    recorded = record(run, session, notes, accepted)
     for _ in follow(recorded, session) if progress else recorded:
         pass
-    return run
+    return Run(run.dir)  # whose configuration may be another now
 
 
 def recover(run: Run) -> list[str]:

@@ -4,15 +4,16 @@ A session can be entered at any step: everything random is drawn from generators
 parameters and the optimiser are all the state there is. What a run does in which order is up to its protocol (`lab.protocols`).
 """
 
+import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lab.adapters import initial_adapters
 from lab.config.schema import RunConfig
@@ -23,14 +24,14 @@ from lab.data.batching import Encoded, EpochBatches, by_length
 from lab.data.replay_buffer import Memory
 from lab.data.stream import SPLITS, Split, Task
 from lab.data.task_checks import check
-from lab.models.learner import Learner, read_initial_experts
+from lab.models.learner import Learner, check_positions, read_initial_experts
 from lab.models.pretrained import is_encoder_decoder, resolve
 from lab.routers.base import Reads
 from lab.run_folder import events
 from lab.training.evaluation import Evaluation, Evaluator
 from lab.training.expert_cache import Store
-from lab.training.optimisation import adamw, restore_moments, schedule
-from lab.training.resource_usage import footprint, peak_memory
+from lab.training.optimisation import adamw, clip, restore_moments, schedule
+from lab.training.resource_usage import footprint, is_out_of_memory, peak_memory
 from lab.training.stage import Plan, Stage, Training
 from lab.training.workload import planned_work, sizes_of
 
@@ -86,6 +87,7 @@ class Session:
         read_initial_experts(self.learner)
         encode = self.learner.encode
         self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(self.tasks) for s in SPLITS}
+        check_positions(self.learner, [row for rows in self.rows.values() for row in rows])
         self.sizes = sizes_of(self.tasks)
         self.memory = Memory(**dict(config.memory), seed=config.seed)
         build = registry.methods.get
@@ -114,10 +116,16 @@ class Session:
         if self.position == 0 and not self.cursor.step:
             layers, examples = [layer.name for layer in self.learner.bank.layers], self.protocol.examples(self)
             labels, device = self.scores.labels, str(self.learner.backbone.device)
-            yield events.RunStarted(self.task_names, labels, layers, device, examples, self.progress())
+            notes = [*self.learner.backbone.notes, *(f"task '{task.name}': {note}" for task in self.tasks for note in task.notes)]
+            yield events.RunStarted(self.task_names, labels, layers, device, examples, self.progress(), notes)
         for task, kind in self.plan[self.position :]:
             stage = self.stage = kind(self, task)
-            yield from stage.run()
+            try:
+                yield from stage.run()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise RunFailed(self.memory_advice(stage)) from error
             self.advance()
             yield from stage.ended()
         yield events.RunEnded(self.cost(), self.uses())
@@ -143,8 +151,8 @@ class Session:
                     torch.as_tensor(sum(terms.values())).backward()
                 for method in stage.methods:
                     method.adjust_gradients()
-                if self.config.train.clip:
-                    nn.utils.clip_grad_norm_(parameters, self.config.train.clip)
+                norm = clip(parameters, self.config.train.clip)
+                self.refuse_non_finite(stage, step, terms, norm)  # before the step: parameters stay as they are
                 self.optimizer.step()
                 self.cursor.step = step + 1
                 self.cursor.phase_s += time.perf_counter() - began
@@ -164,9 +172,28 @@ class Session:
             parameter.requires_grad_(False)
             parameter.grad = None
         self.optimizer = None
-        if not all(parameter.isfinite().all() for parameter in parameters):
-            name = self.task_names[stage.task]
-            raise RunFailed(f"training on task '{name}' left parameters that are not finite: lower {stage.rate}")
+
+    def memory_advice(self, stage: Stage) -> str:
+        """What to lower where the memory of the device was not enough."""
+        config, tasks = self.config, self.task_names
+        task = f" on task '{tasks[stage.task]}'" if 0 <= stage.task < len(tasks) else ""
+        batch = f"train.batch_size ({config.train.batch_size}), " if isinstance(stage, Training) else ""
+        return (
+            f"the memory of {self.learner.backbone.device} was not enough in phase {stage.phase}{task}: lower {batch}"
+            f"backbone.max_length ({config.backbone.max_length}) or experts.rank, take a smaller backbone, or free the "
+            "device and resume"
+        )
+
+    def refuse_non_finite(self, stage: Training, step: int, terms: Mapping[str, Tensor | float], norm: Tensor) -> None:
+        """RunFailed where the loss of a step or its gradient is not finite; one look at the device for both."""
+        total = torch.as_tensor(sum(terms.values())).detach()
+        if not bool((total.to(norm.device) + norm).isfinite()):
+            wrong = [f"the loss term {name}" for name, term in terms.items() if not math.isfinite(float(term))]
+            what = wrong[0] if wrong else "the gradient"
+            raise RunFailed(
+                f"{what} is not finite at step {step + 1} of {stage.steps} of phase {stage.phase} on task "
+                f"'{self.task_names[stage.task]}': lower {stage.rate}, for example lab resume RUN -o {stage.rate}=..."
+            )
 
     def score(
         self, after: int, task: int, split: Split = "test", seen: int | None = None, oracle: bool = False

@@ -129,6 +129,7 @@ def unequal(runs: Sequence[Run]) -> list[str]:
         if len(values) > 1:
             sentences.append(f"These runs differ in their {field}s: {', '.join(values)}. Their scores mean different things.")
     sentences += _other_data(runs)
+    sentences += [f"{run.id} went on with changes: {'; '.join(run.changes)}." for run in runs if run.changes]
     for title in runs[0].protocol.sides() if runs else ():
         values = list(dict.fromkeys(", ".join(sorted(run.protocol.sides().get(title, ()))) for run in runs))
         if len(values) > 1:

@@ -21,7 +21,6 @@ import lab
 from lab.config.resolve import configure, recipe_names
 from lab.core import atomic_io, verified_files
 from lab.core.errors import LabError, RunFailed
-from lab.data.stream import Example
 from lab.run_folder import lease
 from lab.run_folder.run import Run
 from lab.run_folder.writer import create_run, request_stop
@@ -576,9 +575,8 @@ def test_a_state_of_a_newer_version(halfway):
 def test_another_backbone(halfway):
     made = session("l2r")
     made.learner.backbone.identity = "another"
-    with pytest.raises(LabError) as error:
+    with pytest.raises(LabError, match=r"run 'r'.*\n.*backbone is another") as error:
         list(recorder.record(halfway, made))
-    assert_says(error, "run 'r'", "data or backbone have changed")
     assert halfway.status == "failed" and halfway.info["error"] == str(error.value)
 
 
@@ -689,16 +687,6 @@ def test_another_process_took_over(tmp_path):
     with pytest.raises(lease.Lost, match="1 on elsewhere"):
         list(happenings)
     assert (run.dir / "run.json").read_bytes() == before
-
-
-def test_changed_data(halfway, whole, monkeypatch):
-    tasks = toy.tasks(train=32)
-    tasks[1].train[0] = Example("red red red", 0)
-    with pytest.raises(LabError) as error:
-        list(recorder.record(halfway, session("l2r", of=tasks)))
-    assert_says(error, "run 'r'", "data or backbone", "changed")
-    go_on(halfway, "l2r", monkeypatch)  # with the old data it still can
-    assert_equal(halfway, whole["l2r"][0])
 
 
 @pytest.mark.parametrize("number", [3, 9, 16, 22])
