@@ -67,7 +67,6 @@ class Backbone(nn.Module):
             for module in self.model.modules():
                 if isinstance(module, nn.Linear) and module is not output:
                     module.to(torch.bfloat16)
-        self.width: int = model.config.get_text_config().hidden_size
         self.type: str = model.config.model_type
         self.pooling = config.pooling if config.pooling != "auto" else ("last" if is_decoder(model.config) else "mean")
         self.text_positions, self.answer_positions = positions.of_texts(model), positions.of_answers(model)
@@ -84,6 +83,12 @@ class Backbone(nn.Module):
         self.takes_positions = generates and "position_ids" in accepted
         self.keeps_logits = "logits_to_keep" in accepted
         self.takes_types = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
+        self.width: int = self.trial(answers=False)([0]).shape[1]  # some return a projection of their hidden states
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the tokens as they enter the model."""
+        return cast(Tensor, self.model.get_input_embeddings().weight).shape[1]
 
     @property
     def base(self) -> Base:
@@ -162,10 +167,13 @@ class Backbone(nn.Module):
 
         `answers`: through the part that writes too, which is given something to say.
         """
-        texts = ("one two three four five six seven", "eight nine ten", "eleven twelve thirteen fourteen fifteen")
+        texts = ("one two three", "four", "five six")
         examples = [Example(text, 0, targets=(text.split()[0],) if answers else ()) for text in texts]
-        batch = self.collate(self.encode(examples, 0, "trial"))
+        rows, most = self.encode(examples, 0, "trial"), self.max_length // 2  # so that an answer has room behind a text
+        cut = [row._replace(ids=row.ids[:most], types=row.types[:most], target=row.target[-2:]) for row in rows]
+        batch = self.collate(cut)
 
+        @torch.no_grad()
         def run(rows: Sequence[int]) -> Tensor:
             tensors = (tensor[list(rows)] for tensor in batch[:5])
             some = Batch(*tensors, keys=[batch.keys[row] for row in rows], answers=[batch.answers[row] for row in rows])

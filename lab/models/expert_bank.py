@@ -42,9 +42,9 @@ class RoutedLayer(nn.Module):
         return cast(Tensor, self.base.weight)
 
     @property
-    def reads_rows(self) -> bool:
-        """Whether at its first call in a pass it is given something of every row."""
-        return bool(self.calls) and self.calls[0].axis is not None
+    def reads(self) -> int:
+        """How many vectors of a row it was given at its first call when texts were tried; 0: none, or nothing of single rows."""
+        return self.calls[0].vectors if self.calls and self.calls[0].axis is not None else 0
 
     def expert(self, k: int) -> nn.ParameterDict:
         """Parameters of expert k in this layer."""
@@ -71,8 +71,10 @@ class RoutedLayer(nn.Module):
         """Parameters were added, loaded, frozen or thawed."""
         self._stacks.clear()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *more: object, **named: object) -> Tensor:
         bank = self._bank[0]
+        if more or named:
+            raise LabError(f"layer {self.info.name} cannot have experts, it is given more than one input: {LEAVE_OUT}")
         if bank.slot is None:
             return self.base(x)
         if not self.calls:
@@ -308,19 +310,19 @@ class Bank(nn.Module):
     # -- what layers are given -------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def learn_calls(self, run: Callable[[Sequence[int]], Tensor], near: float) -> None:
+    def learn_calls(self, run: Callable[[Sequence[int]], Tensor], near: float, alike: bool = False) -> None:
         """Find out on the model itself what its adapted layers are given in a pass.
 
         `run(rows)` passes some of three texts, padded alike, through the model and returns what becomes of each (n, ...). Where
         the inputs are no plain (B, T, I), rows that are routed to different experts are compared with each row alone: they may
-        differ by `near` of what the choice of the expert changes. Raises LabError, naming the layer, for inputs that are not
-        understood, as where tokens are dealt out to experts of the backbone's own.
+        differ by `near` of what the choice of the expert changes; `alike` says that rows never are. Raises LabError, naming the
+        layer, for inputs that are not understood, as where tokens are dealt out to experts of the backbone's own.
         """
         fewer, more = self._inputs(lambda: run([0, 1])), self._inputs(lambda: run([0, 1, 2]))
         for layer, two, three in zip(self.routed_layers, fewer, more, strict=True):
             layer.calls = calls_of(layer.info.name, two, three)
         unusual = [layer.info.name for layer, shapes in zip(self.routed_layers, fewer, strict=True) if not _plain(shapes)]
-        if unusual and not self._rows_act_alone(run, near):
+        if unusual and not alike and not self._rows_act_alone(run, near):
             raise LabError(
                 "rows of a batch that are routed to different experts would disturb each other in this backbone, because of what "
                 f"{', '.join(unusual[:4])}{' and others' if len(unusual) > 4 else ''} are given: choose other experts.targets"

@@ -21,22 +21,22 @@ class Call(NamedTuple):
     """One call of a layer.
 
     `axis` of its input along which the rows of the batch stand, each with as many vectors as it has there; None: all rows share
-    the input. `vectors` of a row in the trial; None: not known.
+    the input. `vectors` of a row when texts were tried.
     """
 
     axis: int | None = 0
-    vectors: int | None = None
+    vectors: int = 1
 
     def by_row(self, x: Tensor, rows: int | None, layer: str) -> Tensor:
         """The input x as (B, N, I), or ids as (B, N), with B = 1 where it is shared.
 
-        `rows` of the decision; of 1 or None, the rows are those of x. The beams of a row, side by side, are one row.
+        `rows` of the decision; None: they are those of x. The beams of a row, side by side, are one row.
         """
         features = x.shape[-1:] if x.is_floating_point() else ()
         if self.axis is None:
             return x.reshape(1, -1, *features)
         x = x.transpose(0, self.axis) if self.axis else x
-        rows = len(x) if rows in (None, 1) else rows
+        rows = len(x) if rows is None else rows
         if len(x) % rows:
             raise LabError(f"the routing decision is for {rows} rows, layer {layer} was given {len(x)}")
         return x if len(x) == rows and x.dim() == 2 + len(features) else x.reshape(rows, -1, *features)

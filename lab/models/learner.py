@@ -1,7 +1,7 @@
 """Backbone, bank, router and head put together: batch in, logits and the routing decision out."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,12 +45,16 @@ class Learner(nn.Module):
         self.bank = Bank(self.backbone.model, self.backbone.type, kind, config.composition, config.router.heads)
         if head.has_rows:  # what is kept is of texts without answers
             self.backbone.enable_prefix_cache(self.bank.layers[0].name)
-        self.router: Router = registry.routers.get(config.router.name)(config.router, self.bank.layers, self.backbone.width)
+        kind_of_router = registry.routers.get(config.router.name)
+        embedded = Reads.EMBEDDED in kind_of_router.reads_of(config.router)
+        width = self.backbone.embedding_width if embedded else self.backbone.width
+        self.router: Router = kind_of_router(config.router, self.bank.layers, width)
         consolidation = registry.consolidations.get(config.consolidation.name)
         self.consolidation: Consolidation = consolidation(config.consolidation, self.router, self.bank.layers)
         self.head: Head = head(config, tasks, self.backbone, self.bank)
         self.inputs = RouterInputs(self.backbone, self.bank)
-        self.bank.learn_calls(self.backbone.trial(answers=not head.has_rows), near=self.backbone.tolerance)
+        one = config.experts.allocation == "shared"
+        self.bank.learn_calls(self.backbone.trial(answers=not head.has_rows), self.backbone.tolerance, alike=one)
         _check_prompts(self, len(config.experts.pool or tasks))
         _check_router(self)
         self.router.to(self.backbone.device)
@@ -244,16 +248,11 @@ def _lower_to(tokens: int) -> str:
 def _check_router(learner: Learner) -> None:
     """Refuse routers that read what this backbone does not have.
 
-    In an encoder-decoder some layers read the text and others the answer, so no router can decide from what a layer reads.
+    In an encoder-decoder some layers read the text and others the answer, so no router can decide from what a layer reads. Other
+    layers read no text (relative positions), or fewer vectors than it has tokens (Funnel).
     """
     router, backbone = learner.router, learner.backbone
-    name, embedding = router.name, cast(Tensor, backbone.model.get_input_embeddings().weight)
-    if Reads.EMBEDDED in router.reads and embedding.shape[1] != backbone.width:
-        raise LabError(
-            f"router {name} reads embedded tokens of width {backbone.width}, this backbone's have "
-            f"{embedding.shape[1]}: use router.query=backbone"
-        )
-    per_token = router.axes_of(router.options).granularity == "token"
+    name, per_token = router.name, router.axes_of(router.options).granularity == "token"
     if backbone.encoder_decoder:
         answer = f"decoder layers of backbone '{backbone.config.name}' are given the answer"
         if Reads.LAYERS in router.reads:
@@ -263,9 +262,11 @@ def _check_router(learner: Learner) -> None:
                 f"router {name} weighs experts for each token of the text, but {answer}: use another router, or a decoder"
             )
     elif per_token or Reads.LAYERS in router.reads:
-        blind = [layer.info.name for layer in learner.bank.routed_layers if not layer.reads_rows]
+        layers = learner.bank.routed_layers
+        most = max(layer.reads for layer in layers)
+        blind = [layer.info.name for layer in layers if layer.reads == 0 or (not per_token and 1 < layer.reads < most)]
         if blind:
             raise LabError(
-                f"router {name} decides from what a layer reads, but layer {blind[0]} reads nothing of the text at its first "
-                f"call: {LEAVE_OUT}, or use another router"
+                f"router {name} decides from the tokens that a layer reads, but layer {blind[0]} is not given those of the text "
+                f"at its first call: {LEAVE_OUT}, or use another router"
             )

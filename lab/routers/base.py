@@ -72,9 +72,9 @@ class Decision:
 
     @property
     def rows(self) -> int | None:
-        """How many rows it tells apart; None: not known before a layer decides."""
+        """How many rows of a batch it tells apart; None: none, or not known before a layer decides."""
         assert self.weights is not None, "a decision without weights makes them in the layers"
-        return len(self.weights)
+        return len(self.weights) if len(self.weights) > 1 else None
 
     def weights_for_layer(self, layer: int, x: Tensor) -> Tensor:
         """Weights (B | 1, H, E) of one layer with input x; a router that decides per token returns (B | 1, T, H, E)."""

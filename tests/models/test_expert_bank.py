@@ -50,29 +50,6 @@ def looped(name: str, made: Bank, how: str, weights: list[torch.Tensor]):
 # -- against peft ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["mix", "merge"])
-@pytest.mark.parametrize("name", tiny.MODELS)
-def test_one_expert_per_row_is_peft_with_that_adapter_and_so_are_the_gradients(name, how):
-    host, made = tiny.bank(name, composition=how)
-    peft, inputs = tiny.in_peft(made, name), tiny.tokens()
-    with made.routed(chosen()):
-        ours = hidden(host, inputs)
-        tiny.readout(ours, inputs["attention_mask"]).backward()
-    base = hidden(tiny.model(name), inputs)
-    for k in range(len(made)):
-        rows = ROWS.eq(k).nonzero().flatten()
-        part = {key: value[rows] for key, value in inputs.items()}
-        peft.set_adapter(f"e{k}")
-        theirs = hidden(peft, part)
-        assert rel(ours[rows], theirs) < 1e-5
-        assert rel(theirs, base[rows]) > 0.05  # the experts matter
-        tiny.readout(theirs, part["attention_mask"]).backward()
-        for layer in made.layers:
-            for parameter in ("lora_A", "lora_B"):
-                grad = tiny.peft_parameter(peft, layer.name, parameter, f"e{k}").grad
-                assert rel(made.expert(k)[f"{layer.name}.{parameter}"].grad, grad) < 1e-5
-
-
 @pytest.mark.parametrize("kind", ["LlamaForCausalLM", "BertForSequenceClassification"])
 def test_logits_of_task_models_are_peft_s(kind):
     name = "llama" if kind.startswith("Llama") else "bert"
@@ -469,18 +446,6 @@ def test_beam_search_is_peft_s_row_by_row():
         one = ids[row : row + 1]
         theirs = peft.generate(input_ids=one, attention_mask=torch.ones_like(one), **how)
         assert torch.equal(ours[row], theirs[0])
-
-
-def test_a_layer_whose_weight_is_asked_for_by_the_model():
-    """T5 looks at the type of `wo.weight` before it calls it."""
-    import transformers
-
-    settings = transformers.T5Config(vocab_size=60, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, dropout_rate=0.0)
-    host, inputs = transformers.T5EncoderModel(settings).eval(), tiny.tokens()
-    base = hidden(host, inputs)
-    kind = registry.experts.get("lora")(registry.experts.options({"name": "lora", "targets": ["wo"]}))
-    Bank(host, "t5", kind)
-    assert torch.equal(hidden(host, inputs), base)
 
 
 # -- arithmetic --------------------------------------------------------------------------------------------------------------
