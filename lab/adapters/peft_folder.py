@@ -107,7 +107,7 @@ def read(folder: Path, finite: bool = True) -> SavedAdapter:
     digest = str(metadata.get(BACKBONE, ""))
     if not in_peft(config):
         if not isinstance(config.get("expert"), Mapping):
-            raise LabError(f"{folder}: {CONFIG} has no peft_type, nor is it that of an expert in the lab's own layout")
+            raise LabError(f"{folder}: {CONFIG} says peft_type None, and it is not that of an expert in the lab's own layout")
         return SavedAdapter(folder, config, arrays, backbone=digest, original=config)
     try:
         plain = peft_format.plain(config, arrays)
