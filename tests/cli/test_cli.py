@@ -386,7 +386,7 @@ def spoil(stream: Path, **rows: list) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"validation": []}, "task 'city', validation: 0 example(s); at least 2 are needed"),
+        ({"validation": []}, "task 'city': validation.jsonl (validation) holds no rows"),
         ({"test": [("tram red", "no")]}, "task 'city', test: 1 example(s); at least 2 are needed"),
         (
             {"train": pairs("a no, b no"), "validation": pairs("c no, d no"), "test": pairs("e no, f no")},
