@@ -246,7 +246,7 @@ class Backbone(nn.Module):
         """Logits (B, S, V) of the next token at every place of the targets, given the text and what stands before."""
         if self.encoder_decoder:
             with self.arithmetic():
-                return self.model(input_ids=batch.ids, attention_mask=batch.mask, labels=batch.label).logits.float()
+                return self.model(input_ids=batch.ids, attention_mask=batch.mask, labels=batch.label.contiguous()).logits.float()
         written = batch.label != UNLABELLED
         ids = torch.cat([batch.ids, batch.label.where(written, self.pad)], dim=1)  # (B, T + S)
         mask = torch.cat([batch.mask, written.long()], dim=1)
