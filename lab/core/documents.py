@@ -41,8 +41,8 @@ def regular(path: Path, most: int, within: Path | None = None) -> Path:
         raise LabError("is a link that leaves the folder of runs")
     try:
         status = os.stat(target)
-    except FileNotFoundError:
-        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
     except (OSError, ValueError) as error:  # too long a name, a loop of links; a zero byte
         raise LabError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if not stat.S_ISREG(status.st_mode):

@@ -73,6 +73,8 @@ def test_pages_that_read_load_no_torch(runs):
     code = f"""
 import sys
 from streamlit.testing.v1 import AppTest
+from lab.pages.gate import Gate
+Gate.stands = True
 app = AppTest.from_file({str(MAIN)!r}, default_timeout=60).run()
 for page in ("jobs", "compare", "routing", "playground", "library", "about"):
     app.switch_page(page + ".py").run()
