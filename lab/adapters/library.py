@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from lab.adapters import peft_folder, peft_format
-from lab.core import atomic_io
+from lab.core import atomic_io, documents
 from lab.core.errors import LabError, Notice
 from lab.jobs import jobs
 from lab.metrics.base import array
@@ -100,7 +100,7 @@ def norm(layers: dict[str, dict[str, np.ndarray]], scale: float = 1.0) -> float:
     for layer in layers.values():
         if {"lora_A", "lora_B"} <= set(layer):
             a, b = layer["lora_A"], layer["lora_B"]
-            total += scale**2 * float(np.sum((b.T @ b) * (a @ a.T)))
+            total += scale * scale * float(np.sum((b.T @ b) * (a @ a.T)))
         else:
             total += sum(float(np.sum(tensor**2)) for tensor in layer.values())
     return math.sqrt(total)
@@ -196,7 +196,8 @@ def alignment(layers: dict[str, dict[str, np.ndarray]], chosen: Sequence[SavedEx
 def card(expert: SavedExpert) -> str:
     """A model card: what the expert was trained on, how well it did, and how to load it."""
     if expert.run is None and (expert.folder / peft_folder.CARD).is_file():  # of a composed expert: it says of what
-        return (expert.folder / peft_folder.CARD).read_text()
+        with documents.opened(expert.folder / peft_folder.CARD) as file:
+            return file.read().decode(errors="replace")
     config, row = expert.config(), describe(expert)
     lines = []
     if expert.run:

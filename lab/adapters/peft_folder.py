@@ -19,7 +19,7 @@ from safetensors import deserialize
 
 from lab.adapters import hub, peft_format
 from lab.adapters.base_model import Base
-from lab.core import atomic_io
+from lab.core import atomic_io, documents
 from lab.core.errors import LabError
 from lab.run_folder.run import root
 
@@ -75,7 +75,7 @@ def in_peft(config: Mapping[str, Any]) -> bool:
 
 def scale(config: Mapping[str, Any]) -> float:
     """Factor of a LoRA update: alpha / r, or alpha / sqrt(r) for rsLoRA; 1 for other kinds."""
-    if "lora_alpha" not in config:
+    if config.get("peft_type") != "LORA":
         return 1.0
     return config["lora_alpha"] / (math.sqrt(config["r"]) if config.get("use_rslora") else config["r"])
 
@@ -97,7 +97,7 @@ def read(folder: Path, finite: bool = True) -> SavedAdapter:
         content = (folder / WEIGHTS).read_bytes()
         arrays = {name: _array(entry) for name, entry in sorted(deserialize(content))}
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
-    except (OSError, ValueError, KeyError, atomic_io.UnreadableArrays) as error:
+    except (OSError, ValueError, KeyError, AttributeError, atomic_io.UnreadableArrays) as error:
         raise LabError(f"the expert saved in {folder} cannot be read: {WEIGHTS}: {error}") from error
     damaged = next((name for name, array in arrays.items() if finite and not np.isfinite(array).all()), None)
     if damaged is not None:
@@ -106,6 +106,8 @@ def read(folder: Path, finite: bool = True) -> SavedAdapter:
         )
     digest = str(metadata.get(BACKBONE, ""))
     if not in_peft(config):
+        if not isinstance(config.get("expert"), Mapping):
+            raise LabError(f"{folder}: {CONFIG} says peft_type None, and it is not that of an expert in the lab's own layout")
         return SavedAdapter(folder, config, arrays, backbone=digest, original=config)
     try:
         plain = peft_format.plain(config, arrays)
@@ -117,8 +119,9 @@ def read(folder: Path, finite: bool = True) -> SavedAdapter:
 def read_config(folder: Path) -> dict[str, Any]:
     """The content of adapter_config.json. Raises LabError if it cannot be read."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        with documents.opened(folder / CONFIG) as file:
+            config = documents.json_value(file.read())
+    except (LabError, OSError, ValueError) as error:
         raise LabError(f"the expert saved in {folder} cannot be read: {CONFIG}: {error}") from error
     if not isinstance(config, dict):
         raise LabError(f"the expert saved in {folder} cannot be read: {CONFIG} holds no mapping")

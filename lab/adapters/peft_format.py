@@ -147,7 +147,7 @@ def _only_none(value: Any) -> Any:
 def fields_of(config: Mapping[str, Any]) -> Fields:
     """The checked fields. Raises LabError for what is of another kind, for wrong values, and for what is not known."""
     kind = config.get("peft_type")
-    if kind not in MODELS:
+    if not isinstance(kind, str) or kind not in MODELS:
         raise LabError(f"it is an adapter of peft_type {kind}: {' and '.join(MODELS)} can be read")
     try:
         fields = MODELS[kind].model_validate(dict(config))

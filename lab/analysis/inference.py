@@ -23,7 +23,7 @@ from lab.core.errors import LabError
 from lab.data.loading import tasks_of
 from lab.data.stream import Example, Task
 from lab.models.backbone import is_recorded
-from lab.models.learner import Learner, load_routing_state, routing_state
+from lab.models.learner import Learner, check_positions, load_routing_state, routing_state
 from lab.models.pretrained import HashTokenizer, Tokenizer, resolve_device
 from lab.routers.base import Decision, LayerDecision, Reads, normalised
 from lab.run_folder.prediction import Answer, Token
@@ -157,6 +157,7 @@ class Model:
             raise LabError("this model chooses a class: right answers are for models that write")
         example = Example(text, 0, pair, tuple(right))
         rows = learner.backbone.encode([example], task or 0, "train")  # of other splits queries are kept by row
+        check_positions(learner, rows)
         batch = learner.backbone.collate(rows)
         routed = learner.decide(batch)
         assert routed is not None, "a learner that has learned a task has experts"
@@ -292,14 +293,15 @@ def load(run: Run, after: int | None = None, device: str | None = None) -> Model
 
 def recall(run: Run, learner: Learner, after: int) -> None:
     """Give a learner that has met the tasks 0..after the parameters of that moment, from the files of the run."""
-    state = run.dir / "state" / f"after_{after}"
+    name_of_state = f"state/after_{after}"
+    state = run.dir / name_of_state
     try:
         for k, name in enumerate(learner.bank.names):
             changing = state / "experts" / name  # an expert that later tasks train on; others stand in the run folder once
             learner.bank.load_expert(k, learner.bank.read(changing if changing.is_dir() else run.dir / "experts" / name))
             learner.bank.trainable(k, False)
-        learner.head.classifier.load_state_dict(load_file(state / "classifier.safetensors"))
-        load_routing_state(learner, load_file(state / "router.safetensors") if routing_state(learner) else {})
+        learner.head.classifier.load_state_dict(load_file(run.file(f"{name_of_state}/classifier.safetensors")))
+        load_routing_state(learner, load_file(run.file(f"{name_of_state}/router.safetensors")) if routing_state(learner) else {})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise LabError(f"run '{run.id}' is damaged: {state.name} cannot be read ({str(error).splitlines()[0]})") from error
 

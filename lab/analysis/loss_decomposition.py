@@ -35,7 +35,6 @@ from lab.config.resolve import validated
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.data.batching import Encoded
-from lab.models.backbone import is_recorded
 from lab.models.heads import Classifier, Written
 from lab.models.learner import Learner, routing_state
 from lab.run_folder.run import Run
@@ -75,6 +74,7 @@ def _measure(run: Run, watch: Callable[[str, int, int], None]) -> dict[str, Any]
     session = reopened(run)
     last = len(run.matrix) - 1
     then, now = Learner(session.config, session.tasks), session.learner
+    then.head.longest = now.head.longest  # which has seen the training examples
     for t in range(last + 1):
         now.add_task(t)
     recall(run, now, last)
@@ -104,9 +104,7 @@ def reopened(run: Run) -> Session:
             f"run '{run.id}' has no files of its moments (state/after_0): only a run that kept them can be looked back at"
         )
     session = runner.session(validated(run.config), runs=False)
-    recorded = run.info.get("fingerprint", {})
-    same_backbone = is_recorded(session.learner.backbone, recorded.get("backbone"))
-    if not same_backbone or recorded.get("tasks") != session.fingerprint()["tasks"]:
+    if not session.rests_on(run.info.get("fingerprint")):
         raise LabError(f"the data or the backbone of run '{run.id}' have changed since it was made: it cannot be evaluated again")
     return session
 

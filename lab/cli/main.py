@@ -1,6 +1,7 @@
 """The command line. Results on stdout, progress on stderr; exit codes 0 done, 1 the run failed, 2 the request was wrong."""
 
 import builtins
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -207,7 +208,7 @@ def comparable(ids: List[str], runs: Path | None) -> tuple[List[run_folder.Run],
             run = run_folder.Run.open(id, runs)
             reason = views.problem(run)
         except LabError as error:
-            if not (run_folder.located(id, runs) / "run.json").is_file():
+            if not os.path.lexists(run_folder.located(id, runs) / "run.json"):
                 raise
             reason = str(error)
         if reason:
@@ -230,19 +231,16 @@ def replay(
     speed: Annotated[float, typer.Option(help="how many times as fast as it was recorded")] = 10.0,
     runs: Runs = None,
 ) -> None:
-    """Play a run that has ended is_replay as if it were live, or save it as one small file for a machine without torch"""
+    """Play a run that has ended as if it were live, or save it as one small file for a machine without torch"""
     from lab.core import atomic_io
     from lab.jobs import jobs
     from lab.run_folder import replay_file as replays
 
     if what.endswith(".jsonl"):
-        if not Path(what).is_file():
-            raise LabError(f"there is no replay file {what}")
-        content = Path(what).read_bytes()
+        content = replays.file_content(Path(what))
     else:
         opened = run_folder.Run.open(what, runs)
-        is_replay = (opened.dir / replays.FILE).is_file()
-        content = (opened.dir / replays.FILE).read_bytes() if is_replay else replays.trace(opened)
+        content = opened.bytes_of(replays.FILE) if opened.info.get("replay") else replays.trace(opened)
     if save is None:
         played = jobs.play(content, speed, runs)
         print(f"{played.id} plays; watch it with: lab app --runs {shlex.quote(str(played.dir.parent))}", file=sys.stderr)
@@ -304,15 +302,35 @@ def grid(
 
 @command
 def validate(
-    file: Annotated[str, typer.Argument(help="a recipe file, or the config.yaml of a run")], as_json: Json = False
+    file: Annotated[str, typer.Argument(help="a recipe file, the config.yaml of a run, or a folder of tasks")],
+    as_json: Json = False,
 ) -> None:
-    """Check a recipe file without running it: lab validate my-recipe.yaml"""
+    """Check a recipe file, or a folder of data as it would be read, without running it: lab validate my-recipe.yaml"""
+    if Path(file).is_dir():
+        validate_data(file, as_json)
+        return
+    if not file.endswith((".yaml", ".yml")):
+        raise LabError(f"'{file}' is neither a YAML file nor a folder: validate takes a recipe file or a folder of tasks")
     from lab.config.resolve import configure
 
-    if not file.endswith((".yaml", ".yml")):
-        raise LabError(f"'{file}' is not a YAML file: validate takes a recipe file")
     config = configure(file).to_dict()
     show_json(config) if as_json else print(f"{file} is valid: recipe {config['recipe']}, stream {config['stream']['name']}")
+
+
+def validate_data(folder: str, as_json: bool) -> None:
+    """The tasks in a folder, and what is done to their rows while they are read."""
+    from lab.data.folder_stream import FolderStream
+    from lab.data.stream import check
+
+    stream = FolderStream(folder)
+    tasks = [check(stream.load(name)) for name in stream.names()]
+    if as_json:
+        show_json([task.summary() | {"label_names": task.labels, "notes": task.notes} for task in tasks])
+        return
+    print_table([task.summary() for task in tasks])
+    for task in tasks:
+        for note in task.notes:
+            print(f"task '{task.name}': {note}")
 
 
 @command

@@ -37,5 +37,10 @@ def command(function: Callable, of: typer.Typer) -> Callable:
         except LabError as error:
             print(f"lab: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
+        except BrokenPipeError:  # whoever reads the output has enough
+            raise
+        except OSError as error:  # of the machine, outside of training
+            print(f"lab: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
+            raise typer.Exit(2) from None
 
     return of.command(name=function.__name__.strip("_"))(guarded)

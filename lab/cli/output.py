@@ -58,6 +58,8 @@ def print_result(run: run_folder.Run) -> None:
         print(f"{name}: {reason}")
     for change in run.changes:
         print(f"went on with a change: {change}")
+    for remark in run.remarks:
+        print(remark)
 
 
 def print_matrix(result: dict[str, Any]) -> None:

@@ -26,13 +26,13 @@ import numpy as np
 
 from lab import views
 from lab.comparison.grid_spec import Cell, Problems, Row, make_rows, read
-from lab.core import atomic_io, registry
+from lab.core import atomic_io, documents, registry
 from lab.core.errors import LabError
 from lab.core.intervals import by_position, difference, interval
 from lab.data import loading
 from lab.data.stream import Task, limited
 from lab.jobs.scheduler import Scheduler, Worker, safe_status, turn
-from lab.run_folder.run import Run, root, slug
+from lab.run_folder.run import LARGEST, Run, root, slug
 from lab.run_folder.writer import create_run, remove, unwritable, update_info
 from lab.training import runner
 from lab.training.recorder import Stopped
@@ -82,11 +82,12 @@ class Grid:
 
     def _threads_before(self) -> int | None:
         """CPU threads of a cell when the grid was first run; another number would make other cells."""
-        if not self.manifest.is_file():
-            return None
         try:
-            return int(json.loads(self.manifest.read_text())["threads"])
-        except (ValueError, KeyError, TypeError) as error:
+            with documents.opened(self.manifest, LARGEST[".json"], self.folder) as file:
+                return int(documents.json_value(file.read())["threads"])
+        except FileNotFoundError:
+            return None
+        except (LabError, ValueError, KeyError, TypeError) as error:
             raise LabError(f"{self.manifest} is damaged ({error}): remove it; finished cells stay") from error
 
     @property
@@ -139,7 +140,7 @@ class Grid:
         if cell.hash in self.finished:
             return self.finished[cell.hash]
         run = Run(self.folder / cell.id)
-        if not (run.dir / "run.json").is_file():
+        if not os.path.lexists(run.dir / "run.json"):
             return Outcome("missing", "it was not run yet")
         if problem := views.problem(run):
             return Outcome("damaged", problem)
@@ -216,7 +217,7 @@ class Grid:
     def _folder_of(self, cell: Cell) -> Run:
         """The run of a cell; its folder is made if there is none."""
         run = Run(self.folder / cell.id)
-        if run.dir.is_dir() and not (run.dir / "run.json").is_file():
+        if run.dir.is_dir() and not os.path.lexists(run.dir / "run.json"):
             remove(run.dir)  # its maker was killed
         return run if run.dir.is_dir() else create_run(cell.config.to_dict(), self.folder, cell.id)
 
@@ -230,7 +231,7 @@ class Grid:
 
     def _share(self, run: Run) -> float:
         """Share of a cell's work that is done, in [0, 1], from its newest event."""
-        newest = views.recent_events(run)
+        newest = run.newest_events()
         return float(newest[-1].get("progress", 0.0)) if newest else 0.0
 
     def _write_manifest(self) -> None:

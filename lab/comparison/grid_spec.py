@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from lab import views
@@ -23,7 +22,8 @@ from lab.config.former_names import current_paths
 from lab.config.resolve import configure, read_recipe
 from lab.config.schema import RunConfig, Section
 from lab.core import registry
-from lab.core.errors import LabError, bad_yaml, unknown
+from lab.core.documents import read_yaml
+from lab.core.errors import LabError, unknown
 from lab.data import loading
 from lab.run_folder.run import slug
 from lab.training.trainer import resolved
@@ -124,13 +124,9 @@ class GridFile(Section):
 def read(file: str | Path) -> tuple[Path, GridFile]:
     """A grid file by its path, or a shipped one by its name; LabError says which field is wrong and what it may be."""
     path = Path(file) if str(file).endswith((".yaml", ".yml")) else GRIDS / f"{file}.yaml"
-    if not path.is_file():
-        shipped = [shipped.stem for shipped in GRIDS.glob("*.yaml")]
-        raise unknown("grid", str(file), shipped) if path.parent == GRIDS else LabError(f"there is no grid file {path}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise bad_yaml(f"grid {path.name}", error) from error
+    if path.parent == GRIDS and path.stem not in (shipped := [shipped.stem for shipped in GRIDS.glob("*.yaml")]):
+        raise unknown("grid", str(file), shipped)
+    content = read_yaml(path, f"grid {path.name}")
     if not isinstance(content, dict):
         raise LabError(f"grid {path.name} must be a mapping with recipes, stream, seeds, ..., not {type(content).__name__}")
     try:

@@ -152,7 +152,7 @@ def decomposition(run: Run, tokens: bool = False) -> pd.DataFrame:
 
 def csv(runs: Sequence[Run]) -> str:
     """`views.summary` in long form: unrounded numbers, and the reason of each missing one."""
-    return views.summary(runs).to_csv(index=False)
+    return views.to_csv(views.summary(runs), index=False)
 
 
 def markdown(runs: Sequence[Run]) -> str:

@@ -10,17 +10,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from lab.config.former_names import renamed
 from lab.config.schema import CUSTOM, RunConfig, Section
 from lab.config.validation import consistent
-from lab.core import registry
+from lab.core import names, registry
+from lab.core.documents import read_yaml, yaml_text, yaml_value
 from lab.core.dotted import nested
-from lab.core.errors import LabError, bad_yaml, unknown
+from lab.core.errors import LabError, unknown
 
 RECIPES = Path(__file__).parent / "recipes"
+LONGEST = 200  # characters of the path of an option
 NAMED = ("stream", "backbone", "experts", "router", "consolidation", "protocol")  # sections that may be given by their name alone
 
 # -- recipes ---------------------------------------------------------------------------------------------------------------
@@ -58,15 +59,12 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 def _read(name: str, beside: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """A recipe over its bases; files are found relative to the folder `beside`; `above` are the recipes that lead here."""
+    if problem := names.fault(name, path=True):
+        raise LabError(f"the name of a recipe {problem}: {name[:60]!r}")
     path = beside / name if name.endswith((".yaml", ".yml")) else _file_of(name)
     if path.resolve() in above:
         raise LabError(f"recipe {path.name} is its own base: {' > '.join(p.name for p in (*above, path))}")
-    if not path.is_file():
-        raise LabError(f"there is no recipe file {path}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise bad_yaml(f"recipe {path.name}", error) from error
+    content = read_yaml(path, f"recipe {path.name}") or {}
     if not isinstance(content, dict):
         raise LabError(f"recipe {path.name} must be a mapping of options to values, not {type(content).__name__}")
     content = renamed(content)
@@ -92,18 +90,10 @@ def merged(base: Any, change: Any) -> Any:
 def parse_override(text: str) -> dict[str, Any]:
     """`a.b=value` as a nested mapping; the value is read as YAML (numbers, true, null, [lists])."""
     key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise LabError(f"'{text}' is not an option: write key=value, for example train.lr=0.001")
-    parsed: Any = value  # what YAML takes for a date that does not exist is text
-    try:
-        parsed = yaml.safe_load(value)
-        if isinstance(parsed, str):  # YAML reads 1e-3 as text
-            parsed = float(parsed)
-    except ValueError:
-        pass
-    except yaml.YAMLError as error:
-        raise LabError(f"the value of '{key.strip()}' cannot be read: {value}") from error
     path = key.strip()
+    if not equals or not path or len(path) > LONGEST:
+        raise LabError(f"'{text[:LONGEST]}' is not an option: write key=value, for example train.lr=0.001")
+    parsed = yaml_value(value, f"the value of '{path}' cannot be read: {value[:LONGEST]}")
     return nested(f"{path}.name" if path in NAMED and isinstance(parsed, str) else path, parsed)
 
 
@@ -112,10 +102,10 @@ def written(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}" if math.isclose(float(f"{value:g}"), value, rel_tol=1e-12) else repr(value)
     if isinstance(value, str) and value:
-        with suppress(yaml.YAMLError):  # what cannot be read stands in quotes
-            if yaml.safe_load(value) == value:
+        with suppress(LabError):  # what cannot be read stands in quotes
+            if yaml_value(value, "it") == value:
                 return value
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+    text = yaml_text(value, default_flow_style=True, width=10_000)
     return text.removesuffix("\n").removesuffix("\n...").strip()
 
 

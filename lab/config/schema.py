@@ -7,25 +7,33 @@ the plug-ins. lab.config.resolve fills them from recipes and options.
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from lab.core import registry
+from lab.core import names, registry
 from lab.core.errors import LabError
-from lab.core.registry import Options
+from lab.core.registry import Fields, Options
 
 CUSTOM = "custom"  # recipe of a run that starts from the defaults alone
 
 
-class Section(BaseModel):
-    """A group of options; unknown fields are refused."""
+class Section(Fields):
+    """A group of options."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+def name_of_file(name: str) -> str:
+    """Refuses what cannot name a file or folder."""
+    if problem := names.fault(name, path=True):
+        raise ValueError(f"the name {problem}")
+    return name
+
+
+Name = Annotated[str, AfterValidator(name_of_file)]
 
 
 class StreamConfig(Section):
-    name: str = Field(default="builtin", description="stream to learn: builtin, a hub benchmark, or a folder of task folders")
-    sources: list[str] = Field(default=[], description="streams or folders to join into one stream; `name` then only labels it")
-    tasks: list[str] | str | None = Field(
+    name: Name = Field(default="builtin", description="stream to learn: builtin, a hub benchmark, or a folder of task folders")
+    sources: list[Name] = Field(default=[], description="streams or folders to join into one stream; `name` then only labels it")
+    tasks: list[Name] | str | None = Field(
         default=None, description="tasks in order of learning, or the name of a published order; null: all tasks, alphabetically"
     )
     labels_as_text: bool = Field(default=False, description="the model generates the name of the label instead of classifying")
@@ -45,7 +53,7 @@ class StreamConfig(Section):
 
 
 class BackboneConfig(Section):
-    name: str = Field(
+    name: Name = Field(
         default="minilm",
         description="pretrained language model: minilm, tiny, strings, a hub id, or a folder with weights and tokenizer",
     )
@@ -158,7 +166,7 @@ class RunConfig(Section):
     Fields of type Any hold the `Options` of a plug-in, whose class the registry finds when they are read.
     """
 
-    recipe: str = Field(default=CUSTOM, description="name of the recipe")
+    recipe: Name = Field(default=CUSTOM, description="name of the recipe")
     about: str = Field(default="", description="one sentence about the recipe")
     scenario: Literal["task", "domain", "class"] = Field(
         default="class",

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import SafetensorError
+
+from lab.core import documents
 
 UnreadableArrays = SafetensorError  # what `read_arrays` raises for a damaged file
 
@@ -53,7 +54,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_yaml(path: Path, content: Any) -> None:
-    replace_bytes(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+    replace_bytes(path, documents.yaml_text(content).encode())
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
@@ -87,6 +88,15 @@ def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
     with safe_open(path, framework="np") as handle:
         return {name: handle.get_tensor(name) for name in handle.keys()}, handle.metadata() or {}  # noqa: SIM118
+
+
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes with the content of a file: its inode, time (ns) and size (bytes); None if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def sha256(path: Path) -> str:

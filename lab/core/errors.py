@@ -25,10 +25,3 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> LabError:
     near = get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names) or 'none'}"
     return LabError(f"unknown {kind} '{given}': {hint}")
-
-
-def bad_yaml(what: str, error: Exception) -> LabError:
-    """The error for a file that is not valid YAML, with the line where reading ended."""
-    mark = getattr(error, "problem_mark", None)
-    reason = getattr(error, "problem", None) or str(error).split("\n")[0]
-    return LabError(f"{what}{f', line {mark.line + 1}' if mark else ''}: not valid YAML ({reason})")

@@ -20,18 +20,43 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from lab.core.errors import LabError, unknown
 
 PLUGINS = "LAB_PLUGINS"  # environment variable: folders of plug-ins of your own, separated as in PATH
+SHOWN = 300  # characters of a wrong value
 CONTRACT = "base"  # the file of a folder that holds what its plug-ins have in common; it is none itself
 
 
-class Options(BaseModel):
-    """Options of a plug-in: every field has a default and a description; unknown fields are refused."""
+class Fields(BaseModel):
+    """Values that people write: unknown fields are refused, and neither text nor true and false are read as numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _as_written(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        result = read(value)
+        if _is_converted(value, result):
+            raise ValueError(f"input should be of type {type(result).__name__}, and is not converted")
+        return result
+
+
+def _is_converted(value: Any, result: Any) -> bool:
+    """Whether pydantic made a number, or true or false, of text or of the other; also within lists and mappings."""
+    if isinstance(value, list) and isinstance(result, list):
+        return any(map(_is_converted, value, result))
+    if isinstance(value, dict) and isinstance(result, dict):
+        return any(_is_converted(value[name], inner) for name, inner in result.items() if name in value)
+    if isinstance(result, bool) or isinstance(value, bool):
+        return type(value) is not type(result)
+    return isinstance(value, str) and isinstance(result, int | float)
+
+
+class Options(Fields):
+    """Options of a plug-in: every field has a default and a description."""
+
     name: str = ""
 
 
@@ -219,7 +244,13 @@ def _explain(problem: Any, path: Sequence[str], within: type[BaseModel] | None, 
         owner = ".".join(filter(None, [section, *path[:-1]]))
         return str(unknown(f"option of {owner}" if owner else "option", path[-1], within.model_fields if within else ()))
     where, message = ".".join(filter(None, [section, *path])), problem["msg"].removeprefix("Value error, ")
-    return f"{where} = {problem['input']!r}: {message[:1].lower()}{message[1:]}"
+    return f"{where} = {_short(problem['input'])}: {message[:1].lower()}{message[1:]}"
+
+
+def _short(value: Any) -> str:
+    """A value as it is written in Python, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 routers = Registry("router", "lab.routers")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, cast
 
+from lab.core.documents import opened
 from lab.core.errors import LabError
 from lab.data.tables import COLUMNS, Table
 
@@ -24,6 +25,8 @@ BOMS = {
     BOM_UTF16_LE: "utf-16-le",
     BOM_UTF16_BE: "utf-16-be",
 }
+LARGEST = 1 << 30  # bytes of the texts of one file
+LINES = "each line holds one JSON object, or the file one array of them"
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 
@@ -42,7 +45,12 @@ def read_text(path: Path, encoding: str | None = None) -> tuple[str, list[str]]:
     others look like each other, so they are not guessed. Raises LabError for a text of another encoding, with line and byte.
     """
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with opened(path, LARGEST) as file:
+            data = (gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file).read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise LabError(f"holds more than {LARGEST:,} bytes: split it")
+    except LabError as error:
+        raise LabError(f"{path} {error}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise LabError(f"{path} cannot be read: {first_line(error)}; write the file again") from error
     mark = next((mark for mark in BOMS if data.startswith(mark)), b"")
@@ -55,21 +63,26 @@ def read_text(path: Path, encoding: str | None = None) -> tuple[str, list[str]]:
         place = f"{path}, line {line}"
         if encoding or chosen != "utf-8":
             raise LabError(f"{place}: not {chosen.upper()} (byte {start}); save the file as UTF-8") from error
+        words = re.finditer(rb"[^\s,;|\"]+", data)
+        word = next((match.group() for match in words if match.end() > start), b"")
         raise LabError(
-            f"{place}: not UTF-8 (byte {start}); save the file as UTF-8, "
-            'or name its encoding in task.json, for example {"encoding": "cp1252"}'
+            f"{place}: not UTF-8 (byte {start}); save the file as UTF-8, or name its encoding in task.json, "
+            f'for example {{"encoding": "cp1252"}}, by which the word there is {word[:40].decode("cp1252", "replace")!r}'
         ) from error
     except LookupError as error:
         raise LabError(f"{path}: there is no encoding called {encoding}; use a name of Python's, such as cp1252") from error
-    return text, [f"{path.name}: encoded as {chosen.upper()}"] if chosen != "utf-8" else []
+    return text, [f"encoded as {chosen.upper()}"] if chosen != "utf-8" else []
 
 
 def _wide(data: bytes) -> str | None:
-    """The encoding of a text without a mark in which every second byte of the beginning is zero."""
-    even, odd = data[0:200:2], data[1:200:2]
-    if len(data) < 4 or len(data) % 2 or 0 not in data[:200]:
+    """The encoding of a text without a mark in whose beginning a tenth of every second byte, and hardly another, is zero.
+
+    These are the characters of ASCII, such as separators and ends of lines, in texts of any script.
+    """
+    even, odd = data[0:200:2].count(0), data[1:200:2].count(0)
+    if len(data) % 2 or 10 * max(even, odd) < len(data[:200]) / 2:
         return None
-    return "utf-16-le" if odd.count(0) > 0.7 * len(odd) else "utf-16-be" if even.count(0) > 0.7 * len(even) else None
+    return "utf-16-le" if odd > 10 * even else "utf-16-be" if even > 10 * odd else None
 
 
 # -- JSON ------------------------------------------------------------------------------------------------------------------
@@ -84,9 +97,7 @@ def read_json(path: Path, encoding: str | None = None, columns: Collection[str] 
     lines: list[int] = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            rows.append(
-                _object(_parse(line, f"{path}, line {number}", "each line holds one JSON object"), f"{path}, line {number}")
-            )
+            rows.append(_object(_parse(line, f"{path}, line {number}", LINES), f"{path}, line {number}"))
             lines.append(number)
     return Table(rows, lambda i: f"{path}, line {lines[i]}", path.name, notes=tuple(notes))
 
@@ -99,7 +110,7 @@ def _is_array(text: str) -> bool:
 def _read_array(path: Path, text: str, notes: list[str]) -> Table:
     values = _parse(text, str(path), "the file holds one JSON array of objects")
     rows = [_object(value, f"{path}, element {i}") for i, value in enumerate(values)]
-    return Table(rows, lambda i: f"{path}, element {i}", path.name, notes=(*notes, f"{path.name}: one JSON array"))
+    return Table(rows, lambda i: f"{path}, element {i}", path.name, notes=(*notes, "one JSON array"))
 
 
 def _parse(text: str, place: str, needs: str) -> Any:
@@ -135,10 +146,11 @@ def read_csv(path: Path, encoding: str | None = None, columns: Collection[str] =
     from pyarrow import csv as arrow
 
     text, notes = read_text(path, encoding)
-    if line := re.match(r"sep=.\r?\n", text):  # how a spreadsheet is told the separator
+    if line := re.match(r"sep=.(\r\n|\r|\n)", text):  # how a spreadsheet is told the separator
         text = text[line.end() :]
     delimiter, names = _header(text, columns)
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    named = [name for name in names if name.strip()]  # spreadsheets write empty columns behind the last one
+    if repeated := sorted({name for name in named if named.count(name) > 1}):
         raise LabError(f"{path}: column '{repeated[0]}' is there twice; rename one")
     quoted = text.count('"') % 2 == 0
     if not quoted and delimiter != "\t":  # the parser would take everything up to the end as one text
@@ -147,29 +159,43 @@ def read_csv(path: Path, encoding: str | None = None, columns: Collection[str] =
     try:
         table = arrow.read_csv(
             io.BytesIO(data),
-            read_options=arrow.ReadOptions(block_size=len(data) + 1),
+            read_options=arrow.ReadOptions(block_size=len(data) + 1, use_threads=False),  # with threads, errors name no row
             parse_options=arrow.ParseOptions(delimiter=delimiter, newlines_in_values=quoted, quote_char='"' if quoted else False),
-            convert_options=arrow.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()), strings_can_be_null=False),
+            convert_options=arrow.ConvertOptions(
+                column_types=dict.fromkeys(named, pyarrow.string()), strings_can_be_null=False, include_columns=named
+            ),
         )
     except pyarrow.ArrowInvalid as error:
-        raise LabError(f"{path}: not a readable csv file ({first_line(error)})") from error
+        reason = re.sub(r"(got \d+):.*", r"\1", first_line(error))  # without the row, which may be of a file that is linked to
+        raise LabError(
+            f"{path}: not a readable csv file ({reason}); read as separated by {DELIMITERS[delimiter]}, with the "
+            f"columns {', '.join(names) or 'none'}: put texts that hold the separator in quotation marks, or use another one"
+        ) from error
     if delimiter != ",":
-        notes.append(f"{path.name}: separated by {DELIMITERS[delimiter]}")
+        notes.append(f"separated by {DELIMITERS[delimiter]}")
     if not quoted:
-        notes.append(f"{path.name}: quotation marks are part of the texts (the file holds an odd number)")
+        notes.append("quotation marks are part of the texts (the file holds an odd number)")
     return Table(table.to_pylist(), lambda i: f"{path}, row {i}", path.name, notes=tuple(notes))
 
 
 def _header(text: str, columns: Collection[str]) -> tuple[str, list[str]]:
     """The delimiter that finds most of the wanted columns in the header line, and among equals most columns; and the names."""
     wanted = {column.strip().casefold() for column in columns}
-    headers = {mark: next(csv.reader(io.StringIO(text), delimiter=mark), []) for mark in DELIMITERS}
+    headers = {mark: _first_row(text, mark) for mark in DELIMITERS}
 
     def fits(mark: str) -> tuple[int, int]:
         return len(wanted & {name.strip().casefold() for name in headers[mark]}), len(headers[mark])
 
     best = max(DELIMITERS, key=fits)
     return best, headers[best]
+
+
+def _first_row(text: str, delimiter: str) -> list[str]:
+    """The cells of the first line that is not empty; none where a quotation mark stays open for too long."""
+    try:
+        return next(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)), [])
+    except csv.Error:
+        return []
 
 
 # -- arrow -----------------------------------------------------------------------------------------------------------------
@@ -203,6 +229,8 @@ def read_saved(folder: Path) -> dict[str, Table]:
 
 def from_arrow(table: Any, where: str, source: str) -> Table:
     """Rows of an arrow table; numbers of a ClassLabel column become the names they stand for, -1 none."""
+    import pyarrow
+
     classes: dict[str, tuple[str, ...]] = {}
     if b"huggingface" in (table.schema.metadata or {}):
         import datasets
@@ -213,6 +241,11 @@ def from_arrow(table: Any, where: str, source: str) -> Table:
         rows = table.to_pylist()
     except UnicodeDecodeError as error:
         raise LabError(f"{where}, row {_not_text(table)}: not UTF-8 (byte {error.start} of the value)") from error
+    for column in table.schema:
+        if pyarrow.types.is_float16(column.type) or pyarrow.types.is_float32(column.type):
+            kind = column.type.to_pandas_dtype()  # of numpy, which writes 0.1 as 0.1 also where it has 32 bits
+            for row in rows:
+                row[column.name] = None if row[column.name] is None else kind(row[column.name])
     for column, names in classes.items():
         for i, row in enumerate(rows):
             row[column] = class_name(row[column], names, f"{where}, row {i}")

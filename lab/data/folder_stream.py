@@ -12,12 +12,13 @@ numbers that are no names are indices into them), `fields` (which column is the 
 is missing is taken from the training rows (lab.data.tables). A folder that holds such files itself is a stream of one task.
 """
 
-import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lab.core.documents import json_value, opened
 from lab.core.errors import LabError, unknown
 from lab.data.file_reading import READERS, read_saved
 from lab.data.stream import SPLITS, Split, Stream, Task
@@ -26,6 +27,7 @@ from lab.data.tables import COLUMNS, STEMS, Declared, Table, by_split_column, ma
 DATA = "data"  # stem of the one file that holds all rows
 SAVED = ("dataset_dict.json", "state.json")  # what marks a save_to_disk folder, of splits or of one data set
 SPEC = "task.json"
+KNOWN = ("label_names", "fields", "encoding", "about")  # of task.json; what else stands there is for people
 LAYOUT = f"one folder per task with train, validation and test files, or one file data ({', '.join(READERS)})"
 
 
@@ -105,11 +107,17 @@ def _spec(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        spec = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        with opened(path) as file:
+            spec = json_value(file.read())
+    except LabError as error:
+        raise LabError(f"{path} {error}") from error
+    except ValueError as error:
         raise LabError(f"{path}: broken JSON ({error})") from error
     if not isinstance(spec, dict):
         raise LabError(f"{path}: {type(spec).__name__} instead of a JSON object with label_names and fields")
+    for name in spec.keys() - set(KNOWN):
+        if near := get_close_matches(name, KNOWN, n=1, cutoff=0.7):
+            raise LabError(f"{path}: '{name}' is not read, did you mean '{near[0]}'?")
     if not isinstance(spec.get("encoding", ""), str):
         raise LabError(f"{path}: encoding must be a name, such as cp1252")
     return spec
@@ -117,8 +125,8 @@ def _spec(folder: Path) -> dict[str, Any]:
 
 def _names(folder: Path, spec: Mapping[str, Any]) -> tuple[str, ...] | None:
     names = spec.get("label_names")
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise LabError(f"{folder / SPEC}: label_names must be a list of strings")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) and name.strip() for name in names)):
+        raise LabError(f"{folder / SPEC}: label_names must be a list of strings that are not empty")
     return tuple(name.strip() for name in names) if names else None
 
 

@@ -19,7 +19,7 @@ from lab.core.errors import LabError, unknown
 from lab.data.file_reading import class_name, first_line
 from lab.data.label_reading import HIDDEN, label_text
 from lab.data.stream import Example, Split, Stream, Task, sample
-from lab.data.tables import Declared, Row, Table, labelled
+from lab.data.tables import Declared, Row, Table, labelled, read_as
 
 PARQUET_BRANCH = "refs/convert/parquet"
 TRAIN_POOL, TEST_POOL = 115_000, 7_600  # rows of a task at most: de Masson d'Autume et al. (2019); the T5 line tests on 7,600 too
@@ -68,7 +68,7 @@ class HubStream(Stream):
         task = self.tasks[name]
         tables: dict[Split, Table] = {split: self._table(name, split, where) for split, where in _named_splits(task)}
         tables, dropped = _without_repeats(tables)
-        notes = [note for table in tables.values() for note in table.notes]
+        notes = read_as(tables.values())
         names, splits = labelled(tables, Declared(task.labels), notes)
         size = len(splits["train"])
         if "test" not in splits:
@@ -98,7 +98,7 @@ class HubStream(Stream):
         rows = list(_rows(task, data.select(keep), part, tuple(task.labels or names or ())))
         shown = [row for row in rows if label_text(row["label"]) not in (None, HIDDEN)]
         hidden = len(rows) - len(shown)
-        notes = (f"{hidden:,} of {len(rows):,} rows of {task.repo} ({part}) have no label and are left out",) if hidden else ()
+        notes = (f"{hidden:,} of {len(rows):,} rows have no label and are left out",) if hidden else ()
         declared = {"label": tuple(names)} if names else {}
         return Table(shown, lambda row: f"{task.repo} ({part}), row {row}", f"{task.repo} ({part})", declared, notes)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+import numpy
+
 NUMBER = re.compile(r"0|-?[1-9][0-9]*")  # a whole number as it is usually written: 001 is a code
 HIDDEN = "-1"  # how public data sets mark a label that is not given away
 
@@ -23,11 +25,15 @@ def label_text(value: Any) -> str | None:
     Integral floats are whole numbers, booleans are true and false, and surrounding spaces are cut. Raises NotOneLabel for lists
     and other values of several parts.
     """
-    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a number of numpy
+    if isinstance(value, numpy.floating):
+        value = float(str(value))  # the shortest that is this number, also of the 32 bits that it may have
+    elif isinstance(value, numpy.datetime64 | numpy.timedelta64):
+        value = None if numpy.isnat(value) else str(value)
+    elif isinstance(value, numpy.generic):
         value = value.item()
     if isinstance(value, list | tuple | set | dict) or hasattr(value, "__array__"):
         raise NotOneLabel(f"{value!r} is several labels per row: a row has one label")
-    if value is None or value != value:  # NaN is not itself
+    if value is None or _is_missing(value):
         return None
     if isinstance(value, bool):
         return str(value).lower()
@@ -36,6 +42,14 @@ def label_text(value: Any) -> str | None:
     if isinstance(value, bytes):
         raise NotOneLabel(f"{value!r} is bytes, not a text: save the label as text")
     return str(value).strip() or None
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether it is NaN, which is not itself, or the NA of pandas, which is neither itself nor not."""
+    try:
+        return bool(value != value)
+    except TypeError:
+        return True
 
 
 def _is_whole(value: float | Decimal) -> bool:
@@ -70,11 +84,16 @@ def read_labels(texts: Collection[str], names: Sequence[str]) -> Reading:
 
 
 def near_equal(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Groups of labels that differ in case, spaces or Unicode form alone, which are likely one class by mistake."""
+    """Groups of labels that differ in case, spaces, Unicode form or invisible characters alone: likely one class by mistake."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        groups["".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
+        letters = (letter for letter in unicodedata.normalize("NFKC", name).casefold() if not _is_invisible(letter))
+        groups["".join(letters)].append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def _is_invisible(letter: str) -> bool:
+    return letter.isspace() or unicodedata.category(letter) in ("Cc", "Cf")
 
 
 def _few(words: Iterable[str], most: int = 8) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
+from lab.core import names
 from lab.core.errors import LabError, unknown
 from lab.core.registry import Plugin
 
@@ -53,6 +54,10 @@ class Task:
         """Whether the answers are free text."""
         return not self.labels
 
+    def summary(self) -> dict[str, Any]:
+        """Its name and sizes, one row of a table of tasks."""
+        return {"task": self.name, "labels": len(self.labels), **{split: len(self.split(split)) for split in SPLITS}}
+
     def digest(self) -> str:
         """SHA-256 over labels and examples: the identity of the data in content addresses."""
         content = [self.labels, *([example.content for example in self.split(s)] for s in SPLITS)]
@@ -81,6 +86,8 @@ class Stream(Plugin):
 
 def check(task: Task) -> Task:
     """Return the task if it is usable; raise a LabError that names task, split and row if not."""
+    if problem := names.fault(task.name):
+        raise LabError(f"the name of task {task.name[:60]!r} {problem}: it names a folder of experts, so give it another one")
     where = f"task '{task.name}'"
     if len(task.labels) == 1 or not (task.labels or any(example.targets for example in task.train)):
         raise LabError(f"{where} has {len(task.labels)} label(s): a task needs at least 2")

@@ -2,8 +2,9 @@
 
 import json
 import random
+import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +27,7 @@ class Table:
     location: Callable[[int], str]  # of row i, as errors name it
     source: str = ""  # the name of the file, for people
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names that the format declares, by column
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # without the name of the file
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,13 @@ def make_task(name: str, tables: Mapping[Split, Table], declared: Declared = Dec
     labels in a row, and where there are too few training rows for what is missing.
     """
     columns = {split: _columns(table, declared.fields) for split, table in tables.items()}
-    notes = [note for table in tables.values() for note in table.notes]
     for split, table in tables.items():
+        if not table.rows:
+            raise LabError(f"task '{name}': {table.source} ({split}) holds no rows")
         renamed = [f"'{there}' as {here}" for here, there in columns[split].items() if declared.fields.get(here, here) != there]
-        notes += [f"{table.source}: column {', '.join(renamed)}"] if renamed else []
+        noted = (*table.notes, f"column {', '.join(renamed)}") if renamed else table.notes
+        tables = {**tables, split: replace(table, notes=noted)}
+    notes = read_as(tables.values())
     if "label" not in columns["train"] and "targets" in columns["train"]:
         names: tuple[str, ...] = ()
         examples: dict[Split, list[Example]] = {split: list(_written(table, columns[split])) for split, table in tables.items()}
@@ -60,6 +64,15 @@ def make_task(name: str, tables: Mapping[Split, Table], declared: Declared = Dec
         names, examples = labelled(tables, declared, notes)
     splits = _with_missing_splits(name, examples, notes)
     return Task(name, names, splits["train"], splits["validation"], splits["test"], declared.about, tuple(dict.fromkeys(notes)))
+
+
+def read_as(tables: Iterable[Table]) -> list[str]:
+    """The notes of tables, each once with the files that it is about."""
+    sources: dict[str, list[str]] = defaultdict(list)
+    for table in tables:
+        for note in table.notes:
+            sources[note].append(table.source)
+    return [f"{', '.join(dict.fromkeys(files))}: {note}" for note, files in sources.items()]
 
 
 def _columns(table: Table, fields: Mapping[str, str]) -> dict[str, str]:
@@ -89,15 +102,17 @@ def labelled(
     declared_names = declared.label_names or tables["train"].classes.get(label)
     labels = {split: _labels(table, columns[split], declared_names or ()) for split, table in tables.items()}
     for split, table in tables.items():
-        tables = {**tables, split: _without_unlabelled(table, labels[split], notes)}
+        tables = {**tables, split: _without_unlabelled(split, table, labels[split], notes)}
     texts = {split: [text for text in column if text is not None] for split, column in labels.items()}
     names = tuple(declared_names or label_names(texts["train"]))
     reading = read_labels({text for column in texts.values() for text in column}, names)
     sources = ", ".join(dict.fromkeys(table.source for table in tables.values()))
     notes.append(f"label column of {sources} read as {reading.sentence}")
     for group in near_equal(names):
+        written = ascii if len({unicodedata.normalize("NFC", label) for label in group}) < len(group) else repr
         notes.append(
-            f"labels {' and '.join(map(repr, group))} differ in case, spaces or Unicode form alone: they are {len(group)} classes"
+            f"labels {' and '.join(map(written, group))} differ in case, spaces, Unicode form or invisible characters alone: "
+            f"they are {len(group)} classes"
         )
     splits = {}
     for split, table in tables.items():
@@ -121,7 +136,7 @@ def _labels(table: Table, columns: Mapping[str, str], names: Sequence[str]) -> l
     return labels
 
 
-def _without_unlabelled(table: Table, labels: Sequence[str | None], notes: list[str]) -> Table:
+def _without_unlabelled(split: Split, table: Table, labels: Sequence[str | None], notes: list[str]) -> Table:
     """The rows that have a label."""
     kept = [i for i, text in enumerate(labels) if text is not None]
     missing = len(labels) - len(kept)
@@ -129,8 +144,10 @@ def _without_unlabelled(table: Table, labels: Sequence[str | None], notes: list[
         return table
     notes.append(f"{missing:,} of {len(labels):,} rows of {table.source} have no label (empty, missing or -1) and are left out")
     if not kept:
+        remedy = "" if split == "train" else f"; without these rows, {split} rows are taken from the training rows"
         raise LabError(
-            f"{table.source}: no row has a label (empty, missing and -1 are none; list -1 in label_names if it is a class)"
+            f"{table.location(0)}: neither this row nor another of {split} has a label (empty, missing and -1 are none; "
+            f"list -1 in label_names if it is a class){remedy}"
         )
     return replace(table, rows=[table.rows[i] for i in kept], location=lambda i: table.location(kept[i]))
 
@@ -253,7 +270,7 @@ def by_split_column(table: Table) -> dict[Split, Table]:
             raise LabError(f"{table.location(i)}: split {row.get(column)!r} is none of {', '.join(SPLIT_OF)}")
         parts[split].append(i)
     sizes = ", ".join(f"{split} {len(parts[split]):,}" for split in SPLITS if split in parts)
-    note = f"{table.source}: column '{column}' gives the splits, {sizes}"
+    note = f"column '{column}' gives the splits, {sizes}"
     made: dict[Split, Table] = {}
     for split in SPLITS:
         if kept := parts.get(split):

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lab import views
 from lab.config.schema import Section
-from lab.core.errors import LabError, bad_yaml, unknown
+from lab.core.documents import read_yaml
+from lab.core.errors import LabError, unknown
 from lab.core.registry import explain
 from lab.run_folder.run import Run
 
@@ -106,13 +106,11 @@ def read_lesson(name: str) -> Lesson:
     files = lesson_files()
     if name not in files:
         raise unknown("lesson", name, files)
+    content = read_yaml(files[name], f"lesson {name}")
+    if not isinstance(content, dict):
+        raise LabError(f"lesson {name} must be a mapping with title, about and cards")
     try:
-        content = yaml.safe_load(files[name].read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise LabError(f"lesson {name} must be a mapping with title, about and cards")
         return Lesson(**content)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise bad_yaml(f"lesson {name}", error) from error
     except ValidationError as error:
         raise LabError(f"lesson {name}: {_where(error)}") from error
 

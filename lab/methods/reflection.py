@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from lab.core import documents
 from lab.core.errors import LabError, unknown
 from lab.core.registry import Options
 from lab.data.batching import UNLABELLED, Batch, Encoded
@@ -24,6 +25,8 @@ from lab.data.stream import Example, Task
 from lab.methods.base import Method
 from lab.models.learner import Learner, Output
 from lab.routers.base import Request
+
+LARGEST = 1 << 28  # bytes of a file of generated texts
 
 
 class ReflectionOptions(Options):
@@ -131,13 +134,14 @@ def pseudo_examples(file: str, tasks: Sequence[str]) -> dict[str, list[str]]:
     where = f"methods.reflection.pseudo = {file}"
     texts_of: dict[str, list[str]] = {task: [] for task in tasks}
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        with documents.opened(Path(file), LARGEST) as content:
+            lines = content.read().decode().splitlines()
+    except (LabError, OSError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
         raise LabError(f"{where}: the file cannot be read ({reason})") from error
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = documents.json_value(line)
             task, text = row["task"], row["text"]
         except (ValueError, KeyError, TypeError):
             task, text = None, None

@@ -17,7 +17,7 @@ from lab.data.batching import UNLABELLED, Batch, Encoded, by_length, collate
 from lab.data.stream import Example
 from lab.models import identity, positions
 from lab.models.prefix_cache import Lower
-from lab.models.pretrained import HashTokenizer, Tokenizer, WritingModel, is_decoder, load, locate, tiny, writer
+from lab.models.pretrained import HashTokenizer, Tokenizer, WritingModel, is_decoder, load, locate, reader, tiny, writer
 
 if TYPE_CHECKING:  # transformers is slow to import
     from transformers import PreTrainedModel
@@ -82,6 +82,7 @@ class Backbone(nn.Module):
         accepted = inspect.signature(model.forward).parameters
         self.takes_positions = generates and "position_ids" in accepted
         self.keeps_logits = "logits_to_keep" in accepted
+        self.keeps_cache = "use_cache" in inspect.signature(reader(self.model).forward).parameters
         self.takes_types = "token_type_ids" in accepted and getattr(model.config, "type_vocab_size", 0) > 1
         self.width: int = self.trial(answers=False)([0]).shape[1]  # some return a projection of their hidden states
 
@@ -230,10 +231,11 @@ class Backbone(nn.Module):
 
     def embed(self, batch: Batch) -> Tensor:
         """Sequence representations (B, D) in float32, through whatever experts are switched on."""
-        more = {"token_type_ids": batch.types} if self.takes_types else self.position_ids(batch.mask)
-        model = self.model.get_encoder() if self.encoder_decoder else self.model.base_model
+        more: dict[str, Any] = {"token_type_ids": batch.types} if self.takes_types else self.position_ids(batch.mask)
+        if self.keeps_cache:
+            more |= {"use_cache": False}  # no text goes on; some keep states that they then change in place
         with self.arithmetic(), self.lower.serve(batch.keys) if self.lower else nullcontext():
-            hidden = model(input_ids=batch.ids, attention_mask=batch.mask, **more).last_hidden_state  # (B, T, D)
+            hidden = reader(self.model)(input_ids=batch.ids, attention_mask=batch.mask, **more).last_hidden_state  # (B, T, D)
         return pool(hidden.float(), batch.mask, self.pooling)  # (B, D)
 
     def position_ids(self, mask: Tensor) -> dict[str, Tensor]:
@@ -243,9 +245,8 @@ class Backbone(nn.Module):
     def token_logits(self, batch: Batch) -> Tensor:
         """Logits (B, S, V) of the next token at every place of the targets, given the text and what stands before."""
         if self.encoder_decoder:
-            before = cast(WritingModel, self.model).prepare_decoder_input_ids_from_labels(labels=batch.label)  # (B, S)
             with self.arithmetic():
-                return self.model(input_ids=batch.ids, attention_mask=batch.mask, decoder_input_ids=before).logits.float()
+                return self.model(input_ids=batch.ids, attention_mask=batch.mask, labels=batch.label.contiguous()).logits.float()
         written = batch.label != UNLABELLED
         ids = torch.cat([batch.ids, batch.label.where(written, self.pad)], dim=1)  # (B, T + S)
         mask = torch.cat([batch.mask, written.long()], dim=1)

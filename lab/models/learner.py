@@ -206,22 +206,22 @@ def load_routing_state(learner: Learner, tensors: dict[str, Tensor]) -> None:
     learner.router.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith(CONSOLIDATION)})
 
 
-def check_positions(learner: Learner, rows: Iterable[Encoded]) -> None:
+def check_positions(learner: Learner, rows: Iterable[Encoded]) -> list[str]:
     """Refuse texts that with the longest answer need more positions than the backbone has a table of.
 
-    Where positions are computed, as rotary ones are, this is said in the backbone's notes.
+    Where positions are computed for any number, as rotary ones are, a sentence is returned that says so.
     """
     backbone, answer = learner.backbone, learner.head.answer_tokens
     limit, own = backbone.answer_positions, backbone.encoder_decoder  # an encoder-decoder counts answers apart from texts
     text = 0 if own else max((len(row.ids) for row in rows), default=0)
     if not answer or limit is None or text + answer <= limit.count:
-        return
+        return []
     needed = f"answers of up to {answer} tokens" if own else f"texts of up to {text} tokens and answers of up to {answer}"
     fact = f"{needed} need more than the {limit.count} positions of backbone '{backbone.config.name}'"
     if limit.fixed:
         lower = _lower_to(limit.count if own else limit.count - answer)
         raise LabError(f"{fact}: {lower}write shorter answers (decoding.max_tokens, the targets of the data)")
-    backbone.notes.append(f"{fact}: it was made for no more, what it computes there may be poor")
+    return [f"{fact}: it was made for no more, what it computes there may be poor"]
 
 
 def _check_prompts(learner: Learner, experts: int) -> None:

@@ -132,8 +132,6 @@ class WritingModel(Protocol):
 
     def generate(self, *, input_ids: Tensor, attention_mask: Tensor, generation_config: "GenerationConfig") -> Tensor: ...
 
-    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor: ...
-
 
 class HashTokenizer:
     """Words to ids by checksum, for the tiny backbone: no vocabulary file, the same everywhere."""
@@ -331,3 +329,14 @@ def is_decoder(config: Any) -> bool:
     causal = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     masked = transformers.models.auto.modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     return config.model_type in causal and config.model_type not in masked
+
+
+def reader(model: "PreTrainedModel") -> "PreTrainedModel":
+    """The part of a model that makes hidden states of a text: its encoder, or all but what predicts tokens."""
+    from transformers import PreTrainedModel
+
+    if model.config.is_encoder_decoder:
+        return model.get_encoder()
+    inner = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+    unnamed = model.base_model is model and model.get_output_embeddings() is not None  # Llama 4 calls it other than it says
+    return inner[0] if unnamed and inner else model.base_model

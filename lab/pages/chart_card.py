@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from lab import figures
+from lab import figures, views
 from lab.pages import layout
 from lab.pages.code_snippets import command_of, python_of
 from lab.run_folder.run import Run
@@ -69,7 +69,7 @@ def footer(
             if numbers:
                 st.download_button(
                     "Numbers as CSV",
-                    lambda: numbers().to_csv(),
+                    lambda: views.to_csv(numbers()),
                     f"{key}.csv",
                     "text/csv",
                     key=f"{key}_csv",

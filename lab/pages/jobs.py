@@ -4,11 +4,11 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
-import yaml
 
 from lab import figures, views
 from lab.config.resolve import recipe_names
 from lab.config.schema import CUSTOM
+from lab.core.documents import yaml_text
 from lab.core.errors import LabError
 from lab.jobs import jobs
 from lab.pages import actions, chart_card, code_snippets, layout, navigation, recorded_examples, run_picker, run_table
@@ -195,25 +195,33 @@ def live(run: Run, state: str) -> None:
     def card() -> None:
         if run_table.status(run) != state:
             st.rerun()
-        progress = views.progress(run)
-        waiting = jobs.waiting() if state == "queued" else []
-        text = f"waits in the queue, {waiting.index(run) + 1} of {len(waiting)}" if run in waiting else progress.text()
-        if progress.elapsed_s is not None and state == "running":
-            text += f" · {views.clock(progress.elapsed_s)} since it started"
-        st.progress(min(max(progress.share, 0.0), 1.0), text=layout.plain(text))
-        stepper(run)
+        with layout.section():
+            standing(run, state)
+            stepper(run)
         for alert in views.alerts(run, lost=limit):
             st.warning(layout.plain(alert.text), icon=":material/warning:")
         left, right = st.columns(2, gap="large")
         with left:
-            loss(run, state)
+            with layout.section():
+                loss(run, state)
             with layout.section():
                 routing(run)
         with right, layout.section():
             matrix(run, state)
-        log(run, state)
+        with layout.section():
+            log(run, state)
 
     card()
+
+
+def standing(run: Run, state: str) -> None:
+    """How far the run is, as a bar with a sentence."""
+    progress = views.progress(run)
+    waiting = jobs.waiting() if state == "queued" else []
+    text = f"waits in the queue, {waiting.index(run) + 1} of {len(waiting)}" if run in waiting else progress.text()
+    if progress.elapsed_s is not None and state == "running":
+        text += f" · {views.clock(progress.elapsed_s)} since it started"
+    st.progress(min(max(progress.share, 0.0), 1.0), text=layout.plain(text))
 
 
 def stepper(run: Run) -> None:
@@ -287,6 +295,13 @@ def routing(run: Run) -> None:
     )
 
 
+def remarks(run: Run) -> None:
+    """What was done to the data, and what else was decided without being asked for."""
+    if sentences := run.remarks:
+        with st.expander(f"Data and defaults ({len(sentences)})", icon=":material/info:"):
+            st.markdown("\n".join(f"- {layout.plain(sentence)}" for sentence in sentences))
+
+
 def log(run: Run, state: str) -> None:
     """The end of the log, open where the run failed, and the whole log as a file."""
     text = views.log_tail(run)
@@ -295,7 +310,7 @@ def log(run: Run, state: str) -> None:
         if text:
             st.download_button(
                 "Whole log",
-                lambda: (run.dir / "log.txt").read_bytes(),
+                lambda: run.bytes_of("log.txt"),
                 f"{run.id}.txt",
                 "text/plain",
                 key="job_log",
@@ -308,7 +323,7 @@ def log(run: Run, state: str) -> None:
 def frozen(run: Run) -> None:
     """The settings the run was started with, and where it ran."""
     with st.expander("Settings of this run", icon=":material/tune:"):
-        st.code(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True), language="yaml", height=320)
+        st.code(yaml_text(run.config), language="yaml", height=320)
         facts = {name: run.info.get(name) for name in ("created", "started", "ended", "pid", "host") if run.info.get(name)}
         st.caption(" · ".join(f"{name} {layout.plain(value)}" for name, value in facts.items()))
 
@@ -351,6 +366,7 @@ def focused(run: Run) -> None:
         st.warning(f"The process of this run ended without a result. Its log may say why. Resume: {on_resume(run).lower()}.")
     controls(run, state)
     live(run, state)
+    remarks(run)
     frozen(run)
 
 

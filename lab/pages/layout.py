@@ -1,5 +1,6 @@
 """Small pieces that every page is laid out with: heading, escaped text, numbers, sections that fail alone, status badges."""
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any, Literal
 import streamlit as st
 
 from lab.core.errors import LabError
+from lab.run_folder.run import UNREADABLE
 
 STATUS_ICON = {
     "queued": ":material/schedule:",
@@ -55,8 +57,16 @@ def section() -> Iterator[None]:
     """A part of a page that shows its own errors and leaves the other parts alone."""
     try:
         yield
-    except (LabError, OSError) as error:
-        st.warning(plain(error), icon=":material/broken_image:")
+    except UNREADABLE as error:
+        st.warning(plain(reason(error)), icon=":material/broken_image:")
+
+
+def reason(error: Exception) -> str:
+    """What to tell about an error that a damaged folder may have caused; one that nobody foresaw goes to the log too."""
+    if isinstance(error, LabError | OSError):
+        return str(error)
+    logging.getLogger(__name__).error("a part of a page cannot be shown", exc_info=error)
+    return f"{type(error).__name__}: {error}"
 
 
 def status_badge(status: str) -> None:

@@ -7,7 +7,7 @@ import streamlit as st
 from lab import views
 from lab.core.errors import LabError
 from lab.jobs import jobs
-from lab.pages import layout, navigation, system, visitor
+from lab.pages import layout, navigation, system, url_state, visitor
 from lab.run_folder.run import all_runs, root
 
 
@@ -51,10 +51,11 @@ def main() -> None:
     st.set_page_config(page_title="Adapter routing lab", page_icon="🧭", layout="wide")
     visitor.identify()
     page = st.navigation(navigation.pages())
+    url_state.drop_oversized()
     try:
         page.run()
-    except (LabError, OSError) as error:
-        st.error(layout.plain(error), title="This page cannot be shown")
+    except views.UNREADABLE as error:
+        st.error(layout.plain(layout.reason(error)), title="This page cannot be shown")
         st.page_link(navigation.page("start"), label="Go to Start", icon=":material/home:")
     with st.sidebar:  # after the page, which visitors wait for: the sidebar reads all runs
         sidebar()

@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import streamlit as st
-import yaml
 
 from lab.config.resolve import configure, fitted, merged, recipes
 from lab.config.schema import CUSTOM, RunConfig
-from lab.core.errors import LabError, bad_yaml, unknown
+from lab.core.documents import yaml_text, yaml_value
+from lab.core.errors import LabError, unknown
 from lab.data import loading
 from lab.data.task_checks import check
 from lab.jobs import jobs
@@ -60,7 +60,7 @@ def equivalents(recipe: str, changes: list[str]) -> None:
     runs_option = code_snippets.runs_option()
     if runs_option and not jobs.read_only():
         command.caption(layout.plain(f"To see the run in this dashboard, add{runs_option}: its runs are not in ./runs."))
-    content = yaml.safe_dump(as_recipe(recipe, changes), sort_keys=False, allow_unicode=True)
+    content = yaml_text(as_recipe(recipe, changes))
     recipe_file.code(content, language="yaml")
     with recipe_file.container(horizontal=True, vertical_alignment="center"):
         st.caption("A recipe file: `lab run FILE`")
@@ -162,14 +162,11 @@ def open_file(recipe_names: list[str]) -> None:
     if file is None:
         return
     try:
-        content = yaml.safe_load(file.getvalue().decode())
+        content = yaml_value(file.getvalue(), file.name)
         if not isinstance(content, dict) or content.get("base", content.get("recipe")) not in recipe_names:
             raise LabError(f"{file.name} does not say which recipe it is based on: begin it with base: NAME")
         recipe = content.pop("base", content.pop("recipe", ""))
         values = draft.flat(content)
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        st.session_state["train_file_error"] = str(bad_yaml(file.name, error))
-        return
     except LabError as error:
         st.session_state["train_file_error"] = str(error)
         return

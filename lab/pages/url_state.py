@@ -9,6 +9,16 @@ from streamlit.errors import StreamlitAPIException
 
 from lab.pages import layout
 
+LONGEST, MOST = 8000, 200  # characters and values of a link
+
+
+def drop_oversized() -> None:
+    """Forget what a link says where it says more than any link of the lab, before a page reads it."""
+    values = [value for name in st.query_params for value in (name, *st.query_params.get_all(name))]
+    if len(values) > MOST or sum(map(len, values)) > LONGEST:
+        st.query_params.clear()
+        st.warning(f"The link was left aside: it is longer than {LONGEST:,} characters.", icon=":material/link_off:")
+
 
 def set_default(key: str, options: list[str], default: Any, label: Callable[[str], str] = str) -> list[str]:
     """Give a bound widget a valid value before it is drawn, so that the link shows it from the first look on.

@@ -7,7 +7,6 @@ speed. Everything that looks at run folders then shows a live job; comparisons l
 """
 
 import base64
-import binascii
 import json
 import re
 import shutil
@@ -20,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from lab import __version__
-from lab.core import atomic_io
+from lab.core import atomic_io, documents
 from lab.core.errors import LabError
+from lab.run_folder import expected_fields
 from lab.run_folder.run import Run, root, slug
 from lab.run_folder.writer import append_event, claim, create_run, now, update_info
 
@@ -61,16 +61,28 @@ def trace(run: Run) -> bytes:
         "scores": scores,
         "end": end | {"status": "finished" if finished else "stopped"},
     }
-    lines = [head]
+    lines, moments = [head], run.recorded()
     for event in events:
-        path = run.dir / "routing" / f"after_{event.get('task')}.safetensors"
-        if event.get("kind") == "TaskEnded" and path.is_file():
-            lines.append({"kind": "Routing", "name": path.name, "data": base64.b64encode(path.read_bytes()).decode()})
+        name = f"after_{event.get('task')}.safetensors"
+        if event.get("kind") == "TaskEnded" and event["task"] in moments:
+            data = base64.b64encode(run.bytes_of(f"routing/{name}")).decode()
+            lines.append({"kind": "Routing", "name": name, "data": data})
         lines.append(event)
     content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
     if len(content) > LARGEST:
         raise LabError(f"the replay file of run '{run.id}' would have {len(content):,} bytes: at most {LARGEST:,} are played")
     return content
+
+
+def file_content(path: Path) -> bytes:
+    """The content of a replay file that lies anywhere; LabError if it cannot be read."""
+    try:
+        with documents.opened(path, LARGEST) as file:
+            return file.read()
+    except FileNotFoundError:
+        raise LabError(f"there is no replay file {path}") from None
+    except LabError as error:
+        raise LabError(f"the replay file {path} {error}") from error
 
 
 def read(content: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -80,14 +92,16 @@ def read(content: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     lines = []
     for number, text in enumerate(content.splitlines(), 1):
         try:
-            line = json.loads(text)
+            line = documents.json_value(text)
             if not isinstance(line, dict):
                 raise ValueError("no JSON object")
-            if line.get("kind") == "Routing" and not NAME.fullmatch(line["name"]):
-                raise ValueError("routing is named after_<k>.safetensors")
-            if number > 1 and line.get("kind") != "Routing":
-                float(line["time"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if line.get("kind") == "Routing":
+                if not NAME.fullmatch(line["name"]):
+                    raise ValueError("routing is named after_<k>.safetensors")
+                base64.b64decode(line["data"], validate=True)
+            elif number > 1 and not expected_fields.is_event(line):
+                raise ValueError("no event")
+        except (ValueError, KeyError, TypeError) as error:
             raise LabError(f"this is no replay file: line {number} cannot be read ({type(error).__name__}: {error})") from error
         lines.append(line)
     head = lines[0] if lines else {}
@@ -95,15 +109,12 @@ def read(content: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         version = f"format {head['replay']}" if "replay" in head else "its first line has no 'replay'"
         raise LabError(f"this is no replay file that can be played: {version}, this version plays format {FORMAT}")
     missing = [name for name, kind in HEAD.items() if not isinstance(head.get(name), kind)]
-    try:
-        config, scores = head["config"], head["scores"]
-        facts = [config["recipe"], config["stream"]["name"], config["backbone"]["name"], config["scenario"], *scores["tasks"]]
-        if not all(isinstance(fact, str) for fact in facts) or not isinstance(config["seed"], int):
-            missing.append("names and seed")
-    except (KeyError, TypeError):
-        missing.append("recipe, stream, backbone, scenario, seed and tasks")
+    missing = missing or [f"config.{name}" for name in ("scenario", "backbone") if name not in head["config"]]
     if missing or len(lines) < 2:
         raise LabError(f"this replay file is damaged: its head lacks {', '.join(missing) or 'events after it'}")
+    for name, of_run in (("config", "config.yaml"), ("scores", "matrix.json"), ("end", "run.json")):
+        if fault := expected_fields.fault(of_run, head[name]):
+            raise LabError(f"this replay file is damaged: {name} of its head: {fault}")
     return head, lines[1:]
 
 
@@ -123,7 +134,7 @@ def create(content: bytes, runs: str | Path | None = None, speed: float = 10.0) 
 
 def play(run: Run, wait: Callable[[float], None] = time.sleep) -> None:
     """Let the replay file of a run happen, from its beginning; ends early if the run is asked to stop."""
-    head, lines = read((run.dir / FILE).read_bytes())
+    head, lines = read(run.bytes_of(FILE))
     lock = claim(run)
     try:
         for name in ("events.jsonl", "matrix.json"):
@@ -152,10 +163,7 @@ def _happen(run: Run, head: dict[str, Any], lines: list[dict[str, Any]], wait: C
     for line in lines:
         kind = line.get("kind")
         if kind == "Routing":
-            try:
-                atomic_io.replace_bytes(run.dir / "routing" / line["name"], base64.b64decode(line["data"], validate=True))
-            except binascii.Error as error:
-                raise LabError(f"the replay file is damaged: {line['name']} is no base64") from error
+            atomic_io.replace_bytes(run.dir / "routing" / line["name"], base64.b64decode(line["data"]))
             continue
         pause = 0.0 if before is None else (line["time"] - before) / speed
         wait(min(max(pause, 0.0), LONGEST))

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 STEPS = {  # what a step is in words that are right for every router; see Router.step_descriptions
     "logits": "one number per expert: the larger it is, the more weight the expert gets",
@@ -76,3 +78,32 @@ class Routing:
         """What queries are compared with, (P, D), and whose expert each key is; none where the router has no keys."""
         owners = self.arrays.get("key_experts", np.zeros(0))
         return self.arrays.get("keys", np.zeros((0, 0))), owners.astype(int).tolist()
+
+
+class _About(BaseModel):
+    """What the header of a file of routing says."""
+
+    model_config = ConfigDict(strict=True)
+    tasks: list[str]
+    layers: list[str]
+    experts: list[str]
+    texts: dict[str, list[str]]
+    steps: list[str] = []
+    told: dict[str, str] = {}
+
+
+def read_routing(arrays: dict[str, np.ndarray], header: Any) -> Routing:
+    """The routing that a file holds; ValueError where its header and the shapes of its arrays do not fit together."""
+    about = _About.model_validate(header)
+    layers, experts = len(about.layers), len(about.experts)
+    for task in range(len(about.tasks)):
+        if f"{task}/count" not in arrays:
+            continue
+        heads, whole = arrays[f"{task}/weight_sum"].shape[1], len(arrays[f"{task}/rows"])
+        each = (layers, heads, experts)
+        shapes = {"count": (1,), "weight_sum": each, "top_count": each, "entropy_sum": each[:2], "share_sum": each[2:]}
+        shapes |= {name: (whole, *each) for name in ("examples", *(f"steps/{step}" for step in about.steps))}
+        for name, shape in shapes.items():
+            if arrays[f"{task}/{name}"].shape != shape:
+                raise ValueError(f"{task}/{name} is of shape {arrays[f'{task}/{name}'].shape}, not {shape}")
+    return Routing(about.tasks, about.layers, about.experts, arrays, about.texts, about.steps, about.told)

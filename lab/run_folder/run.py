@@ -7,28 +7,34 @@ manifest.json (SHA-256 of all that a finished run holds)   checkpoint.damaged-<n
 notes.json (what people wrote about the run)   .lock and lease.json (of the process that works on it)
 """
 
-import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import psutil
-import yaml
 
 from lab.config.former_names import renamed
-from lab.core import atomic_io, registry
+from lab.core import atomic_io, documents, registry
 from lab.core.errors import LabError, unknown
 from lab.metrics.base import evaluate
-from lab.run_folder.routing_record import Routing
+from lab.run_folder import expected_fields
+from lab.run_folder.routing_record import Routing, read_routing
 
 FORMAT = 1  # of the run folder; raised when an old reader would misread a new folder
 TERMINAL = ("finished", "stopped", "interrupted", "failed")
 NOTES = {"text": "", "tags": [], "starred": False, "archived": False}  # notes.json where nobody has written anything
 ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,79}")
-SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one where it is there
+LARGEST = {".json": 1 << 24, ".yaml": 1 << 20, ".jsonl": 1 << 28, ".txt": 1 << 28, ".parquet": 1 << 29}  # bytes that are read
+LARGEST_ARRAYS = 1 << 36  # bytes of a safetensors file, of which only what is asked for is read
+ROWS = 20_000_000  # of a table
+TAIL = 1 << 16  # bytes of the end of a file that are enough for its newest lines
+UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)  # what a damaged folder can cause
+
+COLUMNS = ("task", "row", "label", "prediction", "correct", "probability")  # of predictions
+Found = TypeVar("Found", Path, BinaryIO)
 
 
 def root(runs: str | Path | None = None) -> Path:
@@ -46,7 +52,8 @@ class Run:
 
     def __init__(self, folder: Path):
         self.dir = Path(folder)
-        self.id = self.dir.name
+        self._contents: dict[str, tuple[Any, dict[str, Any]]] = {}  # of JSON files, each with its stamp
+        self.id = os.fsencode(self.dir.name).decode("utf-8", "backslashreplace")  # others may have made the folder
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and self.dir == other.dir
@@ -60,7 +67,7 @@ class Run:
             config, accuracy = self.config, self.metrics().get("average_accuracy")
             score = "" if accuracy is None else f", average accuracy {accuracy:.3f}"
             state = f"{self.status}: {config['recipe']} on {config['stream']['name']}, seed {config['seed']}{score}"
-        except (LabError, KeyError, TypeError):
+        except UNREADABLE:
             state = "damaged" if self.dir.is_dir() else "missing"
         return f"<Run '{self.id}' {state}, in {self.dir.parent}>"
 
@@ -70,7 +77,7 @@ class Run:
     def open(cls, id: str, runs: str | Path | None = None) -> "Run":
         """The run called `id`, or in the folder of that path; raises LabError for an unknown id, with the nearest one."""
         folder = located(id, runs)
-        if not ID.fullmatch(folder.name) or not (folder / "run.json").is_file():
+        if not ID.fullmatch(folder.name) or not os.path.lexists(folder / "run.json"):
             raise unknown("run", id, [run.id for run in all_runs(folder.parent)])
         run = cls(folder)
         run.refuse_newer()
@@ -82,16 +89,60 @@ class Run:
         if written > FORMAT:
             raise LabError(f"run '{self.id}' was written by a newer version (format {written}, this one reads {FORMAT})")
 
-    def _json(self, name: str) -> dict[str, Any]:
-        path = self.dir / name
+    def damaged(self, what: object) -> LabError:
+        """The error for a folder in which something is wrong."""
+        return LabError(f"run '{self.id}' is damaged: {what}")
+
+    def file(self, name: str) -> Path:
+        """A file of the run for a library that opens it by its path. This and `opened` are the door to all files of a run.
+
+        Raises FileNotFoundError, and LabError for what is no regular file of bearable size within the folder of runs.
+        """
+        return self._checked_file(documents.regular, name)
+
+    def opened(self, name: str) -> BinaryIO:
+        """A file of the run, open for reading; raises as `file`."""
+        return self._checked_file(documents.opened, name)
+
+    def _checked_file(self, door: Callable[[Path, int, Path], Found], name: str) -> Found:
         try:
-            content = json.loads(path.read_text())
+            return door(self.dir / name, LARGEST.get(Path(name).suffix, LARGEST_ARRAYS), self.dir.parent)
+        except LabError as error:
+            raise self.damaged(f"{name} {error}") from error
+
+    def bytes_of(self, name: str) -> bytes:
+        """The content of a file of the run; raises as `file`."""
+        with self.opened(name) as file:
+            return file.read()
+
+    def tail(self, name: str) -> bytes:
+        """The last bytes of a file of the run; none if it is missing."""
+        try:
+            with self.opened(name) as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+                return file.read(TAIL)
         except FileNotFoundError:
-            return {}
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise LabError(f"run '{self.id}' is damaged: {name} cannot be read ({error})") from error
+            return b""
+
+    def _json(self, name: str) -> dict[str, Any]:
+        """The content of a JSON file, {} if it is missing; read again only once it has changed."""
+        stamp = atomic_io.stamp(self.dir / name)
+        if stamp is None or self._contents.get(name, (None,))[0] != stamp:
+            try:
+                content = documents.json_value(self.bytes_of(name))
+            except FileNotFoundError:
+                return {}
+            except ValueError as error:
+                raise self.damaged(f"{name} cannot be read ({error})") from error
+            self._contents[name] = stamp, self._checked(name, content, "JSON object")
+        return dict(self._contents[name][1])
+
+    def _checked(self, name: str, content: Any, kind: str) -> dict[str, Any]:
+        """The content of a file if its fields are of the types that readers expect."""
         if not isinstance(content, dict):
-            raise LabError(f"run '{self.id}' is damaged: {name} holds no JSON object")
+            raise self.damaged(f"{name} holds no {kind}")
+        if fault := expected_fields.fault(name, content):
+            raise self.damaged(f"{name}: {fault}")
         return content
 
     @property
@@ -108,13 +159,15 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The resolved configuration as plain values."""
         try:
-            content = yaml.load((self.dir / "config.yaml").read_text(), SAFE)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = str(error).split("\n")[0]
-            raise LabError(f"run '{self.id}' is damaged: config.yaml cannot be read ({reason})") from error
-        if not isinstance(content, dict):
-            raise LabError(f"run '{self.id}' is damaged: config.yaml holds no mapping")
-        return renamed(content, warn=False)
+            content = documents.yaml_value(self.bytes_of("config.yaml"), "config.yaml cannot be read")
+            content = renamed(content, warn=False) if isinstance(content, dict) else content
+        except FileNotFoundError as error:
+            raise self.damaged("config.yaml is missing") from error
+        except LabError as error:
+            raise error if "is damaged" in str(error) else self.damaged(error) from error
+        except (TypeError, ValueError) as error:  # of former names
+            raise self.damaged(f"config.yaml cannot be read ({error})") from error
+        return self._checked("config.yaml", content, "mapping")
 
     @property
     def status(self) -> str:
@@ -188,17 +241,21 @@ class Run:
 
     def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
         """Events in order, optionally of one kind; a half-written or damaged line is skipped."""
-        path = self.dir / "events.jsonl"
-        if not path.exists():
+        try:
+            with self.opened("events.jsonl") as lines:
+                yield from (event for event in _events(lines) if kind is None or event["kind"] == kind)
+        except FileNotFoundError:
             return
-        with open(path, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                try:
-                    event = json.loads(line)
-                except json.JSONDecodeError:
-                    continue
-                if isinstance(event, dict) and (kind is None or event.get("kind") == kind):
-                    yield event
+
+    def newest_events(self) -> list[dict[str, Any]]:
+        """The newest events, oldest first, from the end of the file only."""
+        return [*_events(self.tail("events.jsonl").splitlines())]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was decided or left out without being asked for when the run began, in sentences."""
+        notes = next(self.events("RunStarted"), {}).get("notes")
+        return [str(note) for note in notes] if isinstance(notes, list) else []
 
     def recorded(self) -> list[int]:
         """Moments (indices of the last learned task) at which routing was recorded."""
@@ -219,41 +276,75 @@ class Run:
         after = moments[-1] if after is None and moments else after
         if after not in moments:
             raise LabError(f"run '{self.id}' has no routing recorded after task {after}; recorded: {moments or 'nothing'}")
-        name = f"after_{after}.safetensors"
+        name = f"routing/after_{after}.safetensors"
+        file = self.file(name)
         try:
-            arrays, header = atomic_io.read_arrays(self.dir / "routing" / name)
-            about = json.loads(header["about"])
-            steps, descriptions = about.get("steps", []), about.get("told", {})
-            return Routing(about["tasks"], about["layers"], about["experts"], arrays, about["texts"], steps, descriptions)
-        except (atomic_io.UnreadableArrays, OSError, ValueError, KeyError) as error:
-            raise LabError(f"run '{self.id}' is damaged: routing/{name} cannot be read ({error})") from error
+            arrays, header = atomic_io.read_arrays(file)
+            return read_routing(arrays, documents.json_value(header["about"]))
+        except (atomic_io.UnreadableArrays, *UNREADABLE) as error:
+            raise self.damaged(f"{name} cannot be read ({error})") from error
 
     def predictions(self, after: int | None = None):
-        """Test predictions after learning task `after` (default: the last) as a pandas DataFrame."""
-        import pandas
+        """Test predictions after learning task `after` (default: the last) as a pandas DataFrame.
+
+        Raises FileNotFoundError, and LabError for a file that is no table of predictions.
+        """
+        from pyarrow import ArrowException, parquet
 
         after = len(self.matrix) - 1 if after is None else after
-        return pandas.read_parquet(self.dir / "predictions" / f"after_{after}.parquet")
+        name = f"predictions/after_{after}.parquet"
+        file = self.file(name)
+        try:
+            with parquet.ParquetFile(file) as table:
+                if table.metadata.num_rows > ROWS:  # repeated values need next to no bytes in the file
+                    raise LabError(f"{table.metadata.num_rows:,} rows, at most {ROWS:,} are read")
+                predictions = table.read().to_pandas()
+        except (ArrowException, *UNREADABLE) as error:
+            raise self.damaged(f"{name} cannot be read ({str(error).splitlines()[0]})") from error
+        if missing := [column for column in COLUMNS if column not in predictions]:
+            raise self.damaged(f"{name} has no column {missing[0]}")
+        return predictions
 
     @cached_property
     def protocol(self) -> Any:
         """In what order it trained and evaluated: a `lab.protocols.base.Protocol`, which may not be imported from here."""
         options = self.config.get("protocol") or "sequential"
-        return registry.protocols.build(registry.protocols.options(options, "protocol"))
+        try:
+            return registry.protocols.build(registry.protocols.options(options, "protocol"))
+        except LabError as error:
+            raise self.damaged(error) from error
 
     def result(self) -> dict[str, Any]:
-        """The run as `lab run --json` prints it."""
-        return self.protocol.result(self)
+        """The run as `lab run --json` prints it; LabError where its files contradict each other."""
+        try:
+            if len(self.matrix) > len(self.tasks) or any(len(row) != len(self.tasks) for row in self.matrix):
+                raise self.damaged(f"matrix.json has a row that is not of {len(self.tasks)} tasks")
+            return self.protocol.result(self)
+        except LabError:
+            raise
+        except UNREADABLE as error:
+            raise self.damaged(f"{type(error).__name__}: {error}") from error
 
     @property
     def stop_requested(self) -> bool:
         return (self.dir / "stop").exists()
 
 
+def _events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The events on lines of events.jsonl; a half-written or damaged line is skipped."""
+    for line in lines:
+        try:
+            event = documents.json_value(line)
+        except ValueError:
+            continue
+        if expected_fields.is_event(event):
+            yield event
+
+
 def _moments(folder: Path, ending: str = "") -> list[int]:
     """The k of all `after_<k>` in a folder."""
     names = (path.name.removesuffix(ending).removeprefix("after_") for path in folder.glob(f"after_*{ending}"))
-    return sorted(int(name) for name in names if name.isdigit())
+    return sorted(int(name) for name in names if name.isdecimal() and name.isascii() and len(name) < 7)
 
 
 def slug(name: str) -> str:
@@ -273,7 +364,7 @@ def process_alive(pid: int | None, started: float | None) -> bool:
 def all_runs(runs: str | Path | None = None) -> list[Run]:
     """All run folders, oldest first; folders without run.json are no runs."""
     folder = root(runs)
-    folders = [path.parent for path in folder.glob("*/run.json")] if folder.is_dir() else []
+    folders = [path for path in folder.iterdir() if os.path.lexists(path / "run.json")] if folder.is_dir() else []
     return sorted(map(Run, folders), key=lambda run: (_created(run), run.id))
 
 

@@ -46,7 +46,7 @@ def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[eve
                 bars.console.print(session.protocol.summary_line(session, event.task), highlight=False, markup=False)
             elif isinstance(event, events.Recovered):
                 for what in event.what:
-                    bars.console.print(what, highlight=False, markup=False)
+                    bars.console.print(what, highlight=False, markup=False, soft_wrap=True)
             yield event
 
 

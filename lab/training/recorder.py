@@ -129,9 +129,10 @@ class Recorder:
         longest = session.learner.head.longest
         self.info |= {"longest_answer": longest} if longest else {}
         if saved is None:
+            begun = (run.dir / "events.jsonl").is_file()
             for name in ("events.jsonl", "matrix.json"):
                 (run.dir / name).unlink(missing_ok=True)
-            notes += ["no checkpoint is whole: the run starts again from its beginning"] if notes else []
+            notes += ["there is no whole checkpoint to go on from: the run starts again from its beginning"] if begun else []
         else:
             checkpoint.restore(session, saved, run.dir / "experts", bool(changed))
             self.write_scores()

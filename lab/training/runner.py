@@ -8,14 +8,15 @@ from typing import Literal
 
 from lab.config.resolve import merged, parse_override, validated
 from lab.config.schema import RunConfig
+from lab.core.atomic_io import replace_bytes
 from lab.core.dotted import flat
 from lab.core.errors import LabError
-from lab.core.verified_files import Damaged, mend
+from lab.core.verified_files import Damaged, content
 from lab.data.loading import tasks_of
 from lab.run_folder import events
 from lab.run_folder.run import FORMAT, Run, located, root
 from lab.run_folder.writer import lease_of, now, update_info
-from lab.training.checkpoint import newest_whole
+from lab.training.checkpoint import CONFIGURATION, Saved, newest_whole
 from lab.training.expert_cache import Store
 from lab.training.progress_line import follow
 from lab.training.recorder import record
@@ -74,29 +75,42 @@ def watched(run: Run, session: Session, progress: bool, notes: Sequence[str] = (
 
 
 def recover(run: Run) -> list[str]:
-    """Write run.json and config.yaml anew where they cannot be read, as the newest checkpoint knows them; says which.
+    """Write run.json and config.yaml anew where they are missing or damaged, as the newest checkpoint knows them; says which.
 
     Raises LabError if another process works on the run.
     """
     saved = newest_whole(run.dir)
-    about = {"format": FORMAT, "created": now()} | (saved.values.get("run", {}) if saved else {})
-    lost = [name for name in ("config.yaml", "run.json") if not _is_readable(run, name)]
-    if not lost or not (saved or (run.dir / "env.json").is_file()):  # no run, as far as can be seen
+    if not saved and not (run.dir / "env.json").is_file():  # no run, as far as can be seen
         return []
-    notes = []
-    with lease_of(run):
-        if "config.yaml" in lost and saved and "config.yaml" in saved.values["final"]:
-            with suppress(Damaged):
-                mend(run.dir / "config.yaml", saved.values["final"]["config.yaml"], run.dir / "checkpoint" / "copies")
-                notes.append("config.yaml was missing or damaged: it was restored from its second copy")
-        if "run.json" in lost and (run.dir / "config.yaml").is_file():
+    notes, written = [], _written_config(run, saved)
+    about = {"format": FORMAT, "created": now()} | (saved.values.get("run", {}) if saved else {})
+    if written and (not _is_readable(run, CONFIGURATION) or _is_start_of(run.dir / CONFIGURATION, written)):
+        with lease_of(run):
+            replace_bytes(run.dir / CONFIGURATION, written)
+        notes.append("config.yaml was missing or damaged: it was restored from its second copy")
+    if not _is_readable(run, "run.json") and (run.dir / CONFIGURATION).is_file():
+        with lease_of(run):
             update_info(run, **about, status="interrupted")
-            notes.append("run.json was missing or damaged: what the checkpoint knows of it was written anew")
+        notes.append("run.json was missing or damaged: what the checkpoint knows of it was written anew")
     return notes
+
+
+def _written_config(run: Run, saved: Saved | None) -> bytes | None:
+    """The config.yaml of a state, from its second copy."""
+    digest = saved.values["final"].get(CONFIGURATION) if saved else None
+    with suppress(Damaged):
+        return content(run.dir / "checkpoint" / "copies" / digest, digest) if digest else None
+    return None
+
+
+def _is_start_of(path: Path, written: bytes) -> bool:
+    """Whether a file was cut off; what a person has changed in it is another matter."""
+    data = path.read_bytes()
+    return len(data) < len(written) and written.startswith(data)
 
 
 def _is_readable(run: Run, name: str) -> bool:
     try:
-        return bool(Run(run.dir).config if name == "config.yaml" else run.info)
+        return bool(Run(run.dir).config if name == CONFIGURATION else run.info)
     except LabError:
         return False

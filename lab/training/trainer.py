@@ -9,6 +9,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lab.data.batching import Encoded, EpochBatches, by_length
 from lab.data.replay_buffer import Memory
 from lab.data.stream import SPLITS, Split, Task
 from lab.data.task_checks import check
+from lab.models.backbone import is_recorded
 from lab.models.learner import Learner, check_positions, read_initial_experts
 from lab.models.pretrained import is_encoder_decoder, resolve
 from lab.routers.base import Reads
@@ -87,7 +89,8 @@ class Session:
         read_initial_experts(self.learner)
         encode = self.learner.encode
         self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(self.tasks) for s in SPLITS}
-        check_positions(self.learner, [row for rows in self.rows.values() for row in rows])
+        self.notes = [*self.learner.backbone.notes, *check_positions(self.learner, chain(*self.rows.values()))]
+        self.notes += [f"task '{task.name}': {note}" for task in self.tasks for note in task.notes]
         self.sizes = sizes_of(self.tasks)
         self.memory = Memory(**dict(config.memory), seed=config.seed)
         build = registry.methods.get
@@ -116,8 +119,7 @@ class Session:
         if self.position == 0 and not self.cursor.step:
             layers, examples = [layer.name for layer in self.learner.bank.layers], self.protocol.examples(self)
             labels, device = self.scores.labels, str(self.learner.backbone.device)
-            notes = [*self.learner.backbone.notes, *(f"task '{task.name}': {note}" for task in self.tasks for note in task.notes)]
-            yield events.RunStarted(self.task_names, labels, layers, device, examples, self.progress(), notes)
+            yield events.RunStarted(self.task_names, labels, layers, device, examples, self.progress(), self.notes)
         for task, kind in self.plan[self.position :]:
             stage = self.stage = kind(self, task)
             try:
@@ -269,6 +271,11 @@ class Session:
     def fingerprint(self) -> dict[str, Any]:
         """What the results rest on: backbone weights and data. A run is gone on with only where they are the same."""
         return {"backbone": self.learner.backbone.identity, "tasks": {task.name: task.digest() for task in self.tasks}}
+
+    def rests_on(self, fingerprint: Mapping[str, Any] | None) -> bool:
+        """Whether a run that recorded this fingerprint, with this or an earlier version, has the same backbone and data."""
+        own, recorded = self.fingerprint(), fingerprint or {}
+        return recorded.get("tasks") == own["tasks"] and is_recorded(self.learner.backbone, recorded.get("backbone"))
 
     def uses(self) -> dict[str, Any]:
         """What the run was given beyond its training examples."""

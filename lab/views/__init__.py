@@ -5,6 +5,7 @@ task, from 0. Missing values are NaN or None, never 0.
 """
 
 from lab.core.dotted import pick
+from lab.run_folder.run import UNREADABLE
 from lab.views.compare import (
     Group,
     circumstances,
@@ -18,6 +19,7 @@ from lab.views.compare import (
     summary_table,
     unequal,
 )
+from lab.views.csv_text import to_csv
 from lab.views.results import COMMON, Measure, Use, cell, compared, headline, judged, measures, reason
 from lab.views.routing import (
     largest_weight,
@@ -37,7 +39,6 @@ from lab.views.routing import (
     strongest_bands,
 )
 from lab.views.runs import (
-    UNREADABLE,
     columns,
     comparable,
     complete,
@@ -45,7 +46,6 @@ from lab.views.runs import (
     log_tail,
     problem,
     readable,
-    recent_events,
     run_row,
     runs_table,
     task_names,

@@ -1,6 +1,5 @@
 """Run folders one by one: which can be read, a row for each, the newest events and lines."""
 
-import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -9,11 +8,8 @@ import pandas as pd
 
 from lab.core.dotted import pick
 from lab.core.errors import LabError
-from lab.run_folder.run import Run
+from lab.run_folder.run import UNREADABLE, Run
 from lab.views.results import judged
-
-UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)  # what a damaged folder can cause
-TAIL = 1 << 16  # bytes of events.jsonl read for the newest events
 
 
 def columns() -> list[str]:
@@ -26,14 +22,12 @@ def problem(run: Run) -> str:
     """Why a run folder cannot be read, in one line; empty if it can."""
     try:
         run.refuse_newer()
-        if any(len(row) != len(run.tasks) for row in run.matrix):
-            return f"run '{run.id}' is damaged: matrix.json has a row that is not of {len(run.tasks)} tasks"
         run.result()
-        _ = run.notes
+        _ = run.notes, run.launch
     except LabError as error:
         return str(error)
     except UNREADABLE as error:
-        return f"run '{run.id}' is damaged: {type(error).__name__}: {error}"
+        return str(run.damaged(f"{type(error).__name__}: {error}"))
     return ""
 
 
@@ -97,7 +91,7 @@ def moment(text: str | None) -> datetime | None:
 
 def _share(run: Run) -> float:
     """Share of the work that is done, from the newest event."""
-    newest = recent_events(run)
+    newest = run.newest_events()
     return float(newest[-1].get("progress", 0.0)) if newest else 0.0
 
 
@@ -106,32 +100,8 @@ def task_names(run: Run, events: Iterable[dict[str, Any]] = ()) -> list[str]:
     return run.tasks or next((event["tasks"] for event in events if event.get("kind") == "RunStarted"), [])
 
 
-def recent_events(run: Run) -> list[dict[str, Any]]:
-    """The newest events, oldest first, from the end of the file only; damaged lines are skipped."""
-    path = run.dir / "events.jsonl"
-    if not path.exists():
-        return []
-    with open(path, "rb") as handle:
-        handle.seek(max(0, path.stat().st_size - TAIL))
-        lines = handle.read().decode("utf-8", errors="replace").splitlines()
-    events = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events
-
-
 def log_tail(run: Run, lines: int = 200) -> str:
     """The last lines of log.txt; progress bars that rewrote their line are kept in their last state."""
-    path = run.dir / "log.txt"
-    if not path.exists():
-        return ""
-    with open(path, "rb") as handle:
-        handle.seek(max(0, path.stat().st_size - TAIL))
-        text = handle.read().decode("utf-8", errors="replace")
+    text = run.tail("log.txt").decode("utf-8", errors="replace")
     kept = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n")]
     return "\n".join(kept[-lines:]).strip("\n")

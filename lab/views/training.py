@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lab.core.errors import LabError
-from lab.run_folder.run import Run
+from lab.run_folder.run import UNREADABLE, Run
 from lab.training.stages import TRAININGS
 from lab.views.routing import routing_by_task
 from lab.views.runs import learned, moment, task_names
@@ -181,8 +181,8 @@ def alerts(run: Run, after: int | None = None, lost: float = LOSS) -> list[Alert
     for check in checks:
         try:
             raised += check()
-        except LabError as error:
-            raised.append(Alert("damaged", str(error)))
+        except UNREADABLE as error:
+            raised.append(Alert("damaged", str(error) if isinstance(error, LabError) else str(run.damaged(repr(error)))))
     return raised
 
 

@@ -210,6 +210,16 @@ def test_the_loss_per_token_is_transformers_own_and_its_growth_is_the_drift_of_t
     assert row["experts"] == row["loss"] and row["classifier"] == 0 and row["router"] is row["new_classes"] is None
 
 
+def test_what_was_written_at_earlier_moments_is_written_again_as_long_as_it_was(written, data, monkeypatch):
+    """An answer counts as right here if it is longer than one character, which all are."""
+    monkeypatch.setattr("lab.models.heads.exact_match", lambda text, right: len(text) > 1)
+    run = written("llama", "sequential", *FAST[1:3], "decoding.beams=2")
+    assert run.matrix[0][0] > 0 and decompose(run)["tasks"][0]["learned"] == run.matrix[0][0]
+    model = load(run, 0)
+    for row, then in run.predictions(0).set_index("row").iterrows():
+        assert model.answer(TASKS["a"].test[row].text).prediction == then["prediction"]
+
+
 def test_the_loss_per_token_grows_by_routing_alone_where_experts_are_isolated(written, data):
     run = written("gpt2")
     (row,) = decompose(run)["token_loss"]["tasks"]

@@ -198,8 +198,25 @@ def test_validate(two, tmp_path):
     assert lab("validate", str(two[0] / "first" / "config.yaml")).exit_code == 0
     path.write_text("base: l2r\ntrain: {lr: fast}\n")
     refused(lab("validate", str(path)), "train.lr = 'fast': input should be a valid number, unable to parse string as a number")
-    refused(lab("validate", "l2r"), "'l2r' is not a YAML file: validate takes a recipe file")
+    refused(
+        lab("validate", "l2r"), "'l2r' is neither a YAML file nor a folder: validate takes a recipe file or a folder of tasks"
+    )
     refused(lab("validate", str(tmp_path / "no.yaml")), f"there is no recipe file {tmp_path / 'no.yaml'}")
+
+
+def test_data_is_checked_and_what_is_done_to_it_is_said(two, stream, tmp_path):
+    """By validate before a run, by the run while it works, and by show afterwards."""
+    task, reading = next(stream.iterdir()), "label column of train.jsonl, validation.jsonl, test.jsonl read as names"
+    rows = json.loads(lab("validate", str(stream), "--json").stdout)
+    assert {row["task"] for row in rows} == {folder.name for folder in stream.iterdir()} and all(row["train"] for row in rows)
+    for said in (lab("validate", str(stream)).stdout, two[2].stderr, lab("show", "second", runs=two[0]).stdout):
+        assert f"task '{task.name}': {reading}" in said
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "train.csv").write_text("body;topic\na;b\n")
+    for words in (["validate", str(tmp_path)], ["run", "sequential", "--stream", str(tmp_path), "--backbone", "tiny"]):
+        result = lab(*words, runs=tmp_path / "runs" if words[0] == "run" else None)
+        assert result.exit_code == 2 and '{"fields": {"text": "body", "label": "topic"}}' in result.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["t"]
 
 
 def test_env():
@@ -329,7 +346,7 @@ def test_an_error_of_another_kind_is_one_line(stream, tmp_path, monkeypatch):
             "router.heads = 5 does not divide the width 32 of layer encoder.layer.1.attention.self.query: ",
         ),
         (["l2r", "-o", "train.lr=0"], "train.lr = 0: input should be greater than 0"),
-        (["l2r", "-o", "train.lr=nan"], "train.lr = nan: input should be a finite number"),
+        (["l2r", "-o", "train.lr=nan"], "train.lr = 'nan': input should be a finite number"),
         (["l2r", "-o", "train.epochs=0"], "train.epochs = 0: input should be greater than or equal to 1"),
         (["l2r", "-o", "train.batch_size=1e9"], "train.batch_size = 1000000000.0: input should be less than or equal to 4096"),
         (["l2r", "-o", "stream.max_train=1"], "stream.max_train = 1: input should be greater than or equal to 2"),
@@ -369,7 +386,7 @@ def spoil(stream: Path, **rows: list) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"validation": []}, "task 'city', validation: 0 example(s); at least 2 are needed"),
+        ({"validation": []}, "task 'city': validation.jsonl (validation) holds no rows"),
         ({"test": [("tram red", "no")]}, "task 'city', test: 1 example(s); at least 2 are needed"),
         (
             {"train": pairs("a no, b no"), "validation": pairs("c no, d no"), "test": pairs("e no, f no")},

@@ -81,7 +81,7 @@ def test_a_recipe_is_its_own_base_by_any_path(recipe, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", "recipe mine.yaml, line 1: not valid YAML (expected the node content, but found '<stream end>')"),
+        ("a: [", "recipe mine.yaml, line 2: not valid YAML (did not find expected node content)"),
         ("- l2r\n", "recipe mine.yaml must be a mapping of options to values, not list"),
         ("base: l2rr\n", "unknown recipe 'l2rr': did you mean 'l2r'?"),
         ("base: 5\n", "recipe mine.yaml: base = 5 must be the name of a recipe or a YAML file"),
@@ -104,7 +104,7 @@ def test_broken_recipes(recipe, text, message):
 def test_recipe_file_that_is_not_utf8(recipe, tmp_path):
     name = recipe("")
     (tmp_path / name).write_bytes(b"about: \xff\n")
-    with pytest.raises(LabError, match=r"^recipe mine.yaml: not valid YAML \('utf-8' codec can't decode byte 0xff in position 7"):
+    with pytest.raises(LabError, match=r"^recipe mine.yaml: not valid YAML \(it is not UTF-8\)$"):
         configure(name)
 
 
@@ -203,7 +203,7 @@ def test_other_misspelt_names():
         ("a={b: 2}", {"b": 2}),
         ("a=some words", "some words"),
         ("a=x=y", "x=y"),
-        ("a='5'", 5.0),
+        ("a='5'", "5"),
         ("a=2021-13-45", "2021-13-45"),
         ("a.b.c=1", {"b": {"c": 1}}),
         (" a . b = 2", None),
@@ -280,12 +280,12 @@ def test_another_plugin_drops_the_options_of_the_old_one(recipe):
     ("recipe", "override", "message"),
     [
         ("l2r", "train.lr=0", "train.lr = 0: input should be greater than 0"),
-        ("l2r", "train.lr=nan", "train.lr = nan: input should be a finite number"),
+        ("l2r", "train.lr=nan", "train.lr = 'nan': input should be a finite number"),
         ("l2r", "train.lr=1e9", "train.lr = 1000000000.0: input should be less than or equal to 10"),
         ("l2r", "train.lr=fast", "train.lr = 'fast': input should be a valid number, unable to parse string as a number"),
         ("l2r", "train.lr=null", "train.lr = None: input should be a valid number"),
-        ("l2r", "train.clip=inf", "train.clip = inf: input should be a finite number"),
-        ("l2r", "experts.alpha=inf", "experts.alpha = inf: input should be a finite number"),
+        ("l2r", "train.clip=inf", "train.clip = 'inf': input should be a finite number"),
+        ("l2r", "experts.alpha=inf", "experts.alpha = 'inf': input should be a finite number"),
         ("l2r", "train.epochs=0", "train.epochs = 0: input should be greater than or equal to 1"),
         ("l2r", "train.epochs=1.5", "train.epochs = 1.5: input should be a valid integer, got a number with a fractional part"),
         ("l2r", "train.epochs=1e12", "train.epochs = 1000000000000.0: input should be less than or equal to 1000"),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lab.core.errors import LabError
 from lab.data.folder_stream import FolderStream
 from lab.data.label_reading import NotOneLabel, label_text, near_equal
-from lab.data.stream import SPLITS, Task, check
+from lab.data.stream import SPLITS, Split, Task, check
 from lab.data.tables import Declared, Table, make_task
 
 
@@ -29,7 +29,7 @@ def rows_of(labels, split="train"):
     return [{"text": f"{split} {i}", "label": label} for i, label in enumerate(labels)]
 
 
-def classes(task: Task, split="train") -> list[str]:
+def classes(task: Task, split: Split = "train") -> list[str]:
     """The label of every row as people read it."""
     return [task.labels[row.label] for row in task.split(split)]
 
@@ -42,7 +42,20 @@ def task_of(labels, **declared) -> Task:
     ("value", "text"),
     [
         *((word, word) for word in ("001", "1.0", "1e5", "0x10", "NA", "None", "nan", "null", "true", "True", "2024-01-02")),
-        *((value, None) for value in (None, "", "  ", math.nan, numpy.float32("nan"), decimal.Decimal("nan"))),
+        *(
+            (value, None)
+            for value in (
+                None,
+                "",
+                "  ",
+                pandas.NA,
+                pandas.NaT,
+                numpy.datetime64("NaT"),
+                math.nan,
+                numpy.float32("nan"),
+                decimal.Decimal("nan"),
+            )
+        ),
         *((value, "1") for value in (1, 1.0, numpy.int64(1), numpy.float32(1), decimal.Decimal("1.00"), " 1 ")),
         (True, "true"),
         (numpy.bool_(False), "false"),
@@ -53,6 +66,9 @@ def task_of(labels, **declared) -> Task:
         (10**30, "1" + "0" * 30),
         (datetime.date(2024, 1, 2), "2024-01-02"),
         (" a b ", "a b"),
+        (numpy.float32(0.1), "0.1"),
+        (numpy.float16(2.5), "2.5"),
+        (numpy.datetime64("2024-01-02"), "2024-01-02"),
     ],
 )
 def test_a_label_is_the_text_that_a_person_sees(value, text):
@@ -75,6 +91,7 @@ TEXTS = WORDS | st.integers(-3, 12).map(str) | st.text(st.characters(codec="utf-
 @given(labels=st.lists(TEXTS, min_size=2, max_size=8), kind=st.sampled_from(["csv", "tsv", "jsonl", "json", "parquet"]))
 @example(labels=["001", "1"], kind="csv")
 @example(labels=["NA", "null"], kind="parquet")
+@example(labels=["-1", ""], kind="csv")
 def test_the_class_of_a_row_is_its_text_in_every_format(tmp_path_factory, labels, kind):
     """Whatever the labels look like: numbers, codes, dates, booleans, words for nothing."""
     seen = [label.strip() for label in labels]
@@ -90,7 +107,7 @@ def test_the_class_of_a_row_is_its_text_in_every_format(tmp_path_factory, labels
         else:
             frame.to_json(folder / f"{split}.{kind}", orient="records", lines=kind == "jsonl")
     if not labelled:
-        with pytest.raises(LabError, match="no row has a label"):
+        with pytest.raises(LabError, match="neither this row nor another of train has a label"):
             FolderStream(folder).load("t")
         return
     task = FolderStream(folder).load("t")
@@ -107,6 +124,44 @@ def test_mixed_values_are_read_by_one_rule(values):
     labelled = [text for text in texts if text not in (None, "-1")]
     if labelled:
         assert classes(task_of(values)) == labelled
+
+
+SEEN = [  # values of one type, and an independent statement of the text that a person sees
+    (st.booleans(), {True: "true", False: "false"}.get),
+    (st.integers(0, 2**62), "{:d}".format),
+    (st.integers(0, 2**53).map(float), "{:.0f}".format),
+    (st.integers(1, 9999).filter(lambda tenths: tenths % 10).map(lambda tenths: tenths / 10), "{:.1f}".format),
+    (st.integers(1, 9999).filter(lambda tenths: tenths % 10).map(lambda tenths: numpy.float32(tenths / 10)), "{:.1f}".format),
+    (st.dates(datetime.date(1700, 1, 1), datetime.date(2200, 1, 1)), "{:%Y-%m-%d}".format),
+    (st.decimals(0, 99, places=2), lambda value: f"{value:f}" if value % 1 else f"{value:.0f}"),
+    (WORDS, str),
+]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from(SEEN).flatmap(lambda kind: st.tuples(st.lists(kind[0], min_size=1, max_size=6), st.just(kind[1]))))
+def test_columns_of_every_type_are_read_as_the_text_that_a_person_sees(tmp_path_factory, column):
+    values, seen = column
+    folder = tmp_path_factory.mktemp("s") / "t"
+    folder.mkdir()
+    for split in SPLITS:
+        pandas.DataFrame(rows_of(values, split)).to_parquet(folder / f"{split}.parquet")
+    task = FolderStream(folder).load("t")
+    assert all(classes(task, split) == [seen(value) for value in values] for split in SPLITS)
+    if isinstance(values[0], bool | int | float):
+        (folder / "test.parquet").unlink()
+        (folder / "test.jsonl").write_text("\n".join(json.dumps(row) for row in rows_of(values, "test")))
+        assert classes(FolderStream(folder).load("t"), "test") == classes(task, "train")
+
+
+def test_a_value_is_one_class_in_csv_and_in_jsonl(tmp_path):
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "task.json").write_text('{"label_names": ["1", "2", "3"]}')
+    (tmp_path / "t" / "train.csv").write_text("text,label\na,1\nb,2\nc,3\n")
+    for split, values in (("validation", ["1", 2, 3.0]), ("test", [3, "2", 1])):
+        (tmp_path / "t" / f"{split}.jsonl").write_text("\n".join(json.dumps(row) for row in rows_of(values, split)))
+    task = FolderStream(tmp_path).load("t")
+    assert [classes(task, split) for split in SPLITS] == [["1", "2", "3"], ["1", "2", "3"], ["3", "2", "1"]]
 
 
 def test_names_come_before_numbers():
@@ -126,7 +181,9 @@ def test_names_come_before_numbers():
 
 def test_the_reading_is_one_for_all_splits():
     """A test file that happens to hold the numbers 1 and 2 alone is read as the training rows are."""
-    tables = {split: table(rows_of([0, 1, 2] if split == "train" else [1, 2], split), split) for split in SPLITS}
+    tables: dict[Split, Table] = {
+        split: table(rows_of([0, 1, 2] if split == "train" else [1, 2], split), split) for split in SPLITS
+    }
     with pytest.raises(LabError, match=r"train, row 0: label '0'.*mixes"):
         make_task("t", tables, Declared(("1", "2", "3")))
 
@@ -135,6 +192,9 @@ def test_hidden_labels_are_left_out_unless_they_are_a_name():
     task = task_of([-1, "a", None, "b", "-1", math.nan])
     assert classes(task) == ["a", "b"] and any("4 of 6 rows of train have no label" in note for note in task.notes)
     assert classes(task_of([-1, 0, 1], label_names=("-1", "0", "1"))) == ["-1", "0", "1"]
+    hidden: dict[Split, Table] = {"train": table(rows_of(["a", "b"])), "test": table(rows_of([-1, None], "test"))}
+    with pytest.raises(LabError, match=r"rows, row 0: .*of test has a label.*taken from the training rows"):
+        make_task("t", hidden)
 
 
 def test_labels_that_are_nearly_equal_are_named():
@@ -144,6 +204,8 @@ def test_labels_that_are_nearly_equal_are_named():
         ("a b", "a  b"),
         (composed, apart),
     ]
+    assert near_equal(["u", "\ufeffu", "u\u200b", "v"]) == [("u", "\ufeffu", "u\u200b")]
+    assert any(r"'e\u0301' and '\xe9'" in note for note in task_of([composed, apart]).notes)
     assert any("'Pos' and 'pos'" in note and "2 classes" in note for note in task_of(["Pos", "pos", "neg"]).notes)
     assert classes(task_of(["u", "u ", " v"])) == ["u", "u", "v"]
 
@@ -191,11 +253,40 @@ def test_names_of_files(tmp_path, name):
 
 def test_an_encoding_that_cannot_be_seen_is_named_by_people(tmp_path):
     content = frame().to_csv(index=False).encode("cp1252")
-    with pytest.raises(LabError, match=r"not UTF-8.*task.json.*encoding"):
+    with pytest.raises(LabError, match=r"line 4: not UTF-8.*task.json.*encoding.*'über'"):
         file_task(tmp_path / "a", "train.csv", content)
     assert ("über\nzwei Zeilen 0", "a") in all_rows(file_task(tmp_path / "b", "train.csv", content, {"encoding": "cp1252"}))
     with pytest.raises(LabError, match="no encoding called nonsense"):
         file_task(tmp_path / "c", "train.csv", content, {"encoding": "nonsense"})
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_texts_of_any_script_in_utf_16_without_a_mark(tmp_path, encoding):
+    rows = pandas.DataFrame({"text": [f"привет мир {i}" for i in range(20)], "label": ["да", "нет"] * 10})
+    assert file_task(tmp_path, "train.csv", rows.to_csv(index=False).encode(encoding)).labels == ("да", "нет")
+
+
+def test_tables_as_spreadsheets_write_them(tmp_path):
+    """Lines that end in a carriage return, the separator on a line of its own, empty columns and rows behind the last ones."""
+    lines = ["sep=;", "text;label;;", *(f"text {i};{'ab'[i % 2]};;" for i in range(12)), ";;;"]
+    for end in ("\r", "\r\n"):
+        task = file_task(tmp_path / repr(end), "train.csv", end.join(lines).encode())
+        assert len(all_rows(task)) == 12 and any("1 of 13 rows" in note for note in task.notes)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "train.csv: not a readable csv file"),
+        ("text,label\n", "train.csv .train. holds no rows"),
+        ("text,label\na,b\nc\n", "Row #3: Expected 2 columns, got 1.*separated by commas, with the columns text, label"),
+        ("text:label\na, b:c\n", "Row #2.*with the columns text:label"),
+        ('text,label\n"' + "a" * 200_000, "train.csv: a quotation mark is not closed"),
+    ],
+)
+def test_csv_that_is_refused(tmp_path, content, words):
+    with pytest.raises(LabError, match=words):
+        file_task(tmp_path, "train.csv", content.encode())
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -228,6 +319,7 @@ def test_fields_name_the_columns(tmp_path):
         (None, "no column 'label', only Body, Topic"),
         ({"fields": {"text": "Body", "label": "gone"}}, "label is in column 'gone', there is Body, Topic"),
         ({"fields": {"Body": "text"}}, "fields names 'Body'"),
+        ({"labels": ["a", "b"]}, "'labels' is not read, did you mean 'label_names'"),
     ):
         with pytest.raises(LabError, match=words):
             file_task(tmp_path / str(spec)[-9:-3], "train.csv", content, spec)
@@ -241,7 +333,7 @@ def test_a_missing_split_is_a_fifth_of_every_label_of_the_training_rows():
     """The same at every load, apart from the rest, rows of one text together, no label used up; test rows stay as they are."""
     rows = rows_of(["a"] * 40 + ["b"] * 10 + ["c"])
     twins = [{"text": "twin", "label": "a"}] * 6
-    tables = {"train": table(rows + twins), "test": table(rows_of(["a", "b", "c"], "test"))}
+    tables: dict[Split, Table] = {"train": table(rows + twins), "test": table(rows_of(["a", "b", "c"], "test"))}
     first, second = (make_task("t", tables) for _ in range(2))
     assert check(first).digest() == second.digest() and len(first.test) == 3
     texts = [row.text for row in first.validation]

@@ -1,5 +1,6 @@
 """Jobs: states, alerts, the queue, replays, deletion."""
 
+import json
 import sys
 
 import numpy as np
@@ -19,8 +20,15 @@ def test_jobs_show_state_reason_and_actions(runs, monkeypatch):
     failed = write_run(runs, "failed", matrix=KEEPS[:1], status="failed")
     update_info(failed, error="task weather: <b>no</b> memory")
     (failed.dir / "log.txt").write_text("the last line")
+    log = failed.dir / "events.jsonl"
+    begun, *rest = log.read_text().splitlines()
+    log.write_text("\n".join([json.dumps(json.loads(begun) | {"notes": ["3 rows of *a*.csv are left out"]}), *rest]) + "\n")
     app = open_page("jobs", job="failed")
-    assert "<b>no</b> memory" in texts(app) and any("the last line" in code.value for code in app.code)
+    assert (
+        "<b>no</b> memory" in texts(app)
+        and "3 rows of *a*.csv are left out" in texts(app)
+        and any("the last line" in code.value for code in app.code)
+    )
     assert [button.label for button in app.button if button.key != "replay_play"] == ["Resume", "Delete"]
     table = app.dataframe[0].value.set_index("run")
     assert (

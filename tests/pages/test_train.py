@@ -266,8 +266,8 @@ def test_train_says_that_a_list_cannot_be_read(runs):
 
 def test_train_refuses_a_recipe_file_with_a_key_that_is_no_text(runs):
     app = open_page("train", recipe="l2r")
-    app.file_uploader(key="train_file").set_value(("mine.yaml", b"base: sequential\ntrain:\n  on: 1", "text/yaml")).run()
-    assert "a key in train reads as True: put it in quotation marks" in texts(app)
+    app.file_uploader(key="train_file").set_value(("mine.yaml", b"base: sequential\ntrain:\n  1: 1", "text/yaml")).run()
+    assert "mine.yaml, line 3: not valid YAML (the name 1 is no text: put it in quotation marks)" in texts(app)
     assert app.selectbox(key="recipe").value == "l2r" and not app.exception
 
 

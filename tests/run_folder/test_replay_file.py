@@ -97,9 +97,12 @@ def test_a_job_plays_without_torch(runs, original):
         (lambda lines: [lines[0], '{"kind": "St'], "line 2 cannot be read"),
         (lambda lines: [lines[0], "3"], "line 2 cannot be read (ValueError: no JSON object)"),
         (lambda lines: [lines[0], '{"kind": "Routing", "name": "../x", "data": ""}'], "routing is named after_<k>"),
-        (lambda lines: [lines[0], '{"kind": "Step"}'], "line 2 cannot be read (KeyError: 'time')"),
-        (lambda lines: [lines[0].replace('"seed": 0', '"seed": "x"'), *lines[1:]], "lacks names and seed"),
-        (lambda lines: [lines[0].replace('"recipe"', '"rezept"'), *lines[1:]], "lacks recipe, stream"),
+        (lambda lines: [lines[0], '{"kind": "Step"}'], "line 2 cannot be read (ValueError: no event)"),
+        (
+            lambda lines: [lines[0].replace('"seed": 0', '"seed": "x"'), *lines[1:]],
+            "config of its head: seed: input should be a valid integer",
+        ),
+        (lambda lines: [lines[0].replace('"recipe"', '"rezept"'), *lines[1:]], "config of its head: recipe: field required"),
     ],
 )
 def test_what_is_no_replay_file_is_refused_and_leaves_nothing(runs, original, change, reason):

@@ -240,12 +240,15 @@ def test_where_runs_are(monkeypatch):
 def test_half_written_and_damaged_lines_are_skipped(tmp_path):
     run = create_run(CONFIG, tmp_path, "a")
     assert [*run.events()] == []
-    append_event(run, {"kind": "Step", "step": 1})
+    learned = {"kind": "Learned", "task": 1, "name": "sea", "progress": 0.5}
+    append_event(run, learned)
     append_event(run, {"kind": "SomethingNew", "text": "é\n"})
+    for damage in ({"task": "1"}, {"task": 1.5}, {"progress": None}, {"name": ["sea"]}):
+        append_event(run, learned | damage)
     with open(run.dir / "events.jsonl", "ab") as log:
         log.write(b'\xff\xfe\n[1, 2]\nnull\n{"kind": "Step", "st')
-    assert [event["kind"] for event in run.events()] == ["Step", "SomethingNew"]
-    assert [event["step"] for event in run.events("Step")] == [1]
+    assert [event["kind"] for event in run.events()] == ["Learned", "SomethingNew"]
+    assert [event["task"] for event in run.events("Learned")] == [1]
     assert all("time" in event for event in run.events())
 
 
@@ -256,9 +259,9 @@ def test_half_written_and_damaged_lines_are_skipped(tmp_path):
         ("run.json", b"\xff\xff", "status", "run 'a' is damaged: run.json cannot be read ("),
         ("run.json", b"[]", "status", "run 'a' is damaged: run.json holds no JSON object"),
         ("matrix.json", b"", "matrix", "run 'a' is damaged: matrix.json cannot be read ("),
-        ("config.yaml", b"a: [", "config", "run 'a' is damaged: config.yaml cannot be read ("),
+        ("config.yaml", b"a: [", "config", "run 'a' is damaged: config.yaml cannot be read"),
         ("config.yaml", b"", "config", "run 'a' is damaged: config.yaml holds no mapping"),
-        ("config.yaml", b"\xff", "config", "run 'a' is damaged: config.yaml cannot be read ("),
+        ("config.yaml", b"\xff", "config", "run 'a' is damaged: config.yaml cannot be read"),
     ],
 )
 def test_damaged_files(tmp_path, name, content, read, message):

@@ -131,7 +131,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "plbart": {},
 }
 
-ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;!?'-"
+ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;!?'->"
 
 
 def config(name: str, **changes: Any) -> "PreTrainedConfig":

@@ -86,7 +86,8 @@ def test_forecast_goes_by_the_runs_most_alike(runs):
     for number, seconds in enumerate((10, 20, 40)):
         measured(runs, f"r{number}", seconds, 400)
     measured(runs, "elsewhere", 1, 400, host="another-machine"), measured(runs, "long", 1, 400, max_length=512)
-    measured(runs, "gpu", 1, 400, device="cuda"), update_info(measured(runs, "played", 1, 400), replay={"run": "r0"})
+    measured(runs, "gpu", 1, 400, device="cuda")
+    update_info(measured(runs, "played", 1, 400), replay={"run": "r0", "speed": 1.0})
     found = forecast.forecast(
         config.model_copy(update={"backbone": config.backbone.model_copy(update={"device": "cpu"})}), TASKS, all_runs(runs)
     )

@@ -502,6 +502,19 @@ def damage_one(run: Run, number: int, damage: str, whole, monkeypatch) -> None:
     assert said in noted or readable
 
 
+def test_a_config_that_was_cut_off_between_two_options(halfway, whole, monkeypatch):
+    """What is left is good YAML, with other options."""
+    path = halfway.dir / "config.yaml"
+    path.write_bytes(path.read_bytes()[: path.read_bytes().index(b"\ntrain:") + 1])
+    assert Run(halfway.dir).config and "train" not in Run(halfway.dir).config
+    assert "config.yaml was missing or damaged" in mended(halfway, whole, monkeypatch)
+
+
+def test_the_checkpoints_are_gone(halfway, whole, monkeypatch):
+    shutil.rmtree(halfway.dir / "checkpoint")
+    assert mended(halfway, whole, monkeypatch).startswith("there is no whole checkpoint")
+
+
 def test_every_checkpoint_is_damaged(halfway, whole, monkeypatch):
     """It begins anew, and says so."""
     newest, before = states(halfway)
@@ -604,6 +617,17 @@ def test_killed_in_a_checkpoint(at, torn, whole, tmp_path, monkeypatch):
     run, happenings = started("l2r", tmp_path)
     die_in_a_checkpoint(run, happenings, at, torn, monkeypatch)
     mended(run, whole, monkeypatch)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("torn", [False, True])
+def test_killed_at_every_stage_of_a_checkpoint(torn, whole, tmp_path, monkeypatch):
+    stages = die_in_a_checkpoint(*started("l2r", tmp_path / "counted"), None, torn, monkeypatch)
+    assert stages >= 8
+    for at in range(stages):
+        run, happenings = started("l2r", tmp_path / str(at))
+        die_in_a_checkpoint(run, happenings, at, torn, monkeypatch)
+        mended(run, whole, monkeypatch)
 
 
 # finished means whole ---------------------------------------------------------------------------------------------------------

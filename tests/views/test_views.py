@@ -108,7 +108,8 @@ def test_losses_cover_the_whole_run_once(runs):
     table = views.losses(run)
     assert table["index"].tolist() == list(range(1, 61)) and table["loss"].iloc[0] == pytest.approx(1.01)
     assert table["term: task"].iloc[1] == 0.5 and table["task"].nunique() == 3
-    append_event(run, {"kind": "TaskStarted", "task": 2, "name": TASKS[2], "progress": 0.7})  # the last task begins anew
+    anew = {"experts": 3, "trainable_parameters": 9, "reused": False, "progress": 0.7}
+    append_event(run, {"kind": "TaskStarted", "task": 2, "name": TASKS[2], **anew})  # the last task begins anew
     assert views.losses(run)["index"].max() == 40
     assert len(views.losses(run, limit=10)) == 10
 
@@ -117,13 +118,13 @@ def test_a_half_written_line_is_skipped(runs):
     run = write_run(runs, "a")
     with open(run.dir / "events.jsonl", "a") as handle:
         handle.write('{"kind": "Step", "ta')
-    assert views.recent_events(run)[-1]["kind"] == "RunEnded" and len(views.losses(run)) == 60
+    assert run.newest_events()[-1]["kind"] == "RunEnded" and len(views.losses(run)) == 60
 
 
 def test_progress_from_events(runs, monkeypatch):
     monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
     run = write_run(runs, "a", matrix=KEEPS[:1], status="running")
-    last = views.recent_events(run)[-1]
+    last = run.newest_events()[-1]
     found = views.progress(run, now=lambda: last["time"])
     assert (found.task, found.tasks, found.name, found.epoch, found.step, found.steps) == (2, 3, "weather", 1, 10, 20)
     assert found.share == pytest.approx(0.5) and found.remaining_s == pytest.approx(12.5)  # half done in 12.5 s
@@ -142,7 +143,8 @@ def test_every_event_that_is_written_has_a_stage_in_words(runs, monkeypatch):
 def test_alerts(runs):
     assert views.alerts(write_run(runs, "calm")) == []
     run = write_run(runs, "loud", "sequential", FORGETS)
-    append_event(run, {"kind": "Step", "task": 2, "phase": "train", "step": 21, "steps": 20, "terms": {"task": None}})
+    place = {"task": 2, "phase": "train", "epoch": 1, "epochs": 2, "step": 21, "steps": 20}
+    append_event(run, {"kind": "Step", **place, "terms": {"task": None}, "lr": 0.1, "progress": 0.9})
     found = {alert.kind: alert.text for alert in views.alerts(run)}
     assert "task 3 (cooking), step 21" in found["loss"] and "weather lost 0.32" in found["forgotten"]
 

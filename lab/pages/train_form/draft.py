@@ -43,11 +43,9 @@ def drafted(recipe: str, path: str, default: Any) -> Any:
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'a': {'b': 1}} -> {'a.b': 1}; the names of methods also as a list under `methods`. LabError for a key that is no text."""
+    """{'a': {'b': 1}} -> {'a.b': 1}; the names of methods also as a list under `methods`."""
     values: dict[str, Any] = {}
     for name, value in content.items():
-        if not isinstance(name, str):
-            raise LabError(f"a key in {prefix.removesuffix('.') or 'the file'} reads as {name!r}: put it in quotation marks")
         values |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + name: value}
     if prefix:
         return values

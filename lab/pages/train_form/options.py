@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from lab.config.resolve import merged, written
 from lab.core import dotted
+from lab.core.documents import yaml_value
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,5 @@ def nested(changes: Sequence[str]) -> dict[str, Any]:
     mapping: dict[str, Any] = {}
     for text in changes:
         path, _, value = text.partition("=")
-        mapping = merged(mapping, dotted.nested(path, float(value) if _number(value) else yaml.safe_load(value)))
+        mapping = merged(mapping, dotted.nested(path, yaml_value(value, path)))
     return mapping
-
-
-def _number(text: str) -> bool:
-    """Whether a text is a number that YAML reads as text, such as 1e-05."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return isinstance(yaml.safe_load(text), str)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
-import yaml
 
 from lab.config.resolve import merged, parse_override, start, typed, written
 from lab.config.schema import RunConfig
 from lab.core import registry
+from lab.core.documents import yaml_value
 from lab.core.errors import LabError
 from lab.data import loading
 from lab.pages import layout
@@ -159,8 +159,8 @@ def words(entry: Entry, label: str, common: dict[str, Any]) -> Any:
     if entry.kind != "names":
         return text
     try:
-        return yaml.safe_load(f"[{text}]")
-    except yaml.YAMLError:  # as it was typed: the check says what is wrong with it
+        return yaml_value(f"[{text}]", label)
+    except LabError:  # as it was typed: the check says what is wrong with it
         return [text]
 
 

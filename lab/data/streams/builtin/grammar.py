@@ -23,7 +23,7 @@ import random
 import re
 from pathlib import Path
 
-import yaml
+from lab.core.documents import yaml_value
 
 FOLDER = Path(__file__).parent
 SHARES = {"train": 0.60, "validation": 0.15, "test": 0.25}  # of each label's templates
@@ -63,7 +63,7 @@ def load(name: str, sizes: dict[str, int] | None = None, folder: Path = FOLDER) 
 
 def read(path: Path) -> dict:
     """A task file as a dict, checked; ValueError names the file and what is wrong in it."""
-    spec = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    spec = yaml_value(Path(path).read_bytes(), str(path))
     if not isinstance(spec, dict) or set(spec) - {"openings"} != {"about", "labels", "slots"}:
         raise ValueError(f"{path}: needs the keys about, labels, slots, and may have openings")
     slots, used = spec["slots"], set()
