@@ -654,7 +654,7 @@ def test_notes_survive_a_reload(page, base, address):
     page.get_by_role("heading", name="Library", exact=True, level=1).wait_for()
     settled(page)
     assert Run(base / "runs" / "own-seq").notes["text"] == "Forgets <b>all</b> of it."
-    assert note.input_value() == "Forgets <b>all</b> of it." == Run(base / "runs" / "own-seq").notes["text"]
+    playwright.expect(note).to_have_value("Forgets <b>all</b> of it.", timeout=PATIENCE)
     assert page.locator("[data-testid=stMain] b").count() == 0
 
 
