@@ -183,7 +183,7 @@ def json_value(text: str | bytes) -> Any:
     try:
         value = json.loads(
             text.decode("utf-8-sig") if isinstance(text, bytes) else text,
-            object_pairs_hook=_object,
+            object_pairs_hook=unique,
             parse_constant=_no_constant,
             parse_int=_integer,
             parse_float=_finite,
@@ -194,7 +194,8 @@ def json_value(text: str | bytes) -> Any:
     return value
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these names and values, for `json.loads`; ValueError for a name that stands there twice."""
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]

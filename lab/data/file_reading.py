@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, cast
 
-from lab.core.documents import opened
+from lab.core.documents import opened, unique
 from lab.core.errors import LabError
 from lab.data.tables import COLUMNS, Table
 
@@ -115,20 +115,12 @@ def _read_array(path: Path, text: str, notes: list[str]) -> Table:
 
 def _parse(text: str, place: str, needs: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         at = f"line {error.lineno} column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
         raise LabError(f"{place}: broken JSON ({error.msg} at {at}); {needs}") from error
     except (ValueError, RecursionError) as error:  # a name that is there twice, a number of thousands of digits, deep nesting
         raise LabError(f"{place}: broken JSON ({first_line(error)}); {needs}") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is there twice")
-    return row
 
 
 def _object(value: Any, place: str) -> dict[str, Any]:

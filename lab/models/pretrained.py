@@ -339,4 +339,4 @@ def reader(model: "PreTrainedModel") -> "PreTrainedModel":
         return model.get_encoder()
     inner = [child for child in model.children() if isinstance(child, PreTrainedModel)]
     unnamed = model.base_model is model and model.get_output_embeddings() is not None  # Llama 4 calls it other than it says
-    return inner[0] if unnamed and inner else model.base_model
+    return inner[0] if unnamed and inner else cast(PreTrainedModel, model.base_model)

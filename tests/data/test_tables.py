@@ -299,7 +299,7 @@ def test_an_array_of_objects_is_read(tmp_path, indent, kind):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"text": "a", "label": "x", "label": "y"}', "line 1.*'label' is there twice"),
+        ('{"text": "a", "label": "x", "label": "y"}', "line 1.*'label' stands there twice"),
         ('{"text": "a", "label": ' + "9" * 5000 + "}", "line 1.*broken JSON"),
         ('{"text": ' + "[" * 100_000, "line 1.*broken JSON"),
         ('[{"text": "a", "label": "x"}, 3]', "element 1: int instead of"),
