@@ -8,7 +8,6 @@ import typer
 from lab.cli.options import Json, Runs, Section, command
 from lab.cli.output import print_table, show_json
 from lab.core.errors import LabError, unknown
-from lab.run_folder.run import Run, all_runs
 
 LISTS = (
     "recipes",
@@ -50,7 +49,9 @@ def listing(what: str, runs: Path | None) -> list[dict[str, Any]]:
             {"name": "owner/model or folder", "about": "any encoder or decoder, of the hub or a folder"},
         ]
     if what == "runs":
-        return [listed(run) for run in all_runs(runs)]
+        from lab.store import index
+
+        return [listed(row) for row in index.rows(index.runs(runs))]
     if what == "trash":
         from lab.store import trash
 
@@ -75,12 +76,11 @@ def listing(what: str, runs: Path | None) -> list[dict[str, Any]]:
     return rows
 
 
-def listed(run: Run) -> dict[str, Any]:
+def listed(row: dict[str, Any]) -> dict[str, Any]:
     """The row of a run in `lab list runs`; that of a run that cannot be read holds the reason."""
-    from lab.views import judged, run_row
-
-    row = run_row(run)
     if row["status"] == "damaged":
-        return {"name": run.id, "status": "damaged", "error": row["reason"]}
-    names = ("status", "recipe", "stream", "scenario", "seed", *(measure.path for measure in judged()))
-    return {"name": run.id} | {name: row[name] for name in names}
+        return {"name": row["run"], "status": "damaged", "error": row["reason"]}
+    from lab.metrics.base import judged_metrics
+
+    names = ("status", "recipe", "stream", "scenario", "seed", *(metric.path for metric in judged_metrics()))
+    return {"name": row["run"]} | {name: row[name] for name in names}
