@@ -16,6 +16,13 @@ PLUGINS = {
     "stream": "streams",
 }  # sections of the configuration and the registries of their names
 
+BACKBONES = {
+    "minilm": "all-MiniLM-L6-v2, 22M parameters, shipped with the package; the default",
+    "tiny": "a random two-layer encoder for tests",
+    "strings": "a small decoder that knows basic string skills; goes with the stream strings",
+    "owner/model or folder": "any encoder or decoder, of the hub or a folder",
+}
+
 
 def _when_readable(complete: Callable[[str], Completed]) -> Callable[[str], Completed]:
     """A completion that offers nothing where something cannot be read."""
@@ -49,8 +56,6 @@ def names(kind: str) -> Callable[[str], Completed]:
 
 @_when_readable
 def backbones(incomplete: str) -> Completed:
-    from lab.cli.list import BACKBONES
-
     return [(name, about) for name, about in BACKBONES.items() if " " not in name]
 
 

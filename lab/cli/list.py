@@ -1,10 +1,12 @@
 """`lab list`."""
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lab.cli.options import Json, Runs, Section, command
+from lab.cli.completion import BACKBONES
+from lab.cli.options import Json, Runs, Section, command, quiet
 from lab.cli.output import print_names, print_table, show_json
 from lab.core.errors import LabError, unknown
 
@@ -12,12 +14,6 @@ if TYPE_CHECKING:
     from lab.run_folder.run import Run
 
 LISTS = ("recipes", "streams", "routers", "methods", "consolidations", "experts", "protocols", "metrics", "backbones", "runs")
-BACKBONES = {
-    "minilm": "all-MiniLM-L6-v2, 22M parameters, shipped with the package; the default",
-    "tiny": "a random two-layer encoder for tests",
-    "strings": "a small decoder that knows basic string skills; goes with the stream strings",
-    "owner/model or folder": "any encoder or decoder, of the hub or a folder",
-}
 
 
 @command(Section.LOOK)
@@ -42,8 +38,8 @@ def list_(
 
         rows = [listed(run) for run in all_runs(recorded() if examples else runs)]
         show_json(rows) if as_json else print_table(rows if wide else [shown(row) for row in rows])
-        if not rows and not as_json:
-            print("recorded examples: lab list runs --examples")
+        if not rows and not (examples or quiet()):
+            print("lab list runs --examples shows recorded examples", file=sys.stderr)
     elif as_json:
         show_json(listing(what))
     elif wide:

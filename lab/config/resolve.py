@@ -112,7 +112,9 @@ def written(value: Any) -> str:
     """A value as YAML on one line, as `-o` reads it."""
     if isinstance(value, float):
         return f"{value:g}" if math.isclose(float(f"{value:g}"), value, rel_tol=1e-12) else repr(value)
-    if isinstance(value, str) and value and not LIST.fullmatch(value):
+    if isinstance(value, str) and LIST.fullmatch(value):
+        return f'"{value}"'
+    if isinstance(value, str) and value:
         with suppress(LabError):  # what cannot be read stands in quotes
             if yaml_value(value, "it") == value:
                 return value
