@@ -13,7 +13,19 @@ from lab.core.errors import LabError, unknown
 if TYPE_CHECKING:
     from lab.run_folder.run import Run
 
-LISTS = ("recipes", "streams", "routers", "methods", "consolidations", "experts", "protocols", "metrics", "backbones", "runs")
+LISTS = (
+    "recipes",
+    "streams",
+    "routers",
+    "methods",
+    "consolidations",
+    "experts",
+    "protocols",
+    "metrics",
+    "backbones",
+    "runs",
+    "trash",
+)
 
 
 @command(Section.LOOK)
@@ -40,6 +52,11 @@ def list_(
         show_json(rows) if as_json else print_table(rows if wide else [shown(row) for row in rows])
         if not rows and not (examples or quiet()):
             print("lab list runs --examples shows recorded examples", file=sys.stderr)
+    elif what == "trash":
+        from lab.store import trash
+
+        rows = [entry.row() for entry in trash.entries(runs)]
+        show_json(rows) if as_json else print_table(rows)
     elif as_json:
         show_json(listing(what))
     elif wide:

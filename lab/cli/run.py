@@ -103,8 +103,8 @@ def resume(
 ) -> None:
     """Go on with a stopped, interrupted or killed run, or start a queued one: lab resume RUN"""
     from lab import api
-    from lab.jobs.scheduler import safe_status
     from lab.run_folder.run import Run, located
+    from lab.store.turns import safe_status
 
     if safe_status(Run(located(run, runs))) == "finished" and not quiet():
         print(f"run '{run}' is finished: nothing to do", file=sys.stderr)

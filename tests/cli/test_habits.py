@@ -222,6 +222,7 @@ def test_recorded_examples_go_by_their_names(monkeypatch, runs):
     compared = json.loads(lab("compare", "example-l2r", "example-sequential", "--json").stdout)
     assert [result["recipe"] for result in compared] == ["l2r", "sequential"]
     assert {row["name"] for row in json.loads(lab("list", "runs", "--examples", "--json").stdout)} >= {"example-l2r"}
+    assert "is a recorded example" in refused("remove", "example-l2r")
     assert refused("show", "exampel-l2r") == "unknown run 'exampel-l2r': did you mean 'example-l2r'?\n"
     write_run(runs, "example-l2r", "sequential", KEEPS)
     assert json.loads(lab("show", "example-l2r", "--json").stdout)["recipe"] == "sequential", "a run of one's own comes first"
