@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from lab.run_folder.run import Run
 from lab.store import index, rows
 from lab.store.rows import columns, learned, problem
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def unready(run: Run) -> str:
@@ -38,8 +39,10 @@ def readable(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if not problem(run)]
 
 
-def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
+def runs_table(runs: Iterable[Run]) -> "pd.DataFrame":
     """One row per run with `columns`, damaged ones included with the reason."""
+    import pandas as pd
+
     return pd.DataFrame([_shown(row) for row in index.rows(runs)], columns=columns(), dtype=object)
 
 
