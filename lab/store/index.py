@@ -10,7 +10,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
@@ -161,20 +161,20 @@ def _code(plugins: str) -> str:
 
 def runs(folder: str | Path | None = None) -> list[Run]:
     """All runs of a folder, oldest first, as `lab.run_folder.run.all_runs` finds them."""
-    return [run for _, run in _listed(root(folder))]
+    return _listed(root(folder), lambda entry: True)
 
 
 def unended(folder: str | Path | None = None) -> list[Run]:
     """The runs of a folder whose run.json says no end, oldest first: they are active, wait, or are lost."""
-    return [run for entry, run in _listed(root(folder)) if not entry.ended]
+    return _listed(root(folder), lambda entry: not entry.ended)
 
 
-def _listed(folder: Path) -> list[tuple[Entry, Run]]:
+def _listed(folder: Path, which: Callable[[Entry], bool]) -> list[Run]:
     index = _of(folder)
     with index.lock:
-        listed = [(entry, Run(folder / name)) for name, entry in index.runs()]
+        listed = [(entry.created, Run(folder / name)) for name, entry in index.runs() if which(entry)]
         index.save()
-    return sorted(listed, key=lambda each: (each[0].created, each[1].id))
+    return [run for _, run in sorted(listed, key=lambda each: (each[0], each[1].id))]
 
 
 def rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
