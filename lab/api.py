@@ -8,6 +8,7 @@ from typing import Any
 from lab.config.resolve import configure
 from lab.config.schema import RunConfig
 from lab.core.errors import LabError
+from lab.data.saved_stream import named
 from lab.run_folder import events
 from lab.run_folder.run import Run
 from lab.run_folder.writer import create_run
@@ -31,8 +32,11 @@ def run(
     """Train and evaluate a recipe, and return the finished run.
 
     `overrides` are `key=value` texts as on the command line, `settings` fields of the configuration
-    (`stream="builtin", backbone="minilm", seed=0`). Everything is checked before the run's folder is made; raises LabError.
+    (`stream="builtin", backbone="minilm", seed=0`). `stream` also takes what `lab.stream` returns, a file, or "hf:OWNER/NAME",
+    which is saved among the runs first. Everything is checked before the run's folder is made; raises LabError.
     """
+    if "stream" in settings:
+        settings["stream"] = named(settings["stream"], runs)
     prepared = session(_configured(recipe, overrides or (), settings), runs)
     return watched(create_run(prepared.config.to_dict(), runs, id), prepared, progress)
 

@@ -28,9 +28,10 @@ Watch = Callable[[Iterator[events.Event], "Run"], None]
 def session(config: RunConfig, runs: str | Path | Literal[False] | None = None) -> Session:
     """A session ready to train: data loaded and checked, backbone loaded, everything automatic decided.
 
-    `runs`: where experts are found and kept for reuse (see lab.run_folder.run.root); False: none is kept.
+    `runs`: where saved streams are found, and experts are found and kept for reuse (see lab.run_folder.run.root); False: the
+    usual folder, and none is kept.
     """
-    tasks = tasks_of(config.stream, config.seed)
+    tasks = tasks_of(config.stream, config.seed, runs=runs or None)
     store = Store(root(runs) / ".experts") if config.reuse and runs is not False else None
     return Session(prepare(config, tasks, runs or None), tasks, store)
 
@@ -57,7 +58,7 @@ def resume(
         raise LabError(f"run '{id}' is a replay: there is nothing to train; play it again with lab replay {id}")
     try:
         changes = [parse_override(text) for text in overrides]
-        opened = session(validated(reduce(merged, changes, run.config)), runs)
+        opened = session(validated(reduce(merged, changes, run.config)), run.dir.parent)
     except LabError as error:
         if run.status == "queued":
             update_info(run, status="failed", error=str(error))
