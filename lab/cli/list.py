@@ -56,7 +56,16 @@ def listing(what: str, runs: Path | None) -> list[dict[str, Any]]:
             fields = plugin.Options.model_fields
             row["options"] = {field: info.description or "" for field, info in fields.items() if field != "name"}
         rows.append(row)
-    return rows
+    return rows + (saved(runs) if what == "streams" else [])
+
+
+def saved(runs: Path | None) -> list[dict[str, Any]]:
+    """The streams of people's own data among the runs."""
+    from lab.data.saved_stream import open_saved, saved_names
+
+    streams = [open_saved(name, runs) for name in saved_names(runs)]
+    about = "saved data, with the tasks "
+    return [{"name": stream.name, "about": about + ", ".join(stream.names()), "orders": {}} for stream in streams]
 
 
 def listed(run: Run) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What all commands share: the application, how a command is declared, and two options."""
+"""What all commands share: the application, how a command is declared, and options that several have."""
 
 import sys
 import warnings
@@ -14,6 +14,13 @@ from typer.core import TyperGroup
 from lab.core.errors import LabError, Notice
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
+TaskColumn = Annotated[str | None, typer.Option(help="of a file: the column that names the task of each row")]
+TextColumn = Annotated[str | None, typer.Option(help="of a file or hf:ID: the column of the texts (default: text)")]
+PairColumn = Annotated[str | None, typer.Option(help="the column of second texts (default: text_pair, if there is one)")]
+LabelColumn = Annotated[str | None, typer.Option(help="the column of the labels (default: label)")]
+TargetsColumn = Annotated[
+    str | None, typer.Option(help="the column of answers to be written, instead of labels (default: targets)")
+]
 Runs = Annotated[Path | None, typer.Option("--runs", help="folder of runs (default: $LAB_RUNS, else runs/)")]
 
 

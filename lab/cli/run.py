@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lab.cli.options import Json, Runs, Section, command
+from lab.cli.options import Json, LabelColumn, PairColumn, Runs, Section, TargetsColumn, TaskColumn, TextColumn, command
 from lab.cli.output import print_result, show_json
 from lab.core.errors import LabError, RunFailed
 from lab.run_folder.run import Run, located
@@ -19,7 +19,14 @@ def run(
     option: Annotated[
         list[str] | None, typer.Option("-o", help="any option, for example -o train.lr=0.001 -o stream.tasks=[agnews,dbpedia]")
     ] = None,
-    stream: Annotated[str | None, typer.Option(help="shipped stream, hub benchmark, or folder of task folders")] = None,
+    stream: Annotated[
+        str | None, typer.Option(help="name of a stream, folder of task folders, table (csv, xlsx, ...), or hf:OWNER/NAME")
+    ] = None,
+    task_column: TaskColumn = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    targets_column: TargetsColumn = None,
     backbone: Annotated[str | None, typer.Option(help="minilm, tiny, strings, a hub id, or a folder")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of every use of chance")] = None,
     runs: Runs = None,
@@ -28,8 +35,11 @@ def run(
 ) -> None:
     """Train and evaluate a recipe on a stream: lab run l2r --stream builtin"""
     from lab import api
+    from lab.data.saved_stream import named
+    from lab.data.sources import Columns
 
-    settings = {"stream": stream, "backbone": backbone, "seed": seed}
+    columns = Columns(text_column, pair_column, label_column, targets_column, task_column)
+    settings = {"stream": named(stream, runs, columns), "backbone": backbone, "seed": seed}
     chosen = {name: value for name, value in settings.items() if value is not None}
     training(lambda: api.run(recipe, option or [], runs=runs, id=id, **chosen), as_json)
 

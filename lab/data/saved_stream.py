@@ -10,6 +10,8 @@ is not given it ends in the digest, so the same data has the same name.
 import hashlib
 import json
 import os
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,18 +19,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.core import atomic_io
-from lab.core.errors import LabError
+from lab.core.errors import LabError, Notice
 from lab.core.registry import streams
 from lab.data.folder_stream import SPEC, FolderStream, spec_of
-from lab.data.sources import Columns, is_source, read_tasks
+from lab.data.sources import AS_THE_LAB, Columns, is_source, read_tasks
 from lab.data.stream import SPLITS, Example, Stream, Task
 from lab.jobs import jobs
-from lab.run_folder.run import ID, root, slug
+from lab.run_folder.run import root, slug
 from lab.run_folder.writer import remove, unwritable
 
 if TYPE_CHECKING:
     import pandas
 
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,79}")  # without the dot of files
 FOLDER = "streams"  # within the folder of runs
 SHOWN = 6  # labels of a task that are listed
 
@@ -148,7 +151,7 @@ def saved_names(runs: str | Path | None = None) -> list[str]:
 
 def is_saved(name: str, runs: str | Path | None = None) -> bool:
     """Whether there is a saved stream of this name."""
-    return ID.fullmatch(name) is not None and (root(runs) / FOLDER / name).is_dir()
+    return NAME.fullmatch(name) is not None and (root(runs) / FOLDER / name).is_dir()
 
 
 def open_saved(name: str, runs: str | Path | None = None) -> SavedStream:
@@ -163,8 +166,8 @@ def save(tasks: Sequence[Task], name: str | None = None, runs: str | Path | None
     jobs.refuse_read_only()
     digest = hashlib.sha256(json.dumps([[task.name, task.digest()] for task in tasks]).encode()).hexdigest()
     name = name or f"{slug('-'.join(task.name for task in tasks))[:40] or 'data'}-{digest[:8]}".lstrip("_-")
-    if not ID.fullmatch(name):
-        raise LabError(f"'{name}' cannot name a stream: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
+    if not NAME.fullmatch(name):
+        raise LabError(f"'{name}' cannot name a stream: use up to 80 of a-z 0-9 _ - and begin with a letter or digit")
     if name in streams.names():
         raise LabError(f"'{name}' is a shipped stream: give yours another name")
     folder = root(runs) / FOLDER / name
@@ -212,13 +215,18 @@ def _row(task: Task, example: Example) -> dict[str, Any]:
     return {"text": example.text} | pair | answer
 
 
-def named(stream: Any, runs: str | Path | None = None) -> Any:
+def named(stream: Any, runs: str | Path | None = None, columns: Columns = AS_THE_LAB) -> Any:
     """What the configuration of a run among these runs calls a stream.
 
-    Files, ids of the hub, and streams that were saved among other runs are saved first, so that the run can be resumed.
+    Files, ids of the hub, and streams that were saved among other runs are saved first, so that the run can be resumed; this is
+    said. Raises LabError for `columns` of anything but a file or an id of the hub.
     """
     if isinstance(stream, str | Path) and is_source(str(stream)):
-        return save(read_tasks(stream), runs=runs).name
+        saved = save(read_tasks(str(stream), columns), runs=runs)
+        warnings.warn(f"{stream} is saved as the stream {saved.name} in {saved.path}", Notice, stacklevel=2)
+        return saved.name
+    if columns != AS_THE_LAB:
+        raise LabError(f"columns are named of a file or of hf:OWNER/NAME, and the stream is {stream or 'not named'}")
     if isinstance(stream, SavedStream):
         is_here = stream.path.parent.resolve() == (root(runs) / FOLDER).resolve()
         return stream.name if is_here else save(stream.tasks, stream.name, runs).name

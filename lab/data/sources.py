@@ -57,9 +57,12 @@ class Columns:
     task: str | None = None  # of the column that names the task of a row
 
 
+AS_THE_LAB = Columns()
+
+
 def is_source(text: str) -> bool:
     """Whether a text names data outside of folders: an id of the hub, or a file of a table."""
-    return text.startswith(HUB) or (_kind(Path(text)) in READERS and Path(text).expanduser().is_file())
+    return text.startswith(HUB) or (_kind(Path(text)) is not None and not Path(text).expanduser().is_dir())
 
 
 class SourceStream(Stream):
@@ -78,7 +81,7 @@ class SourceStream(Stream):
         return read_tasks(self.text)[0]
 
 
-def read_tasks(data: Any, columns: Columns = Columns(), name: str | None = None, revision: str | None = None) -> list[Task]:
+def read_tasks(data: Any, columns: Columns = AS_THE_LAB, name: str | None = None, revision: str | None = None) -> list[Task]:
     """The checked tasks in `data`, by name: a mapping from task to data, or one table, with `columns.task` of several tasks.
 
     A folder of tasks is taken as it is. Raises LabError, which names the task and the row, for what cannot be read as folders
@@ -87,19 +90,21 @@ def read_tasks(data: Any, columns: Columns = Columns(), name: str | None = None,
     if isinstance(data, Stream):
         return [check(data.load(task)) for task in data.names()]
     if isinstance(data, str | Path) and Path(data).expanduser().is_dir():
-        if columns != Columns():
-            raise LabError(f"{data} is a folder: its tasks say which column is which in task.json, not here")
+        if columns != AS_THE_LAB:
+            raise LabError(f"{data} is a folder: its tasks say which column is which in their task.json")
         return read_tasks(FolderStream(data))
-    several = isinstance(data, Mapping) and not _are_splits(data)
-    if several and columns.task:
-        raise LabError(f"the tasks are named ({', '.join(map(str, list(data)[:6]))}): a column of tasks is for one table")
-    if several and not data:
-        raise LabError(f"there is no task: give {TAKEN}, by the name of its task")
+    sources: Mapping[str, Any] = {"": data}
+    if isinstance(data, Mapping) and not _are_splits(data):
+        sources = {str(title): value for title, value in data.items()}
+        if not sources:
+            raise LabError(f"there is no task: give {TAKEN}, by the name of its task")
+        if columns.task:
+            raise LabError(f"the tasks are named ({', '.join(list(sources)[:6])}): a column of tasks is for one table")
     tasks: list[Task] = []
-    for title, value in (data if several else {"": data}).items():
+    for title, value in sources.items():
         source = value if isinstance(value, Source) else Source(value)
         source = replace(source, name=source.name or name, revision=source.revision or revision)
-        title = str(title) or _own_name(source.data)
+        title = title or _own_name(source.data)
         tables = _splits(source, title)
         groups = _by_task(tables, columns.task) if columns.task else {title: tables}
         tasks += [_task(task, source, parts, columns) for task, parts in groups.items()]
@@ -109,6 +114,8 @@ def read_tasks(data: Any, columns: Columns = Columns(), name: str | None = None,
 def _task(name: str, source: Source, tables: Mapping[Split, Table], columns: Columns) -> Task:
     """The checked task of its tables."""
     fields = _fields(tables["train"], source, columns)
+    for table in tables.values():
+        _refuse_missing(table, fields)
     tables = {split: _of_columns(table, fields) for split, table in tables.items()}
     notes: list[str] = []
     for split in ("validation", "test"):
@@ -172,6 +179,13 @@ def _fields(table: Table, source: Source, columns: Columns) -> dict[str, str]:
     return fields
 
 
+def _refuse_missing(table: Table, fields: Mapping[str, str]) -> None:
+    """LabError for a part of a task that lacks a column of its training rows; second texts may be missing."""
+    for column, name in fields.items():
+        if table.rows and column != "text_pair" and name not in table.columns:
+            raise LabError(f"{table.location(0)}: no column '{name}', as the training rows have, only {', '.join(table.columns)}")
+
+
 def _of_columns(table: Table, fields: Mapping[str, str]) -> Table:
     """The table with the columns that count, so that another one called label is none."""
     if not fields:
@@ -233,18 +247,19 @@ def _splits(source: Source, title: str) -> dict[Split, Table]:
     return by_split_column(_table(data, title))
 
 
-def _kind(path: Path) -> str:
-    return path.name.partition(".")[2].lower()
+def _kind(path: Path) -> str | None:
+    """The type of a file of a table by the ending of its name; None for another file."""
+    return next((kind for kind in READERS if path.name.lower().endswith(f".{kind}")), None)
 
 
 def _file(path: Path, source: Source) -> Table:
     """The table in a file. Raises LabError for one that is not there, or of a type that is not read."""
-    reader = READERS.get(_kind(path)) or READERS.get(path.suffix[1:].lower())
+    kind = _kind(path)
     if not path.is_file():
         raise LabError(f"there is no file {path}: give {TAKEN}")
-    if reader is None:
+    if kind is None:
         raise LabError(f"{path}: unknown file type; use {FILES}")
-    return reader(path, None, [getattr(source, argument) or column for column, argument in ARGUMENTS.items()])
+    return READERS[kind](path, None, [getattr(source, argument) or column for column, argument in ARGUMENTS.items()])
 
 
 def _named_splits(tables: Mapping[str, Table], title: str) -> dict[Split, Table]:
@@ -261,8 +276,9 @@ def _named_splits(tables: Mapping[str, Table], title: str) -> dict[Split, Table]
         )
     others = [name for name in tables if name not in chosen.values()]
     notes = (f"splits {', '.join(others)} are not read",) if others else ()
-    kept = {split: tables[chosen[split]] for split in SPLITS if split in chosen}
-    return {**kept, "train": replace(kept["train"], notes=(*kept["train"].notes, *notes))}
+    kept: dict[Split, Table] = {split: tables[chosen[split]] for split in SPLITS if split in chosen}
+    kept["train"] = replace(kept["train"], notes=(*kept["train"].notes, *notes))
+    return kept
 
 
 def _table(data: Any, where: str) -> Table:
