@@ -10,7 +10,19 @@ from lab.cli.output import print_table, show_json
 from lab.core.errors import LabError, unknown
 from lab.run_folder.run import Run, all_runs
 
-LISTS = ("recipes", "streams", "routers", "methods", "consolidations", "experts", "protocols", "metrics", "backbones", "runs")
+LISTS = (
+    "recipes",
+    "streams",
+    "routers",
+    "methods",
+    "consolidations",
+    "experts",
+    "protocols",
+    "metrics",
+    "backbones",
+    "runs",
+    "trash",
+)
 
 
 @command(Section.LOOK)
@@ -39,6 +51,10 @@ def listing(what: str, runs: Path | None) -> list[dict[str, Any]]:
         ]
     if what == "runs":
         return [listed(run) for run in all_runs(runs)]
+    if what == "trash":
+        from lab.store import trash
+
+        return [entry.row() for entry in trash.entries(runs)]
     from lab.core import registry
 
     kind = getattr(registry, what)

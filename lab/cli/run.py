@@ -58,7 +58,7 @@ def resume(
 ) -> None:
     """Go on with a stopped, interrupted or killed run, or start a queued one: lab resume RUN"""
     from lab import api
-    from lab.jobs.scheduler import safe_status
+    from lab.store.turns import safe_status
 
     if safe_status(Run(located(run, runs))) == "finished":
         print(f"run '{run}' is finished: nothing to do", file=sys.stderr)

@@ -31,9 +31,10 @@ from lab.core.errors import LabError
 from lab.core.intervals import by_position, difference, interval
 from lab.data import loading
 from lab.data.stream import Task, limited
-from lab.jobs.scheduler import Scheduler, Worker, safe_status, turn
+from lab.jobs.scheduler import Scheduler, Worker
 from lab.run_folder.run import LARGEST, Run, root, slug
 from lab.run_folder.writer import create_run, remove, unwritable, update_info
+from lab.store.turns import safe_status, turn
 from lab.training import runner
 from lab.training.recorder import Stopped
 from lab.training.trainer import Session
