@@ -17,7 +17,7 @@ from lab.training.runner import resume, session, watched  # noqa: F401 (resume i
 
 def train(config: RunConfig | str, **settings: Any) -> Iterator[events.Event]:
     """Events of a run that leaves no folder behind: `for event in lab.train("l2r", stream="builtin")`."""
-    yield from session(_configured(config, (), settings), runs=False).train()
+    yield from session(_configured(config, (), settings), keep=False).train()
 
 
 def run(

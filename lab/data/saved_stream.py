@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.core import atomic_io
-from lab.core.errors import LabError, Notice
+from lab.core.errors import LabError
 from lab.core.registry import streams
 from lab.data.folder_stream import SPEC, FolderStream, spec_of
 from lab.data.sources import AS_THE_LAB, Columns, is_source, read_tasks
@@ -218,13 +217,11 @@ def _row(task: Task, example: Example) -> dict[str, Any]:
 def named(stream: Any, runs: str | Path | None = None, columns: Columns = AS_THE_LAB) -> Any:
     """What the configuration of a run among these runs calls a stream.
 
-    Files, ids of the hub, and streams that were saved among other runs are saved first, so that the run can be resumed; this is
-    said. Raises LabError for `columns` of anything but a file or an id of the hub.
+    Files, ids of the hub, and streams that were saved among other runs are saved first, so that the run can be resumed. Raises
+    LabError for `columns` of anything but a file or an id of the hub.
     """
     if isinstance(stream, str | Path) and is_source(str(stream)):
-        saved = save(read_tasks(str(stream), columns), runs=runs)
-        warnings.warn(f"{stream} is saved as the stream {saved.name} in {saved.path}", Notice, stacklevel=2)
-        return saved.name
+        return save(read_tasks(str(stream), columns), runs=runs).name
     if columns != AS_THE_LAB:
         raise LabError(f"columns are named of a file or of hf:OWNER/NAME, and the stream is {stream or 'not named'}")
     if isinstance(stream, SavedStream):

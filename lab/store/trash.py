@@ -16,7 +16,7 @@ from typing import Any
 from lab.core import verified_files
 from lab.core.errors import LabError, unknown
 from lab.run_folder.lease import Lease
-from lab.run_folder.run import ID, Run, located, root
+from lab.run_folder.run import ID, Run, examples, located, root
 from lab.run_folder.writer import lease_of, update_info
 from lab.store.turns import is_active, safe_status, turn
 
@@ -64,6 +64,8 @@ def _entry(path: Path) -> Entry | None:
 def to_remove(id: str, runs: str | Path | None = None) -> Run:
     """The run of an id, or in a folder, as it is: also one that is damaged or of a newer version; LabError if there is none."""
     folder = located(id, runs)
+    if folder.parent == examples() != root(runs):
+        raise LabError(f"'{id}' is a recorded example: only runs of the folder {root(runs)} are removed")
     return Run(folder) if os.path.lexists(folder / "run.json") else Run.open(id, runs)
 
 
