@@ -163,7 +163,8 @@ def seen(session: "Session") -> dict[str, Any]:
 def preview(config: RunConfig, runs: str | Path | None = None, streams: str | Path | None = None) -> dict[str, Any]:
     """What a run would be, checked as it checks itself before it starts; nothing is written. Raises LabError.
 
-    `streams`: the folder of runs in which saved streams are found. Returns `config` with all that is decided automatically, `forecast` from the earlier runs in `runs`, `model` and `tasks`, `warnings`.
+    `streams`: the folder of runs in which saved streams are found. Returns `config` with all that is decided automatically,
+    `forecast` from the earlier runs in `runs`, `model` and `tasks`, `warnings`.
     """
     from lab.training import runner
 

@@ -265,7 +265,7 @@ def test_the_session_of_a_run_is_that_of_the_run(made, data):
     """The stand-in for the stream gives the data that the run was trained on."""
     session, run, _ = made("l2r")
     assert (
-        api_session(session.config, runs=False).fingerprint()
+        api_session(session.config, keep=False).fingerprint()
         == session.fingerprint()
         == loss_decomposition.reopened(run).fingerprint()
     )
