@@ -20,6 +20,7 @@ __version__ = "0.2.0"
 _PUBLIC = {
     "run": "lab.api:run",
     "train": "lab.api:train",
+    "route": "lab.api:route",
     "resume": "lab.api:resume",
     "compare": "lab.api:compare",
     "decompose": "lab.analysis.loss_decomposition:decompose",

@@ -201,13 +201,13 @@ class Bank(nn.Module):
                 f"which layers of a '{model_type}' to adapt is not known: name them with experts.targets, from {_endings(layers)}"
             )
         chosen = [name for name in layers if any(_ends(name, ending) for ending in endings)]
-        if not chosen:
+        if not chosen and not (named == [] and self.kind.options.layers):
             raise LabError(
                 f"experts.targets = {list(endings)} matches no linear layer of this backbone; there are {_endings(layers)}"
             )
         blocks = 1 + max(map(_block, layers))
         kept = [name for name in chosen if _block(name) >= round(self.kind.options.skip * blocks) or _block(name) < 0]
-        if not kept:
+        if chosen and not kept:
             raise LabError(
                 f"experts.skip = {self.kind.options.skip} leaves no layer to adapt: the targets stand in blocks "
                 f"{', '.join(map(str, sorted(set(map(_block, chosen)))))} of {blocks}"
