@@ -10,7 +10,7 @@ SECTIONS = {  # file name, title and icon of every page
     "Learn": [("start", "Start", ":material/home:"), ("learn", "Lessons", ":material/school:")],
     "Experiment": [
         ("train", "Train", ":material/model_training:"),
-        ("route", "Route", ":material/merge:"),
+        ("route", "Route adapters", ":material/merge:"),
         ("jobs", "Jobs", ":material/monitoring:"),
     ],
     "Understand": [

@@ -15,7 +15,6 @@ from lab.run_folder.run import all_runs
 from lab.training import forecast, ready_adapters
 
 EXAMPLES = 100  # per task that are offered at first
-SCENARIOS = {"class": "no: among the labels of all tasks", "task": "yes: among the labels of its task"}
 
 
 def adapters(tasks: list[str]) -> dict[str, str]:
@@ -49,12 +48,14 @@ def settings() -> tuple[str, list[str]]:
         bind="query-params",
         help="l2r: a network of routers, trained on the examples. arrow, prototype, uniform and others need no training.",
     )
-    left, right = st.columns(2)
-    most = left.number_input("Examples per task", 2, 100_000, EXAMPLES, key="route_examples", persist_state="session")
-    scenario = right.selectbox(
-        "Is the model told the task?", SCENARIOS, format_func=SCENARIOS.get, key="route_scenario", persist_state="session"
+    most = st.number_input("Examples per task", 2, 100_000, EXAMPLES, key="route_examples", persist_state="session")
+    told = st.toggle(
+        "The model is told the task of a text",
+        key="route_told",
+        persist_state="session",
+        help="Then it chooses among the labels of this task, else among those of all tasks. The router is not told.",
     )
-    return router, [f"stream.max_train={most}", f"scenario={scenario}"]
+    return router, [f"stream.max_train={most}", f"scenario={'task' if told else 'class'}"]
 
 
 def equivalents(chosen: dict[str, str], stream: str, router: str, options: list[str]) -> None:
@@ -80,7 +81,7 @@ def begin(config: RunConfig) -> None:
 
 def draw() -> None:
     layout.heading(
-        "Route",
+        "Route adapters",
         "Adapters that were trained elsewhere become experts as they are. Only a router among them, and a classifier, are fitted "
         "on a few examples of each task.",
     )

@@ -31,8 +31,6 @@ class ReadyExpertsOptions(Options):
         description="classifier of a task; fitted: on its training examples, its expert acting alone; adapters: the linear head "
         "(score) that peft saved with the adapter of a decoder, its rows in the order of the task's labels",
     )
-    epochs: int = Field(30, ge=1, le=10_000, description="passes over a task's training examples that fit its classifier")
-    lr: float = Field(1e-2, gt=0, le=10, description="AdamW learning rate of the classifier while it is fitted")
 
 
 class ReadyExperts(Protocol):

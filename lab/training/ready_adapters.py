@@ -11,7 +11,7 @@ from lab.config.resolve import configure, parse_override, recipe_names, written
 from lab.config.schema import RunConfig
 from lab.core import registry
 from lab.core.errors import LabError, unknown
-from lab.data.loading import open_stream
+from lab.data import loading
 from lab.models.pretrained import BUILT_IN, locate
 
 RECIPE = "l2r"  # whose router, memory and settings are taken where no other recipe is named
@@ -48,7 +48,7 @@ def configuration(
         settings["backbone"] = _backbone(saved)
     base = recipe or (router if router in recipe_names() else RECIPE)
     config = configure(base, [*chosen, *overrides], stream=examples, **settings)
-    tasks = open_stream(config.stream.name, config.stream.sources).names()
+    tasks = loading.open_stream(config.stream.name, config.stream.sources).names()
     if without := [name for name in experts if name not in tasks]:
         raise unknown("task in the examples, of expert", without[0], tasks)
     return config

@@ -12,73 +12,50 @@ from lab.training.stages import ExpertTraining
 from lab.training.workload import Sizes
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
-    from lab.data.batching import Batch, Encoded
-    from lab.routers.base import Decision
+    from lab.data.batching import Encoded
 
 
 class ReadyExpert(ExpertTraining):
-    """The task's expert, frozen as it was saved, and a classifier on it: the adapter's own head, or one fitted on examples.
+    """The task's expert, frozen as it was saved, and a classifier on it: the adapter's own head, or one fitted on examples."""
 
-    While it is fitted the expert acts alone with weight 1. What expert and backbone make of an example is computed once.
-    """
-
-    about, title, rate = "fitting the classifier of a ready expert", "fitting", "protocol.lr"
+    about, title = "placing a ready expert", "placing"
 
     @classmethod
     def work(cls, config: RunConfig, sizes: Sizes, task: int) -> float:
         return float(sizes[task]["train"])
 
     def run(self) -> Iterator[events.Event]:
-        session, t = self.session, self.task
-        own_rows, starts = session.protocol.training_rows(session, t), session.cursor.step == 0
-        if starts:
-            self.begin(own_rows)
-        with session.timed():
-            self.prepare(own_rows)
-        if starts:
-            count = sum(parameter.numel() for parameter in self.groups[0].values()) if self.steps else 0
-            yield events.TaskStarted(t, session.task_names[t], len(session.learner.bank), count, False, session.progress())
-        if self.steps:
-            yield from session.fit(self)
+        session, t, learner = self.session, self.task, self.session.learner
+        own_rows = session.protocol.training_rows(session, t)
+        self.begin(own_rows)
+        rows = learner.head.parameters_of([t])  # none where the language model answers
+        self.groups, self.isolated = [rows], True
+        count = sum(parameter.numel() for parameter in rows.values())
+        yield events.TaskStarted(t, session.task_names[t], len(learner.bank), count, False, session.progress())
+        if rows:
+            with session.timed():
+                self.set_classifier(*self.classifier(own_rows))
         self.finish(own_rows)
 
-    def prepare(self, own_rows: "list[Encoded]") -> None:
+    def classifier(self, own_rows: "list[Encoded]") -> "tuple[Tensor, Tensor]":
+        """Weight (C, D) and bias (C,) of the task's classes: of the adapter's head, or fitted while its expert acts alone."""
+        import torch
+
         from lab.routers.base import single_expert
+        from lab.training.optimisation import logistic_regression
 
-        session, learner, options = self.session, self.session.learner, self.session.protocol.options
-        rows = learner.head.parameters_of([self.task])  # none where the language model answers
-        self.groups, self.rates, self.source, self.isolated = [rows], [options.lr], [], True
-        self.batches = session.batches(own_rows, session.config.train.batch_size, "order", self.task)
-        own_head = session.protocol.heads.get(session.task_names[self.task])
-        self.steps, self.epochs = options.epochs * len(self.batches) if rows and own_head is None else 0, options.epochs
-        if own_head is not None:
-            self.take_head(own_head)
-        decision = single_expert(learner.current[0], learner.backbone.device)
-        self.represented = learner.represented(own_rows, decision) if self.steps else {}
+        learner, head = self.session.learner, self.session.protocol.heads.get(self.session.task_names[self.task])
+        classes = len(learner.head.classifier.block(self.task)["classifier.bias"])
+        if head is not None:
+            return torch.from_numpy(head), torch.zeros(classes)
+        representations = learner.represented(own_rows, single_expert(learner.current[0], learner.backbone.device))
+        x = torch.stack([representations[row.key] for row in own_rows])  # (N, D)
+        return logistic_regression(x, torch.tensor([row.label for row in own_rows], device=x.device), classes)
 
-    def take_head(self, weight: "np.ndarray") -> None:
-        """The classifier rows of the task are a linear head without bias (C, D)."""
-        import torch
-
+    def set_classifier(self, weight: "Tensor", bias: "Tensor") -> None:
+        """Copy the values into the task's block."""
         block = self.session.learner.head.classifier.block(self.task)
-        with torch.no_grad():
-            block["classifier.weight"].copy_(torch.from_numpy(weight))
-            block["classifier.bias"].zero_()
-
-    # -- a step --------------------------------------------------------------------------------------------------------
-
-    def rows(self, step: int) -> "list[Encoded]":
-        return self.batches.at(step)
-
-    def decision(self, batch: "Batch", step: int) -> "Decision | None":
-        return None  # the experts have acted already
-
-    def terms(self, batch: "Batch", decision: "Decision | None") -> "dict[str, Tensor]":
-        import torch
-
-        head = self.session.learner.head
-        representation = torch.stack([self.represented[key] for key in batch.keys])  # (B, D)
-        return {"task": head.isolated_loss(head.classifier(representation, self.task), batch)}
+        block["classifier.weight"].data.copy_(weight)
+        block["classifier.bias"].data.copy_(bias)
