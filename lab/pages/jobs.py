@@ -160,9 +160,9 @@ def duplicate(run: Run) -> None:
 
 
 def delete(run: Run) -> None:
-    """The button that deletes a run, after a question."""
+    """The button that moves a run into the trash, after a question."""
     reason = jobs.why_read_only()
-    about = reason or "Deletes the folder of this run permanently."
+    about = reason or "Moves this run into the trash, from where it can be restored."
     if st.button("Delete", icon=":material/delete:", type="tertiary", disabled=bool(reason), help=about, key="delete"):
         actions.confirm_delete(run)
 
@@ -373,8 +373,10 @@ def focused(run: Run) -> None:
 def draw() -> None:
     layout.heading("Jobs", "Every run is a folder and a process of its own: closing this page does not stop it.")
     actions.show_error()
+    actions.show_removed()
     runs = all_runs()[::-1]
     player()
+    actions.trash_card()
     if not runs:
         run_picker.no_runs("There are no runs in this folder yet.")
         return

@@ -192,7 +192,7 @@ def notes(runs: list[Run]) -> None:
     run = run_picker.pick_run("Run to annotate", "lib_run", readable, next(iter(readable)))
     edit_notes(run, sorted({tag for other in readable.values() for tag in other.notes["tags"]}))
     busy, reason = run.status in jobs.ACTIVE, jobs.why_read_only()
-    about = reason or ("Stop it first." if busy else "Deletes the folder of this run permanently.")
+    about = reason or ("Stop it first." if busy else "Moves this run into the trash, from where it can be restored on Jobs.")
     if st.button(
         "Delete this run",
         disabled=bool(reason) or busy,
@@ -230,6 +230,7 @@ def draw() -> None:
     layout.heading("Library", "The experts of all runs, to compare, combine and download, and your notes about runs.")
     run_table.warn_of_damaged_runs()
     actions.show_error()
+    actions.show_removed()
     runs = all_runs()[::-1]
     try:
         saved = library.experts([run for run in runs if run_table.status(run) != "damaged"])

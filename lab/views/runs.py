@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from lab.core.dotted import pick
 from lab.core.errors import LabError
 from lab.run_folder.run import UNREADABLE, Run
 from lab.views.results import judged
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def columns() -> list[str]:
@@ -58,8 +59,10 @@ def readable(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if not problem(run)]
 
 
-def runs_table(runs: Iterable[Run]) -> pd.DataFrame:
+def runs_table(runs: Iterable[Run]) -> "pd.DataFrame":
     """One row per run, damaged ones included with the reason."""
+    import pandas as pd
+
     return pd.DataFrame([run_row(run) for run in runs], columns=columns())
 
 

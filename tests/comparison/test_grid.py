@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -228,11 +229,8 @@ def test_the_second_time_nothing_happens(whole):
         assert {key: value for key, value in cell.items() if key not in ("cell", "values")} == shown
     shown = lab("grid", path, "--runs", root)
     assert shown.exit_code == 0 and "sequential" in shown.stdout and "train.lr=" in shown.stdout
-    head, _, *rows = shown.stdout.split("mean over the cells:\n")[1].split("└")[0].splitlines()[1:]
-    printed = [
-        dict(zip((c.strip() for c in head.split("┃")[1:-1]), (c.strip() for c in row.split("│")[1:-1]), strict=True))
-        for row in rows
-    ]
+    head, _, *rows = shown.stdout.split("mean over the cells:\n")[1].splitlines()[: 2 + len(result["table"])]
+    printed = [dict(zip(re.split(r" {2,}", head.strip()), re.split(r" {2,}", row.strip()), strict=True)) for row in rows]
     for row, columns in zip(result["table"], printed, strict=True):
         uses_task = "yes" if row["uses.task_id"] is True else "no"
         assert (columns.pop("recipe"), columns.pop("uses task identity")) == (row["recipe"], uses_task)
