@@ -56,9 +56,10 @@ def route(
 ) -> Run:
     """Route saved adapters, which stay as they are, and return the finished run; see `ready_adapters.configuration`.
 
-    `experts` are adapters by task (folders, RUN/EXPERT, hub ids), `examples` a stream with labelled examples of these tasks.
+    `experts` are adapters by task (folders, RUN/EXPERT, hub ids), `examples` a stream with labelled examples of these tasks, as
+    `stream` for `run`.
     """
-    config = configuration(experts, examples, router, recipe, overrides or (), runs, **settings)
+    config = configuration(experts, named(examples, runs), router, recipe, overrides or (), runs, **settings)
     return run(config, runs=runs, id=id, progress=progress)
 
 

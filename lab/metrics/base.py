@@ -223,8 +223,8 @@ def evaluate(scores: Any) -> tuple[dict[str, float | None], dict[str, str]]:
     reasons: dict[str, str] = {}
     for metric in (metric for kind in metric_classes() if isinstance(scores, kind.reads) for metric in kind.of_scores(scores)):
         try:
-            values[metric.path] = float(metric.compute(scores))
-            if np.isnan(values[metric.path]):
+            values[metric.path] = value = float(metric.compute(scores))
+            if np.isnan(value):
                 raise Undefined(scores.gap)
         except Undefined as reason:
             values[metric.path], reasons[metric.path] = None, str(reason)

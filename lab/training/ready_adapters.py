@@ -48,7 +48,7 @@ def configuration(
         settings["backbone"] = _backbone(saved)
     base = recipe or (router if router in recipe_names() else RECIPE)
     config = configure(base, [*chosen, *overrides], stream=examples, **settings)
-    tasks = loading.open_stream(config.stream.name, config.stream.sources).names()
+    tasks = loading.open_stream(config.stream.name, config.stream.sources, runs).names()
     if without := [name for name in experts if name not in tasks]:
         raise unknown("task in the examples, of expert", without[0], tasks)
     return config
