@@ -21,6 +21,8 @@ _PUBLIC = {
     "run": "lab.api:run",
     "train": "lab.api:train",
     "resume": "lab.api:resume",
+    "stream": "lab.data.saved_stream:stream",
+    "Source": "lab.data.sources:Source",
     "compare": "lab.api:compare",
     "decompose": "lab.analysis.loss_decomposition:decompose",
     "configure": "lab.config.resolve:configure",

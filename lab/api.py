@@ -8,6 +8,7 @@ from typing import Any
 from lab.config.resolve import configure
 from lab.config.schema import RunConfig
 from lab.core.errors import LabError
+from lab.data.saved_stream import named
 from lab.run_folder import events
 from lab.run_folder.run import Run
 from lab.run_folder.writer import create_run
@@ -16,7 +17,7 @@ from lab.training.runner import resume, session, watched  # noqa: F401 (resume i
 
 def train(config: RunConfig | str, **settings: Any) -> Iterator[events.Event]:
     """Events of a run that leaves no folder behind: `for event in lab.train("l2r", stream="builtin")`."""
-    yield from session(_configured(config, (), settings), runs=False).train()
+    yield from session(_configured(config, (), settings), keep=False).train()
 
 
 def run(
@@ -31,8 +32,11 @@ def run(
     """Train and evaluate a recipe, and return the finished run.
 
     `overrides` are `key=value` texts as on the command line, `settings` fields of the configuration
-    (`stream="builtin", backbone="minilm", seed=0`). Everything is checked before the run's folder is made; raises LabError.
+    (`stream="builtin", backbone="minilm", seed=0`). `stream` also takes what `lab.stream` returns, a file, or "hf:OWNER/NAME",
+    which is saved among the runs first. Everything is checked before the run's folder is made; raises LabError.
     """
+    if "stream" in settings:
+        settings["stream"] = named(settings["stream"], runs)
     prepared = session(_configured(recipe, overrides or (), settings), runs)
     return watched(create_run(prepared.config.to_dict(), runs, id), prepared, progress)
 

@@ -103,7 +103,7 @@ def reopened(run: Run) -> Session:
         raise LabError(
             f"run '{run.id}' has no files of its moments (state/after_0): only a run that kept them can be looked back at"
         )
-    session = runner.session(validated(run.config), runs=False)
+    session = runner.session(validated(run.config), run.dir.parent, keep=False)
     if not session.rests_on(run.info.get("fingerprint")):
         raise LabError(f"the data or the backbone of run '{run.id}' have changed since it was made: it cannot be evaluated again")
     return session

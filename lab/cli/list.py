@@ -1,6 +1,7 @@
 """`lab list`."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -57,12 +58,11 @@ def list_(
 
         rows = [entry.row() for entry in trash.entries(runs)]
         show_json(rows) if as_json else print_table(rows)
-    elif as_json:
-        show_json(listing(what))
-    elif wide:
-        print_table(listing(what))
+    elif as_json or wide:
+        rows = listing(what) + saved(what, runs)
+        show_json(rows) if as_json else print_table(rows)
     else:
-        print_names(names(what))
+        print_names(names(what) + saved(what, runs))
 
 
 def names(what: str) -> list[dict[str, Any]]:
@@ -107,6 +107,14 @@ def listing(what: str) -> list[dict[str, Any]]:
             row["options"] = {field: info.description or "" for field, info in fields.items() if field != "name"}
         rows.append(row)
     return rows
+
+
+def saved(what: str, runs: Path | None) -> list[dict[str, Any]]:
+    """In the list of streams, those of people's own data that are saved among the runs."""
+    from lab.data.saved_stream import open_saved, saved_names
+
+    streams = [open_saved(name, runs) for name in saved_names(runs)] if what == "streams" else []
+    return [{"name": stream.name, "about": f"saved data: {', '.join(stream.names())}", "orders": {}} for stream in streams]
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:

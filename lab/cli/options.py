@@ -19,6 +19,13 @@ from lab.cli import completion
 from lab.core.errors import LabError, Notice, unknown
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
+TaskColumn = Annotated[str | None, typer.Option(help="of a file: the column that names the task of each row")]
+TextColumn = Annotated[str | None, typer.Option(help="of a file or hf:ID: the column of the texts (default: text)")]
+PairColumn = Annotated[str | None, typer.Option(help="the column of second texts (default: text_pair, if there is one)")]
+LabelColumn = Annotated[str | None, typer.Option(help="the column of the labels (default: label)")]
+TargetsColumn = Annotated[
+    str | None, typer.Option(help="the column of answers to be written, instead of labels (default: targets)")
+]
 Runs = Annotated[Path | None, typer.Option("--runs", help="folder of runs (default: $LAB_RUNS, else runs/)")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="id of the run or its folder", autocompletion=completion.runs)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="check everything and say what would be done; nothing is written")]

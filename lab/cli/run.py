@@ -5,12 +5,27 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lab.cli import completion
-from lab.cli.options import DryRun, Json, RunId, Runs, Section, command, quiet, verbose
+from lab.cli.options import (
+    DryRun,
+    Json,
+    LabelColumn,
+    PairColumn,
+    RunId,
+    Runs,
+    Section,
+    TargetsColumn,
+    TaskColumn,
+    TextColumn,
+    command,
+    quiet,
+    verbose,
+)
 from lab.cli.output import print_preview, print_result, show_json
 from lab.core.errors import LabError, RunFailed
 
@@ -43,8 +58,16 @@ def run(
     option: Option = None,
     stream: Annotated[
         str | None,
-        typer.Option(help="shipped stream, hub benchmark, or folder of task folders", autocompletion=completion.names("streams")),
+        typer.Option(
+            help="name of a stream, folder of task folders, table (csv, xlsx, ...), or hf:OWNER/NAME",
+            autocompletion=completion.names("streams"),
+        ),
     ] = None,
+    task_column: TaskColumn = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    label_column: LabelColumn = None,
+    targets_column: TargetsColumn = None,
     backbone: Annotated[
         str | None, typer.Option(help="minilm, tiny, strings, a hub id, or a folder", autocompletion=completion.backbones)
     ] = None,
@@ -59,14 +82,26 @@ def run(
         raise LabError("name a recipe, for example: lab run l2r --stream builtin; lab list recipes shows them")
     if "=" in recipe:
         raise LabError(f"'{recipe}' is an option: name a recipe before it, for example lab run l2r {shlex.quote(recipe)}")
-    settings = {"stream": stream, "backbone": backbone, "seed": seed}
+    from lab.data.saved_stream import named
+    from lab.data.sources import Columns, is_source
+
+    settings = {"backbone": backbone, "seed": seed}
     chosen = {name: value for name, value in settings.items() if value is not None}
     options = joined(changes, option)
+    columns = Columns(text_column, pair_column, label_column, targets_column, task_column)
+    own_data = stream is not None and is_source(stream)
     if dry_run:
-        preview(recipe, options, chosen, runs, id, as_json)
+        with TemporaryDirectory() as folder:  # instead of the folder of runs, in which the data would be saved
+            streams = Path(folder) if own_data else runs
+            chosen |= {"stream": name} if (name := named(stream, streams, columns)) else {}
+            preview(recipe, options, chosen, runs, streams, id, as_json)
         return
     from lab import api
 
+    if name := named(stream, runs, columns):
+        chosen["stream"] = name
+        if own_data and not quiet():
+            print(f"{stream} is saved as the stream {name}", file=sys.stderr)
     training(lambda: api.run(recipe, options, runs=runs, id=id, progress=not quiet(), **chosen), as_json)
 
 
@@ -78,7 +113,15 @@ def joined(changes: list[str] | None, option: list[str] | None) -> list[str]:
     return [*(changes or ()), *(option or ())]
 
 
-def preview(recipe: str, options: list[str], settings: dict[str, Any], runs: Path | None, id: str | None, as_json: bool) -> None:
+def preview(
+    recipe: str,
+    options: list[str],
+    settings: dict[str, Any],
+    runs: Path | None,
+    streams: Path | None,
+    id: str | None,
+    as_json: bool,
+) -> None:
     """Check everything that a run checks before it starts, and print what it would be."""
     from lab.config.resolve import configure
     from lab.run_folder.writer import refuse_id
@@ -86,7 +129,7 @@ def preview(recipe: str, options: list[str], settings: dict[str, Any], runs: Pat
 
     config = configure(recipe, options, **settings)
     refuse_id(id, runs)
-    answer = preview(config, runs)
+    answer = preview(config, runs, streams)
     show_json(answer) if as_json else print_preview(answer)
 
 

@@ -125,7 +125,7 @@ class Grid:
                 if kind in tried and not begun:
                     continue
                 tried.add(kind)
-                tasks = loading.tasks_of(config.stream, config.seed, loaded)
+                tasks = loading.tasks_of(config.stream, config.seed, loaded, self.folder)
                 changed = [task.name for task in tasks if task.name in begun and begun[task.name] != task.digest()]
                 if changed:
                     raise LabError(f"the data of task '{changed[0]}' have changed since {run.id} was begun: remove that run")

@@ -163,13 +163,14 @@ def _gives(recipe: str, changes: Sequence[str], content: dict[str, Any]) -> bool
 def configure(recipe: str = CUSTOM, overrides: Sequence[str] = (), **settings: Any) -> RunConfig:
     """A validated configuration: defaults < recipe < what fits the stream < overrides (`key=value`) < settings.
 
-    `settings` are top-level fields, or `stream`, `backbone`, `router` given by name. Raises LabError with the nearest
-    valid name for a misspelt one.
+    `settings` are top-level fields, or `stream`, `backbone`, `router` given by name, or a stream itself. Raises LabError with the
+    nearest valid name for a misspelt one.
     """
     change: dict[str, Any] = {}  # first on their own: `-o router.heads=2 -o router=oracle` keeps the heads
     for text in overrides:
         change = merged(change, renamed(parse_override(text)))
     for name, value in settings.items():
+        value = getattr(value, "reference", value)  # of a stream that was opened or saved
         change = merged(change, renamed({name: {"name": value} if name in NAMED and isinstance(value, str) else value}))
     return validated(merged(start(recipe, change), change))
 

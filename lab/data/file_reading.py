@@ -1,6 +1,7 @@
 """Readers of the file formats of a task folder: each returns a Table, or raises one LabError naming file and place.
 
-Only libraries that hold no code in data are used: json, pyarrow (csv, Parquet), datasets (save_to_disk). Nothing is unpickled.
+Only libraries that hold no code in data are used: json, pyarrow (csv, Parquet), datasets (save_to_disk), openpyxl (xlsx, in
+lab.data.workbook). Nothing is unpickled.
 """
 
 import csv
@@ -10,13 +11,14 @@ import json
 import re
 import zlib
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from lab.core.documents import opened, unique
 from lab.core.errors import LabError
 from lab.data.tables import COLUMNS, Table
+from lab.data.workbook import read_workbook
 
 BOMS = {
     BOM_UTF8: "utf-8",
@@ -25,6 +27,7 @@ BOMS = {
     BOM_UTF16_LE: "utf-16-le",
     BOM_UTF16_BE: "utf-16-be",
 }
+BINARY = {b"PK\x03\x04": "an xlsx workbook or another zip archive", b"PAR1": "a Parquet file", b"\x1f\x8b": "compressed by gzip"}
 LARGEST = 1 << 30  # bytes of the texts of one file
 LINES = "each line holds one JSON object, or the file one array of them"
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
@@ -53,6 +56,8 @@ def read_text(path: Path, encoding: str | None = None) -> tuple[str, list[str]]:
         raise LabError(f"{path} {error}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise LabError(f"{path} cannot be read: {first_line(error)}; write the file again") from error
+    if kind := next((kind for start, kind in BINARY.items() if data.startswith(start)), None):
+        raise LabError(f"{path} is {kind}, and no text: give it the ending of what it is")
     mark = next((mark for mark in BOMS if data.startswith(mark)), b"")
     chosen = encoding or (BOMS[mark] if mark else _wide(data) or "utf-8")
     try:
@@ -199,10 +204,23 @@ def read_parquet(path: Path, encoding: str | None = None, columns: Collection[st
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
+        with parquet.ParquetFile(path) as file:
+            table = pyarrow.Table.from_batches(_bearable(file.iter_batches(1000)), file.schema_arrow)
+    except LabError as error:
+        raise LabError(f"{path} {error}") from None
     except (pyarrow.ArrowException, OSError) as error:
         raise LabError(f"{path}: not a readable Parquet file ({first_line(error)})") from error
     return from_arrow(table, str(path), path.name)
+
+
+def _bearable(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches of a table; LabError once they hold too much, since repeated values need next to no bytes in a file."""
+    size = 0
+    for batch in batches:
+        size += batch.nbytes
+        if size > LARGEST:
+            raise LabError(f"holds more than {LARGEST:,} bytes: split it")
+        yield batch
 
 
 def read_saved(folder: Path) -> dict[str, Table]:
@@ -274,4 +292,5 @@ READERS: dict[str, Reader] = {
     "tsv": read_csv,
     "tsv.gz": read_csv,
     "parquet": read_parquet,
+    "xlsx": read_workbook,
 }

@@ -125,7 +125,7 @@ def look(config: RunConfig) -> dict[str, Any]:
     """Trainable parameters, device, and per task its sizes, labels, longest text and first examples as tokens."""
     from lab.training import runner
 
-    return seen(runner.session(config, runs=False))
+    return seen(runner.session(config, keep=False))
 
 
 def seen(session: "Session") -> dict[str, Any]:
@@ -160,14 +160,15 @@ def seen(session: "Session") -> dict[str, Any]:
     }
 
 
-def preview(config: RunConfig, runs: str | Path | None = None) -> dict[str, Any]:
+def preview(config: RunConfig, runs: str | Path | None = None, streams: str | Path | None = None) -> dict[str, Any]:
     """What a run would be, checked as it checks itself before it starts; nothing is written. Raises LabError.
 
-    `config` with all that is decided automatically, `forecast` from the earlier runs in `runs`, `model` and `tasks`, `warnings`.
+    `streams`: the folder of runs in which saved streams are found. Returns `config` with all that is decided automatically,
+    `forecast` from the earlier runs in `runs`, `model` and `tasks`, `warnings`.
     """
     from lab.training import runner
 
-    session = runner.session(config, runs=False)
+    session = runner.session(config, streams, keep=False)
     sizes, model = session.sizes, seen(session)
     expected = forecast(session.config, sizes, all_runs(runs))
     tasks = model.pop("tasks")

@@ -62,7 +62,7 @@ def made(tmp_path_factory):
 def data(monkeypatch):
     """The toy stream is no stream of the registry: sessions of recorded runs get its tasks from here."""
     by_name = {task.name: task for task in toy.tasks("sea", "city", "farm")}
-    monkeypatch.setattr("lab.training.runner.tasks_of", lambda stream, seed: [by_name[task] for task in stream.tasks])
+    monkeypatch.setattr("lab.training.runner.tasks_of", lambda stream, seed, **_: [by_name[task] for task in stream.tasks])
 
 
 def features(learner: Learner, rows, oracle: bool) -> torch.Tensor:
@@ -266,7 +266,7 @@ def test_the_session_of_a_run_is_that_of_the_run(made, data):
     """The stand-in for the stream gives the data that the run was trained on."""
     session, run, _ = made("l2r")
     assert (
-        api_session(session.config, runs=False).fingerprint()
+        api_session(session.config, keep=False).fingerprint()
         == session.fingerprint()
         == loss_decomposition.reopened(run).fingerprint()
     )

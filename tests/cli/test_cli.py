@@ -193,7 +193,8 @@ def test_validate(two, tmp_path):
     path.write_text("base: l2r\ntrain: {lr: fast}\n")
     refused(lab("validate", str(path)), "train.lr = 'fast': input should be a valid number, unable to parse string as a number")
     refused(
-        lab("validate", "l2r"), "'l2r' is neither a YAML file nor a folder: validate takes a recipe file or a folder of tasks"
+        lab("validate", "l2r"),
+        "'l2r' is neither a YAML file nor data: validate takes a recipe, a folder of tasks, or a table",
     )
     refused(lab("validate", str(tmp_path / "no.yaml")), f"there is no recipe file {tmp_path / 'no.yaml'}")
 
@@ -402,7 +403,7 @@ def spoil(stream: Path, **rows: list) -> None:
         ),
         (
             {"train": [(f"text {i}", f"{i}") for i in range(10_000)], "validation": pairs("a 1, b 2"), "test": pairs("c 1, d 2")},
-            "task 'city' has 10000 labels: at most 1000 are allowed; is the label column an identifier?",
+            "task 'city' has 10,000 labels: at most 1,000 are allowed; is the label column an identifier?",
         ),
     ],
 )
