@@ -56,6 +56,7 @@ def experts(saved: list[SavedExpert]) -> None:
         similarity(lora)
         with layout.section():
             put_together(lora)
+        st.page_link(navigation.page("route"), label="Route saved experts on a stream", icon=":material/merge:")
 
 
 def experts_table(rows: list[dict[str, Any]]) -> None:
