@@ -60,8 +60,6 @@ def columns(recipe: str, name: str, data: bytes) -> None:
     """Which column is which, what tasks these make, and the button that saves them. Raises LabError for what cannot be read."""
     table = table_of(name, data)
     chosen = choice_of_columns(table, name)
-    if "text" not in chosen and not uploads.is_instructions(table):
-        raise LabError("choose the column of the texts")
     tasks = tasks_of(name, data, tuple(chosen.items()))
     look(tasks)
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -77,7 +75,7 @@ def columns(recipe: str, name: str, data: bytes) -> None:
     if error := st.session_state.pop("own_error", None):
         st.error(layout.plain(error))
     if saved := st.session_state.pop("own_saved", None):
-        st.success(f"Saved as the stream {layout.plain(saved)}, which is chosen in the form below.", icon=":material/check_circle:")
+        st.success(f"Saved as the stream {layout.plain(saved)}, which is chosen below.", icon=":material/check_circle:")
 
 
 def choice_of_columns(table: Table, name: str) -> dict[str, str]:
@@ -104,6 +102,8 @@ def choice_of_columns(table: Table, name: str) -> dict[str, str]:
         column = box.selectbox(COLUMNS[what], names, index=index, key=f"own/{what}/{'|'.join(there)}", help=HELP.get(what))
         if column and column != NONE:
             chosen[what] = column
+    for what in [name for name in wanted if name not in ("task", "text_pair", *chosen)]:
+        raise LabError(f"choose which column is the {COLUMNS[what].lower()}: {', '.join(there)}")
     if repeated := sorted(column for column in set(chosen.values()) if [*chosen.values()].count(column) > 1):
         raise LabError(f"column '{repeated[0]}' is chosen twice: a column is one thing")
     return chosen
