@@ -3,19 +3,24 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lab.cli import completion
 from lab.cli.options import Json, Runs, Section, command
 from lab.cli.output import print_comparison, say_unequal, show_json
 from lab.core.errors import LabError
-from lab.run_folder.run import Run, located
+
+if TYPE_CHECKING:
+    from lab.run_folder.run import Run
 
 
 @command(Section.LOOK)
 def compare(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="RUN...", help="ids of runs or their folders")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN...", help="ids of runs or their folders", autocompletion=completion.runs)
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="write everything into one HTML file that opens offline")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="print the unrounded numbers, with the reason of each missing one")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="print the table for a paper")] = False,
@@ -55,9 +60,10 @@ def compare(
             print_comparison(part)
 
 
-def comparable(ids: list[str], runs: Path | None) -> tuple[list[Run], dict[str, str]]:
+def comparable(ids: list[str], runs: Path | None) -> tuple["list[Run]", dict[str, str]]:
     """The runs that can be compared, and the reasons of those left out, which it prints on stderr; LabError if none is left."""
     from lab import views
+    from lab.run_folder.run import Run, located
 
     if not ids:
         raise LabError("name at least one run to compare: lab compare RUN RUN; lab list runs shows them")

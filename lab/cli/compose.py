@@ -191,7 +191,7 @@ def transfer(
     if note:
         warnings.warn(f"{expert}: {note}", Notice, stacklevel=2)
     alike = cross_backbone.alike(before, after)
-    texts = [] if alike else [example.text for task in load_tasks(stream) for example in task.train]
+    texts = [] if alike else [example.text for task in load_tasks(stream, runs=runs) for example in task.train]
     result = cross_backbone.carried(part, before, after, texts, cast(Any, layers))  # refuses other words itself
     result = cross_backbone.control(result, seed) if control else result
     result = arithmetic.belonging(result, after.base)

@@ -1,13 +1,14 @@
 """`lab grid`."""
 
 import sys
+from collections import deque
 from contextlib import closing
 from typing import Annotated
 
 import typer
 
-from lab.cli.options import Json, Runs, Section, command
-from lab.cli.output import print_grid, show_json
+from lab.cli.options import DryRun, Json, Runs, Section, command, quiet
+from lab.cli.output import print_grid, print_grid_preview, show_json
 
 
 @command(Section.TRAIN)
@@ -15,6 +16,7 @@ def grid(
     file: Annotated[str, typer.Argument(help="a grid file, or a shipped grid by its name")],
     processes: Annotated[int, typer.Option(min=1, max=512, help="cells that run at the same time")] = 1,
     look: Annotated[bool, typer.Option("--look", help="run nothing, show what is finished")] = False,
+    dry_run: DryRun = False,
     runs: Runs = None,
     as_json: Json = False,
 ) -> None:
@@ -23,10 +25,14 @@ def grid(
     from lab.training.progress_line import follow_cells
 
     opened = Grid(file, runs, processes)
+    if dry_run:
+        answer = opened.preview()
+        show_json(answer) if as_json else print_grid_preview(answer)
+        return
     try:
         with closing(opened.work()) as steps:
             if not look:
-                follow_cells(steps)
+                deque(steps, maxlen=0) if quiet() else follow_cells(steps)
     except KeyboardInterrupt:
         print("lab: interrupted; the same command goes on with it", file=sys.stderr)
         raise typer.Exit(1) from None

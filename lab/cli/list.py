@@ -1,44 +1,91 @@
 """`lab list`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lab.cli.options import Json, Runs, Section, command
-from lab.cli.output import print_table, show_json
+from lab.cli.completion import BACKBONES
+from lab.cli.options import Json, Runs, Section, command, quiet
+from lab.cli.output import print_names, print_table, show_json
 from lab.core.errors import LabError, unknown
-from lab.run_folder.run import Run, all_runs
 
-LISTS = ("recipes", "streams", "routers", "methods", "consolidations", "experts", "protocols", "metrics", "backbones", "runs")
+LISTS = (
+    "recipes",
+    "streams",
+    "routers",
+    "methods",
+    "consolidations",
+    "experts",
+    "protocols",
+    "metrics",
+    "backbones",
+    "runs",
+    "trash",
+)
 
 
 @command(Section.LOOK)
-def list_(what: Annotated[str, typer.Argument(help=", ".join(LISTS))], runs: Runs = None, as_json: Json = False) -> None:
+def list_(
+    what: Annotated[
+        str,
+        typer.Argument(metavar="WHAT", help=", ".join(LISTS), autocompletion=lambda incomplete: [(name, "") for name in LISTS]),
+    ],
+    wide: Annotated[bool, typer.Option("--wide", help="everything that is known: options, and the map of recipes")] = False,
+    examples: Annotated[bool, typer.Option("--examples", help="of runs: the recorded examples")] = False,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
     """What there is: lab list recipes"""
     if what not in LISTS:
         raise unknown("list", what, LISTS)
-    rows = listing(what, runs)
-    show_json(rows) if as_json else print_table(rows)
+    if examples and what != "runs":
+        raise LabError(f"--examples is about runs, not {what}: lab list runs --examples")
+    if what == "runs":
+        from lab.run_folder.run import examples as recorded
+        from lab.store import index
+
+        rows = [listed(row) for row in index.rows(index.runs(recorded() if examples else runs))]
+        show_json(rows) if as_json else print_table(rows if wide else [shown(row) for row in rows])
+        if not rows and not (examples or quiet()):
+            print("lab list runs --examples shows recorded examples", file=sys.stderr)
+    elif what == "trash":
+        from lab.store import trash
+
+        rows = [entry.row() for entry in trash.entries(runs)]
+        show_json(rows) if as_json else print_table(rows)
+    elif as_json or wide:
+        rows = listing(what) + saved(what, runs)
+        show_json(rows) if as_json else print_table(rows)
+    else:
+        print_names(names(what) + saved(what, runs))
 
 
-def listing(what: str, runs: Path | None) -> list[dict[str, Any]]:
-    """The rows of `lab list`, each with a `name`. The lists of recipes and plug-ins load torch, the others do not."""
+def names(what: str) -> list[dict[str, Any]]:
+    """Name and sentence of everything in a list, without loading any of it."""
+    if what == "recipes":
+        from lab.config.resolve import GROUPS, recipes
+
+        rows = [{"name": recipe["name"], "group": recipe["group"], "about": recipe["about"]} for recipe in recipes()]
+        return sorted(rows, key=lambda row: GROUPS.index(row["group"]))
+    if what == "backbones":
+        return [{"name": name, "about": about} for name, about in BACKBONES.items()]
+    from lab.core import registry
+
+    kind = getattr(registry, what)
+    return [{"name": name, "about": kind.about(name)} for name in kind.names()]
+
+
+def listing(what: str) -> list[dict[str, Any]]:
+    """The rows of `lab list --json`, each with a `name`. Those of recipes, routers, methods and experts load torch."""
     if what == "recipes":
         from lab.analysis import taxonomy
-        from lab.config.resolve import recipes
 
         axes = {row.pop("recipe"): row for row in taxonomy.table()}
-        return [{"name": recipe["name"], **axes[recipe["name"]], "about": recipe["about"]} for recipe in recipes()]
+        return [{"name": row["name"], "group": row["group"], **axes[row["name"]], "about": row["about"]} for row in names(what)]
     if what == "backbones":
-        return [
-            {"name": "minilm", "about": "all-MiniLM-L6-v2, 22M parameters, shipped with the package; the default"},
-            {"name": "tiny", "about": "a random two-layer encoder for tests"},
-            {"name": "strings", "about": "a small decoder that knows basic string skills; goes with the stream strings"},
-            {"name": "owner/model or folder", "about": "any encoder or decoder, of the hub or a folder"},
-        ]
-    if what == "runs":
-        return [listed(run) for run in all_runs(runs)]
+        return names(what)
     from lab.core import registry
 
     kind = getattr(registry, what)
@@ -59,12 +106,27 @@ def listing(what: str, runs: Path | None) -> list[dict[str, Any]]:
     return rows
 
 
-def listed(run: Run) -> dict[str, Any]:
-    """The row of a run in `lab list runs`; that of a run that cannot be read holds the reason."""
-    from lab.views import judged, run_row
+def saved(what: str, runs: Path | None) -> list[dict[str, Any]]:
+    """In the list of streams, those of people's own data that are saved among the runs."""
+    from lab.data.saved_stream import open_saved, saved_names
 
-    row = run_row(run)
+    streams = [open_saved(name, runs) for name in saved_names(runs)] if what == "streams" else []
+    return [{"name": stream.name, "about": f"saved data: {', '.join(stream.names())}", "orders": {}} for stream in streams]
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `lab list runs` as it fits a terminal: scores by their titles, and no scenario."""
+    from lab.metrics.base import judged_metrics
+
+    titles = {metric.path: metric.title.lower() for metric in judged_metrics()}
+    return {titles.get(name, name): value for name, value in row.items() if name != "scenario"}
+
+
+def listed(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of a run in `lab list runs`; that of a run that cannot be read holds the reason."""
     if row["status"] == "damaged":
-        return {"name": run.id, "status": "damaged", "error": row["reason"]}
-    names = ("status", "recipe", "stream", "scenario", "seed", *(measure.path for measure in judged()))
-    return {"name": run.id} | {name: row[name] for name in names}
+        return {"name": row["run"], "status": "damaged", "error": row["reason"]}
+    from lab.metrics.base import judged_metrics
+
+    names = ("status", "recipe", "stream", "scenario", "seed", *(metric.path for metric in judged_metrics()))
+    return {"name": row["run"]} | {name: row[name] for name in names}

@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
+from lab.cli import completion
 from lab.cli.options import Runs, Section, command
 from lab.core.errors import LabError
-from lab.run_folder.run import Run
 
 
 @command(Section.LOOK)
 def replay(
-    what: Annotated[str, typer.Argument(metavar="RUN|FILE", help="a run, or a replay file (.jsonl)")],
+    what: Annotated[
+        str, typer.Argument(metavar="RUN|FILE", help="a run, or a replay file (.jsonl)", autocompletion=completion.runs)
+    ],
     save: Annotated[Path | None, typer.Option(help="write the replay file of the run there instead of playing it")] = None,
     speed: Annotated[float, typer.Option(help="how many times as fast as it was recorded")] = 10.0,
     runs: Runs = None,
@@ -23,6 +25,7 @@ def replay(
     from lab.core import atomic_io
     from lab.jobs import jobs
     from lab.run_folder import replay_file as replays
+    from lab.run_folder.run import Run
 
     if what.endswith(".jsonl"):
         content = replays.file_content(Path(what))

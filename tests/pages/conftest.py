@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from support import toy
-from support.browser import CHROMIUM, FLAGS, TASKS, dashboard, playwright, visitor
+from support.browser import CHROMIUM, FLAGS, PATIENCE, TASKS, dashboard, playwright
 from support.pages import task
 from support.run_folders import FORGETS, KEEPS, write_run
 from support.run_folders import TASKS as PLAIN_TASKS
@@ -20,7 +20,7 @@ PROBING = re.compile(r"/_stcore/(health|host-config)$")  # a page below the root
 def stream(monkeypatch):
     """A stream that needs no data; the benchmark mtl5 would have to be downloaded first."""
 
-    def opened(name, parts=()):
+    def opened(name, parts=(), runs=None):
         return SimpleNamespace(names=lambda: list(PLAIN_TASKS), orders={}, load=task, downloads=name == "mtl5")
 
     monkeypatch.setattr(loading, "open_stream", opened)
@@ -68,10 +68,19 @@ def browser():
         chromium.close()
 
 
+@pytest.fixture(scope="module")
+def context(browser):
+    """A browser that has loaded the scripts of the dashboard once."""
+    opened = browser.new_context(viewport={"width": 1440, "height": 1000})
+    opened.set_default_timeout(PATIENCE)
+    yield opened
+    opened.close()
+
+
 @pytest.fixture
-def page(browser):
-    """A fresh browser without memory; errors it meets are collected in `page.problems`."""
-    opened = visitor(browser, viewport={"width": 1440, "height": 1000})
+def page(context):
+    """A page without memory of those before; errors it meets are collected in `page.problems`."""
+    opened = context.new_page()
     opened.problems = []
     opened.on("pageerror", lambda error: opened.problems.append(str(error)))
     cut = "net::ERR_ABORTED"  # by going on to the next page
@@ -84,4 +93,8 @@ def page(browser):
         "console", lambda line: opened.problems.append(line.text) if line.type == "error" and "404" not in line.text else None
     )
     yield opened
-    opened.context.close()
+    context.clear_cookies()
+    if not opened.is_closed():
+        if opened.url.startswith("http"):
+            opened.evaluate("localStorage.clear(), sessionStorage.clear()")
+        opened.close()

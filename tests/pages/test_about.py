@@ -24,7 +24,7 @@ def test_about_fills_the_formulas_with_the_numbers_of_the_run(runs, monkeypatch)
 def test_the_map_of_recipes_is_that_of_the_command_line(runs, monkeypatch):
     app = open_page("about", about_map="true")
     table = app.dataframe[0].value
-    assert table.to_dict("records") == listing("recipes", None) and "l2r" in set(table["name"])
+    assert table.to_dict("records") == listing("recipes") and "l2r" in set(table["name"])
     assert "axes of modular systems" in app.dataframe[0].proto.alt
     monkeypatch.setattr(system, "recipes", lambda: (_ for _ in ()).throw(LabError("no <b>torch</b>")))
     streamlit.cache_data.clear()

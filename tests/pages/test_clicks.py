@@ -41,6 +41,7 @@ def test_every_lesson_is_followed_to_its_last_card(page, fresh):
     for lesson in range(begin.count()):
         press(page, "Begin", number=lesson)
         cards = page.get_by_test_id("stButtonGroup").get_by_role("radio")
+        cards.first.wait_for()
         titles = set()
         for card in range(1, cards.count() + 1):
             assert f"card={card}" in page.url
