@@ -1,5 +1,7 @@
 """What a visitor does, by clicks from Start on a fresh install: no run, the recorded examples of the package."""
 
+import re
+
 import pytest
 from support.browser import CHROMIUM, dashboard, open_page, playwright, settled
 
@@ -55,17 +57,12 @@ def test_every_lesson_is_followed_to_its_last_card(page, fresh):
     assert page.locator("[data-testid=stException]").count() == 0 and page.problems == []
 
 
-def test_a_replay_is_played_again_and_watched_while_another_run_is_shown(page, fresh):
+def test_a_replay_is_played_again(page, fresh):
     open_page(page, fresh, "")
     press(page, "Watch a replay", "link")
     for number, job in enumerate(["replay-example-l2r", "replay-example-l2r-2"]):
         press(page, "Play")
         page.wait_for_url(f"**job={job}*")
-        page.get_by_role("heading", name=job, exact=True).wait_for()
+        page.locator("h3", has_text=re.compile(f"^{job}$")).wait_for()
         assert page.locator("[data-testid=stException]").count() == 0, number
-    page.get_by_role("combobox", name="Run to watch").click()
-    page.get_by_role("option", name="replay-example-l2r", exact=True).click()
-    page.get_by_role("heading", name="replay-example-l2r", exact=True).wait_for()
-    press(page, "Watch this job", number=-1)
-    page.get_by_role("heading", name="replay-example-l2r-2", exact=True).wait_for()
-    assert page.locator("[data-testid=stException]").count() == 0 and page.problems == []
+    assert page.problems == []
