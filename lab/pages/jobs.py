@@ -11,9 +11,11 @@ from lab.config.schema import CUSTOM
 from lab.core.documents import yaml_text
 from lab.core.errors import LabError
 from lab.jobs import jobs
-from lab.pages import actions, chart_card, code_snippets, layout, navigation, recorded_examples, run_picker, run_table
+from lab.pages import actions, chart_card, code_snippets, layout, navigation, recorded_examples, run_picker
 from lab.run_folder import replay_file
-from lab.run_folder.run import Run, all_runs
+from lab.run_folder.run import Run
+from lab.store import index
+from lab.store.turns import safe_status
 from lab.training.stages import RouterTraining
 
 PERIOD = 1.5  # seconds between two updates of an active run
@@ -21,11 +23,11 @@ PERIOD = 1.5  # seconds between two updates of an active run
 
 def overview(runs: list[Run]) -> None:
     """The table of all runs, newest first; refreshed while one is active."""
-    active = any(run_table.status(run) in jobs.ACTIVE for run in runs)
+    active = any(safe_status(run) in jobs.ACTIVE for run in index.unended())
 
     @st.fragment(run_every=2 * PERIOD if active else None)
     def listing() -> None:
-        table, score = run_table.table(runs), views.headline()
+        table, score = views.runs_table(runs), views.headline()
         positions = {run.id: position for position, run in enumerate(jobs.waiting(), 1)}
         rows = table.to_dict("records")
         table["state"] = [f"queued, {positions[row['run']]}." if row["run"] in positions else row["status"] for row in rows]
@@ -117,13 +119,9 @@ def controls(run: Run, state: str) -> None:
             elif offer("Add to queue", "playlist_add", "resume_later", "Another run is training: this one continues after it."):
                 actions.attempt(jobs.enqueue, run)
         if run.matrix:
-            st.page_link(
-                navigation.page("compare"), label="Compare", icon=":material/compare_arrows:", query_params={"runs": run.id}
-            )
+            navigation.link("compare", "Compare", ":material/compare_arrows:", {"runs": run.id})
         if run.recorded():
-            st.page_link(
-                navigation.page("routing"), label="Routing", icon=":material/alt_route:", query_params={"rt_run": run.id}
-            )
+            navigation.link("routing", "Routing", ":material/alt_route:", {"rt_run": run.id})
         if not futile:
             duplicate(run)
         if state not in jobs.ACTIVE and run.matrix and not run.info.get("replay") and run.protocol.continual:
@@ -150,13 +148,8 @@ def on_resume(run: Run) -> str:
 def duplicate(run: Run) -> None:
     """The link to the form with the settings of a run."""
     recipe = run.config["recipe"] if run.config["recipe"] in recipe_names() else CUSTOM
-    st.page_link(
-        navigation.page("train"),
-        label="Duplicate",
-        icon=":material/content_copy:",
-        query_params={"recipe": recipe, "from": run.id},
-        help="Opens the form on Train with the settings of this run.",
-    )
+    about = "Opens the form on Train with the settings of this run."
+    navigation.link("train", "Duplicate", ":material/content_copy:", {"recipe": recipe, "from": run.id}, about)
 
 
 def delete(run: Run) -> None:
@@ -193,7 +186,7 @@ def live(run: Run, state: str) -> None:
 
     @st.fragment(run_every=PERIOD if state in jobs.ACTIVE else None)
     def card() -> None:
-        if run_table.status(run) != state:
+        if safe_status(run) != state:
             st.rerun()
         with layout.section():
             standing(run, state)
@@ -344,7 +337,7 @@ def player() -> None:
 def play(recording: bytes | Run, speed: float) -> None:
     """Start a replay of a replay file or a recorded run, and go to its page."""
     run = jobs.play(recording if isinstance(recording, bytes) else replay_file.trace(recording), speed)
-    st.switch_page(navigation.page("jobs"), query_params={"job": run.id})
+    navigation.go("jobs", {"job": run.id})
 
 
 def focused(run: Run) -> None:
@@ -374,14 +367,14 @@ def draw() -> None:
     layout.heading("Jobs", "Every run is a folder and a process of its own: closing this page does not stop it.")
     actions.show_error()
     actions.show_removed()
-    runs = all_runs()[::-1]
+    runs = index.runs()[::-1]
     player()
     actions.trash_card()
     if not runs:
         run_picker.no_runs("There are no runs in this folder yet.")
         return
     overview(runs)
-    default = next((run.id for run in runs if run_table.status(run) in jobs.ACTIVE), runs[0].id)
+    default = next((run.id for run in index.unended()[::-1] if safe_status(run) in jobs.ACTIVE), runs[0].id)
     focused(run_picker.pick_run("Run to watch", "job", {run.id: run for run in runs}, default))
 
 

@@ -8,7 +8,8 @@ from lab import views
 from lab.core.errors import LabError
 from lab.jobs import jobs
 from lab.pages import layout, navigation, system, url_state, visitor
-from lab.run_folder.run import all_runs, root
+from lab.run_folder.run import root
+from lab.store import index
 
 
 def running_job() -> None:
@@ -29,8 +30,7 @@ def running_job() -> None:
                 continue
             label = f"{layout.plain(run.id)}  \n{layout.plain(progress.text())}"
             st.progress(min(max(progress.share, 0.0), 1.0), text=label)
-            link = {"job": run.id}
-            st.page_link(navigation.page("jobs"), label="Watch this job", icon=":material/monitoring:", query_params=link)
+            navigation.link("jobs", "Watch this job", ":material/monitoring:", {"job": run.id})
 
     chip()
 
@@ -41,7 +41,7 @@ def sidebar() -> None:
     st.badge(name, icon=icon, color="gray")
     if reason := jobs.why_read_only():
         st.badge("read-only", icon=":material/lock:", color="orange", help=layout.plain(reason))
-    count = len(all_runs())
+    count = len(index.runs())
     folder = layout.plain(system.short_path(root()))
     st.caption(f"Runs in **{folder}**: {count}", help="Choose another folder with `lab app --runs DIR` or LAB_RUNS.")
     running_job()
@@ -51,12 +51,13 @@ def main() -> None:
     st.set_page_config(page_title="Adapter routing lab", page_icon="🧭", layout="wide")
     visitor.identify()
     page = st.navigation(navigation.pages())
+    navigation.shown(page)
     url_state.drop_oversized()
     try:
         page.run()
     except views.UNREADABLE as error:
         st.error(layout.plain(layout.reason(error)), title="This page cannot be shown")
-        st.page_link(navigation.page("start"), label="Go to Start", icon=":material/home:")
+        navigation.link("start", "Go to Start", ":material/home:")
     with st.sidebar:  # after the page, which visitors wait for: the sidebar reads all runs
         sidebar()
 

@@ -18,7 +18,7 @@ from lab.data import loading
 from lab.data.task_checks import check
 from lab.jobs import jobs
 from lab.pages import code_snippets, layout, navigation, url_state
-from lab.pages.train_form import draft, options, widgets
+from lab.pages.train_form import draft, options, own_data, widgets
 from lab.pages.train_form.before_start import before_start, concerns_data, tasks_of
 from lab.pages.train_form.presets import PRESETS
 
@@ -84,10 +84,10 @@ def begin(config: RunConfig, action: str) -> None:
     settings = config.to_dict()
     last = st.session_state.get("started")
     if last and last["config"] == settings and time.monotonic() - last["at"] < DOUBLE_CLICK:
-        st.switch_page(navigation.page("jobs"), query_params={"job": last["run"]})
+        navigation.go("jobs", {"job": last["run"]})
     run = jobs.start(settings) if action == "start" else jobs.enqueue(settings)
     st.session_state["started"] = {"config": settings, "at": time.monotonic(), "run": run.id}
-    st.switch_page(navigation.page("jobs"), query_params={"job": run.id})
+    navigation.go("jobs", {"job": run.id})
 
 
 def launch(config: RunConfig | None, reason: str) -> None:
@@ -103,7 +103,7 @@ def launch(config: RunConfig | None, reason: str) -> None:
         together = "One run trains" if jobs.slots() == 1 else f"{jobs.slots()} runs train"
         st.info(f"{layout.plain(active[0].id)} is {active[0].status}{queued}. {together} at a time; others wait in the queue.")
         link = {"job": active[0].id}
-        st.page_link(navigation.page("jobs"), label="Go to the running job", icon=":material/monitoring:", query_params=link)
+        navigation.link("jobs", "Go to the running job", ":material/monitoring:", link)
     if config and not full:
         st.success("Ready to start", icon=":material/check_circle:")
     with st.container(horizontal=True):
@@ -215,6 +215,7 @@ def draw() -> None:
     recipe = st.selectbox("Recipe", names, index=None, key="recipe", bind="query-params") or names[0]
     st.caption(layout.plain(abouts[recipe]))
     draft.take_over(recipe, unread)
+    own_data.draw(recipe)
     remarks = st.container()
     left, right = st.columns([3, 2], gap="large")
     with left:
