@@ -83,7 +83,8 @@ def pack(run: Run, file: Path) -> list[str]:
                 digests[name] = hashlib.sha256(content).hexdigest()
                 add(name, content)
             add(LIST, json.dumps({"format": FORMAT, "files": digests}, indent=1).encode())
-        [*_checked(growing)]
+        for _ in _checked(growing):  # what unpack would refuse is not handed out
+            pass
         os.replace(growing, file)
     except OSError as error:
         raise LabError(f"the archive {file} cannot be written: {error.strerror or error}") from error

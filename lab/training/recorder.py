@@ -239,7 +239,7 @@ class Recorder:
         if missing := self.promised() - self.checkpoints.final.keys():
             raise self.checkpoints.spoiled(f"{', '.join(sorted(missing))} is missing")
         routing, why = self.routing_summary() if session.protocol.continual else (None, {})
-        self.checkpoints.seal("events.jsonl", "matrix.json")
+        self.checkpoints.seal("events.jsonl", "matrix.json", experts.USES)
         self.end("finished", cost=session.cost(), uses=session.uses(), routing=routing, why=why)
 
     def promised(self) -> set[str]:
