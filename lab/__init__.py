@@ -22,6 +22,7 @@ _PUBLIC = {
     "train": "lab.api:train",
     "resume": "lab.api:resume",
     "compare": "lab.api:compare",
+    "runs": "lab.api:runs",
     "decompose": "lab.analysis.loss_decomposition:decompose",
     "configure": "lab.config.resolve:configure",
     "Run": "lab.run_folder.run:Run",

@@ -1,17 +1,23 @@
-"""What notebooks and the command line call: run, train, resume, compare."""
+"""What notebooks and the command line call: run, train, resume, compare, runs."""
 
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab.config.resolve import configure
 from lab.config.schema import RunConfig
 from lab.core.errors import LabError
 from lab.run_folder import events
-from lab.run_folder.run import Run
+from lab.run_folder.run import Run, all_runs
 from lab.run_folder.writer import create_run
 from lab.training.runner import resume, session, watched  # noqa: F401 (resume is public)
+
+if TYPE_CHECKING:
+    from lab.comparison.side_by_side import Comparison
+    from lab.views.run_list import RunList
+
+Choice = str | list[str] | None  # a name, or several; None: any
 
 
 def train(config: RunConfig | str, **settings: Any) -> Iterator[events.Event]:
@@ -49,18 +55,42 @@ def _configured(recipe: str | RunConfig, overrides: Sequence[str], settings: dic
     return recipe
 
 
-def compare(*ids: str, runs: str | Path | None = None) -> Any:
-    """The runs side by side as a pandas table: metrics, routing, uses and cost; see lab.views.summary.
+def compare(*runs_or_ids: Run | str, runs: str | Path | None = None) -> "Comparison":
+    """Runs side by side: metrics, routing, uses and cost; runs are given as such or by their ids in the folder `runs`.
 
     A run that cannot be compared is left out with a warning that says why; LabError if none is left.
     """
-    from lab.views import comparable, summary
+    from lab.comparison.side_by_side import Comparison
+    from lab.views import comparable
 
-    if not ids:
+    if not runs_or_ids:
         raise LabError("name at least one run to compare")
-    compared, excluded = comparable([Run.open(id, runs) for id in dict.fromkeys(ids)])
+    opened = [run if isinstance(run, Run) else Run.open(run, runs) for run in dict.fromkeys(runs_or_ids)]
+    compared, excluded = comparable(opened)
     if not compared:
         raise LabError(f"there is nothing to compare: {'; '.join(excluded.values())}")
     for reason in excluded.values():
         warnings.warn(f"left out: {reason}", stacklevel=2)
-    return summary(compared)
+    return Comparison(compared)
+
+
+def runs(
+    folder: str | Path | None = None,
+    *,
+    recipe: Choice = None,
+    stream: Choice = None,
+    backbone: Choice = None,
+    scenario: Choice = None,
+    seed: int | list[int] | None = None,
+    status: Choice = None,
+) -> "RunList":
+    """The runs in a folder (default: $LAB_RUNS, else ./runs), oldest first, as a sequence that shows itself as a table.
+
+    Those of one recipe, stream, ..., or of one of several: `lab.runs(recipe="l2r", status=["finished", "stopped"])`.
+    `lab.runs()[-1]` is the newest, `lab.runs()["id"]` one by its id, `lab.runs().table()` a DataFrame with one row per run.
+    LabError for a status that there is not.
+    """
+    from lab.views.run_list import RunList
+
+    wanted = {"recipe": recipe, "stream": stream, "backbone": backbone, "scenario": scenario, "seed": seed, "status": status}
+    return RunList(all_runs(folder)).where(**wanted)

@@ -45,7 +45,7 @@ def confirm_delete(run: Run) -> None:
     size = sum(path.lstat().st_size for path in run.dir.rglob("*") if path.is_file())
     st.markdown(f"**{layout.plain(run.id)}** and all its files ({size / 1e6:,.1f} MB) will be deleted. This cannot be undone.")
     with suppress(*views.UNREADABLE):  # a damaged run can be deleted too
-        if run.matrix:
+        if len(run.matrix):
             st.caption(f"It has learned {len(run.matrix)} of {len(run.tasks)} tasks.")
     with st.form("delete_form", border=False):
         written = st.text_input("Write its name to delete it", key="delete_name", placeholder=run.id, autocomplete="off")
