@@ -1,16 +1,18 @@
-"""What notebooks and the command line call: run, train, resume, compare, runs."""
+"""What notebooks and the command line call: run, route, train, resume, compare, runs."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.config.resolve import configure
 from lab.config.schema import RunConfig
 from lab.core.errors import LabError
+from lab.data.saved_stream import named
 from lab.run_folder import events
 from lab.run_folder.run import Run, all_runs
 from lab.run_folder.writer import create_run
+from lab.training.ready_adapters import configuration
 from lab.training.runner import resume, session, watched  # noqa: F401 (resume is public)
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ Choice = str | list[str] | None  # a name, or several; None: any
 
 def train(config: RunConfig | str, **settings: Any) -> Iterator[events.Event]:
     """Events of a run that leaves no folder behind: `for event in lab.train("l2r", stream="builtin")`."""
-    yield from session(_configured(config, (), settings), runs=False).train()
+    yield from session(_configured(config, (), settings), keep=False).train()
 
 
 def run(
@@ -37,10 +39,34 @@ def run(
     """Train and evaluate a recipe, and return the finished run.
 
     `overrides` are `key=value` texts as on the command line, `settings` fields of the configuration
-    (`stream="builtin", backbone="minilm", seed=0`). Everything is checked before the run's folder is made; raises LabError.
+    (`stream="builtin", backbone="minilm", seed=0`). `stream` also takes what `lab.stream` returns, a file, or "hf:OWNER/NAME",
+    which is saved among the runs first. Everything is checked before the run's folder is made; raises LabError.
     """
+    if "stream" in settings:
+        settings["stream"] = named(settings["stream"], runs)
     prepared = session(_configured(recipe, overrides or (), settings), runs)
     return watched(create_run(prepared.config.to_dict(), runs, id), prepared, progress)
+
+
+def route(
+    experts: Mapping[str, str | Path],
+    examples: Any,
+    router: str | None = None,
+    recipe: str | None = None,
+    overrides: list[str] | None = None,
+    *,
+    runs: str | Path | None = None,
+    id: str | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Run:
+    """Route saved adapters, which stay as they are, and return the finished run; see `ready_adapters.configuration`.
+
+    `experts` are adapters by task (folders, RUN/EXPERT, hub ids), `examples` a stream with labelled examples of these tasks, as
+    `stream` for `run`.
+    """
+    config = configuration(experts, named(examples, runs), router, recipe, overrides or (), runs, **settings)
+    return run(config, runs=runs, id=id, progress=progress)
 
 
 def _configured(recipe: str | RunConfig, overrides: Sequence[str], settings: dict[str, Any]) -> RunConfig:

@@ -26,13 +26,11 @@ LIGHT = [
     "data.stream",
     "data.loading",
     "jobs.jobs",
-    "cli.main",
-    "cli.compose",
-    "cli.output",
 ]
 
 
 MODULES = module_files(ROOT)
+LIGHT += [module for module in MODULES if module.startswith("cli.")]
 ARROWS = import_arrows(ROOT)
 
 

@@ -313,7 +313,7 @@ def _limit_answers(run: Run, learner: Learner) -> None:
     if "longest_answer" in run.info:
         learner.head.longest = run.info["longest_answer"]
         return
-    for t, task in enumerate(tasks_of(learner.config.stream, learner.config.seed)):
+    for t, task in enumerate(tasks_of(learner.config.stream, learner.config.seed, runs=run.dir.parent)):
         learner.encode(task.train, t, "train")
 
 

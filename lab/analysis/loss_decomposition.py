@@ -71,6 +71,8 @@ def _measure(run: Run, watch: Callable[[str, int, int], None]) -> dict[str, Any]
     if run.status != "finished" or len(run.matrix) < 2:
         state = f"is {run.status}" if run.status != "finished" else "has learned one task only"
         raise LabError(f"run '{run.id}' {state}: where its losses went can be asked of finished runs of two or more tasks")
+    if any(run.matrix[j][j] is None for j in range(len(run.matrix))):
+        raise LabError(f"run '{run.id}' was not evaluated after every task: where its losses went cannot be told")
     session = reopened(run)
     last = len(run.matrix) - 1
     then, now = Learner(session.config, session.tasks), session.learner
@@ -103,7 +105,7 @@ def reopened(run: Run) -> Session:
         raise LabError(
             f"run '{run.id}' has no files of its moments (state/after_0): only a run that kept them can be looked back at"
         )
-    session = runner.session(validated(run.config), runs=False)
+    session = runner.session(validated(run.config), run.dir.parent, keep=False)
     if not session.rests_on(run.info.get("fingerprint")):
         raise LabError(f"the data or the backbone of run '{run.id}' have changed since it was made: it cannot be evaluated again")
     return session

@@ -1,7 +1,6 @@
 """`lab compose ...`: arithmetic on saved experts."""
 
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -12,9 +11,8 @@ from lab.cli.options import Json, Runs
 from lab.cli.output import print_table, show_json
 from lab.core.errors import LabError, Notice, unknown
 
-composing = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Arithmetic on saved experts: lab compose add A B --out C"
-)
+composing = options.family("compose", options.Section.USE, "Arithmetic on saved experts: lab compose add A B --out C")
+command = options.command(of=composing)
 
 Saved = Annotated[str, typer.Argument(metavar="EXPERT", help="RUN/EXPERT, a folder in peft's format, or a hub id")]
 Out = Annotated[Path, typer.Option("--out", help="new folder for the result, in peft's format with a card")]
@@ -55,9 +53,6 @@ def numbers(option: str, text: str | None) -> list[float] | None:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError:
         raise LabError(f"{option} = {text}: write numbers with commas between them, for example {option} 0.5,0.5") from None
-
-
-command = partial(options.command, of=composing)
 
 
 @command
@@ -196,7 +191,7 @@ def transfer(
     if note:
         warnings.warn(f"{expert}: {note}", Notice, stacklevel=2)
     alike = cross_backbone.alike(before, after)
-    texts = [] if alike else [example.text for task in load_tasks(stream) for example in task.train]
+    texts = [] if alike else [example.text for task in load_tasks(stream, runs=runs) for example in task.train]
     result = cross_backbone.carried(part, before, after, texts, cast(Any, layers))  # refuses other words itself
     result = cross_backbone.control(result, seed) if control else result
     result = arithmetic.belonging(result, after.base)

@@ -1,17 +1,25 @@
 """What the commands print on stdout: JSON, or tables as wide as the terminal."""
 
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from lab.run_folder import run as run_folder
+from lab.cli.options import quiet
+
+if TYPE_CHECKING:
+    from lab.run_folder.run import Run
+
+NAME = 40  # characters of a name that is not broken
+UNBOUNDED = 10_000  # columns of what is no terminal: whoever reads it decides about its lines
 
 
 def show_json(content: Any) -> None:
@@ -30,20 +38,41 @@ def cell(value: Any) -> str | Text:
     return str(value)
 
 
+def console() -> Console:
+    """Stdout, as wide as its terminal or as $COLUMNS says; elsewhere lines are as long as they are."""
+    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else UNBOUNDED)
+
+
+def print_names(rows: Sequence[dict[str, Any]]) -> None:
+    """A line for each row: its name and what it is, cut at the edge of the terminal; below their `group`, if rows have one."""
+    names = max((len(row["name"]) for row in rows), default=0) + 2
+    width, group = console().width, None
+    for row in rows:
+        if row.get("group") != group:
+            group = row["group"]
+            print(group)
+        indent = "  " if group else ""
+        about = textwrap.shorten(row["about"], max(width - names - len(indent), 20), placeholder=" ...")
+        print(f"{indent}{row['name']:{names}}{about}")
+    if not rows:
+        print("none")
+
+
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Rows as a table on stdout, as wide as the terminal."""
     if not rows:
         print("none")
         return
-    table = Table()
-    for name in dict.fromkeys(key for row in rows for key in row):
-        table.add_column(name, overflow="fold")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for number, name in enumerate(dict.fromkeys(key for row in rows for key in row)):
+        longest = max(len(str(cell(row.get(name)))) for row in rows)
+        table.add_column(name, overflow="fold", no_wrap=number == 0 and longest <= NAME)
     for row in rows:
         table.add_row(*(cell(row.get(str(column.header))) for column in table.columns))
-    Console(markup=False, width=None if sys.stdout.isatty() else 160).print(table)
+    console().print(table)
 
 
-def print_result(run: run_folder.Run) -> None:
+def print_result(run: "Run") -> None:
     """Metrics, and the matrix with one row per learned task; of a transfer run the scores of all tasks; and reasons."""
     from lab import views
 
@@ -63,21 +92,25 @@ def print_result(run: run_folder.Run) -> None:
 
 
 def print_matrix(result: dict[str, Any]) -> None:
-    """Scores before training, then one row per learned task; one column per task."""
+    """Scores before training, then one row per moment that was evaluated; one column per task."""
     tasks, zero_shot = result["tasks"], result["zero_shot"] or [None] * len(result["tasks"])
-    rows = [("before training", zero_shot), *zip(tasks, result["matrix"], strict=False)]
+    print()
+    rows = [(name, row) for name, row in zip(tasks, result["matrix"], strict=False) if any(score is not None for score in row)]
+    rows = [("before training", zero_shot), *rows]
     print_table([{"after": name} | dict(zip(tasks, row, strict=False)) for name, row in rows])
 
 
 def print_transfer(result: dict[str, Any]) -> None:
     """Training tasks, and held-out tasks without shots and with each number of them."""
+    print()
     print_table([{"trained on": task, "score": score} for task, score in result["trained"].items()])
     by_task = {task: {"0": score} | result["held_out"].get(task, {}) for task, score in result["zero_shot"].items()}
+    print()
     rows = [{"held out": task} | {f"{k} shots": score for k, score in scores.items()} for task, scores in by_task.items()]
     print_table(rows)
 
 
-def print_comparison(runs: list[run_folder.Run]) -> None:
+def print_comparison(runs: "list[Run]") -> None:
     """Measures down, methods across, since a terminal is higher than wide; then what is missing and why."""
     from lab import views
     from lab.comparison.tables import comparison
@@ -104,7 +137,7 @@ def print_differences(pairs: list[dict[str, Any]]) -> None:
     print_table(rows)
 
 
-def say_unequal(runs: list[run_folder.Run]) -> None:
+def say_unequal(runs: "list[Run]") -> None:
     """On stderr, what makes runs unequal that are compared."""
     from lab import views
 
@@ -115,6 +148,11 @@ def say_unequal(runs: list[run_folder.Run]) -> None:
 @contextmanager
 def counted(doing: str) -> Iterator[Callable[[str, int, int], None]]:
     """Inside the block, a bar on stderr with count and ETA; call what it gives with a task, how much is done and of how much."""
+    if quiet():
+        yield lambda task, done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     columns = TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn()
     times = TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()
     bar = Progress(*columns, *times, console=Console(stderr=True), speed_estimate_period=600)
@@ -129,6 +167,45 @@ def counted(doing: str) -> Iterator[Callable[[str, int, int], None]]:
     finally:
         if bar.live.is_started:
             bar.stop()
+
+
+def print_preview(answer: dict[str, Any]) -> None:
+    """What a run would be: its configuration, its tasks, its model, how long it takes, and what somebody should know before."""
+    from lab.core.documents import yaml_text
+
+    print(yaml_text(answer["config"]))
+    print_table(
+        [{name: task[name] for name in ("name", "train", "validation", "test", "classes", "longest")} for task in answer["tasks"]]
+    )
+    model = answer["model"]
+    print(f"model: {model['trainable_parameters']:,} trainable parameters in {model['layers']} layers, on {model['device']}")
+    print_forecast(answer["forecast"])
+    for sentence in answer["warnings"]:
+        print(sentence)
+
+
+def print_grid_preview(answer: dict[str, Any]) -> None:
+    """The cells of a grid, and how long those take that are to be run."""
+    shown = ("recipe", "stream", "seed", "values", "status")
+    rows = [{name: cell[name] or None if name == "values" else cell[name] for name in shown} for cell in answer["cells"]]
+    times = [cell["forecast"]["seconds"] for cell in answer["cells"]]
+    print_table([row | {"time": None if time is None else duration(time)} for row, time in zip(rows, times, strict=True)])
+    print_forecast(answer["forecast"])
+
+
+def print_forecast(expected: dict[str, Any]) -> None:
+    """Time and memory, and where the numbers come from; then that nothing was written."""
+    known = [] if expected["seconds"] is None else [f"about {duration(expected['seconds'])}"]
+    known += [] if expected["peak_bytes"] is None else [f"{expected['peak_bytes'] / 1e9:.1f} GB of memory"]
+    print(f"forecast: {', '.join(known) or 'unknown'} ({expected['source']})")
+    print("nothing was written: this was a dry run")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest fitting unit."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def print_pruning(answer: dict[str, Any]) -> None:

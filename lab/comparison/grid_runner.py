@@ -31,12 +31,15 @@ from lab.core.errors import LabError
 from lab.core.intervals import by_position, difference, interval
 from lab.data import loading
 from lab.data.stream import Task, limited
-from lab.jobs.scheduler import Scheduler, Worker, safe_status, turn
-from lab.run_folder.run import LARGEST, Run, root, slug
+from lab.jobs.scheduler import Scheduler, Worker
+from lab.run_folder.run import LARGEST, Run, all_runs, root, slug
 from lab.run_folder.writer import create_run, remove, unwritable, update_info
+from lab.store.turns import safe_status, turn
 from lab.training import runner
+from lab.training.forecast import forecast
 from lab.training.recorder import Stopped
 from lab.training.trainer import Session
+from lab.training.workload import sizes_of
 
 TICK = 0.5  # seconds between two looks at the cells that run
 TRIED = 8  # examples per split with which it is tried whether a cell can be set up
@@ -122,7 +125,7 @@ class Grid:
                 if kind in tried and not begun:
                     continue
                 tried.add(kind)
-                tasks = loading.tasks_of(config.stream, config.seed, loaded)
+                tasks = loading.tasks_of(config.stream, config.seed, loaded, self.folder)
                 changed = [task.name for task in tasks if task.name in begun and begun[task.name] != task.digest()]
                 if changed:
                     raise LabError(f"the data of task '{changed[0]}' have changed since {run.id} was begun: remove that run")
@@ -132,6 +135,31 @@ class Grid:
             except LabError as error:
                 problems.note(error, f"{label}, scenario {config.scenario}")
         problems.refuse(self.path.name)
+
+    def preview(self) -> dict[str, Any]:
+        """The cells known so far with their configurations, states and forecasts; checked as before they run, nothing written.
+
+        `forecast`: seconds of those that are not finished, with `processes` at a time; None where the speed of one is unknown.
+        """
+        self.check()
+        earlier, loaded, cells = all_runs(self.folder), dict[tuple[str, ...], Task](), []
+        for cell in self.planned():
+            sizes = sizes_of(loading.tasks_of(cell.config.stream, cell.config.seed, loaded))
+            state = self.outcome(cell).status
+            expected = asdict(forecast(cell.config, sizes, earlier))
+            about = {"recipe": cell.config.recipe, "stream": cell.config.stream.name, "seed": cell.config.seed}
+            cells.append(
+                {"cell": cell.hash, "run": cell.id, "status": state, **about, "values": cell.values, "forecast": expected}
+                | {"config": cell.config.to_dict()}
+            )
+        ahead = [cell["forecast"] for cell in cells if cell["status"] != "finished"]
+        seconds = [expected["seconds"] for expected in ahead]
+        total = {
+            "seconds": None if None in seconds else sum(seconds) / min(self.processes, len(seconds) or 1),
+            "peak_bytes": max((expected["peak_bytes"] or 0 for expected in ahead), default=0) * self.processes or None,
+            "source": f"{len(ahead)} of {len(cells)} cells are to be run, {self.processes} at a time",
+        }
+        return {"cells": cells, "forecast": total}
 
     # -- work ------------------------------------------------------------------------------------------------------
 

@@ -212,7 +212,7 @@ def make_rows(path: Path, grid: GridFile, threads: int, folder: Path | None) -> 
     """All rows of a grid file with all their cells; LabError lists every problem of every cell.
 
     `threads`: CPU threads of a cell where its configuration leaves them to the machine, at most. `folder`: of the runs whose
-    experts cells may begin with.
+    experts cells may begin with, and of saved streams.
     """
     rows, problems = [], Problems()
     for recipe, stream, scenario in itertools.product(grid.recipes, grid.all_streams(), grid.scenarios):
@@ -251,7 +251,7 @@ def _candidate(
     }
     config = configure(recipe, [*fixed, *(f"{name}={json.dumps(value)}" for name, value in values.items())], **axes)
     resolved_values = {name: views.pick(config.to_dict(), name) for name in values}
-    orders = _orders(grid, config)
+    orders = _orders(grid, config, folder)
     finals = [_cell(config, order, seed, resolved_values, threads, folder) for order in orders for seed in grid.seeds]
     return Candidate(resolved_values, _cell(config, orders[0], grid.first_seed, resolved_values, threads, folder), finals)
 
@@ -269,9 +269,9 @@ def _multiplied(usual: Any, factor: float, name: str) -> float:
     return float(f"{usual * factor:.12g}")
 
 
-def _orders(grid: GridFile, config: RunConfig) -> list[list[str]]:
+def _orders(grid: GridFile, config: RunConfig, folder: Path | None) -> list[list[str]]:
     """The orders in which the cells learn the tasks of a stream; LabError if they are equal or hold different tasks."""
-    stream = loading.open_stream(config.stream.name, config.stream.sources)
+    stream = loading.open_stream(config.stream.name, config.stream.sources, folder)
     usual, wanted = loading.task_order(stream, config.stream.tasks), grid.orders
     if isinstance(wanted, RandomOrders):
         if wanted.random > math.factorial(len(usual)):

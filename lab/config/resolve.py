@@ -4,6 +4,7 @@ Precedence: defaults < recipe file < what fits the stream < `-o key=value`. Ever
 """
 
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +22,9 @@ from lab.core.dotted import nested
 from lab.core.errors import LabError, unknown
 
 RECIPES = Path(__file__).parent / "recipes"
+LIST = re.compile(r"[\w.+-]+,|[\w.+-]+(,[\w.+-]+)+")  # words with commas between them, which no shell expands as it does [a,b]
 LONGEST = 200  # characters of the path of an option
+GROUPS = ("bounds", "replay", "regularisation", "isolated and routed", "multi-task", "other")  # of recipes, in listings
 NAMED = ("stream", "backbone", "experts", "router", "consolidation", "protocol")  # sections that may be given by their name alone
 
 # -- recipes ---------------------------------------------------------------------------------------------------------------
@@ -47,14 +50,19 @@ def _file_of(name: str) -> Path:
 
 
 def recipes() -> list[dict[str, Any]]:
-    """Name, description and settings of every recipe that has a name."""
-    contents = {name: read_recipe(name) for name in recipe_names()}
-    return [{"name": name, "about": content.get("about", ""), "settings": content} for name, content in contents.items()]
+    """Name, description, group in listings and settings of every recipe that has a name."""
+    contents = {name: _read(name, Path(), ()) for name in recipe_names()}
+    return [
+        {"name": name, "about": content.get("about", ""), "group": content.pop("group", GROUPS[-1]), "settings": content}
+        for name, content in contents.items()
+    ]
 
 
 def read_recipe(name: str) -> dict[str, Any]:
     """Settings of a recipe by its name or of a YAML file; a recipe may start from another one named by `base`."""
-    return _read(name, Path(), ())
+    content = _read(name, Path(), ())
+    content.pop("group", None)
+    return content
 
 
 def _read(name: str, beside: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -68,6 +76,8 @@ def _read(name: str, beside: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise LabError(f"recipe {path.name} must be a mapping of options to values, not {type(content).__name__}")
     content = renamed(content)
+    if content.get("group", GROUPS[0]) not in GROUPS:
+        raise unknown(f"group of recipe {path.name}", str(content["group"]), GROUPS)
     base = content.pop("base", None)
     if base is not None and not isinstance(base, str):
         raise LabError(f"recipe {path.name}: base = {base!r} must be the name of a recipe or a YAML file")
@@ -88,11 +98,12 @@ def merged(base: Any, change: Any) -> Any:
 
 
 def parse_override(text: str) -> dict[str, Any]:
-    """`a.b=value` as a nested mapping; the value is read as YAML (numbers, true, null, [lists])."""
+    """`a.b=value` as a nested mapping; the value is read as YAML (numbers, true, null, [lists]), `a,b` and `a,` as lists."""
     key, equals, value = text.partition("=")
     path = key.strip()
     if not equals or not path or len(path) > LONGEST:
         raise LabError(f"'{text[:LONGEST]}' is not an option: write key=value, for example train.lr=0.001")
+    value = f"[{value}]" if LIST.fullmatch(value) else value
     parsed = yaml_value(value, f"the value of '{path}' cannot be read: {value[:LONGEST]}")
     return nested(f"{path}.name" if path in NAMED and isinstance(parsed, str) else path, parsed)
 
@@ -101,6 +112,8 @@ def written(value: Any) -> str:
     """A value as YAML on one line, as `-o` reads it."""
     if isinstance(value, float):
         return f"{value:g}" if math.isclose(float(f"{value:g}"), value, rel_tol=1e-12) else repr(value)
+    if isinstance(value, str) and LIST.fullmatch(value):
+        return f'"{value}"'
     if isinstance(value, str) and value:
         with suppress(LabError):  # what cannot be read stands in quotes
             if yaml_value(value, "it") == value:
@@ -150,13 +163,14 @@ def _gives(recipe: str, changes: Sequence[str], content: dict[str, Any]) -> bool
 def configure(recipe: str = CUSTOM, overrides: Sequence[str] = (), **settings: Any) -> RunConfig:
     """A validated configuration: defaults < recipe < what fits the stream < overrides (`key=value`) < settings.
 
-    `settings` are top-level fields, or `stream`, `backbone`, `router` given by name. Raises LabError with the nearest
-    valid name for a misspelt one.
+    `settings` are top-level fields, or `stream`, `backbone`, `router` given by name, or a stream itself. Raises LabError with the
+    nearest valid name for a misspelt one.
     """
     change: dict[str, Any] = {}  # first on their own: `-o router.heads=2 -o router=oracle` keeps the heads
     for text in overrides:
         change = merged(change, renamed(parse_override(text)))
     for name, value in settings.items():
+        value = getattr(value, "reference", value)  # of a stream that was opened or saved
         change = merged(change, renamed({name: {"name": value} if name in NAMED and isinstance(value, str) else value}))
     return validated(merged(start(recipe, change), change))
 

@@ -5,6 +5,7 @@ the same name as the file in its `name` attribute and declares its options as a 
 what `-o`, recipes, forms and the documentation are generated from. Plug-ins of your own may lie elsewhere, see `Registry`.
 """
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -72,7 +73,7 @@ class Plugin(ABC):
     @classmethod
     def about(cls) -> str:
         """First paragraph of the docstring as one line."""
-        return " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
+        return _first_paragraph(cls.__doc__)
 
     @classmethod  # noqa: B027 (nothing to refuse is a good answer)
     def check(cls, config: Any) -> None:
@@ -81,6 +82,10 @@ class Plugin(ABC):
     @classmethod  # noqa: B027
     def check_tasks(cls, config: Any, tasks: Sequence[Any]) -> None:
         """Refuse tasks that it cannot work on, before a model is loaded; raises LabError. Default: none."""
+
+
+def _first_paragraph(text: str | None) -> str:
+    return " ".join((text or "").strip().split("\n\n")[0].split())
 
 
 def plugin_folders(name: str = "") -> list[Path]:
@@ -95,10 +100,11 @@ def _entry_points(group: str) -> metadata.EntryPoints:
 
 
 class Source(NamedTuple):
-    """Where a plug-in comes from, and what loads its module, or its class itself."""
+    """Where a plug-in comes from, what loads its module, or its class itself, and the file it stands in where that is known."""
 
     origin: str
     load: Callable[[], Any]
+    file: Path | None = None
 
 
 class Registry:
@@ -123,9 +129,12 @@ class Registry:
         for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
             if _is_plugin(module.name):
                 path = f"{self.package}.{module.name}"
-                sources.setdefault(_plugin_name(module.name), []).append(Source(path, partial(importlib.import_module, path)))
+                spec = module.module_finder.find_spec(module.name, None)  # type: ignore[call-arg]
+                file = Path(spec.origin) if spec and spec.origin else None
+                source = Source(path, partial(importlib.import_module, path), file)
+                sources.setdefault(_plugin_name(module.name), []).append(source)
         for file in self._files():
-            sources.setdefault(_plugin_name(file.stem), []).append(Source(str(file), partial(_load_file, file)))
+            sources.setdefault(_plugin_name(file.stem), []).append(Source(str(file), partial(_load_file, file), file))
         for point in _entry_points(f"lab.{self.folder}"):
             sources.setdefault(point.name, []).append(Source(f"{point.value} of an installed package", point.load))
         return sources
@@ -163,6 +172,21 @@ class Registry:
         raise LabError(
             f"{self.kind} '{name}' is broken: {source.origin} defines no class with name = '{name}'{f' ({names})' * bool(names)}"
         )
+
+    def about(self, name: str) -> str:
+        """The sentence of a plug-in about itself, read from its file, which is not run; that of one without a file is loaded.
+
+        What is wrong with the file, or with the plug-in that is loaded, is said in place of it.
+        """
+        source = self._sources()[name][0]
+        try:
+            if source.file is None:
+                return self.get(name).about()
+            classes = [node for node in ast.parse(source.file.read_bytes()).body if isinstance(node, ast.ClassDef)]
+        except (LabError, OSError, SyntaxError, ValueError) as error:
+            return f"broken: {error}"
+        own = [node for node in classes if any(ast.unparse(part) == f"name = {name!r}" for part in node.body)]
+        return _first_paragraph(ast.get_docstring(own[0])) if own else f"broken: no class with name = '{name}'"
 
     def build(self, options: Options) -> Any:
         """The plug-in that these options name, made from them alone."""

@@ -1,6 +1,7 @@
 """Readers of the file formats of a task folder: each returns a Table, or raises one LabError naming file and place.
 
-Only libraries that hold no code in data are used: json, pyarrow (csv, Parquet), datasets (save_to_disk). Nothing is unpickled.
+Only libraries that hold no code in data are used: json, pyarrow (csv, Parquet), datasets (save_to_disk), openpyxl (xlsx, in
+lab.data.workbook). Nothing is unpickled.
 """
 
 import csv
@@ -17,6 +18,7 @@ from typing import Any, cast
 from lab.core.documents import opened, unique
 from lab.core.errors import LabError
 from lab.data.tables import COLUMNS, Table
+from lab.data.workbook import read_workbook
 
 BOMS = {
     BOM_UTF8: "utf-8",
@@ -25,6 +27,7 @@ BOMS = {
     BOM_UTF16_LE: "utf-16-le",
     BOM_UTF16_BE: "utf-16-be",
 }
+BINARY = {b"PK\x03\x04": "an xlsx workbook or another zip archive", b"PAR1": "a Parquet file", b"\x1f\x8b": "compressed by gzip"}
 LARGEST = 1 << 30  # bytes of the texts of one file
 LINES = "each line holds one JSON object, or the file one array of them"
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
@@ -53,6 +56,8 @@ def read_text(path: Path, encoding: str | None = None) -> tuple[str, list[str]]:
         raise LabError(f"{path} {error}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise LabError(f"{path} cannot be read: {first_line(error)}; write the file again") from error
+    if kind := next((kind for start, kind in BINARY.items() if data.startswith(start)), None):
+        raise LabError(f"{path} is {kind}, and no text: give it the ending of what it is")
     mark = next((mark for mark in BOMS if data.startswith(mark)), b"")
     chosen = encoding or (BOMS[mark] if mark else _wide(data) or "utf-8")
     try:
@@ -274,4 +279,5 @@ READERS: dict[str, Reader] = {
     "tsv": read_csv,
     "tsv.gz": read_csv,
     "parquet": read_parquet,
+    "xlsx": read_workbook,
 }

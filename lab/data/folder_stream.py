@@ -60,6 +60,11 @@ class FolderStream(Stream):
             )
         return {self.name: self.path}
 
+    @property
+    def reference(self) -> str:
+        """What a configuration calls it: its path."""
+        return str(self.path)
+
     def names(self) -> list[str]:
         return sorted(self.folders)
 
@@ -68,7 +73,7 @@ class FolderStream(Stream):
         if name not in self.folders:
             raise unknown("task", name, self.names())
         folder = self.folders[name]
-        spec = _spec(folder)
+        spec = spec_of(folder)
         declared = Declared(_names(folder, spec), _fields(folder, spec), str(spec.get("about") or ""))
         if any((folder / mark).is_file() for mark in SAVED):
             tables = read_saved(folder)
@@ -101,7 +106,7 @@ def _is_task(folder: Path) -> bool:
     return False
 
 
-def _spec(folder: Path) -> dict[str, Any]:
+def spec_of(folder: Path) -> dict[str, Any]:
     """What `task.json` says; {} without one. Raises LabError for a broken one."""
     path = folder / SPEC
     if not path.is_file():

@@ -111,7 +111,7 @@ class HubStream(Stream):
         try:
             return datasets.load_dataset(path, task.config, data_dir=task.data_dir, revision=revision, split=part)
         except Exception as error:  # the library raises a dozen kinds, among them those of its http client
-            reason = "could not be reached" if _unreachable(error) else "could not be loaded"
+            reason = "could not be reached" if is_unreachable(error) else "could not be loaded"
             raise LabError(
                 f"task '{name}' of {self.name}: the data set {path} {reason} ({first_line(error)}); instead of the hub, "
                 f"put the task folders in $LAB_DATA/{self.name} or give the path of such a folder as the stream"
@@ -173,7 +173,7 @@ def _counts(dropped: Mapping[str, int]) -> str:
     return ", ".join(f"{split} {number}" for split, number in dropped.items())
 
 
-def _unreachable(error: BaseException) -> bool:
+def is_unreachable(error: BaseException) -> bool:
     """Whether a connection failed somewhere down the chain of causes."""
     kinds = {"ConnectError", "ConnectTimeout", "ReadTimeout", "LocalEntryNotFoundError", "OfflineModeIsEnabled"}
     cause: BaseException | None = error

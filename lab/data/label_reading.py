@@ -33,7 +33,7 @@ def label_text(value: Any) -> str | None:
         value = value.item()
     if isinstance(value, list | tuple | set | dict) or hasattr(value, "__array__"):
         raise NotOneLabel(f"{value!r} is several labels per row: a row has one label")
-    if value is None or _is_missing(value):
+    if value is None or is_missing(value):
         return None
     if isinstance(value, bool):
         return str(value).lower()
@@ -44,7 +44,7 @@ def label_text(value: Any) -> str | None:
     return str(value).strip() or None
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """Whether it is NaN, which is not itself, or the NA of pandas, which is neither itself nor not."""
     try:
         return bool(value != value)

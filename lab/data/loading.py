@@ -1,4 +1,7 @@
-"""From the name of a stream to its tasks: a folder, a folder under LAB_DATA, or a stream of the registry, in this order."""
+"""From the name of a stream to its tasks.
+
+A file, an id of the hub, a path; else a saved stream, a folder here or under LAB_DATA, a stream of the registry, in this order.
+"""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,6 +11,8 @@ from lab.config.schema import StreamConfig
 from lab.core.errors import LabError, unknown
 from lab.core.registry import streams
 from lab.data.folder_stream import FolderStream
+from lab.data.saved_stream import is_saved, open_saved, saved_names
+from lab.data.sources import SourceStream, is_source
 from lab.data.stream import Stream, Task, as_text, check, limited, order
 
 
@@ -70,8 +75,10 @@ def _some(labels: Sequence[str], most: int = 6) -> str:
     return ", ".join(sorted(labels)[:most]) + more
 
 
-def open_stream(name: str, sources: Sequence[str] = ()) -> Stream:
-    """The stream called `name`: a path, else `$LAB_DATA/<name>`, else a registered stream. `sources`, if any, are joined instead.
+def open_stream(name: str, sources: Sequence[str] = (), runs: str | Path | None = None) -> Stream:
+    """The stream called `name`: a path or "hf:OWNER/NAME", else one saved among `runs`, `$LAB_DATA/<name>`, or a registered one.
+
+    `sources`, if any, are joined instead.
 
     A folder under the name of a benchmark carries the benchmark's orders, as far as its tasks are all there; under LAB_DATA it
     must have the benchmark's tasks and labels. Raises LabError with the nearest name if there is none.
@@ -80,7 +87,12 @@ def open_stream(name: str, sources: Sequence[str] = ()) -> Stream:
         repeated = sorted({source for source in sources if sources.count(source) > 1})
         if repeated:
             raise LabError(f"stream.sources names '{repeated[0]}' twice")
-        return JoinedStream({source: open_stream(source) for source in sources}) if len(sources) > 1 else open_stream(sources[0])
+        opened = {source: open_stream(source, runs=runs) for source in sources}
+        return JoinedStream(opened) if len(opened) > 1 else opened[sources[0]]
+    if is_source(name):
+        return SourceStream(name)
+    if is_saved(name, runs):
+        return open_saved(name, runs)
     path = Path(name).expanduser()
     if os.sep in name or "/" in name or (name and path.is_dir() and name not in streams.names()):
         return _folder(path)
@@ -90,7 +102,7 @@ def open_stream(name: str, sources: Sequence[str] = ()) -> Stream:
     if name in streams.names():
         stream: Stream = streams.get(name)()
         return stream
-    raise unknown("stream", name, {*streams.names(), *folders()})
+    raise unknown("stream", name, {*streams.names(), *folders(), *saved_names(runs)})
 
 
 def folders() -> list[str]:
@@ -109,21 +121,30 @@ def load_tasks(
     max_test: int | None = None,
     labels_as_text: bool = False,
     max_per_label: int | None = None,
+    runs: str | Path | None = None,
 ) -> list[Task]:
     """The tasks of a stream in their order, each checked in full, then sub-sampled, then with labels as text if asked.
 
     `tasks` is a list of names, the name of a published order of the stream ("mtl5-i"), or None for all, alphabetically.
     Raises LabError for an unknown name, for a task that `check` refuses, and for fewer training examples than labels.
     """
-    stream = open_stream(name, sources)
+    stream = open_stream(name, sources, runs)
     loaded = [check(stream.load(task)) for task in task_order(stream, tasks)]
     limits = {"max_train": max_train, "max_validation": max_validation, "max_test": max_test, "max_per_label": max_per_label}
     return [_used(task, seed, limits, labels_as_text) for task in loaded]
 
 
-def tasks_of(stream: StreamConfig, seed: int, loaded: dict[tuple[str, ...], Task] | None = None) -> list[Task]:
-    """The tasks of a run at a seed, in its order, as `load_tasks` gives them. `loaded` keeps the full tasks for other runs."""
-    opened, loaded = open_stream(stream.name, stream.sources), {} if loaded is None else loaded
+def tasks_of(
+    stream: StreamConfig,
+    seed: int,
+    loaded: dict[tuple[str, ...], Task] | None = None,
+    runs: str | Path | None = None,
+) -> list[Task]:
+    """The tasks of a run at a seed, in its order, as `load_tasks` gives them.
+
+    `loaded` keeps the full tasks for other runs; `runs` is the folder of runs in which saved streams are looked for.
+    """
+    opened, loaded = open_stream(stream.name, stream.sources, runs), {} if loaded is None else loaded
     names = task_order(opened, stream.tasks)
     for name in names:
         if (stream.name, *stream.sources, name) not in loaded:

@@ -73,7 +73,12 @@ class Stream(Plugin):
     name: str  # of a folder: its own
     orders: dict[str, tuple[str, ...]] = {}
     fit: ClassVar[Mapping[str, Any]] = {}  # settings that recipes made for other streams need here
-    downloads: ClassVar[bool] = False  # whether loading a task may need the network
+    downloads: bool = False  # whether loading a task may need the network
+
+    @property
+    def reference(self) -> str:
+        """What a configuration calls it."""
+        return self.name
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -91,10 +96,7 @@ def check(task: Task) -> Task:
     where = f"task '{task.name}'"
     if len(task.labels) == 1 or not (task.labels or any(example.targets for example in task.train)):
         raise LabError(f"{where} has {len(task.labels)} label(s): a task needs at least 2")
-    if len(task.labels) > MAX_LABELS:
-        raise LabError(
-            f"{where} has {len(task.labels)} labels: at most {MAX_LABELS} are allowed; is the label column an identifier?"
-        )
+    refuse_many(task.name, task.labels)
     if len(set(task.labels)) < len(task.labels):
         raise LabError(f"{where} names a label twice: {', '.join(task.labels[:8])}")
     owner: dict[tuple[str, str | None], str] = {}
@@ -115,6 +117,28 @@ def check(task: Task) -> Task:
     if task.labels and len({example.label for example in task.train}) < 2:
         raise LabError(f"{where}: the training examples hold one label only")
     return task
+
+
+def refuse_many(task: str, labels: Sequence[str]) -> None:
+    """LabError for a task with more labels than any has."""
+    if len(labels) > MAX_LABELS:
+        raise LabError(
+            f"task '{task}' has {len(labels):,} labels: at most {MAX_LABELS:,} are allowed; is the label column an identifier?"
+        )
+
+
+def disjoint(task: Task) -> Task:
+    """The task without the training texts that are evaluated on, and without the validation texts that are tested on."""
+    kept: dict[Split, list[Example]] = {}
+    seen: set[tuple[str, str | None]] = set()
+    for split in reversed(SPLITS):
+        kept[split] = [example for example in task.split(split) if (example.text, example.pair) not in seen]
+        seen |= {(example.text, example.pair) for example in kept[split]}
+    dropped = {split: len(task.split(split)) - len(kept[split]) for split in SPLITS}
+    if not any(dropped.values()):
+        return task
+    sizes = ", ".join(f"{split} {number:,}" for split, number in dropped.items() if number)
+    return replace(task, **kept, notes=(*task.notes, f"texts that are in a later split too are left out ({sizes})"))
 
 
 def as_text(task: Task) -> Task:

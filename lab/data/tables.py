@@ -9,8 +9,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lab.core.errors import LabError
-from lab.data.label_reading import HIDDEN, NUMBER, NotOneLabel, Reading, label_names, label_text, near_equal, read_labels
-from lab.data.stream import SPLITS, Example, Split, Task
+from lab.data import conversations
+from lab.data.label_reading import (
+    HIDDEN,
+    NUMBER,
+    NotOneLabel,
+    Reading,
+    is_missing,
+    label_names,
+    label_text,
+    near_equal,
+    read_labels,
+)
+from lab.data.stream import SPLITS, Example, Split, Task, refuse_many
 
 Row = Mapping[str, Any]
 COLUMNS = ("text", "text_pair", "label", "targets")
@@ -28,6 +39,11 @@ class Table:
     source: str = ""  # the name of the file, for people
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names that the format declares, by column
     notes: tuple[str, ...] = ()  # without the name of the file
+
+    @property
+    def columns(self) -> list[str]:
+        """The names in its first rows."""
+        return list(dict.fromkeys(str(column) for row in self.rows[:1000] for column in row))
 
 
 @dataclass(frozen=True)
@@ -49,10 +65,12 @@ def make_task(name: str, tables: Mapping[Split, Table], declared: Declared = Dec
     Raises LabError naming file and row for a missing column, a text that is empty or no text, a label outside the list, several
     labels in a row, and where there are too few training rows for what is missing.
     """
-    columns = {split: _columns(table, declared.fields) for split, table in tables.items()}
     for split, table in tables.items():
         if not table.rows:
             raise LabError(f"task '{name}': {table.source} ({split}) holds no rows")
+    tables = {split: _of_text(table, declared.fields) for split, table in tables.items()}
+    columns = {split: _columns(table, declared.fields) for split, table in tables.items()}
+    for split, table in tables.items():
         renamed = [f"'{there}' as {here}" for here, there in columns[split].items() if declared.fields.get(here, here) != there]
         noted = (*table.notes, f"column {', '.join(renamed)}") if renamed else table.notes
         tables = {**tables, split: replace(table, notes=noted)}
@@ -62,6 +80,7 @@ def make_task(name: str, tables: Mapping[Split, Table], declared: Declared = Dec
         examples: dict[Split, list[Example]] = {split: list(_written(table, columns[split])) for split, table in tables.items()}
     else:
         names, examples = labelled(tables, declared, notes)
+        refuse_many(name, names)
     splits = _with_missing_splits(name, examples, notes)
     return Task(name, names, splits["train"], splits["validation"], splits["test"], declared.about, tuple(dict.fromkeys(notes)))
 
@@ -75,9 +94,19 @@ def read_as(tables: Iterable[Table]) -> list[str]:
     return [f"{', '.join(dict.fromkeys(files))}: {note}" for note, files in sources.items()]
 
 
+def _of_text(table: Table, fields: Mapping[str, str]) -> Table:
+    """The table itself, or the texts and targets in it where it holds instructions or conversations (lab.data.conversations)."""
+    if not conversations.is_instruction_data(table.columns) or "text" in _columns(table, fields):
+        return table
+    rows, kept, notes = conversations.as_free_text(table.rows, table.location)
+    if not rows:
+        raise LabError(f"{table.source}: none of its {len(table.rows):,} rows has a question and an answer")
+    return replace(picked(table, kept), rows=rows, notes=(*table.notes, *notes))
+
+
 def _columns(table: Table, fields: Mapping[str, str]) -> dict[str, str]:
     """Which column is which: by `fields`, else by its name, in which case and surrounding spaces do not count."""
-    present = list(dict.fromkeys(str(column) for row in table.rows[:1000] for column in row))
+    present = table.columns
     chosen = {}
     for column in COLUMNS:
         wanted = fields.get(column, column)
@@ -149,7 +178,7 @@ def _without_unlabelled(split: Split, table: Table, labels: Sequence[str | None]
             f"{table.location(0)}: neither this row nor another of {split} has a label (empty, missing and -1 are none; "
             f"list -1 in label_names if it is a class){remedy}"
         )
-    return replace(table, rows=[table.rows[i] for i in kept], location=lambda i: table.location(kept[i]))
+    return picked(table, kept)
 
 
 def _refuse_unknown(table: Table, texts: Sequence[str], reading: Reading, names: Sequence[str], declared: bool) -> None:
@@ -209,6 +238,8 @@ def _list(names: Sequence[str]) -> str:
 
 
 def _require_text(value: Any, where: str) -> None:
+    if value is None or is_missing(value):
+        raise LabError(f"{where} is missing ({value}): fill it in, or leave the row out")
     if not isinstance(value, str):
         raise LabError(f"{where} is of type {type(value).__name__}, not a string")
     try:
@@ -229,8 +260,11 @@ def _with_missing_splits(name: str, examples: Mapping[Split, list[Example]], not
             most = VALIDATION_PER_LABEL if split == "validation" else None
             splits["train"], splits[split] = _split_off(splits["train"], f"{name}/{split}", most)
             if len(splits[split]) < 2:
+                labels = len({example.label for example in splits["train"]})
+                each = f" of {labels:,} labels" if labels > 1 else ""
                 raise LabError(
-                    f"task '{name}' has no {split} rows, and {before} training rows are too few to take some: add a file {split}"
+                    f"task '{name}' has no {split} rows, and {before:,} training rows{each} are too few to take some: "
+                    f"add {split} rows{', or is the label column an identifier?' if 2 * labels > before else ''}"
                 )
             notes.append(
                 f"there is no {split} split: {len(splits[split]):,} of {before:,} training rows are it, of every label a fifth "
@@ -274,16 +308,15 @@ def by_split_column(table: Table) -> dict[Split, Table]:
     made: dict[Split, Table] = {}
     for split in SPLITS:
         if kept := parts.get(split):
-            made[split] = replace(
-                table, rows=[table.rows[i] for i in kept], location=_picked(table, kept), notes=(*table.notes, note)
-            )
+            made[split] = replace(picked(table, kept), notes=(*table.notes, note))
     if "train" not in made:
         raise LabError(f"{table.source}: no row is of split train")
     return made
 
 
-def _picked(table: Table, kept: Sequence[int]) -> Callable[[int], str]:
-    return lambda i: table.location(kept[i])
+def picked(table: Table, kept: Sequence[int]) -> Table:
+    """These rows of a table, which keep the places that errors name."""
+    return replace(table, rows=[table.rows[i] for i in kept], location=lambda i: table.location(kept[i]))
 
 
 STEMS: dict[Split, tuple[str, ...]] = {

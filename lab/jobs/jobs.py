@@ -8,6 +8,7 @@ scheduler with LAB_SLOTS slots (default 1: one run trains at a time).
 import os
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import filelock
 
 from lab.core.errors import LabError
 from lab.jobs import scheduler
-from lab.jobs.scheduler import Scheduler, Worker, active, begin, is_active, refuse_begun, turn
+from lab.jobs.scheduler import Scheduler, Worker, active, begin, refuse_begun
 from lab.run_folder import replay_file
-from lab.run_folder.run import Run, all_runs, root
-from lab.run_folder.writer import create_run, remove, request_stop, update_info
+from lab.run_folder.run import Run, root
+from lab.run_folder.writer import create_run, request_stop, update_info
+from lab.store import index, trash
+from lab.store.turns import is_active, turn
 
 ACTIVE = ("queued", "running")
 RESUMABLE = ("stopped", "interrupted", "failed", "lost", "queued")
@@ -70,18 +73,22 @@ def stop(run: Run, now: bool = False) -> None:
     scheduler.end([run])
 
 
-def delete(run: Run) -> None:
-    """Remove a run folder for good; LabError if it is active or cannot be removed."""
+def delete(run: Run) -> trash.Entry:
+    """Move a run into the trash; LabError if it is active or cannot be moved."""
     refuse_read_only()
-    with turn(run.dir.parent):
-        if is_active(run):
-            raise LabError(f"run '{run.id}' is {run.status}: stop it before deleting it")
-        if run.dir.is_symlink():
-            raise LabError(f"run '{run.id}' is a link to another folder: delete it where it lies")
-        (run.dir / "run.json").unlink(missing_ok=True)  # from here on it is no run, even if the rest is slow to go
-    remove(run.dir)
-    if run.dir.exists():
-        raise LabError(f"run '{run.id}' could not be removed whole: look at what is left in {run.dir}")
+    return trash.move(run)
+
+
+def restore(id: str, runs: str | Path | None = None, name: str | None = None) -> Run:
+    """Bring a run back from the trash, under its id or another one; LabError if it is not there, or the id is taken."""
+    refuse_read_only()
+    return trash.restore(id, runs, name)
+
+
+def empty_trash(runs: str | Path | None = None, only: Collection[trash.Entry] | None = None) -> list[trash.Entry]:
+    """Delete what is in the trash for good, or `only` these entries; returns what was deleted."""
+    refuse_read_only()
+    return trash.empty(runs, only)
 
 
 def play(content: bytes, speed: float = 10.0, runs: str | Path | None = None) -> Run:
@@ -140,7 +147,7 @@ def waiting(runs: str | Path | None = None) -> list[Run]:
 
 def _queue(folder: Path) -> list[tuple[Run, float]]:
     """The waiting runs, the next one first, each with the time since when it waits."""
-    entries = [(run, since) for run in all_runs(folder) if (since := _waiting_since(run))]
+    entries = [(run, since) for run in index.unended(folder) if (since := _waiting_since(run))]
     return sorted(entries, key=lambda entry: entry[1])
 
 

@@ -9,21 +9,21 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-import filelock
 import psutil
 
 from lab.core import atomic_io
 from lab.core.errors import LabError
-from lab.run_folder.run import TERMINAL, Run, all_runs, process_alive
-from lab.run_folder.writer import now, unwritable, update_info
+from lab.run_folder.run import TERMINAL, Run, process_alive
+from lab.run_folder.writer import now, update_info
+from lab.store import index
+from lab.store.turns import is_active, safe_status, turn
 
 GRACE = 10.0  # seconds a process has to save its state and stop before it is killed
-PATIENCE = 10.0  # seconds to wait for another process that begins or ends runs of the same folder
 LOOK = 0.05  # seconds between two looks at a process
 
 
@@ -83,26 +83,6 @@ class Scheduler:
 # -- begin -----------------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def turn(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
-    """Inside the block no other process begins, queues or deletes runs of the folder.
-
-    LabError if the folder cannot be written, or another process is in such a block for `patience` seconds (-1: no limit).
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".jobs.lock")
-        lock.acquire(timeout=patience)
-    except filelock.Timeout as error:
-        raise LabError(f"another process has been starting or stopping runs in {folder} for {patience:g} s: try again") from error
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def begin(run: Run, launch: Launch) -> Worker:
     """Launch a process for a run that nobody works on, and note which one it is; only within a `turn`.
 
@@ -148,23 +128,9 @@ def environment() -> dict[str, str]:
 # -- watch -----------------------------------------------------------------------------------------------------------------
 
 
-def safe_status(run: Run) -> str:
-    """The status of a run; "damaged" if its folder cannot be read."""
-    try:
-        return run.status
-    except LabError:
-        return "damaged"
-
-
-def is_active(run: Run) -> bool:
-    """Whether a process works on the run or was launched for it; a run that waits in the queue is not active."""
-    status = safe_status(run)
-    return status == "running" or (status == "queued" and bool(run.launch))
-
-
 def active(runs: str | Path | None = None) -> list[Run]:
     """Active runs of a folder, oldest first; unreadable folders are passed over."""
-    return [run for run in all_runs(runs) if is_active(run)]
+    return [run for run in index.unended(runs) if is_active(run)]
 
 
 def process_of(run: Run) -> psutil.Process | None:

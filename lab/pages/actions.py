@@ -1,4 +1,4 @@
-"""Actions on runs, with errors shown on the page, and the question before a run is deleted."""
+"""Actions on runs, with errors shown on the page; the questions before a run is deleted, and the trash."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +11,7 @@ from lab.core.errors import LabError
 from lab.jobs import jobs
 from lab.pages import layout
 from lab.run_folder.run import Run
+from lab.store import trash
 
 
 def attempt(action: Callable[..., Any], *arguments: Any, **options: Any) -> None:
@@ -33,27 +34,93 @@ def show_error() -> None:
         st.error(layout.plain(error), icon=":material/error:")
 
 
+def show_removed() -> None:
+    """Say that a run is in the trash, with a button that brings it back, once."""
+    entry: trash.Entry | None = st.session_state.get("removed")
+    if entry is None or not entry.dir.exists():
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f":material/delete: Run **{layout.plain(entry.id)}** is in the trash.")
+        st.button("Undo", icon=":material/undo:", type="tertiary", key="undo_delete", on_click=bring_back, args=[entry])
+
+
+def bring_back(entry: trash.Entry) -> None:
+    """Restore a run, in a callback."""
+    attempt_in_callback(jobs.restore, entry.dir.name)
+
+
 def delete_named(run: Run) -> None:
-    """Delete a run where its name was written."""
+    """Move a run into the trash where its name was written."""
     if st.session_state["delete_name"].strip() == run.id:
-        attempt_in_callback(jobs.delete, run)
+        attempt_in_callback(lambda: st.session_state.update(removed=jobs.delete(run)))
 
 
 @st.dialog("Delete this run?")
 def confirm_delete(run: Run) -> None:
-    """Ask before a run is deleted, with its size and what it has learned."""
+    """Ask before a run is moved into the trash, with its size and what it has learned."""
     size = sum(path.lstat().st_size for path in run.dir.rglob("*") if path.is_file())
-    st.markdown(f"**{layout.plain(run.id)}** and all its files ({size / 1e6:,.1f} MB) will be deleted. This cannot be undone.")
+    st.markdown(
+        f"**{layout.plain(run.id)}** and all its files ({size / 1e6:,.1f} MB) are moved into the trash. "
+        "They can be restored from there until the trash is emptied."
+    )
     with suppress(*views.UNREADABLE):  # a damaged run can be deleted too
         if len(run.matrix):
             st.caption(f"It has learned {len(run.matrix)} of {len(run.tasks)} tasks.")
+    ask_name(run.id, "Write its name to delete it", delete_named, run)
+
+
+def purge_named(entry: trash.Entry) -> None:
+    """Delete a run in the trash for good where its name was written."""
+    if st.session_state["delete_name"].strip() == entry.id:
+        attempt_in_callback(jobs.empty_trash, None, [entry])
+
+
+@st.dialog("Delete this run for good?")
+def confirm_purge(entry: trash.Entry) -> None:
+    """Ask before a run in the trash is deleted."""
+    st.markdown(f"**{layout.plain(entry.id)}** ({entry.size() / 1e6:,.1f} MB) will be deleted. This cannot be undone.")
+    ask_name(entry.id, "Write its name to delete it for good", purge_named, entry)
+
+
+def ask_name(name: str, words: str, act: Callable[[Any], None], of: Any) -> None:
+    """A form that calls `act` once the name was written, and a button that leaves everything as it is."""
     with st.form("delete_form", border=False):
-        written = st.text_input("Write its name to delete it", key="delete_name", placeholder=run.id, autocomplete="off")
-        if st.form_submit_button(
-            "Delete", on_click=delete_named, args=[run], type="primary", icon=":material/delete:", key="delete_yes"
-        ):
-            if written.strip() == run.id:
+        written = st.text_input(words, key="delete_name", placeholder=name, autocomplete="off")
+        if st.form_submit_button("Delete", on_click=act, args=[of], type="primary", icon=":material/delete:", key="delete_yes"):
+            if written.strip() == name:
                 st.rerun()
-            st.error(f"This is not its name: write {layout.plain(run.id)}")
+            st.error(f"This is not its name: write {layout.plain(name)}")
     if st.button("Keep it", key="delete_no"):
         st.rerun()
+
+
+def trash_card() -> None:
+    """What lies in the trash, with buttons that restore a run or delete it for good."""
+    lying = trash.entries()
+    if not lying:
+        return
+    reason = jobs.why_read_only()
+    with st.expander(f"Trash ({len(lying)})", icon=":material/delete:", key="trash", bind="query-params"):
+        names = {entry.dir.name: f"{entry.id}, removed {entry.removed:%Y-%m-%d %H:%M} UTC" for entry in lying}
+        name = st.selectbox("Run in the trash", list(names), format_func=names.__getitem__, key="trash_run")
+        entry = next(entry for entry in lying if entry.dir.name == name)
+        with st.container(horizontal=True):
+            restores = "Brings it back among the runs."
+            st.button(
+                "Restore",
+                icon=":material/restore_from_trash:",
+                disabled=bool(reason),
+                help=reason or restores,
+                key="restore",
+                on_click=bring_back,
+                args=[entry],
+            )
+            if st.button(
+                "Delete for good",
+                icon=":material/delete_forever:",
+                type="tertiary",
+                disabled=bool(reason),
+                help=reason or "Frees its place on the disk. This cannot be undone.",
+                key="purge",
+            ):
+                confirm_purge(entry)

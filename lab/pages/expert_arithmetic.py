@@ -199,7 +199,7 @@ def accuracy(folder: Path, after: int, task: int, cache_key: Any, _adapter: "Ada
     stream = validated(run.config).stream
     names, labels_as_text = [run.tasks[task]], stream.labels_as_text
     (loaded,) = loading.load_tasks(
-        stream.name, stream.sources, names, run.config["seed"], labels_as_text=labels_as_text, **stream.limits
+        stream.name, stream.sources, names, run.config["seed"], labels_as_text=labels_as_text, runs=folder.parent, **stream.limits
     )
     with lock:
         return model.accuracy(_adapter, task, loaded.test[:TESTED])

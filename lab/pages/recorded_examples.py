@@ -1,17 +1,12 @@
-"""Recorded example runs: the folder they lie in, and which runs are some of them."""
+"""Recorded example runs: which runs are some of them, and which are those of the package."""
 
-import os
 from pathlib import Path
 
 from lab import views
 from lab.run_folder.run import Run, all_runs, root
+from lab.run_folder.run import examples as folder
 
 EXAMPLES = Path(__file__).parents[1] / "examples"  # shipped with the package
-
-
-def folder() -> Path:
-    """The folder of recorded examples: that of the package, or the one named in LAB_EXAMPLES."""
-    return Path(os.environ.get("LAB_EXAMPLES") or EXAMPLES)
 
 
 def examples() -> list[Run]:

@@ -48,9 +48,17 @@ def root(runs: str | Path | None = None) -> Path:
     return Path(runs or os.environ.get("LAB_RUNS") or "runs")
 
 
+def examples() -> Path:
+    """The folder of recorded example runs: $LAB_EXAMPLES, else that of the package."""
+    return Path(os.environ.get("LAB_EXAMPLES") or Path(__file__).parents[1] / "examples")
+
+
 def located(id: str, runs: str | Path | None = None) -> Path:
-    """The folder of a run: the one called `id` in the folder of runs, or `id` itself where it is a path."""
-    return Path(id) if {"/", os.sep} & set(id) else root(runs) / id
+    """The folder of a run: `id` itself where it is a path, the one called so in the folder of runs, else a recorded example."""
+    if {"/", os.sep} & set(id):
+        return Path(id)
+    own, example = root(runs) / id, examples() / id
+    return example if ID.fullmatch(id) and not os.path.lexists(own) and os.path.lexists(example / "run.json") else own
 
 
 class Run:
@@ -95,7 +103,7 @@ class Run:
         """The run called `id`, or in the folder of that path; raises LabError for an unknown id, with the nearest one."""
         folder = located(id, runs)
         if not ID.fullmatch(folder.name) or not os.path.lexists(folder / "run.json"):
-            raise unknown("run", id, [run.id for run in all_runs(folder.parent)])
+            raise unknown("run", id, [run.id for run in (*all_runs(folder.parent), *all_runs(examples()))])
         run = cls(folder)
         run.refuse_newer()
         return run

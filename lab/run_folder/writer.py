@@ -31,8 +31,7 @@ def create_run(config: dict[str, Any], runs: str | Path | None = None, id: str |
     folder = root(runs)
     recipe, stream = slug(config["recipe"]), slug(config["stream"]["name"])
     stem = id or f"{datetime.now():%Y%m%d-%H%M%S}-{recipe}-{stream}-s{config['seed']}"[:72]
-    if not ID.fullmatch(stem):
-        raise LabError(f"'{stem}' cannot be a run id: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
+    refuse_id(id, runs)
     name, copy = stem, 1
     while True:
         try:
@@ -40,7 +39,7 @@ def create_run(config: dict[str, Any], runs: str | Path | None = None, id: str |
             break
         except FileExistsError:
             if id or not folder.is_dir():
-                raise LabError(f"a run called '{name}' exists in {folder}: choose another id or resume it") from None
+                raise taken(name, folder) from None
             name, copy = f"{stem}-{copy + 1}", copy + 1
         except OSError as error:
             raise unwritable(folder, error) from error
@@ -53,6 +52,19 @@ def create_run(config: dict[str, Any], runs: str | Path | None = None, id: str |
         remove(run.dir)
         raise unwritable(folder, error) from error
     return run
+
+
+def refuse_id(id: str | None, runs: str | Path | None = None) -> None:
+    """LabError for an id that no run can have, or that another run of the folder has."""
+    if id is not None and not ID.fullmatch(id):
+        raise LabError(f"'{id}' cannot be a run id: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
+    if id is not None and (root(runs) / id).exists():
+        raise taken(id, root(runs))
+
+
+def taken(id: str, folder: Path) -> LabError:
+    """The error for an id that a run has already."""
+    return LabError(f"a run called '{id}' exists in {folder}: choose another id or resume it")
 
 
 def update_info(run: Run, otherwise: Mapping[str, Any] | None = None, **fields: Any) -> None:

@@ -10,17 +10,21 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lab.config.resolve import validated
 from lab.config.schema import RunConfig
 from lab.core import registry
 from lab.core.errors import LabError
 from lab.jobs import jobs, scheduler
-from lab.run_folder.run import Run
+from lab.run_folder.run import Run, all_runs
 from lab.training.workload import planned_work
+
+if TYPE_CHECKING:
+    from lab.training.trainer import Session
 
 DEFAULT = {  # units per second and peak bytes, seen on two CPU cores
     "minilm": (420.0, 1.6e9),
@@ -121,7 +125,11 @@ def look(config: RunConfig) -> dict[str, Any]:
     """Trainable parameters, device, and per task its sizes, labels, longest text and first examples as tokens."""
     from lab.training import runner
 
-    session = runner.session(config, runs=False)
+    return seen(runner.session(config, keep=False))
+
+
+def seen(session: "Session") -> dict[str, Any]:
+    """The answer of `look`, of a session in which nothing is trained yet; it gets the experts of all tasks."""
     learner = session.learner
     session.protocol.add_all_tasks(session)
     limit = learner.backbone.max_length
@@ -149,6 +157,27 @@ def look(config: RunConfig) -> dict[str, Any]:
         "device": str(learner.backbone.device),
         "dtype": session.config.backbone.dtype,
         "tasks": tasks,
+    }
+
+
+def preview(config: RunConfig, runs: str | Path | None = None, streams: str | Path | None = None) -> dict[str, Any]:
+    """What a run would be, checked as it checks itself before it starts; nothing is written. Raises LabError.
+
+    `streams`: the folder of runs in which saved streams are found. Returns `config` with all that is decided automatically,
+    `forecast` from the earlier runs in `runs`, `model` and `tasks`, `warnings`.
+    """
+    from lab.training import runner
+
+    session = runner.session(config, streams, keep=False)
+    sizes, model = session.sizes, seen(session)
+    expected = forecast(session.config, sizes, all_runs(runs))
+    tasks = model.pop("tasks")
+    return {
+        "config": session.config.to_dict(),
+        "forecast": asdict(expected),
+        "model": model,
+        "tasks": tasks,
+        "warnings": warnings(session.config, expected, sizes, model | {"tasks": tasks}),
     }
 
 

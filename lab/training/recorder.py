@@ -1,6 +1,7 @@
 """Writing a session into its run folder, event by event; going on from a folder; stopping on request."""
 
 import json
+import logging
 import shlex
 import shutil
 import signal
@@ -31,7 +32,17 @@ from lab.training.stage import Training
 from lab.training.trainer import Session
 
 KNOWN = ("format", "created", "fingerprint", "changes", "longest_answer")  # of run.json: what saved states hold too
+logger = logging.getLogger(__name__)
 LOG_EVERY = 1.0  # seconds between two Step lines of one phase
+
+
+def _log_line(event: events.Event) -> str:
+    """An event with those of its fields that are plain values: `Evaluated after 0, task 1, score 0.93`."""
+    plain = {name: value for name, value in event.to_json().items() if isinstance(value, str | int | float)}
+    del plain["kind"], plain["progress"]
+    return f"{type(event).__name__} " + ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in plain.items()
+    )
 
 
 class Stopped(Exception):
@@ -176,6 +187,7 @@ class Recorder:
             self.write_step(event)
             return
         append_event(self.run, event.to_json())
+        logger.info(_log_line(event))
         if isinstance(event, events.Learned):
             for k in self.session.protocol.finished_experts(self.session, event.task):
                 self.checkpoints.keep(*self.export(k, self.run.dir / "experts"))
@@ -229,21 +241,22 @@ class Recorder:
     def promised(self) -> set[str]:
         """Files within the run folder that belong to the experts whose training is done and the tasks that have ended."""
         session, bank = self.session, self.session.learner.bank
-        ended = session.protocol.ended_tasks(self.run)
+        moments = session.protocol.moments(self.run)
         if session.protocol.continual:
-            every = ended == len(session.task_names)
+            every = len(session.task_names) - 1 in moments
             experts = [name for k, name in enumerate(bank.names) if every or not session.protocol.is_trainable(session, k)]
         else:  # those of joint training; the bank may hold others by now
-            experts = [folder.name for folder in (self.run.dir / "experts").glob("*")] if ended else []
+            experts = [folder.name for folder in (self.run.dir / "experts").glob("*")] if moments else []
         names = {f"experts/{name}/{part}" for name in experts for part in (CONFIG, WEIGHTS)}
         of_tasks = ("predictions/after_{}.parquet", "state/after_{}/classifier.safetensors")
-        return names | {name.format(t) for t in range(ended) for name in of_tasks}
+        return names | {name.format(t) for t in moments for name in of_tasks}
 
     # -- pieces ----------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         self.lease.confirm()
         self.checkpoints.save(self.session, run=self.known)
+        logger.info("checkpoint saved")
 
     @property
     def base(self) -> tuple[str, str]:

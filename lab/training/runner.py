@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import reduce
 from pathlib import Path
-from typing import Literal
 
 from lab.config.resolve import merged, parse_override, validated
 from lab.config.schema import RunConfig
@@ -25,14 +24,15 @@ from lab.training.trainer import Session, prepare
 Watch = Callable[[Iterator[events.Event], "Run"], None]
 
 
-def session(config: RunConfig, runs: str | Path | Literal[False] | None = None) -> Session:
+def session(config: RunConfig, runs: str | Path | None = None, keep: bool = True) -> Session:
     """A session ready to train: data loaded and checked, backbone loaded, everything automatic decided.
 
-    `runs`: where experts are found and kept for reuse (see lab.run_folder.run.root); False: none is kept.
+    `runs`: the folder of runs (see lab.run_folder.run.root), in which saved streams are found and, with `keep`, experts are
+    found and kept for reuse.
     """
-    tasks = tasks_of(config.stream, config.seed)
-    store = Store(root(runs) / ".experts") if config.reuse and runs is not False else None
-    return Session(prepare(config, tasks, runs or None), tasks, store)
+    tasks = tasks_of(config.stream, config.seed, runs=runs)
+    store = Store(root(runs) / ".experts") if config.reuse and keep else None
+    return Session(prepare(config, tasks, runs), tasks, store)
 
 
 def resume(
@@ -57,7 +57,7 @@ def resume(
         raise LabError(f"run '{id}' is a replay: there is nothing to train; play it again with lab replay {id}")
     try:
         changes = [parse_override(text) for text in overrides]
-        opened = session(validated(reduce(merged, changes, run.config)), runs)
+        opened = session(validated(reduce(merged, changes, run.config)), run.dir.parent)
     except LabError as error:
         if run.status == "queued":
             update_info(run, status="failed", error=str(error))

@@ -68,8 +68,8 @@ def test_an_expert_begins_as_the_saved_one(recipe, name, here):
 def test_logits_before_any_step_are_those_of_the_saved_expert(here):
     """The same classifier over the same expert answers alike; training then goes on from there."""
     options = toy.overrides("l2r", f"experts.start={{sea: {here / 'runs' / 'first' / 'experts' / 'sea'}}}")
-    made = runner.session(configure("l2r", options, stream=str(here / "toy"), backbone="tiny"), runs=False)
-    first = runner.session(validated(Run.open("first", here / "runs").config), runs=False)
+    made = runner.session(configure("l2r", options, stream=str(here / "toy"), backbone="tiny"), keep=False)
+    first = runner.session(validated(Run.open("first", here / "runs").config), keep=False)
     for each in (made, first):
         each.protocol.add_all_tasks(each)
     sea = made.learner.task_names.index("sea")

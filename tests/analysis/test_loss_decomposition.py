@@ -27,8 +27,8 @@ from lab.training.runner import session as api_session
 from lab.training.trainer import EVALUATION_BATCH
 
 ACTIVE = ("experts.isolated=false", "experts.allocation=per_task", "router=uniform", "router_training.steps=0")
-SETUPS = {name: (name, (), configure(name).scenario) for name in toy.recipes("sequential")}
-SETUPS |= {
+RECIPES = {name: (name, (), configure(name).scenario) for name in toy.recipes("sequential")}
+SETUPS = RECIPES | {
     "l2r, scenario task": ("l2r", (), "task"),
     "l2r, scenario domain": ("l2r", (), "domain"),
     "sequential, scenario task": ("sequential", (), "task"),
@@ -36,6 +36,7 @@ SETUPS |= {
     "frozen classifier": ("l2r", ("router_training.classifier=frozen",), "class"),
     "earlier experts act": ("sequential", (*ACTIVE, "train.loss_classes=seen"), "class"),
 }
+EACH = [*toy.one_of_each_kind([*RECIPES]), *(name for name in SETUPS if name not in RECIPES)]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def made(tmp_path_factory):
 def data(monkeypatch):
     """The toy stream is no stream of the registry: sessions of recorded runs get its tasks from here."""
     by_name = {task.name: task for task in toy.tasks("sea", "city", "farm")}
-    monkeypatch.setattr("lab.training.runner.tasks_of", lambda stream, seed: [by_name[task] for task in stream.tasks])
+    monkeypatch.setattr("lab.training.runner.tasks_of", lambda stream, seed, **_: [by_name[task] for task in stream.tasks])
 
 
 def features(learner: Learner, rows, oracle: bool) -> torch.Tensor:
@@ -118,7 +119,7 @@ def shapley(score, parts: tuple[str, ...], part: str) -> float:
     return total
 
 
-@pytest.mark.parametrize("name", SETUPS)
+@pytest.mark.parametrize("name", EACH)
 def test_recall_gives_back_every_row_of_the_matrix(name, made, data):
     """What a learner computes from the files of a moment is what was measured then."""
     _, run, _ = made(name)
@@ -132,7 +133,7 @@ def test_recall_gives_back_every_row_of_the_matrix(name, made, data):
             assert found.score == run.matrix[after][j]
 
 
-@pytest.mark.parametrize("name", SETUPS)
+@pytest.mark.parametrize("name", EACH)
 def test_terms_are_those_of_learners_copied_while_they_were_trained(name, made, data):
     session, run, copies = made(name)
     found = lab.decompose(run)
@@ -265,7 +266,7 @@ def test_the_session_of_a_run_is_that_of_the_run(made, data):
     """The stand-in for the stream gives the data that the run was trained on."""
     session, run, _ = made("l2r")
     assert (
-        api_session(session.config, runs=False).fingerprint()
+        api_session(session.config, keep=False).fingerprint()
         == session.fingerprint()
         == loss_decomposition.reopened(run).fingerprint()
     )

@@ -55,7 +55,7 @@ def written(tmp_path_factory):
 def data(monkeypatch):
     """The tasks are of no stream of the registry: what is opened again gets them from here."""
     for module in ("training.runner", "analysis.inference"):
-        monkeypatch.setattr(f"lab.{module}.tasks_of", lambda stream, seed: [TASKS[task] for task in stream.tasks])
+        monkeypatch.setattr(f"lab.{module}.tasks_of", lambda stream, seed, **_: [TASKS[task] for task in stream.tasks])
 
 
 def peft_of(run, expert):

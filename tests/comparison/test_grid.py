@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -228,11 +229,8 @@ def test_the_second_time_nothing_happens(whole):
         assert {key: value for key, value in cell.items() if key not in ("cell", "values")} == shown
     shown = lab("grid", path, "--runs", root)
     assert shown.exit_code == 0 and "sequential" in shown.stdout and "train.lr=" in shown.stdout
-    head, _, *rows = shown.stdout.split("mean over the cells:\n")[1].split("└")[0].splitlines()[1:]
-    printed = [
-        dict(zip((c.strip() for c in head.split("┃")[1:-1]), (c.strip() for c in row.split("│")[1:-1]), strict=True))
-        for row in rows
-    ]
+    head, _, *rows = shown.stdout.split("mean over the cells:\n")[1].splitlines()[: 2 + len(result["table"])]
+    printed = [dict(zip(re.split(r" {2,}", head.strip()), re.split(r" {2,}", row.strip()), strict=True)) for row in rows]
     for row, columns in zip(result["table"], printed, strict=True):
         uses_task = "yes" if row["uses.task_id"] is True else "no"
         assert (columns.pop("recipe"), columns.pop("uses task identity")) == (row["recipe"], uses_task)
@@ -395,13 +393,19 @@ def test_killed_at_random_moments_and_started_again(everything, whole, tmp_path)
     same_as_in_one_go(path, tmp_path / "runs", reference)
 
 
-def test_ctrl_c(whole, tmp_path):
-    path, root = whole[0], tmp_path / "runs"
-    process = started(path, root)
-    until(process, lambda: size(root) > 0)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 1 and process.stdout.read() == b""
-    assert [Run(folder.parent).status for folder in root.glob("*/run.json")].count("running") == 0
+def test_ctrl_c(stream, tmp_path, monkeypatch):
+    """The cell that works stops, and can be gone on with."""
+    path, root = write(tmp_path, stream, recipes=["sequential"], sweep=None), tmp_path / "runs"
+
+    def interrupted(steps):
+        next(step for step in steps if size(root) > 0)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the signal was not heard")
+
+    monkeypatch.setattr("lab.training.progress_line.follow_cells", interrupted)
+    result = lab("grid", path, "--runs", root)
+    assert (result.exit_code, result.stdout) == (1, "") and result.stderr.endswith("the same command goes on with it\n")
+    assert [Run(folder.parent).status for folder in root.glob("*/run.json")] == ["interrupted"]
 
 
 # what fails -------------------------------------------------------------------------------------------------------------------

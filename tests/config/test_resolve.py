@@ -5,7 +5,7 @@ import pytest
 from support.errors import assert_says
 
 import lab
-from lab.config.resolve import configure, merged, parse_override, recipe_names, recipes, validated
+from lab.config.resolve import configure, merged, parse_override, recipe_names, recipes, validated, written
 from lab.config.schema import RunConfig
 from lab.core import registry
 from lab.core.errors import LabError
@@ -200,6 +200,11 @@ def test_other_misspelt_names():
         ("a=", None),
         ("a=[x, y]", ["x", "y"]),
         ("a=[x,1]", ["x", 1]),
+        ("a=x,1", ["x", 1]),
+        ("a=x-y,", ["x-y"]),
+        ("a=x, y", "x, y"),
+        ("a=/data/x,y", "/data/x,y"),
+        ("a='x,y'", "x,y"),
         ("a={b: 2}", {"b": 2}),
         ("a=some words", "some words"),
         ("a=x=y", "x=y"),
@@ -222,6 +227,11 @@ def test_a_section_by_its_name(section):
     assert parse_override(f"{section}={name}") == {section: {"name": name}}
     assert getattr(configure("l2r", [f"{section}={name}"]), section).name == name
     assert getattr(configure("l2r", **{section: name}), section).name == name
+
+
+def test_text_that_would_be_read_as_a_list_is_written_in_quotation_marks():
+    for value in ("x,y", "x,", "x, y", ["x", "y"], ["x"]):
+        assert parse_override(f"a={written(value)}") == {"a": value}
 
 
 @pytest.mark.parametrize("text", ["", "train.lr", "=1", " =1"])

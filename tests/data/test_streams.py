@@ -216,8 +216,8 @@ def test_two_files_for_a_split(tmp_path):
 
 def test_unknown_file_type(tmp_path):
     folder = a_stream(tmp_path)
-    (folder / "news" / "test.jsonl").rename(folder / "news" / "test.xlsx")
-    refuse(folder, "{0}/news/test.xlsx: unknown file type", "jsonl", "csv", "parquet")
+    (folder / "news" / "test.jsonl").rename(folder / "news" / "test.xls")
+    refuse(folder, "{0}/news/test.xls: unknown file type", "jsonl", "csv", "parquet")
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_missing_column(tmp_path, kind):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"text": None, "label": 0}, "text is of type NoneType, not a string"),
+        ({"text": None, "label": 0}, "text is missing (None)"),
         ({"text": "x", "text_pair": 7, "label": 0}, "text_pair is of type int, not a string"),
         ({"text": "x", "label": "old"}, "label 'old' is not in the list: 0, 1, 2 (taken from the training rows)"),
         ({"text": "x", "label": 1.5}, "label '1.5' is not in the list: 0, 1, 2 (taken from the training rows)"),

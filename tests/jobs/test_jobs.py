@@ -258,7 +258,7 @@ def test_a_waiting_run_that_is_started_meanwhile_is_not_called_stopped_nor_delet
         lock = claim(run)
     thread.join(20)
     assert run.status == "running" and run.stop_requested == (act is jobs.stop)
-    assert said == ([] if act is jobs.stop else [f"run '{run.id}' is running: stop it before deleting it"])
+    assert said == ([] if act is jobs.stop else [f"run '{run.id}' is running: stop it before removing it"])
     lock.release()
 
 

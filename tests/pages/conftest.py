@@ -17,7 +17,7 @@ from lab.data import loading
 def stream(monkeypatch):
     """A stream that needs no data; the benchmark mtl5 would have to be downloaded first."""
 
-    def opened(name, parts=()):
+    def opened(name, parts=(), runs=None):
         return SimpleNamespace(names=lambda: list(PLAIN_TASKS), orders={}, load=task, downloads=name == "mtl5")
 
     monkeypatch.setattr(loading, "open_stream", opened)

@@ -4,7 +4,7 @@ import streamlit
 from support.pages import open_page, texts
 from support.run_folders import FORGETS, write_run
 
-from lab.cli import main
+from lab.cli.list import listing
 from lab.core.errors import LabError
 from lab.pages import system
 
@@ -24,7 +24,7 @@ def test_about_fills_the_formulas_with_the_numbers_of_the_run(runs, monkeypatch)
 def test_the_map_of_recipes_is_that_of_the_command_line(runs, monkeypatch):
     app = open_page("about", about_map="true")
     table = app.dataframe[0].value
-    assert table.to_dict("records") == main.listing("recipes", None) and "l2r" in set(table["name"])
+    assert table.to_dict("records") == listing("recipes") and "l2r" in set(table["name"])
     assert "axes of modular systems" in app.dataframe[0].proto.alt
     monkeypatch.setattr(system, "recipes", lambda: (_ for _ in ()).throw(LabError("no <b>torch</b>")))
     streamlit.cache_data.clear()

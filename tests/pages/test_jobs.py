@@ -14,6 +14,7 @@ from lab import views
 from lab.core import atomic_io
 from lab.jobs import jobs
 from lab.run_folder.writer import append_event, create_run, now, update_info
+from lab.store import trash
 
 
 def test_jobs_show_state_reason_and_actions(runs, monkeypatch):
@@ -184,5 +185,18 @@ def test_jobs_delete_asks_first_and_removes_that_run_only(runs, monkeypatch):
     app.text_input(key="delete_name").set_value("damaged")
     app.button(key="delete_yes").click().run()
     assert not damaged.dir.exists() and kept.dir.exists() and not app.exception
+    app.button(key="undo_delete").click().run()
+    assert damaged.dir.exists() and not app.exception and "undo_delete" not in [button.key for button in app.button]
+    app.selectbox(key="trash_run").set_value(trash.chosen("gone", runs).dir.name).run()
+    app.button(key="restore").click().run()
+    assert gone.status == "finished" and trash.entries(runs) == []
+    trash.move(gone)
     monkeypatch.setenv("LAB_READ_ONLY", "1")
-    assert open_page("jobs").button(key="delete").disabled
+    app = open_page("jobs")
+    assert all(app.button(key=key).disabled for key in ("delete", "restore", "purge"))
+    monkeypatch.delenv("LAB_READ_ONLY")
+    app = open_page("jobs")
+    app.button(key="purge").click().run()
+    app.text_input(key="delete_name").set_value("gone")
+    app.button(key="delete_yes").click().run()
+    assert trash.entries(runs) == [] and kept.status == "finished" and not app.exception

@@ -191,7 +191,7 @@ def test_unknown_run_offers_the_nearest(tmp_path):
     assert_says(error, "unknown run 'monda'", "'monday'")
     with pytest.raises(LabError) as error:
         Run.open("monday", tmp_path / "none")
-    assert_says(error, "unknown run 'monday'", "none")
+    assert_says(error, "unknown run 'monday'", "there are: example-l2r")
 
 
 def test_a_run_is_named_by_its_folder_too(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ OPTIONS = ("checkpoint.every=3", "train.epochs=2", "router_training.steps=8")
 @pytest.fixture
 def begun(tmp_path, monkeypatch):
     """A run of the toy stream that was stopped after its first task; it finds its tasks again when it is resumed."""
-    monkeypatch.setattr(runner, "tasks_of", lambda stream, seed: toy.tasks(train=32))
+    monkeypatch.setattr(runner, "tasks_of", lambda stream, seed, **_: toy.tasks(train=32))
     session = toy.session("l2r", *OPTIONS, of=toy.tasks(train=32))
     run = create_run(session.config.to_dict(), tmp_path, "r")
     with pytest.raises(Stopped):
@@ -76,7 +76,7 @@ def test_other_tasks_and_other_shapes_cannot_be_gone_on_with(begun):
 
 
 def test_other_data_and_versions_are_named(begun, monkeypatch):
-    monkeypatch.setattr(runner, "tasks_of", lambda stream, seed: toy.tasks(train=28))
+    monkeypatch.setattr(runner, "tasks_of", lambda stream, seed, **_: toy.tasks(train=28))
     fingerprint = begun.info["fingerprint"]
     state = next((begun.dir / "checkpoint").glob("[0-9]*/session.json"))
     assert json.loads(state.read_text())["run"]["fingerprint"] == fingerprint
@@ -103,7 +103,7 @@ def test_runs_of_before_have_less_to_compare():
 @pytest.mark.parametrize("what", ["gradient", "loss"])
 def test_a_step_that_is_not_finite_is_not_taken(tmp_path, monkeypatch, what):
     """The run fails with phase, task and option, its state is finite, and it is gone on with at a smaller rate."""
-    monkeypatch.setattr(runner, "tasks_of", lambda stream, seed: toy.tasks(train=32))
+    monkeypatch.setattr(runner, "tasks_of", lambda stream, seed, **_: toy.tasks(train=32))
     session = toy.session("l2r", *OPTIONS, of=toy.tasks(train=32))
     run = create_run(session.config.to_dict(), tmp_path, "r")
     steps = iter(range(10**6))

@@ -1,0 +1,73 @@
+"""`lab remove`, `lab restore`, `lab empty-trash`."""
+
+import shlex
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lab.cli.options import Json, Runs, Section, command
+from lab.cli.output import show_json
+
+
+@command(Section.KEEP)
+def remove(
+    run: Annotated[list[str], typer.Argument(help="ids of runs, or their folders")], runs: Runs = None, as_json: Json = False
+) -> None:
+    """Move runs into the trash, from where lab restore brings them back: lab remove RUN ..."""
+    from lab.jobs import jobs
+    from lab.store import trash
+
+    opened = [trash.to_remove(id, runs) for id in run]  # before anything is moved
+    removed = []
+    for one in dict.fromkeys(opened):
+        entry = jobs.delete(one)
+        removed.append({"name": entry.id, "status": "removed", "dir": str(entry.dir)})
+        if not as_json:
+            print(f"run '{entry.id}' is in the trash; bring it back with: lab restore {entry.id}{_folder(runs)}")
+    if as_json:
+        show_json(removed)
+
+
+@command(Section.KEEP)
+def restore(
+    run: Annotated[str, typer.Argument(help="id of a run in the trash (lab list trash)")],
+    name: Annotated[str | None, typer.Option("--as", help="another id, where its own is taken")] = None,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Bring a run back from the trash: lab restore RUN"""
+    from lab.jobs import jobs
+
+    back = jobs.restore(run, runs, name)
+    show_json({"name": back.id, "dir": str(back.dir)}) if as_json else print(f"run '{back.id}' is back in {back.dir.parent}")
+
+
+@command(Section.KEEP)
+def empty_trash(
+    run: Annotated[list[str] | None, typer.Argument(help="ids of runs in the trash; all without any")] = None,
+    days: Annotated[float, typer.Option(help="only what was removed at least so many days ago", min=0)] = 0.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be deleted, and delete nothing")] = False,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Delete for good what is in the trash: lab empty-trash --days 30"""
+    from lab.jobs import jobs
+    from lab.store import trash
+
+    wanted = [trash.chosen(id, runs) for id in run] if run else trash.entries(runs)
+    latest = datetime.now(UTC) - timedelta(days=days)
+    wanted = [entry for entry in wanted if days == 0 or entry.removed <= latest]
+    rows = [entry.row() for entry in wanted]
+    if not dry_run:
+        jobs.empty_trash(runs, wanted)
+    if as_json:
+        show_json(rows)
+        return
+    freed = sum(row["bytes"] for row in rows)
+    print(f"{len(rows)} runs {'would be' if dry_run else 'were'} deleted, {freed / 1e6:,.1f} MB")
+
+
+def _folder(runs: Path | None) -> str:
+    return f" --runs {shlex.quote(str(runs))}" if runs else ""

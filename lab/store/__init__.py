@@ -1,0 +1,1 @@
+"""A folder of runs as a whole: whose turn it is to change it, the trash."""
