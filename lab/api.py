@@ -10,7 +10,7 @@ from lab.config.schema import RunConfig
 from lab.core.errors import LabError
 from lab.data.saved_stream import named
 from lab.run_folder import events
-from lab.run_folder.run import Run, all_runs
+from lab.run_folder.run import Run
 from lab.run_folder.writer import create_run
 from lab.training.ready_adapters import configuration
 from lab.training.runner import resume, session, watched  # noqa: F401 (resume is public)
@@ -116,7 +116,8 @@ def runs(
     `lab.runs()[-1]` is the newest, `lab.runs()["id"]` one by its id, `lab.runs().table()` a DataFrame with one row per run.
     LabError for a status that there is not.
     """
+    from lab.store import index
     from lab.views.run_list import RunList
 
     wanted = {"recipe": recipe, "stream": stream, "backbone": backbone, "scenario": scenario, "seed": seed, "status": status}
-    return RunList(all_runs(folder)).where(**wanted)
+    return RunList(index.runs(folder)).where(**wanted)

@@ -9,8 +9,9 @@ import pandas as pd
 from lab.core import html
 from lab.core.errors import unknown
 from lab.run_folder.run import STATUSES, Run
+from lab.store import index
 from lab.views.results import judged
-from lab.views.runs import run_row, runs_table
+from lab.views.runs import runs_table
 
 SHOWN = 30  # of the newest runs where a list is shown
 ABOUT = ("run", "status", "recipe", "stream", "scenario", "seed", "learned", "tasks")
@@ -24,7 +25,7 @@ class RunList(Sequence[Run]):
 
     @cached_property
     def _rows(self) -> list[dict[str, Any]]:
-        return [run_row(run) for run in self._runs]
+        return index.rows(self._runs)
 
     def table(self) -> pd.DataFrame:
         """One row per run, damaged ones with the reason: run, status, recipe, stream, ..., the scores, created, reason."""

@@ -103,7 +103,7 @@ def test_from_a_frame_to_a_run_that_is_resumed_elsewhere_and_shares_experts_with
     create_run(first.config | {"seed": 1}, runs, "second")
     done = subprocess.run([sys.executable, "-c", RESUME, str(runs / "second")], capture_output=True, text=True, cwd="/")
     assert done.stdout == "finished\n", done.stderr
-    assert len(lab.compare("first", "second", runs=runs)) > 0
+    assert len(lab.compare("first", "second", runs=runs).numbers) > 0
 
     for task in WORDS:
         (tmp_path / "folder" / task).mkdir(parents=True)
