@@ -119,6 +119,8 @@ def test_experts_stay_and_the_matrix_has_its_last_row(place):
     assert {event["phase"] for event in run.events("Step")} == {"memory"}
     trained = {event["trainable_parameters"] for event in run.events("TaskStarted")}
     assert trained == {2 * 32 + 2}  # the classifier rows of a task
+    routers = sum(layer.inputs * 3 + 3 for layer in made.learner.bank.layers)  # linear, a row and a bias per expert
+    assert result["cost"]["trainable_parameters"] == 3 * (2 * 32 + 2) + routers
     with pytest.raises(LabError, match="was not evaluated after every task"):
         loss_decomposition.decompose(run)
     figure = lab.figures.accuracy_matrix(run)
