@@ -217,6 +217,12 @@ def _load(names: tuple[str, ...]) -> list[type[Metric]]:
     return sorted(classes, key=lambda metric: (metric.rank, metric.name))
 
 
+def judged_metrics(results: Sequence[Mapping[str, Any]] = ()) -> list[Metric]:
+    """The metrics whose differences between methods are always reported, the most important first."""
+    judged = [metric for kind in metric_classes() for metric in kind.of_results(results) if metric.use >= Use.JUDGE]
+    return sorted(judged, key=lambda metric: -metric.use)
+
+
 def evaluate(scores: Any) -> tuple[dict[str, float | None], dict[str, str]]:
     """Every metric that reads such scores: values by dotted path, None where undefined, and by path the reasons of these."""
     values: dict[str, float | None] = {}
