@@ -221,7 +221,7 @@ def test_the_run_is_a_run_like_any_other(place):
     assert {*lab.compare("routed", runs=place / "runs")["label"]} == {"l2r"}
 
 
-@pytest.mark.parametrize("kind", ["ia3", "bottleneck"])
+@pytest.mark.parametrize("kind", ["ia3", "bottleneck", "prompt"])
 def test_other_kinds_of_experts(kind, here):
     if kind == "ia3":
         for name in NAMES[:2]:
@@ -229,10 +229,12 @@ def test_other_kinds_of_experts(kind, here):
             adapter(here / f"ia3-{name}", kind="IA3Config", **fields)
         experts = {name: here / f"ia3-{name}" for name in NAMES[:2]}
     else:
-        options = toy.overrides("l2r", "experts=bottleneck", "experts.size=4")
+        size = {"bottleneck": "experts.size=4", "prompt": "experts.length=3"}[kind]
+        options = toy.overrides("l2r", f"experts={kind}", size, "router.query=backbone", "router.start=zero", "experts.skip=0")
         lab.run("l2r", options, stream=str(here / "toy"), backbone="tiny", runs=here / "runs", id="trained", progress=False)
         experts = {name: f"trained/{name}" for name in NAMES[:2]}
-    run = lab.route(experts, str(here / "toy"), overrides=[*SMALL], runs=here / "runs", progress=False)
+    run = lab.route(experts, str(here / "toy"), "prototype", overrides=[*SMALL], runs=here / "runs", progress=False)
+    assert inference.load(run).answer("red wave").prediction
     assert run.config["experts"]["name"] == kind and run.status == "finished" and run.tasks == list(NAMES[:2])
 
 
