@@ -419,7 +419,8 @@ def test_routed_it_is_as_good_as_each_adapter_alone(tmp_path):
         with torch.no_grad():
             right = model(**encoded(task.test)).logits.argmax(-1) == torch.tensor([e.label for e in task.test])
         alone[task.name] = right.float().mean().item()
-    run = lab.route({n: tmp_path / n for n in names}, "builtin", overrides=["stream.max_train=100"], runs=tmp_path / "runs")
+    options = ["stream.max_train=100", "router_training.steps=200"]
+    run = lab.route({n: tmp_path / n for n in names}, "builtin", overrides=options, runs=tmp_path / "runs")
     for name, score, oracle in zip(names, run.matrix[-1], run.scores["oracle"], strict=True):
         assert score >= alone[name] - 0.02, f"{name}: routed {score:.3f}, alone {alone[name]:.3f}, oracle {oracle:.3f}"
 
