@@ -14,8 +14,8 @@ from lab.run_folder.run import Run
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "00_forgetting_in_five_minutes.ipynb"  # of a checkout
 LINKS = {
-    "train": [("recipe", "l2r"), *(("o", f"{name}={value}") for name, value in SMALL.items())],
-    "jobs": [("replay", "true")],
+    "train": {"recipe": "l2r", "o": [f"{name}={value}" for name, value in SMALL.items()]},
+    "jobs": {"replay": "true"},
 }
 TITLES = {
     "sequential": "One expert for all tasks, trained in sequence",
@@ -58,7 +58,7 @@ def metrics(sequential: Run, routed: Run, after: int) -> None:
         if of_routed[name] is not None and of_sequential[name] is not None:
             change = of_routed[name] - of_sequential[name]
             better = change < 0 if measure.lower_is_better else change > 0
-            note = f":{'green' if better else 'red' if change else 'gray'}[{change:+.3f}] compared with sequential"
+            note = f":{'green' if better else 'red' if change else 'gray'}[{change:+z.3f}] compared with sequential"
         numeral(column, name, measure.title, layout.number(of_routed[name]), note, measure.about)
     share = layout.number(own_share(routed, after))
     about = "1: a perfect router. One divided by the number of tasks: a random choice."
@@ -110,7 +110,7 @@ def doors() -> None:
     for row in (ways[:3], ways[3:]):
         for column, (name, title, about) in zip(st.columns(3), row, strict=True):
             with column.container(border=True, height="stretch"):
-                st.page_link(navigation.page(name), label=f"**{title}**", query_params=LINKS.get(name))
+                navigation.link(name, f"**{title}**", query=LINKS.get(name, {}))
                 st.caption(about)
     if NOTEBOOK.is_file():  # not st.code: its highlighter is 1.5 MB of script, which this page would wait for
         command = f"jupyter lab {shlex.quote(str(NOTEBOOK))}"
