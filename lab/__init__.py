@@ -23,6 +23,8 @@ _PUBLIC = {
     "resume": "lab.api:resume",
     "stream": "lab.data.saved_stream:stream",
     "Source": "lab.data.sources:Source",
+    "load": "lab.inference.loading:load",
+    "Override": "lab.inference.override:Override",
     "compare": "lab.api:compare",
     "decompose": "lab.analysis.loss_decomposition:decompose",
     "configure": "lab.config.resolve:configure",

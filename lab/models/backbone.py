@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -137,6 +138,13 @@ class Backbone(nn.Module):
             )
             for row, (ids, kinds, ex) in enumerate(rows)
         ]
+
+    def length(self, example: Example) -> int:
+        """Tokens of a text, or pair of texts, before it is cut."""
+        pair = [example.pair] if example.pair else None
+        if isinstance(self.tokenizer, HashTokenizer):
+            return len(self.tokenizer([example.text], pair, sys.maxsize)["input_ids"][0])
+        return len(self.tokenizer([example.text], pair, verbose=False)["input_ids"][0])
 
     def target(self, text: str) -> tuple[int, ...]:
         """Tokens of a text to write, cut to the maximal length, with the token that ends it."""
