@@ -6,20 +6,26 @@ makes of the unit vectors, less what it makes of zero. So this holds for whateve
 """
 
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
+from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.core.rng import generator
 from lab.experts.base import InputExpert, is_linear
+from lab.inference import card
+from lab.inference.origin import Origin
+from lab.inference.saved_model import CARD, CLASSIFIER, new_folder
 from lab.models.expert_bank import RoutedLayer
 from lab.models.learner import Learner
+from lab.models.pretrained import HashTokenizer
 from lab.routers.base import Decision, Reads, Request
 
 if TYPE_CHECKING:  # transformers is slow to import
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NEAR = 1e-4  # how far a layer may be from an affine map, as a share of its largest output
 
@@ -96,3 +102,31 @@ def _affine(layer: RoutedLayer, learner: Learner, decision: Decision) -> nn.Modu
     if merged_layer.bias is not None:
         merged_layer.bias.data = constant[0]
     return merged_layer
+
+
+def classifier(learner: Learner) -> tuple[Tensor, Tensor]:
+    """Weight (C, D) and bias (C,) that give the logits of the C classes of the learned tasks from the vector of a text."""
+    rows, own = learner.head.classifier, learner.head.classified.own[: learner.head.tasks_seen]
+    classes = max((of_task.stop for of_task in own), default=0)
+    with torch.no_grad():
+        bias = rows(torch.zeros(1, rows.width, device=rows.device))[0, :classes]
+        weight = rows(torch.eye(rows.width, device=rows.device))[:, :classes].T - bias[:, None]
+    return weight.cpu(), bias.cpu()
+
+
+def write(folder: Path, plain: "PreTrainedModel", learner: Learner, origin: Origin, what: str) -> None:
+    """Save a merged model in a new folder; `what` was merged, for the card. Raises LabError as `new_folder` does."""
+    with new_folder(folder) as growing:
+        plain.save_pretrained(growing)
+        if not isinstance(learner.backbone.tokenizer, HashTokenizer):
+            cast("PreTrainedTokenizerBase", learner.backbone.tokenizer).save_pretrained(growing)
+        sentence = f"The backbone with {what} merged in."
+        if learner.head.has_rows:
+            weight, bias = classifier(learner)
+            atomic_io.write_arrays(growing / CLASSIFIER, {"weight": weight.contiguous().numpy(), "bias": bias.numpy()})
+            names = ", ".join(learner.head.space.names[: len(bias)])
+            sentence += (
+                f" Its classifier is in {CLASSIFIER}: logits are `vector @ weight.T + bias`, where the vector is the "
+                f"`{learner.backbone.pooling}` of the last hidden states over the tokens of a text, of classes {names}."
+            )
+        atomic_io.replace_bytes(growing / CARD, card.of_merged(learner, origin, sentence).encode())

@@ -402,6 +402,16 @@ class RoutedModel:
         number = self._numbers(task, 1)[0] if told else None
         return merging.merged(self.learner, merging.fixed_decision(self.learner, number))
 
+    def save_merged(self, folder: str | Path, task: str | None = None, expert: str | None = None) -> Path:
+        """Save what `merge`, or that of an expert, gives in a new folder, with tokenizer, classifier and a card.
+
+        Raises LabError as these do, and if the folder is there and not empty.
+        """
+        plain = self.merge(task) if expert is None else self.expert(expert).merge()
+        what = f"expert {expert}" if expert else f"all experts, for task {task}" if task else "all experts"
+        merging.write(Path(folder), plain, self.learner, self.origin, what)
+        return Path(folder)
+
     @property
     def tokenizer(self) -> Any:
         """The tokenizer of the backbone, as transformers has it."""

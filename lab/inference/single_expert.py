@@ -101,11 +101,8 @@ class SingleExpert:
 
     def classifier(self) -> tuple[Tensor, Tensor]:
         """Weight (C, D) and bias (C,) that give the logits of its classes from the vector of a text."""
-        rows = self.learner.head.classifier
-        zero = torch.zeros(1, rows.width, device=rows.device)
-        bias = rows(zero)[0]
-        weight = rows(torch.eye(rows.width, device=rows.device)).T - bias[:, None]
-        return weight[list(self._classes)].detach().cpu(), bias[list(self._classes)].detach().cpu()
+        weight, bias = merging.classifier(self.learner)
+        return weight[list(self._classes)], bias[list(self._classes)]
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Save it in peft's format with its classifier and a card, so that peft's AutoPeftModel loads it from the folder alone.
