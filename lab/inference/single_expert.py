@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from lab.adapters import peft_folder
+from lab.adapters.peft_format import HEADS
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.data.stream import Example
@@ -58,8 +59,8 @@ class Form(NamedTuple):
     @property
     def modules(self) -> list[str]:
         """The modules that are saved as a whole."""
-        heads = {name.rpartition(".")[0] for name in self.head}
-        return sorted({name.split(".")[0] if "pooler" not in name and "." in name and _is_head(name) else name for name in heads})
+        owners = {name.rpartition(".")[0] for name in self.head}
+        return sorted({name.split(".")[0] if name.split(".")[0] in HEADS else name for name in owners})
 
 
 @dataclass(frozen=True)
@@ -234,13 +235,6 @@ class SingleExpert:
         return card.of_expert(learner, self.origin, self.name, "\n".join(use), remarks)
 
 
-def _is_head(name: str) -> bool:
-    """Whether a dotted name begins with the name of a head."""
-    from lab.adapters.peft_format import HEADS
-
-    return name.split(".")[0] in HEADS
-
-
 def _head(host: Any, weight: Tensor, bias: Tensor, variant: int, token: bool) -> dict[str, Tensor] | None:
     """Tensors of the head with which it computes weight (C, D) and bias (C,); None where this variant is none for it.
 
@@ -255,7 +249,7 @@ def _head(host: Any, weight: Tensor, bias: Tensor, variant: int, token: bool) ->
     final = last[-1]
     squares = [name for name in outside if name != final]
     if not token:
-        squares += [name for name in linear if name.startswith(f"{inside}pooler.")]
+        squares += [name for name in linear if name.startswith(f"{inside}pooler")]
     if any(linear[name].weight.shape != (weight.shape[1],) * 2 for name in squares):
         return None
     no_bias = outside[final].bias is None
