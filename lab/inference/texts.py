@@ -29,9 +29,7 @@ class Texts:
         if isinstance(texts, str | bytes):
             raise LabError("one text was given, texts are asked for: put it in a list, [text]")
         if isinstance(texts, pd.DataFrame | Mapping) or not isinstance(texts, Iterable):
-            raise LabError(
-                f"texts are a list or a Series of strings, not a {type(texts).__name__}; of a DataFrame give one column"
-            )
+            raise LabError(f"texts are a list or a Series of strings, not {type(texts).__name__}; of a DataFrame give one column")
         values = [*texts]
         index = texts.index if isinstance(texts, pd.Series) else pd.RangeIndex(len(values))
         return cls([_example(i, value) for i, value in enumerate(values)], index, isinstance(texts, pd.Series))

@@ -118,6 +118,8 @@ class Backbone(nn.Module):
 
     def encode(self, examples: Sequence[Example], task: int, split: str) -> list[Encoded]:
         """Token ids of all examples of a split, cut to the maximal length, not padded."""
+        if not examples:  # which some tokenizers cannot take
+            return []
         texts = [example.text for example in examples]
         pairs = [example.pair or "" for example in examples] if any(example.pair for example in examples) else None
         if isinstance(self.tokenizer, HashTokenizer):

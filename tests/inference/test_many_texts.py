@@ -9,7 +9,7 @@ from lab.core.errors import LabError, Notice
 from lab.inference.loading import load
 
 STREAM = toy.tasks("sea", "city")
-CASES = {"class": ["l2r", "router.heads=2"], "domain": ["l2r"], "task": ["l2r"], "told": ["poly"], "tokens": ["arrow"]}
+CASES = {"class": ["l2r", "router.heads=2"], "domain": ["l2r"], "task": ["l2r"], "told": ["oracle"], "tokens": ["arrow"]}
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_weights_of_every_token(runs):
         (["a", "  "], "text 1 .* is empty"),
         ([("a", "b", "c")], "text 0 .* is tuple"),
         ("a", r"put it in a list, \[text\]"),
-        (pd.DataFrame({"text": ["a"]}), "of a DataFrame give a column"),
+        (pd.DataFrame({"text": ["a"]}), "of a DataFrame give one column"),
         (5, "not int"),
     ],
 )

@@ -18,7 +18,7 @@ from lab.routers.base import single_expert
 from lab.training.trainer import Session, prepare
 
 TEXTS = ["red wave reef", "a much longer text about hay and goats, and red", "b"]
-FIXED = ["backbone.dtype=float32", "backbone.device=cpu", "backbone.threads=1", "router_training.steps=1", "memory.per_task=2"]
+FIXED = ["backbone.dtype=float32", "backbone.device=cpu", "backbone.threads=1", "router_training.steps=1", "memory.per_task=3"]
 
 
 def model_of(folder, of, *options):
