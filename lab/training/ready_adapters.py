@@ -37,8 +37,8 @@ def configuration(
     start = initial_adapters.pinned({name: str(word) for name, word in experts.items()}, runs)
     saved = initial_adapters.read(start)
     kind = registry.experts.get(_kind(saved))
-    options = {"name": kind.name, **kind.options_for([adapter.config for adapter in saved.values()])}
-    options |= {"allocation": "per_task", "isolated": True, "targets": [], "skip": 0.0, "start": start}
+    options = {"name": kind.name, "allocation": "per_task", "isolated": True, "targets": [], "skip": 0.0, "start": start}
+    options |= kind.options_for([adapter.config for adapter in saved.values()])
     chosen = [f"experts={written(options)}", "protocol=ready-experts", f"stream.tasks={written([*experts])}"]
     if router in registry.routers.names():
         chosen.append(f"router={router}")
