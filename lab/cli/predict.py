@@ -75,7 +75,7 @@ def write_answers(answers: "pandas.DataFrame", path: Path) -> None:
     if path.suffix == ".csv":
         content = to_csv(answers, index=False).encode()
     elif path.suffix == ".jsonl":
-        content = answers.to_json(orient="records", lines=True, force_ascii=False, double_precision=15).encode()
+        content = (answers.to_json(orient="records", lines=True, force_ascii=False, double_precision=15) or "").encode()
     else:
         buffer = io.BytesIO()
         answers.to_parquet(buffer, index=False)

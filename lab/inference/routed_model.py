@@ -30,7 +30,7 @@ from lab.inference.origin import Origin
 from lab.inference.override import Override, override_of
 from lab.inference.single_expert import SingleExpert
 from lab.inference.texts import Texts, cut_texts, say_cut
-from lab.models.heads import Classification
+from lab.models.heads import Classification, Generation
 from lab.models.learner import Learner, check_positions
 from lab.models.pretrained import HashTokenizer, Tokenizer
 from lab.routers.base import Decision, LayerDecision, Reads
@@ -185,7 +185,7 @@ class RoutedModel:
     ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         """Weights (L, H, E) of each text, if asked for, the numbers of the chosen classes (N,), probabilities (N, C)."""
         head = self.learner.head
-        if self.writes or not isinstance(head, Classification):
+        if not isinstance(head, Classification):
             raise LabError("this model writes text and chooses no class: use generate")
 
         def look(batch: Batch, decision: Decision, chunk: list[Encoded]) -> list[tuple]:
@@ -202,13 +202,13 @@ class RoutedModel:
 
     def _written(self, asked: Texts, size: int, task: Task, watch: Watch, change: dict[str, Any], weights: bool = False) -> Any:
         """The texts that are written and, if asked for, the weights (L, H, E) of each."""
-        learner = self.learner
-        if not self.writes:
+        learner, head = self.learner, self.learner.head
+        if not isinstance(head, Generation):
             raise LabError("this model chooses a class and writes no text: use predict")
 
         def look(batch: Batch, decision: Decision, chunk: list[Encoded]) -> list[tuple]:
-            with learner.bank.routed(learner.head.answering_decision(batch, decision)):
-                texts = learner.backbone.write(batch, learner.head.limit, learner.config.decoding.beams)
+            with learner.bank.routed(head.answering_decision(batch, decision)):
+                texts = learner.backbone.write(batch, head.limit, learner.config.decoding.beams)
             own = [*self._weights(decision, len(chunk))] if weights else [None] * len(chunk)
             return [*zip(texts, own, strict=True)]
 

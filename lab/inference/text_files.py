@@ -1,6 +1,7 @@
 """Files of texts to be answered."""
 
 from pathlib import Path
+from typing import Any
 
 from lab.core.errors import LabError
 from lab.data.file_reading import READERS, read_text
@@ -8,7 +9,7 @@ from lab.data.file_reading import READERS, read_text
 
 def read_texts(
     path: Path, text: str = "text", pair: str | None = None, task: str | None = None
-) -> tuple[list[object], list[str] | None]:
+) -> tuple[list[Any], list[str] | None]:
     """The texts of a file (pairs where `pair` names their column), and the task of each where `task` names a column.
 
     A file .txt holds a text in each line; empty lines at its end are none. Raises LabError naming file and column.
