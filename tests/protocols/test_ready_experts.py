@@ -235,7 +235,7 @@ def test_other_kinds_of_experts(kind, here):
         lab.run("l2r", options, stream=str(here / "toy"), backbone="tiny", runs=here / "runs", id="trained", progress=False)
         experts = {name: f"trained/{name}" for name in NAMES[:2]}
     run = lab.route(experts, str(here / "toy"), "prototype", overrides=[*SMALL], runs=here / "runs", progress=False)
-    assert inference.load(run).answer("red wave").prediction
+    assert load(run).answer("red wave").prediction
     assert run.config["experts"]["name"] == kind and run.status == "finished" and run.tasks == list(NAMES[:2])
 
 
