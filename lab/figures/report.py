@@ -170,8 +170,10 @@ def _differences(runs: Sequence[Run], baseline: str) -> Table | None:
     columns = {
         "measure": pairs["measure"].map(titles),
         "pairs": pairs["n"],
-        "difference": pairs["mean"].map("{:+.3f}".format),
-        "95 % interval": [f"[{low:+.3f}, {high:+.3f}]" if low == low else "" for low, high in pairs[["low", "high"]].to_numpy()],
+        "difference": pairs["mean"].map("{:+z.3f}".format),
+        "95 % interval": [
+            f"[{low:+z.3f}, {high:+z.3f}]" if low == low else "" for low, high in pairs[["low", "high"]].to_numpy()
+        ],
         "p": pairs["p"].map("{:.3f}".format),
         "claim": ["yes" if claim else "no" for claim in claimed],
         "why": pairs["why"],

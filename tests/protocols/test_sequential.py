@@ -476,6 +476,12 @@ def test_recording_changes_no_bit(l2r, tmp_path):
     assert toy.equal(saved, dict(zip(names, toy.expert(l2r, "sea").values(), strict=True)))
 
 
+def test_experts_of_equal_weight_share_the_first_choice():
+    sums = RoutingSums()
+    sums.add(Decision(torch.tensor([[0.4, 0.4, 0.2], [0.1, 0.1, 0.8]])[:, None, None]), [0, 1], layers=2)
+    assert sums.top_count.tolist() == [[[0.5, 0.5, 1.0]]] * 2
+
+
 def test_routing_sums(l2r):
     result = evaluate(l2r.learner, l2r.rows[1, "test"], 2, 7)
     assert isinstance(result, Evaluation)
