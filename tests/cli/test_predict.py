@@ -80,8 +80,8 @@ def test_what_is_refused_is_one_line(run, files):
         (["predict", "r", "a", "--expert", "se"], "unknown expert 'se': did you mean 'sea'"),
         (["predict", "r", "a", "--task", "sea"], "is not told the task of a text"),
         (
-            ["predict", "example-l2r", "a"],
-            "without its weights, as recorded examples are: train one of your own, lab run l2r",
+            ["predict", "example-uniform", "a"],
+            "without its weights, as recorded examples are: train one of your own, lab run",
         ),
         (["predict", "q", "a"], "unknown run 'q'"),
         (["export", "r", files / "e", "--expert", "sea"], "backbone tiny is made by the lab"),
