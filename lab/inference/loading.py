@@ -53,7 +53,7 @@ def moment(run: Run, after: int | None) -> int:
     if not run.protocol.continual:
         raise LabError(f"run '{run.id}' is of protocol {run.protocol.name}: texts can be asked of runs on a stream")
     moments = run.kept()
-    if not moments and run.matrix:
+    if not moments and len(run.matrix):
         raise LabError(
             f"run '{run.id}' is here without its weights, as recorded examples are: "
             f"train one of your own, lab run {run.config['recipe']}"

@@ -42,7 +42,7 @@ class Origin:
         return cls(
             run.config,
             list(run.tasks),
-            [list(labels) for labels in run.scores["labels"]],
+            [list(labels) for labels in run.recorded_scores["labels"]],
             after,
             run.protocol.tasks_met(after, len(run.tasks)),
             run.info.get("fingerprint", {}).get("backbone", ""),

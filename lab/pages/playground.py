@@ -576,7 +576,7 @@ def show_computed(sides: list[Side], question: Question) -> None:
         st.error(layout.plain(str(error).split("\n")[0]), title="The model cannot answer")
         return
     listed = "".join(f"    {side.name!r}: {side.python(question)},\n" for side in sides)
-    code = f"import lab\nfrom lab.inference.override import Override, load\n\nanswers = {{\n{listed}}}"
+    code = f"import lab\n\nanswers = {{\n{listed}}}"
     show(answers, code, sides[-1].lead)
 
 

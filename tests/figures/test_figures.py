@@ -264,7 +264,7 @@ def test_the_graph_of_interference_has_an_arrow_per_cost(pair):
     assert sorted(found, key=found.get) == sorted(costs, key=costs.get) and len(set(found.values())) == 3
     assert all(arrow.marker.symbol == ("circle", "arrow") for arrow in arrows)
     gains = [[0.5, None, None], [0.9, 0.9, None], [0.8, 0.902, 0.9]]
-    atomic_io.write_json(pair[0].dir / "matrix.json", pair[0].scores | {"matrix": gains})
+    atomic_io.write_json(pair[0].dir / "matrix.json", pair[0].recorded_scores | {"matrix": gains})
     assert [trace.name for trace in figures.interference_graph(pair[0]).data] == ["cooking → animals", "tasks"]
     assert len(figures.interference_graph(pair).data) == 1 + 2, "of several runs: their mean, -0.02 for weather and animals"
 

@@ -114,7 +114,7 @@ def test_experts_stay_and_the_matrix_has_its_last_row(place):
     assert run.recorded() == run.kept() == [2] and len(run.predictions()) == 36
     result = run.result()
     assert result["average_accuracy"] == pytest.approx(np.mean(run.matrix[2]))
-    assert result["routing"]["oracle_average_accuracy"] == pytest.approx(np.mean(run.scores["oracle"]))
+    assert result["routing"]["oracle_average_accuracy"] == pytest.approx(np.mean(run.recorded_scores["oracle"]))
     for name in ("forgetting", "backward_transfer", "learning_accuracy"):
         assert result[name] is None and "all at once" in result["why"][name] != GAP
     assert {event["phase"] for event in run.events("Step")} == {"memory"}
@@ -422,7 +422,7 @@ def test_routed_it_is_as_good_as_each_adapter_alone(tmp_path):
         alone[task.name] = right.float().mean().item()
     options = ["stream.max_train=100", "router_training.steps=200"]
     run = lab.route({n: tmp_path / n for n in names}, "builtin", overrides=options, runs=tmp_path / "runs")
-    for name, score, oracle in zip(names, run.matrix[-1], run.scores["oracle"], strict=True):
+    for name, score, oracle in zip(names, run.matrix[-1], run.recorded_scores["oracle"], strict=True):
         assert score >= alone[name] - 0.02, f"{name}: routed {score:.3f}, alone {alone[name]:.3f}, oracle {oracle:.3f}"
 
 

@@ -468,7 +468,7 @@ def test_the_task_is_withheld_from_a_router_that_does_not_declare_it(monkeypatch
 
 def test_recording_changes_no_bit(l2r, tmp_path):
     run = toy.recorded(toy.session("l2r"), tmp_path)
-    assert run.matrix == l2r.scores.matrix
+    assert run.recorded_scores["matrix"] == l2r.scores.matrix
     names = [f"base_model.model.{name}.weight" for name in l2r.learner.bank.expert(0)]
     from safetensors.torch import load_file
 
