@@ -20,6 +20,7 @@ __version__ = "0.2.0"
 _PUBLIC = {
     "run": "lab.api:run",
     "train": "lab.api:train",
+    "route": "lab.api:route",
     "resume": "lab.api:resume",
     "stream": "lab.data.saved_stream:stream",
     "Source": "lab.data.sources:Source",

@@ -1,7 +1,7 @@
-"""What notebooks and the command line call: run, train, resume, compare."""
+"""What notebooks and the command line call: run, route, train, resume, compare."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lab.data.saved_stream import named
 from lab.run_folder import events
 from lab.run_folder.run import Run
 from lab.run_folder.writer import create_run
+from lab.training.ready_adapters import configuration
 from lab.training.runner import resume, session, watched  # noqa: F401 (resume is public)
 
 
@@ -39,6 +40,27 @@ def run(
         settings["stream"] = named(settings["stream"], runs)
     prepared = session(_configured(recipe, overrides or (), settings), runs)
     return watched(create_run(prepared.config.to_dict(), runs, id), prepared, progress)
+
+
+def route(
+    experts: Mapping[str, str | Path],
+    examples: Any,
+    router: str | None = None,
+    recipe: str | None = None,
+    overrides: list[str] | None = None,
+    *,
+    runs: str | Path | None = None,
+    id: str | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Run:
+    """Route saved adapters, which stay as they are, and return the finished run; see `ready_adapters.configuration`.
+
+    `experts` are adapters by task (folders, RUN/EXPERT, hub ids), `examples` a stream with labelled examples of these tasks, as
+    `stream` for `run`.
+    """
+    config = configuration(experts, named(examples, runs), router, recipe, overrides or (), runs, **settings)
+    return run(config, runs=runs, id=id, progress=progress)
 
 
 def _configured(recipe: str | RunConfig, overrides: Sequence[str], settings: dict[str, Any]) -> RunConfig:

@@ -1,6 +1,6 @@
 """Experts that begin as saved ones in place of a random draw: option `experts.start`.
 
-A prepared configuration names each by its folder, or its hub id with the commit, and the SHA-256 of its weights,
+A prepared configuration names each by its folder, or its hub id with the commit, and the SHA-256 of its content,
 `FOLDER#SHA-256`, because the content of a folder may change: a run is resumed, an expert reused and a cell of a grid taken for
 the same only where the content is the same.
 """
@@ -31,7 +31,9 @@ def pinned(start: dict[str, str], runs: str | Path | None = None) -> dict[str, s
             raise LabError(f"experts.start.{name}: '{given}' is {len(folders)} experts: name one of {', '.join(folders)}")
         ((word, folder),) = folders.items()
         try:
-            content = peft_folder.digest(folder)
+            content = peft_folder.content_digest(folder)
+            if match and match[2] == peft_folder.digest(folder):  # as earlier versions pinned: of the weights alone
+                content = match[2]
         except LabError as error:
             raise LabError(f"experts.start.{name}: {error}") from None
         if match and content != match[2]:
@@ -45,16 +47,19 @@ def pinned(start: dict[str, str], runs: str | Path | None = None) -> dict[str, s
 
 def layers(start: Mapping[str, str], kind: str) -> list[str]:
     """Names of the layers that pinned experts of this kind have, those of poolers left out."""
-    adapters = [_read(name, given) for name, given in start.items()]
-    names = {layer for saved in adapters if saved.kind.lower() == kind for layer in saved.layers()}
+    names = {layer for saved in read(start).values() if saved.kind.lower() == kind for layer in saved.layers()}
     return sorted(name for name in names if "pooler" not in name.split("."))
 
 
-def _read(name: str, given: str) -> peft_folder.SavedAdapter:
-    try:
-        return peft_folder.read(folder(given))
-    except LabError as error:
-        raise LabError(f"experts.start.{name}: {error}") from None
+def read(start: Mapping[str, str]) -> dict[str, peft_folder.SavedAdapter]:
+    """Pinned experts by name. Raises LabError, which names the expert, for one that is not read exactly."""
+    adapters = {}
+    for name, given in start.items():
+        try:
+            adapters[name] = peft_folder.read(folder(given))
+        except LabError as error:
+            raise LabError(f"experts.start.{name}: {error}") from None
+    return adapters
 
 
 def folder(given: str) -> Path:
@@ -71,5 +76,5 @@ def _parts(given: str) -> tuple[str, str]:
 
 
 def digests(start: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of the weights that these experts begin with; without those that are drawn."""
+    """SHA-256 of what these experts begin with; without those that are drawn."""
     return {name: _parts(start[name])[1] for name in names if name in start}

@@ -5,6 +5,7 @@ A folder holds adapter_config.json and adapter_model.safetensors. In peft's form
 `peft_format`. numpy only.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -44,6 +45,7 @@ class SavedAdapter:
     notes: tuple[str, ...] = ()
     backbone: str = ""  # digest of the backbone it was trained on, where it was the lab that saved it
     original: Mapping[str, Any] = field(default_factory=dict)  # the content of adapter_config.json
+    head: Mapping[str, np.ndarray] = field(default_factory=dict)  # of a task model that peft saved with it, by its tensors' names
 
     @property
     def kind(self) -> str:
@@ -113,7 +115,7 @@ def read(folder: Path, finite: bool = True) -> SavedAdapter:
         plain = peft_format.plain(config, arrays)
     except LabError as error:
         raise LabError(f"{folder}: {error}") from None
-    return SavedAdapter(folder, plain.config, plain.arrays, plain.notes, digest, config)
+    return SavedAdapter(folder, plain.config, plain.arrays, plain.notes, digest, config, plain.head)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -222,3 +224,11 @@ def digest(folder: Path) -> str:
     if not (folder / WEIGHTS).is_file():
         raise LabError(f"{folder} holds no saved expert: {WEIGHTS} is missing")
     return atomic_io.sha256(folder / WEIGHTS)
+
+
+def content_digest(folder: Path) -> str:
+    """SHA-256 of what both files say: another scale makes another expert, another order of the fields does not.
+
+    Raises LabError for files that are missing or damaged.
+    """
+    return hashlib.sha256(json.dumps([digest(folder), read_config(folder)], sort_keys=True).encode()).hexdigest()

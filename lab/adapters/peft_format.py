@@ -239,6 +239,7 @@ class Plain:
 
     config: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    head: dict[str, np.ndarray]  # of a task model, by the names of its tensors
     notes: tuple[str, ...] = ()
 
 
@@ -246,15 +247,15 @@ def plain(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Plain
     """The adapter that these two files of peft hold, with one rank and one scale. Raises LabError for what is not exact."""
     fields = fields_of(config)
     kind = fields.peft_type
-    layers, heads = _sorted_out(kind, tensors)
+    layers, head = _sorted_out(kind, tensors)
     _check_promises(fields, layers)
     own, arrays = _lora(fields, layers) if isinstance(fields, Lora) else _ia3(cast(Ia3, fields), layers)
     task = None if fields.task_type in HEAD_TASKS else fields.task_type
-    notes = (f"its head ({', '.join(heads)}) is no part of the expert and is left out",) if heads else ()
+    notes = (f"its head ({', '.join(head)}) is no part of the expert",) if head else ()
     about = {"peft_type": kind, "task_type": task, "base_model_name_or_path": fields.base_model_name_or_path or ""}
     kept = {"auto_mapping": fields.auto_mapping, "revision": fields.revision}
     about |= {name: value for name, value in kept.items() if value is not None}
-    return Plain(complete(about | own | {"fan_in_fan_out": fields.fan_in_fan_out}, arrays), arrays, notes)
+    return Plain(complete(about | own | {"fan_in_fan_out": fields.fan_in_fan_out}, arrays), arrays, head, notes)
 
 
 def complete(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -268,10 +269,10 @@ def complete(config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dic
     return dict(config) | promises
 
 
-def _sorted_out(kind: str, tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
-    """Parameters by layer, and the names of the tensors of a head. Raises LabError for any other tensor."""
+def _sorted_out(kind: str, tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Parameters by layer, and the tensors of a head by name. Raises LabError for any other tensor."""
     layers: dict[str, dict[str, np.ndarray]] = {}
-    heads = []
+    head: dict[str, np.ndarray] = {}
     form = re.compile(rf"(.+)\.({'|'.join(KINDS[kind])}){re.escape(ENDINGS[kind])}")
     for name, tensor in tensors.items():
         short = name.removeprefix(PREFIX)
@@ -279,7 +280,7 @@ def _sorted_out(kind: str, tensors: Mapping[str, np.ndarray]) -> tuple[dict[str,
         if match:
             layers.setdefault(match[1], {})[match[2]] = tensor
         elif short.partition(".")[0] in HEADS:
-            heads.append(short)
+            head[short] = tensor
         else:
             reason = next((text for part, text in REASONS.items() if part in short), "no plain adapter has it")
             raise LabError(f"tensor {name} of shape {tensor.shape} is no part of a {kind} expert: {reason}")
@@ -291,7 +292,7 @@ def _sorted_out(kind: str, tensors: Mapping[str, np.ndarray]) -> tuple[dict[str,
             raise LabError(f"layer {layer} needs {' and '.join(KINDS[kind])}, it has {shapes}")
         if any(array.ndim != 2 or not array.size for array in parameters.values()):
             raise LabError(f"layer {layer} is no linear layer: its parameters are no matrices, {shapes}")
-    return layers, heads
+    return layers, head
 
 
 def _check_promises(fields: Fields, layers: Collection[str]) -> None:

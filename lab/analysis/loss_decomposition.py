@@ -71,6 +71,8 @@ def _measure(run: Run, watch: Callable[[str, int, int], None]) -> dict[str, Any]
     if run.status != "finished" or len(run.matrix) < 2:
         state = f"is {run.status}" if run.status != "finished" else "has learned one task only"
         raise LabError(f"run '{run.id}' {state}: where its losses went can be asked of finished runs of two or more tasks")
+    if any(run.matrix[j][j] is None for j in range(len(run.matrix))):
+        raise LabError(f"run '{run.id}' was not evaluated after every task: where its losses went cannot be told")
     session = reopened(run)
     last = len(run.matrix) - 1
     then, now = Learner(session.config, session.tasks), session.learner

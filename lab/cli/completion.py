@@ -61,10 +61,11 @@ def backbones(incomplete: str) -> Completed:
 
 def runs(ctx: Any, incomplete: str) -> Completed:
     """Runs of the folder that the command line names, or the usual one, and recorded examples."""
-    from lab.run_folder.run import all_runs, examples
+    from lab.run_folder.run import examples
+    from lab.store import index
 
     with suppress(LabError, OSError):
-        return [(run.id, "") for run in (*all_runs(ctx.params.get("runs")), *all_runs(examples()))]
+        return [(run.id, "") for run in (*index.runs(ctx.params.get("runs")), *index.runs(examples()))]
     return []
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -10,9 +10,6 @@ from lab.cli.completion import BACKBONES
 from lab.cli.options import Json, Runs, Section, command, quiet
 from lab.cli.output import print_names, print_table, show_json
 from lab.core.errors import LabError, unknown
-
-if TYPE_CHECKING:
-    from lab.run_folder.run import Run
 
 LISTS = (
     "recipes",
@@ -46,10 +43,10 @@ def list_(
     if examples and what != "runs":
         raise LabError(f"--examples is about runs, not {what}: lab list runs --examples")
     if what == "runs":
-        from lab.run_folder.run import all_runs
         from lab.run_folder.run import examples as recorded
+        from lab.store import index
 
-        rows = [listed(run) for run in all_runs(recorded() if examples else runs)]
+        rows = [listed(row) for row in index.rows(index.runs(recorded() if examples else runs))]
         show_json(rows) if as_json else print_table(rows if wide else [shown(row) for row in rows])
         if not rows and not (examples or quiet()):
             print("lab list runs --examples shows recorded examples", file=sys.stderr)
@@ -119,18 +116,17 @@ def saved(what: str, runs: Path | None) -> list[dict[str, Any]]:
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
     """A row of `lab list runs` as it fits a terminal: scores by their titles, and no scenario."""
-    from lab.views import judged
+    from lab.metrics.base import judged_metrics
 
-    titles = {measure.path: measure.title.lower() for measure in judged()}
+    titles = {metric.path: metric.title.lower() for metric in judged_metrics()}
     return {titles.get(name, name): value for name, value in row.items() if name != "scenario"}
 
 
-def listed(run: "Run") -> dict[str, Any]:
+def listed(row: dict[str, Any]) -> dict[str, Any]:
     """The row of a run in `lab list runs`; that of a run that cannot be read holds the reason."""
-    from lab.views import judged, run_row
-
-    row = run_row(run)
     if row["status"] == "damaged":
-        return {"name": run.id, "status": "damaged", "error": row["reason"]}
-    names = ("status", "recipe", "stream", "scenario", "seed", *(measure.path for measure in judged()))
-    return {"name": run.id} | {name: row[name] for name in names}
+        return {"name": row["run"], "status": "damaged", "error": row["reason"]}
+    from lab.metrics.base import judged_metrics
+
+    names = ("status", "recipe", "stream", "scenario", "seed", *(metric.path for metric in judged_metrics()))
+    return {"name": row["run"]} | {name: row[name] for name in names}

@@ -92,10 +92,11 @@ def print_result(run: "Run") -> None:
 
 
 def print_matrix(result: dict[str, Any]) -> None:
-    """Scores before training, then one row per learned task; one column per task."""
+    """Scores before training, then one row per moment that was evaluated; one column per task."""
     tasks, zero_shot = result["tasks"], result["zero_shot"] or [None] * len(result["tasks"])
     print()
-    rows = [("before training", zero_shot), *zip(tasks, result["matrix"], strict=False)]
+    rows = [(name, row) for name, row in zip(tasks, result["matrix"], strict=False) if any(score is not None for score in row)]
+    rows = [("before training", zero_shot), *rows]
     print_table([{"after": name} | dict(zip(tasks, row, strict=False)) for name, row in rows])
 
 

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -25,7 +25,8 @@ class ExpertOptions(Options):
     )
     isolated: bool = Field(True, description="earlier experts are switched off while a new one is trained")
     targets: list[str] | None = Field(
-        None, description="names (or endings of names) of the layers to adapt; null: by kind of model"
+        None,
+        description="names (or endings of names) of the layers to adapt; null: by kind of model; []: those in layers alone",
     )
     skip: float = Field(0.0, ge=0, lt=1, description="share of the backbone's blocks, from the lowest on, that get no experts")
     start: dict[str, str] = Field(
@@ -79,6 +80,15 @@ class Expert(Plugin):
     @abstractmethod
     def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
         """Parameters of a fresh expert in one layer; a fresh expert changes nothing."""
+
+    @classmethod
+    def options_for(cls, saved: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Options with which one bank takes all experts of these plain configurations as they are; those of placing aside.
+
+        Default: what the first of them was saved with; the bank refuses others that do not agree with it.
+        """
+        own = saved[0].get("expert", {})
+        return {name: value for name, value in own.items() if name not in ExpertOptions.model_fields}
 
     def fitted(self, parameters: dict[str, Tensor], fresh: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
         """Parameters, shaped as `fresh` ones, that compute what saved ones of one layer did with their own scale."""

@@ -1,7 +1,8 @@
 """(IA)^3 (Liu et al. 2022): learned vectors rescale keys, values and the inner activations of the feed-forward layers."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
@@ -45,6 +46,12 @@ class Ia3(Expert):
 
     def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
         return {"ia3_l": torch.ones((1, layer.inputs) if self.scales_input(layer.name) else (layer.outputs, 1))}
+
+    @classmethod
+    def options_for(cls, saved: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The layers whose input any of them scales, from the number of the block on: what stands before differs by model."""
+        names = {name for config in saved for name in config["feedforward_modules"]}
+        return {"feedforward": sorted(re.sub(r"^.*?([^.]+\.\d+\.)", r"\1", name) for name in names)}
 
     def fitted(self, parameters: dict[str, Tensor], fresh: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
         """The same vector, if it scales the side of the layer that experts of this bank scale."""

@@ -1,8 +1,8 @@
 """LoRA (Hu et al. 2021): y + scale * x A^T B^T, with A random and B zero at the start."""
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
@@ -35,7 +35,7 @@ class Lora(Expert):
     @property
     def scale(self) -> float:
         """Factor of the update: alpha / r, or alpha / sqrt(r) for rsLoRA."""
-        return self.options.alpha / (math.sqrt(self.options.rank) if self.options.rslora else self.options.rank)
+        return scale_of(self.options.alpha, self.options.rank, self.options.rslora)
 
     def targets(self, model: "PreTrainedModel") -> Sequence[str] | None:
         return _targets.low_rank(model)
@@ -43,6 +43,14 @@ class Lora(Expert):
     def new(self, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
         a = uniform((self.options.rank, layer.inputs), 1 / math.sqrt(layer.inputs), generator)  # (r, I), as peft draws it
         return {"lora_A": a, "lora_B": torch.zeros(layer.outputs, self.options.rank)}
+
+    @classmethod
+    def options_for(cls, saved: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The largest rank, and the scale that all have, so that their factors stay as they are; else scale 1."""
+        rank = max(config["r"] for config in saved)
+        scales = {scale_of(config["lora_alpha"], config["r"], config.get("use_rslora", False)) for config in saved}
+        scale = scales.pop() if len(scales) == 1 and min(scales) > 0 else 1.0
+        return {"rank": rank, "alpha": rank * scale, "rslora": False}
 
     def fitted(self, parameters: dict[str, Tensor], fresh: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
         """A lower rank is filled up with directions that nothing is written from; another scale goes into B."""
@@ -73,3 +81,8 @@ class Lora(Expert):
             "inference_mode": True,
             "fan_in_fan_out": False,
         }
+
+
+def scale_of(alpha: float, rank: int, rslora: bool) -> float:
+    """Factor of an update: alpha / r, or alpha / sqrt(r) for rsLoRA."""
+    return alpha / (math.sqrt(rank) if rslora else rank)

@@ -42,8 +42,11 @@ def accuracy_matrix(
     """
     table = views.accuracy_matrix(run, after, partial)
     values, tasks = table.to_numpy(), list(table.columns)
-    rows = numbered(tasks)
-    hover = _matrix_hover(values, tasks)
+    measured = ~np.isnan(values).all(1)
+    ahead = np.arange(len(values)) > np.flatnonzero(measured).max(initial=-1)
+    shown = measured | ahead  # without moments that were passed over
+    rows = [name for name, kept in zip(numbered(tasks), shown, strict=True) if kept]
+    values, hover = values[shown], _matrix_hover(values, tasks)[shown]
     first = views.zero_shot(run) if zero_shot else None
     if first is not None and len(first) == len(tasks):
         values = np.vstack([first, values])

@@ -18,9 +18,9 @@ from lab.core.errors import LabError
 from lab.jobs import scheduler
 from lab.jobs.scheduler import Scheduler, Worker, active, begin, refuse_begun
 from lab.run_folder import replay_file
-from lab.run_folder.run import Run, all_runs, root
+from lab.run_folder.run import Run, root
 from lab.run_folder.writer import create_run, request_stop, update_info
-from lab.store import trash
+from lab.store import index, trash
 from lab.store.turns import is_active, turn
 
 ACTIVE = ("queued", "running")
@@ -147,7 +147,7 @@ def waiting(runs: str | Path | None = None) -> list[Run]:
 
 def _queue(folder: Path) -> list[tuple[Run, float]]:
     """The waiting runs, the next one first, each with the time since when it waits."""
-    entries = [(run, since) for run in all_runs(folder) if (since := _waiting_since(run))]
+    entries = [(run, since) for run in index.unended(folder) if (since := _waiting_since(run))]
     return sorted(entries, key=lambda entry: entry[1])
 
 

@@ -18,8 +18,9 @@ import psutil
 
 from lab.core import atomic_io
 from lab.core.errors import LabError
-from lab.run_folder.run import TERMINAL, Run, all_runs, process_alive
+from lab.run_folder.run import TERMINAL, Run, process_alive
 from lab.run_folder.writer import now, update_info
+from lab.store import index
 from lab.store.turns import is_active, safe_status, turn
 
 GRACE = 10.0  # seconds a process has to save its state and stop before it is killed
@@ -129,7 +130,7 @@ def environment() -> dict[str, str]:
 
 def active(runs: str | Path | None = None) -> list[Run]:
     """Active runs of a folder, oldest first; unreadable folders are passed over."""
-    return [run for run in all_runs(runs) if is_active(run)]
+    return [run for run in index.unended(runs) if is_active(run)]
 
 
 def process_of(run: Run) -> psutil.Process | None:

@@ -21,6 +21,7 @@ from lab.core.registry import Plugin
 
 Matrix = Sequence[Sequence[float | None]]
 AT_THE_END = "measured when the run is finished"
+GAP = "some of the scores that it is made of were not measured"
 
 
 class Undefined(Exception):
@@ -51,6 +52,7 @@ class MatrixScores:
     `matrix` is R. `single_task`: score of a model trained on task j alone, per task. `routing`: what was measured of the routing
     after the last task, by name; names that end in "_by_task" hold a mapping from tasks. `oracle`: scores after the last task
     when the true task picks the expert, per task. `reasons`: by dotted path in the result, why something was not measured.
+    `gap`: why rows of R are empty, where some are.
     """
 
     matrix: Matrix
@@ -58,6 +60,7 @@ class MatrixScores:
     routing: Mapping[str, Any] = field(default_factory=dict)
     oracle: Sequence[float] | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
+    gap: str = GAP
     of: ClassVar[str] = "runs on a stream"
 
     @cached_property
@@ -109,6 +112,7 @@ class TransferScores:
     train_tasks: Sequence[str]
     alignment: Mapping[str, float | None]
     shares_experts: bool = True  # whether training tasks have an expert in common
+    gap: ClassVar[str] = GAP
     of: ClassVar[str] = "transfer runs"
 
 
@@ -180,6 +184,8 @@ class Mean(Metric):
             parts = self.parts(scores)
         except Undefined:
             return []
+        if np.isnan(parts).any():
+            return []
         return [f"{part:.3f}" for part in parts] if parts.ndim == 1 else [f"({a:.3f} - {b:.3f})" for a, b in parts]
 
 
@@ -211,13 +217,21 @@ def _load(names: tuple[str, ...]) -> list[type[Metric]]:
     return sorted(classes, key=lambda metric: (metric.rank, metric.name))
 
 
+def judged_metrics(results: Sequence[Mapping[str, Any]] = ()) -> list[Metric]:
+    """The metrics whose differences between methods are always reported, the most important first."""
+    judged = [metric for kind in metric_classes() for metric in kind.of_results(results) if metric.use >= Use.JUDGE]
+    return sorted(judged, key=lambda metric: -metric.use)
+
+
 def evaluate(scores: Any) -> tuple[dict[str, float | None], dict[str, str]]:
     """Every metric that reads such scores: values by dotted path, None where undefined, and by path the reasons of these."""
     values: dict[str, float | None] = {}
     reasons: dict[str, str] = {}
     for metric in (metric for kind in metric_classes() if isinstance(scores, kind.reads) for metric in kind.of_scores(scores)):
         try:
-            values[metric.path] = float(metric.compute(scores))
+            values[metric.path] = value = float(metric.compute(scores))
+            if np.isnan(value):
+                raise Undefined(scores.gap)
         except Undefined as reason:
             values[metric.path], reasons[metric.path] = None, str(reason)
     return values, reasons

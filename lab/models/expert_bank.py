@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from lab.adapters import peft_folder, peft_format
+from lab.adapters import initial_adapters, peft_folder, peft_format
 from lab.adapters.base_model import Base, compare
 from lab.core.errors import LabError, Notice
 from lab.core.rng import generator
@@ -201,13 +201,13 @@ class Bank(nn.Module):
                 f"which layers of a '{model_type}' to adapt is not known: name them with experts.targets, from {_endings(layers)}"
             )
         chosen = [name for name in layers if any(_ends(name, ending) for ending in endings)]
-        if not chosen:
+        if not chosen and not (named == [] and self.kind.options.layers):
             raise LabError(
                 f"experts.targets = {list(endings)} matches no linear layer of this backbone; there are {_endings(layers)}"
             )
         blocks = 1 + max(map(_block, layers))
         kept = [name for name in chosen if _block(name) >= round(self.kind.options.skip * blocks) or _block(name) < 0]
-        if not kept:
+        if chosen and not kept:
             raise LabError(
                 f"experts.skip = {self.kind.options.skip} leaves no layer to adapt: the targets stand in blocks "
                 f"{', '.join(map(str, sorted(set(map(_block, chosen)))))} of {blocks}"
@@ -219,7 +219,10 @@ class Bank(nn.Module):
         for wanted in self.kind.options.layers:
             same = [name for name in self.adaptable if _ends(wanted, name) or _ends(name, wanted)]
             if not same:
-                raise LabError(f"experts.layers: the backbone has no layer {wanted}; it has {', '.join(self.adaptable[:3])}, ...")
+                adapters = initial_adapters.read(self.kind.options.start)
+                owner = next((f"start.{name}" for name, saved in adapters.items() if wanted in saved.layers()), "layers")
+                near = ", ".join(self.adaptable[:3])
+                raise LabError(f"experts.{owner}: the backbone has no layer {wanted}; it has {near}, ...")
             kept = [*kept, max(same, key=len)]
         return [name for name in self.adaptable if name in kept]
 
@@ -375,7 +378,7 @@ class Bank(nn.Module):
         `base` is what its backbone is called, and `backbone` its digest, by which other weights of that name are told apart.
         """
         arrays = {name: p.detach().float().cpu().numpy() for name, p in self.expert(k).items()}
-        config = {"expert": self.kind.options.model_dump(), "name": self.names[k]}
+        config = {"expert": self.kind.options.model_dump(), "name": self.names[k], "base_model_name_or_path": base}
         if self.kind.peft_format:
             config = self.kind.peft_config([layer.name for layer in self.layers], base) | {"task_type": self.peft_task}
         peft_folder.write(folder, arrays, config, backbone)

@@ -165,12 +165,14 @@ class Learner(nn.Module):
         return torch.cat([self(self.backbone.collate(rows[i : i + size])).logits for i in range(0, len(rows), size)])
 
     @torch.no_grad()
-    def represented(self, rows: Sequence[Encoded], size: int = 64) -> dict[tuple[int, str, int], Tensor]:
-        """The sequence representation (D,) of each row as the router sends it, by the row's key."""
+    def represented(
+        self, rows: Sequence[Encoded], decision: Decision | None = None, size: int = 64
+    ) -> dict[tuple[int, str, int], Tensor]:
+        """The sequence representation (D,) of each row by the row's key, under a decision, else as the router sends it."""
         representations: dict[tuple[int, str, int], Tensor] = {}
         for chunk in by_length(rows, size):
             batch = self.backbone.collate([rows[i] for i in chunk])
-            with self.bank.routed(self.decide(batch)):
+            with self.bank.routed(decision or self.decide(batch)):
                 representations |= zip(batch.keys, self.backbone.embed(batch), strict=True)
         return representations
 

@@ -48,7 +48,7 @@ def add_repetitions(runs: dict[str, Run]) -> None:
 
 def first_pair(runs: dict[str, Run]) -> list[str]:
     """Two runs to begin with: the newest that is complete and can be compared, and the newest such run of another recipe."""
-    facts = dict(zip(runs, run_table.table(list(runs.values())).to_dict("records"), strict=True))
+    facts = dict(zip(runs, views.runs_table(list(runs.values())).to_dict("records"), strict=True))
     complete = [key for key, row in facts.items() if row["learned"] == row["tasks"] and row["learned"] > 0]
 
     def newest(keys: Iterable[str]) -> list[str]:

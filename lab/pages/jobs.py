@@ -11,9 +11,11 @@ from lab.config.schema import CUSTOM
 from lab.core.documents import yaml_text
 from lab.core.errors import LabError
 from lab.jobs import jobs
-from lab.pages import actions, chart_card, code_snippets, layout, navigation, recorded_examples, run_picker, run_table
+from lab.pages import actions, chart_card, code_snippets, layout, navigation, recorded_examples, run_picker
 from lab.run_folder import replay_file
-from lab.run_folder.run import Run, all_runs
+from lab.run_folder.run import Run
+from lab.store import index
+from lab.store.turns import safe_status
 from lab.training.stages import RouterTraining
 
 PERIOD = 1.5  # seconds between two updates of an active run
@@ -21,11 +23,11 @@ PERIOD = 1.5  # seconds between two updates of an active run
 
 def overview(runs: list[Run]) -> None:
     """The table of all runs, newest first; refreshed while one is active."""
-    active = any(run_table.status(run) in jobs.ACTIVE for run in runs)
+    active = any(safe_status(run) in jobs.ACTIVE for run in index.unended())
 
     @st.fragment(run_every=2 * PERIOD if active else None)
     def listing() -> None:
-        table, score = run_table.table(runs), views.headline()
+        table, score = views.runs_table(runs), views.headline()
         positions = {run.id: position for position, run in enumerate(jobs.waiting(), 1)}
         rows = table.to_dict("records")
         table["state"] = [f"queued, {positions[row['run']]}." if row["run"] in positions else row["status"] for row in rows]
@@ -193,7 +195,7 @@ def live(run: Run, state: str) -> None:
 
     @st.fragment(run_every=PERIOD if state in jobs.ACTIVE else None)
     def card() -> None:
-        if run_table.status(run) != state:
+        if safe_status(run) != state:
             st.rerun()
         with layout.section():
             standing(run, state)
@@ -374,14 +376,14 @@ def draw() -> None:
     layout.heading("Jobs", "Every run is a folder and a process of its own: closing this page does not stop it.")
     actions.show_error()
     actions.show_removed()
-    runs = all_runs()[::-1]
+    runs = index.runs()[::-1]
     player()
     actions.trash_card()
     if not runs:
         run_picker.no_runs("There are no runs in this folder yet.")
         return
     overview(runs)
-    default = next((run.id for run in runs if run_table.status(run) in jobs.ACTIVE), runs[0].id)
+    default = next((run.id for run in index.unended()[::-1] if safe_status(run) in jobs.ACTIVE), runs[0].id)
     focused(run_picker.pick_run("Run to watch", "job", {run.id: run for run in runs}, default))
 
 

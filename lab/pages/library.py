@@ -7,14 +7,16 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from lab import figures
+from lab import figures, views
 from lab.adapters import library, peft_folder
 from lab.adapters.library import SavedExpert
 from lab.core.errors import LabError
 from lab.jobs import jobs
 from lab.pages import actions, chart_card, layout, navigation, run_picker, run_table, url_state
 from lab.pages.expert_arithmetic import newest_siblings, put_together
-from lab.run_folder.run import Run, all_runs
+from lab.run_folder.run import Run
+from lab.store import index
+from lab.store.turns import safe_status
 
 MOST = 24  # experts in one similarity matrix
 FIRST = 8  # experts that are compared at first
@@ -56,6 +58,7 @@ def experts(saved: list[SavedExpert]) -> None:
         similarity(lora)
         with layout.section():
             put_together(lora)
+        st.page_link(navigation.page("route"), label="Route saved experts on a stream", icon=":material/merge:")
 
 
 def experts_table(rows: list[dict[str, Any]]) -> None:
@@ -166,7 +169,7 @@ def import_expert() -> None:
 def notes(runs: list[Run]) -> None:
     """Star, tags, note, archive and delete of one run."""
     st.subheader("Runs", anchor=False)
-    statuses = run_table.table(runs)["status"]
+    statuses = views.runs_table(runs)["status"]
     readable = {run.id: run for run, status in zip(runs, statuses, strict=True) if status != "damaged"}
     if not readable:
         st.caption("There are no runs to annotate yet.")
@@ -230,9 +233,9 @@ def draw() -> None:
     run_table.warn_of_damaged_runs()
     actions.show_error()
     actions.show_removed()
-    runs = all_runs()[::-1]
+    runs = index.runs()[::-1]
     try:
-        saved = library.experts([run for run in runs if run_table.status(run) != "damaged"])
+        saved = library.experts([run for run in runs if safe_status(run) != "damaged"])
     except LabError as error:
         st.error(layout.plain(error))
         return

@@ -8,7 +8,8 @@ from lab import views
 from lab.core.errors import LabError
 from lab.jobs import jobs
 from lab.pages import layout, navigation, system, url_state, visitor
-from lab.run_folder.run import all_runs, root
+from lab.run_folder.run import root
+from lab.store import index
 
 
 def running_job() -> None:
@@ -41,7 +42,7 @@ def sidebar() -> None:
     st.badge(name, icon=icon, color="gray")
     if reason := jobs.why_read_only():
         st.badge("read-only", icon=":material/lock:", color="orange", help=layout.plain(reason))
-    count = len(all_runs())
+    count = len(index.runs())
     folder = layout.plain(system.short_path(root()))
     st.caption(f"Runs in **{folder}**: {count}", help="Choose another folder with `lab app --runs DIR` or LAB_RUNS.")
     running_job()

@@ -8,7 +8,11 @@ from streamlit.navigation.page import StreamlitPage
 HERE = Path(__file__).parent
 SECTIONS = {  # file name, title and icon of every page
     "Learn": [("start", "Start", ":material/home:"), ("learn", "Lessons", ":material/school:")],
-    "Experiment": [("train", "Train", ":material/model_training:"), ("jobs", "Jobs", ":material/monitoring:")],
+    "Experiment": [
+        ("train", "Train", ":material/model_training:"),
+        ("route", "Route adapters", ":material/merge:"),
+        ("jobs", "Jobs", ":material/monitoring:"),
+    ],
     "Understand": [
         ("compare", "Compare", ":material/compare_arrows:"),
         ("routing", "Routing", ":material/alt_route:"),

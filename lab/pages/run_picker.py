@@ -1,14 +1,13 @@
 """Choosing a run and a moment of it: which runs are offered, select boxes bound to the link, filters by recipe, tag and star."""
 
 from collections.abc import Callable
-from contextlib import suppress
+from typing import Any
 
-import pandas as pd
 import streamlit as st
 
-from lab.core.errors import LabError
-from lab.pages import code_snippets, layout, navigation, recorded_examples, run_table, url_state
-from lab.run_folder.run import Run, all_runs
+from lab.pages import code_snippets, layout, navigation, recorded_examples, url_state
+from lab.run_folder.run import Run
+from lab.store import index
 
 MANY = 12  # number of runs from which on the filter is offered
 RECORDED = "~"  # begins the key of a recorded example; no run id begins with it
@@ -19,10 +18,9 @@ def choices(accepts: Callable[[Run], bool] | None = None) -> dict[str, Run]:
 
     Damaged and archived runs are left out, and those that `accepts` rejects.
     """
-    own = {run.id: run for run in reversed(all_runs())}
-    rows = run_table.table(list(own.values()))
-    damaged = set(rows.loc[rows["status"] == "damaged", "run"])
-    own = {key: run for key, run in own.items() if key not in damaged and not run.notes["archived"]}
+    own = index.runs()[::-1]
+    rows = dict(zip(own, index.rows(own), strict=True))
+    own = {run.id: run for run, row in rows.items() if row["status"] != "damaged" and not row["archived"]}
     offered = own | {RECORDED + run.id: run for run in recorded_examples.examples()}
     return {key: run for key, run in offered.items() if accepts is None or accepts(run)}
 
@@ -52,8 +50,7 @@ def filter_runs(key: str, runs: dict[str, Run]) -> dict[str, Run]:
 
     The filter is drawn only where there are at least MANY runs, or where one has a tag or a star.
     """
-    facts = run_table.table(list(runs.values())).reset_index(drop=True)
-    marks = {name: marks_of(run, facts.loc[row]) for row, (name, run) in enumerate(runs.items())}
+    marks = {name: marks_of(row) for name, row in zip(runs, index.rows(runs.values()), strict=True)}
     all_marks = sorted(set().union(*marks.values()))
     if len(runs) < MANY and not any(mark.startswith(("tag ", "starred")) for mark in all_marks):
         return runs
@@ -76,13 +73,10 @@ def filter_runs(key: str, runs: dict[str, Run]) -> dict[str, Run]:
     return matching or runs
 
 
-def marks_of(run: Run, facts: pd.Series) -> set[str]:
+def marks_of(row: dict[str, Any]) -> set[str]:
     """What a run can be filtered by, as far as it can be read: "recipe l2r", "stream builtin", "tag best", "starred"."""
-    marks = {f"{name} {facts[name]}" for name in ("recipe", "stream") if isinstance(facts[name], str)}
-    with suppress(LabError):
-        notes = run.notes
-        marks |= {f"tag {tag}" for tag in notes["tags"]} | ({"starred"} if notes["starred"] else set())
-    return marks
+    marks = {f"{name} {row[name]}" for name in ("recipe", "stream") if name in row}
+    return marks | {f"tag {tag}" for tag in row.get("tags", ())} | ({"starred"} if row.get("starred") else set())
 
 
 def no_runs(reason: str) -> None:

@@ -48,6 +48,7 @@ class Protocol(Plugin):
     """In what order a run trains and evaluates."""
 
     continual: ClassVar[bool] = True  # one model goes through all tasks: a matrix of scores, and routing at every moment
+    on_memory: ClassVar[Sequence[str]] = ("on the memory",)  # routers that stage B trains: values of lab.routers.base.Trained
     carried: ClassVar[Sequence[str]] = (BEFORE_CALIBRATION,)  # names of what its stages keep in `Session.carried`
     what: ClassVar[str] = "runs on a stream"  # its runs, in words
 
@@ -70,7 +71,7 @@ class Protocol(Plugin):
                 "train.loss_classes = seen trains classifier rows of earlier tasks, isolated experts must not: "
                 "use train.loss_classes=task or experts.isolated=false"
             )
-        if isolated and router.trained == "with experts":
+        if isolated and router.trained == "with experts" and router.trained not in cls.on_memory:
             raise LabError(
                 f"router {config.router.name} learns while the experts do, isolated experts are trained without it: "
                 "use experts.isolated=false or a pool (experts.allocation=10)"
@@ -94,7 +95,7 @@ class Protocol(Plugin):
                 "set protocol=transfer to train on all tasks at once, or use router=l2p or sparse, "
                 "experts.allocation=per_task or shared"
             )
-        untaught = not config.router_training.steps and router.trained == "on the memory"
+        untaught = not config.router_training.steps and router.trained in cls.on_memory
         if untaught and config.experts.allocation not in ("shared", 1):
             raise LabError(
                 f"router_training.steps = 0: router {router.name} learns on stored examples alone and would stay as it begins: "
@@ -150,6 +151,9 @@ class Protocol(Plugin):
         """Training examples of each task, as the run's first event tells them."""
         return [len(self.training_rows(session, t)) for t in range(len(session.tasks))]
 
+    def check_session(self, session: "Session") -> None:
+        """Refuses what shows only once model and data are there; before any work."""
+
     def add_tasks(self, session: "Session", t: int) -> None:
         """Room for the tasks met in training on task t."""
         for task in range(session.learner.head.tasks_seen, self.tasks_met(t, len(session.tasks))):
@@ -162,7 +166,7 @@ class Protocol(Plugin):
     def rebuild(self, session: "Session") -> None:
         """In a fresh session: the tasks met and the memory filled as its cursor says; values are filled in afterwards."""
         for task, stage in session.plan[: session.position]:
-            if stage is ExpertTraining:
+            if issubclass(stage, ExpertTraining):
                 self.add_tasks(session, task)
                 session.remember(task)
         if self._learning(session) and session.cursor.step:
@@ -171,7 +175,7 @@ class Protocol(Plugin):
     @staticmethod
     def _learning(session: "Session") -> bool:
         """Whether the experts of a task are at work."""
-        return session.plan[session.position].stage is ExpertTraining
+        return issubclass(session.plan[session.position].stage, ExpertTraining)
 
     def is_trainable(self, session: "Session", k: int) -> bool:
         """Whether expert k may still change: it is shared, or its task is being learned."""
@@ -227,6 +231,10 @@ class Protocol(Plugin):
     def ended_tasks(self, run: Run) -> int:
         """Tasks that are learned and scored."""
         return len(run.matrix)
+
+    def moments(self, run: Run) -> Sequence[int]:
+        """Tasks after which the run was evaluated, whose predictions, routing and state are kept."""
+        return [t for t, row in enumerate(run.matrix) if any(score is not None for score in row)]
 
     def unready(self, run: Run) -> str:
         """Why a run that does not change any more has no numbers to compare; empty if it has."""

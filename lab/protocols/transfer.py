@@ -311,6 +311,9 @@ class Transfer(Protocol):
     def ended_tasks(self, run: Run) -> int:
         return len(run.scores.get("done", ()))
 
+    def moments(self, run: Run) -> Sequence[int]:
+        return range(self.ended_tasks(run))
+
     def unready(self, run: Run) -> str:
         return "" if run.scores.get("held_out") else f"run '{run.id}' is {run.status} and was adapted to no task"
 

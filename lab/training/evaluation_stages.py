@@ -47,6 +47,7 @@ class RowEvaluation(EvaluationStage):
     def run(self) -> Iterator[events.Event]:
         session, t, scores = self.session, self.task, self.session.scores
         scores.partial, measures = [], []
+        scores.matrix += [[None] * len(session.tasks) for _ in range(t - len(scores.matrix))]  # moments without an evaluation
         for j in range(t + 1):
             result = yield from session.score(t, j)
             scores.partial.append(result.score)
@@ -64,7 +65,9 @@ class RowEvaluation(EvaluationStage):
         unseen = [None] * (len(session.tasks) - t - 1)
         scores.matrix.append(scores.partial + unseen)
         for name in session.learner.head.measures:
-            scores.measures.setdefault(name, []).append([of_task[name] for of_task in measures] + unseen)
+            rows = scores.measures.setdefault(name, [])
+            rows += [[None] * len(session.tasks) for _ in range(t - len(rows))]
+            rows.append([of_task[name] for of_task in measures] + unseen)
         scores.partial = []
 
     def ended(self) -> Iterator[events.Event]:

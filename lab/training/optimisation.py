@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+PENALTY = 1e-3  # of logistic regression; 1e-4 to 1e-1 gave the same accuracy within half a point on six built-in tasks
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 
 
@@ -50,3 +51,28 @@ def restore_moments(optimizer: torch.optim.Optimizer, saved: Mapping[str, Tensor
         optimizer.state[parameter] = {
             name: saved[f"optimizer/{number}/{name}"].to(device, copy=True) for name, device in devices.items()
         }
+
+
+def logistic_regression(x: Tensor, label: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Weight (C, D) and bias (C,) of softmax(x W^T + b) with the least mean cross-entropy on x (N, D), label (N,).
+
+    The squared weights are penalised with PENALTY / 2, where x is centred and its mean squared length is one. By L-BFGS, in
+    float64; the same from whatever was there before.
+    """
+    mean = x.double().mean(0)
+    centred = x.double() - mean
+    scale = centred.square().sum(1).mean().sqrt().clamp_min(1e-12)
+    weight = torch.zeros(classes, x.shape[1], dtype=torch.float64, device=x.device, requires_grad=True)
+    bias = torch.zeros(classes, dtype=torch.float64, device=x.device, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=1000, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        logits = centred / scale @ weight.T + bias
+        value = torch.nn.functional.cross_entropy(logits, label) + PENALTY / 2 * weight.square().sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    weight = weight.detach() / scale
+    return weight.to(x.dtype), (bias.detach() - weight @ mean).to(x.dtype)

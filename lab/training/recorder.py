@@ -241,15 +241,15 @@ class Recorder:
     def promised(self) -> set[str]:
         """Files within the run folder that belong to the experts whose training is done and the tasks that have ended."""
         session, bank = self.session, self.session.learner.bank
-        ended = session.protocol.ended_tasks(self.run)
+        moments = session.protocol.moments(self.run)
         if session.protocol.continual:
-            every = ended == len(session.task_names)
+            every = len(session.task_names) - 1 in moments
             experts = [name for k, name in enumerate(bank.names) if every or not session.protocol.is_trainable(session, k)]
         else:  # those of joint training; the bank may hold others by now
-            experts = [folder.name for folder in (self.run.dir / "experts").glob("*")] if ended else []
+            experts = [folder.name for folder in (self.run.dir / "experts").glob("*")] if moments else []
         names = {f"experts/{name}/{part}" for name in experts for part in (CONFIG, WEIGHTS)}
         of_tasks = ("predictions/after_{}.parquet", "state/after_{}/classifier.safetensors")
-        return names | {name.format(t) for t in range(ended) for name in of_tasks}
+        return names | {name.format(t) for t in moments for name in of_tasks}
 
     # -- pieces ----------------------------------------------------------------------------------------------------
 

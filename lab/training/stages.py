@@ -227,14 +227,15 @@ class RouterTraining(Training):
     @classmethod
     def work(cls, config: RunConfig, sizes: Sizes, task: int) -> float:
         examples = config.router_training.steps * config.router_training.batch_size
-        if examples and registry.routers.get(config.router.name).trained != "on the memory":
+        learning = registry.protocols.get(config.protocol.name).on_memory
+        if examples and registry.routers.get(config.router.name).trained not in learning:
             # each goes through the model once, then the classifier alone is tuned
             return float(stored_examples(config, sizes[: task + 1]))
         return TRAINING * examples
 
     def run(self) -> Iterator[events.Event]:
         session, learner, config = self.session, self.session.learner, self.session.config.router_training
-        learns = learner.router.trained == "on the memory"
+        learns = learner.router.trained in session.protocol.on_memory
         router = {f"router.{name}": p for name, p in learner.router.named_parameters() if learns}
         classifier = learner.head.parameters_of(range(learner.head.tasks_seen))
         tuned = classifier if config.classifier == "tuned" else {}
@@ -256,7 +257,8 @@ class RouterTraining(Training):
         from lab.routers.base import FromMemory
 
         session, learner = self.session, self.session.learner
-        anew = self.task == 1 or not session.config.router_training.warm_start
+        first = next(task for task, stage in session.plan if stage is RouterTraining and task > 0)
+        anew = self.task == first or not session.config.router_training.warm_start
         if self.routes and isinstance(learner.router, FromMemory):
             queries, owners = self.stored()
             learner.router.standardise(queries)

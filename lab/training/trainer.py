@@ -106,6 +106,7 @@ class Session:
         self.stage_work = 0.0  # units done of it
         self.optimizer: torch.optim.Optimizer | None = None
         self.saved_moments: dict[str, Tensor] = {}  # of a stage that is gone on with, see lab.training.checkpoint
+        self.protocol.check_session(self)
 
     @property
     def task_names(self) -> list[str]:

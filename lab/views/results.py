@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lab.metrics._amounts import AMOUNTS
-from lab.metrics.base import AT_THE_END, Measure, Use, has, metric_classes
+from lab.metrics.base import AT_THE_END, Measure, Use, has, judged_metrics, metric_classes
 
 COMMON = Measure("common_average_accuracy", "Average on common tasks", "Mean score, after the last one, on tasks of all runs.")
 
@@ -24,7 +24,7 @@ def compared(results: Sequence[dict[str, Any]] = (), use: Use = Use.COMPARE) -> 
 
 def judged(results: Sequence[dict[str, Any]] = ()) -> list[Measure]:
     """The scores whose differences between methods are always reported."""
-    return compared(results, Use.JUDGE)
+    return [metric.measure() for metric in judged_metrics(results)]
 
 
 def headline(results: Sequence[dict[str, Any]] = ()) -> Measure:

@@ -4,32 +4,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from lab.core.dotted import pick
-from lab.core.errors import LabError
-from lab.run_folder.run import UNREADABLE, Run
-from lab.views.results import judged
+from lab.run_folder.run import Run
+from lab.store import index, rows
+from lab.store.rows import columns, learned, problem
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def columns() -> list[str]:
-    """Columns of `runs_table`; the scores among them are those by which methods are judged."""
-    about = ["run", "status", "recipe", "stream", "backbone", "scenario", "seed", "learned", "tasks", "progress"]
-    return [*about, *(measure.path for measure in judged()), "created", "reason"]
-
-
-def problem(run: Run) -> str:
-    """Why a run folder cannot be read, in one line; empty if it can."""
-    try:
-        run.refuse_newer()
-        run.result()
-        _ = run.notes, run.launch
-    except LabError as error:
-        return str(error)
-    except UNREADABLE as error:
-        return str(run.damaged(f"{type(error).__name__}: {error}"))
-    return ""
 
 
 def unready(run: Run) -> str:
@@ -60,27 +40,19 @@ def readable(runs: Iterable[Run]) -> list[Run]:
 
 
 def runs_table(runs: Iterable[Run]) -> "pd.DataFrame":
-    """One row per run, damaged ones included with the reason."""
+    """One row per run with `columns`, damaged ones included with the reason."""
     import pandas as pd
 
-    return pd.DataFrame([run_row(run) for run in runs], columns=columns())
+    return pd.DataFrame([_shown(row) for row in index.rows(runs)], columns=columns(), dtype=object)
 
 
 def run_row(run: Run) -> dict[str, Any]:
-    """One row of `runs_table`."""
-    reason = problem(run)
-    if reason:
-        return {"run": run.id, "status": "damaged", "reason": reason}
-    result = run.result()
-    row = {name: result[name] for name in ("run", "status", "recipe", "stream", "backbone", "scenario", "seed")}
-    row |= {measure.path: pick(result, measure.path) for measure in judged()} | {"reason": run.info.get("error") or ""}
-    row |= {"learned": learned(run), "tasks": len(run.tasks), "created": moment(run.info.get("created"))}
-    return row | {"progress": 1.0 if result["status"] == "finished" else _share(run)}
+    """One row of `runs_table`, read from the files of the run."""
+    return _shown(rows.row(run))
 
 
-def learned(run: Run) -> int:
-    """Tasks that are learned and scored; of a transfer run the stages that have ended."""
-    return run.protocol.ended_tasks(run)
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"created": moment(row.get("created"))}
 
 
 def complete(run: Run) -> bool:
@@ -90,12 +62,6 @@ def complete(run: Run) -> bool:
 
 def moment(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
-
-
-def _share(run: Run) -> float:
-    """Share of the work that is done, from the newest event."""
-    newest = run.newest_events()
-    return float(newest[-1].get("progress", 0.0)) if newest else 0.0
 
 
 def task_names(run: Run, events: Iterable[dict[str, Any]] = ()) -> list[str]:

@@ -28,7 +28,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("word", ["acme/sea", "acme/sea@v1", f"acme/sea@{COMMIT}"])
 def test_a_hub_id_is_its_snapshot_and_is_pinned_with_its_commit(word, cache, tmp_path):
     assert peft_folder.named(word, tmp_path / "runs") == {word: cache / "snapshots" / COMMIT}
-    digest = peft_folder.digest(cache / "snapshots" / COMMIT)
+    digest = peft_folder.content_digest(cache / "snapshots" / COMMIT)
     pinned = initial_adapters.pinned({"sea": word}, tmp_path / "runs")
     assert pinned == {"sea": f"acme/sea@{COMMIT}#{digest}"} == initial_adapters.pinned(pinned, tmp_path / "runs")
     assert initial_adapters.folder(pinned["sea"]) == cache / "snapshots" / COMMIT

@@ -9,7 +9,6 @@ from support import tiny, toy
 
 from lab.adapters import arithmetic
 from lab.analysis.inference import Override, load
-from lab.config.resolve import configure, recipe_names
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.routers._arrow import Subtracted
@@ -18,7 +17,8 @@ from lab.run_folder.prediction import kept
 from lab.run_folder.writer import update_info
 from lab.training.evaluation import WHOLE
 
-CASES = {name: [name] for name in recipe_names() if configure(name).protocol.name == "sequential"} | {
+RECIPES = {name: [name] for name in toy.recipes("sequential")}
+CASES = RECIPES | {
     "heads": ["l2r", "router.heads=4"],
     "merged heads": ["l2r-merge", "router.heads=4"],
     "backbone": ["l2r", "router.query=backbone", "router.gate=softmax"],
@@ -72,7 +72,7 @@ def same_as_recorded(run, after):
                 np.testing.assert_allclose(step, other.steps[name], rtol=1e-6, atol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*toy.one_of_each_kind([*RECIPES]), *(name for name in CASES if name not in RECIPES)])
 def test_a_loaded_model_answers_as_it_did(trained, name):
     run = trained(name)
     assert run.kept() == [0, 1, 2]

@@ -27,8 +27,8 @@ from lab.training.runner import session as api_session
 from lab.training.trainer import EVALUATION_BATCH
 
 ACTIVE = ("experts.isolated=false", "experts.allocation=per_task", "router=uniform", "router_training.steps=0")
-SETUPS = {name: (name, (), configure(name).scenario) for name in toy.recipes("sequential")}
-SETUPS |= {
+RECIPES = {name: (name, (), configure(name).scenario) for name in toy.recipes("sequential")}
+SETUPS = RECIPES | {
     "l2r, scenario task": ("l2r", (), "task"),
     "l2r, scenario domain": ("l2r", (), "domain"),
     "sequential, scenario task": ("sequential", (), "task"),
@@ -36,6 +36,7 @@ SETUPS |= {
     "frozen classifier": ("l2r", ("router_training.classifier=frozen",), "class"),
     "earlier experts act": ("sequential", (*ACTIVE, "train.loss_classes=seen"), "class"),
 }
+EACH = [*toy.one_of_each_kind([*RECIPES]), *(name for name in SETUPS if name not in RECIPES)]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def shapley(score, parts: tuple[str, ...], part: str) -> float:
     return total
 
 
-@pytest.mark.parametrize("name", SETUPS)
+@pytest.mark.parametrize("name", EACH)
 def test_recall_gives_back_every_row_of_the_matrix(name, made, data):
     """What a learner computes from the files of a moment is what was measured then."""
     _, run, _ = made(name)
@@ -132,7 +133,7 @@ def test_recall_gives_back_every_row_of_the_matrix(name, made, data):
             assert found.score == run.matrix[after][j]
 
 
-@pytest.mark.parametrize("name", SETUPS)
+@pytest.mark.parametrize("name", EACH)
 def test_terms_are_those_of_learners_copied_while_they_were_trained(name, made, data):
     session, run, copies = made(name)
     found = lab.decompose(run)

@@ -173,7 +173,7 @@ def test_ctrl_c_in_a_listing(monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lab.run_folder.run.all_runs", interrupted)
+    monkeypatch.setattr("lab.store.index.runs", interrupted)
     result = lab("list", "runs")
     assert (result.exit_code, result.output) == (130, "")
 

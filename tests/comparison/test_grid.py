@@ -393,13 +393,19 @@ def test_killed_at_random_moments_and_started_again(everything, whole, tmp_path)
     same_as_in_one_go(path, tmp_path / "runs", reference)
 
 
-def test_ctrl_c(whole, tmp_path):
-    path, root = whole[0], tmp_path / "runs"
-    process = started(path, root)
-    until(process, lambda: size(root) > 0)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 1 and process.stdout.read() == b""
-    assert [Run(folder.parent).status for folder in root.glob("*/run.json")].count("running") == 0
+def test_ctrl_c(stream, tmp_path, monkeypatch):
+    """The cell that works stops, and can be gone on with."""
+    path, root = write(tmp_path, stream, recipes=["sequential"], sweep=None), tmp_path / "runs"
+
+    def interrupted(steps):
+        next(step for step in steps if size(root) > 0)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the signal was not heard")
+
+    monkeypatch.setattr("lab.training.progress_line.follow_cells", interrupted)
+    result = lab("grid", path, "--runs", root)
+    assert (result.exit_code, result.stdout) == (1, "") and result.stderr.endswith("the same command goes on with it\n")
+    assert [Run(folder.parent).status for folder in root.glob("*/run.json")] == ["interrupted"]
 
 
 # what fails -------------------------------------------------------------------------------------------------------------------

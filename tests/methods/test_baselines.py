@@ -19,7 +19,7 @@ def steps(made):
 
 
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])
-@pytest.mark.parametrize("name", toy.recipes("sequential"))
+@pytest.mark.parametrize("name", toy.one_of_each_kind(toy.recipes("sequential")))
 def test_every_recipe_runs_in_the_scenarios_it_names_and_no_other(name, scenario):
     if scenario not in configure(name).scenarios:
         with pytest.raises(LabError, match=f"^recipe {name} makes no sense in scenario {scenario}: use scenario "):

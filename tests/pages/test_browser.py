@@ -51,10 +51,19 @@ def visitor(browser, **options):
     return context.new_page()
 
 
+@pytest.fixture(scope="module")
+def context(browser):
+    """A browser that has loaded the scripts of the dashboard once."""
+    opened = browser.new_context(viewport={"width": 1440, "height": 1000})
+    opened.set_default_timeout(PATIENCE)
+    yield opened
+    opened.close()
+
+
 @pytest.fixture
-def page(browser):
-    """A fresh browser without memory; errors it meets are collected in `page.problems`."""
-    opened = visitor(browser, viewport={"width": 1440, "height": 1000})
+def page(context):
+    """A page without memory of those before; errors it meets are collected in `page.problems`."""
+    opened = context.new_page()
     opened.problems = []
     opened.on("pageerror", lambda error: opened.problems.append(str(error)))
     cut = "net::ERR_ABORTED"  # by going on to the next page
@@ -67,7 +76,11 @@ def page(browser):
         "console", lambda line: opened.problems.append(line.text) if line.type == "error" and "404" not in line.text else None
     )
     yield opened
-    opened.context.close()
+    context.clear_cookies()
+    if not opened.is_closed():
+        if opened.url.startswith("http"):
+            opened.evaluate("localStorage.clear(), sessionStorage.clear()")
+        opened.close()
 
 
 def open_page(page, address: str, name: str) -> None:
@@ -86,23 +99,19 @@ def settled(page) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_page_opens_by_its_link_without_errors(page, address, name):
+def test_every_page_opens_by_its_link_without_errors_and_never_scrolls_sideways(page, address, name):
     open_page(page, address, name)
     assert page.locator("[data-testid=stException]").count() == 0
-    assert page.problems == [] and overhang(page) <= 0
+    for width in (1440, 768, 375):
+        page.set_viewport_size({"width": width, "height": 900})
+        settled(page)
+        assert overhang(page) <= 0, width
+    assert page.problems == []
 
 
 def overhang(page) -> int:
     """By how many pixels a page is wider than the window."""
     return page.evaluate("(main => main.scrollWidth - main.clientWidth)(document.querySelector('[data-testid=stMain]'))")
-
-
-@pytest.mark.parametrize("width", [375, 768])
-def test_no_page_scrolls_sideways_in_a_narrow_window(page, address, width):
-    page.set_viewport_size({"width": width, "height": 900})
-    for name in PAGES:
-        open_page(page, address, name)
-        assert overhang(page) <= 0, name or "start"
 
 
 def test_names_with_tags_are_shown_as_they_are(page, address):
@@ -422,53 +431,38 @@ def test_a_killed_trainer_is_lost_within_ten_seconds_and_a_half_written_line_is_
     assert page.problems == []
 
 
-def test_after_a_kill_a_new_job_starts_once_and_stops_at_once(page, base, browser, address, trainer):
-    """A double click makes one run; its page is in the link; another browser sees it; it is gone five seconds after a stop."""
+def test_after_a_kill_a_new_job_starts_once_outlives_its_dashboard_and_stops_at_once(page, base, browser, trainer):
+    """A double click makes one run; its page is in the link; the server ends in its middle. Another browser sees it at the next
+    server, further on; it is gone five seconds after a stop."""
     _, process = trainer
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    before = set((base / "runs").iterdir())
-    small = "".join(f"&o={one}" for one in ("backbone.name=tiny", "stream.max_train=32", "stream.max_test=8", "train.epochs=400"))
-    open_page(page, address, f"train?recipe=sequential{small}")
-    page.get_by_text("Ready to start").wait_for()
-    page.get_by_role("button", name="Start", exact=True).dblclick()
-    page.get_by_role("heading", name="Jobs", exact=True, level=1).wait_for()
-    (made,) = (Run(folder) for folder in set((base / "runs").iterdir()) - before if (folder / "run.json").exists())
-    page.wait_for_url(re.compile(f"job={made.id}"))
-    page.context.close()
-    other = visitor(browser)
-    open_page(other, address, f"jobs?job={made.id}")
-    other.get_by_text(re.compile(r"step \d+")).first.wait_for()
-    other.get_by_role("button", name="Stop now").click()
-    asked = time.monotonic()
-    while made.status == "running" and time.monotonic() < asked + 5:
-        time.sleep(0.05)
-    assert made.status in ("stopped", "interrupted")
-    other.get_by_role("button", name="Resume", exact=True).wait_for()
-    other.context.close()
-    shutil.rmtree(made.dir)
-
-
-def test_a_job_outlives_its_dashboard(page, tmp_path):
-    """The server ends in the middle of a job; the next one shows the same job, further on, and stops it."""
-    folder = {"LAB_RUNS": str(tmp_path / "runs"), "LAB_EXAMPLES": str(tmp_path / "none")}
+    folder = {"LAB_RUNS": str(base / "runs"), "LAB_EXAMPLES": str(base / "none")}
+    before, steps = set((base / "runs").iterdir()), re.compile(r"step (\d+)")
     small = "".join(f"&o={one}" for one in ("backbone.name=tiny", "stream.max_train=32", "stream.max_test=8", "train.epochs=900"))
-    steps = re.compile(r"step (\d+)")
     with dashboard(**folder) as first:
         open_page(page, first, f"train?recipe=sequential{small}")
         page.get_by_text("Ready to start").wait_for()
-        page.get_by_role("button", name="Start", exact=True).click()
+        page.get_by_role("button", name="Start", exact=True).dblclick()
         page.get_by_role("heading", name="Jobs", exact=True, level=1).wait_for()
-        before = int(steps.search(page.get_by_text(steps).first.inner_text())[1])
-        (made,) = (Run(path.parent) for path in (tmp_path / "runs").glob("*/run.json"))
+        (made,) = (Run(folder) for folder in set((base / "runs").iterdir()) - before if (folder / "run.json").exists())
+        page.wait_for_url(re.compile(f"job={made.id}"))
+        seen = int(steps.search(page.get_by_text(steps).first.inner_text())[1])
+        page.close()
     assert made.status == "running"
     with dashboard(**folder) as second:
-        open_page(page, second, f"jobs?job={made.id}")
-        shown = page.locator("[data-testid=stMain] [data-testid=stProgress]").filter(has_text=steps).first
-        assert int(steps.search(shown.inner_text())[1]) > before
-        page.get_by_role("button", name="Stop now").click()
-        page.get_by_role("button", name="Resume", exact=True).wait_for()
-    assert made.status in ("stopped", "interrupted")
+        other = visitor(browser)
+        open_page(other, second, f"jobs?job={made.id}")
+        shown = other.locator("[data-testid=stMain] [data-testid=stProgress]").filter(has_text=steps).first
+        assert int(steps.search(shown.inner_text())[1]) > seen
+        other.get_by_role("button", name="Stop now").click()
+        asked = time.monotonic()
+        while made.status == "running" and time.monotonic() < asked + 5:
+            time.sleep(0.05)
+        assert made.status in ("stopped", "interrupted")
+        other.get_by_role("button", name="Resume", exact=True).wait_for()
+        other.context.close()
+    shutil.rmtree(made.dir)
 
 
 def test_a_read_only_lab_shows_everything_and_changes_nothing(page, base, tmp_path):

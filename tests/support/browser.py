@@ -35,6 +35,7 @@ TASKS = ["animals", "<b>weather</b>", "cooking"]
 PAGES = {
     "": "What does a model forget?",
     "train": "Train",
+    "route": "Route adapters",
     "jobs": "Jobs",
     "compare": "Compare",
     "routing": "Routing",

@@ -16,7 +16,7 @@ from lab.pages.gate import Gate
 Gate.stands = True  # an AppTest looks like a server of Streamlit, and none of its pages is reached through one
 
 MAIN = Path(lab.__file__).parent / "pages" / "main.py"
-PAGES = ["start", "train", "jobs", "compare", "routing", "playground", "library", "about", "learn"]
+PAGES = ["start", "train", "route", "jobs", "compare", "routing", "playground", "library", "about", "learn"]
 
 # Every AppTest looks through the metadata of all installed packages, for more than a second; once in a process is enough.
 manifest_scanner.scan_component_manifests = functools.cache(manifest_scanner.scan_component_manifests)

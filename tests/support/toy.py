@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from lab.config.resolve import configure, recipe_names
@@ -71,6 +72,19 @@ def option_of(settings: dict[str, Any], path: str) -> Any:
 def recipes(protocol: str) -> list[str]:
     """Names of the shipped recipes of a protocol."""
     return [name for name in recipe_names() if configure(name).protocol.name == protocol]
+
+
+def one_of_each_kind(names: Sequence[str]) -> list[Any]:
+    """Recipes as parameters of a test: those that have the parts of an earlier one, and other settings, with the marker slow."""
+    seen, parameters = set[tuple](), []
+    for name in sorted(names, key=lambda name: len(configure(name).methods)):
+        config = configure(name)
+        experts, shared = config.experts, config.experts.allocation in ("shared", "per_task")
+        kind = (config.protocol.name, config.router.name, experts.name, experts.allocation if shared else "several")
+        kind += (experts.isolated, config.composition, config.consolidation.name, config.answer)
+        parameters.append(pytest.param(name, marks=[pytest.mark.slow] if kind in seen else []))
+        seen.add(kind)
+    return parameters
 
 
 def methods() -> list[str]:

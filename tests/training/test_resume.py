@@ -76,15 +76,18 @@ def events(run: Run) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The uninterrupted run of each recipe: its folder, and kind and phase of every event."""
-    found = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recorder, "LOG_EVERY", 0.0)
-        for recipe in [*RECIPES, *CASES]:
+    """The uninterrupted run of a recipe, once it is asked for: its folder, and kind and phase of every event."""
+
+    class Whole(dict[str, tuple[Run, list[tuple[str, str]]]]):
+        def __missing__(self, recipe: str) -> tuple[Run, list[tuple[str, str]]]:
             made = session(recipe)
-            run = create_run(made.config.to_dict(), tmp_path_factory.mktemp(recipe), "r")
-            found[recipe] = (run, [(type(event).__name__, made.cursor.phase) for event in recorder.record(run, made)])
-    return found
+            run = create_run(made.config.to_dict(), tmp_path_factory.mktemp("whole"), "r")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(recorder, "LOG_EVERY", 0.0)
+                self[recipe] = run, [(type(event).__name__, made.cursor.phase) for event in recorder.record(run, made)]
+            return self[recipe]
+
+    return Whole()
 
 
 def go_on(run: Run, recipe: str, monkeypatch, notes: Sequence[str] = ()) -> None:
@@ -170,7 +173,7 @@ def test_killed_and_resumed(recipe, moment, whole, tmp_path, monkeypatch):
 OTHERS = [name for name in recipe_names() if name not in RECIPES and not {*configure(name).methods} & {*METHODS}]
 
 
-@pytest.mark.parametrize("recipe", OTHERS)
+@pytest.mark.parametrize("recipe", toy.one_of_each_kind(OTHERS))
 def test_every_recipe_goes_on_from_the_middle_of_a_task(recipe, tmp_path, monkeypatch):
     """Killed two steps behind a saved state of the second task."""
     made = session(recipe)
@@ -182,10 +185,23 @@ def test_every_recipe_goes_on_from_the_middle_of_a_task(recipe, tmp_path, monkey
     assert_equal(again, run)
 
 
-@pytest.mark.parametrize("moment", ["first step", "last step on the first task", "learned", "last step", "evaluated"])
-@pytest.mark.parametrize("case", CASES)
+MOMENTS = ["first step", "last step on the first task", "learned", "last step", "evaluated"]
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("case", "moment"),
+    [
+        pytest.param(case, moment, marks=[] if case == "all methods" or i % len(MOMENTS) == j else [SLOW])
+        for i, case in enumerate(CASES)
+        for j, moment in enumerate(MOMENTS)
+    ],
+)
 def test_every_method_and_memory_goes_on(case, moment, whole, tmp_path, monkeypatch):
-    """What a method keeps, and what the memory holds, is after a kill what it was; a last step comes after a saved one."""
+    """What a method keeps, and what the memory holds, is after a kill what it was; a last step comes after a saved one.
+
+    By default every case at one moment, and all methods together at each.
+    """
     kinds = [kind for kind, _ in whole[case][1]]
     steps, learned = [i for i, kind in enumerate(kinds) if kind == "Step"], kinds.index("Learned")
     before = {"first step": steps[0], "last step on the first task": learned - 1, "learned": learned, "last step": steps[-1]}
@@ -226,7 +242,7 @@ def lab_command(*words: str) -> list[str]:
 def test_kill_9_and_lab_resume(tmp_path):
     """The real thing: a process killed while it trains, refused to a second one meanwhile, lost, and gone on with."""
     stream, root = toy.folder(tmp_path / "s"), tmp_path / "runs"
-    options = toy.overrides("l2r", "train.epochs=20", "checkpoint.every=10", "reuse=false")
+    options = toy.overrides("l2r", "train.epochs=10", "checkpoint.every=5", "reuse=false")
     words = [word for option in options for word in ("-o", option)]
     process = subprocess.Popen(
         lab_command("run", "l2r", *words, "--stream", str(stream), "--backbone", "tiny", "--runs", str(root), "--id", "k"),
@@ -640,7 +656,7 @@ def almost_done(tmp_path) -> tuple[Run, Iterator]:
 
 
 def test_a_finished_run_holds_what_its_manifest_says(whole):
-    for run, _ in whole.values():
+    for run, _ in (whole[name] for name in ("l2r", "replay", "all methods", "mhr")):
         manifest = json.loads((run.dir / "manifest.json").read_text())
         assert manifest == {name: atomic_io.sha256(run.dir / name) for name in manifest}
         beside = {"run.json", "manifest.json", ".lock"}

@@ -12,7 +12,7 @@ from lab.data import loading
 from lab.data.stream import Task
 from lab.jobs import jobs
 from lab.pages import layout, url_state
-from lab.run_folder.run import all_runs
+from lab.store import index
 from lab.training import forecast
 from lab.training.workload import sizes_of
 
@@ -50,7 +50,7 @@ def expected(config: RunConfig, report: dict[str, Any] | None) -> tuple[forecast
     else:
         tasks = tasks_of(concerns_data(config))
         sizes = sizes_of(tasks) if tasks else None
-    return sizes, forecast.forecast(config, sizes, all_runs()[-NEWEST:]) if sizes else None
+    return sizes, forecast.forecast(config, sizes, index.runs()[-NEWEST:]) if sizes else None
 
 
 def before_start(config: RunConfig) -> None:
