@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, cast
 
@@ -204,23 +204,10 @@ def read_parquet(path: Path, encoding: str | None = None, columns: Collection[st
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
-            table = pyarrow.Table.from_batches(_bearable(file.iter_batches(1000)), file.schema_arrow)
-    except LabError as error:
-        raise LabError(f"{path} {error}") from None
+        table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise LabError(f"{path}: not a readable Parquet file ({first_line(error)})") from error
     return from_arrow(table, str(path), path.name)
-
-
-def _bearable(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches of a table; LabError once they hold too much, since repeated values need next to no bytes in a file."""
-    size = 0
-    for batch in batches:
-        size += batch.nbytes
-        if size > LARGEST:
-            raise LabError(f"holds more than {LARGEST:,} bytes: split it")
-        yield batch
 
 
 def read_saved(folder: Path) -> dict[str, Table]:

@@ -282,7 +282,9 @@ def _named_splits(tables: Mapping[str, Table], title: str) -> dict[Split, Table]
 
 
 def _table(data: Any, where: str) -> Table:
-    """The rows of a DataFrame, a data set, or a list."""
+    """The rows of a DataFrame, a data set, a list, or a table that was read already."""
+    if isinstance(data, Table):
+        return data
     if _is_a(data, "pandas", "DataFrame"):
         return _frame(data, where)
     if _is_a(data, "datasets", "Dataset"):

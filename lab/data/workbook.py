@@ -13,7 +13,7 @@ from typing import Any
 from lab.core.errors import LabError
 from lab.data.tables import COLUMNS, Table
 
-UNPACKED = 1 << 28  # bytes of all parts of a workbook
+UNPACKED = 1 << 27  # bytes of all parts of a workbook
 ROWS, WIDTH = 1 << 20, 500  # of a sheet: as many rows as a spreadsheet has, and fewer columns
 OLE = b"\xd0\xcf\x11\xe0"  # how old and encrypted workbooks begin
 

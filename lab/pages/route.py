@@ -9,9 +9,10 @@ from lab.config.schema import RunConfig
 from lab.core import registry
 from lab.core.errors import LabError
 from lab.jobs import jobs
-from lab.pages import code_snippets, layout, navigation, run_table, url_state
+from lab.pages import code_snippets, layout, navigation, url_state
 from lab.pages.train_form import widgets
-from lab.run_folder.run import all_runs
+from lab.store import index
+from lab.store.turns import safe_status
 from lab.training import forecast, ready_adapters
 
 EXAMPLES = 100  # per task that are offered at first
@@ -19,7 +20,7 @@ EXAMPLES = 100  # per task that are offered at first
 
 def adapters(tasks: list[str]) -> dict[str, str]:
     """A box for each task, to choose an expert of this folder or to write where one is; the adapters by task."""
-    kept = [expert.key for expert in library.experts([run for run in all_runs()[::-1] if run_table.status(run) != "damaged"])]
+    kept = [expert.key for expert in library.experts([run for run in index.runs()[::-1] if safe_status(run) != "damaged"])]
     chosen = {}
     for task in tasks:
         likely = sorted(kept, key=lambda key, task=task: key.rpartition("/")[2] != task)  # those of its name first

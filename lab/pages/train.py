@@ -18,7 +18,7 @@ from lab.data import loading
 from lab.data.task_checks import check
 from lab.jobs import jobs
 from lab.pages import code_snippets, layout, navigation, url_state
-from lab.pages.train_form import draft, options, widgets
+from lab.pages.train_form import draft, options, own_data, widgets
 from lab.pages.train_form.before_start import before_start, concerns_data, tasks_of
 from lab.pages.train_form.presets import PRESETS
 
@@ -215,6 +215,7 @@ def draw() -> None:
     recipe = st.selectbox("Recipe", names, index=None, key="recipe", bind="query-params") or names[0]
     st.caption(layout.plain(abouts[recipe]))
     draft.take_over(recipe, unread)
+    own_data.draw(recipe)
     remarks = st.container()
     left, right = st.columns([3, 2], gap="large")
     with left:

@@ -342,3 +342,58 @@ def test_train_starts_beside_a_running_run_where_there_are_more_slots(runs, star
     assert "2 runs train at a time" in texts(app) and "Ready to start" in texts(app)
     app.button(key="train_start").click().run()
     assert [config["recipe"] for config in started] == ["sequential"]
+
+
+TABLE = "team,body,answer\n" + "".join(f"{'ab'[i % 2]},a longer text {i},{('yes', 'no')[i % 3 == 0]}\n" for i in range(80))
+
+
+def upload(app: AppTest, name: str = "tickets.csv", content: str = TABLE) -> AppTest:
+    app.file_uploader(key="own_file").set_value((name, content.encode(), "text/csv")).run()
+    assert not app.exception
+    return app
+
+
+def choose(app: AppTest, label: str, value: str) -> None:
+    next(box for box in app.selectbox if box.label == label and box.key.startswith("own/")).set_value(value).run()
+
+
+def test_data_of_ones_own_is_looked_at_saved_and_chosen(runs, started):
+    app = upload(open_page("train", recipe="sequential", o=["train.lr=0.01"]))
+    choose(app, "Task", "team"), choose(app, "Label", "answer")
+    sizes, rows, classes = (frame.value for frame in app.dataframe[:3])
+    assert [*sizes.task] == ["a", "b"] and len(rows) == 10 and [*classes.label] == ["no", "yes"]
+    assert classes[["train", "validation", "test"]].to_numpy().sum() == 40
+    assert "no test split" in texts(app)
+    app.text_input(key="own_name").set_value("builtin").run()
+    app.button(key="own_save").click().run()
+    assert "'builtin' is a shipped stream" in texts(app)
+    app.text_input(key="own_name").set_value("support").run()
+    app.button(key="own_save").click().run()
+    assert [path.name for path in (runs / "streams").iterdir()] == ["support"]
+    says = form_says(app)
+    assert (says["stream.name"], says["train.lr"]) == ("support", 0.01) and "Saved as the stream support" in texts(app)
+    app.button(key="train_start").click().run()
+    assert started[0]["stream"]["name"] == "support"
+
+
+def test_uploads_that_cannot_be_a_stream_say_why(runs):
+    app = open_page("train")
+    refused = {
+        "x,y\n1,2\n": "choose which column is the label: x, y",
+        "PK\x03\x04": "xlsx",
+        "": "not a readable",
+        "x\n": "no rows",
+    }
+    for content, words in refused.items():
+        upload(app, content=content)
+        assert words in texts(app), texts(app)
+        assert "own_save" not in [button.key for button in app.button]
+    upload(app)
+    choose(app, "Second text", "body")
+    assert "column 'body' is chosen twice" in texts(app)
+
+
+def test_who_only_looks_uploads_nothing(runs, monkeypatch):
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    app = open_page("train")
+    assert "own_file" not in [uploader.key for uploader in app.file_uploader] and "read-only" in texts(app)

@@ -55,10 +55,15 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def follow(recipe: str, path: str) -> None:
     """Begin anew after a choice that brings other settings (a stream): keep it and all changes, and let the rest follow it."""
-    chosen, changed = st.session_state[key(recipe, path)], {}
+    choose(recipe, path, st.session_state[key(recipe, path)])
+
+
+def choose(recipe: str, path: str, value: Any) -> None:
+    """Begin anew with this value of an option that brings other settings, and with all changes."""
+    changed: dict[str, Any] = {}
     for text in st.session_state.get("train/link", []):
         changed = merged(changed, parse_override(text))
-    fill_anew(recipe, flat(changed) | {path: chosen})
+    fill_anew(recipe, flat(changed) | {path: value})
 
 
 def take_over(recipe: str, unread: list[str]) -> None:

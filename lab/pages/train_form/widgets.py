@@ -11,6 +11,7 @@ from lab.core import registry
 from lab.core.documents import yaml_value
 from lab.core.errors import LabError
 from lab.data import loading
+from lab.data.saved_stream import saved_names
 from lab.pages import layout
 from lab.pages.train_form import draft
 from lab.pages.train_form.options import Entry
@@ -68,12 +69,12 @@ def configuration(recipe: str, structural: list[str]) -> RunConfig:
 
 
 def stream_names() -> list[str]:
-    """Streams that can be chosen: registered ones, and folders under LAB_DATA."""
+    """Streams that can be chosen: registered ones, folders under LAB_DATA, and what was saved beside the runs."""
     try:
         folders = loading.folders()
     except LabError:  # LAB_DATA is no folder; the check says so
         folders = []
-    return sorted({"builtin", *registry.streams.names(), *folders}, key=lambda name: (name != "builtin", name))
+    return sorted({"builtin", *registry.streams.names(), *folders, *saved_names()}, key=lambda name: (name != "builtin", name))
 
 
 @st.cache_data(ttl=60, show_spinner=False)
