@@ -57,7 +57,8 @@ def launch(
     paths = [str(HERE.parents[1]), *filter(None, [environment.get("PYTHONPATH")])]
     for line in links(host, port, environment.get("LAB_TOKEN")):
         print(line, file=sys.stderr)
-    changes: dict[str, Any] = {"server_address": host} | ({"server_allowedHosts": ",".join(allow_hosts)} if allow_hosts else {})
+    names = [*gate.LOOPBACK, host, *allow_hosts] if allow_hosts else []  # Streamlit answers no other on its websocket
+    changes: dict[str, Any] = {"server_address": host} | ({"server_allowedHosts": ",".join(names)} if names else {})
     server = subprocess.Popen(command(port, **changes), env=environment | {"PYTHONPATH": os.pathsep.join(paths)})
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())  # else it would go on alone and keep the port
     try:

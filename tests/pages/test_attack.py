@@ -5,8 +5,13 @@ What takes longer than a few seconds runs by hand: pytest -n 0 -m attack tests/p
 
 import hashlib
 import http.client
+import os
 import re
 import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -33,8 +38,8 @@ FOREIGN = (
 SERVED = ("/", "/jobs", "/_stcore/health", "/_stcore/host-config", "/_stcore/stream", "/media/x", "/_stcore/upload_file/s/f")
 OUT = ("../../secret.txt", "..\\..\\secret.txt", "%2e%2e/%2e%2e/secret.txt", "..%2f..%2fsecret.txt", "....//....//secret.txt",
        "{}", "file://{}", "//evil.example/x", "..%252f..%252fsecret.txt", "a%00../../secret.txt")  # fmt: skip
-HOSTILE = ("../../secret.txt", "/etc/passwd", "<script>alert(1)</script>", "](javascript:alert(1))", "=1+1", "\x00\x1b[2J", "\u202egnp",
-           "$\\input{/etc/passwd}$", "{{7*7}}", "a" * 7000, "NaN", "-1", "9" * 400)  # fmt: skip
+HOSTILE = ("../../secret.txt", "/etc/passwd", "<script>alert(1)</script>", "](javascript:alert(1))", "=1+1", "\x00\x1b[2J",
+           "\u202egnp", "$\\input{/etc/passwd}$", "{{7*7}}", "a" * 7000, "NaN", "-1", "9" * 400)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -178,10 +183,16 @@ def test_keys(guarded):
 def test_odd_requests(reader):
     """Raw bytes: no answer but a refusal, and the server goes on."""
     place = urlsplit(reader)
-    for request in (b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
-                    b"GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n", b"\x16\x03\x01\x00" * 20,
-                    b"GET / HTTP/1.1\r\nHost: local\x00host\r\n\r\n", b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
-                    b"POST / HTTP/1.1\r\nHost: evil.example\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"):  # fmt: skip
+    odd = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
+        b"GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: local\x00host\r\n\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: evil.example\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        b"\x16\x03\x01\x00" * 20,
+    ]
+    for request in odd:
         with socket.create_connection((place.hostname, place.port), timeout=20) as raw:
             raw.sendall(request)
             raw.shutdown(socket.SHUT_WR)
@@ -246,3 +257,49 @@ def test_links_hold_no_harm(reader, lab):
                 assert SECRET not in drawn and "root:" not in drawn and not visitor.errors, (page, value, visitor.errors)
                 asked += len(names)
     print(f"{asked} values of links")
+
+
+def reading(address: str, until: float, seconds: list[float], errors: list[str]) -> None:
+    """Somebody who opens page after page."""
+    with visit(address) as visitor:
+        while time.monotonic() < until:
+            for page in PAGES:
+                began = time.monotonic()
+                visitor.open(page)
+                seconds.append(time.monotonic() - began)
+                time.sleep(1)  # looks at it
+            errors += visitor.errors
+
+
+@pytest.mark.attack
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize(("readers", "trained"), [(1, 0), (20, 2)])
+def test_many_read_while_runs_train(lab, tmp_path, readers, trained):
+    """Not one error; how long a view takes is printed, with the load of the machine."""
+    recipe = [
+        "run",
+        "l2r",
+        "--stream",
+        "builtin",
+        "-o",
+        "backbone.name=tiny",
+        "-o",
+        "train.epochs=40",
+        "--runs",
+        str(lab / "runs"),
+    ]
+    training = [subprocess.Popen([sys.executable, "-m", "lab", *recipe, "-o", f"seed={seed}"], stderr=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL) for seed in range(trained)]  # fmt: skip
+    seconds, errors, until = list[float](), list[str](), time.monotonic() + float(os.environ.get("LAB_READING_S", "120"))
+    with dashboard(**folders(lab)) as address, ThreadPoolExecutor(readers) as pool:
+        visits = [pool.submit(reading, address, until, seconds, errors) for _ in range(readers)]
+        for done in visits:
+            done.result()
+    assert all(process.poll() in (None, 0) for process in training) and not errors, errors
+    for process in training:
+        process.terminate()
+        process.wait()
+    seconds.sort()
+    middle, p95 = seconds[len(seconds) // 2], seconds[int(0.95 * (len(seconds) - 1))]
+    load = os.getloadavg()[0]
+    print(f"{readers} readers, {trained} runs: {len(seconds)} views, median {middle:.2f} s, p95 {p95:.2f} s, load {load:.1f}")
