@@ -10,12 +10,11 @@ import hashlib
 import importlib
 import importlib.util
 import os
-import pkgutil
 import re
 import sys
 from abc import ABC
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -126,13 +125,11 @@ class Registry:
     def _sources(self) -> dict[str, list[Source]]:
         """Where the plug-ins of each name come from."""
         sources: dict[str, list[Source]] = {}
-        for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
-            if _is_plugin(module.name):
-                path = f"{self.package}.{module.name}"
-                spec = module.module_finder.find_spec(module.name, None)  # type: ignore[call-arg]
-                file = Path(spec.origin) if spec and spec.origin else None
+        for folder in importlib.import_module(self.package).__path__:
+            for file in _modules_in(folder):
+                path = f"{self.package}.{_module_of(file)}"
                 source = Source(path, partial(importlib.import_module, path), file)
-                sources.setdefault(_plugin_name(module.name), []).append(source)
+                sources.setdefault(_plugin_name(_module_of(file)), []).append(source)
         for file in self._files():
             sources.setdefault(_plugin_name(file.stem), []).append(Source(str(file), partial(_load_file, file), file))
         for point in _entry_points(f"lab.{self.folder}"):
@@ -204,6 +201,22 @@ class Registry:
             return model(**fields)
         except ValidationError as error:
             raise LabError(explain(error, model, section or f"{self.kind} {fields['name']}")) from error
+
+
+def _modules_in(folder: str) -> tuple[Path, ...]:
+    """The files of the plug-ins in a folder of the package, sorted; looked for again once the folder has changed."""
+    return _modules_at(folder, os.stat(folder).st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _modules_at(folder: str, changed: int) -> tuple[Path, ...]:
+    files = [file for file in Path(folder).glob("*.py") if _is_plugin(file.stem)]
+    packages = [file for file in Path(folder).glob("*/__init__.py") if _is_plugin(file.parent.name)]
+    return tuple(sorted(files + packages))
+
+
+def _module_of(file: Path) -> str:
+    return file.parent.name if file.stem == "__init__" else file.stem
 
 
 def _is_plugin(stem: str) -> bool:

@@ -119,13 +119,9 @@ def controls(run: Run, state: str) -> None:
             elif offer("Add to queue", "playlist_add", "resume_later", "Another run is training: this one continues after it."):
                 actions.attempt(jobs.enqueue, run)
         if run.matrix:
-            st.page_link(
-                navigation.page("compare"), label="Compare", icon=":material/compare_arrows:", query_params={"runs": run.id}
-            )
+            navigation.link("compare", "Compare", ":material/compare_arrows:", {"runs": run.id})
         if run.recorded():
-            st.page_link(
-                navigation.page("routing"), label="Routing", icon=":material/alt_route:", query_params={"rt_run": run.id}
-            )
+            navigation.link("routing", "Routing", ":material/alt_route:", {"rt_run": run.id})
         if not futile:
             duplicate(run)
         if state not in jobs.ACTIVE and run.matrix and not run.info.get("replay") and run.protocol.continual:
@@ -152,13 +148,8 @@ def on_resume(run: Run) -> str:
 def duplicate(run: Run) -> None:
     """The link to the form with the settings of a run."""
     recipe = run.config["recipe"] if run.config["recipe"] in recipe_names() else CUSTOM
-    st.page_link(
-        navigation.page("train"),
-        label="Duplicate",
-        icon=":material/content_copy:",
-        query_params={"recipe": recipe, "from": run.id},
-        help="Opens the form on Train with the settings of this run.",
-    )
+    about = "Opens the form on Train with the settings of this run."
+    navigation.link("train", "Duplicate", ":material/content_copy:", {"recipe": recipe, "from": run.id}, about)
 
 
 def delete(run: Run) -> None:
@@ -346,7 +337,7 @@ def player() -> None:
 def play(recording: bytes | Run, speed: float) -> None:
     """Start a replay of a replay file or a recorded run, and go to its page."""
     run = jobs.play(recording if isinstance(recording, bytes) else replay_file.trace(recording), speed)
-    st.switch_page(navigation.page("jobs"), query_params={"job": run.id})
+    navigation.go("jobs", {"job": run.id})
 
 
 def focused(run: Run) -> None:

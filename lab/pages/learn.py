@@ -33,8 +33,7 @@ def gallery(files: list[str]) -> None:
             st.markdown(f"#### {layout.plain(entry.title)}")
             st.caption(layout.plain(entry.about))
             st.caption(f":material/schedule: {entry.minutes} minutes · {len(entry.cards)} cards")
-            link = {"lesson": name, "card": "1"}
-            st.page_link(navigation.page("learn"), label="Begin", icon=":material/play_arrow:", query_params=link)
+            navigation.link("learn", "Begin", ":material/play_arrow:", {"lesson": name, "card": "1"})
 
 
 def turn_to(number: str) -> None:
@@ -46,7 +45,7 @@ def guided(name: str, opened: Lesson) -> None:
     numbers = [str(number) for number in range(1, len(opened.cards) + 1)]
     url_state.set_default("card", numbers, "1")
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.page_link(navigation.page("learn"), label="All lessons", icon=":material/arrow_back:")
+        navigation.link("learn", "All lessons", ":material/arrow_back:")
         st.markdown(f"**{layout.plain(opened.title)}**")
     chosen = st.segmented_control("Card", numbers, key="card", bind="query-params", required=True, label_visibility="collapsed")
     number = int(chosen or 1)
@@ -68,12 +67,8 @@ def guided(name: str, opened: Lesson) -> None:
                 key="learn_next",
             )
         elif opened.preset and "train" not in hidden:
-            st.page_link(
-                navigation.page("train"),
-                label=f"**{layout.plain(opened.preset.label)}**",
-                icon=":material/model_training:",
-                query_params={"recipe": opened.preset.recipe, "o": opened.preset.set},
-            )
+            query = {"recipe": opened.preset.recipe, "o": opened.preset.set}
+            navigation.link("train", f"**{layout.plain(opened.preset.label)}**", ":material/model_training:", query)
 
 
 def card(key: str, content: Card, runs: dict[str, Run], hidden: set[str]) -> None:

@@ -45,7 +45,7 @@ def experts(saved: list[SavedExpert]) -> None:
     st.subheader("Experts", anchor=False)
     if not saved:
         st.info("There are no experts in this folder yet: a run leaves one for every task it has learned.")
-        st.page_link(navigation.page("train"), label="Go to Train", icon=":material/model_training:")
+        navigation.link("train", "Go to Train", ":material/model_training:")
         return
     experts_table([row(expert) for expert in saved])
     readable = {expert.key: expert for expert in saved if row(expert)["kind"] != "damaged"}

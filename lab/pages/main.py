@@ -30,8 +30,7 @@ def running_job() -> None:
                 continue
             label = f"{layout.plain(run.id)}  \n{layout.plain(progress.text())}"
             st.progress(min(max(progress.share, 0.0), 1.0), text=label)
-            link = {"job": run.id}
-            st.page_link(navigation.page("jobs"), label="Watch this job", icon=":material/monitoring:", query_params=link)
+            navigation.link("jobs", "Watch this job", ":material/monitoring:", {"job": run.id})
 
     chip()
 
@@ -52,12 +51,13 @@ def main() -> None:
     st.set_page_config(page_title="Adapter routing lab", page_icon="🧭", layout="wide")
     visitor.identify()
     page = st.navigation(navigation.pages())
+    navigation.shown(page)
     url_state.drop_oversized()
     try:
         page.run()
     except views.UNREADABLE as error:
         st.error(layout.plain(layout.reason(error)), title="This page cannot be shown")
-        st.page_link(navigation.page("start"), label="Go to Start", icon=":material/home:")
+        navigation.link("start", "Go to Start", ":material/home:")
     with st.sidebar:  # after the page, which visitors wait for: the sidebar reads all runs
         sidebar()
 

@@ -46,7 +46,7 @@ def nothing_routed(run: Run) -> None:
             "tasks), or no task is learned yet. Runs with a router record it after every task."
         )
     link = {"runs": run_picker.link_name(run)}
-    st.page_link(navigation.page("compare"), label="See its scores", icon=":material/compare_arrows:", query_params=link)
+    navigation.link("compare", "See its scores", ":material/compare_arrows:", link)
 
 
 # -- the focus -------------------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def no_runs(reason: str) -> None:
     """The empty state of a page: what is missing and how to make it."""
     st.info(f"{reason} Train one from the page below, or on the command line; this page shows it as soon as its folder exists.")
     st.code(f"lab run l2r --stream builtin{code_snippets.runs_option()}", language="bash")
-    st.page_link(navigation.page("train"), label="Go to Train", icon=":material/model_training:")
+    navigation.link("train", "Go to Train", ":material/model_training:")
 
 
 def pick_task(tasks: list[str], key: str, learned: int) -> int:

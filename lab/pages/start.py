@@ -14,8 +14,8 @@ from lab.run_folder.run import Run
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "00_forgetting_in_five_minutes.ipynb"  # of a checkout
 LINKS = {
-    "train": [("recipe", "l2r"), *(("o", f"{name}={value}") for name, value in SMALL.items())],
-    "jobs": [("replay", "true")],
+    "train": {"recipe": "l2r", "o": [f"{name}={value}" for name, value in SMALL.items()]},
+    "jobs": {"replay": "true"},
 }
 TITLES = {
     "sequential": "One expert for all tasks, trained in sequence",
@@ -110,7 +110,7 @@ def doors() -> None:
     for row in (ways[:3], ways[3:]):
         for column, (name, title, about) in zip(st.columns(3), row, strict=True):
             with column.container(border=True, height="stretch"):
-                st.page_link(navigation.page(name), label=f"**{title}**", query_params=LINKS.get(name))
+                navigation.link(name, f"**{title}**", query=LINKS.get(name, {}))
                 st.caption(about)
     if NOTEBOOK.is_file():  # not st.code: its highlighter is 1.5 MB of script, which this page would wait for
         command = f"jupyter lab {shlex.quote(str(NOTEBOOK))}"

@@ -84,10 +84,10 @@ def begin(config: RunConfig, action: str) -> None:
     settings = config.to_dict()
     last = st.session_state.get("started")
     if last and last["config"] == settings and time.monotonic() - last["at"] < DOUBLE_CLICK:
-        st.switch_page(navigation.page("jobs"), query_params={"job": last["run"]})
+        navigation.go("jobs", {"job": last["run"]})
     run = jobs.start(settings) if action == "start" else jobs.enqueue(settings)
     st.session_state["started"] = {"config": settings, "at": time.monotonic(), "run": run.id}
-    st.switch_page(navigation.page("jobs"), query_params={"job": run.id})
+    navigation.go("jobs", {"job": run.id})
 
 
 def launch(config: RunConfig | None, reason: str) -> None:
@@ -103,7 +103,7 @@ def launch(config: RunConfig | None, reason: str) -> None:
         together = "One run trains" if jobs.slots() == 1 else f"{jobs.slots()} runs train"
         st.info(f"{layout.plain(active[0].id)} is {active[0].status}{queued}. {together} at a time; others wait in the queue.")
         link = {"job": active[0].id}
-        st.page_link(navigation.page("jobs"), label="Go to the running job", icon=":material/monitoring:", query_params=link)
+        navigation.link("jobs", "Go to the running job", ":material/monitoring:", link)
     if config and not full:
         st.success("Ready to start", icon=":material/check_circle:")
     with st.container(horizontal=True):

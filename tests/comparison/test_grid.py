@@ -367,6 +367,7 @@ def same_as_in_one_go(path: Path, root: Path, reference: Path) -> None:
     assert (again.stdout, again.stderr) == (last.stdout, "")
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_and_started_again(stream, tmp_path):
     """kill -9 of the grid alone: its cell ends by itself and can be gone on with."""
     path = write(tmp_path, stream, recipes=["sequential"], seeds=[0, 1], sweep=None)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.browser import CHROMIUM, PAGES, PATIENCE, TASKS, dashboard, playwright
+from support.browser import CHROMIUM, PAGES, PATIENCE, TASKS, dashboard, open_page, playwright, settled, visitor
 from support.run_folders import FORGETS, write_run
 
 from lab.pages import server
@@ -27,7 +27,6 @@ pytestmark = [
 
 COMPARED = ["Summary", "Curves", "Matrices", "Trade-offs", "Interference", "Order", "Learning rates", "Settings"]
 PICTURES = ["Flow", "Query map", "Over tasks"]
-PROBING = re.compile(r"/_stcore/(health|host-config)$")  # a page below the root looks for its server; the first try fails
 
 
 WORKER = """
@@ -42,60 +41,6 @@ for step in range(11, 2000):
                 "terms": {"task": 1 / step}, "lr": 0.1, "progress": 0.4 + step / 5000})
     time.sleep(0.1)
 """
-
-
-def visitor(browser, **options):
-    """Somebody else's browser: a page of a context of its own, as patient as a busy machine needs."""
-    context = browser.new_context(**options)
-    context.set_default_timeout(PATIENCE)
-    return context.new_page()
-
-
-@pytest.fixture(scope="module")
-def context(browser):
-    """A browser that has loaded the scripts of the dashboard once."""
-    opened = browser.new_context(viewport={"width": 1440, "height": 1000})
-    opened.set_default_timeout(PATIENCE)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def page(context):
-    """A page without memory of those before; errors it meets are collected in `page.problems`."""
-    opened = context.new_page()
-    opened.problems = []
-    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
-    cut = "net::ERR_ABORTED"  # by going on to the next page
-    opened.on("requestfailed", lambda r: opened.problems.append(f"failed: {r.url}") if r.failure != cut else None)
-    opened.on(
-        "response",
-        lambda answer: opened.problems.append(answer.url) if answer.status >= 400 and not PROBING.search(answer.url) else None,
-    )
-    opened.on(
-        "console", lambda line: opened.problems.append(line.text) if line.type == "error" and "404" not in line.text else None
-    )
-    yield opened
-    context.clear_cookies()
-    if not opened.is_closed():
-        if opened.url.startswith("http"):
-            opened.evaluate("localStorage.clear(), sessionStorage.clear()")
-        opened.close()
-
-
-def open_page(page, address: str, name: str) -> None:
-    """Open a page by its link and wait until it is drawn."""
-    page.goto(f"{address}/{name}")
-    title = PAGES[name.partition("?")[0]]
-    page.get_by_role("heading", name=title, exact=True, level=1).wait_for()
-    settled(page)
-
-
-def settled(page) -> None:
-    """Wait until the server has nothing more to draw."""
-    idle = "document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')"
-    page.wait_for_timeout(300)
-    page.wait_for_function(f"{idle} && !document.querySelector('[data-stale=true]')")
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -70,7 +70,11 @@ def test_jobs_show_a_running_run(runs, monkeypatch):
     monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
     run = write_run(runs, "live", matrix=KEEPS[:1], status="running", partial=[0.7, None, None])
     app = open_page("jobs")
-    assert [button.label for button in app.button if button.key != "replay_play"] == ["Stop after this task", "Stop now"]
+    assert [button.label for button in app.button if button.key != "replay_play"] == [
+        "Stop after this task",
+        "Stop now",
+        "Watch this job",
+    ]
     assert heatmap(app, 1)[2, 0] == pytest.approx(0.7)
     app.button(key="stop_after").click().run()
     assert run.stop_requested and app.button(key="stop_after").disabled

@@ -308,6 +308,14 @@ def without_examples(root: Path) -> None:
     (root / "toy" / "city" / "train.jsonl").write_text("")
 
 
+def test_a_dry_run_says_what_would_be_routed_and_writes_nothing(here):
+    before = sorted((here / "runs").iterdir())
+    answer = json.loads(lab_route(here, "--dry-run", "--json").stdout)
+    assert answer["config"]["protocol"]["name"] == "ready-experts" and answer["config"]["experts"]["start"].keys() == {*NAMES}
+    assert answer["model"]["trainable_parameters"] > 0 and answer["forecast"]["seconds"] > 0
+    assert sorted((here / "runs").iterdir()) == before
+
+
 @pytest.mark.parametrize(
     ("change", "words", "said"),
     [

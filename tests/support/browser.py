@@ -75,3 +75,25 @@ def wait_for(address: str) -> str:
         except OSError:
             time.sleep(0.2)
     raise AssertionError("the dashboard did not start")
+
+
+def visitor(browser, **options):
+    """Somebody else's browser: a page of a context of its own, as patient as a busy machine needs."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(PATIENCE)
+    return context.new_page()
+
+
+def open_page(page, address: str, name: str) -> None:
+    """Open a page by its link and wait until it is drawn."""
+    page.goto(f"{address}/{name}")
+    title = PAGES[name.partition("?")[0]]
+    page.get_by_role("heading", name=title, exact=True, level=1).wait_for()
+    settled(page)
+
+
+def settled(page) -> None:
+    """Wait until the server has nothing more to draw."""
+    idle = "document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')"
+    page.wait_for_timeout(300)
+    page.wait_for_function(f"{idle} && !document.querySelector('[data-stale=true]')")

@@ -239,6 +239,7 @@ def lab_command(*words: str) -> list[str]:
     return [sys.executable, "-m", "lab", *words]
 
 
+@pytest.mark.long
 def test_kill_9_and_lab_resume(tmp_path):
     """The real thing: a process killed while it trains, refused to a second one meanwhile, lost, and gone on with."""
     stream, root = toy.folder(tmp_path / "s"), tmp_path / "runs"
