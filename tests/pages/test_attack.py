@@ -66,7 +66,9 @@ def reader(lab):
 @pytest.fixture(scope="module")
 def guarded(lab):
     """A dashboard that others reach, with keys for its owner and its visitors."""
-    with dashboard("--allow-host", "lab.example.org", LAB_TOKEN=TOKEN, **folders(lab)) as address:
+    with dashboard(
+        "--allow-host", "lab.example.org", "--allow-host", "two.example.org", LAB_TOKEN=TOKEN, **folders(lab)
+    ) as address:
         yield address
 
 
@@ -175,7 +177,8 @@ def test_keys(guarded):
             assert answer.status == 401 or path == gate.HEALTH, (path, value)
     assert not opens(guarded) and not any(opens(guarded, cookie=f"{keys.cookie}={value}") for value in forged)
     assert not opens(guarded, cookie=f"{keys.cookie}={keys.owner}", origin="https://evil.example")
-    assert opens(guarded, cookie=f"{keys.cookie}={keys.visitor}")
+    for host in (urlsplit(guarded).netloc, "lab.example.org", "two.example.org"):
+        assert opens(guarded, cookie=f"{keys.cookie}={keys.visitor}", host=host, origin=f"http://{host}")
     link = ask(guarded, "/jobs?" + urlencode({"token": keys.owner}))
     assert link.status == 303 and {"HttpOnly", "SameSite=lax"} <= set(link.headers["set-cookie"].split("; "))
 

@@ -5,6 +5,7 @@ widget offers, uploads without a widget.
 """
 
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,8 +23,8 @@ PATIENCE = 60.0  # seconds for a page on a busy machine
 class Visit:
     """One session with the server: pages are opened, widgets are set, and everything that was drawn is kept."""
 
-    def __init__(self, socket: ClientConnection):
-        self.socket, self.session = socket, ""
+    def __init__(self, connection: ClientConnection):
+        self.socket, self.session = connection, ""
         self.widgets: dict[str, Any] = {}  # by id, of the page that was opened last: what the server said of it
         self.keys: dict[str, str] = {}  # the names by which pages know their widgets
         self.texts: list[str] = []  # every text of every element, as sent
@@ -66,9 +67,17 @@ class Visit:
 @contextmanager
 def visit(address: str, cookie: str = "", origin: str | None = None, host: str | None = None) -> Iterator[Visit]:
     """A session with the dashboard at an address."""
-    place = urlsplit(address).netloc
+    place = urlsplit(address)
     headers = {"Cookie": cookie} if cookie else {}
-    headers |= {"Host": host} if host else {}
-    url = f"ws://{place}/_stcore/stream"
-    with connect(url, subprotocols=["streamlit"], origin=origin or address, additional_headers=headers, max_size=None) as socket:
-        yield Visit(socket)
+    with (
+        socket.create_connection((place.hostname, place.port)) as connection,
+        connect(
+            f"ws://{host or place.netloc}/_stcore/stream",
+            sock=connection,
+            subprotocols=["streamlit"],
+            origin=origin or address,
+            additional_headers=headers,
+            max_size=None,
+        ) as opened,
+    ):
+        yield Visit(opened)
