@@ -278,7 +278,7 @@ def load(run: Run, after: int | None = None, device: str | None = None) -> Model
         raise LabError(f"run '{run.id}' has no weights of the moment after task {after}; kept: {moments or 'none'}")
     config = validated(run.config)
     backbone = config.backbone.model_copy(update={"device": device or _here(config.backbone.device)})
-    tasks = [Task(name, tuple(labels), (), (), ()) for name, labels in zip(run.tasks, run.scores["labels"], strict=True)]
+    tasks = [Task(name, tuple(labels), (), (), ()) for name, labels in zip(run.tasks, run.recorded_scores["labels"], strict=True)]
     learner = Learner(config.model_copy(update={"backbone": backbone}), tasks)
     trained_with = run.info.get("fingerprint", {}).get("backbone")
     if trained_with and not is_recorded(learner.backbone, trained_with):

@@ -89,7 +89,7 @@ def test_loads_and_scores_are_those_of_the_run(recipe, runs):
     kept = [row["load"] for row in found["experts"] if row["kept"]]
     assert sum(kept) >= 0.5 > sum(kept) - min(kept) and 0 < len(kept) < len(found["experts"])
     assert [row["task"] for row in found["tasks"]] == list(THREE)
-    assert [row["before"] for row in found["tasks"]] == run.matrix[-1]
+    assert [row["before"] for row in found["tasks"]] == run.matrix[-1].tolist()
     assert found["average_accuracy"]["before"] == pytest.approx(run.result()["average_accuracy"])
     dropped = tuple(k for k, row in enumerate(found["experts"]) if not row["kept"])
     model = load(run)

@@ -191,7 +191,7 @@ def test_a_run_on_the_built_in_stream_is_recorded_and_can_be_asked(tmp_path):
         assert answer.prediction == row.prediction or answer.prediction.split("/")[1] == row.prediction.split("/")[1]
         assert answer.probabilities.max() == pytest.approx(row.probability, rel=1e-4)
     assert set(table["prediction"]) <= {
-        f"{task}/{label}" for task, own in zip(run.tasks, run.scores["labels"], strict=True) for label in own
+        f"{task}/{label}" for task, own in zip(run.tasks, run.recorded_scores["labels"], strict=True) for label in own
     }
 
 
