@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # what is loaded on first use, for editors and type checkers
     from lab.core.errors import LabError as LabError
     from lab.data.saved_stream import stream as stream
     from lab.data.sources import Source as Source
+    from lab.inference.loading import load as load
+    from lab.inference.override import Override as Override
     from lab.run_folder.run import Run as Run
 
 # Threads of the numeric library spin while they wait. With its default, half a second of another process's work (a dashboard, a
@@ -44,6 +46,8 @@ _PUBLIC = {
     "resume": "lab.api:resume",
     "stream": "lab.data.saved_stream:stream",
     "Source": "lab.data.sources:Source",
+    "load": "lab.inference.loading:load",
+    "Override": "lab.inference.override:Override",
     "compare": "lab.api:compare",
     "runs": "lab.api:runs",
     "grid": "lab.api:grid",

@@ -30,11 +30,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab.analysis.inference import recall
 from lab.config.resolve import validated
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.data.batching import Encoded
+from lab.inference.loading import recall
 from lab.models.heads import Classifier, Written
 from lab.models.learner import Learner, routing_state
 from lab.run_folder.run import Run

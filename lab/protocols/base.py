@@ -248,7 +248,7 @@ class Protocol(Plugin):
 
     def moments(self, run: Run) -> Sequence[int]:
         """Tasks after which the run was evaluated, whose predictions, routing and state are kept."""
-        return [t for t, row in enumerate(run.matrix) if any(score is not None for score in row)]
+        return [t for t, row in enumerate(run.matrix) if not np.isnan(row).all()]
 
     def unready(self, run: Run) -> str:
         """Why a run that does not change any more has no numbers to compare; empty if it has."""

@@ -1,4 +1,4 @@
-"""What a model answered to one text, and how it was routed: kept in a run folder, or just computed by `lab.analysis.inference`.
+"""What a model answered to one text, and how it was routed: kept in a run folder, or just computed by `lab.inference`.
 
 Letters: C classes, L adapted layers, H routing heads, E experts, T tokens. No torch here.
 """

@@ -293,7 +293,7 @@ class Run:
         return _moments(self.dir / "routing", ".safetensors")
 
     def kept(self) -> list[int]:
-        """Moments whose weights were kept, so that the model can be asked as it was (lab.analysis.inference)."""
+        """Moments whose weights were kept, so that the model can be asked as it was (lab.load)."""
         return _moments(self.dir / "state")
 
     @property

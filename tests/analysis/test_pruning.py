@@ -11,10 +11,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 import lab
-from lab.analysis.inference import Override, load
 from lab.analysis.pruning import kept_by_load, pruned
 from lab.cli import main
 from lab.core.errors import LabError
+from lab.inference.loading import load
+from lab.inference.override import Override
 from lab.run_folder.writer import update_info
 
 THREE = ("city", "farm", "sea")

@@ -10,12 +10,14 @@ from support import architectures, generation, toy
 from support.tiny import rel
 from typer.testing import CliRunner
 
-from lab.analysis.inference import END, Override, load
 from lab.analysis.loss_decomposition import decompose
 from lab.analysis.pruning import pruned
 from lab.cli import main
 from lab.core.errors import LabError
 from lab.data.stream import Task
+from lab.inference.loading import load
+from lab.inference.override import Override
+from lab.inference.routed_model import END
 from lab.routers.base import LayerDecision
 from lab.run_folder.prediction import kept
 from lab.run_folder.writer import update_info
@@ -54,7 +56,7 @@ def written(tmp_path_factory):
 @pytest.fixture
 def data(monkeypatch):
     """The tasks are of no stream of the registry: what is opened again gets them from here."""
-    for module in ("training.runner", "analysis.inference"):
+    for module in ("training.runner", "inference.loading"):
         monkeypatch.setattr(f"lab.{module}.tasks_of", lambda stream, seed, **_: [TASKS[task] for task in stream.tasks])
 
 

@@ -8,12 +8,12 @@ from support import generation
 from support.tiny import rel
 
 import lab
-from lab.analysis.inference import load
 from lab.analysis.taxonomy import place
 from lab.config.resolve import configure
 from lab.core.errors import LabError
 from lab.data.batching import UNLABELLED
 from lab.data.stream import Example, Task
+from lab.inference.loading import load
 from lab.routers.base import Decision, one_hot
 from lab.training.stages import ExpertTraining
 from lab.training.trainer import Session, prepare

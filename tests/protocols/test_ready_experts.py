@@ -18,11 +18,12 @@ from typer.testing import CliRunner
 
 import lab
 from lab.adapters import peft_folder
-from lab.analysis import inference, loss_decomposition
+from lab.analysis import loss_decomposition
 from lab.cli.main import app
 from lab.config.resolve import command_line, configure
 from lab.core import registry
 from lab.core.errors import LabError
+from lab.inference.loading import load
 from lab.metrics.base import GAP
 from lab.routers.base import Trained, single_expert
 from lab.run_folder.run import Run
@@ -212,7 +213,7 @@ def test_the_order_of_fields_is_no_change_and_old_pins_hold(here):
 def test_the_run_is_a_run_like_any_other(place):
     """It answers as it was evaluated, without the folders of the adapters, and a command gives it again."""
     run = Run.open("routed", place / "runs")
-    model = inference.load(run)
+    model = load(run)
     right = [
         model.answer(e.text).prediction == f"sea/{toy.LABELS[e.label]}" for e in toy.tasks(*NAMES, train=24, test=12)[0].test
     ]
@@ -234,7 +235,7 @@ def test_other_kinds_of_experts(kind, here):
         lab.run("l2r", options, stream=str(here / "toy"), backbone="tiny", runs=here / "runs", id="trained", progress=False)
         experts = {name: f"trained/{name}" for name in NAMES[:2]}
     run = lab.route(experts, str(here / "toy"), "prototype", overrides=[*SMALL], runs=here / "runs", progress=False)
-    assert inference.load(run).answer("red wave").prediction
+    assert load(run).answer("red wave").prediction
     assert run.config["experts"]["name"] == kind and run.status == "finished" and run.tasks == list(NAMES[:2])
 
 

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 import lab
 from lab import views
-from lab.analysis import inference
 from lab.cli import main
 from lab.comparison import tables
 from lab.config.resolve import configure
 from lab.core.errors import LabError
+from lab.inference import loading
 from lab.models.learner import Learner
 from lab.protocols.transfer import JOINT, TransferOptions
 from lab.routers.base import Decision
@@ -305,7 +305,7 @@ def test_recipes_are_compared_in_a_table_of_their_own(run, tmp_path):
 
 def test_the_playground_is_for_streams(run):
     with pytest.raises(LabError, match="run 'mine' is of protocol transfer: texts can be asked of runs on a stream"):
-        inference.load(run)
+        loading.load(run)
 
 
 def test_commands_that_read_a_stream_say_so(run):

@@ -8,9 +8,10 @@ import torch
 from support import tiny, toy
 
 from lab.adapters import arithmetic
-from lab.analysis.inference import Override, load
 from lab.core import atomic_io
 from lab.core.errors import LabError
+from lab.inference.loading import load
+from lab.inference.override import Override
 from lab.routers._arrow import Subtracted
 from lab.routers.base import Decision, LayerDecision, single_expert
 from lab.run_folder.prediction import kept
