@@ -248,7 +248,7 @@ def _load_file(file: Path) -> ModuleType:
 
 def explain(error: ValidationError, model: type[BaseModel], section: str = "") -> str:
     """One line for what is wrong with the values of `model`: the field, the value and what is allowed, or the nearest name."""
-    problems = [(problem, *_place(problem["loc"], model)) for problem in error.errors()]
+    problems = [(problem, *_place(problem, model)) for problem in error.errors()]
     misspelt = {tuple(path[:-1]) for problem, path, _ in problems if problem["type"] == "extra_forbidden"} - {()}
     messages = dict[str, None]()
     for problem, path, within in problems:
@@ -258,16 +258,18 @@ def explain(error: ValidationError, model: type[BaseModel], section: str = "") -
     return "; ".join(messages)
 
 
-def _place(loc: Sequence[int | str], model: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
+def _place(problem: Any, model: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
     """Where a problem is: the names of fields, without those of members of unions, and the model that has the last one."""
     path, kinds, within = list[str](), (model,), None
-    for part in map(str, loc):
+    foreign = len(problem["loc"]) - 1 if problem["type"] == "extra_forbidden" else None  # a name that somebody wrote
+    for number, part in enumerate(map(str, problem["loc"])):
         models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if part == "str" or part.startswith(("list[", "literal[", "constrained-int")):
-            continue
-        if named := [kind for kind in models if kind.__name__ == part]:
-            kinds = named
-            continue
+        if path and number != foreign:  # what follows a name may be a member of a union
+            if part == "str" or part.startswith(("list[", "literal[", "constrained-int")):
+                continue
+            if named := [kind for kind in models if kind.__name__ == part]:
+                kinds = named
+                continue
         path, within = [*path, part], next(iter(models), None)
         kinds = ()
         if within and part in within.model_fields:

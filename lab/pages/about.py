@@ -31,7 +31,7 @@ def metrics() -> None:
         "$R_{i,j}$ is the score on task $j$ after learning task $i$, and $T$ the number of tasks learned so far. For transfer "
         "runs, $S_{h,k}$ is the score on held-out task $h$ of $H$ after training on $k$ of its examples."
     )
-    runs = run_picker.choices(lambda run: bool(run.matrix or run.scores.get("held_out")))
+    runs = run_picker.choices(lambda run: bool(len(run.matrix) or run.recorded_scores.get("held_out")))
     run = None
     if runs:
         default = next((key for key, run in runs.items() if views.complete(run)), next(iter(runs)))

@@ -217,7 +217,7 @@ def test_the_same_run_twice_counts_once(three, runs):
     done = lab("compare", "a", "again", "s", "--csv")
     assert done.stderr == f"{said}\n" and {row["n"] for row in csv.DictReader(done.stdout.splitlines())} == {"1"}
     with pytest.warns(UserWarning, match=said):
-        assert set(compare("a", "again", "s", runs=runs)["n"]) == {1}
+        assert set(compare("a", "again", "s", runs=runs).numbers["n"]) == {1}
 
 
 def test_nothing_to_compare(three, runs, tmp_path):
