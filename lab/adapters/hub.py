@@ -17,14 +17,15 @@ def snapshot(word: str, files: Sequence[str], more: Sequence[str] = ()) -> Path:
 
     Raises LabError if it is neither in the cache nor can be had.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     match = ID.fullmatch(word)
     assert match, f"{word} is no hub id"
     name, revision = match.groups()
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*files, *more]))
+        cached_only = constants.HF_HUB_OFFLINE  # else some versions ask for the list of files all the same
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*files, *more], local_files_only=cached_only))
     except LocalEntryNotFoundError:
         raise LabError(
             f"'{word}' is not in the cache of the hub, and the hub cannot be reached: download it where there is a network "

@@ -4,6 +4,7 @@ config.yaml (resolved)   run.json (status, times, error)   env.json   events.jso
 predictions/after_<k>.parquet   routing/after_<k>.safetensors   experts/<task>/   router.safetensors
 state/after_<k>/   checkpoint/   log.txt   decomposition.json (once it was asked for)
 manifest.json (SHA-256 of all that a finished run holds)   checkpoint.damaged-<n>/ (set aside, with the reason)
+stored.txt (addresses of the experts in `.experts/` that it needs)
 notes.json (what people wrote about the run)   .lock and lease.json (of the process that works on it)
 """
 
