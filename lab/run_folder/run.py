@@ -360,7 +360,8 @@ class Run:
         from pandas import DataFrame, MultiIndex, concat
 
         moments = [self._moment("routing", self.recorded(), after)] if after is None or isinstance(after, int) else [*after]
-        axes, tables = ["layer", "routing_head", "expert"], [DataFrame(columns=["after", "task"])]
+        axes: list[Any] = ["layer", "routing_head", "expert"]
+        tables: list[Any] = [DataFrame(columns=["after", "task"])]
         for moment in moments:
             routing = self.routing(moment)
             for t, task in enumerate(routing.tasks):
