@@ -11,6 +11,7 @@ import sys
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -102,7 +103,8 @@ class _Telling:
         if self.failed:
             return
         try:
-            work(*words)
+            with redirect_stdout(sys.stderr):  # stdout is for results
+                work(*words)
         except Exception as error:
             self.failed = True
             sentence = f"{self.tool.name} failed and is told no more of this run, which goes on: {type(error).__name__}: {error}"
