@@ -28,6 +28,7 @@ from lab.core.source_text import SourceText, source_of
 
 PLUGINS = "LAB_PLUGINS"  # environment variable: folders of plug-ins of your own, separated as in PATH
 SHOWN = 300  # characters of a wrong value
+TEXT = "__text__"  # of a module outside of the package: what it was loaded from
 HERE = ", registered in this process"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # of a plug-in
 CONTRACT = "base"  # the file of a folder that holds what its plug-ins have in common; it is none itself
@@ -198,7 +199,7 @@ class Registry:
         plugin = self.get(name)
         kind, file = self.kind.split()[0], f"{self.folder}/{name.replace('-', '_')}.py"
         origin = f"{source.file.name} in {PLUGINS}" if source.file else source.origin.removesuffix(HERE)
-        text = SourceText(sys.modules[plugin.__module__].__text__) if source.file else source_of(plugin)
+        text = SourceText(vars(sys.modules[plugin.__module__])[TEXT]) if source.file else source_of(plugin)
         return OwnPlugin(kind, name, file, origin, text and text.text, text.missing if text else ())
 
     def signature(self) -> tuple[str, ...]:
@@ -342,7 +343,7 @@ def _load_file(file: Path) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, file)
         assert spec and spec.loader, f"{file} is no Python file"
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
-        module.__text__ = file.read_text(encoding="utf-8", errors="replace")  # of what is loaded: the file may change
+        vars(module)[TEXT] = file.read_text(encoding="utf-8", errors="replace")  # of what is loaded: the file may change
         try:
             spec.loader.exec_module(module)
         except BaseException:  # so that the next attempt fails too

@@ -41,12 +41,12 @@ def test_cells(cells):
     first = source_of(names["Mine"])
     assert first is not None and "TABLE" in first.text and first.missing == ()
     names = cells("class Mine:\n    rows = 2\n")
-    assert source_of(names["Mine"]).text == "class Mine:\n    rows = 2\n"
+    assert source_of(names["Mine"]) == ("class Mine:\n    rows = 2\n", ())
     assert source_of(type("Nowhere", (), {"__module__": "__main__"})) is None
 
 
 def test_modules_are_taken_whole():
-    assert source_of(InAFile).text == Path(__file__).read_text(encoding="utf-8")
+    assert source_of(InAFile) == (Path(__file__).read_text(encoding="utf-8"), ())
     assert source_of(type("Unknown", (), {"__module__": "no_such_module"})) is None
 
 
