@@ -3,7 +3,29 @@
 import importlib
 import os
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what is loaded on first use, for editors and type checkers
+    from lab import figures as figures
+    from lab import views as views
+    from lab.analysis.loss_decomposition import decompose as decompose
+    from lab.api import compare as compare
+    from lab.api import grid as grid
+    from lab.api import resume as resume
+    from lab.api import route as route
+    from lab.api import run as run
+    from lab.api import runs as runs
+    from lab.api import sweep as sweep
+    from lab.api import train as train
+    from lab.comparison import replicates as replicates
+    from lab.comparison import tables as tables
+    from lab.config.resolve import configure as configure
+    from lab.core.errors import LabError as LabError
+    from lab.data.saved_stream import stream as stream
+    from lab.data.sources import Source as Source
+    from lab.inference.loading import load as load
+    from lab.inference.override import Override as Override
+    from lab.run_folder.run import Run as Run
 
 # Threads of the numeric library spin while they wait. With its default, half a second of another process's work (a dashboard, a
 # second job) makes them up to twenty times slower; a short spin costs nothing on an idle machine. Read when torch is first
@@ -24,6 +46,8 @@ _PUBLIC = {
     "resume": "lab.api:resume",
     "stream": "lab.data.saved_stream:stream",
     "Source": "lab.data.sources:Source",
+    "load": "lab.inference.loading:load",
+    "Override": "lab.inference.override:Override",
     "compare": "lab.api:compare",
     "register": "lab.config.registration:register",
     "Router": "lab.routers.base:Router",
@@ -33,6 +57,9 @@ _PUBLIC = {
     "Metric": "lab.metrics.base:Metric",
     "Protocol": "lab.protocols.base:Protocol",
     "Consolidation": "lab.consolidation.base:Consolidation",
+    "runs": "lab.api:runs",
+    "grid": "lab.api:grid",
+    "sweep": "lab.api:sweep",
     "decompose": "lab.analysis.loss_decomposition:decompose",
     "configure": "lab.config.resolve:configure",
     "Run": "lab.run_folder.run:Run",

@@ -1,11 +1,13 @@
-"""What notebooks and the command line call: run, route, train, resume, compare."""
+"""What notebooks and the command line call: run, route, train, resume, compare, runs."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lab.config.resolve import configure
+from lab.config.resolve import Overrides, configure
 from lab.config.schema import RunConfig
 from lab.core.errors import LabError
 from lab.data.saved_stream import named
@@ -15,6 +17,13 @@ from lab.run_folder.writer import create_run
 from lab.training.ready_adapters import configuration
 from lab.training.runner import resume, session, watched  # noqa: F401 (resume is public)
 
+if TYPE_CHECKING:
+    from lab.comparison.grid_view import GridResult
+    from lab.comparison.side_by_side import Comparison
+    from lab.views.run_list import RunList
+
+Choice = str | list[str] | None  # a name, or several; None: any
+
 
 def train(config: RunConfig | str, **settings: Any) -> Iterator[events.Event]:
     """Events of a run that leaves no folder behind: `for event in lab.train("l2r", stream="builtin")`."""
@@ -23,7 +32,7 @@ def train(config: RunConfig | str, **settings: Any) -> Iterator[events.Event]:
 
 def run(
     recipe: str | RunConfig,
-    overrides: list[str] | None = None,
+    overrides: Overrides | None = None,
     *,
     runs: str | Path | None = None,
     id: str | None = None,
@@ -32,7 +41,8 @@ def run(
 ) -> Run:
     """Train and evaluate a recipe, and return the finished run.
 
-    `overrides` are `key=value` texts as on the command line, `settings` fields of the configuration
+    `overrides` are options by their dotted name, `{"train.lr": 1e-3, "stream.max_train": None}`, or `key=value` texts as on the
+    command line; `settings` are fields of the configuration
     (`stream="builtin", backbone="minilm", seed=0`). `stream` also takes what `lab.stream` returns, a file, or "hf:OWNER/NAME",
     which is saved among the runs first. Everything is checked before the run's folder is made; raises LabError.
     """
@@ -47,7 +57,7 @@ def route(
     examples: Any,
     router: str | None = None,
     recipe: str | None = None,
-    overrides: list[str] | None = None,
+    overrides: Overrides | None = None,
     *,
     runs: str | Path | None = None,
     id: str | None = None,
@@ -63,30 +73,98 @@ def route(
     return run(config, runs=runs, id=id, progress=progress)
 
 
-def _configured(recipe: str | RunConfig, overrides: Sequence[str], settings: dict[str, Any]) -> RunConfig:
+def _configured(recipe: str | RunConfig, overrides: Overrides, settings: dict[str, Any]) -> RunConfig:
     """The configuration of a recipe with its changes; a complete one stays, and changes to it are a LabError."""
     if isinstance(recipe, str):
         return configure(recipe, overrides, **settings)
     if overrides or settings:
         raise LabError(
-            f"this configuration is complete, {', '.join([*overrides, *settings])} would be ignored: "
+            f"this configuration is complete, {', '.join(map(str, [*overrides, *settings]))} would be ignored: "
             "give changes to lab.configure, or name a recipe here"
         )
     return recipe
 
 
-def compare(*ids: str, runs: str | Path | None = None) -> Any:
-    """The runs side by side as a pandas table: metrics, routing, uses and cost; see lab.views.summary.
+def compare(*runs_or_ids: Run | str, runs: str | Path | None = None) -> "Comparison":
+    """Runs side by side: metrics, routing, uses and cost; runs are given as such or by their ids in the folder `runs`.
 
     A run that cannot be compared is left out with a warning that says why; LabError if none is left.
     """
-    from lab.views import comparable, summary
+    from lab.comparison.side_by_side import Comparison
+    from lab.views import comparable
 
-    if not ids:
+    if not runs_or_ids:
         raise LabError("name at least one run to compare")
-    compared, excluded = comparable([Run.open(id, runs) for id in dict.fromkeys(ids)])
+    opened = [run if isinstance(run, Run) else Run.open(run, runs) for run in dict.fromkeys(runs_or_ids)]
+    compared, excluded = comparable(opened)
     if not compared:
         raise LabError(f"there is nothing to compare: {'; '.join(excluded.values())}")
     for reason in excluded.values():
         warnings.warn(f"left out: {reason}", stacklevel=2)
-    return summary(compared)
+    return Comparison(compared)
+
+
+def runs(
+    folder: str | Path | None = None,
+    *,
+    recipe: Choice = None,
+    stream: Choice = None,
+    backbone: Choice = None,
+    scenario: Choice = None,
+    seed: int | list[int] | None = None,
+    status: Choice = None,
+) -> "RunList":
+    """The runs in a folder (default: $LAB_RUNS, else ./runs), oldest first, as a sequence that shows itself as a table.
+
+    Those of one recipe, stream, ..., or of one of several: `lab.runs(recipe="l2r", status=["finished", "stopped"])`.
+    `lab.runs()[-1]` is the newest, `lab.runs()["id"]` one by its id, `lab.runs().table()` a DataFrame with one row per run.
+    LabError for a status that there is not.
+    """
+    from lab.store import index
+    from lab.views.run_list import RunList
+
+    wanted = {"recipe": recipe, "stream": stream, "backbone": backbone, "scenario": scenario, "seed": seed, "status": status}
+    return RunList(index.runs(folder)).where(**wanted)
+
+
+def grid(
+    fields: str | Path | Mapping[str, Any], *, runs: str | Path | None = None, processes: int = 1, progress: bool = True
+) -> "GridResult":
+    """Run the missing cells of a grid, `processes` at a time, and return its cells and table.
+
+    `fields` are those of a grid file (`{"recipes": ["l2r", "uniform"], "stream": "builtin", "seeds": [0, 1, 2]}`, see README), or
+    a file, or the name of a shipped one. However it ended before, the same call goes on with it, and what is finished is only
+    read. A cell that fails does not stop the others: `unfinished` says why. Raises LabError with every problem of every cell.
+    """
+    from lab.comparison.grid_runner import Grid
+    from lab.comparison.grid_view import GridResult
+    from lab.training.progress_line import follow_cells
+
+    if isinstance(fields, Mapping):
+        streams = {name: fields[name] for name in ("stream", "streams") if fields.get(name)}
+        of_streams = {name: [named(s, runs) for s in v] if name == "streams" else named(v, runs) for name, v in streams.items()}
+        fields = {**fields, **of_streams}
+    opened = Grid(fields, runs, processes)
+    with closing(opened.work()) as steps:
+        follow_cells(steps) if progress else deque(steps, maxlen=0)
+    return GridResult(opened)
+
+
+def sweep(
+    recipe: str,
+    values: Mapping[str, list[Any]],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    runs: str | Path | None = None,
+    processes: int = 1,
+    progress: bool = True,
+    **fields: Any,
+) -> "GridResult":
+    """Try every combination of values of some options, and choose the best by the mean score on validation examples.
+
+    `lab.sweep("l2r", {"train.lr": [3e-4, 1e-3]}, stream="builtin", seeds=[0, 1])`: a grid of one recipe. The values are tried at
+    one seed, the chosen ones then hold for all `seeds`. `fields` are further ones of a grid file (stream, backbone, orders, ...),
+    `overrides` options by dotted name that hold for all cells. The result has `chosen`, `sweep`, and all of `lab.grid`.
+    """
+    of_grid = {"recipes": [recipe], "sweep": {**values}, "set": {**(overrides or {})}, **fields}
+    return grid(of_grid, runs=runs, processes=processes, progress=progress)

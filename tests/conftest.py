@@ -23,6 +23,11 @@ hypothesis.settings.register_profile("lab", print_blob=True, deadline=None)
 hypothesis.settings.load_profile("lab")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests come first, so that at the end no process works while the others wait."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quick_disk():
     """Tests write thousands of small files: no one waits until each is on the disk (processes that tests start do)."""

@@ -1,4 +1,4 @@
-"""The examples of docs/data.md work as they stand there."""
+"""The examples of docs/data.md and docs/model.md work as they stand there."""
 
 import re
 import shlex
@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import lab
 from lab.cli.main import app
 from lab.data.saved_stream import saved_names
 
-PAGE = Path(__file__).parents[1] / "docs" / "data.md"
+PAGES = Path(__file__).parents[1] / "docs"
 WORDS = {"billing": ("refund invoice", "payment card"), "shop": ("parcel late", "size small")}
 
 
@@ -23,8 +24,9 @@ def tickets(tmp_path, monkeypatch):
     monkeypatch.delenv("LAB_RUNS", raising=False)
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = "data") -> list[str]:
+    file = PAGES / f"{page}.md"
+    return re.findall(rf"^```{language}\n(.*?)^```$", file.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
 def test_python(tickets, capsys):
@@ -44,3 +46,17 @@ def test_commands(tickets):
         done = CliRunner().invoke(app, [*shlex.split(line)[1:], *small])
         assert done.exit_code == 0, done.output
     assert saved_names()[0] in done.output
+
+
+def test_the_trained_model(tickets, tmp_path):
+    stream = lab.stream("tickets.csv", task="domain", text="body", label="topic")
+    small = ["train.epochs=1", "router_training.steps=5"]
+    names: dict = {"run": lab.run("l2r", small, stream=stream, backbone="tiny", id="tickets", progress=False)}
+    for block in blocks("python", "model"):
+        exec(block, names)
+    assert names["again"].predict(["a parcel"]) == names["model"].predict(["a parcel"])
+    for line in "".join(blocks("bash", "model")).splitlines():
+        file = [word.replace("texts.csv", "tickets.csv") for word in shlex.split(line)[1:]]
+        done = CliRunner().invoke(app, file)
+        assert done.exit_code == 0, done.output
+    assert (tmp_path / "answers.parquet").is_file() and '"prediction": "' in done.output

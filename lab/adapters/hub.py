@@ -10,19 +10,22 @@ ID = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?", re.ASCII)  # OWNER/NAME o
 CACHED = re.compile(r"(?:.*[/\\])?models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\](\w+)[/\\]?", re.ASCII)
 
 
-def snapshot(word: str, files: Sequence[str]) -> Path:
+def snapshot(word: str, files: Sequence[str], more: Sequence[str] = ()) -> Path:
     """The folder of a hub id with these files of it; a revision that is a whole commit is not asked for again.
+
+    `more`: patterns of further files that are fetched.
 
     Raises LabError if it is neither in the cache nor can be had.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     match = ID.fullmatch(word)
     assert match, f"{word} is no hub id"
     name, revision = match.groups()
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*files]))
+        cached_only = constants.HF_HUB_OFFLINE  # else some versions ask for the list of files all the same
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*files, *more], local_files_only=cached_only))
     except LocalEntryNotFoundError:
         raise LabError(
             f"'{word}' is not in the cache of the hub, and the hub cannot be reached: download it where there is a network "
@@ -33,7 +36,7 @@ def snapshot(word: str, files: Sequence[str]) -> Path:
         raise LabError(f"'{word}' cannot be had from the hub: {reason}; name a folder, RUN/EXPERT, or OWNER/NAME") from None
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
-        raise LabError(f"'{word}' on the hub holds no {missing[0]}: it is no adapter that was saved as safetensors")
+        raise LabError(f"'{word}' on the hub holds no {missing[0]}: it is nothing that was saved as safetensors for the lab")
     return folder
 
 

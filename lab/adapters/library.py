@@ -20,7 +20,6 @@ from lab.adapters import peft_folder, peft_format
 from lab.core import atomic_io, documents
 from lab.core.errors import LabError, Notice
 from lab.jobs import jobs
-from lab.metrics.base import array
 from lab.run_folder.run import ID, NOTES, Run
 from lab.run_folder.writer import remove
 
@@ -82,9 +81,9 @@ def describe(expert: SavedExpert) -> dict[str, Any]:
 def retained(expert: SavedExpert) -> dict[str, float]:
     """Score of the expert's own task when it was learned and now, and the part that is left; NaN where it has no task."""
     unknown = {"learned": math.nan, "now": math.nan, "kept": math.nan}
-    if expert.run is None or not expert.run.matrix or expert.name not in expert.run.tasks:
+    if expert.run is None or not len(expert.run.matrix) or expert.name not in expert.run.tasks:
         return unknown
-    r, task = array(expert.run.matrix), expert.run.tasks.index(expert.name)
+    r, task = expert.run.matrix, expert.run.tasks.index(expert.name)
     if task >= len(r):
         return unknown
     first, last = float(r[task, task]), float(r[-1, task])
@@ -202,7 +201,7 @@ def card(expert: SavedExpert) -> str:
     lines = []
     if expert.run:
         run = expert.run
-        labels = dict(zip(run.tasks, run.scores.get("labels", []), strict=False)).get(expert.name)
+        labels = dict(zip(run.tasks, run.recorded_scores.get("labels", []), strict=False)).get(expert.name)
         lines += [
             f"An expert of run `{run.id}`: recipe `{run.config['recipe']}`, stream `{run.config['stream']['name']}`, "
             f"scenario `{run.config['scenario']}`, seed {run.config['seed']}.",

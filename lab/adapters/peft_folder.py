@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -144,15 +145,23 @@ def _array(entry: Mapping[str, Any]) -> np.ndarray:
 # -- writing ---------------------------------------------------------------------------------------------------------------
 
 
-def write(folder: Path, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any], backbone: str = "") -> None:
+def write(
+    folder: Path,
+    arrays: Mapping[str, np.ndarray],
+    config: Mapping[str, Any],
+    backbone: str = "",
+    head: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> None:
     """Save float32 arrays named `<layer>.<parameter>`; parameters of a kind that peft knows are named as it names them.
 
-    `backbone` is the digest of the backbone that they belong to, "" where it is not known.
+    `backbone` is the digest of the backbone that they belong to, "" where it is not known. `head`: tensors of the modules that
+    `modules_to_save` names, as the model calls them.
     """
     if in_peft(config):
         config = peft_format.complete(config, arrays)
         ending = peft_format.ENDINGS[config["peft_type"]]
         arrays = {f"{peft_format.PREFIX}{name}{ending}": array for name, array in arrays.items()}
+        arrays |= {f"{peft_format.PREFIX}{name}": array for name, array in head.items()}
     atomic_io.write_arrays(folder / WEIGHTS, arrays, {"format": "pt"} | ({BACKBONE: backbone} if backbone else {}))
     atomic_io.write_json(folder / CONFIG, dict(config))
 

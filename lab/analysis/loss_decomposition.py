@@ -30,11 +30,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab.analysis.inference import recall
 from lab.config.resolve import validated
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.data.batching import Encoded
+from lab.inference.loading import recall
 from lab.models.heads import Classifier, Written
 from lab.models.learner import Learner, routing_state
 from lab.run_folder.run import Run
@@ -138,10 +138,9 @@ def _gain_of_tokens(learner: Learner, rows: list[Encoded], seen: int, oracle: bo
 
 def _row_of_scores(run: Run, session: Session, then: Learner, j: int) -> dict[str, Any]:
     """The terms of the score of old task j. LabError where the scores of the run are not reproduced here."""
-    learned, kept, oracle = run.matrix[j][j], run.matrix[-1][j], session.learner.isolated
-    assert learned is not None and kept is not None, "a finished run has a score for every task that it learned"
+    learned, kept, oracle = float(run.matrix[j, j]), float(run.matrix[-1, j]), session.learner.isolated
     row, before, after = _row(session, then, j, _score, learned, kept)
-    expected = {"after the last task": (after, run.scores["oracle"][j] if oracle else kept)}
+    expected = {"after the last task": (after, run.recorded_scores["oracle"][j] if oracle else kept)}
     expected |= {} if oracle else {"when it was learned": (before, learned)}
     for moment, (here, recorded) in expected.items():
         if here != recorded:

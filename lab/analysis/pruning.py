@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from lab.analysis.inference import Override, recall
 from lab.analysis.loss_decomposition import reopened
 from lab.core.errors import LabError
+from lab.inference.loading import recall
+from lab.inference.override import Override
 from lab.run_folder.run import Run
 from lab.training.evaluation import Evaluation, evaluate
 from lab.training.trainer import EVALUATION_BATCH

@@ -6,6 +6,7 @@ import typer
 
 from lab.cli import completion
 from lab.cli.options import (
+    DryRun,
     Json,
     LabelColumn,
     PairColumn,
@@ -17,7 +18,7 @@ from lab.cli.options import (
     command,
     quiet,
 )
-from lab.cli.run import Changes, Option, joined, training
+from lab.cli.run import Changes, Option, folder_of_data, joined, preview, training
 from lab.core.errors import LabError
 
 
@@ -56,6 +57,7 @@ def route(
     seed: Annotated[int | None, typer.Option(help="seed of every use of chance")] = None,
     runs: Runs = None,
     id: Annotated[str | None, typer.Option(help="name of the run's folder (default: time, recipe, stream, seed)")] = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Route ready adapters without training them: lab route --expert TASK=FOLDER --expert TASK=OWNER/NAME --examples STREAM"""
@@ -65,7 +67,13 @@ def route(
 
     experts, options = by_task(expert), joined(changes, option)
     settings = {name: value for name, value in {"backbone": backbone, "seed": seed}.items() if value is not None}
-    stream = named(examples, runs, Columns(text_column, pair_column, label_column, targets_column, task_column))
+    with folder_of_data(examples, runs, dry_run) as streams:
+        stream = named(examples, streams, Columns(text_column, pair_column, label_column, targets_column, task_column))
+        if dry_run:
+            from lab.training.ready_adapters import configuration
+
+            preview(configuration(experts, stream, router, recipe, options, runs, **settings), runs, streams, id, as_json)
+            return
     training(
         lambda: api.route(experts, stream, router, recipe, options, runs=runs, id=id, progress=not quiet(), **settings), as_json
     )

@@ -3,10 +3,11 @@
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,6 +31,7 @@ from lab.cli.output import print_preview, print_result, show_json
 from lab.core.errors import LabError, RunFailed
 
 if TYPE_CHECKING:
+    from lab.config.schema import RunConfig
     from lab.run_folder.run import Run
 
 Changes = Annotated[
@@ -83,26 +85,36 @@ def run(
     if "=" in recipe:
         raise LabError(f"'{recipe}' is an option: name a recipe before it, for example lab run l2r {shlex.quote(recipe)}")
     from lab.data.saved_stream import named
-    from lab.data.sources import Columns, is_source
+    from lab.data.sources import Columns
 
     settings = {"backbone": backbone, "seed": seed}
     chosen = {name: value for name, value in settings.items() if value is not None}
     options = joined(changes, option)
-    columns = Columns(text_column, pair_column, label_column, targets_column, task_column)
-    own_data = stream is not None and is_source(stream)
-    if dry_run:
-        with TemporaryDirectory() as folder:  # instead of the folder of runs, in which the data would be saved
-            streams = Path(folder) if own_data else runs
-            chosen |= {"stream": name} if (name := named(stream, streams, columns)) else {}
-            preview(recipe, options, chosen, runs, streams, id, as_json)
-        return
+    with folder_of_data(stream, runs, dry_run) as streams:
+        name = named(stream, streams, Columns(text_column, pair_column, label_column, targets_column, task_column))
+        chosen |= {"stream": name} if name else {}
+        if dry_run:
+            from lab.config.resolve import configure
+
+            preview(configure(recipe, options, **chosen), runs, streams, id, as_json)
+            return
     from lab import api
 
-    if name := named(stream, runs, columns):
-        chosen["stream"] = name
-        if own_data and not quiet():
-            print(f"{stream} is saved as the stream {name}", file=sys.stderr)
+    if name != stream and not quiet():
+        print(f"{stream} is saved as the stream {name}", file=sys.stderr)
     training(lambda: api.run(recipe, options, runs=runs, id=id, progress=not quiet(), **chosen), as_json)
+
+
+@contextmanager
+def folder_of_data(stream: str | None, runs: Path | None, dry_run: bool) -> Iterator[Path | None]:
+    """Where data of one's own are saved as a stream: in the folder of runs; for a dry run in a folder that is removed again."""
+    from lab.data.sources import is_source
+
+    if dry_run and stream is not None and is_source(stream):
+        with TemporaryDirectory() as folder:
+            yield Path(folder)
+    else:
+        yield runs
 
 
 def joined(changes: list[str] | None, option: list[str] | None) -> list[str]:
@@ -113,23 +125,13 @@ def joined(changes: list[str] | None, option: list[str] | None) -> list[str]:
     return [*(changes or ()), *(option or ())]
 
 
-def preview(
-    recipe: str,
-    options: list[str],
-    settings: dict[str, Any],
-    runs: Path | None,
-    streams: Path | None,
-    id: str | None,
-    as_json: bool,
-) -> None:
+def preview(config: "RunConfig", runs: Path | None, streams: Path | None, id: str | None, as_json: bool) -> None:
     """Check everything that a run checks before it starts, and print what it would be."""
-    from lab.config.resolve import configure
     from lab.run_folder.writer import refuse_id
-    from lab.training.forecast import preview
+    from lab.training import forecast
 
-    config = configure(recipe, options, **settings)
     refuse_id(id, runs)
-    answer = preview(config, runs, streams)
+    answer = forecast.preview(config, runs, streams)
     show_json(answer) if as_json else print_preview(answer)
 
 

@@ -1,4 +1,4 @@
-"""`lab remove`, `lab restore`, `lab empty-trash`."""
+"""`lab remove`, `lab restore`, `lab empty-trash`, `lab collect`, `lab pack`, `lab unpack`."""
 
 import shlex
 from datetime import UTC, datetime, timedelta
@@ -67,6 +67,67 @@ def empty_trash(
         return
     freed = sum(row["bytes"] for row in rows)
     print(f"{len(rows)} runs {'would be' if dry_run else 'were'} deleted, {freed / 1e6:,.1f} MB")
+
+
+@command(Section.KEEP)
+def collect(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be freed, and free nothing")] = False,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Delete stored experts that no run of the folder needs, in its trash neither: lab collect --dry-run"""
+    from lab.jobs import jobs
+    from lab.store import experts
+
+    jobs.refuse_read_only()
+    found = experts.collect(runs, dry_run)
+    freed = sum(found.files.values())
+    if as_json:
+        removed = [path.name for path in found.files]
+        show_json({"removed": removed, "bytes": freed, "kept": found.kept, "silent": found.silent, "dry_run": dry_run})
+        return
+    done = "would be" if dry_run else "were"
+    print(f"{len(found.files)} stored experts {done} deleted, {freed / 1e6:,.1f} MB; {found.kept} are needed")
+    if found.silent:
+        names = ", ".join(found.silent[:3]) + (" ..." if len(found.silent) > 3 else "")
+        print(f"what was there by their end was kept for {len(found.silent)} runs that do not say what they use: {names}")
+
+
+@command(Section.KEEP)
+def pack(
+    run: Annotated[str, typer.Argument(help="id of the run or its folder")],
+    file: Annotated[Path, typer.Argument(help="the archive to be written: NAME.zip or NAME.tar.gz")],
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run into one file, to take along: lab pack RUN run.zip"""
+    from lab.run_folder.run import Run
+    from lab.store import archive
+
+    left_out = archive.pack(Run.open(run, runs), file)
+    if as_json:
+        show_json({"file": str(file), "bytes": file.stat().st_size, "left_out": left_out})
+        return
+    size = file.stat().st_size / 1e6
+    print(f"run '{run}' is in {file} ({size:,.1f} MB); bring it in with: lab unpack {shlex.quote(str(file))}")
+    if left_out:
+        print(f"left out, since they are no files of a run: {', '.join(left_out[:5])}{' ...' if len(left_out) > 5 else ''}")
+
+
+@command(Section.KEEP)
+def unpack(
+    file: Annotated[Path, typer.Argument(help="an archive that lab pack has written")],
+    name: Annotated[str | None, typer.Option("--as", help="another id, where its own is taken")] = None,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Bring a run in from one file, whole or not at all: lab unpack run.zip"""
+    from lab.jobs import jobs
+    from lab.store import archive
+
+    jobs.refuse_read_only()
+    run = archive.unpack(file, runs, name)
+    show_json({"name": run.id, "dir": str(run.dir)}) if as_json else print(f"run '{run.id}' is in {run.dir.parent}")
 
 
 def _folder(runs: Path | None) -> str:

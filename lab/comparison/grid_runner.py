@@ -14,12 +14,13 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,7 +69,7 @@ class Progress(NamedTuple):
 class Grid:
     """A grid file and a folder of runs. Making it checks the file; `work` runs what is missing; `result` reads all of it."""
 
-    def __init__(self, file: str | Path, folder: str | Path | None = None, processes: int = 1):
+    def __init__(self, file: str | Path | Mapping[str, Any], folder: str | Path | None = None, processes: int = 1):
         """Resolves every cell; nothing is written. `processes`: cells that run at the same time.
 
         LabError lists every problem of every cell.
@@ -412,14 +413,23 @@ class Forks:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["lab.api", "peft", "transformers.models.bert.modeling_bert"])
         first = self.context.Process(target=int)  # does nothing: when it has ended the libraries are loaded
-        first.start()
+        _start(first)
         first.join()
 
     def __call__(self, run: Run) -> Worker:
         words = run.id, str(run.dir.parent.resolve()), dict(os.environ)
         process = self.context.Process(target=work, args=words)
-        process.start()
+        _start(process)
         return Fork(process)
+
+
+def _start(process: BaseProcess) -> None:
+    """Start a process that does not run the caller's script once more, as `multiprocessing` would for the names in it."""
+    script, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = script
 
 
 class Fork:

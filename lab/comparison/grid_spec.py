@@ -8,7 +8,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,14 +121,22 @@ class GridFile(Section):
         return self.seeds[0] if self.sweep_seed is None else self.sweep_seed
 
 
-def read(file: str | Path) -> tuple[Path, GridFile]:
-    """A grid file by its path, or a shipped one by its name; LabError says which field is wrong and what it may be."""
+def read(file: str | Path | Mapping[str, Any]) -> tuple[Path, GridFile]:
+    """A grid file by its path, a shipped one by its name, or the fields of one; LabError says which field is wrong and what it
+    may be."""
+    if isinstance(file, Mapping):
+        return _checked(Path("from-python"), dict(file))
     path = Path(file) if str(file).endswith((".yaml", ".yml")) else GRIDS / f"{file}.yaml"
     if path.parent == GRIDS and path.stem not in (shipped := [shipped.stem for shipped in GRIDS.glob("*.yaml")]):
         raise unknown("grid", str(file), shipped)
     content = read_yaml(path, f"grid {path.name}")
     if not isinstance(content, dict):
         raise LabError(f"grid {path.name} must be a mapping with recipes, stream, seeds, ..., not {type(content).__name__}")
+    return _checked(path, content)
+
+
+def _checked(path: Path, content: dict[str, Any]) -> tuple[Path, GridFile]:
+    """The grid that a file holds."""
     try:
         grid = GridFile(**content)
     except ValidationError as error:

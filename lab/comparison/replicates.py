@@ -64,7 +64,7 @@ def positions(runs: Sequence[Run]) -> pd.DataFrame:
     for group in views.groups(runs):
         orders = len({tuple(run.tasks) for run in group.runs})
         last: list[dict[str, Any]] = [
-            dict(zip(run.tasks, run.matrix[-1], strict=True)) for run in group.runs if views.complete(run)
+            dict(zip(run.tasks, run.matrix[-1].tolist(), strict=True)) for run in group.runs if views.complete(run)
         ]
         for position, effect in enumerate(by_position(last), 1):
             row = {"label": group.label, "recipe": group.recipe, "position": position, "orders": orders}

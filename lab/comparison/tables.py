@@ -27,14 +27,14 @@ TERMS = {
 # -- many runs -------------------------------------------------------------------------------------------------------------
 
 
-class Comparison(NamedTuple):
+class TextTable(NamedTuple):
     """A table for people, one row per group of runs, and the reasons of its missing values."""
 
     table: pd.DataFrame
     notes: list[str]
 
 
-def comparison(runs: Sequence[Run]) -> Comparison:
+def comparison(runs: Sequence[Run]) -> TextTable:
     """Scores, uses and costs: one row per group of runs that differ only in the seed, one column per measure, cells as text.
 
     A missing value is a dash, its reason a note; a measure that is missing everywhere has a note and no column.
@@ -51,7 +51,7 @@ def comparison(runs: Sequence[Run]) -> Comparison:
     table.insert(0, "n", [str(len(group.runs)) for group in views.groups(runs)])
     everywhere = len(table)
     lines = [note if len(labels) == everywhere else f"{note} ({', '.join(labels)})" for note, labels in notes.items()]
-    return Comparison(table.rename_axis(index="method", columns=None), lines + without_interval(runs))
+    return TextTable(table.rename_axis(index="method", columns=None), lines + without_interval(runs))
 
 
 def without_interval(runs: Sequence[Run]) -> list[str]:

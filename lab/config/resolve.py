@@ -127,7 +127,31 @@ def parse_override(text: str) -> dict[str, Any]:
         raise LabError(f"'{text[:LONGEST]}' is not an option: write key=value, for example train.lr=0.001")
     value = f"[{value}]" if LIST.fullmatch(value) else value
     parsed = yaml_value(value, f"the value of '{path}' cannot be read: {value[:LONGEST]}")
-    return nested(f"{path}.name" if path in NAMED and isinstance(parsed, str) else path, parsed)
+    return _change_of(path, parsed)
+
+
+Overrides = Mapping[str, Any] | Sequence[str | Mapping[str, Any]]  # values by dotted name, or a list of `key=value` and such
+
+
+def changes_of(overrides: Overrides) -> list[dict[str, Any]]:
+    """Overrides as nested mappings: texts are read as YAML, values of a mapping stand as they are, None for null.
+
+    LabError for what names no option.
+    """
+    changes: list[dict[str, Any]] = []
+    for override in [overrides] if isinstance(overrides, Mapping) else overrides:
+        if isinstance(override, Mapping):
+            changes += [_change_of(path, value) for path, value in override.items()]
+        else:
+            changes.append(parse_override(override))
+    return changes
+
+
+def _change_of(path: str, value: Any) -> dict[str, Any]:
+    """The change that gives the option at a dotted path this value; the name of a plug-in stands for it."""
+    if not isinstance(path, str) or not path or len(path) > LONGEST:
+        raise LabError(f"{path!r:.{LONGEST}} is not an option: write its dotted name, for example 'train.lr'")
+    return nested(f"{path}.name" if path in NAMED and isinstance(value, str) else path, value)
 
 
 def written(value: Any) -> str:
@@ -182,15 +206,15 @@ def _gives(recipe: str, changes: Sequence[str], content: dict[str, Any]) -> bool
         return False
 
 
-def configure(recipe: str = CUSTOM, overrides: Sequence[str] = (), **settings: Any) -> RunConfig:
+def configure(recipe: str = CUSTOM, overrides: Overrides = (), **settings: Any) -> RunConfig:
     """A validated configuration: defaults < recipe < what fits the stream < overrides (`key=value`) < settings.
 
     `settings` are top-level fields, or `stream`, `backbone`, `router` given by name, or a stream itself. Raises LabError with the
     nearest valid name for a misspelt one.
     """
     change: dict[str, Any] = {}  # first on their own: `-o router.heads=2 -o router=oracle` keeps the heads
-    for text in overrides:
-        change = merged(change, renamed(parse_override(text)))
+    for override in changes_of(overrides):
+        change = merged(change, renamed(override))
     for name, value in settings.items():
         value = getattr(value, "reference", value)  # of a stream that was opened or saved
         change = merged(change, renamed({name: {"name": value} if name in NAMED and isinstance(value, str) else value}))

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from lab.core import documents
+from lab.core.errors import LabError
 
 UnreadableArrays = SafetensorError  # what `read_arrays` raises for a damaged file
 
@@ -25,6 +26,16 @@ def replace_bytes(path: Path, content: bytes) -> None:
     except BaseException:  # Ctrl-C too
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: Path, what: str) -> None:
+    """LabError if no file can be written there; nothing is left behind. `what` the file is, in a word."""
+    folder = path.parent
+    reason = "it is a folder" if path.is_dir() else "" if folder.is_dir() else f"there is no folder {folder}"
+    if not reason and not os.access(path if path.exists() else folder, os.W_OK):
+        reason = "permission denied"
+    if reason:
+        raise LabError(f"the {what} {path} cannot be written: {reason}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -10,12 +10,11 @@ import hashlib
 import importlib
 import importlib.util
 import os
-import pkgutil
 import re
 import sys
 from abc import ABC
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -153,13 +152,11 @@ class Registry:
     def _sources(self) -> dict[str, list[Source]]:
         """Where the plug-ins of each name come from."""
         sources: dict[str, list[Source]] = {}
-        for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
-            if _is_plugin(module.name):
-                path = f"{self.package}.{module.name}"
-                spec = module.module_finder.find_spec(module.name, None)  # type: ignore[call-arg]
-                file = Path(spec.origin) if spec and spec.origin else None
+        for folder in importlib.import_module(self.package).__path__:
+            for file in _modules_in(folder):
+                path = f"{self.package}.{_module_of(file)}"
                 source = Source(path, partial(importlib.import_module, path), file, shipped=True)
-                sources.setdefault(_plugin_name(module.name), []).append(source)
+                sources.setdefault(_plugin_name(_module_of(file)), []).append(source)
         for file in self._files():
             sources.setdefault(_plugin_name(file.stem), []).append(Source(str(file), partial(_load_file, file), file))
         for point in _entry_points(f"lab.{self.folder}"):
@@ -324,6 +321,22 @@ def _is_found(plugin: type, source: Source) -> bool:
     return source.origin.startswith(f"{plugin.__module__}:{plugin.__qualname__} ")
 
 
+def _modules_in(folder: str) -> tuple[Path, ...]:
+    """The files of the plug-ins in a folder of the package, sorted; looked for again once the folder has changed."""
+    return _modules_at(folder, os.stat(folder).st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _modules_at(folder: str, changed: int) -> tuple[Path, ...]:
+    files = [file for file in Path(folder).glob("*.py") if _is_plugin(file.stem)]
+    packages = [file for file in Path(folder).glob("*/__init__.py") if _is_plugin(file.parent.name)]
+    return tuple(sorted(files + packages))
+
+
+def _module_of(file: Path) -> str:
+    return file.parent.name if file.stem == "__init__" else file.stem
+
+
 def _is_plugin(stem: str) -> bool:
     return stem != CONTRACT and not stem.startswith("_")
 
@@ -354,7 +367,7 @@ def _load_file(file: Path) -> ModuleType:
 
 def explain(error: ValidationError, model: type[BaseModel], section: str = "") -> str:
     """One line for what is wrong with the values of `model`: the field, the value and what is allowed, or the nearest name."""
-    problems = [(problem, *_place(problem["loc"], model)) for problem in error.errors()]
+    problems = [(problem, *_place(problem, model)) for problem in error.errors()]
     misspelt = {tuple(path[:-1]) for problem, path, _ in problems if problem["type"] == "extra_forbidden"} - {()}
     messages = dict[str, None]()
     for problem, path, within in problems:
@@ -364,16 +377,18 @@ def explain(error: ValidationError, model: type[BaseModel], section: str = "") -
     return "; ".join(messages)
 
 
-def _place(loc: Sequence[int | str], model: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
+def _place(problem: Any, model: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
     """Where a problem is: the names of fields, without those of members of unions, and the model that has the last one."""
     path, kinds, within = list[str](), (model,), None
-    for part in map(str, loc):
+    foreign = len(problem["loc"]) - 1 if problem["type"] == "extra_forbidden" else None  # a name that somebody wrote
+    for number, part in enumerate(map(str, problem["loc"])):
         models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if part == "str" or part.startswith(("list[", "literal[", "constrained-int")):
-            continue
-        if named := [kind for kind in models if kind.__name__ == part]:
-            kinds = named
-            continue
+        if path and number != foreign:  # what follows a name may be a member of a union
+            if part == "str" or part.startswith(("list[", "literal[", "constrained-int")):
+                continue
+            if named := [kind for kind in models if kind.__name__ == part]:
+                kinds = named
+                continue
         path, within = [*path, part], next(iter(models), None)
         kinds = ()
         if within and part in within.model_fields:

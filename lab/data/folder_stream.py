@@ -139,7 +139,7 @@ def _fields(folder: Path, spec: Mapping[str, Any]) -> dict[str, str]:
     """Column by what it is; a list of columns says that they are called as the lab calls them."""
     fields = spec.get("fields") or {}
     if isinstance(fields, list):
-        fields = {name: name for name in fields}
+        fields = {str(name): name for name in fields}
     if not isinstance(fields, dict) or not all(isinstance(column, str) for column in fields.values()):
         raise LabError(f'{folder / SPEC}: fields must map names of the lab to columns, for example {{"text": "sentence"}}')
     if foreign := sorted(set(fields) - set(COLUMNS)):

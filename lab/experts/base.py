@@ -84,7 +84,7 @@ class Expert(Plugin):
 
     @classmethod
     def options_for(cls, saved: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Options with which one bank takes all experts of these plain configurations as they are; those of placing aside.
+        """Options with which one bank takes all experts of these plain configurations as they are, in the layers they have.
 
         Default: what the first of them was saved with; the bank refuses others that do not agree with it.
         """
@@ -134,6 +134,10 @@ class InputExpert(Expert):
         refused = [name for name in ("skip", "targets", "layers") if getattr(config.experts, name)]
         if refused:
             raise LabError(f"experts of kind '{cls.name}' stand before the text, in no block: leave out experts.{refused[0]}")
+
+    @classmethod
+    def options_for(cls, saved: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return super().options_for(saved) | {"targets": None}
 
     def targets(self, model: "PreTrainedModel") -> Sequence[str]:
         return ["*"]

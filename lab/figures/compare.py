@@ -51,7 +51,7 @@ def decomposition(run: Run, tokens: bool = False, title: str = "") -> go.Figure:
     for colour, (term, name) in zip(TERM_COLOURS, tables.TERMS.items(), strict=True):
         if bool(table[term].isna().all()):
             continue  # this run has no such term
-        hover = [f"{name}: {piece:+.3f}<br>of a loss of {loss:.3f}" for piece, loss in table[[term, "loss"]].to_numpy()]
+        hover = [f"{name}: {piece:+z.3f}<br>of a loss of {loss:.3f}" for piece, loss in table[[term, "loss"]].to_numpy()]
         drawn.add_bar(
             x=table[term],
             y=np.arange(len(table)),

@@ -19,6 +19,8 @@ from lab.config.resolve import recipe_names
 SCALE = "Cividis"  # scores and shares, 0 to 1
 DIVERGING = "PuOr"  # differences, centred on 0; neither red nor green
 FAINT = "rgba(127,127,127,0.25)"  # grid lines on light and dark
+FOCUS = "#E8590C"  # outline of what is in focus, seen on every cell, light and dark
+NUMBERS = "numbers"  # the trace with the numbers of cells
 CELLS_WITH_TEXT = 12  # columns up to which the numbers stand in the cells
 NAMED_COLUMNS = 6  # columns up to which names stand above them, if these are short
 SHORT = 11  # characters of a short name
@@ -145,7 +147,7 @@ def figure(title: str = "", height: int = 360) -> go.Figure:
     return go.Figure(layout=layout)
 
 
-def cells(drawn: go.Figure, values: np.ndarray, hover: np.ndarray, form: str = "{:.2f}", **options: Any) -> None:
+def cells(drawn: go.Figure, values: np.ndarray, hover: np.ndarray, form: str = "{:z.2f}", **options: Any) -> None:
     """Add cells at whole coordinates with their number inside; values and hover texts (rows, columns), NaN stays blank."""
     texts = values.shape[1] <= CELLS_WITH_TEXT  # then a colour bar would only take their room
     look = {"zmin": 0, "zmax": 1, "colorscale": SCALE, "hoverongaps": True, "xgap": 2, "ygap": 2} | options
@@ -179,7 +181,7 @@ def _numbers(values: np.ndarray, form: str, look: dict[str, Any]) -> go.Scatter:
         textfont={"color": ["#000000" if bright else "#FFFFFF" for bright in light], "size": 11},
         hoverinfo="skip",
         showlegend=False,
-        name="numbers",
+        name=NUMBERS,
     )
 
 
@@ -248,7 +250,7 @@ def weights_by_layer(
     values = table.to_numpy()
     hover = np.empty(values.shape, dtype=object)
     names = [literal(name) for name in views.layer_names(table.index)]
-    form = "{:+.2f}" if scale else "{:.2f}"
+    form = "{:+z.2f}" if scale else "{:z.2f}"
     for i, j in np.ndindex(values.shape):
         hover[i, j] = f"{names[i]}<br>{about[j]} {values[i, j]:.3f}"
     drawn = figure(title, cells_height(len(table)))
@@ -261,9 +263,15 @@ def weight_of(experts: Iterable[str], what: str) -> list[str]:
     return [f"expert <b>{literal(name)}</b><br>{what}" for name in experts]
 
 
-def clickable(figure: go.Figure) -> go.Figure:
-    """Transparent markers over the cells of a heatmap: a click anywhere in a cell returns its row as y and its column as x."""
+def clickable(figure: go.Figure, focus: tuple[int, int] | None = None) -> go.Figure:
+    """Transparent markers over the cells of a heatmap: a click anywhere in a cell returns its row as y and its column as x.
+
+    The numbers keep their colours when a cell is selected; the cell (row, column) of `focus` has an outline.
+    """
     hover = np.asarray(figure.data[0].customdata)  # (rows, columns)
+    numbers = [trace for trace in figure.data if trace.name == NUMBERS]
+    figure.data = [trace for trace in figure.data if trace.name != NUMBERS]
+    figure.add_traces([part for trace in numbers for part in _by_colour(trace)])
     y, x = np.mgrid[0 : hover.shape[0], 0 : hover.shape[1]].reshape(2, -1)
     figure.add_scatter(
         x=x,
@@ -276,4 +284,19 @@ def clickable(figure: go.Figure) -> go.Figure:
         name="targets",
     )
     figure.data[-1].selected = figure.data[-1].unselected = {"marker": {"opacity": 0}}
+    if focus:
+        row, column = focus
+        corners = {"x0": column - 0.47, "x1": column + 0.47, "y0": row - 0.47, "y1": row + 0.47}
+        figure.add_shape(type="rect", **corners, line={"color": FOCUS, "width": 3}, fillcolor="rgba(0,0,0,0)")
     return figure.update_layout(hoverdistance=-1, clickmode="event+select")
+
+
+def _by_colour(numbers: go.Scatter) -> list[go.Scatter]:
+    """Numbers in one trace per colour: only a single colour can be kept while another trace is selected from."""
+    parts = []
+    for colour in dict.fromkeys(numbers.textfont.color):
+        own = [i for i, other in enumerate(numbers.textfont.color) if other == colour]
+        part = go.Scatter(numbers)
+        x, y, text = ([values[i] for i in own] for values in (numbers.x, numbers.y, numbers.text))
+        parts.append(part.update(x=x, y=y, text=text, textfont={"color": colour}, unselected={"textfont": {"color": colour}}))
+    return parts

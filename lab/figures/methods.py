@@ -47,7 +47,7 @@ def differences(runs: Sequence[Run], baseline: str, measure: str = "", title: st
             error_x=_errors(table.iloc[[i]]) | {"color": colour},
             name=literal(row["label"]),
             customdata=[
-                f"<b>{literal(row['label'])}</b> minus {literal(baseline)}<br>{row['mean']:+.3f}, {row['n']} "
+                f"<b>{literal(row['label'])}</b> minus {literal(baseline)}<br>{row['mean']:+z.3f}, {row['n']} "
                 f"{'pair' if row['n'] == 1 else 'pairs'}<br>{literal(verdict)}"
             ],
             hovertemplate="%{customdata}<extra></extra>",

@@ -4,7 +4,6 @@ Nothing is loaded from elsewhere: style, data and plotly.js stand in the file. I
 it looks like stands in report.html.jinja; here is what it says.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,13 +86,8 @@ class Block:
 
 
 def check(path: Path) -> None:
-    """LabError if no file can be written there; nothing is left behind."""
-    folder = path.parent
-    reason = "it is a folder" if path.is_dir() else "" if folder.is_dir() else f"there is no folder {folder}"
-    if not reason and not os.access(path if path.exists() else folder, os.W_OK):
-        reason = "permission denied"
-    if reason:
-        raise LabError(f"the report {path} cannot be written: {reason}")
+    """LabError if no report can be written there; nothing is left behind."""
+    atomic_io.check_writable(path, "report")
 
 
 def write(runs: Sequence[Run], path: Path, excluded: Mapping[str, str] | None = None) -> None:
@@ -170,8 +164,10 @@ def _differences(runs: Sequence[Run], baseline: str) -> Table | None:
     columns = {
         "measure": pairs["measure"].map(titles),
         "pairs": pairs["n"],
-        "difference": pairs["mean"].map("{:+.3f}".format),
-        "95 % interval": [f"[{low:+.3f}, {high:+.3f}]" if low == low else "" for low, high in pairs[["low", "high"]].to_numpy()],
+        "difference": pairs["mean"].map("{:+z.3f}".format),
+        "95 % interval": [
+            f"[{low:+z.3f}, {high:+z.3f}]" if low == low else "" for low, high in pairs[["low", "high"]].to_numpy()
+        ],
         "p": pairs["p"].map("{:.3f}".format),
         "claim": ["yes" if claim else "no" for claim in claimed],
         "why": pairs["why"],

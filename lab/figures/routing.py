@@ -48,9 +48,9 @@ def routing_by_task(
 def routing_drift(run: Run, after: int | None = None, title: str = "") -> go.Figure:
     """Change of the shares since each task was learned, on the fixed range -1 to 1."""
     table = views.routing_drift(run, after)
-    hover = _pair_hover(table, "changed by {:+.1%} since then on")
+    hover = _pair_hover(table, "changed by {:+z.1%} since then on")
     drawn = figure(title, cell_height(len(table)))
-    cells(drawn, table.to_numpy(), hover, "{:+.2f}", colorscale=DIVERGING, zmin=-1, zmax=1, zmid=0)
+    cells(drawn, table.to_numpy(), hover, "{:+z.2f}", colorscale=DIVERGING, zmin=-1, zmax=1, zmid=0)
     return grid(drawn, numbered(table.index), heads(table.columns, table.index), "examples of task", "expert")
 
 

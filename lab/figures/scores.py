@@ -84,7 +84,7 @@ def matrix_difference(first: views.Runs, second: views.Runs, title: str = "", re
     hover = np.vectorize(lambda text: text.replace("score ", "difference "), otypes=[object])(hover)
     drawn = figure(title, cell_height(len(tasks)))
     scale = {"colorscale": DIVERGING, "zmin": -reach, "zmax": reach, "zmid": 0}
-    cells(drawn, values, hover, "{:+.2f}", **scale)
+    cells(drawn, values, hover, "{:+z.2f}", **scale)
     return grid(drawn, numbered(tasks), heads(tasks, tasks), "after learning task", "difference on task")
 
 
@@ -95,10 +95,10 @@ def interference(run: views.Runs, title: str = "") -> go.Figure:
     hover = np.empty(values.shape, dtype=object)
     for i, j in np.ndindex(values.shape):
         missing = "not learned yet" if j > i else "not measured yet"
-        cost = missing if np.isnan(values[i, j]) else f"cost {values[i, j]:+.3f}"
+        cost = missing if np.isnan(values[i, j]) else f"cost {values[i, j]:+z.3f}"
         hover[i, j] = f"learning <b>{literal(tasks[i + 1])}</b><br>{cost}<br>on task <b>{literal(tasks[j])}</b>"
     drawn = figure(title, cell_height(len(values)))
-    cells(drawn, values, hover, "{:+.2f}", colorscale=DIVERGING, zmin=-1, zmax=1, zmid=0)
+    cells(drawn, values, hover, "{:+z.2f}", colorscale=DIVERGING, zmin=-1, zmax=1, zmid=0)
     return grid(drawn, numbered(tasks)[1:], heads(tasks, tasks)[:-1], "learning task", "lost by task")
 
 

@@ -3,6 +3,7 @@
 Tasks, experts and moments are counted from 1 in a lesson, as people count. Further lessons may lie in the folder LAB_LESSONS.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -130,13 +131,13 @@ def truth(point: Point, runs: dict[str, Run]) -> float:
     after, task, expert = point.after - 1, point.task - 1, point.expert - 1
     try:
         if point.what == "score":
-            value = run.matrix[after][task]
+            value = float(run.matrix[after, task])
         elif point.what == "share":
             value = float(views.routing_by_task(run, after).iloc[task, expert])
         else:
             value = views.metrics_after(run, after)[point.what]
     except IndexError:
         value = None
-    if value is None:
+    if value is None or math.isnan(value):
         raise LabError(f"the recorded run '{point.run}' has no {point.what} for {point.label}")
     return float(value)

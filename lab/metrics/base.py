@@ -20,7 +20,7 @@ from lab.core.errors import LabError
 from lab.core.plugin_errors import at_fault
 from lab.core.registry import Plugin
 
-Matrix = Sequence[Sequence[float | None]]
+Matrix = Sequence[Sequence[float | None]] | np.ndarray
 AT_THE_END = "measured when the run is finished"
 GAP = "some of the scores that it is made of were not measured"
 
@@ -43,7 +43,7 @@ class Use(IntEnum):
 
 def array(matrix: Matrix) -> np.ndarray:
     """R as floats with NaN where not yet seen; shape (rows learned, T)."""
-    return np.array([[np.nan if score is None else score for score in row] for row in matrix], dtype=float, ndmin=2)
+    return np.array(matrix, dtype=float, ndmin=2)
 
 
 @dataclass(frozen=True)

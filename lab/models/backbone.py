@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -117,6 +118,8 @@ class Backbone(nn.Module):
 
     def encode(self, examples: Sequence[Example], task: int, split: str) -> list[Encoded]:
         """Token ids of all examples of a split, cut to the maximal length, not padded."""
+        if not examples:  # which some tokenizers cannot take
+            return []
         texts = [example.text for example in examples]
         pairs = [example.pair or "" for example in examples] if any(example.pair for example in examples) else None
         if isinstance(self.tokenizer, HashTokenizer):
@@ -137,6 +140,13 @@ class Backbone(nn.Module):
             )
             for row, (ids, kinds, ex) in enumerate(rows)
         ]
+
+    def length(self, example: Example) -> int:
+        """Tokens of a text, or pair of texts, before it is cut."""
+        pair = [example.pair] if example.pair else None
+        if isinstance(self.tokenizer, HashTokenizer):
+            return len(self.tokenizer([example.text], pair, sys.maxsize)["input_ids"][0])
+        return len(self.tokenizer([example.text], pair, verbose=False)["input_ids"][0])
 
     def target(self, text: str) -> tuple[int, ...]:
         """Tokens of a text to write, cut to the maximal length, with the token that ends it."""

@@ -372,15 +372,17 @@ class Bank(nn.Module):
 
     # -- files -----------------------------------------------------------------------------------------------------
 
-    def export(self, k: int, folder: Path, base: str = "", backbone: str = "") -> None:
+    def export(self, k: int, folder: Path, base: str = "", backbone: str = "", revision: str | None = None) -> None:
         """Save expert k: in peft's format where the kind has one, else as one safetensors file with the same names.
 
-        `base` is what its backbone is called, and `backbone` its digest, by which other weights of that name are told apart.
+        `base` is what its backbone is called, and `backbone` its digest, by which other weights of that name are told apart;
+        `revision`: its commit on the hub, where it is known.
         """
         arrays = {name: p.detach().float().cpu().numpy() for name, p in self.expert(k).items()}
         config = {"expert": self.kind.options.model_dump(), "name": self.names[k], "base_model_name_or_path": base}
         if self.kind.peft_format:
             config = self.kind.peft_config([layer.name for layer in self.layers], base) | {"task_type": self.peft_task}
+            config |= {"revision": revision} if revision else {}
         peft_folder.write(folder, arrays, config, backbone)
 
     def import_expert(self, folder: Path, name: str) -> int:

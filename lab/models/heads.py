@@ -233,17 +233,20 @@ class Classification(Head):
         """(B, C): which classes compete when rows of these tasks (B,) are answered after `seen` tasks."""
         return self.space.competing(task, seen, "task" if self.space.scenario == "task" else "seen")
 
+    def probabilities(self, batch: Batch, seen: int) -> Tensor:
+        """(B, C), 0 where a class does not compete after `seen` tasks, under the decision that the bank is routed by."""
+        return self.scores(batch, self.candidates(batch.task, seen)).softmax(-1)
+
     def answers(self, batch: Batch, decision: Decision | None, seen: int) -> Answers:
-        competing = self.candidates(batch.task, seen)
         with self.bank.routed(self.answering_decision(batch, decision)):
-            best = self.scores(batch, competing).softmax(-1).max(-1)
+            best = self.probabilities(batch, seen).max(-1)
         label = self.space.target(batch.label, batch.task).cpu().numpy()
         predicted = self.chosen(batch, best.indices).cpu().numpy()
         return Answers(label, predicted, label == predicted, best.values.double().cpu().numpy(), {})
 
     def reply(self, batch: Batch) -> Reply:
-        competing = self.candidates(batch.task, self.tasks_seen)
-        chances, competes = self.scores(batch, competing).softmax(-1)[0], competing[0]
+        competes = self.candidates(batch.task, self.tasks_seen)[0]
+        chances = self.probabilities(batch, self.tasks_seen)[0]
         return Reply([self.space.names[c] for c in competes.nonzero().flatten().tolist()], chances[competes])
 
     def written(self, answers: np.ndarray) -> np.ndarray:

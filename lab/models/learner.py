@@ -71,6 +71,11 @@ class Learner(nn.Module):
         return self.per_task and self.config.experts.isolated
 
     @property
+    def needs_task(self) -> bool:
+        """Whether the model must be told the task of a text."""
+        return self.head.space.scenario == "task" or Reads.TASK in self.router.reads
+
+    @property
     def current(self) -> range:
         """Numbers of the experts that the newest task trains."""
         return range(len(self.bank) - 1 if self.per_task else 0, len(self.bank))

@@ -10,8 +10,10 @@ from lab.jobs import jobs
 from lab.pages import layout, run_picker, system
 from lab.run_folder.run import root
 from lab.run_folder.writer import environment
+from lab.store import doctor
 from lab.views import glossary
 
+SHOWN = 20  # findings on the page
 KEYS = {
     "Tab, Shift Tab": "move to the next or previous control",
     "Enter or Space": "press a button, open a list",
@@ -29,7 +31,7 @@ def metrics() -> None:
         "$R_{i,j}$ is the score on task $j$ after learning task $i$, and $T$ the number of tasks learned so far. For transfer "
         "runs, $S_{h,k}$ is the score on held-out task $h$ of $H$ after training on $k$ of its examples."
     )
-    runs = run_picker.choices(lambda run: bool(run.matrix or run.scores.get("held_out")))
+    runs = run_picker.choices(lambda run: bool(len(run.matrix) or run.recorded_scores.get("held_out")))
     run = None
     if runs:
         default = next((key for key, run in runs.items() if views.complete(run)), next(iter(runs)))
@@ -110,12 +112,36 @@ def self_check() -> None:
             st.error("Training does not work here until the checks in red are fixed.")
 
 
+def folder_check() -> None:
+    """What is wrong with the folder of runs and the packages: what can be seen at once, and all of it on a click."""
+    st.subheader("Runs and packages", anchor=False)
+    whole = st.button(
+        "Check every file",
+        icon=":material/health_and_safety:",
+        key="about_doctor",
+        help="Reads every file that has a digest, of all runs and stored experts. On the command line: lab doctor.",
+    )
+    with st.spinner("Reading every file" if whole else "Looking at the folder of runs"):
+        findings = list(doctor.examine(whole=whole))
+    damage = sum(finding.damage for finding in findings)
+    for finding in findings[:SHOWN]:
+        icon, colour = ("error", "red") if finding.damage else ("info", "gray")
+        st.markdown(f":{colour}[:material/{icon}:] {layout.plain(finding.sentence)}")
+    if len(findings) > SHOWN:
+        st.caption(f"and {len(findings) - SHOWN} more: lab doctor lists them all")
+    if not damage:
+        st.success("Every file is as it was written." if whole else "Nothing is damaged as far as can be seen at once.")
+    elif any(finding.mend for finding in findings):
+        st.caption("On the command line, `lab doctor --repair` mends what can be mended; it deletes nothing.")
+
+
 def draw() -> None:
     layout.heading("About", "What every number means, what runs on this machine, and whether training works here.")
     metrics()
     recipe_map()
     machine()
     self_check()
+    folder_check()
     st.subheader("Keyboard", anchor=False)
     st.table({"key": list(KEYS), "does": list(KEYS.values())}, border="horizontal", hide_index=True)
     st.subheader("Privacy and licence", anchor=False)

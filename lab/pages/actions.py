@@ -64,7 +64,7 @@ def confirm_delete(run: Run) -> None:
         "They can be restored from there until the trash is emptied."
     )
     with suppress(*views.UNREADABLE):  # a damaged run can be deleted too
-        if run.matrix:
+        if len(run.matrix):
             st.caption(f"It has learned {len(run.matrix)} of {len(run.tasks)} tasks.")
     ask_name(run.id, "Write its name to delete it", delete_named, run)
 

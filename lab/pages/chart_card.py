@@ -32,18 +32,20 @@ def card(
     read: str = "",
     python: str = "",
     on_click: Callable[[int, int], None] | None = None,
+    focus: tuple[int, int] | None = None,
     **options: Any,
 ) -> None:
     """A chart with what belongs to it: how to read it, its text equivalent, and a popover with Python, command and CSV.
 
     `draw` is a function of lab.figures, called with `arguments` and `options`; `table` is the function of lab.views with its
     numbers, called with `arguments`. The popover shows these calls; `python` replaces them where the arguments are not runs
-    and plain values. `on_click(row, column)` is called with the cell of a heatmap that was clicked.
+    and plain values. `on_click(row, column)` is called with the cell of a heatmap that was clicked; `focus` is the cell
+    that has an outline.
     """
     figure = draw(*arguments, **options)
     selection: dict[str, Any] = {}
     if on_click:
-        figures.clickable(figure)
+        figures.clickable(figure, focus)
         selection = {"on_select": lambda: _pass_click_on(key, on_click), "selection_mode": "points"}
     chart(figure, key, alt, **selection)
     runs = [item for value in arguments for item in (value if isinstance(value, list) else [value]) if isinstance(item, Run)]

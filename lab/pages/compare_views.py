@@ -107,9 +107,9 @@ def difference(row: Mapping[Any, Any]) -> str:
     if pd.isna(row["mean"]):
         return f"– ({row['why']})"
     if pd.isna(row["low"]):
-        return f"{row['mean']:+.3f} (one pair: no interval)"
+        return f"{row['mean']:+z.3f} (one pair: no interval)"
     includes_zero = "" if row["claim"] else ", includes 0"
-    return f"{row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] p {row['p']:.2g}{includes_zero}"
+    return f"{row['mean']:+z.3f} [{row['low']:+z.3f}, {row['high']:+z.3f}] p {row['p']:.2g}{includes_zero}"
 
 
 def curves(runs: list[Run], groups: list[Group]) -> None:
@@ -352,7 +352,7 @@ def order(runs: list[Run]) -> None:
             "by one (`-o stream.tasks=[...]`); then press “Add other seeds and orders” above."
         )
         return
-    values = "; ".join(f"{row['label']} position {row['position']} {row['mean']:+.3f}" for row in effects)
+    values = "; ".join(f"{row['label']} position {row['position']} {row['mean']:+z.3f}" for row in effects)
     chart_card.card(
         methods.positions,
         runs,

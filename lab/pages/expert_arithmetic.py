@@ -107,7 +107,7 @@ def preview(combined: "Adapter", operation: str, chosen: list[SavedExpert], opti
         for layer in combined.layers
     }
     table = library.alignment(layers, chosen)
-    cosines = "; ".join(f"{key} {value:+.2f}" for key, value in table.iloc[-1].items())
+    cosines = "; ".join(f"{key} {value:+z.2f}" for key, value in table.iloc[-1].items())
     left, right = st.columns([1, 3], gap="large")
     left.metric("Rank", combined.config["r"])
     left.metric("Norm", f"{library.norm(layers, combined.scale):.2f}", help="Frobenius norm of the whole update.")

@@ -75,7 +75,8 @@ def login_configured() -> bool:
 
 def extra_hosts() -> list[str]:
     """Names other than those of the machine itself that the dashboard may be called by."""
-    return list(config.get_option("server.allowedHosts"))
+    own = (*LOOPBACK, config.get_option("server.address"))
+    return [name for name in config.get_option("server.allowedHosts") if name not in own]
 
 
 def is_loopback(address: str | None) -> bool:

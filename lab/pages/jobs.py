@@ -118,13 +118,13 @@ def controls(run: Run, state: str) -> None:
                     actions.attempt(jobs.resume, run)
             elif offer("Add to queue", "playlist_add", "resume_later", "Another run is training: this one continues after it."):
                 actions.attempt(jobs.enqueue, run)
-        if run.matrix:
+        if len(run.matrix):
             navigation.link("compare", "Compare", ":material/compare_arrows:", {"runs": run.id})
         if run.recorded():
             navigation.link("routing", "Routing", ":material/alt_route:", {"rt_run": run.id})
         if not futile:
             duplicate(run)
-        if state not in jobs.ACTIVE and run.matrix and not run.info.get("replay") and run.protocol.continual:
+        if state not in jobs.ACTIVE and len(run.matrix) and not run.info.get("replay") and run.protocol.continual:
             st.download_button(
                 "Replay file",
                 lambda: replay_bytes(run),
@@ -171,7 +171,7 @@ def replay_bytes(run: Run) -> bytes:
 def live(run: Run, state: str) -> None:
     """The run as it is now, refreshed while it is active; a change of its status draws the page again."""
     limit = views.LOSS
-    if run.protocol.continual and (run.matrix or state in jobs.ACTIVE):
+    if run.protocol.continual and (len(run.matrix) or state in jobs.ACTIVE):
         limit = st.number_input(
             "Warn if a task loses more than",
             0.0,
@@ -254,7 +254,7 @@ def matrix(run: Run, state: str) -> None:
         st.dataframe(views.transfer_scores(run), key="job_transfer", alt="Scores of the held-out tasks by number of shots")
         layout.how_to_read("Score of each held-out task before training on any of its examples (0), and after so many (shots).")
         return
-    if not run.matrix and not run.scores.get("partial"):
+    if not len(run.matrix) and not run.recorded_scores.get("partial"):
         expected = "The first row appears when the first task is learned."
         st.caption(expected if state in jobs.ACTIVE else "The run ended before the first task was learned.")
         return

@@ -47,7 +47,7 @@ def how_to_read(text: str) -> None:
     st.caption(f":material/info: {text}")
 
 
-def number(value: float | None, form: str = "{:.3f}") -> str:
+def number(value: float | None, form: str = "{:z.3f}") -> str:
     """A number as text; a dash for a missing one (None or NaN)."""
     return "–" if value is None or value != value else form.format(value)
 

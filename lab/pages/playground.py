@@ -63,9 +63,9 @@ class Side:
     def python(self, question: "Question") -> str:
         """The expression that computes its answer."""
         fields = ", ".join(f"{name}={value!r}" for name, value in self.change)
-        arguments = [repr(question.text), *([f"Override({fields})"] if fields else [])]
+        arguments = [repr(question.text), *([f"lab.Override({fields})"] if fields else [])]
         arguments += [f"{name}={value!r}" for name, value in self.options(question).items()]
-        return f"load({code_snippets.open_expression(self.run)}, {self.after}).answer({', '.join(arguments)})"
+        return f"lab.load({code_snippets.open_expression(self.run)}, {self.after}).answer({', '.join(arguments)})"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Question:
 def ask(side: Side, question: Question) -> Answer:
     """The answer of one model, computed now."""
     model, lock = loaded_models.loaded(side.run, side.after)
-    from lab.analysis.inference import Override  # after the model: loading takes time, and only the line above shows that
+    from lab.inference.override import Override  # after the model: loading takes time, and only the line above shows that
 
     with lock:
         return model.answer(question.text, Override(**dict(side.change)), **side.options(question))
@@ -576,7 +576,7 @@ def show_computed(sides: list[Side], question: Question) -> None:
         st.error(layout.plain(str(error).split("\n")[0]), title="The model cannot answer")
         return
     listed = "".join(f"    {side.name!r}: {side.python(question)},\n" for side in sides)
-    code = f"import lab\nfrom lab.analysis.inference import Override, load\n\nanswers = {{\n{listed}}}"
+    code = f"import lab\n\nanswers = {{\n{listed}}}"
     show(answers, code, sides[-1].lead)
 
 

@@ -113,7 +113,7 @@ def layer_and_head(run: Run, after: int) -> tuple[int | None, ...]:
     return None if chosen == ALL else layers.index(chosen), None if head == ALL else int(head) - 1
 
 
-def overview(run: Run, after: int) -> None:
+def overview(run: Run, after: int, at: Focus) -> None:
     """The share of each expert per task, and a summary over all tasks."""
     st.subheader("Which expert is chosen for which task", anchor=False)
     where = layer_and_head(run, after)
@@ -139,6 +139,7 @@ def overview(run: Run, after: int) -> None:
             alt=f"Share of each expert per task. {strongest}",
             table=views.routing_by_task,
             on_click=set_focus,
+            focus=(at.task, at.expert),
             read="Each row is a task and sums to 1: the share of the routing weight that each expert gets on its test examples. "
             f"{pattern} Click a cell to focus on it.",
         )
@@ -195,6 +196,7 @@ def inside(run: Run, after: int, at: Focus) -> None:
             key="rt_profile",
             table=views.routing_profile,
             on_click=focus_on_expert,
+            focus=(at.layer, at.expert),
             alt=f"Mean weight of every expert on task {task} by layer",
             read="The first layer is on top; mean over routing heads. Early layers often cannot tell the tasks apart yet.",
         )
@@ -235,6 +237,7 @@ def inside(run: Run, after: int, at: Focus) -> None:
             alt=f"{title} by layer and routing head, from {table.min().min():.2f} to {table.max().max():.2f}",
             table=views.routing_by_layer,
             on_click=focus_on_head if several else None,
+            focus=(at.layer, at.head),
             read=f"{title}. {read}",
         )
 
@@ -357,7 +360,7 @@ def drift(run: Run, after: int) -> None:
     changes = views.routing_drift(run, after)
     which = "own expert" if run.routing(after).owned else "expert with the largest share"
     now = [views.own_expert(run, after, task) for task in range(len(changes))]
-    text = "; ".join(f"{task} {row.iloc[expert]:+.0%}" for expert, (task, row) in zip(now, changes.iterrows(), strict=True))
+    text = "; ".join(f"{task} {row.iloc[expert]:+z.0%}" for expert, (task, row) in zip(now, changes.iterrows(), strict=True))
     chart_card.card(
         figures.routing_drift,
         run,
@@ -388,7 +391,7 @@ def draw() -> None:
         after = run_picker.pick_moment(run, run.recorded(), "rt_after", about)
     warnings(run, after)
     at = focus(run, after)
-    overview(run, after)
+    overview(run, after, at)
     with layout.section():
         inside(run, after, at)
     with layout.section():

@@ -24,7 +24,8 @@ def settings() -> dict[str, Any]:
 def command(port: int = 8501, **changes: Any) -> list[str]:
     """The command line of the server; `changes` are further settings by dotted name with underscores for dots."""
     chosen = settings() | {"server.port": port} | {name.replace("_", "."): value for name, value in changes.items()}
-    flags = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in chosen.items()]
+    values = [(name, each) for name, value in chosen.items() for each in (value if isinstance(value, list) else [value])]
+    flags = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in values]
     return [sys.executable, "-m", "streamlit", "run", str(HERE / "dashboard.py"), *flags]
 
 
@@ -57,7 +58,8 @@ def launch(
     paths = [str(HERE.parents[1]), *filter(None, [environment.get("PYTHONPATH")])]
     for line in links(host, port, environment.get("LAB_TOKEN")):
         print(line, file=sys.stderr)
-    changes: dict[str, Any] = {"server_address": host} | ({"server_allowedHosts": ",".join(allow_hosts)} if allow_hosts else {})
+    names = [*gate.LOOPBACK, host, *allow_hosts] if allow_hosts else []  # Streamlit answers no other on its websocket
+    changes: dict[str, Any] = {"server_address": host} | ({"server_allowedHosts": names} if names else {})
     server = subprocess.Popen(command(port, **changes), env=environment | {"PYTHONPATH": os.pathsep.join(paths)})
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())  # else it would go on alone and keep the port
     try:

@@ -58,7 +58,7 @@ def metrics(sequential: Run, routed: Run, after: int) -> None:
         if of_routed[name] is not None and of_sequential[name] is not None:
             change = of_routed[name] - of_sequential[name]
             better = change < 0 if measure.lower_is_better else change > 0
-            note = f":{'green' if better else 'red' if change else 'gray'}[{change:+.3f}] compared with sequential"
+            note = f":{'green' if better else 'red' if change else 'gray'}[{change:+z.3f}] compared with sequential"
         numeral(column, name, measure.title, layout.number(of_routed[name]), note, measure.about)
     share = layout.number(own_share(routed, after))
     about = "1: a perfect router. One divided by the number of tasks: a random choice."

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from lab.config.schema import RunConfig
 from lab.config.validation import BUDGETS
 from lab.core import registry
@@ -210,24 +212,36 @@ class Protocol(Plugin):
         return MatrixScores(
             matrix=run.matrix,
             routing=info.get("routing") or {},
-            oracle=run.scores.get("oracle"),
+            oracle=run.recorded_scores.get("oracle"),
             reasons=info.get("why") or {},
         )
 
     def result(self, run: Run) -> dict[str, Any]:
         """What `lab run --json` prints: what was measured, and for every unknown number the reason under `why`."""
-        info, zero_shot = run.info, run.scores.get("zero_shot")
+        info, zero_shot = run.info, run.recorded_scores.get("zero_shot")
         routing = info.get("routing") or {}
         why = {path: why for path, why in info.get("why", {}).items() if routing.get(path.removeprefix("routing.")) is None}
         if zero_shot is None:
             why["zero_shot"] = "not evaluated yet"
-        recorded = {"tasks": run.tasks, "matrix": run.matrix, "zero_shot": zero_shot, "routing": routing}
-        measures = {"measures": run.scores["measures"]} if run.scores.get("measures") else {}
+        scores = run.recorded_scores
+        recorded = {"tasks": run.tasks, "matrix": scores.get("matrix", []), "zero_shot": zero_shot, "routing": routing}
+        measures = {"measures": scores["measures"]} if scores.get("measures") else {}
         return assembled(run, self.measured(run), recorded | measures, why)
+
+    def score_rows(self, run: Run) -> tuple[list[dict[str, Any]], list[str]]:
+        """The rows of `Run.scores`, and its columns."""
+        recorded, tasks = run.recorded_scores, run.tasks
+        measures: dict[str, list[list[float | None]]] = recorded.get("measures") or {}
+        untrained = enumerate(recorded.get("zero_shot") or [])
+        rows: list[dict[str, Any]] = [{"after": -1, "after_name": None, "task": tasks[j], "score": s} for j, s in untrained]
+        for i, j in np.argwhere(~np.isnan(run.matrix)).tolist():
+            row = {"after": i, "after_name": tasks[i], "task": tasks[j], "score": float(run.matrix[i, j])}
+            rows.append(row | {name: matrix[i][j] for name, matrix in measures.items()})
+        return rows, ["after", "after_name", "task", "score", *measures]
 
     def validation(self, run: Run) -> list[float]:
         """Scores on validation examples at the end, by which values are chosen; none while they are not measured."""
-        return run.scores.get("validation") or []
+        return run.recorded_scores.get("validation") or []
 
     def ended_tasks(self, run: Run) -> int:
         """Tasks that are learned and scored."""
@@ -235,11 +249,11 @@ class Protocol(Plugin):
 
     def moments(self, run: Run) -> Sequence[int]:
         """Tasks after which the run was evaluated, whose predictions, routing and state are kept."""
-        return [t for t, row in enumerate(run.matrix) if any(score is not None for score in row)]
+        return [t for t, row in enumerate(run.matrix) if not np.isnan(row).all()]
 
     def unready(self, run: Run) -> str:
         """Why a run that does not change any more has no numbers to compare; empty if it has."""
-        return "" if run.matrix else f"run '{run.id}' is {run.status} and has learned no task"
+        return "" if len(run.matrix) else f"run '{run.id}' is {run.status} and has learned no task"
 
     def sides(self) -> dict[str, Sequence[str]]:
         """Groups of tasks that two runs must have in common for their scores to mean the same, by title. Default: none."""

@@ -1,7 +1,7 @@
 """Experts that were trained elsewhere: none is trained here, a router among them and the classifier are fitted on examples."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -88,6 +88,12 @@ class ReadyExperts(Protocol):
         last = len(sizes) - 1
         evaluating = [Planned(last, RouterTraining), Planned(last, RowEvaluation), Planned(last + 1, FinalEvaluation)]
         return [Planned(-1, UntrainedEvaluation), *placing, *evaluating]
+
+    def cost(self, session: "Session") -> dict[str, Any]:
+        """Experts are stored and not trained."""
+        learner = session.learner
+        parts = (learner.head.classifier, learner.router, learner.consolidation)
+        return {"trainable_parameters": sum(parameter.numel() for part in parts for parameter in part.parameters())}
 
     def measured(self, run: Run) -> MatrixScores:
         gap = "the experts were there all at once: the matrix has its last row alone"

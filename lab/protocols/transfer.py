@@ -282,7 +282,7 @@ class Transfer(Protocol):
     # -- a run on disk -------------------------------------------------------------------------------------------------
 
     def measured(self, run: Run) -> TransferMeasured:
-        scores, options = run.scores, self.options
+        scores, options = run.recorded_scores, self.options
         return TransferMeasured(
             zero_shot=scores.get("zero_shot", {}),
             held_out=scores.get("held_out", {}),
@@ -298,24 +298,33 @@ class Transfer(Protocol):
         recorded = {
             "protocol": self.name,
             "train_tasks": self.options.train_tasks,
-            "trained": run.scores.get("trained", {}),
-            "zero_shot": run.scores.get("zero_shot", {}),
-            "held_out": run.scores.get("held_out", {}),
-            "alignment_by_step": run.scores.get("alignment", {}),
+            "trained": run.recorded_scores.get("trained", {}),
+            "zero_shot": run.recorded_scores.get("zero_shot", {}),
+            "held_out": run.recorded_scores.get("held_out", {}),
+            "alignment_by_step": run.recorded_scores.get("alignment", {}),
         }
         return assembled(run, self.measured(run), recorded, {})
 
+    def score_rows(self, run: Run) -> tuple[list[dict[str, Any]], list[str]]:
+        result = self.result(run)
+        trained, untrained, held_out = (result[name] for name in ("trained", "zero_shot", "held_out"))
+        rows = [{"part": "trained", "task": task, "shots": None, "score": score} for task, score in trained.items()]
+        for task, score in untrained.items():
+            by_shots = {"0": score} | held_out.get(task, {})
+            rows += [{"part": "held out", "task": task, "shots": int(k), "score": s} for k, s in by_shots.items()]
+        return rows, ["part", "task", "shots", "score"]
+
     def validation(self, run: Run) -> list[float]:
-        return [score for by_shots in run.scores.get("validation", {}).values() for score in by_shots.values()]
+        return [score for by_shots in run.recorded_scores.get("validation", {}).values() for score in by_shots.values()]
 
     def ended_tasks(self, run: Run) -> int:
-        return len(run.scores.get("done", ()))
+        return len(run.recorded_scores.get("done", ()))
 
     def moments(self, run: Run) -> Sequence[int]:
         return range(self.ended_tasks(run))
 
     def unready(self, run: Run) -> str:
-        return "" if run.scores.get("held_out") else f"run '{run.id}' is {run.status} and was adapted to no task"
+        return "" if run.recorded_scores.get("held_out") else f"run '{run.id}' is {run.status} and was adapted to no task"
 
     def sides(self) -> dict[str, Sequence[str]]:
         return {"training tasks": self.options.train_tasks or (), "held-out tasks": self.options.held_out or ()}

@@ -1,4 +1,4 @@
-"""What a model answered to one text, and how it was routed: kept in a run folder, or just computed by `lab.analysis.inference`.
+"""What a model answered to one text, and how it was routed: kept in a run folder, or just computed by `lab.inference`.
 
 Letters: C classes, L adapted layers, H routing heads, E experts, T tokens. No torch here.
 """
@@ -147,8 +147,7 @@ def kept(run: Run, after: int | None, task: int) -> list[Answer]:
 
 def _predictions(run: Run, after: int | None, task: str) -> pd.DataFrame:
     """Stored predictions on one task by test row; empty where there are none."""
-    try:
-        stored = run.predictions(after)
-        return stored.loc[stored["task"] == task].drop_duplicates(subset=["row"]).set_index("row")
-    except (OSError, ValueError, KeyError):
+    if after not in run.predicted():
         return pd.DataFrame()
+    stored = run.predictions(after)
+    return stored.loc[stored["task"] == task].drop_duplicates(subset=["row"]).set_index("row")

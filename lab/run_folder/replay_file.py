@@ -44,13 +44,13 @@ def trace(run: Run) -> bytes:
     if run.info.get("replay") or run.status in ("queued", "running"):
         state = "is a replay" if run.info.get("replay") else f"is {run.status}"
         raise LabError(f"run '{run.id}' {state}: a replay file is made of a run that has ended")
-    finished, events, scores = run.status == "finished", list(run.events()), run.scores
+    finished, events, scores = run.status == "finished", list(run.events()), run.recorded_scores
     if not finished:
         ends = [i for i, event in enumerate(events) if event.get("kind") == "TaskEnded" and event["task"] < len(run.matrix)]
         if not ends:
             raise LabError(f"run '{run.id}' is {run.status} and has learned no task: there is nothing to play")
         events = events[: ends[-1] + 1]
-        scores |= {"matrix": run.matrix[: events[-1]["task"] + 1], "partial": []}
+        scores |= {"matrix": scores["matrix"][: events[-1]["task"] + 1], "partial": []}
     end = {name: run.info[name] for name in END if name in run.info}
     head = {
         "replay": FORMAT,

@@ -5,27 +5,34 @@ predictions/after_<k>.parquet   routing/after_<k>.safetensors   experts/<task>/ 
 state/after_<k>/   checkpoint/   log.txt   decomposition.json (once it was asked for)
 plugins/ (sources of plug-ins that are not shipped, which nothing here runs)
 manifest.json (SHA-256 of all that a finished run holds)   checkpoint.damaged-<n>/ (set aside, with the reason)
+stored.txt (addresses of the experts in `.experts/` that it needs)
 notes.json (what people wrote about the run)   .lock and lease.json (of the process that works on it)
 """
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import psutil
 
 from lab.config.former_names import renamed
-from lab.core import atomic_io, documents, registry
+from lab.core import atomic_io, documents, html, registry
+from lab.core.dotted import pick
 from lab.core.errors import LabError, unknown
-from lab.metrics.base import evaluate
+from lab.metrics.base import Use, evaluate, metric_classes
 from lab.run_folder import expected_fields
 from lab.run_folder.routing_record import Routing, read_routing
+from lab.run_folder.score_matrix import Matrix
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 FORMAT = 1  # of the run folder; raised when an old reader would misread a new folder
 TERMINAL = ("finished", "stopped", "interrupted", "failed")
+STATUSES = ("queued", "running", *TERMINAL, "lost", "damaged")  # what lists say of a run
 NOTES = {"text": "", "tags": [], "starred": False, "archived": False}  # notes.json where nobody has written anything
 ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,79}")
 LARGEST = {".json": 1 << 24, ".yaml": 1 << 20, ".jsonl": 1 << 28, ".txt": 1 << 28, ".parquet": 1 << 29}  # bytes that are read
@@ -79,6 +86,17 @@ class Run:
         except UNREADABLE:
             state = "damaged" if self.dir.is_dir() else "missing"
         return f"<Run '{self.id}' {state}, in {self.dir.parent}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what the run is, the scores it is judged by, and its matrix."""
+        about = html.paragraph(repr(self).strip("<>"))
+        try:
+            result = self.result()
+            judged = [m for kind in metric_classes() for m in kind.of_results([result]) if m.use >= Use.JUDGE]
+            scores = html.table([m.title for m in judged], [[pick(result, m.path) for m in judged]]) if judged else ""
+            return about + scores + (self.matrix._repr_html_() or "" if len(self.matrix) else "")
+        except UNREADABLE:
+            return about
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -213,7 +231,7 @@ class Run:
         return {name: written[name] if isinstance(written.get(name), type(empty)) else empty for name, empty in NOTES.items()}
 
     @property
-    def scores(self) -> dict[str, Any]:
+    def recorded_scores(self) -> dict[str, Any]:
         """matrix.json: tasks, labels, matrix, zero_shot, oracle, validation."""
         return self._json("matrix.json")
 
@@ -230,17 +248,23 @@ class Run:
     @property
     def writes(self) -> bool:
         """Whether answers are texts of the model's own, not classes."""
-        return not all(self.scores.get("labels", []))
+        return not all(self.recorded_scores.get("labels", []))
 
     @property
     def tasks(self) -> list[str]:
         named = self.config["stream"].get("tasks")
-        return self.scores.get("tasks") or (list(named) if isinstance(named, list) else [])
+        return self.recorded_scores.get("tasks") or (list(named) if isinstance(named, list) else [])
 
     @property
-    def matrix(self) -> list[list[float | None]]:
-        """R[i][j]: score on task j after learning task i; None where not yet seen; complete rows only."""
-        return self.scores.get("matrix", [])
+    def matrix(self) -> Matrix:
+        """R[i, j]: score on task j after learning task i, NaN where not yet seen; float, (tasks learned, T), complete rows only.
+
+        Of a run without such a matrix (protocol transfer), or before a task is learned: no rows. LabError if it is damaged.
+        """
+        rows, tasks = self.recorded_scores.get("matrix", []), self.tasks
+        if len(rows) > len(tasks) or any(len(row) != len(tasks) for row in rows):
+            raise self.damaged(f"matrix.json has a row that is not of {len(tasks)} tasks")
+        return Matrix.of(rows, tasks)
 
     @property
     def validation(self) -> float | None:
@@ -276,7 +300,7 @@ class Run:
         return _moments(self.dir / "routing", ".safetensors")
 
     def kept(self) -> list[int]:
-        """Moments whose weights were kept, so that the model can be asked as it was (lab.analysis.inference)."""
+        """Moments whose weights were kept, so that the model can be asked as it was (lab.load)."""
         return _moments(self.dir / "state")
 
     @property
@@ -286,11 +310,7 @@ class Run:
 
     def routing(self, after: int | None = None) -> Routing:
         """Routing recorded after learning task `after` (default: the last); LabError if there is none."""
-        moments = self.recorded()
-        after = moments[-1] if after is None and moments else after
-        if after not in moments:
-            raise LabError(f"run '{self.id}' has no routing recorded after task {after}; recorded: {moments or 'nothing'}")
-        name = f"routing/after_{after}.safetensors"
+        name = f"routing/after_{self._moment('routing', self.recorded(), after)}.safetensors"
         file = self.file(name)
         try:
             arrays, header = atomic_io.read_arrays(file)
@@ -298,15 +318,20 @@ class Run:
         except (atomic_io.UnreadableArrays, *UNREADABLE) as error:
             raise self.damaged(f"{name} cannot be read ({error})") from error
 
-    def predictions(self, after: int | None = None):
-        """Test predictions after learning task `after` (default: the last) as a pandas DataFrame.
+    def predicted(self) -> list[int]:
+        """Moments whose predictions on the test examples were kept."""
+        return _moments(self.dir / "predictions", ".parquet")
 
-        Raises FileNotFoundError, and LabError for a file that is no table of predictions.
+    def predictions(self, after: int | None = None) -> "DataFrame":
+        """Test predictions after learning task `after` (default: the last), one row per test example of every task seen.
+
+        Columns: task, row (of the task's test split, from 0), label and prediction (as texts), correct (a bool), probability (of
+        the prediction, in [0, 1]), and of texts further scores such as rouge_l. LabError where none are kept, or the file is no
+        table of predictions.
         """
         from pyarrow import ArrowException, parquet
 
-        after = len(self.matrix) - 1 if after is None else after
-        name = f"predictions/after_{after}.parquet"
+        name = f"predictions/after_{self._moment('predictions', self.predicted(), after)}.parquet"
         file = self.file(name)
         try:
             with parquet.ParquetFile(file) as table:
@@ -318,6 +343,47 @@ class Run:
         if missing := [column for column in COLUMNS if column not in predictions]:
             raise self.damaged(f"{name} has no column {missing[0]}")
         return predictions
+
+    def scores(self) -> "DataFrame":
+        """Every score of the run, one row each; rows that do not exist are left out.
+
+        Columns: after (index of the task learned last, -1 before training), after_name, task, score in [0, 1], and of texts
+        further scores such as rouge_l, NaN before training. Of protocol transfer: part ("trained" or "held out"), task, shots
+        (none where trained), score. LabError if the run is damaged.
+        """
+        from pandas import DataFrame
+
+        rows, columns = self.protocol.score_rows(self)
+        kinds = {"score": "float64", "shots": "Int64"}
+        return DataFrame(rows, columns=columns).astype({name: kind for name, kind in kinds.items() if name in columns})
+
+    def routing_table(self, after: int | Iterable[int] | None = None) -> "DataFrame":
+        """Routing weights, one row each: after, task, layer, routing_head (from 0), expert, weight.
+
+        `after`: a moment, or several (`run.recorded()` are all); default: the last. The weight is the mean over the task's test
+        examples, as the router normalised it. LabError where the routing of a moment was not recorded.
+        """
+        from pandas import DataFrame, MultiIndex, concat
+
+        moments = [self._moment("routing", self.recorded(), after)] if after is None or isinstance(after, int) else [*after]
+        axes, tables = ["layer", "routing_head", "expert"], [DataFrame(columns=["after", "task"])]
+        for moment in moments:
+            routing = self.routing(moment)
+            for t, task in enumerate(routing.tasks):
+                if f"{t}/count" in routing.arrays:
+                    mean = routing.mean(t)  # (L, H, E)
+                    index = MultiIndex.from_product([routing.layers, range(mean.shape[1]), routing.experts], names=axes)
+                    weights = DataFrame({"after": moment, "task": task, "weight": mean.ravel()}, index).reset_index()
+                    tables.append(weights[["after", "task", *axes, "weight"]])
+        return concat(tables[1:] or tables, ignore_index=True)
+
+    def _moment(self, what: str, moments: Sequence[int], after: int | None) -> int:
+        """`after`, or the last of the moments at which something was recorded; LabError if it is none of them."""
+        chosen = moments[-1] if after is None and moments else after
+        if chosen is None or chosen not in moments:
+            when = "" if after is None else f" after task {after}"
+            raise LabError(f"run '{self.id}' has no {what} recorded{when}; recorded after: {[*moments] or 'nothing'}")
+        return chosen
 
     @cached_property
     def protocol(self) -> Any:
@@ -333,8 +399,6 @@ class Run:
     def result(self) -> dict[str, Any]:
         """The run as `lab run --json` prints it; LabError where its files contradict each other."""
         try:
-            if len(self.matrix) > len(self.tasks) or any(len(row) != len(self.tasks) for row in self.matrix):
-                raise self.damaged(f"matrix.json has a row that is not of {len(self.tasks)} tasks")
             return self.protocol.result(self)
         except LabError:
             raise

@@ -16,7 +16,7 @@ import psutil
 
 from lab.core import atomic_io
 from lab.core.errors import LabError
-from lab.run_folder.lease import Held, Lease
+from lab.run_folder.lease import LEASE, LOCK, Held, Lease
 from lab.run_folder.run import FORMAT, ID, Run, process_alive, root, slug
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "safetensors", "numpy", "pydantic", "streamlit", "plotly")
@@ -95,11 +95,19 @@ def claim(run: Run) -> Lease:
 
 
 def lease_of(run: Run) -> Lease:
-    """The right to write into a run folder; LabError if another process has it."""
+    """The right to write into a run folder; LabError if another process has it, or if the folder is not there any more."""
+    gone = LabError(f"run '{run.id}' is not in {run.dir.parent} any more")
+    if not run.dir.is_dir():  # its lock would make it anew
+        raise gone
     try:
-        return Lease(run.dir)
+        lease = Lease(run.dir)
     except Held as holder:
         raise LabError(f"run '{run.id}' is already being worked on by {holder}") from None
+    if {path.name for path in run.dir.iterdir()} <= {LOCK, LEASE}:  # it was removed in between
+        lease.release()
+        remove(run.dir)
+        raise gone
+    return lease
 
 
 def append_event(run: Run, event: dict[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""A folder of runs as a whole: whose turn it is to change it, the trash."""
+"""A folder of runs as a whole: turns to change it, index, trash, stored experts, archives, migrations, the doctor."""

@@ -151,6 +151,11 @@ def _index(folder: Path, engine: str) -> Index:
     return Index(folder, engine)
 
 
+def forget() -> None:
+    """Read indices on the disk again, as a new process does."""
+    _index.cache_clear()
+
+
 @cache
 def _code(plugins: str) -> str:
     """What changes with the files of the package and of plug-ins."""

@@ -39,7 +39,7 @@ class RoutingSums:
 
     count: int = 0
     weight_sum: np.ndarray | float = 0.0  # (L, H, E)
-    top_count: np.ndarray | float = 0.0  # (L, H, E): how often the largest weight is this expert's
+    top_count: np.ndarray | float = 0.0  # (L, H, E): how often the largest weight is this expert's; ties in equal parts
     entropy_sum: np.ndarray | float = 0.0  # (L, H) in nats, of the weights rescaled to sum to one
     share_sum: np.ndarray | float = 0.0  # (E,): part in the sum of weights, mean over layers and heads
     whole: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)  # row -> the steps to its weights, (L, H, E) each
@@ -57,7 +57,8 @@ class RoutingSums:
 
         w = plain(weights).double()
         share = w / w.sum(-1, keepdim=True).clamp_min(1e-12)
-        top = torch.nn.functional.one_hot(w.argmax(-1), w.shape[-1])
+        best = (w == w.amax(-1, keepdim=True)).double()
+        top = best / best.sum(-1, keepdim=True)  # experts of equal weight share a choice
         self.count += len(rows)
         self.weight_sum += w.sum(0).numpy()
         self.top_count += top.sum(0).numpy()

@@ -20,6 +20,7 @@ from lab.config.fingerprint import address, differing
 from lab.config.schema import BackboneConfig, RunConfig
 from lab.core import atomic_io
 from lab.data.stream import Task
+from lab.store import experts
 
 ENGINE = 5  # raised when the same settings give other bytes
 
@@ -67,15 +68,19 @@ def _frozen_address(config: BackboneConfig, backbone: str, content: Mapping[str,
 
 
 class Store:
-    """A folder of trained parameters named by their content address."""
+    """A folder of trained parameters named by their content address; the run in the folder `user` notes what it needs of them."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, user: Path | None = None):
+        self.folder, self.user = folder, user
 
     def read(self, address: str) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
-        """The arrays that are kept and what is known about them, `train_s` too; None if they are not there."""
-        path = self.folder / f"{address}.safetensors"
-        return atomic_io.read_arrays(path) if path.is_file() else None
+        """The arrays that are kept and what is known about them, `train_s` too; None if they are not there, or damaged."""
+        self._note(address)
+        return experts.read(self.folder / f"{address}.safetensors")
+
+    def _note(self, address: str) -> None:
+        if self.user is not None:
+            experts.note_use(self.folder, self.user, address)
 
     def fetch(self, address: str, parameters: Mapping[str, Tensor]) -> dict[str, str] | None:
         """Fill the parameters with what is kept and return what is known about it, see `read`."""
@@ -90,8 +95,10 @@ class Store:
 
     def keep(self, address: str, parameters: Mapping[str, Tensor], seconds: float, **about: str) -> None:
         """Keep trained parameters, the seconds their training took, and what else is to be known about them."""
+        self._note(address)
         arrays = {name: parameter.detach().cpu().numpy() for name, parameter in parameters.items()}
-        atomic_io.write_arrays(self.folder / f"{address}.safetensors", arrays, {"train_s": repr(round(seconds, 3)), **about})
+        about |= {"train_s": repr(round(seconds, 3)), "sha256": experts.digest(arrays)}
+        atomic_io.write_arrays(self.folder / f"{address}.safetensors", arrays, about)
 
 
 def strip_task_prefix(parameters: Mapping[str, Tensor], t: int) -> dict[str, Tensor]:

@@ -1,15 +1,16 @@
 """From saved adapters to the configuration of a run that routes them: kind, rank and layers, backbone, router, examples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lab.adapters import initial_adapters
 from lab.adapters.base_model import Base, compare
 from lab.adapters.peft_folder import SavedAdapter
-from lab.config.resolve import configure, parse_override, recipe_names, written
+from lab.config.resolve import Overrides, changes_of, configure, recipe_names, written
 from lab.config.schema import RunConfig
 from lab.core import registry
+from lab.core.dotted import pick
 from lab.core.errors import LabError, unknown
 from lab.data import loading
 from lab.models.pretrained import BUILT_IN, locate
@@ -22,7 +23,7 @@ def configuration(
     examples: Any,
     router: str | None = None,
     recipe: str | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     runs: str | Path | None = None,
     **settings: Any,
 ) -> RunConfig:
@@ -37,17 +38,18 @@ def configuration(
     start = initial_adapters.pinned({name: str(word) for name, word in experts.items()}, runs)
     saved = initial_adapters.read(start)
     kind = registry.experts.get(_kind(saved))
-    options = {"name": kind.name, **kind.options_for([adapter.config for adapter in saved.values()])}
-    options |= {"allocation": "per_task", "isolated": True, "targets": [], "skip": 0.0, "start": start}
+    options = {"name": kind.name, "allocation": "per_task", "isolated": True, "targets": [], "skip": 0.0, "start": start}
+    options |= kind.options_for([adapter.config for adapter in saved.values()])
     chosen = [f"experts={written(options)}", "protocol=ready-experts", f"stream.tasks={written([*experts])}"]
     if router in registry.routers.names():
         chosen.append(f"router={router}")
     elif router is not None and router not in recipe_names():
         raise unknown("router", router, [*registry.routers.names(), RECIPE])
-    if "backbone" not in settings and not any(parse_override(text).get("backbone", {}).get("name") for text in overrides):
+    changes = changes_of(overrides)
+    if "backbone" not in settings and not any(pick(change, "backbone.name") for change in changes):
         settings["backbone"] = _backbone(saved)
     base = recipe or (router if router in recipe_names() else RECIPE)
-    config = configure(base, [*chosen, *overrides], stream=examples, **settings)
+    config = configure(base, [*chosen, *changes], stream=examples, **settings)
     tasks = loading.open_stream(config.stream.name, config.stream.sources, runs).names()
     if without := [name for name in experts if name not in tasks]:
         raise unknown("task in the examples, of expert", without[0], tasks)

@@ -26,6 +26,7 @@ from lab.run_folder import events, own_plugins
 from lab.run_folder import lease as lease_of_run
 from lab.run_folder.run import Run
 from lab.run_folder.writer import append_event, claim, now, update_info
+from lab.store import experts
 from lab.training import checkpoint, drift
 from lab.training.checkpoint import Checkpoints
 from lab.training.stage import Training
@@ -130,6 +131,9 @@ class Recorder:
         run, session = self.run, self.session
         for litter in run.dir.rglob(".*.tmp"):  # of a process that was killed while it wrote
             shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
+        (run.dir / experts.USES).touch()
+        if session.store:
+            session.store.user = run.dir
         saved, notes = self.checkpoints.newest()
         fingerprint = drift.fingerprint(session)
         before = (saved.values.get("run", {}) if saved else {}).get("fingerprint") or run.info.get("fingerprint")
@@ -240,7 +244,7 @@ class Recorder:
         if missing := self.promised() - self.checkpoints.final.keys():
             raise self.checkpoints.spoiled(f"{', '.join(sorted(missing))} is missing")
         routing, why = self.routing_summary() if session.protocol.continual else (None, {})
-        self.checkpoints.seal("events.jsonl", "matrix.json")
+        self.checkpoints.seal("events.jsonl", "matrix.json", experts.USES)
         self.end("finished", cost=session.cost(), uses=session.uses(), routing=routing, why=why)
 
     def promised(self) -> set[str]:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from functools import reduce
 from pathlib import Path
 
-from lab.config.resolve import merged, parse_override, validated
+from lab.config.resolve import Overrides, changes_of, merged, validated
 from lab.config.schema import RunConfig
 from lab.core import plugin_errors
 from lab.core.atomic_io import replace_bytes
@@ -42,13 +42,13 @@ def resume(
     id: str,
     runs: str | Path | None = None,
     progress: bool = True,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     accept_changes: bool = False,
 ) -> Run:
     """Go on with a run that was stopped, interrupted or killed, or start a queued one; a finished run is left alone.
 
     Files of the run that are missing or damaged are mended, or the work since the checkpoint before is done again.
-    `overrides`: options as `key=value` that change from here on, for example a smaller learning rate after a failure; the run
+    `overrides`: options that change from here on, as for `lab.run`, such as a smaller learning rate after a failure; the run
     records them. Raises LabError for anything else that is not as it was when the run began, settings, data, backbone or
     versions; `accept_changes`: that is recorded too.
     """
@@ -60,7 +60,7 @@ def resume(
         raise LabError(f"run '{id}' is a replay: there is nothing to train; play it again with lab replay {id}")
     try:
         refuse_absent(run)
-        changes = [parse_override(text) for text in overrides]
+        changes = changes_of(overrides)
         opened = session(validated(reduce(merged, changes, run.config)), run.dir.parent)
     except LabError as error:
         if run.status == "queued":

@@ -25,6 +25,7 @@ from lab.data.batching import Encoded, EpochBatches, by_length
 from lab.data.replay_buffer import Memory
 from lab.data.stream import SPLITS, Split, Task
 from lab.data.task_checks import check
+from lab.experts.base import InputExpert
 from lab.models.backbone import is_recorded
 from lab.models.learner import Learner, check_positions, read_initial_experts
 from lab.models.pretrained import is_encoder_decoder, resolve
@@ -51,7 +52,8 @@ def resolved(config: RunConfig, tasks: list[str], runs: str | Path | None = None
     protocol, tasks = registry.protocols.build(config.protocol).resolved(tasks)
     stream = config.stream.model_copy(update={"name": name, "tasks": tasks})
     start = initial_adapters.pinned(config.experts.start, runs)
-    layers = sorted({*config.experts.layers, *initial_adapters.layers(start, config.experts.name)})
+    of_layers = not issubclass(registry.experts.get(config.experts.name), InputExpert)
+    layers = sorted({*config.experts.layers, *initial_adapters.layers(start, config.experts.name)}) if of_layers else []
     experts = config.experts.model_copy(update={"start": start, "layers": layers})
     router, kind = config.router, registry.routers.get(config.router.name)
     if Reads.LAYERS in kind.reads_of(router) and is_encoder_decoder(config.backbone.name):

@@ -12,7 +12,6 @@ import pandas as pd
 from lab.config.resolve import completed
 from lab.core.dotted import flat, pick
 from lab.core.intervals import difference, interval
-from lab.metrics.base import array
 from lab.run_folder.run import Run
 from lab.views.results import COMMON, Measure, cell, headline, measures, reason
 from lab.views.runs import complete, learned
@@ -117,7 +116,7 @@ def summary_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 def common_tasks(runs: Sequence[Run]) -> list[str]:
     """Tasks of the same name and labels that all runs have learned, in the order of the first run."""
-    learned = [dict(zip(run.tasks[: len(run.matrix)], run.scores.get("labels", []), strict=False)) for run in runs]
+    learned = [dict(zip(run.tasks[: len(run.matrix)], run.recorded_scores.get("labels", []), strict=False)) for run in runs]
     return [task for task in (learned[0] if runs else {}) if all(other.get(task) == learned[0][task] for other in learned)]
 
 
@@ -169,7 +168,7 @@ def _digests(run: Run) -> dict[str, str]:
 
 def _different(runs: Sequence[Run]) -> bool:
     """Whether the streams of the runs are not the same tasks of the same labels in some order, learned already or not."""
-    named = [dict(zip_longest(run.tasks, run.scores.get("labels", []))) for run in runs]
+    named = [dict(zip_longest(run.tasks, run.recorded_scores.get("labels", []))) for run in runs]
     return any(labelled != named[0] for labelled in named)
 
 
@@ -177,7 +176,7 @@ def common_average(run: Run, tasks: Sequence[str]) -> float | None:
     """Mean score on some of its tasks after the last one that it learned; None if there is none."""
     if not tasks:
         return None
-    last = array(run.matrix)[-1]
+    last = run.matrix[-1]
     return float(np.mean([last[run.tasks.index(task)] for task in tasks]))
 
 

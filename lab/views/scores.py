@@ -8,7 +8,7 @@ import pandas as pd
 
 from lab.core.errors import LabError
 from lab.core.intervals import interval
-from lab.metrics.base import MatrixScores, array, evaluate
+from lab.metrics.base import MatrixScores, evaluate
 from lab.run_folder.run import Run
 from lab.views.compare import groups
 
@@ -34,7 +34,7 @@ def accuracy_matrix(run: Runs, after: int | None = None, partial: bool = False) 
 
 
 def _accuracy_matrix(run: Run, after: int | None, partial: bool) -> pd.DataFrame:
-    tasks, scores = run.tasks, run.scores
+    tasks, scores = run.tasks, run.recorded_scores
     rows = [list(row) for row in scores.get("matrix", [])]
     if partial and len(rows) < len(tasks) and scores.get("partial"):
         rows.append(list(scores["partial"]))
@@ -46,7 +46,7 @@ def _accuracy_matrix(run: Run, after: int | None, partial: bool) -> pd.DataFrame
 
 def zero_shot(run: Runs) -> list[float] | None:
     """Scores before any training, one per task, or None; of several runs: their mean."""
-    scores = [single.scores.get("zero_shot") for single in each(run)]
+    scores = [single.recorded_scores.get("zero_shot") for single in each(run)]
     return None if None in scores else [float(score) for score in np.array(scores, dtype=float).mean(0)]
 
 
@@ -87,10 +87,7 @@ def transfer_scores(run: Run) -> pd.DataFrame:
 
 def average_curve(run: Run, after: int | None = None) -> np.ndarray:
     """Mean score over the tasks seen, after each learned task: (rows learned,)."""
-    rows = run.matrix if after is None else run.matrix[: after + 1]
-    if not rows:
-        return np.zeros(0)
-    r = array(rows)
+    r = run.matrix if after is None else run.matrix[: after + 1]
     return np.array([np.mean(r[i, : i + 1]) for i in range(len(r))])
 
 

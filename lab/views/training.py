@@ -68,7 +68,7 @@ def task_states(run: Run) -> pd.DataFrame:
     """Every task of the stream with its state, "learned", "now" or "ahead", and its newest score: name, state, score."""
     names = task_names(run, run.events("RunStarted"))
     scores = accuracy_matrix(run, partial=True) if run.tasks else pd.DataFrame(columns=names, dtype=float)
-    for stage, score in enumerate(run.scores.get("done", ())):
+    for stage, score in enumerate(run.recorded_scores.get("done", ())):
         scores.iloc[stage, stage] = score
     rows, done = [], learned(run)
     for number, name in enumerate(names):

@@ -153,7 +153,7 @@ def test_terms_are_those_of_learners_copied_while_they_were_trained(name, made, 
             before, after = score(frozenset()), score(frozenset(parts))
             assert (row["oracle_learned"], row["oracle_last"]) == pytest.approx((before, after))
             assert row["router"] == pytest.approx((after - matrix[2][j]) - (before - matrix[j][j]))
-            assert row["oracle_last"] == run.scores["oracle"][j]
+            assert row["oracle_last"] == run.recorded_scores["oracle"][j]
             assert row["experts"] == 0 or session.learner.consolidation.trains  # which are trained again after every task
     assert found["mean"]["loss"] == pytest.approx(-run.metrics()["backward_transfer"])
     assert set(found["why"]) == {term for term in loss_decomposition.TERMS if found["mean"][term] is None}
@@ -219,7 +219,7 @@ def spoil(run: Run, what: str) -> None:
     if what == "running":
         update_info(run, status="interrupted")
     if what == "one task":
-        scores = run.scores
+        scores = run.recorded_scores
         atomic_io.write_json(run.dir / "matrix.json", scores | {"matrix": scores["matrix"][:1]})
     if what == "no state":
         (run.dir / "state" / "after_0" / "classifier.safetensors").unlink()
@@ -230,7 +230,7 @@ def spoil(run: Run, what: str) -> None:
     if what == "other data":
         update_info(run, fingerprint=run.info["fingerprint"] | {"backbone": "another"})
     if what == "other scores":
-        scores = run.scores
+        scores = run.recorded_scores
         atomic_io.write_json(run.dir / "matrix.json", scores | {"oracle": [0.123, *scores["oracle"][1:]]})
     if what == "cache":
         (run.dir / "decomposition.json").write_text("{ not")

@@ -11,10 +11,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 import lab
-from lab.analysis.inference import Override, load
 from lab.analysis.pruning import kept_by_load, pruned
 from lab.cli import main
 from lab.core.errors import LabError
+from lab.inference.loading import load
+from lab.inference.override import Override
 from lab.run_folder.writer import update_info
 
 THREE = ("city", "farm", "sea")
@@ -89,7 +90,7 @@ def test_loads_and_scores_are_those_of_the_run(recipe, runs):
     kept = [row["load"] for row in found["experts"] if row["kept"]]
     assert sum(kept) >= 0.5 > sum(kept) - min(kept) and 0 < len(kept) < len(found["experts"])
     assert [row["task"] for row in found["tasks"]] == list(THREE)
-    assert [row["before"] for row in found["tasks"]] == run.matrix[-1]
+    assert [row["before"] for row in found["tasks"]] == run.matrix[-1].tolist()
     assert found["average_accuracy"]["before"] == pytest.approx(run.result()["average_accuracy"])
     dropped = tuple(k for k, row in enumerate(found["experts"]) if not row["kept"])
     model = load(run)

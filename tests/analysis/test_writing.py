@@ -10,12 +10,14 @@ from support import architectures, generation, toy
 from support.tiny import rel
 from typer.testing import CliRunner
 
-from lab.analysis.inference import END, Override, load
 from lab.analysis.loss_decomposition import decompose
 from lab.analysis.pruning import pruned
 from lab.cli import main
 from lab.core.errors import LabError
 from lab.data.stream import Task
+from lab.inference.loading import load
+from lab.inference.override import Override
+from lab.inference.routed_model import END
 from lab.routers.base import LayerDecision
 from lab.run_folder.prediction import kept
 from lab.run_folder.writer import update_info
@@ -54,7 +56,7 @@ def written(tmp_path_factory):
 @pytest.fixture
 def data(monkeypatch):
     """The tasks are of no stream of the registry: what is opened again gets them from here."""
-    for module in ("training.runner", "analysis.inference"):
+    for module in ("training.runner", "inference.loading"):
         monkeypatch.setattr(f"lab.{module}.tasks_of", lambda stream, seed, **_: [TASKS[task] for task in stream.tasks])
 
 
@@ -173,7 +175,7 @@ def test_pruning_writes_every_answer_again(written, data):
     run, told = written("llama", "moduleformer"), []
     found = pruned(run, 0.5, lambda *steps: told.append(steps))
     dropped = tuple(k for k, row in enumerate(found["experts"]) if not row["kept"])
-    assert dropped and [row["before"] for row in found["tasks"]] == run.matrix[-1]
+    assert dropped and [row["before"] for row in found["tasks"]] == run.matrix[-1].tolist()
     model = load(run)
     for t, row in enumerate(found["tasks"]):
         examples = TASKS[row["task"]].test
@@ -181,7 +183,7 @@ def test_pruning_writes_every_answer_again(written, data):
         assert row["after"] == np.mean([scores["exact_match"] for scores in again])
         rouge = row["measures"]["rouge_l"]
         assert rouge == pytest.approx(
-            {"before": run.scores["measures"]["rouge_l"][-1][t], "after": np.mean([s["rouge_l"] for s in again])}
+            {"before": run.recorded_scores["measures"]["rouge_l"][-1][t], "after": np.mean([s["rouge_l"] for s in again])}
         )
     total = 2 * sum(len(task.test) for task in TASKS.values())
     assert told[0] == ("a", 0, total) and told[-1] == ("b", total, total) and told == sorted(told, key=lambda step: step[1])

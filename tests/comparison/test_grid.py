@@ -164,7 +164,7 @@ def test_values_are_chosen_by_validation(whole):
     for row in result["table"]:
         scores = {}
         for folder in root.glob(f"{row['recipe']}-*-s0-*"):
-            scores[Run(folder).config["train"]["lr"]] = float(np.mean(Run(folder).scores["validation"]))
+            scores[Run(folder).config["train"]["lr"]] = float(np.mean(Run(folder).recorded_scores["validation"]))
         assert {entry["values"]["train.lr"]: entry["validation"] for entry in row["sweep"]} == scores and len(scores) == 2
         assert row["chosen"]["train.lr"] == max([0.02, 0.0001], key=lambda lr: scores[lr])
         finals = [c for c in result["cells"] if c["recipe"] == row["recipe"] and c["values"] == row["chosen"]]
@@ -367,6 +367,7 @@ def same_as_in_one_go(path: Path, root: Path, reference: Path) -> None:
     assert (again.stdout, again.stderr) == (last.stdout, "")
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_and_started_again(stream, tmp_path):
     """kill -9 of the grid alone: its cell ends by itself and can be gone on with."""
     path = write(tmp_path, stream, recipes=["sequential"], seeds=[0, 1], sweep=None)
@@ -609,7 +610,7 @@ def test_transfer_recipes_in_a_grid(tmp_path):
     assert not made.unfinished() and len(result["cells"]) == 4
     for row in result["table"]:
         cell = next(c for c in result["cells"] if c["recipe"] == row["recipe"] and c["values"] == row["chosen"])
-        scores = Run(tmp_path / "runs" / cell["run"]).scores["validation"]["farm"]
+        scores = Run(tmp_path / "runs" / cell["run"]).recorded_scores["validation"]["farm"]
         best = max(row["sweep"], key=lambda entry: entry["validation"])
         assert row["chosen"] == best["values"] and best["validation"] == pytest.approx(np.mean([*scores.values()]))
         assert row["average.8"]["mean"] == cell["average"]["8"] and row["alignment"]["mean"] == pytest.approx(cell["alignment"])

@@ -116,6 +116,7 @@ def test_recipe_file_that_is_not_utf8(recipe, tmp_path):
     [
         ("sed=1", "unknown option 'sed': did you mean 'seed'?"),
         ("trian.lr=1", "unknown option 'trian': did you mean 'train'?"),
+        ("str=1", "unknown option 'str': did you mean 'stream'?"),  # names like those of types
         ("stream.max_trian=5", "unknown option of stream 'max_trian': did you mean 'max_train'?"),
         ("backbone.thread=5", "unknown option of backbone 'thread': did you mean 'threads'?"),
         ("memory.per_tsk=5", "unknown option of memory 'per_tsk': did you mean 'per_task'?"),

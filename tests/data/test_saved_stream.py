@@ -103,11 +103,11 @@ def test_from_a_frame_to_a_run_that_is_resumed_elsewhere_and_shares_experts_with
     create_run(first.config | {"seed": 1}, runs, "second")
     done = subprocess.run([sys.executable, "-c", RESUME, str(runs / "second")], capture_output=True, text=True, cwd="/")
     assert done.stdout == "finished\n", done.stderr
-    assert len(lab.compare("first", "second", runs=runs)) > 0
+    assert len(lab.compare("first", "second", runs=runs).numbers) > 0
 
     for task in WORDS:
         (tmp_path / "folder" / task).mkdir(parents=True)
         rows = [{"text": row["body"], "label": row["topic"]} for row in rows_of(task)]
         (tmp_path / "folder" / task / "data.json").write_text(json.dumps(rows))
     third = lab.run("uniform", stream="./folder", runs=runs, id="third", **options)
-    assert third.matrix == first.matrix and third.result()["cost"]["reused_s"] > 0
+    assert third.recorded_scores["matrix"] == first.recorded_scores["matrix"] and third.result()["cost"]["reused_s"] > 0

@@ -175,6 +175,19 @@ REFUSED = [
 ]
 
 
+def test_a_part_without_a_column_of_the_training_rows_is_refused():
+    with pytest.raises(LabError) as caught:
+        read_tasks({"train": frame(), "test": frame().rename(columns={"label": "topic"})})
+    assert_says(caught, "(test), row 0", "no column 'label'", "text, topic")
+
+
+def test_classes_of_other_tasks_are_none_of_a_task():
+    names = datasets.ClassLabel(names=["d", "c", "b", "a"])
+    rows = [{"text": f"t{i}", "label": i % 4, "domain": i % 4 // 2} for i in range(80)]
+    table = datasets.Dataset.from_list(rows).cast_column("label", names)
+    assert [task.labels for task in read_tasks(table, Columns(task="domain"))] == [("d", "c"), ("b", "a")]
+
+
 @pytest.mark.parametrize(("data", "words"), REFUSED, ids=[words[0] for _, words in REFUSED])
 def test_what_cannot_be_read_is_refused_in_one_line(data, words):
     with pytest.raises(LabError) as caught:

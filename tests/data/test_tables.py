@@ -319,6 +319,7 @@ def test_fields_name_the_columns(tmp_path):
         (None, "no column 'label', only Body, Topic"),
         ({"fields": {"text": "Body", "label": "gone"}}, "label is in column 'gone', there is Body, Topic"),
         ({"fields": {"Body": "text"}}, "fields names 'Body'"),
+        ({"fields": [["text"]]}, "fields must map"),
         ({"labels": ["a", "b"]}, "'labels' is not read, did you mean 'label_names'"),
     ):
         with pytest.raises(LabError, match=words):

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 from support.decomposition import WENT
 from support.run_folders import FORGETS, KEEPS, configuration, write_pool, write_queries, write_run
@@ -12,7 +13,7 @@ from lab.comparison import tables
 from lab.config.resolve import recipe_names
 from lab.core import atomic_io
 from lab.core.errors import LabError
-from lab.figures import METHOD_STYLE, methods
+from lab.figures import METHOD_STYLE, drawing, methods
 from lab.run_folder.prediction import kept
 from lab.run_folder.writer import update_info
 
@@ -75,6 +76,21 @@ def test_loss_and_comparison(pair):
     assert sum(len(line.x) for line in figures.loss_curve(pair[0]).data) == 60
     bars = figures.comparison(pair).data[0]
     assert list(bars.x) == pytest.approx([pair[1].result()["average_accuracy"], pair[0].result()["average_accuracy"]])
+
+
+def test_a_click_leaves_numbers_as_they_are_and_the_focus_has_an_outline(pair):
+    drawn = figures.clickable(figures.routing_by_task(pair[0]), (2, 1))
+    numbers = [trace for trace in drawn.data if trace.name == "numbers"]
+    assert all(trace.unselected.textfont.color == trace.textfont.color for trace in numbers)
+    assert sum(len(trace.text) for trace in numbers) == views.routing_by_task(pair[0]).size
+    (outline,) = drawn.layout.shapes
+    assert (outline.x0 + outline.x1, outline.y0 + outline.y1) == pytest.approx((2, 4))
+
+
+def test_no_number_is_minus_zero():
+    table = pd.DataFrame([[-0.001, 0.004], [-0.2, 0.0]], ["layer.0", "layer.1"])
+    numbers = drawing.weights_by_layer(table, "ab", "", "ab", zmin=-1, zmax=1).data[1]
+    assert list(numbers.text) == ["+0.00", "+0.00", "-0.20", "+0.00"]
 
 
 def test_routing_figures(pair):
@@ -248,7 +264,7 @@ def test_the_graph_of_interference_has_an_arrow_per_cost(pair):
     assert sorted(found, key=found.get) == sorted(costs, key=costs.get) and len(set(found.values())) == 3
     assert all(arrow.marker.symbol == ("circle", "arrow") for arrow in arrows)
     gains = [[0.5, None, None], [0.9, 0.9, None], [0.8, 0.902, 0.9]]
-    atomic_io.write_json(pair[0].dir / "matrix.json", pair[0].scores | {"matrix": gains})
+    atomic_io.write_json(pair[0].dir / "matrix.json", pair[0].recorded_scores | {"matrix": gains})
     assert [trace.name for trace in figures.interference_graph(pair[0]).data] == ["cooking → animals", "tasks"]
     assert len(figures.interference_graph(pair).data) == 1 + 2, "of several runs: their mean, -0.02 for weather and animals"
 

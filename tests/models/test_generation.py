@@ -269,7 +269,7 @@ def test_a_run_folder_holds_the_texts_and_goes_on_after_a_kill(folders, tmp_path
         if type(event).__name__ == "Step" and event.task == 1 and event.phase == "memory" and event.step == 4:
             break
     list(record(broken, session(folders["llama"], "l2r", "checkpoint.every=2", of=tasks(("a", "b")))))
-    assert broken.matrix == run.matrix
+    assert broken.recorded_scores["matrix"] == run.recorded_scores["matrix"]
     for file in ("predictions/after_1.parquet", "routing/after_1.safetensors", "router.safetensors"):
         assert (broken.dir / file).read_bytes() == (run.dir / file).read_bytes()
 
@@ -351,4 +351,4 @@ def test_super_natural_instructions(tmp_path):
     given = [*SMALL, f"stream.tasks=[{', '.join(names)}]"]
     run = lab.run("l2r", given, stream=str(folder), backbone="strings", runs=tmp_path, progress=False)
     assert run.status == "finished" and run.tasks == names and len(run.predictions()) == 8
-    assert 0 <= run.scores["measures"]["rouge_l"][1][0] <= 1
+    assert 0 <= run.recorded_scores["measures"]["rouge_l"][1][0] <= 1

@@ -8,12 +8,12 @@ from support import generation
 from support.tiny import rel
 
 import lab
-from lab.analysis.inference import load
 from lab.analysis.taxonomy import place
 from lab.config.resolve import configure
 from lab.core.errors import LabError
 from lab.data.batching import UNLABELLED
 from lab.data.stream import Example, Task
+from lab.inference.loading import load
 from lab.routers.base import Decision, one_hot
 from lab.training.stages import ExpertTraining
 from lab.training.trainer import Session, prepare
@@ -191,7 +191,7 @@ def test_a_run_on_the_built_in_stream_is_recorded_and_can_be_asked(tmp_path):
         assert answer.prediction == row.prediction or answer.prediction.split("/")[1] == row.prediction.split("/")[1]
         assert answer.probabilities.max() == pytest.approx(row.probability, rel=1e-4)
     assert set(table["prediction"]) <= {
-        f"{task}/{label}" for task, own in zip(run.tasks, run.scores["labels"], strict=True) for label in own
+        f"{task}/{label}" for task, own in zip(run.tasks, run.recorded_scores["labels"], strict=True) for label in own
     }
 
 

@@ -38,7 +38,7 @@ def played(tmp_path_factory):
 @pytest.fixture
 def model(runs, played, monkeypatch):
     """The dashboard over those runs, and the model of the routed one."""
-    from lab.analysis.inference import load
+    from lab.inference.loading import load
 
     monkeypatch.setenv("LAB_RUNS", str(played))
     return load(lab.Run.open("routed"), 1)

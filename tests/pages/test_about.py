@@ -17,7 +17,13 @@ def test_about_fills_the_formulas_with_the_numbers_of_the_run(runs, monkeypatch)
     assert "needs single-task scores" in texts(app) and not app.error
     checks = [system.Check("Disk has room", False, "0.1 GB free"), system.Check("Runs can be written", True, "here")]
     monkeypatch.setattr(system, "self_check", lambda folder: checks)
+    (write_run(runs, "broken", routed=False).dir / "matrix.json").write_text("{")
+    (run.dir / "manifest.json").write_text('{"matrix.json": "0"}')
+    assert "run 'a': matrix.json is not as it was written" not in texts(app)
+    app.button(key="about_doctor").click().run()
+    assert "run 'a': matrix.json is not as it was written" in texts(app) and "run 'broken'" in texts(app)
     app.button(key="about_check").click().run()
+    assert "run 'broken': is damaged: matrix.json cannot be read" in texts(app)
     assert "0.1 GB free" in texts(app) and "does not work here" in app.error[0].value
 
 

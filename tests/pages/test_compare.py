@@ -30,7 +30,7 @@ def test_transfer_runs_stand_in_a_table_of_their_own(runs):
         write_transfer(runs, f"own{seed}", seed=seed)
         lower = write_transfer(runs, f"low{seed}", "shared", seed)
         held = {"8": 0.6, "32": 0.7 - by}
-        atomic_io.write_json(lower.dir / "matrix.json", lower.scores | {"held_out": {"cooking": held}})
+        atomic_io.write_json(lower.dir / "matrix.json", lower.recorded_scores | {"held_out": {"cooking": held}})
     app = open_page("compare", runs=[f"{name}{seed}" for name in ("own", "low") for seed in range(3)])
     assert not app.exception and "may be chance" not in texts(app)
     low, high = stats.ttest_1samp([0.1, 0.12, 0.17], 0).confidence_interval()

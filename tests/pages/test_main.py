@@ -77,6 +77,7 @@ def test_a_link_with_aliases_costs_nothing(runs):
     assert "anchors and aliases" in texts(app)
 
 
+@pytest.mark.long
 def test_pages_that_read_load_no_torch(runs):
     write_run(runs, "a")
     code = f"""

@@ -51,7 +51,7 @@ def test_playground_answers_as_the_model_does(model):
     np.testing.assert_allclose(chart(app, "pg_layers_0"), answer.by_layer(), atol=1e-6)
     app.segmented_control(key="pg_head").set_value("2").run()
     np.testing.assert_allclose(chart(app, "pg_layers_0"), answer.by_layer(1), atol=1e-6)
-    code = f"load({code_snippets.open_expression(lab.Run.open('routed'))}, 1).answer('red wave harbour')"
+    code = f"lab.load({code_snippets.open_expression(lab.Run.open('routed'))}, 1).answer('red wave harbour')"
     assert any(code in one.value for one in app.code)
 
 
@@ -67,7 +67,7 @@ def test_playground_answers_as_the_model_does(model):
 )
 def test_playground_changes_the_routing_beside_the_original(model, parameters, change):
     """A link restores the change; the answer is that of the model; reset puts the original's numbers there."""
-    from lab.analysis.inference import Override
+    from lab.inference.override import Override
 
     app = typed(pg_beside="changed routing", **parameters)
     original, changed = model.answer("red wave harbour"), model.answer("red wave harbour", Override(**change))
@@ -85,7 +85,7 @@ def test_playground_changes_the_routing_beside_the_original(model, parameters, c
 
 
 def test_playground_compares_moments_and_runs(model):
-    from lab.analysis.inference import load
+    from lab.inference.loading import load
 
     app = typed(pg_beside="another moment")
     then = load(lab.Run.open("routed"), 0).answer("red wave harbour")
@@ -102,16 +102,16 @@ def test_playground_compares_moments_and_runs(model):
 
 def test_playground_draws_a_pair_on_one_range(model, monkeypatch):
     """The weights of the changed answer are three times as large: both charts end at 3."""
-    from lab.analysis.inference import Model
+    from lab.inference.routed_model import RoutedModel
 
-    answered = Model.answer
+    answered = RoutedModel.answer
 
     def larger(self, text, override, **more):
         answer = answered(self, text, override, **more)
         grown = {name: step * (1 if override.expert is None else 3) for name, step in answer.steps.items()}
         return dataclasses.replace(answer, steps=grown)
 
-    monkeypatch.setattr(Model, "answer", larger)
+    monkeypatch.setattr(RoutedModel, "answer", larger)
     app = typed(pg_beside="changed routing", pg_route="one expert", pg_expert="city")
     drawn = [json.loads(element(app, f"pg_layers_{place}").proto.spec)["data"][0] for place in (0, 1)]
     assert [one["zmax"] for one in drawn] == pytest.approx([3, 3])
@@ -190,7 +190,8 @@ def writing(tmp_path_factory):
 
 
 def test_playground_shows_an_answer_that_was_written_token_by_token(writing, monkeypatch):
-    from lab.analysis.inference import Override, load
+    from lab.inference.loading import load
+    from lab.inference.override import Override
 
     monkeypatch.setenv("LAB_RUNS", str(writing))
     example, model = kept(lab.Run.open("anew"), None, 0)[0], load(lab.Run.open("anew"))

@@ -1,8 +1,11 @@
 """The self-check tries what training needs."""
 
+import pytest
+
 from lab.pages import system
 
 
+@pytest.mark.long
 def test_self_check_tries_what_training_needs(runs, monkeypatch):
     found = {check.name: check for check in system.self_check(runs)}
     assert all(check.passed for check in found.values()) and "torch" in found["A process can train"].detail

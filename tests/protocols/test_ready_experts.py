@@ -18,11 +18,12 @@ from typer.testing import CliRunner
 
 import lab
 from lab.adapters import peft_folder
-from lab.analysis import inference, loss_decomposition
+from lab.analysis import loss_decomposition
 from lab.cli.main import app
 from lab.config.resolve import command_line, configure
 from lab.core import registry
 from lab.core.errors import LabError
+from lab.inference.loading import load
 from lab.metrics.base import GAP
 from lab.routers.base import Trained, single_expert
 from lab.run_folder.run import Run
@@ -113,12 +114,14 @@ def test_experts_stay_and_the_matrix_has_its_last_row(place):
     assert run.recorded() == run.kept() == [2] and len(run.predictions()) == 36
     result = run.result()
     assert result["average_accuracy"] == pytest.approx(np.mean(run.matrix[2]))
-    assert result["routing"]["oracle_average_accuracy"] == pytest.approx(np.mean(run.scores["oracle"]))
+    assert result["routing"]["oracle_average_accuracy"] == pytest.approx(np.mean(run.recorded_scores["oracle"]))
     for name in ("forgetting", "backward_transfer", "learning_accuracy"):
         assert result[name] is None and "all at once" in result["why"][name] != GAP
     assert {event["phase"] for event in run.events("Step")} == {"memory"}
     trained = {event["trainable_parameters"] for event in run.events("TaskStarted")}
     assert trained == {2 * 32 + 2}  # the classifier rows of a task
+    routers = sum(layer.inputs * 3 + 3 for layer in made.learner.bank.layers)  # linear, a row and a bias per expert
+    assert result["cost"]["trainable_parameters"] == 3 * (2 * 32 + 2) + routers
     with pytest.raises(LabError, match="was not evaluated after every task"):
         loss_decomposition.decompose(run)
     figure = lab.figures.accuracy_matrix(run)
@@ -210,7 +213,7 @@ def test_the_order_of_fields_is_no_change_and_old_pins_hold(here):
 def test_the_run_is_a_run_like_any_other(place):
     """It answers as it was evaluated, without the folders of the adapters, and a command gives it again."""
     run = Run.open("routed", place / "runs")
-    model = inference.load(run)
+    model = load(run)
     right = [
         model.answer(e.text).prediction == f"sea/{toy.LABELS[e.label]}" for e in toy.tasks(*NAMES, train=24, test=12)[0].test
     ]
@@ -219,7 +222,7 @@ def test_the_run_is_a_run_like_any_other(place):
     assert {*lab.compare("routed", runs=place / "runs")["label"]} == {"l2r"}
 
 
-@pytest.mark.parametrize("kind", ["ia3", "bottleneck"])
+@pytest.mark.parametrize("kind", ["ia3", "bottleneck", "prompt"])
 def test_other_kinds_of_experts(kind, here):
     if kind == "ia3":
         for name in NAMES[:2]:
@@ -227,10 +230,12 @@ def test_other_kinds_of_experts(kind, here):
             adapter(here / f"ia3-{name}", kind="IA3Config", **fields)
         experts = {name: here / f"ia3-{name}" for name in NAMES[:2]}
     else:
-        options = toy.overrides("l2r", "experts=bottleneck", "experts.size=4")
+        size = {"bottleneck": "experts.size=4", "prompt": "experts.length=3"}[kind]
+        options = toy.overrides("l2r", f"experts={kind}", size, "router.query=backbone", "router.start=zero", "experts.skip=0")
         lab.run("l2r", options, stream=str(here / "toy"), backbone="tiny", runs=here / "runs", id="trained", progress=False)
         experts = {name: f"trained/{name}" for name in NAMES[:2]}
-    run = lab.route(experts, str(here / "toy"), overrides=[*SMALL], runs=here / "runs", progress=False)
+    run = lab.route(experts, str(here / "toy"), "prototype", overrides=[*SMALL], runs=here / "runs", progress=False)
+    assert load(run).answer("red wave").prediction
     assert run.config["experts"]["name"] == kind and run.status == "finished" and run.tasks == list(NAMES[:2])
 
 
@@ -306,6 +311,14 @@ def empty(root: Path) -> None:
 
 def without_examples(root: Path) -> None:
     (root / "toy" / "city" / "train.jsonl").write_text("")
+
+
+def test_a_dry_run_says_what_would_be_routed_and_writes_nothing(here):
+    before = sorted((here / "runs").iterdir())
+    answer = json.loads(lab_route(here, "--dry-run", "--json").stdout)
+    assert answer["config"]["protocol"]["name"] == "ready-experts" and answer["config"]["experts"]["start"].keys() == {*NAMES}
+    assert answer["model"]["trainable_parameters"] > 0 and answer["forecast"]["seconds"] > 0
+    assert sorted((here / "runs").iterdir()) == before
 
 
 @pytest.mark.parametrize(
@@ -407,8 +420,9 @@ def test_routed_it_is_as_good_as_each_adapter_alone(tmp_path):
         with torch.no_grad():
             right = model(**encoded(task.test)).logits.argmax(-1) == torch.tensor([e.label for e in task.test])
         alone[task.name] = right.float().mean().item()
-    run = lab.route({n: tmp_path / n for n in names}, "builtin", overrides=["stream.max_train=100"], runs=tmp_path / "runs")
-    for name, score, oracle in zip(names, run.matrix[-1], run.scores["oracle"], strict=True):
+    options = ["stream.max_train=100", "router_training.steps=200"]
+    run = lab.route({n: tmp_path / n for n in names}, "builtin", overrides=options, runs=tmp_path / "runs")
+    for name, score, oracle in zip(names, run.matrix[-1], run.recorded_scores["oracle"], strict=True):
         assert score >= alone[name] - 0.02, f"{name}: routed {score:.3f}, alone {alone[name]:.3f}, oracle {oracle:.3f}"
 
 

@@ -468,12 +468,18 @@ def test_the_task_is_withheld_from_a_router_that_does_not_declare_it(monkeypatch
 
 def test_recording_changes_no_bit(l2r, tmp_path):
     run = toy.recorded(toy.session("l2r"), tmp_path)
-    assert run.matrix == l2r.scores.matrix
+    assert run.recorded_scores["matrix"] == l2r.scores.matrix
     names = [f"base_model.model.{name}.weight" for name in l2r.learner.bank.expert(0)]
     from safetensors.torch import load_file
 
     saved = load_file(run.dir / "experts" / "sea" / "adapter_model.safetensors")
     assert toy.equal(saved, dict(zip(names, toy.expert(l2r, "sea").values(), strict=True)))
+
+
+def test_experts_of_equal_weight_share_the_first_choice():
+    sums = RoutingSums()
+    sums.add(Decision(torch.tensor([[0.4, 0.4, 0.2], [0.1, 0.1, 0.8]])[:, None, None]), [0, 1], layers=2)
+    assert sums.top_count.tolist() == [[[0.5, 0.5, 1.0]]] * 2
 
 
 def test_routing_sums(l2r):

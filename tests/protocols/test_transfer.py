@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 import lab
 from lab import views
-from lab.analysis import inference
 from lab.cli import main
 from lab.comparison import tables
 from lab.config.resolve import configure
 from lab.core.errors import LabError
+from lab.inference import loading
 from lab.models.learner import Learner
 from lab.protocols.transfer import JOINT, TransferOptions
 from lab.routers.base import Decision
@@ -266,13 +266,13 @@ def test_result_and_files(run):
     assert result["cost"]["adapted_parameters"] == skills * lora + layers * heads * skills
     assert result["cost"]["trainable_parameters"] == skills * lora + 2 * layers * heads * skills + 2 * 2 * 33
     assert {path.name for path in (run.dir / "experts").iterdir()} == POOL
-    assert run.tasks == STAGES and run.matrix == [] and views.complete(run) and run.recorded() == [0]
+    assert run.tasks == STAGES and run.matrix.shape == (0, 3) and views.complete(run) and run.recorded() == [0]
     shares = views.routing_by_task(run)
     assert shares.shape == (2, 8) and np.allclose(shares.sum(axis=1), 1)
     for stage, tasks in enumerate((result["train_tasks"], ["farm"], ["farm"])):
         found = run.predictions(stage)
         assert list(found["task"].unique()) == tasks
-        assert found.groupby("task")["correct"].mean().mean() == pytest.approx(run.scores["done"][stage])
+        assert found.groupby("task")["correct"].mean().mean() == pytest.approx(run.recorded_scores["done"][stage])
 
 
 def test_progress_counts_all_the_work(run):
@@ -305,7 +305,7 @@ def test_recipes_are_compared_in_a_table_of_their_own(run, tmp_path):
 
 def test_the_playground_is_for_streams(run):
     with pytest.raises(LabError, match="run 'mine' is of protocol transfer: texts can be asked of runs on a stream"):
-        inference.load(run)
+        loading.load(run)
 
 
 def test_commands_that_read_a_stream_say_so(run):

@@ -1,17 +1,22 @@
 """Who works on a run: removing files lets nobody in, and a process that is gone keeps nobody out."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from lab.core import atomic_io
-from lab.run_folder import lease
+from lab.core.errors import LabError
+from lab.run_folder import lease, writer
 from lab.run_folder.lease import EXPIRY, LEASE, LOCK, Held, Lease, Lost
+from lab.run_folder.run import Run
+from lab.run_folder.writer import claim, lease_of
 
 
 @pytest.fixture
@@ -90,3 +95,21 @@ def wait_until(happens, seconds=5.0):
     while not happens():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_a_run_that_was_removed_does_not_come_back(tmp_path, monkeypatch, when):
+    """A process that was about to work on it, and is late, must not make its folder anew with its lock."""
+
+    def late(folder: Path) -> Lease:
+        shutil.rmtree(folder)
+        return Lease(folder)
+
+    run = Run(tmp_path / "r")
+    for take in (claim, lease_of):
+        if when == "between":
+            run.dir.mkdir()
+            monkeypatch.setattr(writer, "Lease", late)
+        with pytest.raises(LabError, match="any more"):
+            take(run)
+        assert not run.dir.exists()

@@ -52,7 +52,7 @@ def test_a_replay_looks_live_in_between(runs, original):
     seen = []
 
     def look(_):
-        if made.scores:
+        if made.recorded_scores:
             seen.append((len(made.matrix), made.recorded(), round(views.progress(made).share, 2), made.status))
 
     replay_file.play(made, look)
@@ -60,7 +60,7 @@ def test_a_replay_looks_live_in_between(runs, original):
     assert learned == sorted(learned) and set(learned) == {0, 1, 2, 3}
     assert all(matrix <= len(recorded) <= matrix + 1 for matrix, recorded, _, _ in seen)
     assert all(status == "running" for *_, status in seen)
-    assert made.scores == original.scores
+    assert made.recorded_scores == original.recorded_scores
 
 
 def test_a_replay_stops_and_is_played_again(runs, original):
@@ -69,7 +69,9 @@ def test_a_replay_stops_and_is_played_again(runs, original):
     replay_file.play(made, lambda _: request_stop(made) if next(played) == 30 else None)
     assert made.status == "stopped" and len(made.matrix) == 2 and made.recorded() == [0, 1]
     replay_file.play(made, lambda _: None)
-    assert made.status == "finished" and made.matrix == original.matrix and len([*made.events("RunStarted")]) == 1
+    assert (
+        made.status == "finished" and made.recorded_scores == original.recorded_scores and len([*made.events("RunStarted")]) == 1
+    )
     with pytest.raises(LabError, match="is a replay: a replay file is made of a run that has ended"):
         replay_file.trace(made)
 
@@ -80,7 +82,7 @@ def test_a_job_plays_without_torch(runs, original):
         if made.status == "finished":
             break
         time.sleep(0.1)
-    assert made.status == "finished" and made.matrix == KEEPS
+    assert made.status == "finished" and made.recorded_scores["matrix"] == KEEPS
     code = "import sys, lab.run_folder.replay_file, lab.jobs.jobs; print('torch' in sys.modules)"
     root = str(Path(lab.__file__).parents[1])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
@@ -119,9 +121,14 @@ def test_a_run_that_did_not_finish_is_played_to_its_last_whole_task(runs, status
     assert len([*half.events("TaskStarted")]) == 3
     made = replay_file.create(replay_file.trace(half))
     replay_file.play(made, lambda _: None)
-    assert made.status == "stopped" and made.matrix == KEEPS[:2] and made.scores["partial"] == [] and made.recorded() == [0, 1]
+    assert (
+        made.status == "stopped"
+        and made.recorded_scores["matrix"] == KEEPS[:2]
+        and made.recorded_scores["partial"] == []
+        and made.recorded() == [0, 1]
+    )
     assert [event["kind"] for event in made.events()][-1] == "TaskEnded" and len([*made.events("TaskStarted")]) == 2
-    atomic_io.write_json(half.dir / "matrix.json", half.scores | {"matrix": KEEPS})
+    atomic_io.write_json(half.dir / "matrix.json", half.recorded_scores | {"matrix": KEEPS})
     assert json.loads(replay_file.trace(half).splitlines()[0])["scores"]["matrix"] == KEEPS[:2]
 
 

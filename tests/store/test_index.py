@@ -26,11 +26,6 @@ def at_once(monkeypatch):
     monkeypatch.setattr(index, "WORTH", 1)
 
 
-def forget() -> None:
-    """As in a new process."""
-    index._index.cache_clear()
-
-
 def agrees(folder) -> None:
     runs = all_runs(folder)
     assert index.runs(folder) == runs
@@ -58,10 +53,10 @@ CHANGES = {
     "note": lambda runs, name: _written(runs / name / "notes.json", lambda text: '{"starred": true, "tags": ["x"]}'),
     "damaged": lambda runs, name: _written(runs / name / "run.json", lambda text: text[:-5]),
     "no scores": lambda runs, name: (runs / name / "matrix.json").unlink(missing_ok=True),
-    "new process": lambda runs, name: forget(),
-    "no index": lambda runs, name: (runs / index.FILE).unlink(missing_ok=True) or forget(),
-    "cut index": lambda runs, name: _written(runs / index.FILE, lambda text: text[: len(text) // 2]) or forget(),
-    "foreign index": lambda runs, name: (runs / index.FILE).write_text('{"format": 1, "runs": []}') and forget(),
+    "new process": lambda runs, name: index.forget(),
+    "no index": lambda runs, name: (runs / index.FILE).unlink(missing_ok=True) or index.forget(),
+    "cut index": lambda runs, name: _written(runs / index.FILE, lambda text: text[: len(text) // 2]) or index.forget(),
+    "foreign index": lambda runs, name: (runs / index.FILE).write_text('{"format": 1, "runs": []}') and index.forget(),
 }
 
 
@@ -96,7 +91,7 @@ def test_damaged_runs_and_links(at_once, tmp_path):
     break_in_every_way(runs, runs / "a")
     (runs / "alias").symlink_to(runs / "a")
     agrees(runs)
-    forget()
+    index.forget()
     agrees(runs)
     os.replace(runs / "a" / "matrix.json", tmp_path / "elsewhere.json")  # the very file, seen through a link
     (runs / "a" / "matrix.json").symlink_to(tmp_path / "elsewhere.json")
@@ -107,7 +102,7 @@ def test_damaged_runs_and_links(at_once, tmp_path):
 def test_rows_come_from_the_index_where_nothing_has_changed(at_once, tmp_path, monkeypatch):
     first, other = (write_run(tmp_path, name, routed=False) for name in "ab")
     before = index.rows([first, other])
-    forget()
+    index.forget()
     read = []
     monkeypatch.setattr(rows, "row", lambda run: read.append(run.id) or {"run": run.id, "status": "read"})
     assert index.rows([first, other]) == before and read == []
@@ -132,7 +127,7 @@ def test_a_folder_that_cannot_be_written_and_a_small_one_do_without(tmp_path, mo
     run = write_run(tmp_path, "a", routed=False)
     assert index.runs(tmp_path) == [run] and not (tmp_path / index.FILE).exists()
     monkeypatch.setattr(index, "WORTH", 1)
-    forget()
+    index.forget()
     monkeypatch.setattr(index.atomic_io, "replace_bytes", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
     agrees(tmp_path)
     assert not (tmp_path / index.FILE).exists()
@@ -149,9 +144,9 @@ def test_other_code_makes_other_rows(at_once, tmp_path, monkeypatch):
     assert index._of(tmp_path).engine != made_by and index._of(tmp_path).entries == {}
 
 
-def test_two_thousand_runs_are_listed_at_once(tmp_path):
+def test_many_runs_are_listed_at_once(tmp_path):
     """Looser than what is promised (1 s in a new process, 0.3 s in one that has listed them), since tests run beside others."""
-    make(tmp_path, 400)
+    make(tmp_path, 150)
     for path in tmp_path.glob("*/*"):
         os.utime(path, (1, 1))
     code = (
@@ -164,6 +159,6 @@ def test_two_thousand_runs_are_listed_at_once(tmp_path):
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, env=environment, check=True)
         times.append([float(line.split()[1]) for line in done.stdout.splitlines()])
-        assert [line.split()[0] for line in done.stdout.splitlines()] == ["400", "400"]
+        assert [line.split()[0] for line in done.stdout.splitlines()] == ["150", "150"]
     (first, warm), (cold, _) = times
     assert cold < first / 3 and cold < 0.6 and warm < 0.4

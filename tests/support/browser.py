@@ -47,14 +47,14 @@ PAGES = {
 
 
 @contextmanager
-def dashboard(**environment: str):
-    """The address of a dashboard of its own with these environment variables."""
+def dashboard(*options: str, **environment: str):
+    """The address of a dashboard of its own with these options of `lab app` and environment variables."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     package = {"PYTHONPATH": str(Path(server.HERE).parents[1])}
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    command = [sys.executable, "-m", "lab", "app", "--port", str(port)]
+    command = [sys.executable, "-m", "lab", "app", "--port", str(port), *options]
     process = subprocess.Popen(command, env=os.environ | package | environment, start_new_session=True, **quiet)
     try:
         yield wait_for(f"http://127.0.0.1:{port}")

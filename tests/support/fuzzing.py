@@ -2,14 +2,19 @@
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-FEW, MANY = 15, 10_000
+FEW, MANY = 15, int(os.environ.get("LAB_FUZZ", "10000"))
+SLOW, HANGS = 5.0, 120  # seconds of work, and of waiting
 TOKENS = [
     *(
         b"\x00",
@@ -40,20 +45,49 @@ ODD = [
 ]
 
 
+@contextmanager
+def alarm(seconds: int) -> Iterator[None]:
+    """TimeoutError within the block after so many seconds; 0: never, as pytest's own clock runs."""
+
+    def ring(number: int, frame: Any) -> None:
+        raise TimeoutError(f"still at work after {seconds} s")
+
+    if not seconds:
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def fuzzed(*strategies: Any, fixtures: Sequence[str] = ()) -> Any:
-    """A few inputs at each test run, and many with -m fuzz; an input that takes 5 seconds fails."""
+    """A few inputs at each test run, and many with -m fuzz; an input that takes 5 seconds of work, or hangs, fails.
+
+    Work is measured in the time of the processor, so that a busy machine makes no input fail.
+    """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        @pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.fuzz)])
+        @pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=[pytest.mark.fuzz, pytest.mark.timeout(0)])])
         def test(examples: int, request: pytest.FixtureRequest) -> None:
             fixed = {name: request.getfixturevalue(name) for name in fixtures}
 
-            @settings(max_examples=examples, deadline=5000, suppress_health_check=[*HealthCheck], derandomize=True, database=None)
+            @settings(max_examples=examples, deadline=None, suppress_health_check=[*HealthCheck], derandomize=True, database=None)
             @given(st.tuples(*strategies))
             def try_all(drawn: tuple[Any, ...]) -> None:
-                function(*drawn, **fixed)
+                with alarm(HANGS if examples == MANY else 0):
+                    began = time.process_time()
+                    function(*drawn, **fixed)
+                    seconds = time.process_time() - began
+                assert seconds < SLOW, f"{seconds:.1f} s of work"
+                slowest[0] = max(slowest[0], seconds)
 
+            slowest = [0.0]
             try_all()
+            print(f"{function.__name__}: {examples} inputs, the slowest took {slowest[0]:.2f} s of work")
 
         test.__name__, test.__doc__ = function.__name__, function.__doc__
         return test

@@ -1,6 +1,8 @@
 """Processes that are killed at any moment, again and again: every run ends once, with the bytes of one that was left alone.
 
-Run by hand: pytest -n 0 -m soak tests/training/test_soak.py; LAB_SOAK_KILLS says how many kills of each recipe (default 50).
+Run by hand: pytest -n 0 -s -m soak tests/training/test_soak.py. LAB_SOAK_KILLS: kills of each recipe (default 50).
+LAB_SOAK_HOURS: how long two workers are killed (default 2). LAB_SOAK_DISK: a folder on a small disk of its own, which is then
+filled now and then.
 """
 
 import json
@@ -9,18 +11,25 @@ import os
 import random
 import signal
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from support import toy
 
-from lab.core.errors import LabError
+from lab.config.resolve import recipe_names
+from lab.core.errors import LabError, RunFailed
 from lab.run_folder.run import Run
 from lab.run_folder.writer import create_run
+from lab.store import trash
+from lab.store.turns import safe_status
 from lab.training import recorder, runner
 
 KILLS = int(os.environ.get("LAB_SOAK_KILLS", "50"))
-RECIPES = ("l2r", "l2r-merge", "replay", "ewc", "derpp", "olora", "sapt", "phatgoose", "poly", "mhr")
+HOURS = float(os.environ.get("LAB_SOAK_HOURS", "2"))
+MIXED = ("l2r", "l2r-merge", "replay", "ewc", "derpp", "olora", "sapt", "phatgoose", "poly", "mhr")  # of different state
 SAME = ("config.yaml", "matrix.json", "router.safetensors", "experts/**/*", "predictions/*", "routing/*", "state/**/*")
 fork = multiprocessing.get_context("fork")  # torch is loaded once
 
@@ -44,7 +53,7 @@ def content(run: Run) -> dict[str, bytes]:
 
 @pytest.mark.soak
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", recipe_names())
 def test_killed_at_random_moments(recipe, tmp_path):
     draw, config = random.Random(recipe), toy.session(recipe, "checkpoint.every=2", of=toy.tasks(train=32)).config.to_dict()
     whole = create_run(config, tmp_path / "whole", "r")
@@ -95,3 +104,115 @@ def test_two_workers_and_removed_locks(tmp_path):
         child.join()
         assert child.exitcode == 0 and run.status == "finished"
     assert refused == max(KILLS // 5, 2)
+
+
+# -- two workers -----------------------------------------------------------------------------------------------------------
+
+
+def work_off(runs: Path) -> None:
+    """Train whatever run of the folder is not finished, in any order, until killed; experts are shared through a store."""
+    recorder.LOG_EVERY = 0.0
+    draw = random.Random(os.getpid())
+    while True:
+        waiting = [Run(path.parent) for path in runs.glob("r*/run.json")]  # which a run has once it was made
+        waiting = [run for run in waiting if safe_status(run) != "finished"]
+        for run in draw.sample(waiting, min(len(waiting), 1)):
+            with suppress(LabError, RunFailed, OSError):  # another worker has it, or the disk is full
+                recipe = run.config["recipe"]
+                made = toy.session(recipe, "checkpoint.every=2", of=toy.tasks(train=32), store=runs / ".experts")
+                list(recorder.record(run, made, runner.recover(run)))
+        time.sleep(0.01)
+
+
+def size(folder: Path) -> int:
+    with suppress(OSError):  # it is at work
+        return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    return 0
+
+
+def fault(run: Run, whole: Run) -> str:
+    """What is not as in the run that was left alone; empty if nothing is."""
+    if content(run) != content(whole):
+        return "other bytes"
+    ended = Counter(event["kind"] for event in run.events() if event["kind"] in ("RunStarted", "RunEnded"))
+    if ended != {"RunStarted": 1, "RunEnded": 1}:
+        return f"events {dict(ended)}"
+    steps = [(e["task"], e["phase"], e["step"]) for e in run.events("Step")]
+    if len({*steps}) != len(steps):
+        return "a step twice"
+    notes = " ".join(note["what"] for note in run.info.get("recovered", []))
+    return notes if "damaged" in notes else ""
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_two_workers_that_are_killed(tmp_path):
+    """No run is lost, each ends once and with the bytes of one that was left alone; disk and memory stay bounded."""
+    draw, runs = random.Random(0), Path(os.environ.get("LAB_SOAK_DISK", tmp_path)) / "runs"
+    small_disk, ballast = "LAB_SOAK_DISK" in os.environ, runs.parent / "ballast"
+    whole: dict[str, Run] = {}
+    for recipe in MIXED:
+        config = toy.session(recipe, "checkpoint.every=2", of=toy.tasks(train=32)).config.to_dict()
+        whole[recipe] = create_run(config, tmp_path / "whole", recipe)
+        (child := process(recipe, whole[recipe].dir)).join()
+        assert child.exitcode == 0
+    configs, faults, figures = {recipe: run.config for recipe, run in whole.items()}, [], Counter()
+    workers, number, began = [], 0, time.monotonic()
+    filled = reported = killed = began
+    emptied = began + 60
+    while (now := time.monotonic() - began) < HOURS * 3600 or any(runs.glob("r*")):
+        ending = now >= HOURS * 3600  # nothing new, nothing bad: what is left must finish
+        assert now < HOURS * 3600 + 600, f"not finished: {[*runs.glob('r*')]}"
+        workers = [worker for worker in workers if worker.is_alive()]
+        while len(workers) < 2:
+            workers.append(fork.Process(target=work_off, args=(runs,)))
+            workers[-1].start()
+            figures["workers"] += 1
+        if not ending and time.monotonic() > killed:
+            victim = draw.choice(workers)
+            os.kill(victim.pid, signal.SIGKILL)
+            victim.join()
+            killed = time.monotonic() + draw.expovariate(1 / 4)
+            figures["kills"] += 1
+            continue
+        if small_disk and not ending and time.monotonic() > emptied and not ballast.exists():
+            with suppress(OSError), open(ballast, "wb", buffering=0) as file:
+                while file.write(bytes(1 << 12)):
+                    pass
+            filled = time.monotonic() + draw.uniform(1, 8)
+            figures["full"] += 1
+        if ballast.exists() and (ending or time.monotonic() > filled):
+            ballast.unlink()
+            emptied = time.monotonic() + draw.uniform(10, 60)
+        present = [Run(path) for path in runs.glob("r*")]
+        if not ending and len(present) < 5:
+            with suppress(LabError, OSError):
+                create_run(configs[recipe := draw.choice(MIXED)], runs, f"r{number}-{recipe}")
+                figures["begun"] += 1
+            number += 1
+        for run in present:
+            if safe_status(run) == "finished":
+                with suppress(LabError, OSError):  # of a full disk, or its worker is about to leave
+                    why = fault(run, whole[run.config["recipe"]])
+                    trash.move(run)
+                    faults += [f"{run.id}: {why}"] if why else []
+                    figures["finished"] += 1
+        if not any(faults):
+            with suppress(LabError, OSError):
+                trash.empty(runs)
+        for worker in workers:
+            with suppress(psutil.Error):
+                figures["memory"] = max(figures["memory"], psutil.Process(worker.pid).memory_info().rss >> 20)
+                figures["files"] = max(figures["files"], psutil.Process(worker.pid).num_fds())
+        figures["disk"] = max(figures["disk"], (size(runs) >> 10))
+        if time.monotonic() > reported:
+            own = psutil.Process().memory_info().rss >> 20
+            print(json.dumps({"minutes": round(now / 60, 1), **figures, "own": own, "faults": faults}), flush=True)
+            figures["memory"] = figures["disk"] = figures["files"] = 0
+            reported = time.monotonic() + 300
+        time.sleep(0.2)
+    for worker in workers:
+        worker.kill()
+        worker.join()
+    print(json.dumps({"minutes": round(now / 60, 1), **figures, "faults": faults}), flush=True)
+    assert not faults and figures["finished"] == figures["begun"]

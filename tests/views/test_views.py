@@ -45,7 +45,7 @@ def test_matrix_difference(runs):
 
 def test_a_row_of_another_length_is_damage_in_plain_words(runs):
     run = write_run(runs, "a")
-    atomic_io.write_json(run.dir / "matrix.json", run.scores | {"matrix": [*KEEPS[:2], [0.5, 0.5]]})
+    atomic_io.write_json(run.dir / "matrix.json", run.recorded_scores | {"matrix": [*KEEPS[:2], [0.5, 0.5]]})
     assert views.problem(run) == "run 'a' is damaged: matrix.json has a row that is not of 3 tasks"
 
 
@@ -308,7 +308,7 @@ def test_runs_of_different_tasks_are_compared_on_the_common_ones(runs):
     strange = write_run(runs, "three", "sequential", [[0.5]], ["z"])
     last = views.summary([one, strange]).set_index(["label", "measure"]).loc[("l2r", "common_average_accuracy")]
     assert np.isnan(last["value"]) and last["why"] == "no task is common to all runs"
-    atomic_io.write_json(two.dir / "matrix.json", two.scores | {"labels": [["no", "yes"], ["other", "labels"]]})
+    atomic_io.write_json(two.dir / "matrix.json", two.recorded_scores | {"labels": [["no", "yes"], ["other", "labels"]]})
     assert views.common_tasks([one, two]) == ["c"], "the same name with other labels is another task"
 
 
@@ -338,7 +338,7 @@ def test_an_unfinished_run_has_no_other_tasks_than_itself_or_its_repetition(runs
         assert len(views.unequal(chosen)) == 1 and "one has learned 2 of 3 tasks" in views.unequal(chosen)[0]
         assert "left out of paired differences" in views.unequal(chosen)[0]
         assert "common_average_accuracy" not in set(views.summary(chosen)["measure"])
-    atomic_io.write_json(one.dir / "matrix.json", one.scores | {"labels": [["no", "yes"]] * 2 + [["other"]]})
+    atomic_io.write_json(one.dir / "matrix.json", one.recorded_scores | {"labels": [["no", "yes"]] * 2 + [["other"]]})
     assert "different tasks" in views.unequal([one, whole])[0], "the same names with other labels are other tasks"
 
 
@@ -348,7 +348,9 @@ def test_transfer_runs_that_differ_are_said_to(runs):
     config = other.config
     moved = {"name": "transfer", "train_tasks": TASKS[:1], "held_out": TASKS[1:], "shots": [16]}
     atomic_io.write_yaml(other.dir / "config.yaml", config | {"backbone": {"name": "minilm"}, "protocol": moved})
-    atomic_io.write_json(other.dir / "matrix.json", other.scores | {"held_out": {task: {"16": 0.6} for task in TASKS[1:]}})
+    atomic_io.write_json(
+        other.dir / "matrix.json", other.recorded_scores | {"held_out": {task: {"16": 0.6} for task in TASKS[1:]}}
+    )
     other = Run(other.dir)
     assert views.unequal([one, other]) == [
         "These runs differ in their backbones: tiny, minilm. Their scores mean different things.",

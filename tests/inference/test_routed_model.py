@@ -8,9 +8,10 @@ import torch
 from support import tiny, toy
 
 from lab.adapters import arithmetic
-from lab.analysis.inference import Override, load
 from lab.core import atomic_io
 from lab.core.errors import LabError
+from lab.inference.loading import load
+from lab.inference.override import Override
 from lab.routers._arrow import Subtracted
 from lab.routers.base import Decision, LayerDecision, single_expert
 from lab.run_folder.prediction import kept
@@ -114,7 +115,7 @@ def test_an_expert_alone_equals_the_oracle(trained):
     for t, task in enumerate(STREAM):
         found = [model.answer(example.text, Override(expert=t)) for example in task.test]
         right = [answer.prediction == f"{task.name}/{task.labels[e.label]}" for answer, e in zip(found, task.test, strict=True)]
-        assert np.mean(right) == pytest.approx(run.scores["oracle"][t])
+        assert np.mean(right) == pytest.approx(run.recorded_scores["oracle"][t])
         assert (found[0].weights[..., t] == 1).all() and found[0].by_expert().iloc[t] == 1
     with torch.no_grad():
         batch = model.learner.backbone.collate(model.learner.backbone.encode([STREAM[0].test[0]], 0, "train"))
@@ -133,13 +134,13 @@ def test_a_saved_expert_tried_alone_has_the_score_of_the_oracle(trained):
         halves = arithmetic.add([own, own], weights=[0.5, 0.5], how="cat")
         assert halves.config["r"] == 2 * own.config["r"]
         for adapter in (own, halves):
-            assert model.accuracy(adapter, t, task.test, size=7) == pytest.approx(run.scores["oracle"][t])
+            assert model.accuracy(adapter, t, task.test, size=7) == pytest.approx(run.recorded_scores["oracle"][t])
     nothing = [model.accuracy(arithmetic.scaled(own, 0.0), t, task.test) for t, task in enumerate(STREAM)]
     frozen = []
     for t, task in enumerate(STREAM):
         batch = model.learner.backbone.collate(model.learner.backbone.encode(task.test, t, "train"))
         frozen.append(model.learner.head.answers(batch, None, 3).correct.mean())
-    assert nothing == pytest.approx(frozen) and nothing != pytest.approx(run.scores["oracle"])
+    assert nothing == pytest.approx(frozen) and nothing != pytest.approx(run.recorded_scores["oracle"])
     odd = dataclasses.replace(own, tensors=dict([*own.tensors.items()][2:]))
     with pytest.raises(LabError, match="no LoRA of the layers of this model"):
         model.accuracy(odd, 0, STREAM[0].test)

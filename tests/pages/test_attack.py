@@ -1,0 +1,308 @@
+"""A stranger on the same machine attacks the running dashboard, from another process than its own; nothing may succeed.
+
+What takes longer than a few seconds runs by hand: pytest -n 0 -m attack tests/pages/test_attack.py.
+"""
+
+import hashlib
+import http.client
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import quote, urlencode, urlsplit
+
+import pytest
+from streamlit.proto.WidgetStates_pb2 import WidgetState
+from support.browser import PAGES, dashboard
+from support.run_folders import write_run
+from support.visits import visit
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from lab.pages import gate
+from lab.pages.gate import Keys
+
+TOKEN = "a secret of the owner"
+SECRET = "what only the owner of the machine may read"
+FOREIGN = (
+    "evil.example",
+    "127.0.0.1.evil.example",
+    "localhost.evil.example:8501",
+    "169.254.169.254",
+    "127.0.0.1@evil.example",
+    "",
+)
+SERVED = ("/", "/jobs", "/_stcore/health", "/_stcore/host-config", "/_stcore/stream", "/media/x", "/_stcore/upload_file/s/f")
+OUT = ("../../secret.txt", "..\\..\\secret.txt", "%2e%2e/%2e%2e/secret.txt", "..%2f..%2fsecret.txt", "....//....//secret.txt",
+       "{}", "file://{}", "//evil.example/x", "..%252f..%252fsecret.txt", "a%00../../secret.txt")  # fmt: skip
+HOSTILE = ("../../secret.txt", "/etc/passwd", "<script>alert(1)</script>", "](javascript:alert(1))", "=1+1", "\x00\x1b[2J",
+           "\u202egnp", "$\\input{/etc/passwd}$", "{{7*7}}", "a" * 7000, "NaN", "-1", "9" * 400)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Path:
+    """A folder with runs, and a secret outside of them."""
+    base = tmp_path_factory.mktemp("attacked")
+    write_run(base / "runs", "a")
+    write_run(base / "runs", "b", "sequential", status="stopped", routed=False)
+    (base / "secret.txt").write_text(SECRET)
+    return base
+
+
+def folders(lab: Path) -> dict[str, str]:
+    return {"LAB_RUNS": str(lab / "runs"), "LAB_DATA": str(lab / "data"), "LAB_EXAMPLES": str(lab / "examples")}
+
+
+@pytest.fixture(scope="module")
+def reader(lab):
+    """A dashboard of the machine alone, read-only."""
+    with dashboard(LAB_READ_ONLY="1", **folders(lab)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def guarded(lab):
+    """A dashboard that others reach, with keys for its owner and its visitors."""
+    with dashboard(
+        "--allow-host", "lab.example.org", "--allow-host", "two.example.org", LAB_TOKEN=TOKEN, **folders(lab)
+    ) as address:
+        yield address
+
+
+def ask(address: str, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> http.client.HTTPResponse:
+    """The answer to a request as it is written here, with its `text`."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=30)
+    connection.putrequest(method, path, skip_host="host" in headers)
+    for name, value in headers.items():
+        connection.putheader(name.replace("_", "-"), value)
+    if body is not None:
+        connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders(body)
+    answer = connection.getresponse()
+    answer.text = answer.read().decode(errors="replace")
+    connection.close()
+    return answer
+
+
+def opens(address: str, **options: str) -> bool:
+    """Whether a websocket opens and a page is drawn on it."""
+    try:
+        with visit(address, **options) as visitor:
+            return bool(visitor.open("about").texts)
+    except (InvalidStatus, ConnectionClosed, EOFError):
+        return False
+
+
+def digest(lab: Path) -> dict[str, str]:
+    """What lies in the lab, but for the index of its runs, which reading rebuilds, and locks."""
+    files = [path for path in lab.rglob("*") if path.is_file() and not re.match(r"\.(index|jobs\.lock|queue)", path.name)]
+    return {str(path.relative_to(lab)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+# -- in the default tests --------------------------------------------------------------------------------------------------
+
+
+def test_names_and_pages_from_elsewhere(reader):
+    """Rebinding, foreign origins, and sockets that other sites open; nothing may be framed and no answer shared with others."""
+    for path in SERVED:
+        for method in ("GET", "PUT", "OPTIONS", "DELETE"):
+            for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}, {"origin": "null"}):
+                answer = ask(reader, path, method, **headers)
+                assert answer.status == 403 and "access-control-allow-origin" not in answer.headers, (path, method, headers)
+                assert answer.headers["x-frame-options"] == "SAMEORIGIN" and answer.headers["x-content-type-options"] == "nosniff"
+    for host in FOREIGN:
+        assert ask(reader, "/", host=host).status in (400, 403), host
+    assert ask(reader, "/", x_forwarded_host="evil.example", forwarded="host=evil.example").status == 200
+    assert not opens(reader, origin="https://evil.example") and not opens(reader, origin="http://localhost:1")
+    assert not opens(reader, origin="http://evil.example", host="evil.example") and opens(reader)
+
+
+def test_nothing_outside_is_served(reader, lab):
+    for start in (
+        "/",
+        "/media/",
+        "/static/",
+        "/app/static/",
+        "/component/x/",
+        "/_stcore/",
+        "/_stcore/bidi-components/x/",
+        "/jobs/",
+    ):
+        for out in (*OUT, *(quote(path, safe="") for path in OUT)):
+            answer = ask(reader, start + out.format(lab / "secret.txt"))
+            assert SECRET not in answer.text and answer.status in (200, 303, 307, 400, 403, 404), (start, out)
+            assert "evil.example" not in (answer.headers["location"] or "")
+
+
+def test_endpoints_that_tell_about_the_server_are_closed(reader):
+    for path in ("/_stcore/metrics", "/_stcore/%6Detrics", "//_stcore/metrics", "/_stcore/metrics/", "/_stcore/./metrics",
+                 "/_stcore/metrics?x=1", "/_stcore/metrics%3Fx", "/_stcore/script-health-check"):  # fmt: skip
+        assert not re.search("session_events|cache_memory|# TYPE", ask(reader, path).text), path
+    assert ask(reader, gate.HEALTH).text == "ok"
+
+
+def test_files_are_taken_from_pages_alone(reader):
+    """The route of uploads wants the session of a page and the token of its site, and no more than the limit."""
+    with visit(reader) as visitor:
+        session = visitor.open("about").session
+        token = re.search(r"_streamlit_xsrf=([^;]+)", ask(reader, gate.HEALTH).headers["set-cookie"] or "")
+        assert token, "no token of the site"
+        own = {"cookie": f"_streamlit_xsrf={token[1]}", "X-Xsrftoken": token[1]}
+        path = f"/_stcore/upload_file/{session}/file"
+        kind = {"Content-Type": "multipart/form-data; boundary=x"}
+
+        def form(size: int, name: str = "a") -> bytes:
+            return (
+                f'--x\r\nContent-Disposition: form-data; name="f"; filename="{name}"\r\n\r\n'.encode()
+                + bytes(size)
+                + b"\r\n--x--\r\n"
+            )
+
+        assert ask(reader, path, "PUT", form(10), **kind).status == 403
+        assert ask(reader, path, "PUT", form(10), **kind | own | {"X-Xsrftoken": "forged"}).status == 403
+        assert ask(reader, "/_stcore/upload_file/forged/file", "PUT", form(10), **kind | own).status == 400
+        assert ask(reader, path, "PUT", form(11 << 20), **kind | own).status == 413
+        assert ask(reader, path, "PUT", form(10, "../../secret.txt"), **kind | own).status in (204, 400)
+
+
+def test_keys(guarded):
+    keys = Keys(TOKEN)
+    forged = ("", "wrong", TOKEN[:-1], TOKEN.upper(), keys.cookie, keys.visitor.upper(), "owner", "%00", "*")
+    for path in (*SERVED, "/_stcore/health%3Fx", "/_stcore/health/../host-config", "/x%23/_stcore/health"):
+        for value in forged:
+            answer = ask(guarded, path, cookie=f"{keys.cookie}={value}")
+            assert answer.status == 401 or path == gate.HEALTH, (path, value)
+    assert not opens(guarded) and not any(opens(guarded, cookie=f"{keys.cookie}={value}") for value in forged)
+    assert not opens(guarded, cookie=f"{keys.cookie}={keys.owner}", origin="https://evil.example")
+    for host in (urlsplit(guarded).netloc, "lab.example.org", "two.example.org"):
+        assert opens(guarded, cookie=f"{keys.cookie}={keys.visitor}", host=host, origin=f"http://{host}")
+    link = ask(guarded, "/jobs?" + urlencode({"token": keys.owner}))
+    assert link.status == 303 and {"HttpOnly", "SameSite=lax"} <= set(link.headers["set-cookie"].split("; "))
+
+
+def test_odd_requests(reader):
+    """Raw bytes: no answer but a refusal, and the server goes on."""
+    place = urlsplit(reader)
+    odd = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
+        b"GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: local\x00host\r\n\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: evil.example\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        b"\x16\x03\x01\x00" * 20,
+    ]
+    for request in odd:
+        with socket.create_connection((place.hostname, place.port), timeout=20) as raw:
+            raw.sendall(request)
+            raw.shutdown(socket.SHUT_WR)
+            answer = b"".join(iter(lambda: raw.recv(65536), b""))
+        assert not answer or answer.split(b" ", 2)[1] in (b"400", b"403", b"404", b"414", b"431"), (request[:60], answer[:80])
+    assert ask(reader, gate.HEALTH).status == 200
+
+
+# -- by hand ---------------------------------------------------------------------------------------------------------------
+
+
+def states(widgets: dict, keys: dict[str, str], run: str) -> list[WidgetState]:
+    """A click on every button and a value for every other widget, whether the page lets it be used or not."""
+    values = []
+    for id, drawn in widgets.items():
+        kind = type(drawn).__name__
+        if kind == "Button":
+            values.append(WidgetState(id=id, trigger_value=True))
+        elif kind == "Checkbox":
+            values.append(WidgetState(id=id, bool_value=not drawn.default))
+        elif kind in ("TextInput", "TextArea") and not re.match("train|pg_", keys[id]):
+            values.append(WidgetState(id=id, string_value=run))
+    return values
+
+
+@pytest.mark.attack
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("mode", ["reader", "guarded"])
+def test_who_only_reads_changes_nothing(mode, request, lab):
+    """Every widget of every page is used over the socket, one by one, all together, and what these open in turn."""
+    address = request.getfixturevalue(mode)
+    cookie = f"{Keys(TOKEN).cookie}={Keys(TOKEN).visitor}" if mode == "guarded" else ""
+    before, used = digest(lab), 0
+    with visit(address, cookie) as visitor:
+        for page in PAGES:
+            for query, run in (("", "a"), ("job=a&lib_run=a", "a"), ("job=b&lib_run=b&tab=trash", "b")):
+                visitor.open(page, query)
+                clicks, done = states(visitor.widgets, visitor.keys, run), 0
+                while len(clicks) > done:  # what dialogs hold appears once they are open
+                    for click in clicks[done:]:
+                        visitor.open(page, query, (*[other for other in clicks if not other.trigger_value], click))
+                        used += 1
+                    done = len(clicks)
+                    visitor.open(page, query, tuple(clicks))
+                    clicks += [one for one in states(visitor.widgets, visitor.keys, run) if one.id not in {c.id for c in clicks}]
+                assert digest(lab) == before, (page, query)
+        assert not visitor.errors, visitor.errors
+    print(f"{mode}: {used} widgets used")
+
+
+@pytest.mark.attack
+@pytest.mark.timeout(0)
+def test_links_hold_no_harm(reader, lab):
+    """Hostile values for every name that a link of a page may hold: no traceback, nothing from outside, nothing executed."""
+    asked = 0
+    with visit(reader) as visitor:
+        for page in PAGES:
+            names = {*visitor.open(page).keys.values(), "job", "runs", "recipe", "o", "lesson", "token", "page"}
+            for value in HOSTILE:
+                visitor.open(page, urlencode(dict.fromkeys(sorted(names), value)))
+                drawn = " ".join(visitor.texts)
+                assert SECRET not in drawn and "root:" not in drawn and not visitor.errors, (page, value, visitor.errors)
+                asked += len(names)
+    print(f"{asked} values of links")
+
+
+def reading(address: str, until: float, seconds: list[float], errors: list[str]) -> None:
+    """Somebody who opens page after page."""
+    with visit(address) as visitor:
+        while time.monotonic() < until:
+            for page in PAGES:
+                began = time.monotonic()
+                visitor.open(page)
+                seconds.append(time.monotonic() - began)
+                time.sleep(1)  # looks at it
+            errors += visitor.errors
+
+
+@pytest.mark.attack
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize(("readers", "trained"), [(1, 0), (20, 2)])
+def test_many_read_while_runs_train(lab, tmp_path, readers, trained):
+    """Not one error; how long a view takes is printed, with the load of the machine."""
+    recipe = [
+        "run",
+        "l2r",
+        "--stream",
+        "builtin",
+        "-o",
+        "backbone.name=tiny",
+        "-o",
+        "train.epochs=40",
+        "--runs",
+        str(lab / "runs"),
+    ]
+    training = [subprocess.Popen([sys.executable, "-m", "lab", *recipe, "-o", f"seed={seed}"], stderr=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL) for seed in range(trained)]  # fmt: skip
+    seconds, errors, until = list[float](), list[str](), time.monotonic() + float(os.environ.get("LAB_READING_S", "120"))
+    with dashboard(**folders(lab)) as address, ThreadPoolExecutor(readers) as pool:
+        visits = [pool.submit(reading, address, until, seconds, errors) for _ in range(readers)]
+        for done in visits:
+            done.result()
+    assert all(process.poll() in (None, 0) for process in training) and not errors, errors
+    for process in training:
+        process.terminate()
+        process.wait()
+    seconds.sort()
+    middle, p95 = seconds[len(seconds) // 2], seconds[int(0.95 * (len(seconds) - 1))]
+    load = os.getloadavg()[0]
+    print(f"{readers} readers, {trained} runs: {len(seconds)} views, median {middle:.2f} s, p95 {p95:.2f} s, load {load:.1f}")
