@@ -19,12 +19,20 @@ if TYPE_CHECKING:  # what is loaded on first use, for editors and type checkers
     from lab.api import train as train
     from lab.comparison import replicates as replicates
     from lab.comparison import tables as tables
+    from lab.config.registration import register as register
     from lab.config.resolve import configure as configure
+    from lab.consolidation.base import Consolidation as Consolidation
     from lab.core.errors import LabError as LabError
     from lab.data.saved_stream import stream as stream
     from lab.data.sources import Source as Source
+    from lab.data.stream import Stream as Stream
+    from lab.experts.base import Expert as Expert
     from lab.inference.loading import load as load
     from lab.inference.override import Override as Override
+    from lab.methods.base import Method as Method
+    from lab.metrics.base import Metric as Metric
+    from lab.protocols.base import Protocol as Protocol
+    from lab.routers.base import Router as Router
     from lab.run_folder.run import Run as Run
 
 # Threads of the numeric library spin while they wait. With its default, half a second of another process's work (a dashboard, a
@@ -49,6 +57,14 @@ _PUBLIC = {
     "load": "lab.inference.loading:load",
     "Override": "lab.inference.override:Override",
     "compare": "lab.api:compare",
+    "register": "lab.config.registration:register",
+    "Router": "lab.routers.base:Router",
+    "Method": "lab.methods.base:Method",
+    "Expert": "lab.experts.base:Expert",
+    "Stream": "lab.data.stream:Stream",
+    "Metric": "lab.metrics.base:Metric",
+    "Protocol": "lab.protocols.base:Protocol",
+    "Consolidation": "lab.consolidation.base:Consolidation",
     "runs": "lab.api:runs",
     "grid": "lab.api:grid",
     "sweep": "lab.api:sweep",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from support.cells import cells, nothing_registered  # noqa: F401 (fixtures)
 from support.run_folders import (
     FORGETS,
     KEEPS,

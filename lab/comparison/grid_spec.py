@@ -176,7 +176,8 @@ class Cell:
     def hash(self) -> str:
         """The first 64 bits of the address of the resolved configuration, texts for people left out."""
         content = {name: value for name, value in differing(self.config).items() if name not in ("about", "scenarios")}
-        return address(content)[:16]
+        own = self.config.own_digests()
+        return address(content | ({"plugins": own} if own else {}))[:16]
 
     @cached_property
     def id(self) -> str:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from lab.config.former_names import renamed
 from lab.config.schema import CUSTOM, RunConfig, Section
 from lab.config.validation import consistent
-from lab.core import names, registry
+from lab.core import names, plugin_errors, registry
 from lab.core.documents import read_yaml, yaml_text, yaml_value
 from lab.core.dotted import nested
 from lab.core.errors import LabError, unknown
@@ -30,9 +30,30 @@ NAMED = ("stream", "backbone", "experts", "router", "consolidation", "protocol")
 # -- recipes ---------------------------------------------------------------------------------------------------------------
 
 
+_registered: dict[str, dict[str, Any]] = {}  # recipes of this process by name
+
+
 def recipe_names() -> list[str]:
-    """Names of the shipped recipes and of those in `LAB_PLUGINS`, sorted."""
-    return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
+    """Names of the shipped recipes, of those in `LAB_PLUGINS`, and of those that were registered in this process, sorted."""
+    return sorted({*_registered, *(path.stem for folder in _folders() for path in folder.glob("*.yaml"))})
+
+
+def add_recipe(name: str, content: dict[str, Any]) -> None:
+    """Offer a recipe under its name, in place of one that was registered before.
+
+    Raises LabError for settings that cannot be, and for the name of a recipe that has a file.
+    """
+    if not registry.NAME.fullmatch(name):
+        raise LabError(f"the name of a recipe must be of the characters a-z 0-9 -: {name[:60]!r}")
+    if files := [path for folder in _folders() if (path := folder / f"{name}.yaml").is_file()]:
+        raise LabError(f"recipe '{name}' is there already ({files[0].name}): give it another name, for example 'my-{name}'")
+    former = _registered.get(name)
+    _registered[name] = content
+    try:
+        configure(name)
+    except LabError:
+        _registered.pop(name) if former is None else _registered.update({name: former})
+        raise
 
 
 def _folders() -> list[Path]:
@@ -69,10 +90,11 @@ def _read(name: str, beside: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """A recipe over its bases; files are found relative to the folder `beside`; `above` are the recipes that lead here."""
     if problem := names.fault(name, path=True):
         raise LabError(f"the name of a recipe {problem}: {name[:60]!r}")
-    path = beside / name if name.endswith((".yaml", ".yml")) else _file_of(name)
+    own = _registered.get(name)
+    path = beside / name if name.endswith((".yaml", ".yml")) else Path(name) if own else _file_of(name)
     if path.resolve() in above:
         raise LabError(f"recipe {path.name} is its own base: {' > '.join(p.name for p in (*above, path))}")
-    content = read_yaml(path, f"recipe {path.name}") or {}
+    content = own or read_yaml(path, f"recipe {path.name}") or {}
     if not isinstance(content, dict):
         raise LabError(f"recipe {path.name} must be a mapping of options to values, not {type(content).__name__}")
     content = renamed(content)
@@ -220,7 +242,8 @@ def _stream(content: dict[str, Any]) -> str | None:
 
 def validated(content: dict[str, Any]) -> RunConfig:
     """RunConfig from plain values; every mistake is one line that names the field and what is allowed."""
-    return consistent(typed(content))
+    with plugin_errors.named():
+        return consistent(typed(content))
 
 
 def completed(content: Mapping[str, Any]) -> dict[str, Any]:

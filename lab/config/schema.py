@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from lab.core import names, registry
 from lab.core.errors import LabError
-from lab.core.registry import Fields, Options
+from lab.core.registry import Fields, Options, OwnPlugin, Registry
 
 CUSTOM = "custom"  # recipe of a run that starts from the defaults alone
 
@@ -216,6 +216,28 @@ class RunConfig(Section):
         default=True,
         description="load isolated experts that an earlier run trained with the same data and settings",
     )
+
+    @property
+    def chosen(self) -> list[tuple[Registry, Options]]:
+        """The plug-ins that act, each by its registry and its options."""
+        one_each = [
+            (registry.experts, self.experts),
+            (registry.routers, self.router),
+            (registry.consolidations, self.consolidation),
+            (registry.protocols, self.protocol),
+        ]
+        return one_each + [(registry.methods, options) for options in self.methods.values()]
+
+    def own_plugins(self) -> list[OwnPlugin]:
+        """The plug-ins of this configuration that are not shipped, its streams too."""
+        names = [(kind, options.name) for kind, options in self.chosen]
+        streams = self.stream.sources or [self.stream.name]
+        names += [(registry.streams, name) for name in streams if name in registry.streams.names()]
+        return [own for kind, name in names if (own := kind.own(name))]
+
+    def own_digests(self, *kinds: str) -> dict[str, str | None]:
+        """By kind and name the SHA-256 of their sources, of all kinds or of these; None where no source is kept."""
+        return {f"{own.kind} {own.name}": own.digest for own in self.own_plugins() if own.kind in (kinds or (own.kind,))}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in config.yaml."""

@@ -24,14 +24,8 @@ def consistent(config: RunConfig) -> RunConfig:
     protocol.check(config)
     if config.router.name == "oracle" and config.experts.allocation != "per_task":
         raise LabError("router oracle picks the expert of the true task: use experts.allocation=per_task")
-    methods = (registry.methods, config.methods.values())
-    for kind, chosen in (
-        (registry.experts, [config.experts]),
-        (registry.routers, [config.router]),
-        (registry.consolidations, [config.consolidation]),
-        methods,
-    ):
-        for options in chosen:
+    for kind, options in config.chosen:
+        if kind is not registry.protocols:  # which came first
             kind.get(options.name).check(config)
     router, expert = registry.routers.get(config.router.name), registry.experts.get(config.experts.name)
     if router.axes_of(config.router).granularity == "token" and expert.computation.startswith("input"):

@@ -25,6 +25,7 @@ class Consolidation(nn.Module, Plugin):
     trained on stored examples after every task (its options are then TrainedOptions), under `oracle_decision`.
     """
 
+    kind = "consolidation"
     trains: ClassVar[bool] = False
 
     def __init__(self, options: Options, router: Router, layers: Sequence[LayerInfo]):

@@ -18,14 +18,18 @@ from functools import cache, lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple, get_args
+from typing import Any, ClassVar, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from lab.core.errors import LabError, unknown
+from lab.core.source_text import SourceText, source_of
 
 PLUGINS = "LAB_PLUGINS"  # environment variable: folders of plug-ins of your own, separated as in PATH
 SHOWN = 300  # characters of a wrong value
+TEXT = "__text__"  # of a module outside of the package: what it was loaded from
+HERE = ", registered in this process"
+NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # of a plug-in
 CONTRACT = "base"  # the file of a folder that holds what its plug-ins have in common; it is none itself
 
 
@@ -66,6 +70,7 @@ OptionsClass = type[Options]
 class Plugin(ABC):
     """What every plug-in class has: a name, a sentence about itself (its docstring), and options."""
 
+    kind: ClassVar[str] = ""  # set by the contract of each kind: the first word of the registry's
     name: ClassVar[str]
     Options: ClassVar[OptionsClass] = Options
 
@@ -104,19 +109,41 @@ class Source(NamedTuple):
     origin: str
     load: Callable[[], Any]
     file: Path | None = None
+    shipped: bool = False
+
+
+class OwnPlugin(NamedTuple):
+    """A plug-in that is not shipped, as a run keeps it.
+
+    `origin`: where it was, without the names of folders. `source`: its text, None where none is kept. `missing`: names that the
+    text uses and does not define.
+    """
+
+    kind: str
+    name: str
+    file: str  # its path in a folder of `LAB_PLUGINS`
+    origin: str
+    source: str | None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of the text."""
+        return None if self.source is None else hashlib.sha256(self.source.encode()).hexdigest()
 
 
 class Registry:
     """Named plug-ins of one kind, one per file of `package`; a broken file is reported only when asked for.
 
     Beside the package: files of the folders in `LAB_PLUGINS`, either in a subfolder that is called like the package
-    (`routers/mine.py`), or directly there with the kind as an attribute of the class (`kind = "router"`); and entry points of
-    installed packages in the group `lab.<folder>` (`lab.routers`).
+    (`routers/mine.py`), or directly there with the kind as an attribute of the class (`kind = "router"`); entry points of
+    installed packages in the group `lab.<folder>` (`lab.routers`); and classes that were registered in this process.
     """
 
     def __init__(self, kind: str, package: str):
         self.kind, self.package = kind, package
         self.folder = package.rpartition(".")[2]
+        self.registered: dict[str, type[Plugin]] = {}
 
     def names(self) -> list[str]:
         """All plug-in names, sorted; no plug-in is imported."""
@@ -128,13 +155,54 @@ class Registry:
         for folder in importlib.import_module(self.package).__path__:
             for file in _modules_in(folder):
                 path = f"{self.package}.{_module_of(file)}"
-                source = Source(path, partial(importlib.import_module, path), file)
+                source = Source(path, partial(importlib.import_module, path), file, shipped=True)
                 sources.setdefault(_plugin_name(_module_of(file)), []).append(source)
         for file in self._files():
             sources.setdefault(_plugin_name(file.stem), []).append(Source(str(file), partial(_load_file, file), file))
         for point in _entry_points(f"lab.{self.folder}"):
             sources.setdefault(point.name, []).append(Source(f"{point.value} of an installed package", point.load))
+        for name, plugin in self.registered.items():
+            if not any(_is_found(plugin, source) for source in sources.get(name, [])):
+                sources.setdefault(name, []).append(Source(_address(plugin) + HERE, partial(_same, plugin)))
         return sources
+
+    def add(self, plugin: type[Plugin]) -> None:
+        """Offer a class under its name, in place of the one that the same place held before.
+
+        Raises LabError for a class that is not complete, and for a name that another plug-in has.
+        """
+        if problem := fault(plugin):
+            raise LabError(problem)
+        others = [
+            source.origin
+            for source in self._sources().get(plugin.name, [])
+            if not (_is_found(plugin, source) or source.origin == _address(plugin) + HERE)
+        ]
+        if others:
+            raise LabError(
+                f"{self.kind} '{plugin.name}' is there already ({others[0]}): give {plugin.__name__} another name, "
+                f'for example name = "my-{plugin.name}"'
+            )
+        former = [name for name, other in self.registered.items() if _address(other) == _address(plugin)]
+        for name in former:
+            del self.registered[name]
+        self.registered[plugin.name] = plugin
+
+    def own(self, name: str) -> OwnPlugin | None:
+        """The plug-in called `name` as a run keeps it; None for a shipped one. Raises LabError as `get`."""
+        source = self._sources().get(name, [None])[0]
+        if source is None or source.shipped:
+            return None
+        plugin = self.get(name)
+        kind, file = self.kind.split()[0], f"{self.folder}/{name.replace('-', '_')}.py"
+        origin = f"{source.file.name} in {PLUGINS}" if source.file else source.origin.removesuffix(HERE)
+        text = SourceText(vars(sys.modules[plugin.__module__])[TEXT]) if source.file else source_of(plugin)
+        return OwnPlugin(kind, name, file, origin, text and text.text, text.missing if text else ())
+
+    def signature(self) -> tuple[str, ...]:
+        """What changes whenever another plug-in would be found; classes of this process are its own."""
+        own = {name: f"{name} {os.getpid()}.{id(plugin)}" for name, plugin in self.registered.items()}
+        return tuple(own.get(name, name) for name in self.names())
 
     def _files(self) -> Iterator[Path]:
         """Files of `LAB_PLUGINS` that hold plug-ins of this kind, without running them."""
@@ -164,6 +232,8 @@ class Registry:
         own = [loaded] if isinstance(loaded, type) else [v for v in vars(loaded).values() if _defined_in(v, loaded)]
         for value in own:
             if isinstance(value, type) and vars(value).get("name") == name:
+                if problem := fault(value):
+                    raise LabError(f"{self.kind} '{name}' is broken: {problem}")
                 return value
         names = ", ".join(f"{value.__name__} has '{vars(value)['name']}'" for value in own if "name" in vars(value))
         raise LabError(
@@ -203,6 +273,54 @@ class Registry:
             raise LabError(explain(error, model, section or f"{self.kind} {fields['name']}")) from error
 
 
+def register(plugin: type[Plugin]) -> None:
+    """Offer a class to the registry of its kind, see `Registry.add`."""
+    kinds = {registry.kind.split()[0]: registry for registry in ALL}
+    if not (isinstance(plugin, type) and issubclass(plugin, Plugin) and plugin.kind in kinds):
+        bases = ", ".join(f"lab.{name.title()}" for name in kinds)
+        raise LabError(f"{getattr(plugin, '__name__', plugin)!r} is no plug-in: derive the class from one of {bases}")
+    kinds[plugin.kind].add(plugin)
+
+
+@cache
+def fault(plugin: type) -> str:
+    """What a class leaves out that its contract asks for; empty if it is complete."""
+    what = plugin.__name__
+    if not issubclass(plugin, Plugin) or not plugin.kind:
+        return f"{what} derives from no contract, as lab.Router or lab.Method"
+    if not isinstance(vars(plugin).get("name"), str):
+        return f'{what} has no name of its own: write name = "{what.lower()}" in the class'
+    if not NAME.fullmatch(plugin.name):
+        return f"the name {plugin.name!r} of {what} must be of the characters a-z 0-9 -, and begin with one of a-z 0-9"
+    if plugin.__abstractmethods__:
+        return f"{what} leaves out {', '.join(sorted(plugin.__abstractmethods__))}, which its contract asks for"
+    for owner in plugin.__mro__:
+        for name, annotation in vars(owner).get("__annotations__", {}).items():
+            if get_origin(annotation) is ClassVar and not hasattr(plugin, name):
+                return f"{what} leaves out {name}, which its contract asks for: see {owner.__module__}"
+    contract = next(owner for owner in reversed(plugin.__mro__) if vars(owner).get("kind"))
+    if not (isinstance(plugin.Options, type) and issubclass(plugin.Options, contract.Options)):
+        return f"{what}.Options must derive from {contract.Options.__name__}"
+    if needed := [name for name, field in plugin.Options.model_fields.items() if field.is_required()]:
+        return f"option {needed[0]} of {what} has no default: every option has one"
+    return ""
+
+
+def _address(plugin: type) -> str:
+    return f"{plugin.__module__}.{plugin.__qualname__}"
+
+
+def _same(plugin: type) -> type:
+    return plugin
+
+
+def _is_found(plugin: type, source: Source) -> bool:
+    """Whether a source is the place where this very class stands, so that it need not be registered to be found."""
+    if source.file:
+        return Path(getattr(sys.modules.get(plugin.__module__), "__file__", None) or "") == source.file
+    return source.origin.startswith(f"{plugin.__module__}:{plugin.__qualname__} ")
+
+
 def _modules_in(folder: str) -> tuple[Path, ...]:
     """The files of the plug-ins in a folder of the package, sorted; looked for again once the folder has changed."""
     return _modules_at(folder, os.stat(folder).st_mtime_ns)
@@ -238,6 +356,7 @@ def _load_file(file: Path) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, file)
         assert spec and spec.loader, f"{file} is no Python file"
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        vars(module)[TEXT] = file.read_text(encoding="utf-8", errors="replace")  # of what is loaded: the file may change
         try:
             spec.loader.exec_module(module)
         except BaseException:  # so that the next attempt fails too
@@ -300,3 +419,4 @@ streams = Registry("stream", "lab.data.streams")
 protocols = Registry("protocol", "lab.protocols")
 metrics = Registry("metric", "lab.metrics")
 trackers = Registry("tracker", "lab.tracking")
+ALL = (routers, experts, consolidations, methods, streams, protocols, metrics)

@@ -70,6 +70,7 @@ class Stream(Plugin):
     `orders` names published task orders by their list. `names` is cheap; `load` reads texts.
     """
 
+    kind = "stream"
     name: str  # of a folder: its own
     orders: dict[str, tuple[str, ...]] = {}
     fit: ClassVar[Mapping[str, Any]] = {}  # settings that recipes made for other streams need here

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from lab.config.schema import RunConfig
-from lab.core import registry
 from lab.core.errors import LabError
 from lab.data.stream import Task
 
@@ -41,11 +40,5 @@ def check_memory(config: RunConfig, tasks: Sequence[Task]) -> None:
 
 def check_plugins(config: RunConfig, tasks: Sequence[Task]) -> None:
     """Tasks that the kind of expert, the router, the consolidation, the protocol or a method cannot work on are refused."""
-    chosen = [
-        (registry.experts, config.experts),
-        (registry.routers, config.router),
-        (registry.consolidations, config.consolidation),
-        (registry.protocols, config.protocol),
-    ]
-    for kind, options in chosen + [(registry.methods, options) for options in config.methods.values()]:
+    for kind, options in config.chosen:
         kind.get(options.name).check_tasks(config, tasks)

@@ -61,6 +61,7 @@ class LayerInfo(NamedTuple):
 class Expert(Plugin):
     """A kind of PEFT module. Instances are stateless: parameters live in the bank."""
 
+    kind = "expert"
     Options: ClassVar[type[ExpertOptions]] = ExpertOptions
     computation: ClassVar[str]  # what a module is to the backbone, see lab.analysis.taxonomy
     peft_format: ClassVar[bool] = False  # saved as peft saves it, and loadable there, see lab.adapters.peft_folder

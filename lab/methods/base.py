@@ -21,6 +21,7 @@ class Method(Plugin):
     What a method trains against is `learner.trainable_parameters()`, the loss of the task is `learner.head.loss`.
     """
 
+    kind = "method"
     uses_memory: ClassVar[bool] = False  # needs stored examples
     needs_classes: ClassVar[bool] = False  # works on the probabilities of classes, so not on tasks of free text
 

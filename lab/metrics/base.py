@@ -17,6 +17,7 @@ import numpy as np
 
 from lab.core import registry
 from lab.core.errors import LabError
+from lab.core.plugin_errors import at_fault
 from lab.core.registry import Plugin
 
 Matrix = Sequence[Sequence[float | None]] | np.ndarray
@@ -136,6 +137,7 @@ class Measure:
 class Metric(Plugin):
     """A number computed from the scores of a run; the first paragraph of the docstring of its class says what it means."""
 
+    kind = "metric"
     path: str  # where it stands in the result, dotted
     title: str
     latex: ClassVar[str]  # the formula; R_{i,j} counts from 1
@@ -203,13 +205,13 @@ def has(result: Mapping[str, Any], path: str) -> bool:
 
 def metric_classes() -> list[type[Metric]]:
     """All metrics in the order of tables; a broken one is left out with a warning."""
-    return _load(tuple(registry.metrics.names()))
+    return _load(registry.metrics.signature())
 
 
 @cache
-def _load(names: tuple[str, ...]) -> list[type[Metric]]:
+def _load(signature: tuple[str, ...]) -> list[type[Metric]]:
     classes: list[type[Metric]] = []
-    for name in names:
+    for name in registry.metrics.names():
         try:
             classes.append(registry.metrics.get(name))
         except LabError as error:  # one broken file must not hide the numbers of all runs
@@ -234,4 +236,8 @@ def evaluate(scores: Any) -> tuple[dict[str, float | None], dict[str, str]]:
                 raise Undefined(scores.gap)
         except Undefined as reason:
             values[metric.path], reasons[metric.path] = None, str(reason)
+        except Exception as error:
+            if not (sentence := at_fault(error)):
+                raise
+            values[metric.path], reasons[metric.path] = None, sentence
     return values, reasons

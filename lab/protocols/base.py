@@ -49,6 +49,7 @@ class Scores:
 class Protocol(Plugin):
     """In what order a run trains and evaluates."""
 
+    kind = "protocol"
     continual: ClassVar[bool] = True  # one model goes through all tasks: a matrix of scores, and routing at every moment
     on_memory: ClassVar[Sequence[str]] = ("on the memory",)  # routers that stage B trains: values of lab.routers.base.Trained
     carried: ClassVar[Sequence[str]] = (BEFORE_CALIBRATION,)  # names of what its stages keep in `Session.carried`

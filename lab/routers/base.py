@@ -204,6 +204,7 @@ class Router(nn.Module, Plugin):
     shape: a resumed run calls these and then loads the values.
     """
 
+    kind = "router"
     Options: ClassVar[type[RouterOptions]] = RouterOptions
     axes: ClassVar[Axes]
     trained: ClassVar[Trained] = Trained.NO

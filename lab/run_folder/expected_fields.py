@@ -37,6 +37,14 @@ class Change(Fields):
     what: str
 
 
+class OwnPlugin(Fields):
+    kind: str
+    name: str
+    origin: str
+    sha256: str | None
+    missing: list[str]
+
+
 class Replay(Fields):
     run: str
     speed: float
@@ -56,6 +64,7 @@ class Info(Fields):
     waiting: float | None = None
     fingerprint: Fingerprint | None = None
     changes: list[Change] = []
+    plugins: list[OwnPlugin] = []
     cost: dict[str, Any] | None = None
     uses: dict[str, Any] | None = None
     routing: dict[str, Any] | None = None

@@ -3,6 +3,7 @@
 config.yaml (resolved)   run.json (status, times, error)   env.json   events.jsonl   matrix.json (scores only)
 predictions/after_<k>.parquet   routing/after_<k>.safetensors   experts/<task>/   router.safetensors
 state/after_<k>/   checkpoint/   log.txt   decomposition.json (once it was asked for)
+plugins/ (sources of plug-ins that are not shipped, which nothing here runs)
 manifest.json (SHA-256 of all that a finished run holds)   checkpoint.damaged-<n>/ (set aside, with the reason)
 stored.txt (addresses of the experts in `.experts/` that it needs)
 notes.json (what people wrote about the run)   .lock and lease.json (of the process that works on it)
@@ -180,6 +181,11 @@ class Run:
     def changes(self) -> list[str]:
         """What was no longer as it had been at the beginning when the run was gone on with, in sentences."""
         return [change["what"] for change in self.info.get("changes", [])]
+
+    @property
+    def plugins(self) -> list[dict[str, Any]]:
+        """The plug-ins it used that are not shipped: kind, name, origin, sha256 of the source in `plugins/`, what that lacks."""
+        return self.info.get("plugins", [])
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -387,6 +393,8 @@ class Run:
         try:
             return registry.protocols.build(registry.protocols.options(options, "protocol"))
         except LabError as error:
+            if "matrix" in self.scores and any(plugin["kind"] == "protocol" for plugin in self.plugins):  # one that is not here
+                return registry.protocols.build(registry.protocols.options("sequential"))
             raise self.damaged(error) from error
 
     def result(self) -> dict[str, Any]:

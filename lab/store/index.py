@@ -142,7 +142,7 @@ def _stamp(path: str, now: float) -> str | None:
 
 def _of(folder: Path) -> Index:
     """The index of a folder, made by the code and the plug-ins that there are now."""
-    names = [*registry.metrics.names(), *registry.protocols.names()]
+    names = [*registry.metrics.signature(), *registry.protocols.signature()]
     return _index(folder.absolute(), " ".join([lab.__version__, _code(os.environ.get(registry.PLUGINS, "")), *names]))
 
 

@@ -1,4 +1,7 @@
-"""What a run rests on, and how that differs from what it rested on when it began: settings, data, backbone, versions."""
+"""What a run rests on, and how that differs from what it rested on when it began.
+
+Settings, data, backbone, versions, and the sources of plug-ins that are not shipped.
+"""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +18,7 @@ VERSIONS = ("torch", "transformers", "peft")  # whose numbers may change between
 
 
 class Difference(NamedTuple):
-    """One difference: an option, or "data", "backbone", "versions", and a sentence."""
+    """One difference: an option, or "data", "backbone", "plugins", "versions", and a sentence."""
 
     about: str
     sentence: str
@@ -25,7 +28,8 @@ def fingerprint(session: Session) -> dict[str, Any]:
     """What the results of a session rest on, as plain values of JSON."""
     facts = environment()
     versions = {"lab": facts["lab"]} | {name: facts["packages"].get(name) for name in VERSIONS}
-    content = session.fingerprint() | {"settings": settings(session.config), "versions": versions}
+    own = {"plugins": session.config.own_digests(), "versions": versions}
+    content = session.fingerprint() | {"settings": settings(session.config)} | own
     return json.loads(json.dumps(content))
 
 
@@ -50,6 +54,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Diffe
         differing_facts.append(Difference("data", f"task '{missing[0]}' is only in one of the two"))
     if before["backbone"] != now["backbone"]:
         differing_facts.append(Difference("backbone", "the backbone is another: its weights, settings or tokenizer have changed"))
+    for name, digest in before.get("plugins", {}).items():
+        if now["plugins"].get(name, digest) != digest:
+            differing_facts.append(Difference("plugins", f"{name} is another: its source has changed"))
     for name, version in now["versions"].items():
         earlier = before.get("versions", {}).get(name, version)
         if earlier != version:

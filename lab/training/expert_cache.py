@@ -48,7 +48,8 @@ def training_address(config: RunConfig, tasks: Sequence[Task], backbone: str, la
         "start": digests(config.experts.start, config.experts.pool or [task.name for task in tasks]),
         "train": differing(config.train),
     }
-    return _frozen_address(config.backbone, backbone, content | beside)
+    own = config.own_digests("expert")
+    return _frozen_address(config.backbone, backbone, content | ({"plugins": own} if own else {}) | beside)
 
 
 def query_address(config: BackboneConfig, task: Task, backbone: str) -> str:

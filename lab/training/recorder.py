@@ -22,7 +22,7 @@ from lab.core import atomic_io
 from lab.core.errors import LabError, RunFailed
 from lab.models.backbone import is_recorded
 from lab.models.learner import routing_state
-from lab.run_folder import events
+from lab.run_folder import events, own_plugins
 from lab.run_folder import lease as lease_of_run
 from lab.run_folder.run import Run
 from lab.run_folder.writer import append_event, claim, now, update_info
@@ -32,7 +32,7 @@ from lab.training.checkpoint import Checkpoints
 from lab.training.stage import Training
 from lab.training.trainer import Session
 
-KNOWN = ("format", "created", "fingerprint", "changes", "longest_answer")  # of run.json: what saved states hold too
+KNOWN = ("format", "created", "fingerprint", "changes", "plugins", "longest_answer")  # of run.json: what saved states hold too
 logger = logging.getLogger(__name__)
 LOG_EVERY = 1.0  # seconds between two Step lines of one phase
 
@@ -155,6 +155,11 @@ class Recorder:
             self.checkpoints.keep(*(path for name in unnamed if (path := run.dir / name).is_file()))
         atomic_io.write_yaml(run.dir / "config.yaml", session.config.to_dict())
         self.checkpoints.keep(*(run.dir / name for name in ("config.yaml", "env.json") if (run.dir / name).is_file()))
+        own = session.config.own_plugins()
+        self.checkpoints.keep(*own_plugins.keep(run, own))
+        if own:
+            kept = ("kind", "name", "origin", "missing")
+            self.info["plugins"] = [{name: getattr(one, name) for name in kept} | {"sha256": one.digest} for one in own]
         self.info["fingerprint"] = fingerprint
         if changed:
             self.info["changes"] = [*run.info.get("changes", []), *({"time": now(), "what": one.sentence} for one in changed)]

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from lab.config.resolve import Overrides, changes_of, merged, validated
 from lab.config.schema import RunConfig
+from lab.core import plugin_errors
 from lab.core.atomic_io import replace_bytes
 from lab.core.dotted import flat
 from lab.core.errors import LabError
 from lab.core.verified_files import Damaged, content
 from lab.data.loading import tasks_of
 from lab.run_folder import events
+from lab.run_folder.own_plugins import refuse_absent
 from lab.run_folder.run import FORMAT, Run, located, root
 from lab.run_folder.writer import lease_of, now, update_info
 from lab.tracking.base import Tracker, tracked, tracker
@@ -31,9 +33,10 @@ def session(config: RunConfig, runs: str | Path | None = None, keep: bool = True
     `runs`: the folder of runs (see lab.run_folder.run.root), in which saved streams are found and, with `keep`, experts are
     found and kept for reuse.
     """
-    tasks = tasks_of(config.stream, config.seed, runs=runs)
-    store = Store(root(runs) / ".experts") if config.reuse and keep else None
-    return Session(prepare(config, tasks, runs), tasks, store)
+    with plugin_errors.named():
+        tasks = tasks_of(config.stream, config.seed, runs=runs)
+        store = Store(root(runs) / ".experts") if config.reuse and keep else None
+        return Session(prepare(config, tasks, runs), tasks, store)
 
 
 def resume(
@@ -59,6 +62,7 @@ def resume(
     if run.info.get("replay"):
         raise LabError(f"run '{id}' is a replay: there is nothing to train; play it again with lab replay {id}")
     try:
+        refuse_absent(run)
         changes = changes_of(overrides)
         opened = session(validated(reduce(merged, changes, run.config)), run.dir.parent)
     except LabError as error:

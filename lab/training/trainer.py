@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lab.adapters import initial_adapters
 from lab.config.schema import RunConfig
-from lab.core import registry
+from lab.core import plugin_errors, registry
 from lab.core.errors import RunFailed
 from lab.core.rng import generator
 from lab.data.batching import Encoded, EpochBatches, by_length
@@ -125,12 +125,13 @@ class Session:
             yield events.RunStarted(self.task_names, labels, layers, device, examples, self.progress(), self.notes)
         for task, kind in self.plan[self.position :]:
             stage = self.stage = kind(self, task)
-            try:
-                yield from stage.run()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise RunFailed(self.memory_advice(stage)) from error
+            with plugin_errors.named(RunFailed):
+                try:
+                    yield from stage.run()
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    raise RunFailed(self.memory_advice(stage)) from error
             self.advance()
             yield from stage.ended()
         yield events.RunEnded(self.cost(), self.uses())

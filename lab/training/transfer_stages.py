@@ -113,6 +113,7 @@ class JointTraining(MixedTraining):
             router=differing(config.router),
             composition=config.composition,
             router_lr=config.protocol.router_lr,
+            **({"plugins": own} if (own := config.own_digests("expert", "router", "consolidation")) else {}),
         )
 
 

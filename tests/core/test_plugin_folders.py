@@ -10,6 +10,7 @@ import lab
 from lab.config.resolve import configure, recipe_names, recipes
 from lab.core import registry
 from lab.core.errors import LabError
+from lab.routers.uniform import Uniform
 
 ROUTER = '''
 from pydantic import Field
@@ -127,7 +128,7 @@ def test_an_entry_point_is_a_plugin(installed):
         registry.routers.get("uniform")
 
 
-class Theirs:
+class Theirs(Uniform):
     """A router of an installed package."""
 
     name = "theirs"
