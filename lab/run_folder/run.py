@@ -393,7 +393,8 @@ class Run:
         try:
             return registry.protocols.build(registry.protocols.options(options, "protocol"))
         except LabError as error:
-            if "matrix" in self.scores and any(plugin["kind"] == "protocol" for plugin in self.plugins):  # one that is not here
+            absent = any(plugin["kind"] == "protocol" for plugin in self.plugins)
+            if absent and "matrix" in self.recorded_scores:
                 return registry.protocols.build(registry.protocols.options("sequential"))
             raise self.damaged(error) from error
 

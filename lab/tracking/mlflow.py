@@ -1,5 +1,6 @@
 """MLflow."""
 
+import importlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +20,7 @@ class MLflow(Tracker):
     package = "mlflow"
 
     def start(self, run: Run, options: Mapping[str, Any]) -> str:
-        from mlflow import MlflowClient
+        MlflowClient: Any = importlib.import_module("mlflow").MlflowClient
 
         place = folder(run, self.name)
         place.mkdir(parents=True, exist_ok=True)

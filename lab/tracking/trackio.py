@@ -1,5 +1,6 @@
 """Trackio."""
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ class Trackio(Tracker):
     package = "trackio"
 
     def start(self, run: Run, options: Mapping[str, Any]) -> str:
-        import trackio
+        trackio: Any = importlib.import_module("trackio")
 
         self.tool, self.folder = trackio, folder(run, self.name) / run.id
         config = {

@@ -1,5 +1,6 @@
 """Weights & Biases."""
 
+import importlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ class WandB(Tracker):
     package = "wandb"
 
     def start(self, run: Run, options: Mapping[str, Any]) -> str:
-        import wandb
+        wandb: Any = importlib.import_module("wandb")
 
         place = folder(run, self.name)
         place.mkdir(parents=True, exist_ok=True)

@@ -219,7 +219,7 @@ def test_the_run_is_a_run_like_any_other(place):
     ]
     assert np.mean(right) == run.matrix[-1][0]
     assert "protocol.name=ready-experts" in command_line(run.config)
-    assert {*lab.compare("routed", runs=place / "runs")["label"]} == {"l2r"}
+    assert {*lab.compare("routed", runs=place / "runs").numbers["label"]} == {"l2r"}
 
 
 @pytest.mark.parametrize("kind", ["ia3", "bottleneck", "prompt"])
