@@ -31,7 +31,7 @@ from lab.inference.override import Override, override_of
 from lab.inference.single_expert import SingleExpert
 from lab.inference.texts import Texts, cut_texts, say_cut
 from lab.models.heads import Classification, Generation
-from lab.models.learner import Learner, check_positions
+from lab.models.learner import Learner, check_positions, needs_task
 from lab.models.pretrained import HashTokenizer, Tokenizer
 from lab.routers.base import Decision, LayerDecision, Reads
 from lab.run_folder.prediction import Answer, Token
@@ -76,7 +76,7 @@ class RoutedModel:
     @property
     def needs_task(self) -> bool:
         """Whether the model must be told the task of a text."""
-        return self.learner.needs_task
+        return needs_task(self.learner)
 
     @property
     def tasks(self) -> list[str]:

@@ -275,7 +275,7 @@ def test_a_loss_that_is_not_finite(stream, tmp_path, monkeypatch):
     assert "not finite at step 6" in reason and "'city': lower train.lr" in reason
     shown = json.loads(lab("show", "a", "--json", runs=tmp_path).stdout)
     assert shown["status"] == "failed" and shown["why"]["status"] == reason
-    assert not [*(tmp_path / ".experts").glob("*")] and "RunFailed" in (tmp_path / "a" / "log.txt").read_text()
+    assert not [*(tmp_path / ".experts").glob("*.safetensors")] and "RunFailed" in (tmp_path / "a" / "log.txt").read_text()
     assert lab("resume", "a", runs=tmp_path).exit_code == 0
 
 
