@@ -196,7 +196,7 @@ def test_odd_requests(reader):
         b"\x16\x03\x01\x00" * 20,
     ]
     for request in odd:
-        own = [b"200"] if request.startswith(b"GET /a") else []  # a page that is not there is the dashboard
+        refusals = [b"400", b"403", b"404", b"414", b"431", *([b"200"] if request.startswith(b"GET /a") else [])]  # the dashboard
         with socket.create_connection((place.hostname, place.port), timeout=20) as raw:
             raw.sendall(request)
             raw.shutdown(socket.SHUT_WR)
