@@ -31,6 +31,7 @@ FIGURES = ("accuracy_matrix", "forgetting_curves", "routing_by_task")  # of lab.
 class Tracker(Plugin):
     """A tool that shows runs."""
 
+    kind = "tracker"
     package: ClassVar[str]  # what it is imported by
 
     @abstractmethod
