@@ -109,7 +109,7 @@ def compare(*runs_or_ids: Run | str, runs: str | Path | None = None) -> "Compari
 
 
 def runs(
-    folder: str | Path | None = None,
+    runs: str | Path | None = None,
     *,
     recipe: Choice = None,
     stream: Choice = None,
@@ -128,7 +128,7 @@ def runs(
     from lab.views.run_list import RunList
 
     wanted = {"recipe": recipe, "stream": stream, "backbone": backbone, "scenario": scenario, "seed": seed, "status": status}
-    return RunList(index.runs(folder)).where(**wanted)
+    return RunList(index.runs(runs)).where(**wanted)
 
 
 def grid(

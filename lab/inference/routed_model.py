@@ -54,7 +54,7 @@ def _unwatched(done: int, total: int) -> None:
     pass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RoutedModel:
     """A learner with the weights of one moment of a run, and where it comes from.
 
@@ -67,6 +67,12 @@ class RoutedModel:
 
     learner: Learner
     origin: Origin
+
+    def __repr__(self) -> str:
+        """`<RoutedModel l2r on minilm after task 'cooking': experts animals, cooking>`"""
+        config, task = self.origin.config, self.origin.tasks[self.after]
+        what = f"{config['recipe']} on {config['backbone']['name']} after task '{task}'"
+        return f"<RoutedModel {what}: experts {', '.join(self.learner.bank.names)}>"
 
     @property
     def after(self) -> int:
