@@ -421,7 +421,7 @@ def test_a_read_only_lab_shows_everything_and_changes_nothing(page, base, tmp_pa
             assert not usable, f"{name}: {[one.inner_text() for one in usable]}"
             assert page.locator("[data-testid=stException]").count() == 0
         open_page(page, address, "train")
-        page.get_by_text("This lab is read-only").first.wait_for()
+        page.get_by_text("This lab is read-only: copy the command").wait_for()
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "own").rglob("*")}
     assert page.problems == []
 
