@@ -79,7 +79,8 @@ def test_run_prints_json_on_stdout_and_progress_on_stderr(two):
 
 
 def test_run_in_a_process_of_its_own(stream, tmp_path):
-    words = ["run", "sequential", "-o", "stream.tasks=[sea, city]", "--stream", str(stream), "--backbone", "tiny", "--json"]
+    few = ["stream.tasks=[sea, city]", "train.epochs=1", "stream.max_train=8"]
+    words = ["run", "sequential", *few, "--stream", str(stream), "--backbone", "tiny", "--json"]
     done = child(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -271,6 +271,7 @@ def test_times_stand_apart_from_the_table(whole):
     assert row["train_s"] == pytest.approx(np.mean([cost["train_s"] for cost in costs])) and len(costs) == 2
 
 
+@pytest.mark.slow
 def test_two_at_a_time_give_the_same(whole, stream, tmp_path):
     path, root, _ = whole
     made = Grid(path, tmp_path / "runs", processes=2)
