@@ -182,8 +182,8 @@ def compared_with(run: Run, after: int, runs: dict[str, Run]) -> Side | None:
             st.info("No other run here has kept its weights.")
             return None
         other = run_picker.pick_run("Other run", "pg_other", others, next(iter(others)))
-        lead = f"In run {layout.plain(other.id)} the answer is"
-        return Side(other.id, other, min(after, other.kept()[-1]), lead=lead)
+        lead = f"In run {layout.plain(other.title)} the answer is"
+        return Side(other.title, other, min(after, other.kept()[-1]), lead=lead)
     return None
 
 
