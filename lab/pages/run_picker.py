@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from lab.pages import code_snippets, layout, navigation, recorded_examples, url_state
 from lab.run_folder.run import Run
@@ -37,6 +38,11 @@ def names(runs: dict[str, Run]) -> dict[str, str]:
 def link_name(run: Run) -> str:
     """How a link names a run for a picker."""
     return run.id if recorded_examples.is_own(run) else RECORDED + run.id
+
+
+def bar() -> DeltaGenerator:
+    """The line on which a page's run, filter and moment are chosen, side by side where the screen is wide enough."""
+    return st.container(horizontal=True, vertical_alignment="top", gap="medium", key="bar")
 
 
 def pick_run(label: str, key: str, runs: dict[str, Run], default: str) -> Run:
@@ -95,8 +101,11 @@ def pick_task(tasks: list[str], key: str, learned: int) -> int:
     """The slider "After task", bound to the link. Returns the index of the task that was learned last (0-based)."""
     if learned < 2:
         return learned - 1
-    chosen = st.slider("After task", 1, learned, learned, key=key, bind="query-params", help="Shows every chart at this moment.")
-    st.caption(f"After learning task {chosen} of {len(tasks)}: **{layout.plain(tasks[chosen - 1])}**")
+    with st.container():
+        chosen = st.slider(
+            "After task", 1, learned, learned, key=key, bind="query-params", help="Shows every chart at this moment."
+        )
+        moment_caption(tasks, chosen)
     return chosen - 1
 
 
@@ -106,6 +115,12 @@ def pick_moment(run: Run, moments: list[int], key: str, about: str) -> int:
         return moments[0]
     options = [k + 1 for k in moments]
     url_state.drop_unavailable(key, options)
-    chosen = st.select_slider("After task", options, options[-1], key=key, bind="query-params", help=about)
-    st.caption(f"After learning task {chosen} of {len(run.tasks)}: **{layout.plain(run.tasks[chosen - 1])}**")
+    with st.container():
+        chosen = st.select_slider("After task", options, options[-1], key=key, bind="query-params", help=about)
+        moment_caption(run.tasks, chosen)
     return chosen - 1
+
+
+def moment_caption(tasks: list[str], chosen: int) -> None:
+    """The name of the task learned last (1-based)."""
+    st.caption(f"After learning task {chosen} of {len(tasks)}: **{layout.plain(tasks[chosen - 1])}**")
