@@ -1,5 +1,6 @@
 """Choosing a run and a moment of it: which runs are offered, select boxes bound to the link, filters by recipe, tag and star."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -26,14 +27,17 @@ def choices(accepts: Callable[[Run], bool] | None = None) -> dict[str, Run]:
     return {key: run for key, run in offered.items() if accepts is None or accepts(run)}
 
 
-def run_name(key: str) -> str:
-    """How a picker shows the run with this key."""
-    return f"{key.removeprefix(RECORDED)} (recorded example)" if key.startswith(RECORDED) else key
+def names(runs: dict[str, Run]) -> dict[str, str]:
+    """What pickers show for the runs of these keys: what people call them; where two are called the same, with their ids."""
+    titles = [row["title"] for row in index.rows(runs.values())]
+    titles = [f"{title} (recorded example)" if key[0] == RECORDED else title for key, title in zip(runs, titles, strict=True)]
+    times = Counter(titles)
+    return {key: title if times[title] == 1 else f"{title}, {key}" for key, title in zip(runs, titles, strict=True)}
 
 
 def link_name(run: Run) -> str:
     """How a link names a run for a picker."""
-    return run_name(run.id if recorded_examples.is_own(run) else RECORDED + run.id)
+    return run.id if recorded_examples.is_own(run) else RECORDED + run.id
 
 
 def bar() -> DeltaGenerator:
@@ -42,12 +46,13 @@ def bar() -> DeltaGenerator:
 
 
 def pick_run(label: str, key: str, runs: dict[str, Run], default: str) -> Run:
-    """A select box over runs, bound to the link; begins with the run whose key is `default`. A filter stands below it."""
+    """A select box over runs, its choice in the link; begins with the run whose key is `default`. A filter stands below it."""
     box = st.container()
     offered = filter_runs(f"{key}_only", runs)
     default = default if default in offered else next(iter(offered))
-    url_state.restore(key, list(offered), default, run_name)
-    chosen = box.selectbox(label, list(offered), index=None, format_func=run_name, key=key, bind="query-params")
+    name_of = names(offered).__getitem__
+    url_state.restore(key, list(offered), default, name_of)
+    chosen = box.selectbox(label, list(offered), index=None, format_func=name_of, key=key)
     return offered[chosen or default]
 
 
