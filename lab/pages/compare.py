@@ -95,7 +95,7 @@ def notes(runs: list[Run]) -> None:
         st.caption(f":material/exposure_plus_1: {layout.plain(sentence)}")
     if any((run.result()["uses"] or {}).get("task_id") for run in runs):
         st.caption(
-            ":material/key: A run here is given the true task at test time (see “Uses task identity”): use it as a reference only."
+            ":material/key: A run here is given the true task at test time (“Uses task identity”): use it as a reference only."
         )
 
 
