@@ -18,7 +18,7 @@ from lab.core.errors import LabError, Notice
 from lab.core.rng import generator
 from lab.experts.base import Expert, InputExpert, LayerInfo, is_linear
 from lab.models.layer_calls import LEAVE_OUT, Call, calls_of
-from lab.routers.base import Decision, one_hot
+from lab.routers.base import Decision, one_hot, refuse_weights
 
 if TYPE_CHECKING:  # transformers is slow to import
     from transformers import PreTrainedModel
@@ -98,12 +98,11 @@ class RoutedLayer(nn.Module):
             w = slot.weights_for_layer(self.index, x)
         else:
             w = slot.weights_again(self.index, per_token=self.calls[self.turn].axis is not None)
-        w = w if w.dim() == 4 else w.unsqueeze(1)
+        axes = {"rows": (1, len(x)), "tokens": (1, x.shape[1])} if w.dim() == 4 else {"rows": (1, len(x), slot.rows or 1)}
         stack = self.stack(chosen) if slot.stacks is None else slot.stacks[self.index]
         experts = len(next(iter(stack.values())))
-        if w.shape[-1] != experts:
-            raise LabError(f"the routing decision has {w.shape[-1]} weights for {experts} experts")
-        return stack, w
+        refuse_weights(slot.of, w, axes | {"routing heads": (1, self._bank[0].heads), "experts": (experts,)}, x.device)
+        return stack, w if w.dim() == 4 else w.unsqueeze(1)
 
 
 class RoutedInput(RoutedLayer):
