@@ -158,7 +158,7 @@ class Registry:
                 source = Source(path, partial(importlib.import_module, path), file, shipped=True)
                 sources.setdefault(_plugin_name(_module_of(file)), []).append(source)
         for file in self._files():
-            sources.setdefault(_plugin_name(file.stem), []).append(Source(str(file), partial(_load_file, file), file))
+            sources.setdefault(_plugin_name(file.stem), []).append(Source(str(file), partial(load_file, file), file))
         for point in _entry_points(f"lab.{self.folder}"):
             sources.setdefault(point.name, []).append(Source(f"{point.value} of an installed package", point.load))
         for name, plugin in self.registered.items():
@@ -208,9 +208,9 @@ class Registry:
         """Files of `LAB_PLUGINS` that hold plug-ins of this kind, without running them."""
         of_class = re.compile(rf"^\s+kind\b[^=\n]*=\s*[\"']{self.kind.split()[0]}[\"']", re.MULTILINE)
         for folder in plugin_folders():
-            yield from (file for file in sorted((folder / self.folder).glob("*.py")) if _is_plugin(file.stem))
+            yield from (file for file in sorted((folder / self.folder).glob("*.py")) if is_plugin(file.stem))
             for file in sorted(folder.glob("*.py")):
-                if _is_plugin(file.stem) and of_class.search(file.read_text(encoding="utf-8", errors="replace")):
+                if is_plugin(file.stem) and of_class.search(file.read_text(encoding="utf-8", errors="replace")):
                     yield file
 
     def get(self, name: str) -> Any:
@@ -229,7 +229,7 @@ class Registry:
             loaded = source.load()
         except Exception as error:
             raise LabError(f"{self.kind} '{name}' is broken: importing {source.origin} failed: {error!r}") from error
-        own = [loaded] if isinstance(loaded, type) else [v for v in vars(loaded).values() if _defined_in(v, loaded)]
+        own = [loaded] if isinstance(loaded, type) else [v for v in vars(loaded).values() if defined_in(v, loaded)]
         for value in own:
             if isinstance(value, type) and vars(value).get("name") == name:
                 if problem := fault(value):
@@ -328,8 +328,8 @@ def _modules_in(folder: str) -> tuple[Path, ...]:
 
 @lru_cache(maxsize=64)
 def _modules_at(folder: str, changed: int) -> tuple[Path, ...]:
-    files = [file for file in Path(folder).glob("*.py") if _is_plugin(file.stem)]
-    packages = [file for file in Path(folder).glob("*/__init__.py") if _is_plugin(file.parent.name)]
+    files = [file for file in Path(folder).glob("*.py") if is_plugin(file.stem)]
+    packages = [file for file in Path(folder).glob("*/__init__.py") if is_plugin(file.parent.name)]
     return tuple(sorted(files + packages))
 
 
@@ -337,7 +337,8 @@ def _module_of(file: Path) -> str:
     return file.parent.name if file.stem == "__init__" else file.stem
 
 
-def _is_plugin(stem: str) -> bool:
+def is_plugin(stem: str) -> bool:
+    """Whether a file of this name, without its ending, holds a plug-in."""
     return stem != CONTRACT and not stem.startswith("_")
 
 
@@ -345,11 +346,12 @@ def _plugin_name(stem: str) -> str:
     return stem.replace("_", "-")
 
 
-def _defined_in(value: Any, module: ModuleType) -> bool:
+def defined_in(value: Any, module: ModuleType) -> bool:
+    """Whether it is a class that the module defines, and did not import."""
     return isinstance(value, type) and value.__module__ == module.__name__
 
 
-def _load_file(file: Path) -> ModuleType:
+def load_file(file: Path) -> ModuleType:
     """The module of a file outside of the package, imported once in a process."""
     name = f"lab_plugins.{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]}.{file.stem}"
     if name not in sys.modules:

@@ -145,6 +145,7 @@ class Metric(Plugin):
     range: ClassVar[tuple[float, float]] = (0, 1)  # of its values, where scores are between 0 and 1
     lower_is_better: ClassVar[bool] = False
     use: Use = Use.JUDGE
+    worked: ClassVar[Sequence[tuple[Matrix, float]]] = ()  # matrices and the values that they have by hand, which checks compare
     rank: ClassVar[int] = 100  # where it stands in tables; metrics of one rank are sorted by name
 
     @abstractmethod
