@@ -14,6 +14,7 @@ from lab.data.saved_stream import named
 from lab.run_folder import events
 from lab.run_folder.run import Run
 from lab.run_folder.writer import create_run
+from lab.tracking.base import tracker
 from lab.training.ready_adapters import configuration
 from lab.training.runner import resume, session, watched  # noqa: F401 (resume is public)
 
@@ -37,6 +38,7 @@ def run(
     runs: str | Path | None = None,
     id: str | None = None,
     progress: bool = True,
+    track: str | None = None,
     **settings: Any,
 ) -> Run:
     """Train and evaluate a recipe, and return the finished run.
@@ -44,12 +46,14 @@ def run(
     `overrides` are options by their dotted name, `{"train.lr": 1e-3, "stream.max_train": None}`, or `key=value` texts as on the
     command line; `settings` are fields of the configuration
     (`stream="builtin", backbone="minilm", seed=0`). `stream` also takes what `lab.stream` returns, a file, or "hf:OWNER/NAME",
-    which is saved among the runs first. Everything is checked before the run's folder is made; raises LabError.
+    which is saved among the runs first. `track`: a tool that follows the run, mlflow, tensorboard, trackio or wandb (default:
+    $LAB_TRACK, else none). Everything is checked before the run's folder is made; raises LabError.
     """
+    tool = tracker(track)
     if "stream" in settings:
         settings["stream"] = named(settings["stream"], runs)
     prepared = session(_configured(recipe, overrides or (), settings), runs)
-    return watched(create_run(prepared.config.to_dict(), runs, id), prepared, progress)
+    return watched(create_run(prepared.config.to_dict(), runs, id), prepared, progress, tool=tool)
 
 
 def route(
@@ -105,7 +109,7 @@ def compare(*runs_or_ids: Run | str, runs: str | Path | None = None) -> "Compari
 
 
 def runs(
-    folder: str | Path | None = None,
+    runs: str | Path | None = None,
     *,
     recipe: Choice = None,
     stream: Choice = None,
@@ -124,17 +128,23 @@ def runs(
     from lab.views.run_list import RunList
 
     wanted = {"recipe": recipe, "stream": stream, "backbone": backbone, "scenario": scenario, "seed": seed, "status": status}
-    return RunList(index.runs(folder)).where(**wanted)
+    return RunList(index.runs(runs)).where(**wanted)
 
 
 def grid(
-    fields: str | Path | Mapping[str, Any], *, runs: str | Path | None = None, processes: int = 1, progress: bool = True
+    fields: str | Path | Mapping[str, Any],
+    *,
+    runs: str | Path | None = None,
+    processes: int = 1,
+    progress: bool = True,
+    track: str | None = None,
 ) -> "GridResult":
     """Run the missing cells of a grid, `processes` at a time, and return its cells and table.
 
     `fields` are those of a grid file (`{"recipes": ["l2r", "uniform"], "stream": "builtin", "seeds": [0, 1, 2]}`, see README), or
     a file, or the name of a shipped one. However it ended before, the same call goes on with it, and what is finished is only
-    read. A cell that fails does not stop the others: `unfinished` says why. Raises LabError with every problem of every cell.
+    read. A cell that fails does not stop the others: `unfinished` says why. `track`: a tool that follows each, as for `run`.
+    Raises LabError with every problem of every cell.
     """
     from lab.comparison.grid_runner import Grid
     from lab.comparison.grid_view import GridResult
@@ -144,7 +154,7 @@ def grid(
         streams = {name: fields[name] for name in ("stream", "streams") if fields.get(name)}
         of_streams = {name: [named(s, runs) for s in v] if name == "streams" else named(v, runs) for name, v in streams.items()}
         fields = {**fields, **of_streams}
-    opened = Grid(fields, runs, processes)
+    opened = Grid(fields, runs, processes, track)
     with closing(opened.work()) as steps:
         follow_cells(steps) if progress else deque(steps, maxlen=0)
     return GridResult(opened)

@@ -36,6 +36,12 @@ def quick_disk():
         yield
 
 
+@pytest.fixture(autouse=True)
+def no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody says how wide the terminal is: what another library noted in this process does not count."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of runs that screens and commands use, and no recorded examples."""

@@ -27,6 +27,7 @@ from functools import cache
 from itertools import permutations
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -71,7 +72,7 @@ def _measure(run: Run, watch: Callable[[str, int, int], None]) -> dict[str, Any]
     if run.status != "finished" or len(run.matrix) < 2:
         state = f"is {run.status}" if run.status != "finished" else "has learned one task only"
         raise LabError(f"run '{run.id}' {state}: where its losses went can be asked of finished runs of two or more tasks")
-    if any(run.matrix[j][j] is None for j in range(len(run.matrix))):
+    if np.isnan(np.diagonal(run.matrix)).any():
         raise LabError(f"run '{run.id}' was not evaluated after every task: where its losses went cannot be told")
     session = reopened(run)
     last = len(run.matrix) - 1

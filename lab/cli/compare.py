@@ -22,6 +22,9 @@ def compare(
         list[str] | None, typer.Argument(metavar="RUN...", help="ids of runs or their folders", autocompletion=completion.runs)
     ] = None,
     report: Annotated[Path | None, typer.Option(help="write everything into one HTML file that opens offline")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="write the table into a file: .csv or .parquet (numbers), .md or .tex (for people)")
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="print the unrounded numbers, with the reason of each missing one")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="print the table for a paper")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="print the table for a README")] = False,
@@ -37,6 +40,10 @@ def compare(
         from lab.figures import report as reports
 
         reports.check(report)
+    if out is not None:
+        from lab.comparison import side_by_side
+
+        side_by_side.check_file(out)
     compared, excluded = comparable(ids or [], runs)
     streams, others = ([run for run in compared if run.protocol.continual is wanted] for wanted in (True, False))
     parts = [part for part in (streams, others) if part]
@@ -49,13 +56,16 @@ def compare(
             excluded[run.id] = f"run '{run.id}' is of protocol {run.protocol.name}, which has a table of its own"
         reports.write(streams, report, excluded)
         print(f"the report is in {report}", file=sys.stderr)
+    if out is not None:
+        side_by_side.Comparison(compared).save(out)
+        print(f"the table is in {out}", file=sys.stderr)
     if as_json:
         show_json([run.result() for run in compared])
     elif chosen:
         from lab.comparison import tables
 
         print("\n".join(tables.FORMATS[chosen[0]](part) for part in parts), end="")
-    elif report is None:
+    elif report is None and out is None:
         for part in parts:
             print_comparison(part)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lab.cli.options import DryRun, Json, Runs, Section, command, quiet
+from lab.cli.options import DryRun, Json, Runs, Section, Track, command, quiet
 from lab.cli.output import print_grid, print_grid_preview, show_json
 
 
@@ -18,13 +18,14 @@ def grid(
     look: Annotated[bool, typer.Option("--look", help="run nothing, show what is finished")] = False,
     dry_run: DryRun = False,
     runs: Runs = None,
+    track: Track = None,
     as_json: Json = False,
 ) -> None:
     """Recipes x streams x orders x scenarios x seeds x swept options, compared: lab grid FILE"""
     from lab.comparison.grid_runner import Grid
     from lab.training.progress_line import follow_cells
 
-    opened = Grid(file, runs, processes)
+    opened = Grid(file, runs, processes, track)
     if dry_run:
         answer = opened.preview()
         show_json(answer) if as_json else print_grid_preview(answer)

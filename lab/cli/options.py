@@ -29,6 +29,12 @@ TargetsColumn = Annotated[
 Runs = Annotated[Path | None, typer.Option("--runs", help="folder of runs (default: $LAB_RUNS, else runs/)")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="id of the run or its folder", autocompletion=completion.runs)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="check everything and say what would be done; nothing is written")]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        help="a tool that follows: mlflow, tensorboard, trackio, wandb ($LAB_TRACK)", autocompletion=completion.names("trackers")
+    ),
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="nothing on stderr but errors")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="lines of the log as well, and where an error comes from")]
 

@@ -23,6 +23,7 @@ from lab.cli.options import (
     TargetsColumn,
     TaskColumn,
     TextColumn,
+    Track,
     command,
     quiet,
     verbose,
@@ -76,6 +77,7 @@ def run(
     seed: Annotated[int | None, typer.Option(help="seed of every use of chance")] = None,
     runs: Runs = None,
     id: Annotated[str | None, typer.Option(help="name of the run's folder (default: time, recipe, stream, seed)")] = None,
+    track: Track = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -102,7 +104,7 @@ def run(
 
     if name != stream and not quiet():
         print(f"{stream} is saved as the stream {name}", file=sys.stderr)
-    training(lambda: api.run(recipe, options, runs=runs, id=id, progress=not quiet(), **chosen), as_json)
+    training(lambda: api.run(recipe, options, runs=runs, id=id, progress=not quiet(), track=track, **chosen), as_json)
 
 
 @contextmanager
@@ -144,6 +146,7 @@ def resume(
         bool, typer.Option("--accept-changes", help="go on although settings, data, backbone or versions are not as they were")
     ] = False,
     runs: Runs = None,
+    track: Track = None,
     as_json: Json = False,
 ) -> None:
     """Go on with a stopped, interrupted or killed run, or start a queued one: lab resume RUN"""
@@ -154,7 +157,8 @@ def resume(
     if safe_status(Run(located(run, runs))) == "finished" and not quiet():
         print(f"run '{run}' is finished: nothing to do", file=sys.stderr)
     options = joined(changes, option)
-    training(lambda: api.resume(run, runs, progress=not quiet(), overrides=options, accept_changes=accept_changes), as_json)
+    how = {"progress": not quiet(), "overrides": options, "accept_changes": accept_changes, "track": track}
+    training(lambda: api.resume(run, runs, **how), as_json)
 
 
 @command(Section.TRAIN)

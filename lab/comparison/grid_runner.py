@@ -36,6 +36,7 @@ from lab.jobs.scheduler import Scheduler, Worker
 from lab.run_folder.run import LARGEST, Run, all_runs, root, slug
 from lab.run_folder.writer import create_run, remove, unwritable, update_info
 from lab.store.turns import safe_status, turn
+from lab.tracking.base import tracker
 from lab.training import runner
 from lab.training.forecast import forecast
 from lab.training.recorder import Stopped
@@ -69,11 +70,15 @@ class Progress(NamedTuple):
 class Grid:
     """A grid file and a folder of runs. Making it checks the file; `work` runs what is missing; `result` reads all of it."""
 
-    def __init__(self, file: str | Path | Mapping[str, Any], folder: str | Path | None = None, processes: int = 1):
-        """Resolves every cell; nothing is written. `processes`: cells that run at the same time.
+    def __init__(
+        self, file: str | Path | Mapping[str, Any], folder: str | Path | None = None, processes: int = 1, track: str | None = None
+    ):
+        """Resolves every cell; nothing is written. `processes`: cells that run at the same time. `track`: a tool that shows them.
 
         LabError lists every problem of every cell.
         """
+        self.track = track
+        tracker(track)  # is installed
         self.path, self.spec = read(file)
         self.folder, self.processes = root(folder), processes
         spec = self.spec.model_dump(mode="json", exclude={"about"})
@@ -209,7 +214,7 @@ class Grid:
         waiting = [cell for cell in cells if self.outcome(cell).status not in ("finished", "damaged")]
         if not waiting:
             return
-        scheduler = Scheduler(self.processes, Forks())
+        scheduler = Scheduler(self.processes, Forks(self.track))
         cell_of = {Run(self.folder / cell.id): cell for cell in waiting}
         done = len(cells) - len(waiting)
         try:
@@ -409,7 +414,8 @@ def saved(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 class Forks:
     """Launches cells as forks of one process that has loaded the libraries: none spends the seconds of an import of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, track: str | None = None) -> None:
+        self.track = track
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["lab.api", "peft", "transformers.models.bert.modeling_bert"])
         first = self.context.Process(target=int)  # does nothing: when it has ended the libraries are loaded
@@ -417,7 +423,7 @@ class Forks:
         first.join()
 
     def __call__(self, run: Run) -> Worker:
-        words = run.id, str(run.dir.parent.resolve()), dict(os.environ)
+        words = run.id, str(run.dir.parent.resolve()), dict(os.environ), self.track
         process = self.context.Process(target=work, args=words)
         _start(process)
         return Fork(process)
@@ -442,7 +448,7 @@ class Fork:
         return self.process.exitcode
 
 
-def work(id: str, folder: str, environment: dict[str, str]) -> None:
+def work(id: str, folder: str, environment: dict[str, str], track: str | None = None) -> None:
     """Train a cell, or go on with it, in this process; the result is in its folder. Ends, resumable, with the grid's process."""
     os.environ.update(environment)  # the process this one is forked from has that of its start
     run = Run(Path(folder) / id)
@@ -451,7 +457,7 @@ def work(id: str, folder: str, environment: dict[str, str]) -> None:
             os.dup2(log.fileno(), stream)
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     try:
-        runner.resume(id, folder, progress=False)
+        runner.resume(id, folder, progress=False, track=track)
     except (Stopped, KeyboardInterrupt):
         sys.exit(1)
     except Exception as error:

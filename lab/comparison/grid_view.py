@@ -64,7 +64,7 @@ class GridResult:
     def _short(self) -> pd.DataFrame:
         """The table without bounds, uses and costs."""
         table = self.table
-        return table[[name for name in table if not name.endswith((".low", ".high")) and not name.startswith(("cost.", "uses."))]]
+        return table.filter([n for n in table if not n.endswith((".low", ".high")) and not n.startswith(("cost.", "uses."))])
 
     def __repr__(self) -> str:
         return f"<{self._about()}>\n{self._short().to_string(index=False, float_format='{:.3f}'.format)}"

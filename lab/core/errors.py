@@ -24,4 +24,5 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> LabError:
     names = sorted(allowed)
     near = get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names) or 'none'}"
-    return LabError(f"unknown {kind} '{given}': {hint}")
+    shown = given if given.isprintable() else repr(given)[1:-1]  # in one line
+    return LabError(f"unknown {kind} '{shown}': {hint}")

@@ -291,7 +291,7 @@ def clickable(figure: go.Figure, focus: tuple[int, int] | None = None) -> go.Fig
     return figure.update_layout(hoverdistance=-1, clickmode="event+select")
 
 
-def _by_colour(numbers: go.Scatter) -> list[go.Scatter]:
+def _by_colour(numbers: Any) -> list[go.Scatter]:
     """Numbers in one trace per colour: only a single colour can be kept while another trace is selected from."""
     parts = []
     for colour in dict.fromkeys(numbers.textfont.color):

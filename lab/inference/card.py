@@ -5,7 +5,7 @@ from typing import Any
 
 from lab.adapters import hub
 from lab.inference.origin import Origin
-from lab.models.learner import Learner
+from lab.models.learner import Learner, needs_task
 
 LIBRARY = "adapter-routing-lab"
 
@@ -97,7 +97,7 @@ def _learned(origin: Origin) -> list[tuple[str, list[str]]]:
 
 
 def _told(origin: Origin, learner: Learner) -> str:
-    return f", task={origin.tasks[0]!r}" if learner.needs_task else ""
+    return f", task={origin.tasks[0]!r}" if needs_task(learner) else ""
 
 
 def _backbone(learner: Learner) -> str:
@@ -121,7 +121,7 @@ def _end(learner: Learner, origin: Origin) -> list[str]:
     """Limits, versions and licences."""
     used = [name for name in ("lab", "python", "torch", "transformers", "peft") if origin.run.get("versions", {}).get(name)]
     uses = origin.run.get("uses") or {}
-    given = "is given the task of every text" if learner.needs_task else "is not told the task of a text"
+    given = "is given the task of every text" if needs_task(learner) else "is not told the task of a text"
     stored = f"; {uses['stored_examples']} examples of old tasks were stored in training" if uses.get("stored_examples") else ""
     return [
         "## Limits",

@@ -31,7 +31,7 @@ from lab.inference.override import Override, override_of
 from lab.inference.single_expert import SingleExpert
 from lab.inference.texts import Texts, cut_texts, say_cut
 from lab.models.heads import Classification, Generation
-from lab.models.learner import Learner, check_positions
+from lab.models.learner import Learner, check_positions, needs_task
 from lab.models.pretrained import HashTokenizer, Tokenizer
 from lab.routers.base import Decision, LayerDecision, Reads
 from lab.run_folder.prediction import Answer, Token
@@ -54,7 +54,7 @@ def _unwatched(done: int, total: int) -> None:
     pass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RoutedModel:
     """A learner with the weights of one moment of a run, and where it comes from.
 
@@ -68,6 +68,12 @@ class RoutedModel:
     learner: Learner
     origin: Origin
 
+    def __repr__(self) -> str:
+        """`<RoutedModel l2r on minilm after task 'cooking': experts animals, cooking>`"""
+        config, task = self.origin.config, self.origin.tasks[self.after]
+        what = f"{config['recipe']} on {config['backbone']['name']} after task '{task}'"
+        return f"<RoutedModel {what}: experts {', '.join(self.learner.bank.names)}>"
+
     @property
     def after(self) -> int:
         """The last task that it has learned (0-based)."""
@@ -76,7 +82,7 @@ class RoutedModel:
     @property
     def needs_task(self) -> bool:
         """Whether the model must be told the task of a text."""
-        return self.learner.needs_task
+        return needs_task(self.learner)
 
     @property
     def tasks(self) -> list[str]:

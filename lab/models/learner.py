@@ -71,11 +71,6 @@ class Learner(nn.Module):
         return self.per_task and self.config.experts.isolated
 
     @property
-    def needs_task(self) -> bool:
-        """Whether the model must be told the task of a text."""
-        return self.head.space.scenario == "task" or Reads.TASK in self.router.reads
-
-    @property
     def current(self) -> range:
         """Numbers of the experts that the newest task trains."""
         return range(len(self.bank) - 1 if self.per_task else 0, len(self.bank))
@@ -224,6 +219,11 @@ def load_routing_state(learner: Learner, tensors: dict[str, Tensor]) -> None:
     own = {name.removeprefix(CONSOLIDATION): tensor for name, tensor in tensors.items() if name.startswith(CONSOLIDATION)}
     learner.consolidation.load_state_dict(own)
     learner.router.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith(CONSOLIDATION)})
+
+
+def needs_task(learner: Learner) -> bool:
+    """Whether the model must be told the task of a text."""
+    return learner.head.space.scenario == "task" or Reads.TASK in learner.router.reads
 
 
 def check_positions(learner: Learner, rows: Iterable[Encoded]) -> list[str]:

@@ -109,7 +109,8 @@ def read(content: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         version = f"format {head['replay']}" if "replay" in head else "its first line has no 'replay'"
         raise LabError(f"this is no replay file that can be played: {version}, this version plays format {FORMAT}")
     missing = [name for name, kind in HEAD.items() if not isinstance(head.get(name), kind)]
-    missing = missing or [f"config.{name}" for name in ("scenario", "backbone") if name not in head["config"]]
+    needed = (("config", "scenario"), ("config", "backbone"), ("scores", "tasks"), ("scores", "matrix"))
+    missing = missing or [f"{part}.{name}" for part, name in needed if name not in head[part]]
     if missing or len(lines) < 2:
         raise LabError(f"this replay file is damaged: its head lacks {', '.join(missing) or 'events after it'}")
     for name, of_run in (("config", "config.yaml"), ("scores", "matrix.json"), ("end", "run.json")):

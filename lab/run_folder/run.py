@@ -366,7 +366,8 @@ class Run:
         from pandas import DataFrame, MultiIndex, concat
 
         moments = [self._moment("routing", self.recorded(), after)] if after is None or isinstance(after, int) else [*after]
-        axes, tables = ["layer", "routing_head", "expert"], [DataFrame(columns=["after", "task"])]
+        axes: list[Any] = ["layer", "routing_head", "expert"]
+        tables: list[Any] = [DataFrame(columns=["after", "task"])]
         for moment in moments:
             routing = self.routing(moment)
             for t, task in enumerate(routing.tasks):
@@ -392,7 +393,8 @@ class Run:
         try:
             return registry.protocols.build(registry.protocols.options(options, "protocol"))
         except LabError as error:
-            if "matrix" in self.scores and any(plugin["kind"] == "protocol" for plugin in self.plugins):  # one that is not here
+            absent = any(plugin["kind"] == "protocol" for plugin in self.plugins)
+            if absent and "matrix" in self.recorded_scores:
                 return registry.protocols.build(registry.protocols.options("sequential"))
             raise self.damaged(error) from error
 

@@ -7,7 +7,7 @@ from typing import Any
 from lab.adapters import initial_adapters
 from lab.adapters.base_model import Base, compare
 from lab.adapters.peft_folder import SavedAdapter
-from lab.config.resolve import Overrides, changes_of, configure, recipe_names, written
+from lab.config.resolve import Overrides, changes_of, configure, read_recipe, recipe_names, written
 from lab.config.schema import RunConfig
 from lab.core import registry
 from lab.core.dotted import pick
@@ -15,6 +15,7 @@ from lab.core.errors import LabError, unknown
 from lab.data import loading
 from lab.models.pretrained import BUILT_IN, locate
 
+STEPS = 200  # of training on the memory, once, where a recipe has such a training before each evaluation; 80 cost two points
 RECIPE = "l2r"  # whose router, memory and settings are taken where no other recipe is named
 
 
@@ -49,6 +50,8 @@ def configuration(
     if "backbone" not in settings and not any(pick(change, "backbone.name") for change in changes):
         settings["backbone"] = _backbone(saved)
     base = recipe or (router if router in recipe_names() else RECIPE)
+    if recipe is None and read_recipe(base).get("router_training", {}).get("steps"):
+        chosen.append(f"router_training.steps={STEPS}")
     config = configure(base, [*chosen, *changes], stream=examples, **settings)
     tasks = loading.open_stream(config.stream.name, config.stream.sources, runs).names()
     if without := [name for name in experts if name not in tasks]:

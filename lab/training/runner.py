@@ -17,6 +17,7 @@ from lab.run_folder import events
 from lab.run_folder.own_plugins import refuse_absent
 from lab.run_folder.run import FORMAT, Run, located, root
 from lab.run_folder.writer import lease_of, now, update_info
+from lab.tracking.base import Tracker, tracked, tracker
 from lab.training.checkpoint import CONFIGURATION, Saved, newest_whole
 from lab.training.expert_cache import Store
 from lab.training.progress_line import follow
@@ -44,14 +45,16 @@ def resume(
     progress: bool = True,
     overrides: Overrides = (),
     accept_changes: bool = False,
+    track: str | None = None,
 ) -> Run:
     """Go on with a run that was stopped, interrupted or killed, or start a queued one; a finished run is left alone.
 
     Files of the run that are missing or damaged are mended, or the work since the checkpoint before is done again.
     `overrides`: options that change from here on, as for `lab.run`, such as a smaller learning rate after a failure; the run
     records them. Raises LabError for anything else that is not as it was when the run began, settings, data, backbone or
-    versions; `accept_changes`: that is recorded too.
+    versions; `accept_changes`: that is recorded too. `track`: a tool that follows the run, as for `lab.run`.
     """
+    tool = tracker(track)
     notes = recover(Run(located(id, runs)))
     run = Run.open(id, runs)
     if run.status == "finished":
@@ -67,13 +70,22 @@ def resume(
             update_info(run, status="failed", error=str(error))
         raise
     options = {option for change in changes for option in flat(change)}
-    return watched(run, opened, progress, notes, None if accept_changes else options)
+    return watched(run, opened, progress, notes, None if accept_changes else options, tool)
 
 
-def watched(run: Run, session: Session, progress: bool, notes: Sequence[str] = (), accepted: Collection[str] | None = ()) -> Run:
-    """Train the session into the folder of `run`, with a line of progress in the terminal if asked; the rest: see `record`."""
-    recorded = record(run, session, notes, accepted)
-    for _ in follow(recorded, session) if progress else recorded:
+def watched(
+    run: Run,
+    session: Session,
+    progress: bool,
+    notes: Sequence[str] = (),
+    accepted: Collection[str] | None = (),
+    tool: Tracker | None = None,
+) -> Run:
+    """Train the session into the folder of `run`, followed by a tool, and with a line of progress in the terminal, if asked; the
+    rest: see `record`."""
+    happenings = record(run, session, notes, accepted)
+    happenings = tracked(happenings, run, tool) if tool else happenings
+    for _ in follow(happenings, session) if progress else happenings:
         pass
     return Run(run.dir)  # whose configuration may be another now
 

@@ -125,6 +125,7 @@ def test_recipe_file_that_is_not_utf8(recipe, tmp_path):
         ("checkpoint.evry=5", "unknown option of checkpoint 'evry': did you mean 'every'?"),
         ("router.temprature=1", "unknown option of router 'temprature': did you mean 'temperature'?"),
         ("router.name=gate", "unknown router 'gate': did you mean 'gates'?"),
+        ('router="ga\\nte"', "unknown router 'ga\\nte': did you mean 'gates'?"),
         ("router=orakel", "unknown router 'orakel': did you mean 'oracle'?"),
         ("experts.rnak=4", "unknown option of experts 'rnak': did you mean 'rank'?"),
         ("experts=lorra", "unknown expert kind 'lorra': did you mean 'lora'?"),

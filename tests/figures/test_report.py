@@ -277,27 +277,30 @@ def chromium():
 
 @pytest.mark.browser
 @browser
-def test_it_opens_with_the_network_off(chromium, three, tmp_path):
+@pytest.mark.parametrize(
+    ("scheme", "width", "ink", "ground"),
+    [
+        pytest.param("light", 1440, "rgb(27, 31, 36)", "rgb(255, 255, 255)", marks=pytest.mark.clicks),
+        pytest.param("dark", 375, "rgb(230, 233, 237)", "rgb(18, 22, 28)"),
+    ],
+)
+def test_it_opens_with_the_network_off(chromium, three, tmp_path, scheme, width, ink, ground):
     report.write(three, tmp_path / "out.html")
     local = ("file:", "data:")
-    for scheme, width, ink, ground in (
-        ("light", 1440, "rgb(27, 31, 36)", "rgb(255, 255, 255)"),
-        ("dark", 375, "rgb(230, 233, 237)", "rgb(18, 22, 28)"),
-    ):
-        context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}, offline=True)
-        context.set_default_timeout(PATIENCE)
-        page, problems = context.new_page(), []
-        page.on("pageerror", lambda error, to=problems: to.append(str(error)))
-        page.on("console", lambda line, to=problems: to.append(line.text) if line.type in ("error", "warning") else None)
-        page.on("request", lambda request, to=problems: None if request.url.startswith(local) else to.append(request.url))
-        page.goto((tmp_path / "out.html").as_uri())
-        page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 2 * 28")
-        assert problems == []
-        assert page.locator("b, i").count() == 0 and page.get_by_role("cell", name="0.627", exact=True).count()
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing scrolls sideways but tables"
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
-        assert page.evaluate("getComputedStyle(document.querySelector('.xtick text')).fill") == ink
-        context.close()
+    context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}, offline=True)
+    context.set_default_timeout(PATIENCE)
+    page, problems = context.new_page(), []
+    page.on("pageerror", lambda error, to=problems: to.append(str(error)))
+    page.on("console", lambda line, to=problems: to.append(line.text) if line.type in ("error", "warning") else None)
+    page.on("request", lambda request, to=problems: None if request.url.startswith(local) else to.append(request.url))
+    page.goto((tmp_path / "out.html").as_uri())
+    page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 2 * 28")
+    assert problems == []
+    assert page.locator("b, i").count() == 0 and page.get_by_role("cell", name="0.627", exact=True).count()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing scrolls sideways but tables"
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
+    assert page.evaluate("getComputedStyle(document.querySelector('.xtick text')).fill") == ink
+    context.close()
 
 
 @pytest.mark.browser

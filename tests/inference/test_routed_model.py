@@ -103,7 +103,7 @@ def test_a_decision_made_before_the_layers_stays_one():
 def test_scenarios(trained, scenario):
     run = trained("l2r", scenario=scenario)
     model = load(run)
-    assert model.needs_task == (scenario == "task")
+    assert model.needs_task == (scenario == "task") and repr(model).startswith("<RoutedModel l2r on tiny after task '")
     assert len(model.answer("red tide reef", task=1).classes) == 2
     same_as_recorded(run, 2)
 

@@ -59,6 +59,7 @@ def overhang(page) -> int:
     return page.evaluate("(main => main.scrollWidth - main.clientWidth)(document.querySelector('[data-testid=stMain]'))")
 
 
+@pytest.mark.clicks
 def test_names_with_tags_are_shown_as_they_are(page, address):
     for name in ("", "routing", "compare"):
         open_page(page, address, name)
@@ -70,6 +71,7 @@ def test_names_with_tags_are_shown_as_they_are(page, address):
     assert page.get_by_text("A <i>tagged</i> text").count() and page.locator("[data-testid=stMain] i").count() == 0
 
 
+@pytest.mark.clicks
 def test_a_blank_cell_says_that_the_task_is_not_learned_yet(page, address):
     open_page(page, address, "")
     hover(page, page.locator(".js-plotly-plot").first, 2, 1)
@@ -107,6 +109,7 @@ def test_a_link_restores_the_view_in_another_browser(page, browser, address):
     other.context.close()
 
 
+@pytest.mark.clicks
 def test_a_link_restores_the_view_of_compare_and_matrices_share_one_scale(page, browser, address):
     open_page(page, address, "compare?runs=own-l2r&runs=own-seq")
     page.get_by_role("radio", name="Matrices").click()
@@ -130,6 +133,7 @@ def test_every_view_of_compare_is_in_sight_where_it_is_narrow(page, address):
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= 375 for box in boxes.values()), boxes
 
 
+@pytest.mark.clicks
 def test_the_slider_moves_numbers_matrix_and_link(page, address):
     open_page(page, address, "")
     numbers = page.locator("[class*=st-key-number_] h2")
@@ -147,6 +151,7 @@ def test_the_slider_moves_numbers_matrix_and_link(page, address):
     page.get_by_text("After learning task 2 of 3").wait_for()
 
 
+@pytest.mark.clicks
 def test_every_door_of_the_first_page_leads_somewhere(page, address):
     doors = {
         "learn": "Take a lesson",
@@ -165,12 +170,14 @@ def test_every_door_of_the_first_page_leads_somewhere(page, address):
     assert page.problems == []
 
 
+@pytest.mark.clicks
 def test_a_page_that_is_not_there_leads_to_the_first_one(page, address):
     page.goto(f"{address}/nonsense")
     page.get_by_role("dialog").get_by_text("Page not found").wait_for()
     page.get_by_role("heading", name=PAGES[""], exact=True, level=1).wait_for()
 
 
+@pytest.mark.clicks
 def test_the_keyboard_reaches_the_first_control_of_a_page(page, address):
     open_page(page, address, "compare")
     page.locator("[class*=st-key-runs]").first.wait_for()
@@ -183,6 +190,7 @@ def test_the_keyboard_reaches_the_first_control_of_a_page(page, address):
     raise AssertionError("no number of tabs reaches the runs")
 
 
+@pytest.mark.clicks
 def test_the_colour_range_stays_while_the_moment_moves(page, address):
     open_page(page, address, "routing?rt_run=own-l2r")
     look = "[...document.querySelectorAll('.js-plotly-plot .heatmaplayer')].map(n => n.closest('.js-plotly-plot').data[0])"
@@ -242,6 +250,7 @@ def test_clicks_lead_down_to_one_decision(page, browser, address):
     assert page.problems == []
 
 
+@pytest.mark.clicks
 def test_the_stream_plays_in_the_browser_alone(page, address):
     """Play goes from the first task to the last, and asks the server for nothing."""
     asked = []
@@ -260,6 +269,7 @@ def test_the_stream_plays_in_the_browser_alone(page, address):
     assert len(asked) == before and page.problems == []
 
 
+@pytest.mark.clicks
 def test_every_chart_gives_its_code_and_numbers(page, address):
     open_page(page, address, "routing?rt_run=own-l2r")
     page.locator(".st-key-rt_map_code button").first.click()
@@ -272,6 +282,7 @@ def test_every_chart_gives_its_code_and_numbers(page, address):
     assert page.problems == []
 
 
+@pytest.mark.clicks
 def test_playground_changes_the_routing_of_a_typed_text(page, browser, address):
     """Typed text, live answer, one expert forced, reset; another visitor sees nothing of it."""
     open_page(page, address, "playground?pg_run=trained&pg_example=city+2")
@@ -301,6 +312,7 @@ def test_playground_changes_the_routing_of_a_typed_text(page, browser, address):
     assert page.locator("[data-testid=stMain] b").count() == 0 and page.problems == []
 
 
+@pytest.mark.clicks
 def test_a_text_that_is_too_long_is_refused(page, address):
     open_page(page, address, "playground?pg_run=own-l2r")
     box = page.get_by_role("textbox", name="Text")
@@ -310,6 +322,7 @@ def test_a_text_that_is_too_long_is_refused(page, address):
     assert page.problems == [] and page.locator("[data-testid=stException]").count() == 0
 
 
+@pytest.mark.clicks
 def test_keyboard_reaches_the_same_place(page, address):
     open_page(page, address, "routing?rt_task=cooking")
     page.get_by_role("combobox", name=re.compile("Expert")).focus()
@@ -362,6 +375,7 @@ def test_a_job_goes_on_without_the_page_and_its_curve_stays_in_place(page, addre
     assert [one for one in page.problems if "net::ERR_ABORTED" not in one] == []
 
 
+@pytest.mark.clicks
 def test_a_killed_trainer_is_lost_within_ten_seconds_and_a_half_written_line_is_no_harm(page, address, trainer):
     run, process = trainer
     open_page(page, address, "jobs?job=live")
@@ -376,6 +390,7 @@ def test_a_killed_trainer_is_lost_within_ten_seconds_and_a_half_written_line_is_
     assert page.problems == []
 
 
+@pytest.mark.clicks
 def test_after_a_kill_a_new_job_starts_once_outlives_its_dashboard_and_stops_at_once(page, base, browser, trainer):
     """A double click makes one run; its page is in the link; the server ends in its middle. Another browser sees it at the next
     server, further on; it is gone five seconds after a stop."""
@@ -410,6 +425,7 @@ def test_after_a_kill_a_new_job_starts_once_outlives_its_dashboard_and_stops_at_
     shutil.rmtree(made.dir)
 
 
+@pytest.mark.clicks
 def test_a_read_only_lab_shows_everything_and_changes_nothing(page, base, tmp_path):
     write_run(tmp_path / "runs", "own", "sequential", FORGETS, TASKS, routed=False)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "own").rglob("*")}
@@ -421,11 +437,12 @@ def test_a_read_only_lab_shows_everything_and_changes_nothing(page, base, tmp_pa
             assert not usable, f"{name}: {[one.inner_text() for one in usable]}"
             assert page.locator("[data-testid=stException]").count() == 0
         open_page(page, address, "train")
-        page.get_by_text("This lab is read-only").first.wait_for()
+        page.get_by_text("This lab is read-only: copy the command").wait_for()
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs" / "own").rglob("*")}
     assert page.problems == []
 
 
+@pytest.mark.clicks
 def test_two_visitors_at_once_do_not_mix(browser, address):
     """Both type while the other's answer is computed; each has its own text, and the numbers that the text has alone."""
     texts, alone = ("red wave harbour", "blue tram plaza"), {}
@@ -476,6 +493,7 @@ def test_every_view_fits_in_both_themes(browser, address, width, scheme):
     page.context.close()
 
 
+@pytest.mark.clicks
 def test_the_sidebar_names_the_running_job_as_long_as_it_runs(page, address, trainer):
     open_page(page, address, "about")
     link = page.get_by_role("link", name="Watch this job")
@@ -486,6 +504,7 @@ def test_the_sidebar_names_the_running_job_as_long_as_it_runs(page, address, tra
     assert page.problems == []
 
 
+@pytest.mark.clicks
 def test_delete_asks_and_removes_that_run_only(page, base, address):
     write_run(base / "runs", "gone", "sequential", FORGETS, TASKS, routed=False)
     open_page(page, address, "jobs?job=gone")
@@ -516,6 +535,7 @@ def test_a_lesson_opens_at_its_card_and_is_gone_through_by_keyboard(page, addres
     page.get_by_role("heading", name="Who answers?").wait_for()
 
 
+@pytest.mark.clicks
 def test_the_form_is_in_the_link(page, browser, address):
     open_page(page, address, "train?recipe=sequential")
     rate = page.get_by_role("spinbutton", name="Learning rate")
@@ -533,6 +553,7 @@ def test_the_form_is_in_the_link(page, browser, address):
     page.get_by_text("lab run sequential -o train.lr=0.01").wait_for()
 
 
+@pytest.mark.clicks
 def test_a_typed_size_of_the_pool_and_what_another_stream_brings(page, address):
     open_page(page, address, "train?recipe=l2p")
     page.get_by_text("All other options").click()
@@ -552,6 +573,7 @@ def test_a_typed_size_of_the_pool_and_what_another_stream_brings(page, address):
     assert page.problems == []
 
 
+@pytest.mark.clicks
 @pytest.mark.parametrize(
     ("content", "said"),
     [("recipe: [", "not valid YAML"), ("recepi: l2r", "does not say which recipe"), ("a: b\n" * 300_000, "or smaller")],
@@ -565,6 +587,7 @@ def test_a_recipe_file_that_is_none_is_refused(page, address, tmp_path, content,
     assert page.locator("[data-testid=stException]").count() == 0
 
 
+@pytest.mark.clicks
 def test_numbers_of_the_page_are_those_of_the_command(page, base, address):
     open_page(page, address, "compare?runs=own-l2r&runs=own-seq")
     with page.expect_download() as waiting:
@@ -579,6 +602,7 @@ def test_numbers_of_the_page_are_those_of_the_command(page, base, address):
             assert shown == pytest.approx(result[measure], abs=1e-12)
 
 
+@pytest.mark.clicks
 def test_notes_survive_a_reload(page, base, address):
     open_page(page, address, "library?lib_run=own-seq")
     note = page.get_by_role("textbox", name="Note")
@@ -597,6 +621,7 @@ def test_notes_survive_a_reload(page, base, address):
     assert page.locator("[data-testid=stMain] b").count() == 0
 
 
+@pytest.mark.clicks
 def test_an_archive_that_leads_out_of_its_folder_is_refused(page, base, address, tmp_path):
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr("../../evil/adapter_config.json", "{}")

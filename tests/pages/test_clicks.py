@@ -60,9 +60,8 @@ def test_every_lesson_is_followed_to_its_last_card(page, fresh):
 def test_a_replay_is_played_again(page, fresh):
     open_page(page, fresh, "")
     press(page, "Watch a replay", "link")
-    for number, job in enumerate(["replay-example-l2r", "replay-example-l2r-2"]):
+    for job in (r"replay-[a-z0-9-]*[a-z]", r"replay-[a-z0-9-]*-2"):
         press(page, "Play")
-        page.wait_for_url(f"**job={job}*")
-        page.locator("h3", has_text=re.compile(f"^{job}$")).wait_for()
-        assert page.locator("[data-testid=stException]").count() == 0, number
+        page.wait_for_url(re.compile(rf"job={job}(&|$)"))
+        assert page.locator("[data-testid=stException]").count() == 0
     assert page.problems == []

@@ -110,7 +110,7 @@ def test_experts_stay_and_the_matrix_has_its_last_row(place):
     made.protocol.add_all_tasks(made)
     for name in NAMES:
         assert toy.equal(toy.expert(made, name), made.learner.bank.read(run.dir / "experts" / name))
-    assert run.status == "finished" and run.matrix[:2] == [[None] * 3] * 2 and None not in run.matrix[2]
+    assert run.status == "finished" and np.isnan(run.matrix).tolist() == [[True] * 3] * 2 + [[False] * 3]
     assert run.recorded() == run.kept() == [2] and len(run.predictions()) == 36
     result = run.result()
     assert result["average_accuracy"] == pytest.approx(np.mean(run.matrix[2]))
@@ -219,7 +219,7 @@ def test_the_run_is_a_run_like_any_other(place):
     ]
     assert np.mean(right) == run.matrix[-1][0]
     assert "protocol.name=ready-experts" in command_line(run.config)
-    assert {*lab.compare("routed", runs=place / "runs")["label"]} == {"l2r"}
+    assert {*lab.compare("routed", runs=place / "runs").numbers["label"]} == {"l2r"}
 
 
 @pytest.mark.parametrize("kind", ["ia3", "bottleneck", "prompt"])
@@ -362,6 +362,14 @@ def offline(*words, **options):
     raise LocalEntryNotFoundError("no network")
 
 
+def test_the_router_is_trained_once_and_longer(place):
+    steps = [
+        ready_adapters.configuration({"sea": place / "sea"}, str(place / "toy"), router, recipe).router_training.steps
+        for router, recipe in ((None, None), ("arrow", None), ("gates", "l2r"))
+    ]
+    assert steps == [200, 200, 80]
+
+
 def test_nothing_is_named():
     with pytest.raises(LabError, match="no expert to route"):
         lab.route({}, "builtin")
@@ -420,7 +428,7 @@ def test_routed_it_is_as_good_as_each_adapter_alone(tmp_path):
         with torch.no_grad():
             right = model(**encoded(task.test)).logits.argmax(-1) == torch.tensor([e.label for e in task.test])
         alone[task.name] = right.float().mean().item()
-    options = ["stream.max_train=100", "router_training.steps=200"]
+    options = ["stream.max_train=100"]
     run = lab.route({n: tmp_path / n for n in names}, "builtin", overrides=options, runs=tmp_path / "runs")
     for name, score, oracle in zip(names, run.matrix[-1], run.recorded_scores["oracle"], strict=True):
         assert score >= alone[name] - 0.02, f"{name}: routed {score:.3f}, alone {alone[name]:.3f}, oracle {oracle:.3f}"

@@ -96,6 +96,7 @@ def test_a_job_plays_without_torch(runs, original):
         (lambda lines: lines[1:], "no 'replay'"),
         (lambda lines: ['{"replay": 2}'], "format 2, this version plays format 1"),
         (lambda lines: lines[:1], "lacks events after it"),
+        (lambda lines: [lines[0].replace('"matrix"', '"matrices"'), *lines[1:]], "lacks scores.matrix"),
         (lambda lines: [lines[0], '{"kind": "St'], "line 2 cannot be read"),
         (lambda lines: [lines[0], "3"], "line 2 cannot be read (ValueError: no JSON object)"),
         (lambda lines: [lines[0], '{"kind": "Routing", "name": "../x", "data": ""}'], "routing is named after_<k>"),

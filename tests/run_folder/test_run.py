@@ -391,7 +391,7 @@ def test_the_folder_holds_what_is_promised(finished):
     promised |= {f"state/after_{k}/{name}.safetensors" for k in (0, 1) for name in ("router", "classifier")}
     promised |= {f"experts/{task}/adapter_{part}" for task in ("sea", "city") for part in ("config.json", "model.safetensors")}
     assert promised <= names
-    assert {name for name in names - promised if not name.startswith("checkpoint/")} <= {".lock"}
+    assert {name for name in names - promised if not name.startswith("checkpoint/")} <= {".lock", "stored.txt"}
     assert not any(path.suffix in (".bin", ".pt", ".pkl", ".npz") for path in finished.dir.rglob("*"))
     assert "train_s" not in (finished.dir / "matrix.json").read_text()
     env = json.loads((finished.dir / "env.json").read_text())

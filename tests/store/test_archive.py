@@ -8,6 +8,7 @@ import stat
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 from support.run_folders import write_run
 from typer.testing import CliRunner
@@ -56,7 +57,8 @@ def test_a_run_travels_whole(run, tmp_path, name):
     )
     with pytest.raises(LabError, match=r"a run called 'a' is in .*--as"):
         archive.unpack(tmp_path / name, tmp_path / "there")
-    assert archive.unpack(tmp_path / name, tmp_path / "there", "b").matrix == run.matrix
+    arrived = archive.unpack(tmp_path / name, tmp_path / "there", "b")
+    np.testing.assert_array_equal(arrived.matrix, run.matrix)
     assert {path.name for path in (tmp_path / "there").iterdir()} <= {"a", "b", ".jobs.lock"}
 
 

@@ -35,7 +35,7 @@ def launch_nothing(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return commands
 
 
-def broken_cell(id: str, folder: str, environment: dict[str, str]) -> None:
+def broken_cell(id: str, folder: str, environment: dict[str, str], track: str | None = None) -> None:
     """In place of `grid_runner.work`: cells of replay end in several ways, those of sequential work.
 
     It stands here because the process of a cell imports it by name, which it cannot do with a test module.
@@ -45,4 +45,4 @@ def broken_cell(id: str, folder: str, environment: dict[str, str]) -> None:
     if id.startswith("replay"):
         update_info(Run(Path(folder) / id), status="failed", error="the loss is not finite")
         sys.exit(1)
-    grid_runner.work(id, folder, environment)
+    grid_runner.work(id, folder, environment, track)

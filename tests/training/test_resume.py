@@ -401,7 +401,7 @@ def test_queued_run_is_started(tmp_path):
     assert Run.open("p", tmp_path).status == "failed"
 
 
-EXAMPLE = Path(lab.__file__).parent / "examples" / "example-l2r" / "config.yaml"
+EXAMPLE = Path(lab.__file__).parent / "examples" / "example-l2r-merge" / "config.yaml"
 
 
 @pytest.mark.filterwarnings("error::lab.config.former_names.FormerName")
