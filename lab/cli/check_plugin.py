@@ -7,6 +7,8 @@ import typer
 from lab.cli.options import Json, Section, command
 from lab.cli.output import show_json
 
+NEXT = "; what else a plug-in must do is tried once its fault is mended"
+
 
 @command(Section.KEEP)
 def check_plugin(
@@ -26,6 +28,6 @@ def check_plugin(
     if as_json:
         show_json(rows)
     else:
-        print(f"{len(rows) - failed} of {len(rows)} checks passed")
+        print(f"{len(rows) - failed} of {len(rows)} checks passed{NEXT * bool(failed)}")
     if failed:
         raise typer.Exit(1)

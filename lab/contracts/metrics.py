@@ -2,10 +2,15 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import partial
+from numbers import Real
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lab.contracts.checking import Check, documentation_check, need
+from lab.core.plugin_errors import wrong_return
 from lab.core.registry import Options, metrics
 from lab.metrics.base import MatrixScores, Mean, Metric, TransferScores, Undefined, evaluate, metric_classes
 
@@ -22,7 +27,30 @@ def matrices(count: int = 20) -> Iterator[MatrixScores]:
         matrix = [[float(scores[i, j]) if j <= i else None for j in range(tasks)] for i in range(rows)]
         oracle = draw.random(rows).tolist()
         routing = {"own_expert_share": 0.5, "accuracy": 0.25, "oracle_average_accuracy": sum(oracle) / rows}
-        yield MatrixScores(matrix, draw.random(tasks).tolist(), routing, oracle=oracle)
+        tables = {"predictions": _predictions(draw, rows), "routing_table": _routing_table(draw, rows)}
+        recorded = {name: partial(_after, table) for name, table in tables.items()}
+        yield MatrixScores(matrix, draw.random(tasks).tolist(), routing, oracle=oracle, tables=recorded)
+
+
+def _after(table: pd.DataFrame, moment: int) -> pd.DataFrame:
+    return table.copy()
+
+
+def _predictions(draw: np.random.Generator, tasks: int) -> pd.DataFrame:
+    """Eight test predictions of each task, with the columns of `Run.predictions`."""
+    label, prediction = (draw.choice(["no", "yes"], 8 * tasks) for _ in range(2))
+    about = {"task": np.repeat([f"t{j}" for j in range(tasks)], 8), "row": np.tile(np.arange(8), tasks), "label": label}
+    correct, probability = label == prediction, draw.uniform(0.5, 1, 8 * tasks)
+    return pd.DataFrame(about | {"prediction": prediction, "correct": correct, "probability": probability})
+
+
+def _routing_table(draw: np.random.Generator, tasks: int) -> pd.DataFrame:
+    """Weights of an expert per task in two layers with two routing heads, with the columns of `Run.routing_table`."""
+    names = [f"t{j}" for j in range(tasks)]
+    axes: list[Any] = ["task", "layer", "routing_head", "expert"]
+    index = pd.MultiIndex.from_product([names, ["first", "second"], range(2), names], names=axes)
+    weights = draw.dirichlet(np.ones(tasks), 4 * tasks).ravel()
+    return pd.DataFrame({"after": tasks - 1, "weight": weights}, index).reset_index()
 
 
 def transfers() -> Iterator[TransferScores]:
@@ -61,7 +89,7 @@ def values_are_in_their_range_and_repeat(options: Options) -> None:
         except Undefined:
             continue
         low, high = metric.range
-        need(isinstance(value, int | float | np.number), f"compute() gave {type(value).__name__}: give a float")
+        need(isinstance(value, Real), wrong_return(metric, "compute", value, "a float"))
         need(
             bool(np.isfinite(value)),
             f"compute() gave {value} for scores without gaps: raise Undefined('why') where there is none",

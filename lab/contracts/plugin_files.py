@@ -1,20 +1,20 @@
 """The checks of everything that a file, a folder or an entry point offers, for `lab check-plugin`."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lab.config.registration import register
-from lab.config.resolve import _registered
+from lab.config.resolve import configure
 from lab.contracts import experts, methods, metrics, routers, streams
 from lab.contracts.checking import Broken, Check, documentation_check, title
 from lab.contracts.tiny_run import new_session, runs_stops_and_goes_on_to_the_same_numbers, tasks
 from lab.core import registry
 from lab.core.errors import LabError, RunFailed
 from lab.core.plugin_errors import at_fault
-from lab.core.registry import Options, Plugin, Registry
+from lab.core.registry import Plugin
 
 QUICK = {
     "router": routers.CHECKS,
@@ -47,9 +47,10 @@ _run = runs_stops_and_goes_on_to_the_same_numbers
 
 
 def outcomes(target: str) -> Iterator[Outcome]:
-    """Every check of everything that the file, the folder, or the entry point `package.module:Class` offers.
+    """The checks of everything that the file, the folder, or the entry point `package.module:Class` offers.
 
-    What is checked is registered in this process. Raises LabError where there is nothing to check.
+    Of each plug-in up to the first one that fails. What is checked is registered in this process. Raises LabError where there is
+    nothing to check.
     """
     offered = list(_offered(target))
     if not offered:
@@ -78,7 +79,7 @@ def _offered(target: str) -> Iterator[type[Plugin] | Path]:
         try:
             yield getattr(importlib.import_module(module), name)
         except Exception as error:
-            raise LabError(f"{target} cannot be imported: {error!r}") from error
+            raise LabError(f"{target} cannot be imported: {type(error).__name__}: {error}") from error
     else:
         raise LabError(f"{target} is neither a Python file, a recipe (.yaml), a folder, nor an entry point package.module:Class")
 
@@ -88,7 +89,7 @@ def _classes(file: Path) -> list[type[Plugin]]:
     try:
         module = registry.load_file(file.resolve())
     except Exception as error:
-        raise LabError(f"{file} cannot be imported: {error!r}") from error
+        raise LabError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
     own: list[type] = [value for value in vars(module).values() if registry.defined_in(value, module)]
     plugins = [value for value in own if issubclass(value, Plugin) and value.kind]
     bases = {base for value in plugins for base in value.__mro__[1:]}
@@ -104,26 +105,23 @@ def _of_class(plugin: type[Plugin]) -> Iterator[Outcome]:
         yield complete._replace(problem=str(error))
         return
     yield complete
-    kinds: dict[str, Registry] = {each.kind.split()[0]: each for each in registry.ALL}
     try:
-        options = kinds[kind].options(name)
+        options = registry.BY_KIND[kind].options(name)
     except Exception as error:
         yield Outcome(kind, name, "its options are valid by default", _problem(error))
         return
-    for check_name, check in checks(kind).items():
-        yield Outcome(kind, name, check_name, _tried(check, options))
+    for check_name, check in checks(kind).items():  # later ones rest on what earlier ones found right
+        outcome = Outcome(kind, name, check_name, _tried(check, options))
+        yield outcome
+        if outcome.problem:
+            return
 
 
 def _of_recipe(file: Path) -> Iterator[Outcome]:
-    name = file.stem
-    try:
-        register(file)
-    except LabError as error:
-        yield Outcome("recipe", name, "it is valid", str(error))
-        return
-    yield Outcome("recipe", name, "it is valid", "")
-    yield Outcome("recipe", name, "it runs on two small tasks", _tried(_train, name))
-    del _registered[name]
+    valid = Outcome("recipe", file.stem, "it is valid", _tried(configure, str(file)))
+    yield valid
+    if not valid.problem:
+        yield valid._replace(check="it runs on two small tasks", problem=_tried(_train, str(file)))
 
 
 def _train(recipe: str) -> None:
@@ -131,8 +129,8 @@ def _train(recipe: str) -> None:
         pass
 
 
-def _tried(check: Check, argument: Options | Any) -> str:
-    """What a check finds wrong; empty if nothing."""
+def _tried(check: Callable[[Any], object], argument: Any) -> str:
+    """What a check finds wrong with its argument; empty if nothing."""
     try:
         check(argument)
     except Exception as error:

@@ -36,6 +36,11 @@ def _plugin_of(frame: FrameType) -> type[Plugin] | None:
     return owner if own else None
 
 
+def wrong_return(plugin: Plugin, method: str, value: object, wanted: str) -> str:
+    """In a sentence, what a method of a plug-in returned, and what it is to return."""
+    return f"{plugin.kind} '{plugin.name}' returned {type(value).__name__} from {method}: return {wanted}"
+
+
 @contextmanager
 def named(raised: type[LabError] | type[RunFailed] = LabError) -> Iterator[None]:
     """Inside the block an error that comes out of a plug-in of one's own becomes one of this class, which names it."""

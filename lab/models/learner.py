@@ -11,6 +11,7 @@ from lab.config.schema import BackboneConfig, RunConfig
 from lab.consolidation.base import Consolidation
 from lab.core import registry
 from lab.core.errors import LabError, RunFailed, unknown
+from lab.core.plugin_errors import wrong_return
 from lab.core.rng import generator
 from lab.data.batching import Batch, Encoded, by_length
 from lab.data.stream import Example, Task
@@ -182,7 +183,7 @@ def _checked(learner: Learner, decision: Any, rows: int) -> Decision:
     """What the router returned for so many rows, if layers can act by it; RunFailed if not."""
     router, of = learner.router, f"router '{learner.router.name}'"
     if not isinstance(decision, Decision):
-        raise RunFailed(f"{of} returned {type(decision).__name__} from forward: return a Decision")
+        raise RunFailed(wrong_return(router, "forward", decision, "a Decision"))
     decision.of, experts = of, router.experts if decision.experts is None else len(decision.experts)
     if decision.weights is not None and decision.stacks is None:
         axes = {"rows": (1, rows), "layers": (1, len(learner.bank.layers)), "routing heads": (router.heads,)}

@@ -21,6 +21,7 @@ from torch import Tensor
 from lab.core import atomic_io, verified_files
 from lab.core.errors import LabError, RunFailed
 from lab.core.verified_files import Damaged
+from lab.methods.base import state_of
 from lab.models.learner import routing_state
 from lab.routers.base import loose_tensors
 from lab.training.optimisation import moments
@@ -314,7 +315,7 @@ def _state(session: Session) -> dict[str, Tensor]:
     for name, kept in session.carried.items():
         state |= {f"{name}/{own}": tensor for own, tensor in kept.items()}
     for method in session.methods:
-        state |= {f"method.{method.name}/{name}": tensor for name, tensor in method.state().items()}
+        state |= {f"method.{method.name}/{name}": tensor for name, tensor in state_of(method).items()}
     return state | moments(session.optimizer)
 
 

@@ -13,7 +13,7 @@ from lab.config.resolve import configure, recipe_names
 from lab.contracts.tiny_run import LABELS, TOPICS, TRANSFER, new_session, overrides, task, tasks  # noqa: F401 (for tests)
 from lab.core import registry
 from lab.core.errors import LabError
-from lab.data.stream import SPLITS, Task
+from lab.data.stream import SPLITS, Example, Task  # noqa: F401 (Example for tests)
 from lab.run_folder import events
 from lab.run_folder.run import Run
 from lab.run_folder.writer import create_run

@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING: each is a file that works as it stands there."""
+"""The examples of docs/plugins.md and CONTRIBUTING: each is a file that works as it stands there."""
 
 import json
 import os
@@ -16,7 +16,7 @@ KINDS = {"routers", "methods", "experts", "streams", "metrics", "protocols", "re
 
 def examples() -> dict[str, str]:
     """By path: the code blocks under a line that is a path."""
-    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("docs/plugins.md", ".github/CONTRIBUTING.md"))
     return dict(re.findall(r"^`(\w+/\w+\.(?:py|yaml))`\n\n```(?:python|yaml)\n(.*?)```$", text, flags=re.MULTILINE | re.DOTALL))
 
 
