@@ -100,4 +100,4 @@ def test_a_router_from_a_cell_is_run_seen_on_the_page_and_gone_on_with_in_a_fres
     assert resume(str(run.dir / "plugins")).returncode == 0
     run = Run.open("r", runs)
     assert run.status == "finished" and run.changes == [] and len(run.matrix) == len(run.tasks)
-    assert views.routing_by_task(run)[-1].tolist() == pytest.approx([0.25, *[0.0] * (len(run.tasks) - 2), 0.75])
+    assert views.routing_by_task(run).iloc[-1].tolist() == pytest.approx([0.25, *[0.0] * (len(run.tasks) - 2), 0.75])

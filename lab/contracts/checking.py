@@ -20,7 +20,7 @@ def need(fulfilled: bool, sentence: str) -> None:
         raise Broken(sentence)
 
 
-def title(check: Check) -> str:
+def title(check: Callable[..., object]) -> str:
     """What a check is called in lists: `weights_have_the_axes` is "weights have the axes"."""
     return check.__name__.replace("_", " ")
 

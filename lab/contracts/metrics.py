@@ -12,7 +12,7 @@ import pandas as pd
 from lab.contracts.checking import Check, documentation_check, need
 from lab.core.plugin_errors import wrong_return
 from lab.core.registry import Options, metrics
-from lab.metrics.base import MatrixScores, Mean, Metric, TransferScores, Undefined, evaluate, metric_classes
+from lab.metrics.base import MatrixScores, Mean, Metric, TransferScores, Undefined, evaluate, metric_classes, refuse_path
 
 NEAR = 1e-9
 
@@ -75,10 +75,10 @@ def it_says_what_it_is(options: Options) -> None:
     need(bool(own.latex.strip()), "latex is empty: write the formula; R_{i,j} is the score on task j after task i, from 1")
     low, high = own.range
     need(low < high, f"range is ({low}, {high}): the lowest value, then the highest")
-    for other in (kind() for kind in metric_classes()):
-        if other.name != own.name:
-            need(other.path != own.path, f"path '{own.path}' is that of {other.name}: choose another one")
-            need(other.title != own.title, f"title '{own.title}' is that of {other.name}: choose another one")
+    others = [other for other in metric_classes() if other.name != own.name]
+    refuse_path(own.path, others)
+    for other in others:
+        need(other().title != own.title, f"title '{own.title}' is that of {other.name}: choose another one")
 
 
 def values_are_in_their_range_and_repeat(options: Options) -> None:

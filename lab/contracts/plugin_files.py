@@ -40,10 +40,8 @@ class Outcome(NamedTuple):
 def checks(kind: str) -> dict[str, Check]:
     """All checks of a kind by what they are called in lists."""
     named = {title(check): check for check in QUICK[kind]}
-    return named | ({title(_run): partial(_run, kind)} if kind in TRAINED else {})
-
-
-_run = runs_stops_and_goes_on_to_the_same_numbers
+    run = runs_stops_and_goes_on_to_the_same_numbers
+    return named | ({title(run): partial(run, kind)} if kind in TRAINED else {})
 
 
 def outcomes(target: str) -> Iterator[Outcome]:

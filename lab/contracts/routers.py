@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lab.contracts.checking import Check, documentation_check, need, same
 from lab.core.errors import LabError
-from lab.core.plugin_errors import wrong_return
+from lab.core.plugin_errors import at_fault, wrong_return
 from lab.core.registry import routers
 from lab.experts.base import LayerInfo
 from lab.routers.base import (
@@ -120,7 +120,14 @@ def weights_have_their_axes_and_are_shares(options: RouterOptions) -> None:
     """(B | 1, L | 1, H, E), finite, not negative; they sum to one, unless experts act or do not."""
     for heads, chance in ((1, False), (1, True), (2, False), (2, True)):
         router = build(options, heads)
-        decision = router(asked(router, chance=noise() if chance else None))
+        try:
+            decision = router(asked(router, chance=noise() if chance else None))
+        except (AttributeError, TypeError) as error:
+            if "NoneType" not in str(error):
+                raise
+            raise LabError(
+                f"{at_fault(error) or error}: of query, embedded and task only what `reads` declares is there"
+            ) from error
         of = f"router '{router.name}'"
         need(isinstance(decision, Decision), wrong_return(router, "forward", decision, "a Decision"))
         if decision.weights is not None:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab.core.errors import LabError, RunFailed
-from lab.core.plugin_errors import wrong_return
+from lab.core.plugin_errors import refuse_entries, wrong_return
 from lab.core.registry import Options, Plugin
 
 if TYPE_CHECKING:  # transformers is slow to import
@@ -163,8 +163,7 @@ class InputExpert(Expert):
 def parameters_of(kind: Expert, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
     """`Expert.new`; RunFailed for what are no parameters."""
     parameters = kind.new(layer, generator)
-    if not isinstance(parameters, dict) or not all(isinstance(value, Tensor) for value in parameters.values()):
-        raise RunFailed(wrong_return(kind, "new", parameters, "a dict of tensors by name"))
+    refuse_entries(kind, "new", parameters, Tensor)
     return parameters
 
 

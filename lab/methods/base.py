@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lab.core import registry
 from lab.core.errors import LabError, RunFailed
-from lab.core.plugin_errors import wrong_return
+from lab.core.plugin_errors import refuse_entries, wrong_return
 from lab.core.registry import Options, Plugin
 from lab.data.batching import Batch, Encoded
 from lab.data.replay_buffer import ALL, Memory
@@ -90,8 +90,7 @@ class Method(Plugin):
 def state_of(method: Method) -> dict[str, Tensor]:
     """The state of a method; RunFailed for what are no tensors by name."""
     state = method.state()
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise RunFailed(wrong_return(method, "state", state, "a dict of tensors by name, a number as torch.tensor(number)"))
+    refuse_entries(method, "state", state, Tensor)
     return state
 
 
@@ -106,14 +105,11 @@ def rows_of(method: Method, rows: list[Encoded], generator: torch.Generator) -> 
 def terms_of(method: Method, batch: Batch, out: Output, others: Container[str]) -> dict[str, Tensor]:
     """The loss terms of a method; RunFailed for what are none, and for a name that one of the `others` has."""
     terms = method.terms(batch, out)
-    if not isinstance(terms, dict):
-        raise RunFailed(wrong_return(method, "terms", terms, "a dict of loss terms by name"))
+    refuse_entries(method, "terms", terms, Tensor)
     for name, term in terms.items():
-        if not isinstance(term, Tensor) or term.dim():
-            shape = f" of shape {tuple(term.shape)}" if isinstance(term, Tensor) else ""
-            raise RunFailed(
-                f"method '{method.name}' gave the loss term {name} as {type(term).__name__}{shape}: give a tensor without axes"
-            )
+        if term.dim():
+            shape = tuple(term.shape)
+            raise RunFailed(f"method '{method.name}' gave the loss term {name} of the shape {shape}: give a mean or a sum")
         if name in others:
             raise RunFailed(f"method '{method.name}' calls a loss term {name}, as another one is called: give it its own name")
     return terms

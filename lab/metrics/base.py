@@ -8,7 +8,7 @@ number of tasks; rows may be missing from the end (a run that was stopped). Mean
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache, cached_property
@@ -27,6 +27,10 @@ if TYPE_CHECKING:  # pandas is slow to import
 
 Matrix = Sequence[Sequence[float | None]] | np.ndarray
 AT_THE_END = "measured when the run is finished"
+RESERVED = (  # what stands in results beside metrics, see lab.run_folder.result and lab.protocols
+    *("run", "dir", "status", "recipe", "scenario", "stream", "backbone", "seed", "protocol", "tasks", "matrix", "measures"),
+    *("train_tasks", "trained", "zero_shot", "held_out", "alignment_by_step", "uses", "cost", "changes", "why"),
+)
 GAP = "some of the scores that it is made of were not measured"
 
 
@@ -252,15 +256,30 @@ def metric_classes() -> list[type[Metric]]:
 @cache
 def _load(signature: tuple[str, ...]) -> list[type[Metric]]:
     classes: list[type[Metric]] = []
+    for kind in sorted(_loaded(), key=lambda kind: not kind.__module__.startswith("lab.")):  # shipped ones keep their places
+        try:
+            with named():
+                refuse_path(kind().path, classes)
+            classes.append(kind)
+        except LabError as error:
+            warnings.warn(f"metric '{kind.name}' is broken: {error}", RuntimeWarning, stacklevel=3)
+    return sorted(classes, key=lambda metric: (metric.rank, metric.name))
+
+
+def _loaded() -> Iterator[type[Metric]]:
     for name in registry.metrics.names():
         try:
-            kind = registry.metrics.get(name)
-            with named():
-                kind()
-            classes.append(kind)
+            yield registry.metrics.get(name)
         except LabError as error:  # one broken file must not hide the numbers of all runs
-            warnings.warn(str(error), RuntimeWarning, stacklevel=3)
-    return sorted(classes, key=lambda metric: (metric.rank, metric.name))
+            warnings.warn(str(error), RuntimeWarning, stacklevel=4)
+
+
+def refuse_path(path: str, others: Sequence[type[Metric]] = ()) -> None:
+    """LabError for a path at which, or above which, something else stands in results."""
+    places = dict.fromkeys(RESERVED, "something else in results") | {other().path: other().title for other in others}
+    for place, owner in places.items():
+        if path == place or path.startswith(f"{place}.") or place.startswith(f"{path}."):
+            raise LabError(f"the path {path} of a metric meets {place}, which is {owner}: choose another one")
 
 
 def judged_metrics(results: Sequence[Mapping[str, Any]] = ()) -> list[Metric]:

@@ -6,7 +6,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.run_folders import FORGETS, write_run
+from support.run_folders import FORGETS, write_run, write_transfer
 
 import lab
 from lab import views
@@ -135,6 +135,13 @@ def test_metrics_are_their_loops(matrix):
 @pytest.mark.parametrize("name", registry.metrics.names())
 def test_contract(name, check):
     check(registry.metrics.options(name))
+
+
+def test_no_metric_may_stand_where_something_else_does(runs):
+    """What is reserved is what results hold beside metrics."""
+    results = [write_run(runs, "a").result(), write_transfer(runs, "b").result()]
+    sections = {metric().path.partition(".")[0] for metric in metric_classes()}
+    assert {name for result in results for name in result} - sections <= {*base.RESERVED}
 
 
 def test_two_metrics_rank():
