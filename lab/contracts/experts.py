@@ -121,8 +121,8 @@ def _inputs_of_layers(host: Host) -> dict[int, Tensor]:
     """What each layer is given when the backbone alone reads the batch, by its number."""
     inputs: dict[int, Tensor] = {}
 
-    def note(layer: Any, given: Any) -> None:
-        inputs.setdefault(layer.index, given[0])
+    def note(layer: Any, arguments: Any) -> None:
+        inputs.setdefault(layer.index, arguments[0])
 
     hooks = [layer.register_forward_pre_hook(note) for layer in host.bank.routed_layers]
     host.backbone.embed(host.batch)

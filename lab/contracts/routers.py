@@ -102,8 +102,8 @@ def inputs(order: Tensor | None = None) -> list[Tensor]:
 def weights(router: Router, request: Request, xs: Sequence[Tensor] | None = None) -> Tensor:
     """What the layers are given, (B, L, H, E); of weights per token the means over the tokens that are no padding."""
     decision, xs = router(request), xs or inputs()
-    given, mask = [decision.weights_for_layer(i, x) for i, x in enumerate(xs)], request.mask.bool()
-    means = [torch.stack([w[row, keep].mean(0) for row, keep in enumerate(mask)]) if w.dim() == 4 else w for w in given]
+    per_layer, mask = [decision.weights_for_layer(i, x) for i, x in enumerate(xs)], request.mask.bool()
+    means = [torch.stack([w[row, keep].mean(0) for row, keep in enumerate(mask)]) if w.dim() == 4 else w for w in per_layer]
     used = torch.stack([w.expand(ROWS, -1, -1) for w in means], 1)
     recorded = decision.recorded()
     need(

@@ -116,17 +116,17 @@ def left_and_gone_on_with(kind: str, options: Options, of: Sequence[Task]) -> Se
 def runs_stops_and_goes_on_to_the_same_numbers(kind: str, options: Options) -> None:
     """On three tasks, then one: to the end, and once more left on the way and gone on with, to the same bits."""
     three = tasks("sea", "city", "farm", train=24, test=8)
-    whole = host(kind, options, three)
-    for _ in whole.train():
+    straight = host(kind, options, three)
+    for _ in straight.train():
         pass
     again = left_and_gone_on_with(kind, options, three)
     need(
-        again.scores == whole.scores,
-        f"a run that was left and gone on with has other scores ({_first_difference(whole.scores, again.scores)}): keep what "
+        again.scores == straight.scores,
+        f"a run that was left and gone on with has other scores ({_first_difference(straight.scores, again.scores)}): keep what "
         "decides them in buffers and parameters (of a method in state()), and draw from the generators that are given",
     )
-    one = host(kind, options, three[:1])
-    for _ in one.train():
+    single = host(kind, options, three[:1])
+    for _ in single.train():
         pass
 
 

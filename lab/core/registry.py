@@ -310,11 +310,11 @@ def fault(plugin: type) -> str:
     if missing := [name for name in plugin.required if not hasattr(plugin, name)]:
         return f"{what} leaves out {missing[0]}, which its contract asks for"
     contract = next(owner for owner in reversed(plugin.__mro__) if vars(owner).get("kind"))
-    given = [*inspect.signature(contract).parameters]
+    arguments = [*inspect.signature(contract).parameters]
     try:
-        inspect.signature(plugin).bind(*given)
+        inspect.signature(plugin).bind(*arguments)
     except TypeError:
-        return f"{what} is made with ({', '.join(given)}), its __init__ takes {inspect.signature(plugin)}"
+        return f"{what} is made with ({', '.join(arguments)}), its __init__ takes {inspect.signature(plugin)}"
     if not (isinstance(plugin.Options, type) and issubclass(plugin.Options, contract.Options)):
         return f"{what}.Options must derive from {contract.Options.__name__}"
     if needed := [name for name, field in plugin.Options.model_fields.items() if field.is_required()]:

@@ -276,10 +276,10 @@ def _loaded() -> Iterator[type[Metric]]:
 
 def refuse_path(path: str, others: Sequence[type[Metric]] = ()) -> None:
     """LabError for a path at which, or above which, something else stands in results."""
-    places = dict.fromkeys(RESERVED, "something else in results") | {other().path: other().title for other in others}
-    for place, owner in places.items():
-        if path == place or path.startswith(f"{place}.") or place.startswith(f"{path}."):
-            raise LabError(f"the path {path} of a metric meets {place}, which is {owner}: choose another one")
+    owners = dict.fromkeys(RESERVED, "something else in results") | {other().path: other().title for other in others}
+    for taken, owner in owners.items():
+        if path == taken or path.startswith(f"{taken}.") or taken.startswith(f"{path}."):
+            raise LabError(f"the path {path} of a metric meets {taken}, which is {owner}: choose another one")
 
 
 def judged_metrics(results: Sequence[Mapping[str, Any]] = ()) -> list[Metric]:

@@ -176,12 +176,12 @@ def test_a_process_that_is_started_from_here_finds_what_was_registered(cells, mo
     cells(CELL.format(name="Mine", plugin="mine", about="Mine."))
     here = registry.routers.own("mine")
     monkeypatch.setenv(registry.PLUGINS, "/of/mine")
-    found = registration.environment()[registry.PLUGINS]
-    assert found.endswith(f"{os.pathsep}/of/mine") and scheduler.environment()[registry.PLUGINS] == found
+    folders = registration.environment()[registry.PLUGINS]
+    assert folders.endswith(f"{os.pathsep}/of/mine") and scheduler.environment()[registry.PLUGINS] == folders
     monkeypatch.setattr(registry.routers, "registered", {})
-    monkeypatch.setenv(registry.PLUGINS, found)
+    monkeypatch.setenv(registry.PLUGINS, folders)
     there = registry.routers.own("mine")
     assert here and there and here.digest == there.digest and registry.routers.about("mine") == "Mine."
-    folder = Path(found.split(os.pathsep)[0])
+    folder = Path(folders.split(os.pathsep)[0])
     assert folder.stat().st_mode & 0o77 == 0 and [path.name for path in folder.rglob("*.py")] == ["mine.py"]
     assert registration.environment() == dict(os.environ), "what others find needs no second source"
