@@ -29,7 +29,7 @@ from lab.experts.base import InputExpert
 from lab.models.backbone import is_recorded
 from lab.models.learner import Learner, check_positions, read_initial_experts
 from lab.models.pretrained import is_encoder_decoder, resolve
-from lab.routers.base import Reads
+from lab.routers.base import Decision, Reads, refuse_not_finite
 from lab.run_folder import events
 from lab.training.evaluation import Evaluation, Evaluator
 from lab.training.expert_cache import Store
@@ -108,6 +108,7 @@ class Session:
         self.stage_work = 0.0  # units done of it
         self.optimizer: torch.optim.Optimizer | None = None
         self.saved_moments: dict[str, Tensor] = {}  # of a stage that is gone on with, see lab.training.checkpoint
+        self.decision: Decision | None = None  # of the newest step
         self.protocol.check_session(self)
 
     @property
@@ -150,7 +151,7 @@ class Session:
                 for group, rate in zip(self.optimizer.param_groups, stage.rates, strict=True):
                     group["lr"] = rate * schedule(step, stage.steps, self.config.train.warmup)
                 batch = self.learner.backbone.collate(stage.rows(step))
-                decision = stage.decision(batch, step)
+                decision = self.decision = stage.decision(batch, step)
                 with self.learner.bank.routed(decision):  # open through backward, see Bank.routed
                     terms = stage.terms(batch, decision)
                     self.optimizer.zero_grad(set_to_none=True)
@@ -194,6 +195,7 @@ class Session:
         """RunFailed where the loss of a step or its gradient is not finite; one look at the device for both."""
         total = torch.as_tensor(sum(terms.values())).detach()
         if not bool((total.to(norm.device) + norm).isfinite()):
+            refuse_not_finite(self.decision)
             wrong = [f"the loss term {name}" for name, term in terms.items() if not math.isfinite(float(term))]
             what = wrong[0] if wrong else "the gradient"
             raise RunFailed(
