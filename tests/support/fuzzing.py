@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from lab.core.errors import LabError
 
 FEW, MANY = 15, int(os.environ.get("LAB_FUZZ", "10000"))
 SLOW, HANGS = 5.0, 120  # seconds of work, and of waiting
@@ -136,3 +139,14 @@ def _places(content: Any) -> Any:
 
 def as_json(content: Any) -> bytes:
     return json.dumps(content).encode()
+
+
+def used_or_refused(use: Callable[[], Any]) -> Any:
+    """The answer of `use`; None where it raises LabError of one line, and nothing else is allowed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return use()
+        except LabError as error:
+            assert str(error).strip(), "no reason"
+    return None
