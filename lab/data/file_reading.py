@@ -76,8 +76,8 @@ def read_text(path: Path, encoding: str | None = None) -> tuple[str, list[str]]:
             f"{place}: not UTF-8 (byte {start}); save the file as UTF-8, or name its encoding in task.json, "
             f'for example {{"encoding": "cp1252"}}, by which the word there is {word[:40].decode("cp1252", "replace")!r}'
         ) from error
-    except LookupError as error:
-        raise LabError(f"{path}: there is no encoding called {encoding}; use a name of Python's, such as cp1252") from error
+    except (LookupError, ValueError) as error:
+        raise LabError(f"{path}: there is no encoding called {encoding!r:.60}; use a name of Python's, such as cp1252") from error
     return text, [f"encoded as {chosen.upper()}"] if chosen != "utf-8" else []
 
 

@@ -60,6 +60,12 @@ def anew(original: Path, copy: Path) -> Path:
     return copy
 
 
+def plain_values(content: bytes) -> Any:
+    """What a JSON file holds; None for another one, and for one that was spoilt before."""
+    with suppress(ValueError, RecursionError):
+        return json.loads(content)
+
+
 def spoilt(data: Any, folder: Path) -> None:
     """One file of a folder gets other content, is gone, or is something else than a file; now and then two."""
     for _ in range(data.draw(st.integers(1, 2))):
@@ -69,8 +75,8 @@ def spoilt(data: Any, folder: Path) -> None:
         path = data.draw(st.sampled_from(files))
         content = path.read_bytes()
         how = data.draw(st.sampled_from(["bytes"] * 6 + ["values"] * 4 + ["gone", "link", "folder", "fifo"]))
-        if how == "values" and path.suffix == ".json" and content.strip()[:1] in (b"{", b"["):
-            path.write_bytes(as_json(data.draw(changed([json.loads(content)]))))
+        if how == "values" and (values := plain_values(content)):
+            path.write_bytes(as_json(data.draw(changed([values]))))
         elif how in ("bytes", "values"):
             path.write_bytes(data.draw(damaged([content])))
         else:
