@@ -155,10 +155,8 @@ class Registry:
         """Where the plug-ins of each name come from."""
         sources: dict[str, list[Source]] = {}
         for folder in importlib.import_module(self.package).__path__:
-            for file in _modules_in(folder):
-                path = f"{self.package}.{_module_of(file)}"
-                source = Source(path, partial(importlib.import_module, path), file, shipped=True)
-                sources.setdefault(_plugin_name(_module_of(file)), []).append(source)
+            for name, source in _shipped(self.package, folder, os.stat(folder).st_mtime_ns):
+                sources.setdefault(name, []).append(source)
         for file in self._files():
             sources.setdefault(_plugin_name(file.stem), []).append(Source(str(file), partial(load_file, file), file))
         for point in _entry_points(f"lab.{self.folder}"):
@@ -337,16 +335,14 @@ def _is_found(plugin: type, source: Source) -> bool:
     return source.origin.startswith(f"{plugin.__module__}:{plugin.__qualname__} ")
 
 
-def _modules_in(folder: str) -> tuple[Path, ...]:
-    """The files of the plug-ins in a folder of the package, sorted; looked for again once the folder has changed."""
-    return _modules_at(folder, os.stat(folder).st_mtime_ns)
-
-
 @lru_cache(maxsize=64)
-def _modules_at(folder: str, changed: int) -> tuple[Path, ...]:
+def _shipped(package: str, folder: str, changed: int) -> tuple[tuple[str, Source], ...]:
+    """The plug-ins in a folder of the package by their names, sorted; looked for again once the folder has changed."""
     files = [file for file in Path(folder).glob("*.py") if is_plugin(file.stem)]
     packages = [file for file in Path(folder).glob("*/__init__.py") if is_plugin(file.parent.name)]
-    return tuple(sorted(files + packages))
+    paths = {file: f"{package}.{_module_of(file)}" for file in sorted(files + packages)}
+    loads = {file: partial(importlib.import_module, path) for file, path in paths.items()}
+    return tuple((_plugin_name(_module_of(file)), Source(path, loads[file], file, True)) for file, path in paths.items())
 
 
 def _module_of(file: Path) -> str:

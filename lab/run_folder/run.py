@@ -171,7 +171,10 @@ class Run:
 
     def _json(self, name: str) -> dict[str, Any]:
         """The content of a JSON file, {} if it is missing; read again only once it has changed."""
-        stamp = atomic_io.stamp(self.dir / name)
+        path = self.dir / name
+        stamp = atomic_io.stamp(path)
+        if stamp is None and not os.path.lexists(path):  # cheap, as most runs lack some
+            return {}
         if stamp is None or self._contents.get(name, (None,))[0] != stamp:
             try:
                 content = documents.json_value(self.bytes_of(name))

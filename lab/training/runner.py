@@ -22,6 +22,7 @@ from lab.training.checkpoint import CONFIGURATION, Saved, newest_whole
 from lab.training.expert_cache import Store
 from lab.training.progress_line import follow
 from lab.training.recorder import record
+from lab.training.resource_usage import is_out_of_memory
 from lab.training.trainer import Session, prepare
 
 Watch = Callable[[Iterator[events.Event], "Run"], None]
@@ -36,7 +37,15 @@ def session(config: RunConfig, runs: str | Path | None = None, keep: bool = True
     with plugin_errors.named():
         tasks = tasks_of(config.stream, config.seed, runs=runs)
         store = Store(root(runs) / ".experts") if config.reuse and keep else None
-        return Session(prepare(config, tasks, runs), tasks, store)
+        try:
+            return Session(prepare(config, tasks, runs), tasks, store)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise LabError(
+                f"the memory of {config.backbone.device} was not enough to load the backbone {config.backbone.name}: take a "
+                f"smaller one, another backbone.dtype ({config.backbone.dtype}), or free the device"
+            ) from error
 
 
 def resume(

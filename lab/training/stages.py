@@ -226,6 +226,7 @@ class RouterTraining(Training):
 
     session: "Session"
     phase, about, rate = "memory", "training on the memory", "router_training.lr"
+    batch = "router_training.batch_size"
 
     @classmethod
     def work(cls, config: RunConfig, sizes: Sizes, task: int) -> float:

@@ -19,6 +19,7 @@ from torch import Tensor
 from lab.adapters import initial_adapters
 from lab.config.schema import RunConfig
 from lab.core import plugin_errors, registry
+from lab.core.dotted import pick
 from lab.core.errors import RunFailed
 from lab.core.rng import generator
 from lab.data.batching import Encoded, EpochBatches, by_length
@@ -184,7 +185,7 @@ class Session:
         """What to lower where the memory of the device was not enough."""
         config, tasks = self.config, self.task_names
         task = f" on task '{tasks[stage.task]}'" if 0 <= stage.task < len(tasks) else ""
-        batch = f"train.batch_size ({config.train.batch_size}), " if isinstance(stage, Training) else ""
+        batch = f"{stage.batch} ({pick(config.to_dict(), stage.batch)}), " if isinstance(stage, Training) else ""
         return (
             f"the memory of {self.learner.backbone.device} was not enough in phase {stage.phase}{task}: lower {batch}"
             f"backbone.max_length ({config.backbone.max_length}) or experts.rank, take a smaller backbone, or free the "
