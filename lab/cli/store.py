@@ -1,4 +1,4 @@
-"""`lab remove`, `lab restore`, `lab empty-trash`, `lab collect`, `lab pack`, `lab unpack`."""
+"""`lab remove`, `lab remove-stream`, `lab restore`, `lab empty-trash`, `lab collect`, `lab pack`, `lab unpack`."""
 
 import shlex
 from datetime import UTC, datetime, timedelta
@@ -28,6 +28,20 @@ def remove(
             print(f"run '{entry.id}' is in the trash; bring it back with: lab restore {entry.id}{_folder(runs)}")
     if as_json:
         show_json(removed)
+
+
+@command(Section.KEEP)
+def remove_stream(
+    stream: Annotated[list[str], typer.Argument(help="names of saved streams (lab list streams)")],
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Delete saved data for good, unless a run is on them: lab remove-stream STREAM ..."""
+    from lab.data import saved_stream
+
+    names = [*dict.fromkeys(stream)]
+    saved_stream.delete(names, runs)
+    show_json([{"name": name, "status": "deleted"} for name in names]) if as_json else print(f"deleted: {', '.join(names)}")
 
 
 @command(Section.KEEP)
