@@ -14,6 +14,7 @@ from lab.figures.answers import (
     answer_probabilities,
     answer_tokens,
 )
+from lab.figures.coloured_text import coloured_text, expert_legend, expert_letter, layers_shown
 from lab.figures.compare import comparison, decomposition, pareto
 from lab.figures.drawing import FAINT, METHOD_STYLE, clickable, figure, literal, short, style, styles, task_style
 from lab.figures.experts import alignment, subspace_overlap
