@@ -19,7 +19,7 @@ from lab.cli.options import (
     command,
     quiet,
 )
-from lab.cli.run import Changes, Option, folder_of_data, joined, preview, training
+from lab.cli.run import Changes, Option, folder_of_data, joined, preview, say_saved, training
 from lab.core.errors import LabError
 
 
@@ -76,6 +76,7 @@ def route(
 
             preview(configuration(experts, stream, router, recipe, options, runs, **settings), runs, streams, id, as_json)
             return
+    say_saved(examples, stream)
     how = {"runs": runs, "id": id, "progress": not quiet(), "track": track}
     training(lambda: api.route(experts, stream, router, recipe, options, **how, **settings), as_json)
 
