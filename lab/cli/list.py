@@ -21,6 +21,7 @@ LISTS = (
     "protocols",
     "metrics",
     "backbones",
+    "trackers",
     "runs",
     "trash",
 )
