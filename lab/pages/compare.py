@@ -15,13 +15,13 @@ from lab.run_folder.run import Run
 
 def pick(runs: dict[str, Run]) -> list[Run]:
     """The chosen runs; `runs` are those offered, by key."""
-    url_state.restore("runs", list(runs), first_pair(runs), run_picker.run_name)
+    name_of = run_picker.names(runs).__getitem__
+    url_state.restore("runs", list(runs), first_pair(runs), name_of)
     keys = st.multiselect(
         "Runs",
         list(runs),
-        format_func=run_picker.run_name,
+        format_func=name_of,
         key="runs",
-        bind="query-params",
         placeholder="Choose two or more runs",
         help="Your own runs, newest first, then the recorded examples.",
     )

@@ -295,7 +295,7 @@ def chosen_experts(runs: list[Run]) -> None:
                 run,
                 key=f"cmp_confusion_{index}",
                 table=tables.routing_confusion,
-                alt=f"First choice on each task of {run.id}, the most frequent: {favourites}",
+                alt=f"First choice on each task of {run.title}, the most frequent: {favourites}",
             )
     layout.how_to_read(
         "How often each expert was the first choice on the examples of each task, over layers and routing heads. Off the "
@@ -336,7 +336,7 @@ def why_forgotten(run: Run, key: str, *tokens: bool) -> None:
     mean = tables.decomposition(run, *tokens).loc["mean"]
     terms = ", ".join(f"{title.lower()} {layout.number(mean[term])}" for term, title in tables.TERMS.items())
     lost = "the loss per token grew by" if tokens else "lost"
-    alt = f"{run.id}: on average {lost} {mean['loss']:.3f}: {terms}"
+    alt = f"{run.title}: on average {lost} {mean['loss']:.3f}: {terms}"
     chart_card.card(figures.decomposition, run, *tokens, key=key, table=tables.decomposition, alt=alt)
 
 
@@ -409,7 +409,7 @@ def settings(groups: list[Group]) -> None:
         st.dataframe(table, key="settings", alt="Options in which the chosen runs differ", height="content")
     members = pd.DataFrame(
         [
-            {"method": group.label, "seed": run.config["seed"], "run": run.id, "status": run.status}
+            {"method": group.label, "seed": run.config["seed"], "run": run.title, "status": run.status}
             for group in groups
             for run in group.runs
         ]
@@ -462,5 +462,5 @@ def in_columns(items: Sequence[Item]) -> Iterator[tuple[int, Item]]:
 def name_of(item: Group | Run) -> str:
     """The name above a chart of a group or run."""
     if isinstance(item, Run):
-        return f"**{layout.plain(item.id)}**"
+        return f"**{layout.plain(item.title)}**"
     return f"**{layout.plain(item.label)}**" + (f" (mean of {len(item.runs)})" if len(item.runs) > 1 else "")

@@ -50,10 +50,8 @@ def draw() -> None:
     if not runs:
         run_picker.no_runs("No run here has learned a task yet.")
         return
-    left, right = st.columns(2, gap="large")
-    with left:
+    with run_picker.bar():
         run = run_picker.pick_run("Run", "pg_run", runs, most_to_see(runs))
-    with right:
         after = run_picker.pick_moment(run, run.kept() or run.recorded(), "pg_after", "The model as it was at this moment.")
     with layout.section():
         recorded = recorded_answers(run, after)

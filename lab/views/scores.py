@@ -20,7 +20,9 @@ def each(runs: Runs) -> list[Run]:
     listed = [runs] if isinstance(runs, Run) else list(runs)
     for run in listed[1:]:
         if run.tasks != listed[0].tasks:
-            raise LabError(f"{listed[0].id} and {run.id} learned different tasks or another order: they cannot be put together")
+            raise LabError(
+                f"{listed[0].title} and {run.title} learned different tasks or another order: they cannot be put together"
+            )
     return listed
 
 
@@ -55,7 +57,7 @@ def matrix_difference(first: Runs, second: Runs) -> pd.DataFrame:
     minuend, subtrahend = each(first)[0], each(second)[0]
     if minuend.tasks != subtrahend.tasks:
         raise LabError(
-            f"{minuend.id} and {subtrahend.id} learned different tasks or another order: there is no difference to show"
+            f"{minuend.title} and {subtrahend.title} learned different tasks or another order: there is no difference to show"
         )
     return accuracy_matrix(first) - accuracy_matrix(second)
 

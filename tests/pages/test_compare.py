@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 import lab
 from lab import views
-from lab.adapters import library
 from lab.cli import main
 from lab.comparison import replicates, tables
 from lab.core import atomic_io
+from lab.jobs import jobs
 from lab.run_folder.writer import update_info
 
 
@@ -202,7 +202,7 @@ def test_compare_begins_with_runs_that_are_at_rest(runs, monkeypatch):
 def test_compare_offers_only_runs_with_chosen_recipes_tags_and_stars(runs):
     """Any of one kind, all of several kinds; what is still offered stays chosen, and the link holds the choice."""
     for number, recipe in enumerate(("l2r", "sequential", "replay", "l2r")):
-        library.annotate(
+        jobs.annotate(
             write_run(runs, f"r{number}", recipe, seed=number, events=False, routed=False),
             tags=["paper"] if number < 2 else [],
             starred=number == 3,
