@@ -36,7 +36,7 @@ def test_jobs_show_state_reason_and_actions(runs, monkeypatch):
         table.loc["failed", "status"] == "failed"
         and table.loc["failed", "average_accuracy"] == failed.result()["average_accuracy"]
     )
-    np.testing.assert_allclose(heatmap(app, 1)[1, 0], 0.9, rtol=1e-6)
+    np.testing.assert_allclose(heatmap(app, 0)[1, 0], 0.9, rtol=1e-6)
     resumed = []
     monkeypatch.setattr(jobs, "resume", resumed.append)
     app.button(key="resume").click().run()
@@ -75,7 +75,7 @@ def test_jobs_show_a_running_run(runs, monkeypatch):
         "Stop now",
         "Watch this job",
     ]
-    assert heatmap(app, 1)[2, 0] == pytest.approx(0.7)
+    assert heatmap(app, 0)[2, 0] == pytest.approx(0.7)
     app.button(key="stop_after").click().run()
     assert run.stop_requested and app.button(key="stop_after").disabled
 
