@@ -144,7 +144,7 @@ def seen(session: "Session") -> dict[str, Any]:
         answers = [row.answers[0] if task.generates else task.labels[row.label] for row in rows[:SHOWN]]
         examples = []
         for answer, row, example in zip(answers, rows, task.train, strict=False):
-            words = words_of(row.ids) if words_of else HashTokenizer.words(example.text, example.text_pair)
+            words = words_of(row.ids) if words_of else HashTokenizer.words(example.text, example.pair)
             tokens = [[str(word), int(id)] for word, id in zip(words, row.ids, strict=False)]
             examples.append({"label": answer, "tokens": tokens})
         tasks.append(

@@ -216,7 +216,7 @@ def where_streams_come_from() -> None:
     with st.popover("More streams", icon=":material/help:", type="tertiary"):
         st.markdown(
             "The list holds the streams of the lab, those saved by *Bring your own data* above, and folders under `LAB_DATA`. "
-            "There each task is a folder with `train.csv` (or jsonl, parquet ...) in it, with the columns `text` and `label`:"
+            "There each task is a folder with `train.csv` (or jsonl, parquet ...) in it, with the columns `text` and `label`: "
+            "`DATA/reviews/books/train.csv`, `DATA/reviews/films/train.csv`. Started by `LAB_DATA=DATA lab app`, the page offers "
+            "the stream `reviews` with its tasks."
         )
-        st.code("DATA/reviews/books/train.csv\nDATA/reviews/films/train.csv", language=None)
-        st.markdown("Start the page with `LAB_DATA=DATA lab app`, and the stream `reviews` is offered, with its tasks.")
