@@ -72,10 +72,11 @@ def _file_of(name: str) -> Path:
 
 
 def recipes() -> list[dict[str, Any]]:
-    """Name, description, group in listings and settings of every recipe that has a name."""
+    """Name, description, group in listings, paper ("" where there is none) and settings of every recipe that has a name."""
     contents = {name: _read(name, Path(), ()) for name in recipe_names()}
     return [
-        {"name": name, "about": content.get("about", ""), "group": content.pop("group", GROUPS[-1]), "settings": content}
+        {"name": name, "about": content.get("about", ""), "group": content.pop("group", GROUPS[-1])}
+        | {"paper": content.pop("paper", ""), "settings": content}
         for name, content in contents.items()
     ]
 
@@ -83,7 +84,8 @@ def recipes() -> list[dict[str, Any]]:
 def read_recipe(name: str) -> dict[str, Any]:
     """Settings of a recipe by its name or of a YAML file; a recipe may start from another one named by `base`."""
     content = _read(name, Path(), ())
-    content.pop("group", None)
+    for name_of_listing in ("group", "paper"):
+        content.pop(name_of_listing, None)
     return content
 
 
@@ -105,6 +107,7 @@ def _read(name: str, beside: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if base is not None and not isinstance(base, str):
         raise LabError(f"recipe {path.name}: base = {base!r} must be the name of a recipe or a YAML file")
     start = _read(base, path.parent, (*above, path.resolve())) if base else {}
+    start.pop("paper", None)  # a recipe that changes another one is not of its paper
     return merged(start, content) | {"recipe": content.get("recipe", path.stem)}
 
 

@@ -7,6 +7,7 @@ plugins/ (sources of plug-ins that are not shipped, which nothing here runs)
 manifest.json (SHA-256 of all that a finished run holds)   checkpoint.damaged-<n>/ (set aside, with the reason)
 stored.txt (addresses of the experts in `.experts/` that it needs)
 notes.json (what people wrote about the run)   .lock and lease.json (of the process that works on it)
+preparing.json (what that process does before the first task)
 """
 
 import os
@@ -30,6 +31,7 @@ from lab.run_folder.score_matrix import Matrix
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+PREPARING = "preparing.json"  # there while a process loads data and model
 FORMAT = 1  # of the run folder; raised when an old reader would misread a new folder
 TERMINAL = ("finished", "stopped", "interrupted", "failed")
 STATUSES = ("queued", "running", *TERMINAL, "lost", "damaged")  # what lists say of a run
@@ -244,6 +246,11 @@ class Run:
     def launch(self) -> dict[str, Any]:
         """launch.json: the process that was started to work on this run; empty if it was not started by another one."""
         return self._json("launch.json")
+
+    @property
+    def preparing(self) -> dict[str, Any]:
+        """preparing.json: what its process does before the first task (`what`, `done` of `total`, since `began`), else empty."""
+        return self._json(PREPARING)
 
     @property
     def notes(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ parameters and the optimiser are all the state there is. What a run does in whic
 
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -40,6 +40,11 @@ from lab.training.stage import Plan, Stage, Training
 from lab.training.workload import planned_work, sizes_of
 
 EVALUATION_BATCH = 64
+Tell = Callable[[events.Preparing], None]
+
+
+def quiet(event: events.Preparing) -> None:
+    """Tell nobody what is being done."""
 
 
 def prepare(config: RunConfig, tasks: Sequence[Task], runs: str | Path | None = None) -> RunConfig:
@@ -81,17 +86,18 @@ class Cursor:
 class Session:
     """One run in memory. `train()` trains and evaluates; between two events the state is whole and can be saved."""
 
-    def __init__(self, config: RunConfig, tasks: Sequence[Task], store: Store | None = None):
-        """`config` must be prepared. Raises LabError for whatever cannot work, before any training."""
+    def __init__(self, config: RunConfig, tasks: Sequence[Task], store: Store | None = None, tell: Tell = quiet):
+        """`config` must be prepared; `tell` is called with what is being done. Raises LabError for whatever cannot work, before
+        any training."""
         self.config, self.store = config, store
         self.protocol = registry.protocols.build(config.protocol)
         by_name = {task.name: task for task in tasks}
         self.tasks = [by_name[name] for name in config.stream.tasks or by_name]
         check(config, self.tasks)
+        tell(events.Preparing(f"loading the backbone {Path(config.backbone.name).name}"))
         self.learner = Learner(config, self.tasks)
         read_initial_experts(self.learner)
-        encode = self.learner.encode
-        self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(self.tasks) for s in SPLITS}
+        self.rows = self.encoded(tell)
         self.notes = [*self.learner.backbone.notes, *check_positions(self.learner, chain(*self.rows.values()))]
         self.notes += [f"task '{task.name}': {note}" for task in self.tasks for note in task.notes]
         self.sizes = sizes_of(self.tasks)
@@ -111,6 +117,16 @@ class Session:
         self.saved_moments: dict[str, Tensor] = {}  # of a stage that is gone on with, see lab.training.checkpoint
         self.decision: Decision | None = None  # of the newest step
         self.protocol.check_session(self)
+
+    def encoded(self, tell: Tell) -> dict[tuple[int, Split], list[Encoded]]:
+        """The examples of every task and split as token ids."""
+        parts = [(t, split, task.split(split)) for t, task in enumerate(self.tasks) for split in SPLITS]
+        rows, done, total = {}, 0, sum(len(examples) for _, _, examples in parts)
+        for t, split, examples in parts:
+            tell(events.Preparing(f"encoding {total:,} texts", done, total))
+            rows[t, split] = self.learner.encode(examples, t, split)
+            done += len(examples)
+        return rows
 
     @property
     def task_names(self) -> list[str]:
