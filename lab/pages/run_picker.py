@@ -97,30 +97,13 @@ def no_runs(reason: str) -> None:
     navigation.link("train", "Go to Train", ":material/model_training:")
 
 
-def pick_task(tasks: list[str], key: str, learned: int) -> int:
-    """The slider "After task", bound to the link. Returns the index of the task that was learned last (0-based)."""
-    if learned < 2:
-        return learned - 1
-    with st.container():
-        chosen = st.slider(
-            "After task", 1, learned, learned, key=key, bind="query-params", help="Shows every chart at this moment."
-        )
-        moment_caption(tasks, chosen)
-    return chosen - 1
-
-
 def pick_moment(run: Run, moments: list[int], key: str, about: str) -> int:
-    """The same over the moments of a run that were recorded (0-based indices of tasks)."""
+    """The slider "After task" over the recorded moments of a run, bound to the link. Returns the index of that task (0-based)."""
     if len(moments) == 1:
         return moments[0]
     options = [k + 1 for k in moments]
     url_state.drop_unavailable(key, options)
     with st.container():
         chosen = st.select_slider("After task", options, options[-1], key=key, bind="query-params", help=about)
-        moment_caption(run.tasks, chosen)
+        st.caption(f"After learning task {chosen} of {len(run.tasks)}: **{layout.plain(run.tasks[chosen - 1])}**")
     return chosen - 1
-
-
-def moment_caption(tasks: list[str], chosen: int) -> None:
-    """The name of the task learned last (1-based)."""
-    st.caption(f"After learning task {chosen} of {len(tasks)}: **{layout.plain(tasks[chosen - 1])}**")
