@@ -26,9 +26,8 @@ pytestmark = [
 RUNS, TIMES = 200, 3
 LIMITS = {"heading": 1.0, "first chart": 2.0, "complete": 3.0}  # seconds from the click on a link to the page
 SWITCH, PROGRESS = 1.0, 10.0  # seconds to the next page, complete; from Start to the first progress of a training
-CHART = (
-    "[data-testid=stMain] :is(.js-plotly-plot .main-svg, [data-testid=stVegaLiteChart] canvas, [data-testid=stDataFrame] canvas)"
-)
+CHARTS = (".js-plotly-plot .main-svg", "[data-testid=stVegaLiteChart] :is(svg, canvas)", "[data-testid=stDataFrame] canvas")
+CHART = f"[data-testid=stMain] :is({', '.join(CHARTS)})"
 WITH_CHART = ("", "jobs", "compare", "routing", "playground", "library")
 
 
