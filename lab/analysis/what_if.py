@@ -46,7 +46,7 @@ def what_if(run: Run, after: int | None = None, watch: Watch = lambda *_: None, 
     told a task, how many test examples are answered and how many there are in all. {"run", "after", "asked": tasks the model was
     asked about, "tasks": [{"task", "recorded", "changed"}, ...], "metrics": {path: {"recorded", "changed"}} of average_accuracy,
     forgetting (from the rows before, as recorded) and routing.accuracy, None where undefined}. Nothing is written. Raises
-    LabError for a change that does not fit, and as `Tester` does.
+    LabError for a change that does not fit, and as `Examiner` does.
     """
     after = moment(run, after)
     routing = run.routing(after)
@@ -54,11 +54,11 @@ def what_if(run: Run, after: int | None = None, watch: Watch = lambda *_: None, 
     unsure = [t for t in tasks_at(run, after) if not proven(routing, t, override)]
     tested: dict[int, Tested] = {}
     if unsure:
-        tester = Tester(run, after)
-        total, answered = sum(map(tester.size, unsure)), 0
+        examiner = Examiner(run, after)
+        total, answered = sum(map(examiner.size, unsure)), 0
         for t in unsure:
-            tested[t] = tester.test(t, override, lambda done, t=t, told=answered: watch(run.tasks[t], told + done, total))
-            answered += tester.size(t)
+            tested[t] = examiner.test(t, override, lambda done, t=t, told=answered: watch(run.tasks[t], told + done, total))
+            answered += examiner.size(t)
     return outcome(run, after, tested)
 
 
@@ -145,7 +145,7 @@ def reads_layers(run: Run) -> bool:
     return Reads.LAYERS in registry.routers.get(options.name).reads_of(options)
 
 
-class Tester:
+class Examiner:
     """The model of a run after a task, and the test examples of the run: what asks it again under a change.
 
     Loading takes as long as a run takes to begin. Raises LabError where the run kept no weights of this moment, and where its

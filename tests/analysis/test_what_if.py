@@ -5,8 +5,9 @@ import pytest
 from support import toy
 from support.run_folders import write_run
 
+import lab
 from lab.analysis import what_if as module
-from lab.analysis.what_if import Override, Tester, outcome, proven, recorded_shares, what_if
+from lab.analysis.what_if import Examiner, Override, outcome, proven, recorded_shares, what_if
 from lab.core.errors import LabError
 from lab.inference.loading import load
 
@@ -14,13 +15,15 @@ from lab.inference.loading import load
 @pytest.fixture(scope="module")
 def routed(tmp_path_factory):
     root = tmp_path_factory.mktemp("what-if")
-    return toy.recorded(toy.session("l2r", "router.heads=2", of=toy.tasks("city", "farm", "sea")), root, "routed")
+    stream = toy.folder(root / "toy", toy.tasks("city", "farm", "sea"))
+    options = toy.overrides("l2r", "router.heads=2")
+    return lab.run("l2r", options, stream=str(stream), backbone="tiny", runs=root / "runs", id="routed", progress=False)
 
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_without_a_change_the_model_gives_the_row_of_the_run(routed, after):
-    tester = Tester(routed, after)
-    tested = {t: tester.test(t, Override()) for t in range(after + 1)}
+    examiner = Examiner(routed, after)
+    tested = {t: examiner.test(t, Override()) for t in range(after + 1)}
     asked, recorded = outcome(routed, after, tested), what_if(routed, after)
     assert asked["tasks"] == recorded["tasks"] and recorded["asked"] == []
     assert [row["changed"] for row in asked["tasks"]] == routed.matrix[after, : after + 1].tolist()
@@ -51,7 +54,7 @@ def test_a_change_gives_what_the_loaded_model_predicts_under_it(routed, change):
 
 def test_no_model_is_asked_where_the_record_proves_that_no_weight_changes(tmp_path, monkeypatch):
     oracle = toy.recorded(toy.session("oracle"), tmp_path)
-    monkeypatch.setattr(module, "Tester", None)
+    monkeypatch.setattr(module, "Examiner", None)
     for change in ({"temperature": 0.1}, {"top": 1}):
         row = what_if(oracle, **change)
         assert [task["changed"] for task in row["tasks"]] == oracle.matrix[-1].tolist() and row["asked"] == []

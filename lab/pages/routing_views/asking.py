@@ -12,7 +12,7 @@ from lab.pages import layout, loaded_models
 from lab.run_folder.run import Run
 
 if TYPE_CHECKING:
-    from lab.analysis.what_if import Tested, Tester
+    from lab.analysis.what_if import Examiner, Tested
     from lab.inference.override import Override
 
 UNWATCHED_S = 10.0  # after which a setting that nobody looks at is left; what it has tested stays
@@ -52,7 +52,7 @@ class Asker:
     def __init__(self) -> None:
         self.pool, self.lock = ThreadPoolExecutor(1, "what-if"), threading.Lock()
         self.asked: dict[tuple, Asked] = {}
-        self.model: tuple[tuple, Tester, str] | None = None
+        self.model: tuple[tuple, Examiner, str] | None = None
 
     def known(self, run: Run, after: int, change: "Override") -> Asked | None:
         """What is known of a setting; nothing is begun."""
@@ -80,18 +80,18 @@ class Asker:
             routing = run.routing(after)
             if self.model is None or self.model[0] != state:
                 self.model = None  # two need twice the memory
-                tester = what_if.Tester(run, after)
-                self.model = (state, tester, reproduced(run, after, tester))
-            _, tester, asked.note = self.model
+                examiner = what_if.Examiner(run, after)
+                self.model = (state, examiner, reproduced(run, after, examiner))
+            _, examiner, asked.note = self.model
             tasks = [t for t in what_if.tasks_at(run, after) if not what_if.proven(routing, t, change)]
             tasks = tasks or what_if.tasks_at(run, after)
-            asked.total, asked.began = sum(map(tester.size, tasks)), time.monotonic()
+            asked.total, asked.began = sum(map(examiner.size, tasks)), time.monotonic()
             asked.answered = 0
             for t in tasks:
                 told = asked.answered
                 if t not in asked.tested:
-                    asked.tested[t] = tester.test(t, change, lambda done, told=told: self._told(asked, told + done))
-                asked.answered = told + tester.size(t)
+                    asked.tested[t] = examiner.test(t, change, lambda done, told=told: self._told(asked, told + done))
+                asked.answered = told + examiner.size(t)
             asked.finished = True
         except Left:
             pass
@@ -107,12 +107,12 @@ class Asker:
             raise Left
 
 
-def reproduced(run: Run, after: int, tester: "Tester") -> str:
+def reproduced(run: Run, after: int, examiner: "Examiner") -> str:
     """Whether the model answers one task as in the run while nothing is changed: on another machine it need not."""
     from lab.analysis import what_if
 
     t = what_if.tasks_at(run, after)[0]
-    here, recorded = tester.test(t, what_if.Override()).score, float(run.matrix[after, t])
+    here, recorded = examiner.test(t, what_if.Override()).score, float(run.matrix[after, t])
     if here == recorded:
         return f"Without a change it answers {run.tasks[t]} exactly as recorded."
     return (
