@@ -315,9 +315,10 @@ def clickable(figure: go.Figure, focus: tuple[int, int] | None = None) -> go.Fig
 
     The numbers keep their colours when a cell is selected; the cell (row, column) of `focus` has an outline.
     """
-    hover = np.asarray(figure.data[0].customdata)  # (rows, columns)
-    numbers = [trace for trace in figure.data if trace.name == NUMBERS]
-    figure.data = [trace for trace in figure.data if trace.name != NUMBERS]
+    traces: Any = figure.data
+    hover = np.asarray(traces[0].customdata)  # (rows, columns)
+    numbers = [trace for trace in traces if trace.name == NUMBERS]
+    figure.data = [trace for trace in traces if trace.name != NUMBERS]
     figure.add_traces([part for trace in numbers for part in _by_colour(trace)])
     y, x = np.mgrid[0 : hover.shape[0], 0 : hover.shape[1]].reshape(2, -1)
     figure.add_scatter(
@@ -330,7 +331,8 @@ def clickable(figure: go.Figure, focus: tuple[int, int] | None = None) -> go.Fig
         showlegend=False,
         name="targets",
     )
-    figure.data[-1].selected = figure.data[-1].unselected = {"marker": {"opacity": 0}}
+    targets: Any = figure.data[-1]
+    targets.selected = targets.unselected = {"marker": {"opacity": 0}}
     if focus:
         outline(figure, *focus)
     return figure.update_layout(hoverdistance=-1, clickmode="event+select")

@@ -124,3 +124,8 @@ ABOUT_ORDER = (
     "By likeness, tasks that are routed alike stand beside each other, and experts that serve the same tasks. In groups, each "
     "group of like tasks is one row, the mean of its tasks, and each group of experts one column, their sum."
 )
+
+
+def where_set(**options: Any) -> dict[str, Any]:
+    """Options of a figure without those that are off or 0, as by default, so that the code below it stays short."""
+    return {name: value for name, value in options.items() if value}

@@ -4,7 +4,7 @@ import streamlit as st
 
 from lab import figures, views
 from lab.pages import chart_card, layout
-from lab.pages.routing_views.focus import Focus, MapSettings, select
+from lab.pages.routing_views.focus import Focus, MapSettings, select, where_set
 from lab.run_folder.run import Run
 
 MEASURES = {"Weight": "weight", "Entropy": "entropy", "Change": "change"}
@@ -65,8 +65,8 @@ def panels(run: Run, after: int, at: Focus, how: MapSettings) -> None:
         table=views.routing_panels,
         alt=f"{kind}. {about}",
         read=about,
-        **({"first": first} if first else {}),
-        **({"absolute": True} if how.absolute else {}),
+        **where_set(first=first),
+        **where_set(absolute=how.absolute),
     )
 
 
@@ -118,5 +118,5 @@ def measures(run: Run, after: int, at: Focus, how: MapSettings) -> None:
         focus=(at.layer, at.head) if several else None,
         focus_row=at.layer,
         read=f"{title}. {read}",
-        **({"absolute": True} if how.absolute and measure == "weight" else {}),
+        **where_set(absolute=how.absolute and measure == "weight"),
     )

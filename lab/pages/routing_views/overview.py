@@ -4,7 +4,7 @@ import streamlit as st
 
 from lab import figures, views
 from lab.pages import chart_card, layout
-from lab.pages.routing_views.focus import Focus, MapSettings
+from lab.pages.routing_views.focus import Focus, MapSettings, where_set
 from lab.run_folder.run import Run
 
 
@@ -78,7 +78,7 @@ def layers_and_experts(run: Run, after: int, at: Focus, how: MapSettings) -> Non
         focus_row=at.layer,
         alt=f"Mean weight of every expert on task {task} by layer",
         read="The first layer is on top; mean over routing heads. Early layers often cannot tell the tasks apart yet.",
-        **({"absolute": True} if how.absolute else {}),
+        **where_set(absolute=how.absolute),
     )
 
 
