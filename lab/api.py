@@ -12,6 +12,7 @@ from lab.config.schema import RunConfig
 from lab.core.errors import LabError
 from lab.data.saved_stream import named
 from lab.run_folder import events
+from lab.run_folder.notes import checked_name
 from lab.run_folder.run import Run
 from lab.run_folder.writer import create_run
 from lab.tracking.base import tracker
@@ -37,6 +38,7 @@ def run(
     *,
     runs: str | Path | None = None,
     id: str | None = None,
+    name: str = "",
     progress: bool = True,
     track: str | None = None,
     **settings: Any,
@@ -46,14 +48,14 @@ def run(
     `overrides` are options by their dotted name, `{"train.lr": 1e-3, "stream.max_train": None}`, or `key=value` texts as on the
     command line; `settings` are fields of the configuration
     (`stream="builtin", backbone="minilm", seed=0`). `stream` also takes what `lab.stream` returns, a file, or "hf:OWNER/NAME",
-    which is saved among the runs first. `track`: a tool that follows the run, mlflow, tensorboard, trackio or wandb (default:
-    $LAB_TRACK, else none). Everything is checked before the run's folder is made; raises LabError.
+    which is saved among the runs first. `name`: what to call the run. `track`: a tool that follows the run, mlflow, tensorboard,
+    trackio or wandb (default: $LAB_TRACK, else none). Everything is checked before the run's folder is made; raises LabError.
     """
-    tool = tracker(track)
+    tool, name = tracker(track), checked_name(name)
     if "stream" in settings:
         settings["stream"] = named(settings["stream"], runs)
     prepared = session(_configured(recipe, overrides or (), settings), runs)
-    return watched(create_run(prepared.config.to_dict(), runs, id), prepared, progress, tool=tool)
+    return watched(create_run(prepared.config.to_dict(), runs, id, name=name), prepared, progress, tool=tool)
 
 
 def route(

@@ -20,11 +20,10 @@ from lab.adapters import peft_folder, peft_format
 from lab.core import atomic_io, documents
 from lab.core.errors import LabError, Notice
 from lab.jobs import jobs
-from lab.run_folder.run import ID, NOTES, Run
+from lab.run_folder.run import ID, Run
 from lab.run_folder.writer import remove
 
 UNPACKED = 200_000_000  # bytes of an archive that is brought in
-TAGS, TAG, TEXT = 20, 40, 20_000  # of a run: tags, characters of a tag, characters of a note
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 TORN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)  # of a damaged or locked archive
 
@@ -295,20 +294,3 @@ def _adapter_files(content: bytes) -> dict[str, bytes]:
         except TORN as error:
             raise LabError(f"{part} cannot be taken out of the archive ({error}): pack it anew, without a password") from error
     return parts
-
-
-# -- what people write about runs ------------------------------------------------------------------------------------------
-
-
-def annotate(run: Run, **fields: Any) -> None:
-    """Change fields of notes.json: text, tags, starred, archived. Raises LabError for what does not fit."""
-    jobs.refuse_read_only()
-    for name, value in fields.items():
-        if name not in NOTES or not isinstance(value, type(NOTES[name])):
-            raise LabError(f"{name} = {value!r} cannot be noted about a run: there are {', '.join(NOTES)}")
-    if len(fields.get("text", "")) > TEXT:
-        raise LabError(f"a note has at most {TEXT:,} characters, this one {len(fields['text']):,}")
-    tags = fields.get("tags", [])
-    if len(tags) > TAGS or not all(isinstance(tag, str) and 0 < len(tag) <= TAG for tag in tags):
-        raise LabError(f"a run has at most {TAGS} tags of 1 to {TAG} characters")
-    atomic_io.write_json(run.dir / "notes.json", run.notes | fields)

@@ -115,18 +115,19 @@ def saved(what: str, runs: Path | None) -> list[dict[str, Any]]:
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `lab list runs` as it fits a terminal: scores by their titles, and no scenario."""
+    """A row of `lab list runs` as it fits a terminal: names in place of ids, scores by their titles, no scenario."""
     from lab.metrics.base import judged_metrics
 
     titles = {metric.path: metric.title.lower() for metric in judged_metrics()}
-    return {titles.get(name, name): value for name, value in row.items() if name != "scenario"}
+    named = row | {"name": row["called"] or row["name"]}
+    return {titles.get(name, name): value for name, value in named.items() if name not in ("called", "scenario")}
 
 
 def listed(row: dict[str, Any]) -> dict[str, Any]:
-    """The row of a run in `lab list runs`; that of a run that cannot be read holds the reason."""
+    """The row of a run in `lab list runs`: `name` is its id, `called` what people call it; of a damaged run with the reason."""
     if row["status"] == "damaged":
-        return {"name": row["run"], "status": "damaged", "error": row["reason"]}
+        return {"name": row["run"], "called": None, "status": "damaged", "error": row["reason"]}
     from lab.metrics.base import judged_metrics
 
     names = ("status", "recipe", "stream", "scenario", "seed", *(metric.path for metric in judged_metrics()))
-    return {"name": row["run"]} | {name: row[name] for name in names}
+    return {"name": row["run"], "called": row["name"] or None} | {name: row[name] for name in names}

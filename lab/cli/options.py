@@ -27,7 +27,7 @@ TargetsColumn = Annotated[
     str | None, typer.Option(help="the column of answers to be written, instead of labels (default: targets)")
 ]
 Runs = Annotated[Path | None, typer.Option("--runs", help="folder of runs (default: $LAB_RUNS, else runs/)")]
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="id of the run or its folder", autocompletion=completion.runs)]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="id, name or folder of the run", autocompletion=completion.runs)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="check everything and say what would be done; nothing is written")]
 Track = Annotated[
     str | None,

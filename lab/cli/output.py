@@ -78,7 +78,12 @@ def print_result(run: "Run") -> None:
 
     result = run.result()
     scores = {measure.title: views.pick(result, measure.path) for measure in views.measures([result]) if measure.score}
-    print_table([{"measure": title, run.id: value} for title, value in ({"Status": result["status"]} | scores).items()])
+    print_table(
+        [
+            {"measure": title, run.notes["name"] or run.id: value}
+            for title, value in ({"Status": result["status"]} | scores).items()
+        ]
+    )
     if not run.protocol.continual:
         print_transfer(result)
     else:

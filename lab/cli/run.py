@@ -77,6 +77,7 @@ def run(
     seed: Annotated[int | None, typer.Option(help="seed of every use of chance")] = None,
     runs: Runs = None,
     id: Annotated[str | None, typer.Option(help="name of the run's folder (default: time, recipe, stream, seed)")] = None,
+    name: Annotated[str, typer.Option(help="what to call the run; lab rename changes it at any time")] = "",
     track: Track = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -88,13 +89,15 @@ def run(
         raise LabError(f"'{recipe}' is an option: name a recipe before it, for example lab run l2r {shlex.quote(recipe)}")
     from lab.data.saved_stream import named
     from lab.data.sources import Columns
+    from lab.run_folder.notes import checked_name
 
     settings = {"backbone": backbone, "seed": seed}
     chosen = {name: value for name, value in settings.items() if value is not None}
-    options = joined(changes, option)
+    options, name = joined(changes, option), checked_name(name)
     with folder_of_data(stream, runs, dry_run) as streams:
-        name = named(stream, streams, Columns(text_column, pair_column, label_column, targets_column, task_column))
-        chosen |= {"stream": name} if name else {}
+        columns = Columns(text_column, pair_column, label_column, targets_column, task_column)
+        saved_stream = named(stream, streams, columns)
+        chosen |= {"stream": saved_stream} if saved_stream else {}
         if dry_run:
             from lab.config.resolve import configure
 
@@ -102,9 +105,10 @@ def run(
             return
     from lab import api
 
-    if name != stream and not quiet():
-        print(f"{stream} is saved as the stream {name}", file=sys.stderr)
-    training(lambda: api.run(recipe, options, runs=runs, id=id, progress=not quiet(), track=track, **chosen), as_json)
+    if saved_stream != stream and not quiet():
+        print(f"{stream} is saved as the stream {saved_stream}", file=sys.stderr)
+    how = {"id": id, "name": name, "progress": not quiet(), "track": track}
+    training(lambda: api.run(recipe, options, runs=runs, **how, **chosen), as_json)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`lab remove`, `lab restore`, `lab empty-trash`, `lab collect`, `lab pack`, `lab unpack`."""
+"""`lab rename`, `lab remove`, `lab restore`, `lab empty-trash`, `lab collect`, `lab pack`, `lab unpack`."""
 
 import shlex
 from datetime import UTC, datetime, timedelta
@@ -7,8 +7,25 @@ from typing import Annotated
 
 import typer
 
-from lab.cli.options import Json, Runs, Section, command
+from lab.cli.options import Json, RunId, Runs, Section, command
 from lab.cli.output import show_json
+
+
+@command(Section.KEEP)
+def rename(
+    run: RunId,
+    name: Annotated[str, typer.Argument(help='what to call it from now on; "" takes the name away')],
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Give a run a name, by which screens show it and commands take it; its id and its folder stay: lab rename RUN NAME"""
+    from lab.jobs import jobs
+    from lab.run_folder.run import Run
+
+    opened = Run.open(run, runs)
+    jobs.annotate(opened, name=name)
+    answer = {"name": opened.id, "called": opened.notes["name"] or None}
+    show_json(answer) if as_json else print(f"run '{opened.id}' is called '{opened.title}'")
 
 
 @command(Section.KEEP)

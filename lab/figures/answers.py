@@ -70,12 +70,12 @@ def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") 
     drawn = make_subplots(
         1,
         table.shape[1],
+        figure=figure(title, 80 + 30 * len(table)),
         shared_yaxes=True,
         horizontal_spacing=0.07,
         subplot_titles=[literal(name).replace(" ", "<br>") for name in table.columns],
         column_widths=[1.5 if signed else 1 for signed in free],
     )
-    drawn.update_layout(figure(title, 80 + 30 * len(table)).layout)
     drawn.update_layout(margin={"t": 40, "r": 20}).update_annotations(font={"size": 13})
     colours = [task_style(e).colour for e in range(len(table))]
     for number, name in enumerate(table.columns, 1):
@@ -152,7 +152,7 @@ def answer_probabilities(answers: dict[str, Answer], most: int = 6, title: str =
     """Probabilities of the likeliest classes of one or several answers to one text, as grouped bars."""
     ranked = pd.DataFrame({name: answer.ranked() for name, answer in answers.items()})
     ranked = ranked.loc[ranked.max(axis=1).sort_values(ascending=False, kind="stable").index[:most]]
-    drawn = figure(title, 60 + (26 + 22 * len(answers)) * len(ranked))
+    drawn = figure(title, 60 + (14 + 20 * len(answers)) * len(ranked))
     for number, name in enumerate(ranked):
         values = ranked[name]
         drawn.add_bar(

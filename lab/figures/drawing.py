@@ -18,6 +18,7 @@ from lab.config.resolve import recipe_names
 
 SCALE = "Cividis"  # scores and shares, 0 to 1
 DIVERGING = "PuOr"  # differences, centred on 0; neither red nor green
+LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0}  # above the chart, in a line
 FAINT = "rgba(127,127,127,0.25)"  # grid lines on light and dark
 FOCUS = "#E8590C"  # outline of what is in focus, seen on every cell, light and dark
 NUMBERS = "numbers"  # the trace with the numbers of cells

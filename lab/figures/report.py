@@ -296,7 +296,7 @@ def _environment(run: Run) -> str:
     packages = made_on.get("packages", {})
     versions = [f"{name} {packages[name]}" for name in ("torch", "transformers", "peft") if name in packages]
     parts = [
-        f"run {run.id}",
+        f"run {run.id}" + (f", called {run.title}" if run.title != run.id else ""),
         f"lab {made_on.get('lab', 'unknown')}",
         f"Python {made_on.get('python', 'unknown')}",
         *versions,

@@ -30,7 +30,7 @@ from lab.inference.origin import Origin
 from lab.inference.override import Override, override_of
 from lab.inference.single_expert import SingleExpert
 from lab.inference.texts import Texts, cut_texts, say_cut
-from lab.models.heads import Classification, Generation
+from lab.models.heads import Classification, Generation, Writing
 from lab.models.learner import Learner, check_positions, needs_task
 from lab.models.pretrained import HashTokenizer, Tokenizer
 from lab.routers.base import Decision, LayerDecision, Reads
@@ -318,12 +318,14 @@ class RoutedModel:
         task: int | None = None,
         pair: str | None = None,
         right: Sequence[str] = (),
+        writing: Writing | None = None,
     ) -> Answer:
         """The answer to one text, or pair of texts.
 
         `task`: its number in the stream, for models that are told. `right`: the answers that are right, by which what a model
-        writes is scored. LabError for an empty text, an unknown or missing task, for a change that does not fit, and for right
-        answers where the model chooses a class.
+        writes is scored. `writing` is called with what the model has written so far, at every token (not with several beams, of
+        which none is certain before the end). LabError for an empty text, an unknown or missing task, for a change that does not
+        fit, and for right answers where the model chooses a class.
         """
         learner, override = self.learner, override or Override()
         override.check(learner.router.heads, learner.consolidation.experts)
@@ -344,7 +346,7 @@ class RoutedModel:
         used = override.of(routed) if override != Override() else routed
         answering = learner.head.answering_decision(batch, used)
         with learner.bank.routed(answering):
-            reply = learner.head.reply(batch)
+            reply = learner.head.reply(batch, writing)
         weights = used.recorded()
         assert weights is not None, "every adapted layer has asked for its weights"
         steps = used.recorded_steps() | {"weights" if used is routed else "changed": weights}

@@ -17,7 +17,7 @@ import filelock
 from lab.core.errors import LabError
 from lab.jobs import scheduler
 from lab.jobs.scheduler import Scheduler, Worker, active, begin, refuse_begun
-from lab.run_folder import replay_file
+from lab.run_folder import replay_file, writer
 from lab.run_folder.run import Run, root
 from lab.run_folder.writer import create_run, request_stop, update_info
 from lab.store import index, trash
@@ -28,14 +28,16 @@ RESUMABLE = ("stopped", "interrupted", "failed", "lost", "queued")
 POLL = 1.0  # seconds between two looks at the queue
 
 
-def start(config: dict[str, Any], runs: str | Path | None = None, together: bool = False, id: str | None = None) -> Run:
+def start(
+    config: dict[str, Any], runs: str | Path | None = None, together: bool = False, id: str | None = None, name: str = ""
+) -> Run:
     """Create a run and the process that works on it; LabError if no slot of the folder is free and not `together`."""
     refuse_read_only()
     folder = root(runs)
     with turn(folder):
         if not together:
             _refuse_full(folder)
-        run = _sign(create_run(config, folder, id))
+        run = _sign(create_run(config, folder, id, name=name))
         begin(run, launch)
     return run
 
@@ -71,6 +73,12 @@ def stop(run: Run, now: bool = False) -> None:
         if status == "running" and not now:
             return request_stop(run)
     scheduler.end([run])
+
+
+def annotate(run: Run, **fields: Any) -> None:
+    """Change what people wrote about a run: name, text, tags, starred, archived; LabError for what does not fit."""
+    refuse_read_only()
+    writer.annotate(run, **fields)
 
 
 def delete(run: Run) -> trash.Entry:
@@ -125,14 +133,14 @@ def _refuse_full(folder: Path) -> None:
         )
 
 
-def enqueue(job: Run | dict[str, Any], runs: str | Path | None = None) -> Run:
-    """Let a new run of this configuration, or a run that can be resumed, wait for its turn; returns the run."""
+def enqueue(job: Run | dict[str, Any], runs: str | Path | None = None, name: str = "") -> Run:
+    """Let a new run of this configuration and name, or a run that can be resumed, wait for its turn; returns the run."""
     refuse_read_only()
     folder = job.dir.parent if isinstance(job, Run) else root(runs)
     with turn(folder):
         if isinstance(job, Run) and (job.status not in RESUMABLE or is_active(job) or job in waiting(folder)):
             raise LabError(f"run '{job.id}' is {job.status}: it cannot be put into the queue")
-        run = job if isinstance(job, Run) else _sign(create_run(job, folder))
+        run = job if isinstance(job, Run) else _sign(create_run(job, folder, name=name))
         (run.dir / "launch.json").unlink(missing_ok=True)
         last = max((since for _, since in _queue(folder)), default=0)
         update_info(run, status="queued", error=None, ended=None, waiting=max(time.time(), last + 1))

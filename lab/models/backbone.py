@@ -270,10 +270,11 @@ class Backbone(nn.Module):
         """What the model writes after each text, see `written_tokens`."""
         return self.writing_tokenizer.batch_decode(self.written_tokens(batch, tokens, beams), skip_special_tokens=True)
 
-    def written_tokens(self, batch: Batch, tokens: int, beams: int) -> Tensor:
+    def written_tokens(self, batch: Batch, tokens: int, beams: int, watch: Callable[[Tensor], None] | None = None) -> Tensor:
         """Tokens (B, S) that the model writes after each text, at most so many, padded behind the end; greedily with one beam.
 
-        Rows are repeated for their beams, each row's beams side by side.
+        Rows are repeated for their beams, each row's beams side by side. `watch` is given the next tokens (B,) as soon as they
+        are written; with several beams none is certain before the end, so it is not called.
         """
         from transformers import GenerationConfig
 
@@ -289,8 +290,26 @@ class Backbone(nn.Module):
         )
         with self.arithmetic():
             model = cast(WritingModel, self.model)
-            ids = model.generate(input_ids=batch.ids, attention_mask=batch.mask, generation_config=settings)  # (B, T + S)
+            streamer = _Streamer(watch) if watch and beams == 1 else None
+            ids = model.generate(
+                input_ids=batch.ids, attention_mask=batch.mask, generation_config=settings, streamer=streamer
+            )  # (B, T + S)
         return ids[:, 1 if self.encoder_decoder else batch.ids.shape[1] :]  # behind the token that starts a decoder, or the text
+
+
+class _Streamer:
+    """Passes on what transformers writes, token by token, but for the text that it was given first."""
+
+    def __init__(self, watch: Callable[[Tensor], None]):
+        self.watch, self.begun = watch, False
+
+    def put(self, value: Tensor) -> None:
+        if self.begun:
+            self.watch(value)
+        self.begun = True
+
+    def end(self) -> None:
+        pass
 
 
 def pool(hidden: Tensor, mask: Tensor, how: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -21,6 +21,8 @@ from lab.data.stream import Task
 from lab.models.backbone import Backbone
 from lab.models.expert_bank import Bank
 from lab.routers.base import Decision
+
+Writing = Callable[[str], object]  # told what was written so far
 
 
 class Answers(NamedTuple):
@@ -190,8 +192,11 @@ class Head(nn.Module, ABC):
         """What the model answers as `decision` routes it, among the classes of the first `seen` tasks."""
 
     @abstractmethod
-    def reply(self, batch: Batch) -> Reply:
-        """The answer to the one text of the batch, under the decision that the bank is routed by; see `answering_decision`."""
+    def reply(self, batch: Batch, writing: Writing | None = None) -> Reply:
+        """The answer to the one text of the batch, under the decision that the bank is routed by; see `answering_decision`.
+
+        `writing` is given what a model that writes has written so far, token by token.
+        """
 
     @abstractmethod
     def written(self, answers: np.ndarray) -> np.ndarray:
@@ -244,7 +249,7 @@ class Classification(Head):
         predicted = self.chosen(batch, best.indices).cpu().numpy()
         return Answers(label, predicted, label == predicted, best.values.double().cpu().numpy(), {})
 
-    def reply(self, batch: Batch) -> Reply:
+    def reply(self, batch: Batch, writing: Writing | None = None) -> Reply:
         competes = self.candidates(batch.task, self.tasks_seen)[0]
         chances = self.probabilities(batch, self.tasks_seen)[0]
         return Reply([self.space.names[c] for c in competes.nonzero().flatten().tolist()], chances[competes])
@@ -334,7 +339,7 @@ class LabelWords(Written, Classification):
             scores[:, same] = score[:, None].masked_fill(again, float("-inf"))
         return scores.masked_fill(~competing, float("-inf"))
 
-    def reply(self, batch: Batch) -> Reply:
+    def reply(self, batch: Batch, writing: Writing | None = None) -> Reply:
         reply = super().reply(batch)
         competing = self.candidates(batch.task, self.tasks_seen)[0].nonzero().flatten()
         tokens = self.tokens[int(competing[reply.probabilities.argmax()])]
@@ -384,9 +389,17 @@ class Generation(Written):
         first = [right[0] for right in batch.answers]
         return Answers(first, texts, correct, np.full(len(texts), np.nan), {"rouge_l": overlap})
 
-    def reply(self, batch: Batch) -> Reply:
-        ids = self.backbone.written_tokens(batch, self.limit, self.config.decoding.beams)  # (1, S)
-        (text,) = self.backbone.writing_tokenizer.batch_decode(ids, skip_special_tokens=True)
+    def reply(self, batch: Batch, writing: Writing | None = None) -> Reply:
+        tokenizer = self.backbone.writing_tokenizer
+        so_far: list[int] = []
+
+        def watch(token: Tensor) -> None:
+            so_far.extend(token.tolist())
+            if writing:
+                writing(*tokenizer.batch_decode([so_far], skip_special_tokens=True))
+
+        ids = self.backbone.written_tokens(batch, self.limit, self.config.decoding.beams, watch)  # (1, S)
+        (text,) = tokenizer.batch_decode(ids, skip_special_tokens=True)
         logits = self.saying(batch, ids[0].tolist())
         probability = logits.log_softmax(-1).gather(-1, ids.T).sum().exp()
         (right,) = batch.answers

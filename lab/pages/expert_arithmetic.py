@@ -54,7 +54,7 @@ def put_together(experts: dict[str, SavedExpert]) -> None:
         return
     least, most, about = TAKES[operation]
     url_state.restore("lib_parts", list(experts), newest_siblings(experts)[:least])
-    keys = st.multiselect("Experts, in this order", list(experts), key="lib_parts", bind="query-params", max_selections=PARTS)
+    keys = st.multiselect("Experts, in this order", list(experts), key="lib_parts", max_selections=PARTS)
     if not least <= len(keys) <= most:
         number = f"{least} or more experts" if most > least else f"{least} expert{'s' if least > 1 else ''}"
         st.info(f"{operation} takes {number} and gives {about}. You have chosen {len(keys)}.")
@@ -161,7 +161,7 @@ def effect(combined: "Adapter", parts: "list[Adapter]", chosen: list[SavedExpert
     url_state.set_default("lib_try", learned, list(dict.fromkeys(of_experts)))
     tasks = st.multiselect("Tasks to test it on", learned, key="lib_try", bind="query-params")
     st.caption(
-        f"Accuracy on {TESTED} test examples of each task with the classifier of {layout.plain(run.id)} after its last task: "
+        f"Accuracy on {TESTED} test examples of each task with the classifier of {layout.plain(run.title)} after its last task: "
         "once with the combined expert alone, and once with each of its parts alone."
     )
     request = (str(run.dir), after, operation, tuple(part.sha256 for part in parts), tuple(tasks))

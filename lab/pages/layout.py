@@ -11,6 +11,14 @@ import streamlit as st
 from lab.core.errors import LabError
 from lab.run_folder.run import UNREADABLE
 
+ONE_LINE = 110  # characters that fit below a chart in half the width of a page
+COMPACT = """<style>
+.stMainBlockContainer { padding-top: 3.2rem; padding-bottom: 4rem; }
+@media (max-width: 768px) { .stMainBlockContainer { padding-left: 1rem; padding-right: 1rem; } }
+.stMainBlockContainer h1 { padding: 0; font-size: 1.9rem; }
+.stMainBlockContainer h2 { font-size: 1.5rem; }
+.stMainBlockContainer :is(h3, h4) { font-size: 1.2rem; }
+</style>"""  # a smaller margin above the title, and three sizes of headings
 STATUS_ICON = {
     "queued": ":material/schedule:",
     "running": ":material/play_circle:",
@@ -33,6 +41,7 @@ STATUS_COLOUR: dict[str, Literal["green", "blue", "red", "orange"]] = {
 
 def heading(title: str, about: str) -> None:
     """Title of a page and the sentence below it."""
+    st.html(COMPACT)
     st.title(title, anchor=False)
     st.caption(about)
 
@@ -43,8 +52,12 @@ def plain(text: Any) -> str:
 
 
 def how_to_read(text: str) -> None:
-    """The sentence below a chart or table that explains it."""
-    st.caption(f":material/info: {text}")
+    """How a chart or table is read: in sight where it fits in a line, else behind a button of that name."""
+    if len(text) <= ONE_LINE:
+        st.caption(f":material/info: {text}")
+    else:
+        with st.popover("How to read", icon=":material/info:", type="tertiary", width="content"):
+            st.markdown(text)
 
 
 def number(value: float | None, form: str = "{:z.3f}") -> str:

@@ -28,7 +28,7 @@ def running_job() -> None:
                 progress = views.progress(run)
             except views.UNREADABLE:
                 continue
-            label = f"{layout.plain(run.id)}  \n{layout.plain(progress.text())}"
+            label = f"{layout.plain(run.title)}  \n{layout.plain(progress.text())}"
             st.progress(min(max(progress.share, 0.0), 1.0), text=label)
             navigation.link("jobs", "Watch this job", ":material/monitoring:", {"job": run.id})
 

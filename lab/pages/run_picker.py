@@ -1,9 +1,11 @@
 """Choosing a run and a moment of it: which runs are offered, select boxes bound to the link, filters by recipe, tag and star."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from lab.pages import code_snippets, layout, navigation, recorded_examples, url_state
 from lab.run_folder.run import Run
@@ -25,23 +27,32 @@ def choices(accepts: Callable[[Run], bool] | None = None) -> dict[str, Run]:
     return {key: run for key, run in offered.items() if accepts is None or accepts(run)}
 
 
-def run_name(key: str) -> str:
-    """How a picker shows the run with this key."""
-    return f"{key.removeprefix(RECORDED)} (recorded example)" if key.startswith(RECORDED) else key
+def names(runs: dict[str, Run]) -> dict[str, str]:
+    """What pickers show for the runs of these keys: what people call them; where two are called the same, with their ids."""
+    titles = [row["title"] for row in index.rows(runs.values())]
+    titles = [f"{title} (recorded example)" if key[0] == RECORDED else title for key, title in zip(runs, titles, strict=True)]
+    times = Counter(titles)
+    return {key: title if times[title] == 1 else f"{title}, {key}" for key, title in zip(runs, titles, strict=True)}
 
 
 def link_name(run: Run) -> str:
     """How a link names a run for a picker."""
-    return run_name(run.id if recorded_examples.is_own(run) else RECORDED + run.id)
+    return run.id if recorded_examples.is_own(run) else RECORDED + run.id
+
+
+def bar() -> DeltaGenerator:
+    """The line on which a page's run, filter and moment are chosen, side by side where the screen is wide enough."""
+    return st.container(horizontal=True, vertical_alignment="top", gap="medium", key="bar")
 
 
 def pick_run(label: str, key: str, runs: dict[str, Run], default: str) -> Run:
-    """A select box over runs, bound to the link; begins with the run whose key is `default`. A filter stands below it."""
+    """A select box over runs, its choice in the link; begins with the run whose key is `default`. A filter stands below it."""
     box = st.container()
     offered = filter_runs(f"{key}_only", runs)
     default = default if default in offered else next(iter(offered))
-    url_state.restore(key, list(offered), default, run_name)
-    chosen = box.selectbox(label, list(offered), index=None, format_func=run_name, key=key, bind="query-params")
+    name_of = names(offered).__getitem__
+    url_state.restore(key, list(offered), default, name_of)
+    chosen = box.selectbox(label, list(offered), index=None, format_func=name_of, key=key)
     return offered[chosen or default]
 
 
@@ -86,21 +97,13 @@ def no_runs(reason: str) -> None:
     navigation.link("train", "Go to Train", ":material/model_training:")
 
 
-def pick_task(tasks: list[str], key: str, learned: int) -> int:
-    """The slider "After task", bound to the link. Returns the index of the task that was learned last (0-based)."""
-    if learned < 2:
-        return learned - 1
-    chosen = st.slider("After task", 1, learned, learned, key=key, bind="query-params", help="Shows every chart at this moment.")
-    st.caption(f"After learning task {chosen} of {len(tasks)}: **{layout.plain(tasks[chosen - 1])}**")
-    return chosen - 1
-
-
 def pick_moment(run: Run, moments: list[int], key: str, about: str) -> int:
-    """The same over the moments of a run that were recorded (0-based indices of tasks)."""
+    """The slider "After task" over the recorded moments of a run, bound to the link. Returns the index of that task (0-based)."""
     if len(moments) == 1:
         return moments[0]
     options = [k + 1 for k in moments]
     url_state.drop_unavailable(key, options)
-    chosen = st.select_slider("After task", options, options[-1], key=key, bind="query-params", help=about)
-    st.caption(f"After learning task {chosen} of {len(run.tasks)}: **{layout.plain(run.tasks[chosen - 1])}**")
+    with st.container():
+        chosen = st.select_slider("After task", options, options[-1], key=key, bind="query-params", help=about)
+        st.caption(f"After learning task {chosen} of {len(run.tasks)}: **{layout.plain(run.tasks[chosen - 1])}**")
     return chosen - 1

@@ -40,13 +40,29 @@ def set_default(key: str, options: list[str], default: Any, label: Callable[[str
 
 
 def restore(key: str, options: list[str], default: Any, label: Callable[[str], str] = str) -> None:
-    """`set_default` for things that lie in folders: warns of what a link names and is not there, until the choice changes."""
-    first_look = key not in st.session_state
-    missing = set_default(key, options, default, label)
-    if first_look:
-        st.session_state[f"{key}/missing"] = missing, st.session_state.get(key)
+    """Give a widget over things that lie in folders a valid value before it is drawn, and write that into the link.
+
+    The widget is not bound to the link, for that would hold labels (the widget's `format_func`), and people change the names of
+    runs: the link holds options; a label in it is understood too. A link that changes, as by a click on another link, changes
+    the choice. Warns of what a link names and is not there, until the choice changes.
+    """
+    many, linked = isinstance(default, list), st.query_params.get_all(key)
+    opened = key not in st.session_state or bool(linked and linked != st.session_state.get(f"{key}/linked"))
+    chosen = linked if opened else st.session_state[key]
+    chosen = list(dict.fromkeys(chosen)) if isinstance(chosen, list) else [chosen]
+    option_of = {label(option): option for option in options} | {option: option for option in options}
+    valid = [option_of[name] for name in chosen if name in option_of]
+    missing = [name for name in chosen if name not in option_of]
+    if not valid and (opened or missing or not many):
+        valid = default if many else [default]
+    st.session_state[key] = valid if many else valid[0]
+    if linked != valid:
+        st.query_params[key] = valid
+    st.session_state[f"{key}/linked"] = valid
+    if opened:
+        st.session_state[f"{key}/missing"] = missing, valid
     missing, chosen_then = st.session_state.get(f"{key}/missing", ([], None))
-    if missing and st.session_state[key] == chosen_then:
+    if missing and valid == chosen_then:
         reason = "It may have been archived or deleted since the link was made, or it lies in another folder."
         st.warning(f"Not available: {layout.plain(', '.join(missing))}. {reason}", icon=":material/link_off:")
 

@@ -23,7 +23,7 @@ from lab.core import atomic_io, documents, html, registry
 from lab.core.dotted import pick
 from lab.core.errors import LabError, unknown
 from lab.metrics.base import Use, evaluate, metric_classes
-from lab.run_folder import expected_fields
+from lab.run_folder import expected_fields, notes
 from lab.run_folder.routing_record import Routing, read_routing
 from lab.run_folder.score_matrix import Matrix
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 FORMAT = 1  # of the run folder; raised when an old reader would misread a new folder
 TERMINAL = ("finished", "stopped", "interrupted", "failed")
 STATUSES = ("queued", "running", *TERMINAL, "lost", "damaged")  # what lists say of a run
-NOTES = {"text": "", "tags": [], "starred": False, "archived": False}  # notes.json where nobody has written anything
 ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,79}")
 LARGEST = {".json": 1 << 24, ".yaml": 1 << 20, ".jsonl": 1 << 28, ".txt": 1 << 28, ".parquet": 1 << 29}  # bytes that are read
 LARGEST_ARRAYS = 1 << 36  # bytes of a safetensors file, of which only what is asked for is read
@@ -56,11 +55,30 @@ def examples() -> Path:
 
 
 def located(id: str, runs: str | Path | None = None) -> Path:
-    """The folder of a run: `id` itself where it is a path, the one called so in the folder of runs, else a recorded example."""
+    """The folder of a run: `id` itself where it is a path, the one called so in the folder of runs, or a recorded example; else
+    that of the run to which people gave this name."""
     if {"/", os.sep} & set(id):
         return Path(id)
     own, example = root(runs) / id, examples() / id
-    return example if ID.fullmatch(id) and not os.path.lexists(own) and os.path.lexists(example / "run.json") else own
+    if os.path.lexists(own):
+        return own
+    return example if ID.fullmatch(id) and os.path.lexists(example / "run.json") else called(id, root(runs)) or own
+
+
+def called(name: str, folder: Path) -> Path | None:
+    """The folder of the run that people gave this name, None if there is none; LabError where several have it."""
+    named = [run for run in all_runs(folder) if name and _given_name(run) == name]
+    if len(named) > 1:
+        raise LabError(f"{len(named)} runs are called '{name}': say which by its id, {', '.join(run.id for run in named)}")
+    return named[0].dir if named else None
+
+
+def _given_name(run: "Run") -> str:
+    """The name that people gave a run; "" where that cannot be read."""
+    try:
+        return run.notes["name"]
+    except LabError:
+        return ""
 
 
 class Run:
@@ -229,9 +247,16 @@ class Run:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """notes.json: text, tags, starred, archived; what is missing or of another type is as nobody had written it."""
-        written = self._json("notes.json")
-        return {name: written[name] if isinstance(written.get(name), type(empty)) else empty for name, empty in NOTES.items()}
+        """notes.json: name, text, tags, starred, archived; what is missing or of another type is as nobody had written it."""
+        return notes.read(self._json(notes.FILE))
+
+    @property
+    def title(self) -> str:
+        """What it is called on screens: the name that people gave it, else a readable one; the id where it cannot be read."""
+        try:
+            return notes.title(self.id, self.notes["name"], self.config, self.info.get("created"))
+        except UNREADABLE:
+            return self.id
 
     @property
     def recorded_scores(self) -> dict[str, Any]:

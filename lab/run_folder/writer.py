@@ -16,6 +16,7 @@ import psutil
 
 from lab.core import atomic_io
 from lab.core.errors import LabError
+from lab.run_folder import notes
 from lab.run_folder.lease import LEASE, LOCK, Held, Lease
 from lab.run_folder.run import FORMAT, ID, Run, process_alive, root, slug
 
@@ -26,28 +27,36 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def create_run(config: dict[str, Any], runs: str | Path | None = None, id: str | None = None, status: str = "queued") -> Run:
-    """A new folder with config.yaml, run.json and env.json; LabError if the id is taken or nothing can be written."""
+def create_run(
+    config: dict[str, Any], runs: str | Path | None = None, id: str | None = None, status: str = "queued", name: str = ""
+) -> Run:
+    """A new folder with config.yaml, run.json and env.json, and the name that people give it.
+
+    LabError if the id is taken, the name cannot be one, or nothing can be written.
+    """
+    called = notes.checked_name(name)
     folder = root(runs)
     recipe, stream = slug(config["recipe"]), slug(config["stream"]["name"])
     stem = id or f"{datetime.now():%Y%m%d-%H%M%S}-{recipe}-{stream}-s{config['seed']}"[:72]
     refuse_id(id, runs)
-    name, copy = stem, 1
+    unused, copy = stem, 1
     while True:
         try:
-            (folder / name).mkdir(parents=True)
+            (folder / unused).mkdir(parents=True)
             break
         except FileExistsError:
             if id or not folder.is_dir():
-                raise taken(name, folder) from None
-            name, copy = f"{stem}-{copy + 1}", copy + 1
+                raise taken(unused, folder) from None
+            unused, copy = f"{stem}-{copy + 1}", copy + 1
         except OSError as error:
             raise unwritable(folder, error) from error
-    run = Run(folder / name)
+    run = Run(folder / unused)
     try:
         atomic_io.write_yaml(run.dir / "config.yaml", config)
         atomic_io.write_json(run.dir / "env.json", environment())
         update_info(run, format=FORMAT, status=status, created=now())
+        if called:
+            annotate(run, name=called)
     except OSError as error:
         remove(run.dir)
         raise unwritable(folder, error) from error
@@ -74,6 +83,11 @@ def update_info(run: Run, otherwise: Mapping[str, Any] | None = None, **fields: 
     except LabError:  # damaged: what is known is written anew
         info = {}
     atomic_io.write_json(run.dir / "run.json", {**(otherwise or {}), **info, **fields})
+
+
+def annotate(run: Run, **fields: Any) -> None:
+    """Change what people wrote about a run (`lab.run_folder.notes`), whatever its status; LabError for what does not fit."""
+    atomic_io.write_json(run.dir / notes.FILE, run.notes | notes.checked(fields))
 
 
 def claim(run: Run) -> Lease:

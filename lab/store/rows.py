@@ -14,7 +14,7 @@ FILES = ("run.json", "config.yaml", "matrix.json", "events.jsonl", "notes.json",
 def columns() -> list[str]:
     """What stands in every row; the scores among it are those by which methods are judged."""
     progress, scores = ("learned", "tasks", "progress"), (metric.path for metric in judged_metrics())
-    return [*ABOUT, *progress, *scores, "created", "reason", "tags", "starred", "archived"]
+    return [*ABOUT, *progress, *scores, "created", "reason", "title", "name", "note", "tags", "starred", "archived"]
 
 
 def problem(run: Run) -> str:
@@ -36,16 +36,18 @@ def _read(run: Run) -> dict[str, Any] | str:
 
 
 def row(run: Run) -> dict[str, Any]:
-    """The row of a run as plain values, with each of `columns`; of one that cannot be read `run`, `status` and `reason` only."""
+    """The row of a run as plain values, with each of `columns`, and `continual` of its protocol; of one that cannot be read
+    `run`, `title` (its id), `status` and `reason` only."""
     result = _read(run)
     if isinstance(result, str):
-        return {"run": run.id, "status": "damaged", "reason": result}
+        return {"run": run.id, "title": run.id, "status": "damaged", "reason": result}
     info, notes = run.info, run.notes
     values = {name: result[name] for name in ABOUT}
     values |= {"learned": learned(run), "tasks": len(run.tasks), "progress": _progress(run, result["status"])}
     values |= {metric.path: pick(result, metric.path) for metric in judged_metrics()}
-    values |= {"created": info.get("created"), "reason": info.get("error") or ""}
-    return values | {name: notes[name] for name in ("tags", "starred", "archived")}
+    values |= {"created": info.get("created"), "reason": info.get("error") or "", "title": run.title}
+    values |= {name: notes[name] for name in ("name", "tags", "starred", "archived")} | {"note": notes["text"]}
+    return values | {"continual": run.protocol.continual}
 
 
 def learned(run: Run) -> int:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         strongest_bands,
     )
     from lab.views.scores import (
+        OWN_SHARE,
         Runs,
         accuracy_matrix,
         average_curve,

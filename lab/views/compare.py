@@ -19,19 +19,28 @@ from lab.views.runs import complete, learned
 APART = 40  # characters up to which options stand in a label
 
 
-def labels(runs: Sequence[Run], seeds: bool = True) -> list[str]:
-    """Short unique names: the recipe, and what else is needed to tell the runs apart; without `seeds` these may share one."""
+def labels(runs: Sequence[Run]) -> list[str]:
+    """Short unique names: what people call the run, else its recipe, and what else is needed to tell the runs apart."""
+    names = _told_apart(runs, [_called([run]) for run in runs], ("stream", "scenario", "backbone", "seed"))
+    return [f"{name}, {run.id}" if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)]
+
+
+def _called(runs: Sequence[Run]) -> str:
+    """The name that people gave to all of these runs, else their recipe."""
+    names = {run.notes["name"] for run in runs}
+    return (len(names) == 1 and names.pop()) or runs[0].config["recipe"]
+
+
+def _told_apart(runs: Sequence[Run], names: list[str], fields: Sequence[str]) -> list[str]:
+    """Names, each with those of the fields in which the runs of this name differ."""
     facts = [run.result() for run in runs]
-    names = [fact["recipe"] for fact in facts]
-    fields = {"stream": "{}", "scenario": "{}", "backbone": "{}", **({"seed": "seed {}"} if seeds else {})}
-    for field, form in fields.items():
+    for field in fields:
         values: dict[str, set[Any]] = {}
         for name, fact in zip(names, facts, strict=True):
             values.setdefault(name, set()).add(fact[field])
+        form = "seed {}" if field == "seed" else "{}"
         names = [f"{n}, {form.format(f[field])}" if len(values[n]) > 1 else n for n, f in zip(names, facts, strict=True)]
-    if not seeds:
-        return names
-    return [f"{name}, {run.id}" if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)]
+    return names
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ def groups(runs: Sequence[Run], over: Sequence[str] = ("seed", "stream.tasks")) 
         own = "" if complete(run) else run.id
         members.setdefault(json.dumps([same, sorted(run.tasks), own], sort_keys=True), []).append(run)
     firsts = [group[0] for group in members.values()]
-    names = labels(firsts, seeds=False)
+    names = _told_apart(firsts, [_called(group) for group in members.values()], ("stream", "scenario", "backbone"))
     names = [f"{name}, {_apart(firsts, names, i, over)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
     names = [f"{name}, {run.id}" if names.count(name) > 1 else name for name, run in zip(names, firsts, strict=True)]
     return [Group(name, g[0].config["recipe"], g) for name, g in zip(names, members.values(), strict=True)]
@@ -128,7 +137,7 @@ def unequal(runs: Sequence[Run]) -> list[str]:
         if len(values) > 1:
             sentences.append(f"These runs differ in their {field}s: {', '.join(values)}. Their scores mean different things.")
     sentences += _other_data(runs)
-    sentences += [f"{run.id} went on with changes: {'; '.join(run.changes)}." for run in runs if run.changes]
+    sentences += [f"{run.title} went on with changes: {'; '.join(run.changes)}." for run in runs if run.changes]
     for title in runs[0].protocol.sides() if runs else ():
         values = list(dict.fromkeys(", ".join(sorted(run.protocol.sides().get(title, ()))) for run in runs))
         if len(values) > 1:
@@ -141,7 +150,7 @@ def unequal(runs: Sequence[Run]) -> list[str]:
         sentences.append(f"These runs learned different tasks, so their averages mean different things; {shared}.")
     for run in runs:
         if not complete(run):
-            reached = f"{run.id} has learned {learned(run)} of {len(run.tasks)} tasks"
+            reached = f"{run.title} has learned {learned(run)} of {len(run.tasks)} tasks"
             sentences.append(f"{reached}: its numbers are those of that moment, and it is left out of paired differences.")
     return sentences
 
@@ -152,7 +161,7 @@ def _other_data(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         sampling = json.dumps([run.config["stream"] | {"tasks": None}, run.config["seed"]], sort_keys=True, default=str)
         for task, digest in _digests(run).items():
-            seen.setdefault((task, sampling), {}).setdefault(digest, run.id)
+            seen.setdefault((task, sampling), {}).setdefault(digest, run.title)
     differing: dict[str, list[str]] = {}
     for (task, _), by_digest in seen.items():
         if len(by_digest) > 1:
@@ -214,7 +223,7 @@ def circumstances(run: Run) -> str:
 def _without(group: Group, measure: str) -> str:
     """Why no run of a group has a value that could be half of a pair."""
     run = group.runs[0]
-    partial = f"{run.id} has learned {learned(run)} of {len(run.tasks)} tasks"
+    partial = f"{run.title} has learned {learned(run)} of {len(run.tasks)} tasks"
     return reason(run.result(), measure) if complete(run) else partial
 
 

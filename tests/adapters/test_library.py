@@ -230,18 +230,7 @@ def test_adapters_that_came_in_another_way_are_damaged_and_no_error(tmp_path):
     assert np.isnan(found[0]).all() and found[1, 1] == pytest.approx(1)
 
 
-def test_notes_are_kept_checked_and_refused_where_the_lab_is_read_only(runs, monkeypatch):
-    run = write_run(runs, "a")
-    assert run.notes == {"text": "", "tags": [], "starred": False, "archived": False}
-    library.annotate(run, text="looks <b>good</b>", tags=["thesis"])
-    library.annotate(run, starred=True)
-    assert run.notes == {"text": "looks <b>good</b>", "tags": ["thesis"], "starred": True, "archived": False}
-    for wrong in ({"owner": "me"}, {"tags": "thesis"}, {"tags": [""]}, {"tags": ["x"] * 21}, {"text": "x" * 20_001}):
-        with pytest.raises(LabError):
-            library.annotate(run, **wrong)
-    atomic_io.write_json(run.dir / "notes.json", {"tags": 3, "starred": True})
-    assert run.notes["tags"] == [] and run.notes["starred"]
+def test_experts_are_not_imported_where_the_lab_is_read_only(runs, monkeypatch):
     monkeypatch.setenv("LAB_READ_ONLY", "1")
-    for call in (lambda: library.annotate(run, text="no"), lambda: library.import_expert(b"", "x", runs)):
-        with pytest.raises(LabError, match="read-only"):
-            call()
+    with pytest.raises(LabError, match="read-only"):
+        library.import_expert(b"", "x", runs)

@@ -1,6 +1,8 @@
 """Figures: their numbers are those of the views, their colours and ranges are the same on every chart."""
 
 import dataclasses
+import re
+from html import unescape
 
 import numpy as np
 import pandas as pd
@@ -232,6 +234,36 @@ def test_one_answer(runs):
     drawn = figures.answer_by_token(spoken)
     np.testing.assert_allclose(cells(drawn), 1 / 3, rtol=1e-6)
     assert drawn.layout.yaxis.ticktext[0] == "&lt;i&gt;"
+
+
+def test_a_coloured_text_names_the_expert_of_each_token_in_each_layer(runs):
+    """Layer 0: experts 0, 1 and 2; layer 1 of head 1: a tie. A router that decides once has one colour for the whole text."""
+    answer = kept(write_run(runs, "a"), 2, 0)[0]
+    weights = np.zeros((2, 3, 2, 3))
+    weights[0, [0, 1, 2], :, [0, 1, 2]] = 1
+    weights[1, :, 0, 2], weights[1, :, 1] = 0.9, 0.5
+    answer = dataclasses.replace(
+        answer,
+        text="<i>a b",
+        tokens=["<i>", "a", "b"],
+        layers=["l.0.q", "l.0.v"],
+        token_weights=weights,
+        steps={"w": weights[:, 0]},
+    )
+    first, second = re.findall(r"<div.*?</div>", figures.coloured_text(answer))
+    assert letters(first) == [("<i>", "A"), ("a", "B"), ("b", "C")] and letters(second) == [("<i>", "C"), ("a", "C"), ("b", "C")]
+    assert letters(figures.coloured_text(answer, [1], head=1)) == [("<i>", "="), ("a", "="), ("b", "=")]
+    once = dataclasses.replace(answer, token_weights=None)
+    assert letters(figures.coloured_text(once)) == [("<i>a b", "A"), ("<i>a b", "C")]
+    assert "<i>" not in figures.coloured_text(answer) and figures.expert_letter(27) == "AB"
+    assert figures.layers_shown(6, 20) == [*range(6)] and figures.layers_shown(48, 20)[::11] == [0, 47]
+    assert figures.layers_shown(48, 4000) == [47]
+
+
+def letters(html: str) -> list[tuple[str, str]]:
+    """Tokens and the letters behind them."""
+    pairs = re.findall(r">([^<>]*) <sub>(?:<b>)?([A-Z=]+)(?:</b>)?</sub>", html)
+    return [(unescape(token), letter) for token, letter in pairs]
 
 
 def test_numbers_of_long_bars_stand_across_the_zero_line(runs):

@@ -127,7 +127,7 @@ def test_library_keeps_notes_and_hides_archived_runs_elsewhere(shelf, runs):
     app.toggle[0].set_value(True), app.toggle[1].set_value(True)
     app.text_area[0].set_value("keep <i>this</i>")
     next(button for button in app.button if button.label == "Save").click().run()
-    assert shelf.notes == {"text": "keep <i>this</i>", "tags": [], "starred": True, "archived": True}
+    assert shelf.notes == {"name": "", "text": "keep <i>this</i>", "tags": [], "starred": True, "archived": True}
     assert open_page("library", lib_run="a").text_area[0].value == "keep <i>this</i>"
     assert open_page("compare").multiselect(key="runs").options == ["b"]
 

@@ -1,6 +1,7 @@
 """Playground: answers are those of the model, recorded or computed, with changed routing beside them."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 
@@ -12,6 +13,7 @@ from support.pages import chart, element, open_page, texts
 from support.run_folders import write_run
 
 import lab
+from lab import figures
 from lab.data.stream import SPLITS
 from lab.pages import code_snippets
 from lab.run_folder.prediction import kept
@@ -94,10 +96,32 @@ def test_playground_compares_moments_and_runs(model):
     assert sorted(value for value in second if value == value) == [round(p, 2) for p in sorted(then.probabilities)]
     predicted = "the same" if then.prediction == model.answer("red wave harbour").prediction else f"**{then.prediction}**"
     assert f"After task 1 the answer was {predicted}, with probability" in texts(app)
-    app.segmented_control(key="pg_beside").set_value("another run").run()
+    app.radio(key="pg_beside").set_value("another run").run()
     app.selectbox(key="pg_other").set_value("one").run()
     assert "In run one the answer is" in texts(app) and not app.exception
     assert [one for one in app.get("plotly_chart") if one.proto.id.endswith("pg_layers_0")] and not element(app, "pg_change")
+
+
+def test_playground_answers_a_recorded_example_itself_and_keeps_its_true_class(model):
+    example = kept(lab.Run.open("routed"), 1, 0)[0]
+    app, answer = open_page("playground", pg_run="routed"), model.answer(example.text)
+    assert f"probability {answer.probabilities.max():.2f}; the true class is **{example.label}**" in texts(app)
+    assert probabilities(app) == [[round(p, 2) for p in answer.ranked()]]
+    assert "a layer has one colour" in texts(app) and figures.coloured_text(answer) in [
+        part.proto.body for part in app.get("html")
+    ]
+
+
+def test_playground_compares_two_texts(model):
+    app = typed(pg_beside="another text")
+    app.text_area(key="pg_other_text").set_value("blue reef").run()
+    answers = [model.answer(text) for text in ("red wave harbour", "blue reef")]
+    for place, answer in enumerate(answers):
+        np.testing.assert_allclose(chart(app, f"pg_layers_{place}"), answer.by_layer(), atol=1e-6)
+    np.testing.assert_allclose(chart(app, "pg_change"), answers[1].by_layer() - answers[0].by_layer(), atol=1e-6)
+    assert ".answer('blue reef')" in next(code.value for code in app.code if "answers = {" in code.value)
+    app.text_area(key="pg_other_text").set_value(" ").run()
+    assert "The other text: Type a text" in texts(app)
 
 
 def test_playground_draws_a_pair_on_one_range(model, monkeypatch):
@@ -152,7 +176,7 @@ def test_playground_names_a_text_that_is_too_long_and_keeps_the_page(runs, monke
     write_run(runs / "of mine", "a")
     app = open_page("playground")
     app.text_area(key="pg_text").set_value("word " * 1000).run()
-    assert "5,000 characters; at most 4,000" in app.error[0].value.replace("\\", "") and app.sidebar.caption
+    assert "5,000 characters; at most 4,000" in texts(app) and app.sidebar.caption
     app.text_area(key="pg_text").set_value("a text of mine").run()
     assert f"lab run l2r --runs '{(runs / 'of mine').resolve()}'" in texts(app)
 
@@ -176,6 +200,7 @@ def test_playground_says_why_a_model_cannot_be_asked(model, played, tmp_path, mo
     assert "adapter_model.safetensors is missing" in app.error[0].value.replace("\\", "")
     app.selectbox(key="pg_example").set_value("sea 1").run()
     assert not app.error and chart(app, "pg_layers_0") is not None  # recorded answers need no model
+    assert "adapter_model.safetensors is missing" in app.warning[0].value.replace("\\", "")
 
 
 @pytest.fixture(scope="module")
@@ -199,10 +224,14 @@ def test_playground_shows_an_answer_that_was_written_token_by_token(writing, mon
     recorded = texts(app)
     assert f"the right answer is **{example.label}**" in recorded and "true class" not in recorded
     assert "the original: exact match " in recorded and "the text alone is recorded" in recorded
-    app.segmented_control(key="pg_beside").set_value("changed routing").run()
+    app.radio(key="pg_beside").set_value("changed routing").run()
     app.radio(key="pg_route").set_value("one expert").run()
     app.selectbox(key="pg_expert").set_value("b").run()
     assert not app.exception and not app.error
+    app.segmented_control(key="pg_more").set_value("token by token").run()
+    heard: list[str] = []
+    assert model.answer(example.text, writing=heard.append).prediction == heard[-1]
+    assert len(heard) == len(model.answer(example.text).said) and all(b.startswith(a) for a, b in itertools.pairwise(heard))
     original, changed = (model.answer(example.text, change, right=[example.label]) for change in (None, Override(expert=1)))
     for place, answer in enumerate((original, changed)):
         bars = json.loads(element(app, f"pg_said_{place}").proto.spec)["data"][0]

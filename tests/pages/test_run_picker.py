@@ -7,16 +7,16 @@ from support.pages import open_page, texts
 from support.run_folders import FORGETS, write_run
 
 import lab
-from lab.adapters import library
+from lab.jobs import jobs
 
 
 @pytest.mark.parametrize("link", ["doesnotexist", "hidden"])
 def test_a_page_says_which_runs_of_a_link_are_not_there(runs, link):
     """What is there stays, and the remark goes with another choice; after a deletion there is none."""
-    write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS), library.annotate(write_run(runs, "hidden"), archived=True)
+    write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS), jobs.annotate(write_run(runs, "hidden"), archived=True)
     app = open_page("compare", runs=[link, "a"])
     assert f"Not available: {link}." in texts(app) and app.multiselect(key="runs").value == ["a"]
-    app.segmented_control(key="cmp_view").set_value("Curves").run()
+    app.segmented_control(key="cmp_view").set_value("Each task").run()
     assert f"Not available: {link}." in texts(app)
     app.multiselect(key="runs").set_value(["a", "b"]).run()
     assert "Not available" not in texts(app) and "Not available" not in texts(open_page("compare", runs=["a", "b"]))
@@ -35,8 +35,8 @@ def test_a_picker_is_narrowed_by_star_tags_and_recipes(runs):
     for name, recipe in (("a", "l2r"), ("b", "uniform"), ("c", "uniform"), ("d", "replay")):
         write_run(runs, name, recipe)
     assert not [one for one in open_page("routing").multiselect if one.key == "rt_run_only"]
-    library.annotate(lab.Run.open("b"), tags=["best", "odd"], starred=True)
-    library.annotate(lab.Run.open("c"), tags=["odd"])
+    jobs.annotate(lab.Run.open("b"), tags=["best", "odd"], starred=True)
+    jobs.annotate(lab.Run.open("c"), tags=["odd"])
     app = open_page("routing")
     assert app.multiselect(key="rt_run_only").options == [
         "recipe l2r",
@@ -56,3 +56,23 @@ def test_a_picker_is_narrowed_by_star_tags_and_recipes(runs):
     assert [*offered.values()] == [["b", "c"], ["b"], ["a", "d"], ["b", "c"], ["a", "b", "c", "d"], ["a", "b", "c", "d"]]
     there = open_page("routing", rt_run_only="starred")
     assert there.selectbox(key="rt_run").options == ["b"] and there.selectbox(key="rt_run").value == "b"
+
+
+def test_pickers_show_names_and_links_hold_ids(runs, recorded):
+    """A name with HTML is text; equal names are told apart by the id; a new name breaks no link, nor does an old form of link."""
+    named, other = write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS)
+    jobs.annotate(named, name="<b>best</b>")
+    app = open_page("routing", rt_run="a")
+    box = app.selectbox(key="rt_run")
+    assert box.value == "a" and box.options[:2] == ["b", "<b>best</b>"] and app.query_params["rt_run"] == "a"
+    box.set_value("b").run()
+    assert app.query_params["rt_run"] == "b"
+    app.query_params["rt_run"] = "a"
+    assert app.run().selectbox(key="rt_run").value == "a"
+    jobs.annotate(named, name="b")
+    app = open_page("compare", runs=["a", "builtin-l2r (recorded example)"])
+    assert app.multiselect(key="runs").options[:2] == ["b, b", "b, a"] and "Not available" not in texts(app)
+    assert app.query_params["runs"] == ["a", "~builtin-l2r"] == app.multiselect(key="runs").value
+    jobs.annotate(other, name="plain")
+    app = open_page("compare", runs=["b", "a"])
+    assert app.multiselect(key="runs").options[:2] == ["plain", "b"] and not app.exception
