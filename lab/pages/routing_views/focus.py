@@ -38,6 +38,11 @@ class MapSettings:
     layer: int | None = None
     head: int | None = None
 
+    @property
+    def colours(self) -> dict[str, Any]:
+        """Options of figures that colour shares."""
+        return {"absolute": True} if self.absolute else {}
+
 
 def select(container: Any, label: str, key: str, options: list[str], **more: Any) -> str:
     """A select box bound to the link; a choice that this run does not have falls back to the first option."""

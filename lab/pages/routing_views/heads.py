@@ -65,8 +65,7 @@ def panels(run: Run, after: int, at: Focus, how: MapSettings) -> None:
         table=views.routing_panels,
         alt=f"{kind}. {about}",
         read=about,
-        **({"first": first} if first else {}),
-        **({"absolute": True} if how.absolute else {}),
+        **how.colours | ({"first": first} if first else {}),
     )
 
 
@@ -118,5 +117,5 @@ def measures(run: Run, after: int, at: Focus, how: MapSettings) -> None:
         focus=(at.layer, at.head) if several else None,
         focus_row=at.layer,
         read=f"{title}. {read}",
-        **({"absolute": True} if how.absolute and measure == "weight" else {}),
+        **how.colours if measure == "weight" else {},
     )

@@ -37,10 +37,11 @@ def tasks_and_experts(run: Run, after: int, at: Focus, how: MapSettings) -> None
         if routing.owned
         else "Experts are shared here: tasks with similar rows use the same experts."
     )
-    colours = "" if how.absolute else " White is the equal share; purple is more, orange less."
+    colours = "" if how.absolute else " White is the equal share; purple is more, green less."
     strongest = "; ".join(f"{task}: {row.idxmax()} {row.max():.0%}" for task, row in shares.dropna(how="all").iterrows())
     where = (how.layer, how.head) if (how.layer, how.head) != (None, None) else ()
-    options = {"order": how.order, "find": how.find, "absolute": how.absolute}
+    chosen = {"order": how.order, "find": how.find}
+    options = how.colours | {name: value for name, value in chosen.items() if value not in ("stream", "")}
     chart_card.card(
         figures.routing_by_task,
         run,
@@ -53,7 +54,7 @@ def tasks_and_experts(run: Run, after: int, at: Focus, how: MapSettings) -> None
         focus=None if row is None or column is None else (row, column),
         read="Each row is a task and sums to 1: the share of the routing weight that each expert gets on its test examples. "
         f"{pattern}{colours} Click a cell to focus on it.",
-        **{name: value for name, value in options.items() if value not in ("stream", "", False)},
+        **options,
     )
 
 
@@ -78,7 +79,7 @@ def layers_and_experts(run: Run, after: int, at: Focus, how: MapSettings) -> Non
         focus_row=at.layer,
         alt=f"Mean weight of every expert on task {task} by layer",
         read="The first layer is on top; mean over routing heads. Early layers often cannot tell the tasks apart yet.",
-        **({"absolute": True} if how.absolute else {}),
+        **how.colours,
     )
 
 
