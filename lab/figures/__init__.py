@@ -15,7 +15,7 @@ from lab.figures.answers import (
     answer_tokens,
 )
 from lab.figures.coloured_text import coloured_text, expert_legend, expert_letter, layers_shown
-from lab.figures.compare import comparison, decomposition, pareto
+from lab.figures.compare import comparison, decomposition, pareto, scores_of_methods
 from lab.figures.drawing import FAINT, METHOD_STYLE, clickable, figure, literal, outline, short, style, styles, task_style
 from lab.figures.experts import alignment, subspace_overlap
 from lab.figures.routing import (
@@ -42,6 +42,7 @@ from lab.figures.scores import (
     interference,
     interference_graph,
     loss_curve,
+    loss_curves,
     matrix_difference,
 )
 from lab.figures.what_if import pairs, what_if

@@ -40,6 +40,52 @@ def comparison(runs: Sequence[Run], measure: str = "", title: str = "") -> go.Fi
     return drawn.update_xaxes(zeroline=True)
 
 
+def scores_of_methods(runs: Sequence[Run], title: str = "", only: str = "") -> go.Figure:
+    """The scores by which methods are judged (average accuracy, forgetting) as bars with intervals, side by side.
+
+    The rows are the groups of runs, the first on top. With the label of a group as `only`, the other groups are faint.
+    """
+    summary, shown = views.summary(runs), views.judged()[:2]
+    labels = list(dict.fromkeys(summary["label"]))
+    drawn = figure(title, 110 + 44 * len(labels))
+    for number, measure in enumerate(shown):
+        rows = summary[summary["measure"] == measure.path].set_index("label").loc[labels]
+        drawn.add_bar(
+            x=rows["value"].fillna(0.0),
+            y=np.arange(len(rows)),
+            orientation="h",
+            xaxis=f"x{number + 1}" if number else "x",
+            marker={
+                "color": [style(name).colour for name in rows["recipe"]],
+                "opacity": [1.0 if only in ("", label) else 0.2 for label in labels],
+            },
+            error_x={"type": "data", "array": rows["high"] - rows["value"], "thickness": 1.5, "width": 5},
+            text=["–" if value != value else f"{value:.2f}" for value in rows["value"]],
+            textposition="auto",
+            hovertext=[f"<b>{literal(row.Index)}</b>, n = {row.n}<br>{measure.title} {_shown(row)}" for row in rows.itertuples()],
+            hovertemplate="%{hovertext}<extra></extra>",
+            selected={"marker": {"opacity": 1.0}},
+            unselected={"marker": {"opacity": 1.0}},
+            showlegend=False,
+        )
+        highest = float(np.nanmax([0.0, *(rows["high"].fillna(rows["value"]))]))
+        axis = {
+            "domain": [0.54 * number, 0.46 + 0.54 * number],
+            "title": f"{measure.title} {'↓' if measure.lower_is_better else '↑'}",
+            "zeroline": True,
+            "range": [min(0.0, float(np.nanmin([0.0, *rows["low"].fillna(rows["value"])]))), max(1.0, highest)],
+        }
+        drawn.update_layout({f"xaxis{number + 1}" if number else "xaxis": axis})
+    names = [short(label, 24) for label in labels]
+    return drawn.update_yaxes(
+        tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False
+    ).update_layout(clickmode="event+select")
+
+
+def _shown(row: Any) -> str:
+    return views.cell(row.value, row.high - row.value, row.why, True)
+
+
 def decomposition(run: Run, tokens: bool = False, title: str = "") -> go.Figure:
     """Where the loss of each old task went: one bar per task, one piece per term; what was gained lies left of zero.
 

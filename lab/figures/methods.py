@@ -9,9 +9,9 @@ import plotly.graph_objects as go
 from lab import views
 from lab.comparison import replicates
 from lab.figures import FAINT, figure, literal, short, styles
+from lab.figures.drawing import LEGEND
 from lab.run_folder.run import Run
 
-LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0}
 UNCERTAIN = 0.4  # opacity of what may not be claimed
 
 

@@ -13,6 +13,7 @@ from lab.comparison import tables
 from lab.figures.drawing import (
     DIVERGING,
     FAINT,
+    LEGEND,
     MANY,
     SHORT,
     SMALL,
@@ -397,4 +398,4 @@ def query_map(run: Run, after: int | None = None, title: str = "") -> go.Figure:
     parts = [f"{part:.0%} of the variance" for part in table.attrs["explained"]] + [""]
     drawn.update_xaxes(title=f"first main axis: {parts[0]}", zeroline=False)
     drawn.update_yaxes(title=f"second main axis: {parts[1]}", zeroline=False)
-    return drawn.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0})
+    return drawn.update_layout(legend=LEGEND)

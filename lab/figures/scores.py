@@ -13,6 +13,7 @@ from lab.core.intervals import interval
 from lab.figures.drawing import (
     DIVERGING,
     FAINT,
+    LEGEND,
     Style,
     cell_height,
     cells,
@@ -31,6 +32,8 @@ from lab.run_folder.run import Run
 from lab.training.stages import ExpertTraining
 
 LEAST, WIDEST = 0.005, 16  # cost from which a task has an arrow, and pixels that one of 1 is wide
+SMOOTH = 60  # a loss is averaged over this part of its recorded steps
+BACK = 0.2  # opacity of what stands back while something else is looked at
 
 
 def accuracy_matrix(
@@ -187,21 +190,30 @@ def band(drawn: go.Figure, x: Sequence[float], low: pd.Series, high: pd.Series, 
     )
 
 
-def average_curves(runs: Sequence[Run], title: str = "") -> go.Figure:
-    """Mean score over the tasks seen, one line per recipe; several seeds: mean and t-interval, the runs as thin lines."""
+def average_curves(runs: Sequence[Run], title: str = "", measure: str = "", only: str = "") -> go.Figure:
+    """A measure over the stream, one line per recipe; several seeds: mean and t-interval, the runs as thin lines.
+
+    `measure`: path of a measure of the matrix, or the own-expert share; empty: the mean score over the tasks seen. With the label
+    of a group as `only`, the other groups are faint.
+    """
     drawn = figure(title, 380)
-    curves: Any = views.average_curves(runs)
+    curves: Any = views.average_curves(runs, measure)
     looks = styles(views.groups(runs))
     for label in dict.fromkeys(curves["label"]):
-        _average_curve(drawn, curves[curves["label"] == label], label, looks[label])
-    return _over_tasks(drawn, max((len(run.tasks) for run in runs), default=0), "average accuracy so far")
+        rows = curves[(curves["label"] == label) & curves["score"].notna()]
+        if len(rows):
+            _average_curve(drawn, rows, label, looks[label], only in ("", label))
+    titles = {entry.path: entry.title.lower() for entry in views.measures()}
+    drawn = _over_tasks(drawn, max((len(run.tasks) for run in runs), default=0), titles.get(measure, "average accuracy so far"))
+    lowest = curves["score"].min()
+    return drawn.update_yaxes(range=[lowest - 0.05, 1.04]) if lowest < 0 else drawn
 
 
-def _average_curve(drawn: go.Figure, rows: Any, label: str, look: Style) -> None:
-    """Add the curve of one group of seeds."""
+def _average_curve(drawn: go.Figure, rows: Any, label: str, look: Style, clear: bool = True) -> None:
+    """Add the curve of one group of seeds; one that is not clear stands back."""
     colour, dash, marker = look
     seeds = rows["run"].nunique()
-    if seeds > 1:
+    if seeds > 1 and clear:
         for name, points in rows.groupby("run"):
             drawn.add_scatter(
                 x=points["after"] + 1,
@@ -215,10 +227,12 @@ def _average_curve(drawn: go.Figure, rows: Any, label: str, look: Style) -> None
             )
     means = {after: interval(points["score"]) for after, points in rows.groupby("after")}
     mean: Any = pd.DataFrame.from_dict(means, orient="index").astype({"low": float, "high": float})
-    band(drawn, mean.index + 1, mean["low"], mean["high"], colour)
+    if clear:
+        band(drawn, mean.index + 1, mean["low"], mean["high"], colour)
     drawn.add_scatter(
         x=mean.index + 1,
         y=mean["mean"],
+        opacity=1.0 if clear else BACK,
         mode="lines+markers",
         line={"color": colour, "dash": dash, "width": 3},
         marker={"symbol": marker, "size": 9},
@@ -229,11 +243,12 @@ def _average_curve(drawn: go.Figure, rows: Any, label: str, look: Style) -> None
 
 def _over_tasks(drawn: go.Figure, tasks: int, what: str) -> go.Figure:
     """Axes of a chart over learned tasks."""
-    for border in range(1, tasks):
-        drawn.add_vline(x=border + 0.5, line={"color": FAINT, "width": 1, "dash": "dot"})
+    look = {"type": "line", "yref": "y domain", "y0": 0, "y1": 1, "line": {"color": FAINT, "width": 1, "dash": "dot"}}
+    borders = [{**look, "x0": border + 0.5, "x1": border + 0.5} for border in range(1, tasks)]
+    drawn.update_layout(shapes=borders)  # at once: add_vline for each takes ten times as long
     drawn.update_xaxes(title="tasks learned", range=[0.6, max(tasks, 1) + 0.4], dtick=1, showgrid=False, zeroline=False)
     drawn.update_yaxes(title=what, range=[-0.02, 1.04], tickformat=".1f")
-    return drawn.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0})
+    return drawn.update_layout(legend=LEGEND)
 
 
 def loss_curve(run: Run, title: str = "") -> go.Figure:
@@ -254,7 +269,33 @@ def loss_curve(run: Run, title: str = "") -> go.Figure:
         )
     drawn.update_xaxes(title="optimiser steps", showgrid=False)
     drawn.update_yaxes(title="loss", rangemode="tozero")
-    return drawn.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0})
+    return drawn.update_layout(legend=LEGEND)
+
+
+def loss_curves(runs: Sequence[Run], title: str = "", only: str = "") -> go.Figure:
+    """The training loss of several runs, smoothed, over the share of the steps that are done; one colour per group of seeds."""
+    drawn = figure(title, 380)
+    looks = styles(views.groups(runs))
+    for group in views.groups(runs):
+        colour, dash, _ = looks[group.label]
+        for number, run in enumerate(group.runs):
+            table = views.losses(run)
+            if table.empty:
+                continue
+            drawn.add_scatter(
+                x=table["index"] / table["index"].max(),
+                y=table["loss"].rolling(max(len(table) // SMOOTH, 1), min_periods=1).mean(),
+                mode="lines",
+                opacity=1.0 if only in ("", group.label) else BACK,
+                line={"color": colour, "dash": dash, "width": 2},
+                name=literal(group.label),
+                legendgroup=group.label,
+                showlegend=number == 0,
+                hovertemplate="%{fullData.name}<br>loss %{y:.3f}<extra></extra>",
+            )
+    drawn.update_xaxes(title="share of the optimiser steps", tickformat=".0%", showgrid=False)
+    drawn.update_yaxes(title="training loss", rangemode="tozero")
+    return drawn.update_layout(legend=LEGEND, showlegend=True)
 
 
 def guesses(labels: Sequence[str], guessed: Sequence[float], measured: Sequence[float], title: str = "") -> go.Figure:

@@ -1,14 +1,19 @@
 """Compare: runs side by side, grouped by method over their seeds and orders, on one scale."""
 
-from collections.abc import Iterable
-from itertools import islice
-
 import streamlit as st
 
 from lab import views
 from lab.comparison import replicates, tables
-from lab.pages import compare_views, layout, run_picker, run_table, url_state
+from lab.config.resolve import recipes
+from lab.pages import layout, run_picker, run_table, url_state
+from lab.pages.compared import answer, forgetting, numbers, tasks, trade_offs
 from lab.run_folder.run import Run
+from lab.views import Group
+
+BOUNDS = ("sequential", "oracle")  # one expert for all tasks, and the true task's expert: between them lies what routing can gain
+METHODS, RUNS = 4, 20  # methods and runs that are chosen to begin with, at most
+
+VIEWS = ["Summary", "Numbers", "Each task", "Matrices", "Trade-offs", "Interference", "Order", "Learning rates", "Settings"]
 
 # -- which runs ------------------------------------------------------------------------------------------------------------
 
@@ -16,7 +21,7 @@ from lab.run_folder.run import Run
 def pick(runs: dict[str, Run]) -> list[Run]:
     """The chosen runs; `runs` are those offered, by key."""
     name_of = run_picker.names(runs).__getitem__
-    url_state.restore("runs", list(runs), first_pair(runs), name_of)
+    url_state.restore("runs", list(runs), first_choice(runs), name_of)
     keys = st.multiselect(
         "Runs",
         list(runs),
@@ -25,17 +30,21 @@ def pick(runs: dict[str, Run]) -> list[Run]:
         placeholder="Choose two or more runs",
         help="Your own runs, newest first, then the recorded examples.",
     )
-    with st.container(horizontal=True, gap="small"):
-        st.button(
-            "Add other seeds and orders",
-            icon=":material/library_add:",
-            type="tertiary",
-            on_click=add_repetitions,
-            args=[runs],
-            help="Adds every run that differs from a chosen one only in seed, order of tasks or learning rate.",
-            key="cmp_repeat",
-        )
     return [runs[key] for key in keys]
+
+
+def more_runs(runs: dict[str, Run], groups: list[Group]) -> None:
+    """Buttons that add the other seeds of what is chosen, those that are there and those that must be trained first."""
+    st.button(
+        "Add other seeds and orders",
+        icon=":material/library_add:",
+        type="tertiary",
+        on_click=add_repetitions,
+        args=[runs],
+        help="Adds every run that differs from a chosen one only in seed, order of tasks or learning rate.",
+        key="cmp_repeat",
+    )
+    answer.repeat(groups)
 
 
 def add_repetitions(runs: dict[str, Run]) -> None:
@@ -46,27 +55,48 @@ def add_repetitions(runs: dict[str, Run]) -> None:
     st.session_state["runs"] = [*chosen, *(key for key, run in runs.items() if run.dir in folders and key not in chosen)]
 
 
-def first_pair(runs: dict[str, Run]) -> list[str]:
-    """Two runs to begin with: the newest that is complete and can be compared, and the newest such run of another recipe."""
-    facts = dict(zip(runs, views.runs_table(list(runs.values())).to_dict("records"), strict=True))
-    complete = [key for key, row in facts.items() if row["learned"] == row["tasks"] and row["learned"] > 0]
+def first_choice(runs: dict[str, Run]) -> list[str]:
+    """The runs to begin with: of the newest runs that can be compared, the bounds and the newest methods, with their repetitions.
 
-    def newest(keys: Iterable[str]) -> list[str]:
-        return list(islice((key for key in keys if not views.unready(runs[key])), 1))
-
-    first = newest(complete) or list(runs)[:1]
-    others = newest(key for key in complete if facts[key]["recipe"] != facts[first[0]]["recipe"])
-    return first + (others or newest(key for key in complete if key != first[0]))
+    Runs can be compared that learned the same tasks of the same stream, in the same scenario, on the same backbone.
+    """
+    rows = dict(zip(runs, views.runs_table(list(runs.values())).to_dict("records"), strict=True))
+    alike: dict[str, list[str]] = {}
+    for key, row in rows.items():
+        if row["learned"] == row["tasks"] and row["learned"] > 0 and not views.unready(runs[key]):
+            config = runs[key].config
+            same = (config["stream"]["name"], config["scenario"], config["backbone"]["name"], sorted(runs[key].tasks))
+            alike.setdefault(str(same), []).append(key)
+    several = [keys for keys in alike.values() if len({rows[key]["recipe"] for key in keys}) > 1]
+    family = next(iter(several or alike.values()), [])
+    if not family:
+        return list(runs)[:1]
+    family = sorted(family, key=lambda key: str(rows[key]["created"]), reverse=True)
+    keys = {runs[key].dir: key for key in family}
+    methods = views.groups([runs[key] for key in family])  # the one with the newest run first
+    by_recipe = {group.recipe: group for group in methods[::-1]}
+    bounds = {recipe["name"] for recipe in recipes() if recipe["group"] == "bounds"}
+    ends = [by_recipe[name] for name in BOUNDS if name in by_recipe]
+    others = [group for group in methods if group.recipe not in bounds and group is by_recipe[group.recipe]]
+    rest = [group for group in methods if group not in ends + others]
+    chosen = ends[:1] + (others + rest)[: METHODS - len(ends)] + ends[1:]
+    return [keys[run.dir] for group in chosen for run in group.runs][:RUNS]
 
 
 def cautions(runs: list[Run]) -> None:
     """What makes the comparison unequal, shown before the numbers."""
     for sentence in views.unequal(runs):
         st.warning(layout.plain(sentence))
-    if any((run.result()["uses"] or {}).get("task_id") for run in runs):
-        st.info("A run here is given the true task at test time (see “Uses task identity”): use it as a reference only.")
+
+
+def notes(runs: list[Run]) -> None:
+    """What to keep in mind, shown below the numbers."""
     for sentence in tables.without_interval(runs):
-        st.info(layout.plain(sentence), icon=":material/exposure_plus_1:")
+        st.caption(f":material/exposure_plus_1: {layout.plain(sentence)}")
+    if any((run.result()["uses"] or {}).get("task_id") for run in runs):
+        st.caption(
+            ":material/key: A run here is given the true task at test time (“Uses task identity”): use it as a reference only."
+        )
 
 
 # -- the page --------------------------------------------------------------------------------------------------------------
@@ -79,7 +109,8 @@ def draw() -> None:
     if not offered:
         run_picker.no_runs("There are no runs to compare yet.")
         return
-    chosen = pick(run_picker.filter_runs("only", offered))
+    offered = run_picker.filter_runs("only", offered)
+    chosen = pick(offered)
     if not chosen:
         st.info("Choose at least one run above.")
         return
@@ -88,30 +119,56 @@ def draw() -> None:
         st.warning(f"Left out: {layout.plain(reason)}.")
     runs, transfers = ([run for run in comparable if run.protocol.continual is continual] for continual in (True, False))
     if transfers:
-        compare_views.transfer(transfers)
+        numbers.transfer(transfers)
     if not runs:
         return
     groups = views.groups(runs)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        only = answer.choose(groups)
+        more_runs(offered, groups)
     cautions(runs)
     if len(groups) == 1:
         st.info("Choose a run of another method to see differences.")
+    view = st.segmented_control(
+        "View", VIEWS, default=VIEWS[0], key="cmp_view", bind="query-params", required=True, label_visibility="collapsed"
+    )
+    with layout.section():
+        show(view, runs, groups, only, excluded)
+    notes(runs)
+
+
+def show(view: str, runs: list[Run], groups: list[Group], only: str, excluded: dict[str, str]) -> None:
+    """One view; of one method alone where that is chosen."""
+    if view == "Summary":
+        return answer.draw(runs, groups)
     labels = [group.label for group in groups]
-    shown = {
-        "Summary": lambda: compare_views.summary(runs, groups, baseline, excluded),
-        "Curves": lambda: compare_views.curves(runs, groups),
-        "Matrices": lambda: compare_views.matrices(runs, groups[labels.index(baseline)]),
-        "Trade-offs": lambda: compare_views.trade_offs(runs),
-        "Interference": lambda: compare_views.interference(runs),
-        "Order": lambda: compare_views.order(runs),
-        "Learning rates": lambda: compare_views.rates(runs),
-        "Settings": lambda: compare_views.settings(groups),
-    }
-    view = st.segmented_control("View", list(shown), default="Summary", key="cmp_view", bind="query-params", required=True)
+    baseline = pick_baseline(labels, runs) if view in ("Numbers", "Matrices") else ""
+    shown = [group for group in groups if only in ("", group.label) or group.label == baseline]
+    runs = [run for group in shown for run in group.runs]
+    match view:
+        case "Numbers":
+            numbers.draw(runs, shown, baseline, excluded)
+        case "Each task":
+            tasks.curves(runs, shown)
+        case "Matrices":
+            tasks.matrices(runs, groups[labels.index(baseline)])
+        case "Trade-offs":
+            trade_offs.trade_offs(runs)
+        case "Interference":
+            forgetting.interference(runs)
+        case "Order":
+            trade_offs.order(runs)
+        case "Learning rates":
+            trade_offs.rates(runs)
+        case _:
+            trade_offs.settings(shown)
+
+
+def pick_baseline(labels: list[str], runs: list[Run]) -> str:
+    """The method that the others are compared with."""
     url_state.set_default("baseline", labels, replicates.reference(runs))
     about = "Differences are taken to this method, on the same seeds and orders."
-    baseline = st.selectbox("Baseline", labels, key="baseline", bind="query-params", help=about)
-    with layout.section():
-        shown[view]()
+    return st.selectbox("Baseline", labels, key="baseline", bind="query-params", help=about, width=320)
 
 
 draw()

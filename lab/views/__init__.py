@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         times_equal,
     )
     from lab.views.scores import (
+        OWN_SHARE,
         Runs,
         accuracy_matrix,
         average_curve,

@@ -11,8 +11,10 @@ from lab.core.intervals import interval
 from lab.metrics.base import MatrixScores, evaluate
 from lab.run_folder.run import Run
 from lab.views.compare import groups
+from lab.views.routing import own_share
 
 Runs = Run | Sequence[Run]  # one run, or several that learned the same tasks in the same order: then means over them
+OWN_SHARE = "routing.own_expert_share"  # path of the measure that is recorded at each moment
 
 
 def each(runs: Runs) -> list[Run]:
@@ -93,15 +95,28 @@ def average_curve(run: Run, after: int | None = None) -> np.ndarray:
     return np.array([np.mean(r[i, : i + 1]) for i in range(len(r))])
 
 
-def average_curves(runs: Sequence[Run]) -> pd.DataFrame:
-    """Average curves of several runs, long form: label, recipe, run, after, score; `label` names the group of seeds."""
+def average_curves(runs: Sequence[Run], measure: str = "") -> pd.DataFrame:
+    """A measure of several runs after each learned task, long form: label, recipe, run, after, score.
+
+    `label` names the group of seeds. `measure` is the path of a measure of the matrix, or OWN_SHARE; empty: the mean score over
+    the tasks seen. NaN where it is not defined or was not recorded.
+    """
     rows = [
         {"label": group.label, "recipe": group.recipe, "run": run.id, "after": i, "score": score}
         for group in groups(runs)
         for run in group.runs
-        for i, score in enumerate(average_curve(run))
+        for i, score in enumerate(average_curve(run) if not measure else measure_curve(run, measure))
     ]
     return pd.DataFrame(rows, columns=["label", "recipe", "run", "after", "score"])
+
+
+def measure_curve(run: Run, measure: str) -> np.ndarray:
+    """A measure of a run after each learned task: (rows learned,)."""
+    moments = range(len(run.matrix))
+    if measure == OWN_SHARE:
+        routed = run.recorded() if run.recorded() and len(run.routing().experts) > 1 else []
+        return np.array([own_share(run, k) if k in routed else np.nan for k in moments], dtype=float)
+    return np.array([metrics_after(run, k)[measure] for k in moments], dtype=float)
 
 
 def metrics_after(run: Run, after: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from lab.run_folder.writer import update_info
 
 def test_transfer_runs_stand_in_a_table_of_their_own(runs):
     write_transfer(runs, "moved"), write_run(runs, "stream")
-    app = open_page("compare", runs=["moved", "stream"])
+    app = open_page("compare", runs=["moved", "stream"], cmp_view="Numbers")
     table, other = app.dataframe[0].value, app.dataframe[1].value
     assert table.columns.tolist() == ["mhr (n = 1)"]
     assert table.loc["32 shots"].tolist() == ["0.700"] and table.loc["Gradient alignment"].tolist() == ["0.200"]
@@ -53,7 +53,7 @@ def test_compare_shows_the_numbers_of_the_runs(runs):
     """Every number on the screen is one that `lab compare --json` prints."""
     made = [write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS, routed=False)]
     printed = json.loads(CliRunner().invoke(main.app, ["compare", "a", "b", "--json", "--runs", str(runs)]).stdout)
-    app = open_page("compare")
+    app = open_page("compare", cmp_view="Numbers")
     table = app.dataframe[0].value
     assert list(table.columns) == ["sequential (n = 1)", "l2r (n = 1)"]
     for result, column in zip(printed, ("l2r (n = 1)", "sequential (n = 1)"), strict=True):
@@ -84,8 +84,9 @@ def test_compare_takes_differences_over_pairs_of_seeds(runs):
         write_run(runs, f"u{seed}", "uniform", other[seed], seed=seed, events=False, routed=False)
         write_run(runs, f"a{seed}", seed=seed, events=False, routed=False)
         write_run(runs, f"b{seed}", "replay", lower[seed], seed=seed, events=False, routed=False)
-    app = open_page("compare")
-    assert len(app.multiselect(key="runs").value) == 2
+    app = open_page("compare", cmp_view="Numbers")
+    assert {*app.multiselect(key="runs").value} == {f"{name}{seed}" for name in "abu" for seed in range(3)}
+    app.multiselect(key="runs").set_value(["a0", "b0"]).run()
     app.button(key="cmp_repeat").click().run()
     assert len(app.multiselect(key="runs").value) == 6
     app.multiselect(key="runs").set_value([f"{name}{seed}" for name in "abu" for seed in range(3)]).run()
@@ -107,7 +108,7 @@ def test_compare_takes_differences_over_pairs_of_seeds(runs):
     assert len(ranges) == 5 and len({(one["zmin"], one["zmax"]) for one in ranges[3:]}) == 1
 
 
-VIEWS = ["Summary", "Curves", "Matrices", "Trade-offs", "Interference", "Order", "Learning rates", "Settings"]
+VIEWS = ["Summary", "Numbers", "Each task", "Matrices", "Trade-offs", "Interference", "Order", "Learning rates", "Settings"]
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -146,7 +147,9 @@ def test_paired_differences_name_whole_methods(runs):
     """Two learning rates of one recipe; the column grows with the longest label."""
 
     def column(*ids: str, baseline: str) -> dict:
-        return json.loads(open_page("compare", runs=[*ids], baseline=baseline).dataframe[1].proto.columns)["label"]
+        return json.loads(open_page("compare", runs=[*ids], baseline=baseline, cmp_view="Numbers").dataframe[1].proto.columns)[
+            "label"
+        ]
 
     write_run(runs, "a", events=False, routed=False)
     for rate in (0.002, 0.0005):
@@ -162,8 +165,7 @@ def test_compare_shows_a_sweep_and_where_losses_went(runs):
         made = write_run(runs, f"r{score}", validation=[score, score, score], events=False)
         atomic_io.write_yaml(made.dir / "config.yaml", configuration(train={"lr": rate, "epochs": 2}))
     app = open_page("compare", cmp_view="Learning rates")
-    assert len(app.multiselect(key="runs").value) == 2
-    app.button(key="cmp_repeat").click().run()
+    assert len(app.multiselect(key="runs").value) == 3
     drawn = json.loads(app.get("plotly_chart")[0].proto.spec)
     assert drawn["layout"]["xaxis"]["type"] == "log" and drawn["layout"]["xaxis"]["ticktext"] == ["0.0001", "0.001", "0.01"]
     found = replicates.sweep([lab.Run.open(f"r{score}", runs) for score in (0.5, 0.9, 0.7)])
@@ -180,7 +182,7 @@ def test_compare_shows_a_sweep_and_where_losses_went(runs):
 
 def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recorded):
     write_run(runs, "a"), write_run(runs, "b", seed=1), write_run(runs, "c", seed=2)
-    app = open_page("compare")
+    app = open_page("compare", cmp_view="Numbers")
     app.multiselect(key="runs").set_value(["a", "~builtin-sequential"]).run()
     assert not app.exception and list(app.dataframe[0].value.columns) == ["l2r (n = 1)", "sequential (n = 1)"]
     app.multiselect(key="runs").set_value(["a", "b", "c"]).run()
@@ -226,8 +228,46 @@ def test_compare_offers_only_runs_with_chosen_recipes_tags_and_stars(runs):
 
 def test_compare_warns_of_unequal_runs(runs):
     write_run(runs, "a"), write_run(runs, "b", "sequential", [[0.5, None], [0.4, 0.6]], ["x", "y"], routed=False)
-    app = open_page("compare")
+    app = open_page("compare", cmp_view="Numbers", runs=["a", "b"])
     assert "These runs learned different tasks" in texts(app)
     assert "no seed and order is common to both" in app.dataframe[1].value.loc["l2r", "forgetting"]
     app.segmented_control(key="cmp_view").set_value("Matrices").run()
     assert "different tasks" in texts(app) and not app.exception
+
+
+def test_compare_begins_with_the_newest_runs_that_can_be_compared_between_their_bounds(runs):
+    """Lower and upper bound, and the newest other methods with all their seeds; not the newer run of another stream."""
+    write_run(runs, "u", "uniform"), write_run(runs, "o", "oracle"), write_run(runs, "s", "sequential", FORGETS, routed=False)
+    write_run(runs, "a"), write_run(runs, "a1", seed=1), write_run(runs, "r", "replay", routed=False)
+    write_run(runs, "other", tasks=["x", "y", "z"])
+    assert open_page("compare").multiselect(key="runs").value == ["s", "r", "a1", "a", "o"]
+
+
+def test_the_first_view_of_compare_says_who_keeps_and_who_forgets_and_shows_one_method_alone(runs):
+    made = [write_run(runs, "a"), write_run(runs, "s", "sequential", FORGETS, routed=False)]
+    app = open_page("compare")
+    average, lost = made[0].result()["average_accuracy"], made[1].result()["forgetting"]
+    assert f"**l2r** keeps most: average accuracy {average:.2f}. **sequential** forgets most: {lost:.2f}" in texts(app)
+    bars = lab.figures.scores_of_methods(made).data
+    assert [*bars[0].x] == pytest.approx([average, made[1].result()["average_accuracy"]]) and bars[1].x[1] == pytest.approx(lost)
+    lines = {line.name: line.y for line in lab.figures.average_curves(made, measure="forgetting").data if line.name}
+    assert lines["sequential"][-1] == pytest.approx(lost) and len(lines) == 2
+    assert not app.dataframe, "costs and all other measures stand behind a switch"
+    app.toggle(key="cmp_all").set_value(True).run()
+    assert list(app.dataframe[0].value.columns) == ["sequential (n = 1)", "l2r (n = 1)"]
+    app.session_state["cmp_only"] = "l2r"
+    app.run()
+    curves = json.loads(app.get("plotly_chart")[0].proto.spec)["data"]
+    assert [line["opacity"] == 1 for line in curves if line.get("name")] == [False, True]
+    assert list(app.dataframe[0].value.columns) == ["l2r (n = 1)"]
+
+
+def test_compare_queues_the_seeds_that_are_missing(runs, monkeypatch):
+    queued = []
+    monkeypatch.setattr("lab.jobs.jobs.enqueue", lambda config: queued.append((config["recipe"], config["seed"])))
+    write_run(runs, "a"), write_run(runs, "a1", seed=1), write_run(runs, "s", "sequential", FORGETS, routed=False)
+    app = open_page("compare")
+    app.button(key="cmp_seeds").click().run()
+    assert sorted(queued) == [("l2r", 2), ("l2r", 3), ("sequential", 1), ("sequential", 2), ("sequential", 3)]
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    assert open_page("compare").button(key="cmp_seeds").disabled

@@ -16,7 +16,7 @@ def test_a_page_says_which_runs_of_a_link_are_not_there(runs, link):
     write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS), jobs.annotate(write_run(runs, "hidden"), archived=True)
     app = open_page("compare", runs=[link, "a"])
     assert f"Not available: {link}." in texts(app) and app.multiselect(key="runs").value == ["a"]
-    app.segmented_control(key="cmp_view").set_value("Curves").run()
+    app.segmented_control(key="cmp_view").set_value("Each task").run()
     assert f"Not available: {link}." in texts(app)
     app.multiselect(key="runs").set_value(["a", "b"]).run()
     assert "Not available" not in texts(app) and "Not available" not in texts(open_page("compare", runs=["a", "b"]))
