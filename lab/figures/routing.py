@@ -62,7 +62,7 @@ def routing_by_task(
     equal = np.array(members) / len(run.routing(after).experts)
     drawn = figure(title, cell_height(len(table)))
     scale = {} if absolute else around_equal(table.to_numpy() / equal, views.times_equal(run, layer, head))
-    gap = {"xgap": 1, "ygap": 1} if max(table.shape) > MANY else {}
+    gap: dict[str, Any] = {"xgap": 1, "ygap": 1} if max(table.shape) > MANY else {}
     cells(drawn, table.to_numpy(), _pair_hover(table, "gets {:.1%} of the weight on", equal), **scale, **gap)
     positions = [str(group[0] + 1) if len(group) == 1 else "" for group in table.attrs["rows"]]
     rows = [f"{position} · {name}" if position else name for position, name in zip(positions, unique(table.index), strict=True)]
@@ -187,8 +187,8 @@ def routing_panels(
         for i, j in np.ndindex(values.shape):
             times = f"{values[i, j]:.1%} of the weight ({values[i, j] / equal:.2f} × the equal share)"
             hover[i, j] = f"{literal(name)}<br>expert <b>{literal(experts[i])}</b>, {axis} {literal(columns[j])}<br>{times}"
-        scale = {} if absolute else around_equal(values / equal, most)
-        where = {"row": number // beside + 1, "col": number % beside + 1}
+        scale: dict[str, Any] = {} if absolute else around_equal(values / equal, most)
+        where: dict[str, Any] = {"row": number // beside + 1, "col": number % beside + 1}
         cells(drawn, values, hover, xgap=1, ygap=1, showscale=number == 0, texts=False, **scale, **where)
     labels, every = unique(experts, SHORT), -(-len(experts) // 16)
     drawn.update_yaxes(

@@ -1,5 +1,7 @@
 """One decision of the router, step by step, and the texts that look like the one it was made for."""
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -138,7 +140,7 @@ def why(run: Run, after: int, at: Focus, number: int, answer: Answer) -> None:
             "per text (it decides per token or per task, or not at all), or the run was made by an earlier version."
         )
         return
-    near = views.nearest_examples(run, after, queries[number], NEAREST + 1)
+    near: Any = views.nearest_examples(run, after, queries[number], NEAREST + 1)
     itself = (near["task"] == routing.tasks[at.task]) & (near["number"] == number)
     near = near[~itself].head(NEAREST)
     favourite = str(answer.by_expert().idxmax())

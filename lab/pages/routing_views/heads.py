@@ -1,5 +1,7 @@
 """Layers and routing heads in detail: one number for each, and small multiples of all experts."""
 
+from typing import Any
+
 import streamlit as st
 
 from lab import figures, views
@@ -54,6 +56,7 @@ def panels(run: Run, after: int, at: Focus, how: MapSettings) -> None:
         BY_HEAD: "Which experts (skills) each routing head uses for which task. Panels that look alike: heads that choose alike.",
         TASKS: "Which experts each layer uses for which task, mean over routing heads.",
     }[kind]
+    options: dict[str, Any] = how.colours | ({"first": first} if first else {})
     chart_card.card(
         figures.routing_panels,
         run,
@@ -65,7 +68,7 @@ def panels(run: Run, after: int, at: Focus, how: MapSettings) -> None:
         table=views.routing_panels,
         alt=f"{kind}. {about}",
         read=about,
-        **how.colours | ({"first": first} if first else {}),
+        **options,
     )
 
 

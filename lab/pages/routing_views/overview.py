@@ -1,5 +1,7 @@
 """The first view of the page Routing: all tasks and experts, and beside it all layers and experts for the task in focus."""
 
+from typing import Any
+
 import streamlit as st
 
 from lab import figures, views
@@ -41,7 +43,7 @@ def tasks_and_experts(run: Run, after: int, at: Focus, how: MapSettings) -> None
     strongest = "; ".join(f"{task}: {row.idxmax()} {row.max():.0%}" for task, row in shares.dropna(how="all").iterrows())
     where = (how.layer, how.head) if (how.layer, how.head) != (None, None) else ()
     chosen = {"order": how.order, "find": how.find}
-    options = how.colours | {name: value for name, value in chosen.items() if value not in ("stream", "")}
+    options: dict[str, Any] = how.colours | {name: value for name, value in chosen.items() if value not in ("stream", "")}
     chart_card.card(
         figures.routing_by_task,
         run,
