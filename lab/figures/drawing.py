@@ -19,9 +19,9 @@ from lab.config.resolve import recipe_names
 
 SCALE = "Cividis"  # scores and shares, 0 to 1
 DIVERGING = "PuOr"  # differences, centred on 0; neither red nor green
+LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0}  # above the chart, in a line
 AROUND_EQUAL = ["#66B79B", "#A6DBC0", "#D9F0E3", "#F7F7F7", "#E3D6EC", "#A583BC", "#542788"]  # shares about the equal one
 LEAST_RATIO, MOST_RATIO = 1.25, 8.0  # times the equal share, at which the strongest colour may stand
-LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0}  # above the chart, in a line
 FAINT = "rgba(127,127,127,0.25)"  # grid lines on light and dark
 FOCUS = "#E8590C"  # outline of what is in focus, seen on every cell, light and dark
 NUMBERS = "numbers"  # the trace with the numbers of cells
@@ -315,9 +315,10 @@ def clickable(figure: go.Figure, focus: tuple[int, int] | None = None) -> go.Fig
 
     The numbers keep their colours when a cell is selected; the cell (row, column) of `focus` has an outline.
     """
-    hover = np.asarray(figure.data[0].customdata)  # (rows, columns)
-    numbers = [trace for trace in figure.data if trace.name == NUMBERS]
-    figure.data = [trace for trace in figure.data if trace.name != NUMBERS]
+    traces: Any = figure.data
+    hover = np.asarray(traces[0].customdata)  # (rows, columns)
+    numbers = [trace for trace in traces if trace.name == NUMBERS]
+    figure.data = [trace for trace in traces if trace.name != NUMBERS]
     figure.add_traces([part for trace in numbers for part in _by_colour(trace)])
     y, x = np.mgrid[0 : hover.shape[0], 0 : hover.shape[1]].reshape(2, -1)
     figure.add_scatter(
@@ -330,7 +331,8 @@ def clickable(figure: go.Figure, focus: tuple[int, int] | None = None) -> go.Fig
         showlegend=False,
         name="targets",
     )
-    figure.data[-1].selected = figure.data[-1].unselected = {"marker": {"opacity": 0}}
+    targets: Any = figure.data[-1]
+    targets.selected = targets.unselected = {"marker": {"opacity": 0}}
     if focus:
         outline(figure, *focus)
     return figure.update_layout(hoverdistance=-1, clickmode="event+select")

@@ -13,7 +13,6 @@ from lab.comparison import tables
 from lab.figures.drawing import (
     DIVERGING,
     FAINT,
-    LEGEND,
     MANY,
     SHORT,
     SMALL,
@@ -187,7 +186,7 @@ def routing_panels(
         for i, j in np.ndindex(values.shape):
             times = f"{values[i, j]:.1%} of the weight ({values[i, j] / equal:.2f} × the equal share)"
             hover[i, j] = f"{literal(name)}<br>expert <b>{literal(experts[i])}</b>, {axis} {literal(columns[j])}<br>{times}"
-        scale: dict[str, Any] = {} if absolute else around_equal(values / equal, most)
+        scale = {} if absolute else around_equal(values / equal, most)
         where: dict[str, Any] = {"row": number // beside + 1, "col": number % beside + 1}
         cells(drawn, values, hover, xgap=1, ygap=1, showscale=number == 0, texts=False, **scale, **where)
     labels, every = unique(experts, SHORT), -(-len(experts) // 16)
@@ -398,4 +397,4 @@ def query_map(run: Run, after: int | None = None, title: str = "") -> go.Figure:
     parts = [f"{part:.0%} of the variance" for part in table.attrs["explained"]] + [""]
     drawn.update_xaxes(title=f"first main axis: {parts[0]}", zeroline=False)
     drawn.update_yaxes(title=f"second main axis: {parts[1]}", zeroline=False)
-    return drawn.update_layout(legend=LEGEND)
+    return drawn.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0})

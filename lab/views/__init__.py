@@ -76,7 +76,7 @@ if TYPE_CHECKING:
         transfer_scores,
         zero_shot,
     )
-    from lab.views.training import LOSS, Alert, Progress, alerts, clock, losses, progress, task_states
+    from lab.views.training import LOSS, Alert, Progress, alerts, clock, losses, progress, smoothed, task_states
 
 _OF_TABLES = ("compare", "csv_text", "routing", "scores", "training")  # modules of this folder that load pandas
 

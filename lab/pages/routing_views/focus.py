@@ -38,11 +38,6 @@ class MapSettings:
     layer: int | None = None
     head: int | None = None
 
-    @property
-    def colours(self) -> dict[str, Any]:
-        """Options of figures that colour shares."""
-        return {"absolute": True} if self.absolute else {}
-
 
 def select(container: Any, label: str, key: str, options: list[str], **more: Any) -> str:
     """A select box bound to the link; a choice that this run does not have falls back to the first option."""
@@ -129,3 +124,8 @@ ABOUT_ORDER = (
     "By likeness, tasks that are routed alike stand beside each other, and experts that serve the same tasks. In groups, each "
     "group of like tasks is one row, the mean of its tasks, and each group of experts one column, their sum."
 )
+
+
+def where_set(**options: Any) -> dict[str, Any]:
+    """Options of a figure without those that are off or 0, as by default, so that the code below it stays short."""
+    return {name: value for name, value in options.items() if value}

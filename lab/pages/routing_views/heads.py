@@ -1,12 +1,10 @@
 """Layers and routing heads in detail: one number for each, and small multiples of all experts."""
 
-from typing import Any
-
 import streamlit as st
 
 from lab import figures, views
 from lab.pages import chart_card, layout
-from lab.pages.routing_views.focus import Focus, MapSettings, select
+from lab.pages.routing_views.focus import Focus, MapSettings, select, where_set
 from lab.run_folder.run import Run
 
 MEASURES = {"Weight": "weight", "Entropy": "entropy", "Change": "change"}
@@ -56,7 +54,6 @@ def panels(run: Run, after: int, at: Focus, how: MapSettings) -> None:
         BY_HEAD: "Which experts (skills) each routing head uses for which task. Panels that look alike: heads that choose alike.",
         TASKS: "Which experts each layer uses for which task, mean over routing heads.",
     }[kind]
-    options: dict[str, Any] = how.colours | ({"first": first} if first else {})
     chart_card.card(
         figures.routing_panels,
         run,
@@ -68,7 +65,8 @@ def panels(run: Run, after: int, at: Focus, how: MapSettings) -> None:
         table=views.routing_panels,
         alt=f"{kind}. {about}",
         read=about,
-        **options,
+        **where_set(first=first),
+        **where_set(absolute=how.absolute),
     )
 
 
@@ -120,5 +118,5 @@ def measures(run: Run, after: int, at: Focus, how: MapSettings) -> None:
         focus=(at.layer, at.head) if several else None,
         focus_row=at.layer,
         read=f"{title}. {read}",
-        **how.colours if measure == "weight" else {},
+        **where_set(absolute=how.absolute and measure == "weight"),
     )

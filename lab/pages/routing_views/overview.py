@@ -1,12 +1,10 @@
 """The first view of the page Routing: all tasks and experts, and beside it all layers and experts for the task in focus."""
 
-from typing import Any
-
 import streamlit as st
 
 from lab import figures, views
 from lab.pages import chart_card, layout
-from lab.pages.routing_views.focus import Focus, MapSettings
+from lab.pages.routing_views.focus import Focus, MapSettings, where_set
 from lab.run_folder.run import Run
 
 
@@ -42,8 +40,7 @@ def tasks_and_experts(run: Run, after: int, at: Focus, how: MapSettings) -> None
     colours = "" if how.absolute else " White is the equal share; purple is more, green less."
     strongest = "; ".join(f"{task}: {row.idxmax()} {row.max():.0%}" for task, row in shares.dropna(how="all").iterrows())
     where = (how.layer, how.head) if (how.layer, how.head) != (None, None) else ()
-    chosen = {"order": how.order, "find": how.find}
-    options: dict[str, Any] = how.colours | {name: value for name, value in chosen.items() if value not in ("stream", "")}
+    options = {"order": how.order, "find": how.find, "absolute": how.absolute}
     chart_card.card(
         figures.routing_by_task,
         run,
@@ -56,7 +53,7 @@ def tasks_and_experts(run: Run, after: int, at: Focus, how: MapSettings) -> None
         focus=None if row is None or column is None else (row, column),
         read="Each row is a task and sums to 1: the share of the routing weight that each expert gets on its test examples. "
         f"{pattern}{colours} Click a cell to focus on it.",
-        **options,
+        **{name: value for name, value in options.items() if value not in ("stream", "", False)},
     )
 
 
@@ -81,7 +78,7 @@ def layers_and_experts(run: Run, after: int, at: Focus, how: MapSettings) -> Non
         focus_row=at.layer,
         alt=f"Mean weight of every expert on task {task} by layer",
         read="The first layer is on top; mean over routing heads. Early layers often cannot tell the tasks apart yet.",
-        **how.colours,
+        **where_set(absolute=how.absolute),
     )
 
 
