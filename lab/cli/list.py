@@ -21,6 +21,7 @@ LISTS = (
     "protocols",
     "metrics",
     "backbones",
+    "trackers",
     "runs",
     "trash",
 )
@@ -105,6 +106,9 @@ def listing(what: str) -> list[dict[str, Any]]:
         else:
             fields = plugin.Options.model_fields
             row["options"] = {field: info.description or "" for field, info in fields.items() if field != "name"}
+        if what == "metrics":
+            metric = plugin()
+            row |= {"title": metric.title, "path": metric.path, "formula": metric.latex, "direction": metric.direction}
         rows.append(row)
     return rows
 

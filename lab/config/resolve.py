@@ -20,6 +20,7 @@ from lab.core import names, plugin_errors, registry
 from lab.core.documents import read_yaml, yaml_text, yaml_value
 from lab.core.dotted import nested
 from lab.core.errors import LabError, unknown
+from lab.core.option_errors import explain
 
 RECIPES = Path(__file__).parent / "recipes"
 LIST = re.compile(r"[\w.+-]+,|[\w.+-]+(,[\w.+-]+)+")  # words with commas between them, which no shell expands as it does [a,b]
@@ -273,4 +274,4 @@ def typed(content: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig(**content)
     except ValidationError as error:
-        raise LabError(registry.explain(error, RunConfig)) from error
+        raise LabError(explain(error, RunConfig)) from error

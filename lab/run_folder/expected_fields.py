@@ -17,7 +17,7 @@ Score = float | None
 class Fields(BaseModel):
     """Values of exactly these types, finite numbers only."""
 
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, defer_build=True)
 
 
 def _with_zone(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Progress of a session, or of the cells of a grid, in the terminal, on stderr."""
+"""Progress of a session, or of the cells of a grid: in the terminal on stderr, in a notebook as a widget that rich draws."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,10 +65,11 @@ def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[eve
                 for what in event.what:
                     bars.console.print(what, highlight=False, markup=False, soft_wrap=True)
             yield event
+        bars.refresh()  # in a notebook the last state is not drawn by itself
 
 
 def follow_cells(steps: Iterator[Any]) -> None:
-    """Draw the work on a grid : one bar over all cells with its ETA, one for each cell that runs now."""
+    """Draw the work on a grid: one bar over all cells with its ETA, one for each cell that runs now."""
     with Console(stderr=True).status("checking all cells"):
         first = next(steps, None)
     if first is None:
@@ -87,3 +88,4 @@ def follow_cells(steps: Iterator[Any]) -> None:
                 bars.update(running[id], completed=share)
             for line in step.ended:
                 bars.console.print(line, highlight=False, markup=False)
+        bars.refresh()

@@ -22,6 +22,7 @@ from lab.training.checkpoint import CONFIGURATION, Saved, newest_whole
 from lab.training.expert_cache import Store
 from lab.training.progress_line import follow, preparing
 from lab.training.recorder import record
+from lab.training.resource_usage import is_out_of_memory
 from lab.training.trainer import Session, Tell, prepare, quiet
 
 Watch = Callable[[Iterator[events.Event], "Run"], None]
@@ -37,7 +38,15 @@ def session(config: RunConfig, runs: str | Path | None = None, keep: bool = True
         tell(events.Preparing(f"reading the tasks of {config.stream.name}"))
         tasks = tasks_of(config.stream, config.seed, runs=runs)
         store = Store(root(runs) / ".experts") if config.reuse and keep else None
-        return Session(prepare(config, tasks, runs), tasks, store, tell)
+        try:
+            return Session(prepare(config, tasks, runs), tasks, store, tell)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise LabError(
+                f"the memory of {config.backbone.device} was not enough to load the backbone {config.backbone.name}: take a "
+                f"smaller one, another backbone.dtype ({config.backbone.dtype}), or free the device"
+            ) from error
 
 
 def resume(

@@ -19,6 +19,7 @@ from torch import Tensor
 from lab.adapters import initial_adapters
 from lab.config.schema import RunConfig
 from lab.core import plugin_errors, registry
+from lab.core.dotted import pick
 from lab.core.errors import RunFailed
 from lab.core.rng import generator
 from lab.data.batching import Encoded, EpochBatches, by_length
@@ -29,7 +30,7 @@ from lab.experts.base import InputExpert
 from lab.models.backbone import is_recorded
 from lab.models.learner import Learner, check_positions, read_initial_experts
 from lab.models.pretrained import is_encoder_decoder, resolve
-from lab.routers.base import Reads
+from lab.routers.base import Decision, Reads, refuse_not_finite
 from lab.run_folder import events
 from lab.training.evaluation import Evaluation, Evaluator
 from lab.training.expert_cache import Store
@@ -114,6 +115,7 @@ class Session:
         self.stage_work = 0.0  # units done of it
         self.optimizer: torch.optim.Optimizer | None = None
         self.saved_moments: dict[str, Tensor] = {}  # of a stage that is gone on with, see lab.training.checkpoint
+        self.decision: Decision | None = None  # of the newest step
         self.protocol.check_session(self)
 
     def encoded(self, tell: Tell) -> dict[tuple[int, Split], list[Encoded]]:
@@ -166,7 +168,7 @@ class Session:
                 for group, rate in zip(self.optimizer.param_groups, stage.rates, strict=True):
                     group["lr"] = rate * schedule(step, stage.steps, self.config.train.warmup)
                 batch = self.learner.backbone.collate(stage.rows(step))
-                decision = stage.decision(batch, step)
+                decision = self.decision = stage.decision(batch, step)
                 with self.learner.bank.routed(decision):  # open through backward, see Bank.routed
                     terms = stage.terms(batch, decision)
                     self.optimizer.zero_grad(set_to_none=True)
@@ -199,7 +201,7 @@ class Session:
         """What to lower where the memory of the device was not enough."""
         config, tasks = self.config, self.task_names
         task = f" on task '{tasks[stage.task]}'" if 0 <= stage.task < len(tasks) else ""
-        batch = f"train.batch_size ({config.train.batch_size}), " if isinstance(stage, Training) else ""
+        batch = f"{stage.batch} ({pick(config.to_dict(), stage.batch)}), " if isinstance(stage, Training) else ""
         return (
             f"the memory of {self.learner.backbone.device} was not enough in phase {stage.phase}{task}: lower {batch}"
             f"backbone.max_length ({config.backbone.max_length}) or experts.rank, take a smaller backbone, or free the "
@@ -210,6 +212,7 @@ class Session:
         """RunFailed where the loss of a step or its gradient is not finite; one look at the device for both."""
         total = torch.as_tensor(sum(terms.values())).detach()
         if not bool((total.to(norm.device) + norm).isfinite()):
+            refuse_not_finite(self.decision)
             wrong = [f"the loss term {name}" for name, term in terms.items() if not math.isfinite(float(term))]
             what = wrong[0] if wrong else "the gradient"
             raise RunFailed(

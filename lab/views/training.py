@@ -62,7 +62,7 @@ def losses(run: Run, limit: int = POINTS) -> pd.DataFrame:
 def smoothed(table: pd.DataFrame, weight: float) -> pd.Series:
     """The loss of `losses`, smoothed within each task and phase: means over earlier steps, whose weights fall by the factor
     `weight` (0 <= weight < 1) with every recorded step, as in TensorBoard; 0 changes nothing."""
-    parts = table.groupby(["task", "phase"], sort=False)["loss"]
+    parts: Any = table.groupby(["task", "phase"], sort=False)["loss"]
     return parts.transform(lambda loss: loss.ewm(alpha=1 - weight, adjust=True).mean()).rename("loss")
 
 
