@@ -70,12 +70,12 @@ def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") 
     drawn = make_subplots(
         1,
         table.shape[1],
+        figure=figure(title, 80 + 30 * len(table)),
         shared_yaxes=True,
         horizontal_spacing=0.07,
         subplot_titles=[literal(name).replace(" ", "<br>") for name in table.columns],
         column_widths=[1.5 if signed else 1 for signed in free],
     )
-    drawn.update_layout(figure(title, 80 + 30 * len(table)).layout)
     drawn.update_layout(margin={"t": 40, "r": 20}).update_annotations(font={"size": 13})
     colours = [task_style(e).colour for e in range(len(table))]
     for number, name in enumerate(table.columns, 1):

@@ -122,7 +122,7 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
-    def batch_decode(self, ids: Tensor, skip_special_tokens: bool = False) -> list[str]: ...
+    def batch_decode(self, ids: Tensor | list[list[int]], skip_special_tokens: bool = False) -> list[str]: ...
 
     def get_vocab(self) -> dict[str, int]: ...
 
@@ -130,7 +130,9 @@ class Tokenizer(Protocol):
 class WritingModel(Protocol):
     """What models of transformers that write text have beyond the others."""
 
-    def generate(self, *, input_ids: Tensor, attention_mask: Tensor, generation_config: "GenerationConfig") -> Tensor: ...
+    def generate(
+        self, *, input_ids: Tensor, attention_mask: Tensor, generation_config: "GenerationConfig", streamer: Any
+    ) -> Tensor: ...
 
 
 class HashTokenizer:

@@ -31,8 +31,8 @@ def problem(run: Run) -> str:
 
 
 def row(run: Run) -> dict[str, Any]:
-    """The row of a run as plain values, with each of `columns`; of one that cannot be read `run`, `title` (its
-    id), `status` and `reason` only."""
+    """The row of a run as plain values, with each of `columns`, and `continual` of its protocol; of one that cannot be read
+    `run`, `title` (its id), `status` and `reason` only."""
     if reason := problem(run):
         return {"run": run.id, "title": run.id, "status": "damaged", "reason": reason}
     result, info, notes = run.result(), run.info, run.notes
@@ -40,7 +40,8 @@ def row(run: Run) -> dict[str, Any]:
     values |= {"learned": learned(run), "tasks": len(run.tasks), "progress": _progress(run, result["status"])}
     values |= {metric.path: pick(result, metric.path) for metric in judged_metrics()}
     values |= {"created": info.get("created"), "reason": info.get("error") or "", "title": run.title}
-    return values | {name: notes[name] for name in ("name", "tags", "starred", "archived")} | {"note": notes["text"]}
+    values |= {name: notes[name] for name in ("name", "tags", "starred", "archived")} | {"note": notes["text"]}
+    return values | {"continual": run.protocol.continual}
 
 
 def learned(run: Run) -> int:
