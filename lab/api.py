@@ -16,6 +16,7 @@ from lab.run_folder.notes import checked_name
 from lab.run_folder.run import Run
 from lab.run_folder.writer import create_run
 from lab.tracking.base import tracker
+from lab.training.progress_line import preparing
 from lab.training.ready_adapters import configuration
 from lab.training.runner import resume, session, watched  # noqa: F401 (resume is public)
 
@@ -54,7 +55,9 @@ def run(
     tool, name = tracker(track), checked_name(name)
     if "stream" in settings:
         settings["stream"] = named(settings["stream"], runs)
-    prepared = session(_configured(recipe, overrides or (), settings), runs)
+    config = _configured(recipe, overrides or (), settings)
+    with preparing(progress) as tell:
+        prepared = session(config, runs, tell=tell)
     return watched(create_run(prepared.config.to_dict(), runs, id, name=name), prepared, progress, tool=tool)
 
 

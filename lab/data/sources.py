@@ -106,7 +106,7 @@ def read_tasks(data: Any, columns: Columns = AS_THE_LAB, name: str | None = None
         source = value if isinstance(value, Source) else Source(value)
         source = replace(source, name=source.name or name, revision=source.revision or revision)
         title = title or _own_name(source.data)
-        tables = {split: _filled(table) for split, table in _splits(source, title).items()}
+        tables: dict[Split, Table] = {split: _filled(table) for split, table in _splits(source, title).items()}
         groups = _by_task(tables, columns.task) if columns.task else {title: tables}
         tasks += [_task(task, source, parts, columns) for task, parts in groups.items()]
     return sorted(tasks, key=lambda task: task.name)

@@ -146,6 +146,11 @@ class HashTokenizer:
             for word in text.lower().split()
         ]
 
+    @staticmethod
+    def words(text: str, pair: str | None) -> list[str]:
+        """What the ids of a text, or of a pair, stand for, as the ids themselves do not tell."""
+        return ["[first]", *text.lower().split(), *(["[second]", *pair.lower().split()] if pair else [])]
+
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> dict[str, list[list[int]]]:
         first = [[1, *self.encode(text)] for text in texts]
         second = [[2, *self.encode(pair)] for pair in pairs] if pairs else [[] for _ in texts]

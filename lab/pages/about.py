@@ -1,4 +1,4 @@
-"""About: every metric as a formula with the numbers of a run, the map of recipes, versions, device, disk, and a self-check."""
+"""About, in three parts: glossary (metrics as formulas with the numbers of a run, recipes), this machine, and a self-check."""
 
 import json
 
@@ -24,9 +24,17 @@ KEYS = {
 }
 
 
+def words() -> None:
+    """The glossary: what the metrics mean, or what the recipes are made of."""
+    options = {"Metrics": metrics, "Recipes": recipe_map}
+    chosen = st.segmented_control(
+        "Glossary of", [*options], default="Metrics", key="about_words", bind="query-params", required=True
+    )
+    options[chosen or "Metrics"]()
+
+
 def metrics() -> None:
-    """The glossary, filled in with the numbers of a run."""
-    st.subheader("Metrics", anchor=False)
+    """Every metric as a formula, filled in with the numbers of a run."""
     st.markdown(
         "$R_{i,j}$ is the score on task $j$ after learning task $i$, and $T$ the number of tasks learned so far. For transfer "
         "runs, $S_{h,k}$ is the score on held-out task $h$ of $H$ after training on $k$ of its examples."
@@ -55,21 +63,18 @@ def recipes() -> list[dict[str, str]]:
 
 def recipe_map() -> None:
     """Every recipe on the axes of modular systems (Pfeiffer et al. 2023)."""
-    st.subheader("Map of recipes", anchor=False)
     st.caption(
         "Every recipe on the axes of Pfeiffer et al. (2023): what a module computes, how modules are chosen, combined and "
         "trained, and what a recipe uses besides training examples. On the command line: `lab list recipes`."
     )
-    if st.toggle("Show the map", key="about_map", bind="query-params"):
-        try:
-            st.dataframe(recipes(), hide_index=True, height="content", alt="Every recipe on the axes of modular systems")
-        except LabError as error:
-            st.error(layout.plain(str(error)), icon=":material/error:")
+    try:
+        st.dataframe(recipes(), hide_index=True, height="content", alt="Every recipe on the axes of modular systems")
+    except LabError as error:
+        st.error(layout.plain(str(error)), icon=":material/error:")
 
 
 def machine() -> None:
-    """Versions, device and disk."""
-    st.subheader("This machine", anchor=False)
+    """Versions, device and disk; the keys of the keyboard; privacy and licence."""
     facts = environment()
     used, free = system.disk(root())
     lab_column, device, memory, disk = st.columns(4)
@@ -89,11 +94,18 @@ def machine() -> None:
     with st.expander("Environment, to copy into a bug report", icon=":material/content_copy:"):
         st.code(json.dumps(facts, indent=1), language="json")
         st.caption("Versions and sizes only: no names, paths or tokens. Every run keeps its own in env.json.")
+    st.subheader("Keyboard", anchor=False)
+    st.table({"key": list(KEYS), "does": list(KEYS.values())}, border="horizontal", hide_index=True)
+    st.subheader("Privacy and licence", anchor=False)
+    st.markdown(
+        "The dashboard is served on this machine only, sends no usage statistics, and loads nothing from elsewhere. Runs are "
+        "plain files in your folder. The lab is licensed under Apache-2.0; a base model and a data set keep their own licences."
+    )
 
 
 def self_check() -> None:
     """Test what training needs, on a click."""
-    st.subheader("Self-check", anchor=False)
+    st.subheader("Training", anchor=False)
     if reason := jobs.why_read_only():
         st.info(layout.plain(reason), icon=":material/lock:")
         return
@@ -137,18 +149,12 @@ def folder_check() -> None:
 
 def draw() -> None:
     layout.heading("About", "What every number means, what runs on this machine, and whether training works here.")
-    metrics()
-    recipe_map()
-    machine()
-    self_check()
-    folder_check()
-    st.subheader("Keyboard", anchor=False)
-    st.table({"key": list(KEYS), "does": list(KEYS.values())}, border="horizontal", hide_index=True)
-    st.subheader("Privacy and licence", anchor=False)
-    st.markdown(
-        "The dashboard is served on this machine only, sends no usage statistics, and loads nothing from elsewhere. Runs are "
-        "plain files in your folder. The lab is licensed under Apache-2.0; a base model and a data set keep their own licences."
-    )
+    parts = {"Glossary": [words], "System": [machine], "Self-check": [self_check, folder_check]}
+    tabs = st.tabs([*parts], key="about_part", bind="query-params")
+    for tab, pieces in zip(tabs, parts.values(), strict=True):
+        with tab:
+            for piece in pieces if tab.open else ():  # a tab that is not looked at costs nothing
+                piece()
 
 
 draw()

@@ -141,7 +141,7 @@ def show_measured(key: str, prediction: Prediction, guesses: list[float], truths
         table=lambda labels, guesses, truths: pd.DataFrame({"guess": guesses, "measured": truths}, labels),
     )
     error = sum(abs(guess - truth) for guess, truth in zip(guesses, truths, strict=True)) / len(truths)
-    verdict = "Close" if error <= CLOSE else "Surprised?"
+    verdict = "Close." if error <= CLOSE else "Surprised?"
     st.markdown(f"**{verdict}** Your guesses are {error:.2f} off on average. {prediction.tell}")
 
 

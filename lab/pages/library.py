@@ -204,7 +204,7 @@ def notes(runs: list[Run]) -> None:
         help=about,
         key="lib_delete",
     ):
-        actions.confirm_delete(run)
+        actions.confirm_delete([run])
 
 
 def draw() -> None:
