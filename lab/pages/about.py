@@ -49,7 +49,8 @@ def metrics() -> None:
     for entry in entries:
         with st.container(border=True):
             name, formula = st.columns([1, 2], vertical_alignment="center")
-            name.subheader(entry.title, anchor=anchor(entry))
+            value = "" if entry.value is None else f": {layout.number(entry.value)}"  # a long formula may leave a narrow screen
+            name.subheader(entry.title + value, anchor=anchor(entry))
             name.caption(entry.about)
             formula.latex(entry.latex)
             if entry.filled:
