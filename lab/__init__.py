@@ -41,9 +41,6 @@ if TYPE_CHECKING:  # what is loaded on first use, for editors and type checkers
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
-# Said by the progress bars of a library in notebooks without ipywidgets; the lab draws its own.
-warnings.filterwarnings("ignore", message="IProgress not found")
-
 __version__ = "0.2.0"
 
 # public name -> where it is: a module, or module:attribute; loaded on first use

@@ -16,6 +16,7 @@ from lab.run_folder.notes import checked_name
 from lab.run_folder.run import Run
 from lab.run_folder.writer import create_run
 from lab.tracking.base import tracker
+from lab.training.progress_line import preparing
 from lab.training.ready_adapters import configuration
 from lab.training.runner import resume, session, watched  # noqa: F401 (resume is public)
 
@@ -54,7 +55,9 @@ def run(
     tool, name = tracker(track), checked_name(name)
     if "stream" in settings:
         settings["stream"] = named(settings["stream"], runs)
-    prepared = session(_configured(recipe, overrides or (), settings), runs)
+    config = _configured(recipe, overrides or (), settings)
+    with preparing(progress) as tell:
+        prepared = session(config, runs, tell=tell)
     return watched(create_run(prepared.config.to_dict(), runs, id, name=name), prepared, progress, tool=tool)
 
 
@@ -68,15 +71,16 @@ def route(
     runs: str | Path | None = None,
     id: str | None = None,
     progress: bool = True,
+    track: str | None = None,
     **settings: Any,
 ) -> Run:
     """Route saved adapters, which stay as they are, and return the finished run; see `ready_adapters.configuration`.
 
     `experts` are adapters by task (folders, RUN/EXPERT, hub ids), `examples` a stream with labelled examples of these tasks, as
-    `stream` for `run`.
+    `stream` for `run`, which says what the rest is.
     """
     config = configuration(experts, named(examples, runs), router, recipe, overrides or (), runs, **settings)
-    return run(config, runs=runs, id=id, progress=progress)
+    return run(config, runs=runs, id=id, progress=progress, track=track)
 
 
 def _configured(recipe: str | RunConfig, overrides: Overrides, settings: dict[str, Any]) -> RunConfig:
@@ -170,6 +174,7 @@ def sweep(
     runs: str | Path | None = None,
     processes: int = 1,
     progress: bool = True,
+    track: str | None = None,
     **fields: Any,
 ) -> "GridResult":
     """Try every combination of values of some options, and choose the best by the mean score on validation examples.
@@ -179,4 +184,4 @@ def sweep(
     `overrides` options by dotted name that hold for all cells. The result has `chosen`, `sweep`, and all of `lab.grid`.
     """
     of_grid = {"recipes": [recipe], "sweep": {**values}, "set": {**(overrides or {})}, **fields}
-    return grid(of_grid, runs=runs, processes=processes, progress=progress)
+    return grid(of_grid, runs=runs, processes=processes, progress=progress, track=track)

@@ -21,6 +21,7 @@ LISTS = (
     "protocols",
     "metrics",
     "backbones",
+    "trackers",
     "runs",
     "trash",
 )
@@ -67,7 +68,7 @@ def names(what: str) -> list[dict[str, Any]]:
     if what == "recipes":
         from lab.config.resolve import GROUPS, recipes
 
-        rows = [{"name": recipe["name"], "group": recipe["group"], "about": recipe["about"]} for recipe in recipes()]
+        rows = [{name: recipe[name] for name in ("name", "group", "about", "paper")} for recipe in recipes()]
         return sorted(rows, key=lambda row: GROUPS.index(row["group"]))
     if what == "backbones":
         return [{"name": name, "about": about} for name, about in BACKBONES.items()]
@@ -83,7 +84,10 @@ def listing(what: str) -> list[dict[str, Any]]:
         from lab.analysis import taxonomy
 
         axes = {row.pop("recipe"): row for row in taxonomy.table()}
-        return [{"name": row["name"], "group": row["group"], **axes[row["name"]], "about": row["about"]} for row in names(what)]
+        return [
+            {"name": row["name"], "group": row["group"], **axes[row["name"]], "about": row["about"], "paper": row["paper"]}
+            for row in names(what)
+        ]
     if what == "backbones":
         return names(what)
     from lab.core import registry
@@ -102,6 +106,9 @@ def listing(what: str) -> list[dict[str, Any]]:
         else:
             fields = plugin.Options.model_fields
             row["options"] = {field: info.description or "" for field, info in fields.items() if field != "name"}
+        if what == "metrics":
+            metric = plugin()
+            row |= {"title": metric.title, "path": metric.path, "formula": metric.latex, "direction": metric.direction}
         rows.append(row)
     return rows
 

@@ -15,10 +15,11 @@ from lab.cli.options import (
     TargetsColumn,
     TaskColumn,
     TextColumn,
+    Track,
     command,
     quiet,
 )
-from lab.cli.run import Changes, Option, folder_of_data, joined, preview, training
+from lab.cli.run import Changes, Option, folder_of_data, joined, preview, say_saved, training
 from lab.core.errors import LabError
 
 
@@ -57,6 +58,7 @@ def route(
     seed: Annotated[int | None, typer.Option(help="seed of every use of chance")] = None,
     runs: Runs = None,
     id: Annotated[str | None, typer.Option(help="name of the run's folder (default: time, recipe, stream, seed)")] = None,
+    track: Track = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -74,9 +76,9 @@ def route(
 
             preview(configuration(experts, stream, router, recipe, options, runs, **settings), runs, streams, id, as_json)
             return
-    training(
-        lambda: api.route(experts, stream, router, recipe, options, runs=runs, id=id, progress=not quiet(), **settings), as_json
-    )
+    say_saved(examples, stream)
+    how = {"runs": runs, "id": id, "progress": not quiet(), "track": track}
+    training(lambda: api.route(experts, stream, router, recipe, options, **how, **settings), as_json)
 
 
 def by_task(words: list[str]) -> dict[str, str]:

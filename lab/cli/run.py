@@ -105,10 +105,15 @@ def run(
             return
     from lab import api
 
-    if saved_stream != stream and not quiet():
-        print(f"{stream} is saved as the stream {saved_stream}", file=sys.stderr)
+    say_saved(stream, saved_stream)
     how = {"id": id, "name": name, "progress": not quiet(), "track": track}
     training(lambda: api.run(recipe, options, runs=runs, **how, **chosen), as_json)
+
+
+def say_saved(data: str | None, stream: str | None) -> None:
+    """Say under which name data of one's own were saved."""
+    if stream != data and not quiet():
+        print(f"{data} is saved as the stream {stream}", file=sys.stderr)
 
 
 @contextmanager

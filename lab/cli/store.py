@@ -1,4 +1,4 @@
-"""`lab rename`, `lab remove`, `lab restore`, `lab empty-trash`, `lab collect`, `lab pack`, `lab unpack`."""
+"""What keeps a folder of runs in order: `lab rename`, `lab remove`, `lab restore`, `lab collect`, `lab pack` and their kin."""
 
 import shlex
 from datetime import UTC, datetime, timedelta
@@ -45,6 +45,20 @@ def remove(
             print(f"run '{entry.id}' is in the trash; bring it back with: lab restore {entry.id}{_folder(runs)}")
     if as_json:
         show_json(removed)
+
+
+@command(Section.KEEP)
+def remove_stream(
+    stream: Annotated[list[str], typer.Argument(help="names of saved streams (lab list streams)")],
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Delete saved data for good, unless a run is on them: lab remove-stream STREAM ..."""
+    from lab.data import saved_stream
+
+    names = [*dict.fromkeys(stream)]
+    saved_stream.delete(names, runs)
+    show_json([{"name": name, "status": "deleted"} for name in names]) if as_json else print(f"deleted: {', '.join(names)}")
 
 
 @command(Section.KEEP)

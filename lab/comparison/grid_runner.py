@@ -27,6 +27,7 @@ import numpy as np
 
 from lab import views
 from lab.comparison.grid_spec import Cell, Problems, Row, make_rows, read
+from lab.config import registration
 from lab.core import atomic_io, documents, registry
 from lab.core.errors import LabError
 from lab.core.intervals import by_position, difference, interval
@@ -423,7 +424,7 @@ class Forks:
         first.join()
 
     def __call__(self, run: Run) -> Worker:
-        words = run.id, str(run.dir.parent.resolve()), dict(os.environ), self.track
+        words = run.id, str(run.dir.parent.resolve()), registration.environment(), self.track
         process = self.context.Process(target=work, args=words)
         _start(process)
         return Fork(process)

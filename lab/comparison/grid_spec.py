@@ -21,9 +21,9 @@ from lab.config.fingerprint import address, differing
 from lab.config.former_names import current_paths
 from lab.config.resolve import configure, read_recipe
 from lab.config.schema import RunConfig, Section
-from lab.core import registry
 from lab.core.documents import read_yaml
 from lab.core.errors import LabError, unknown
+from lab.core.option_errors import explain
 from lab.data import loading
 from lab.run_folder.run import slug
 from lab.training.trainer import resolved
@@ -140,7 +140,7 @@ def _checked(path: Path, content: dict[str, Any]) -> tuple[Path, GridFile]:
     try:
         grid = GridFile(**content)
     except ValidationError as error:
-        raise LabError(f"grid {path.name}: {registry.explain(error, GridFile)}") from error
+        raise LabError(f"grid {path.name}: {explain(error, GridFile)}") from error
     _refuse(path, grid)
     return path, grid
 

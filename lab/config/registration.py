@@ -1,10 +1,13 @@
 """Plug-ins and recipes of one's own, offered by `lab.register` for as long as this process lives."""
 
+import os
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lab.config.resolve import add_recipe
-from lab.core import registry
+from lab.core import atomic_io, registry
 from lab.core.documents import read_yaml, yaml_value
 from lab.core.errors import LabError
 
@@ -35,3 +38,19 @@ def register(offered: Offered, name: str | None = None) -> Offered:
         raise LabError('a recipe needs a name: lab.register(recipe, name="mine")')
     add_recipe(name, content)
     return offered
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process that is to find what was registered in this one: its sources in a folder of LAB_PLUGINS."""
+    own = [plugin for kind in registry.ALL for plugin in kind.own_of_process() if plugin.source is not None]
+    if not own:
+        return dict(os.environ)
+    for plugin in own:
+        atomic_io.replace_bytes(_sources() / plugin.file, (plugin.source or "").encode())
+    return os.environ | {registry.PLUGINS: os.pathsep.join([str(_sources()), os.environ.get(registry.PLUGINS, "")])}
+
+
+@cache
+def _sources() -> Path:
+    """A folder that only this user can write into; it stays, since the processes that read it outlive this one."""
+    return Path(tempfile.mkdtemp(prefix="lab-plugins-"))

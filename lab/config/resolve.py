@@ -20,6 +20,7 @@ from lab.core import names, plugin_errors, registry
 from lab.core.documents import read_yaml, yaml_text, yaml_value
 from lab.core.dotted import nested
 from lab.core.errors import LabError, unknown
+from lab.core.option_errors import explain
 
 RECIPES = Path(__file__).parent / "recipes"
 LIST = re.compile(r"[\w.+-]+,|[\w.+-]+(,[\w.+-]+)+")  # words with commas between them, which no shell expands as it does [a,b]
@@ -71,10 +72,11 @@ def _file_of(name: str) -> Path:
 
 
 def recipes() -> list[dict[str, Any]]:
-    """Name, description, group in listings and settings of every recipe that has a name."""
+    """Name, description, group in listings, paper ("" where there is none) and settings of every recipe that has a name."""
     contents = {name: _read(name, Path(), ()) for name in recipe_names()}
     return [
-        {"name": name, "about": content.get("about", ""), "group": content.pop("group", GROUPS[-1]), "settings": content}
+        {"name": name, "about": content.get("about", ""), "group": content.pop("group", GROUPS[-1])}
+        | {"paper": content.pop("paper", ""), "settings": content}
         for name, content in contents.items()
     ]
 
@@ -82,7 +84,8 @@ def recipes() -> list[dict[str, Any]]:
 def read_recipe(name: str) -> dict[str, Any]:
     """Settings of a recipe by its name or of a YAML file; a recipe may start from another one named by `base`."""
     content = _read(name, Path(), ())
-    content.pop("group", None)
+    for name_of_listing in ("group", "paper"):
+        content.pop(name_of_listing, None)
     return content
 
 
@@ -104,6 +107,7 @@ def _read(name: str, beside: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if base is not None and not isinstance(base, str):
         raise LabError(f"recipe {path.name}: base = {base!r} must be the name of a recipe or a YAML file")
     start = _read(base, path.parent, (*above, path.resolve())) if base else {}
+    start.pop("paper", None)  # a recipe that changes another one is not of its paper
     return merged(start, content) | {"recipe": content.get("recipe", path.stem)}
 
 
@@ -270,4 +274,4 @@ def typed(content: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig(**content)
     except ValidationError as error:
-        raise LabError(registry.explain(error, RunConfig)) from error
+        raise LabError(explain(error, RunConfig)) from error

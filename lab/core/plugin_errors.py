@@ -36,6 +36,21 @@ def _plugin_of(frame: FrameType) -> type[Plugin] | None:
     return owner if own else None
 
 
+def wrong_return(plugin: Plugin, method: str, value: object, wanted: str) -> str:
+    """In a sentence, what a method of a plug-in returned, and what it is to return."""
+    return f"{plugin.kind} '{plugin.name}' returned {type(value).__name__} from {method}: return {wanted}"
+
+
+def refuse_entries(plugin: Plugin, method: str, value: object, kind: type) -> None:
+    """RunFailed unless a method of a plug-in returned a dict that holds this kind of values by name."""
+    if not isinstance(value, dict):
+        raise RunFailed(wrong_return(plugin, method, value, f"a dict of {kind.__name__}s by name"))
+    for name, entry in value.items():
+        if not isinstance(entry, kind):
+            gave = f"gave {name} as {type(entry).__name__} in {method}"
+            raise RunFailed(f"{plugin.kind} '{plugin.name}' {gave}: give a {kind.__name__}")
+
+
 @contextmanager
 def named(raised: type[LabError] | type[RunFailed] = LabError) -> Iterator[None]:
     """Inside the block an error that comes out of a plug-in of one's own becomes one of this class, which names it."""

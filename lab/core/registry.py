@@ -9,6 +9,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -18,15 +19,15 @@ from functools import cache, lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple, get_args, get_origin
+from typing import Any, ClassVar, NamedTuple, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from lab.core.errors import LabError, unknown
+from lab.core.option_errors import explain
 from lab.core.source_text import SourceText, source_of
 
 PLUGINS = "LAB_PLUGINS"  # environment variable: folders of plug-ins of your own, separated as in PATH
-SHOWN = 300  # characters of a wrong value
 TEXT = "__text__"  # of a module outside of the package: what it was loaded from
 HERE = ", registered in this process"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # of a plug-in
@@ -71,6 +72,7 @@ class Plugin(ABC):
     """What every plug-in class has: a name, a sentence about itself (its docstring), and options."""
 
     kind: ClassVar[str] = ""  # set by the contract of each kind: the first word of the registry's
+    required: ClassVar[Sequence[str]] = ()  # attributes without a default that instances may change; set by the contract
     name: ClassVar[str]
     Options: ClassVar[OptionsClass] = Options
 
@@ -153,12 +155,10 @@ class Registry:
         """Where the plug-ins of each name come from."""
         sources: dict[str, list[Source]] = {}
         for folder in importlib.import_module(self.package).__path__:
-            for file in _modules_in(folder):
-                path = f"{self.package}.{_module_of(file)}"
-                source = Source(path, partial(importlib.import_module, path), file, shipped=True)
-                sources.setdefault(_plugin_name(_module_of(file)), []).append(source)
+            for name, source in _shipped(self.package, folder, os.stat(folder).st_mtime_ns):
+                sources.setdefault(name, []).append(source)
         for file in self._files():
-            sources.setdefault(_plugin_name(file.stem), []).append(Source(str(file), partial(_load_file, file), file))
+            sources.setdefault(_plugin_name(file.stem), []).append(Source(str(file), partial(load_file, file), file))
         for point in _entry_points(f"lab.{self.folder}"):
             sources.setdefault(point.name, []).append(Source(f"{point.value} of an installed package", point.load))
         for name, plugin in self.registered.items():
@@ -199,6 +199,11 @@ class Registry:
         text = SourceText(vars(sys.modules[plugin.__module__])[TEXT]) if source.file else source_of(plugin)
         return OwnPlugin(kind, name, file, origin, text and text.text, text.missing if text else ())
 
+    def own_of_process(self) -> list[OwnPlugin]:
+        """The plug-ins that were registered in this process, where others do not find them."""
+        names = [name for name in self.registered if self._sources()[name][0].origin.endswith(HERE)]
+        return [own for name in names if (own := self.own(name))]
+
     def signature(self) -> tuple[str, ...]:
         """What changes whenever another plug-in would be found; classes of this process are its own."""
         own = {name: f"{name} {os.getpid()}.{id(plugin)}" for name, plugin in self.registered.items()}
@@ -208,9 +213,9 @@ class Registry:
         """Files of `LAB_PLUGINS` that hold plug-ins of this kind, without running them."""
         of_class = re.compile(rf"^\s+kind\b[^=\n]*=\s*[\"']{self.kind.split()[0]}[\"']", re.MULTILINE)
         for folder in plugin_folders():
-            yield from (file for file in sorted((folder / self.folder).glob("*.py")) if _is_plugin(file.stem))
+            yield from (file for file in sorted((folder / self.folder).glob("*.py")) if is_plugin(file.stem))
             for file in sorted(folder.glob("*.py")):
-                if _is_plugin(file.stem) and of_class.search(file.read_text(encoding="utf-8", errors="replace")):
+                if is_plugin(file.stem) and of_class.search(file.read_text(encoding="utf-8", errors="replace")):
                     yield file
 
     def get(self, name: str) -> Any:
@@ -228,8 +233,10 @@ class Registry:
         try:
             loaded = source.load()
         except Exception as error:
-            raise LabError(f"{self.kind} '{name}' is broken: importing {source.origin} failed: {error!r}") from error
-        own = [loaded] if isinstance(loaded, type) else [v for v in vars(loaded).values() if _defined_in(v, loaded)]
+            raise LabError(
+                f"{self.kind} '{name}' is broken: importing {source.origin} failed: {type(error).__name__}: {error}"
+            ) from error
+        own = [loaded] if isinstance(loaded, type) else [v for v in vars(loaded).values() if defined_in(v, loaded)]
         for value in own:
             if isinstance(value, type) and vars(value).get("name") == name:
                 if problem := fault(value):
@@ -275,11 +282,10 @@ class Registry:
 
 def register(plugin: type[Plugin]) -> None:
     """Offer a class to the registry of its kind, see `Registry.add`."""
-    kinds = {registry.kind.split()[0]: registry for registry in ALL}
-    if not (isinstance(plugin, type) and issubclass(plugin, Plugin) and plugin.kind in kinds):
-        bases = ", ".join(f"lab.{name.title()}" for name in kinds)
+    if not (isinstance(plugin, type) and issubclass(plugin, Plugin) and plugin.kind in BY_KIND):
+        bases = ", ".join(f"lab.{name.title()}" for name in BY_KIND)
         raise LabError(f"{getattr(plugin, '__name__', plugin)!r} is no plug-in: derive the class from one of {bases}")
-    kinds[plugin.kind].add(plugin)
+    BY_KIND[plugin.kind].add(plugin)
 
 
 @cache
@@ -291,14 +297,22 @@ def fault(plugin: type) -> str:
     if not isinstance(vars(plugin).get("name"), str):
         return f'{what} has no name of its own: write name = "{what.lower()}" in the class'
     if not NAME.fullmatch(plugin.name):
-        return f"the name {plugin.name!r} of {what} must be of the characters a-z 0-9 -, and begin with one of a-z 0-9"
+        near = re.sub("[^a-z0-9]+", "-", plugin.name.lower()).strip("-") or what.lower()
+        return f"the name {plugin.name!r} of {what} must be of the characters a-z 0-9 -, and begin with no -: write '{near}'"
     if plugin.__abstractmethods__:
         return f"{what} leaves out {', '.join(sorted(plugin.__abstractmethods__))}, which its contract asks for"
     for owner in plugin.__mro__:
         for name, annotation in vars(owner).get("__annotations__", {}).items():
             if get_origin(annotation) is ClassVar and not hasattr(plugin, name):
                 return f"{what} leaves out {name}, which its contract asks for: see {owner.__module__}"
+    if missing := [name for name in plugin.required if not hasattr(plugin, name)]:
+        return f"{what} leaves out {missing[0]}, which its contract asks for"
     contract = next(owner for owner in reversed(plugin.__mro__) if vars(owner).get("kind"))
+    arguments = [*inspect.signature(contract).parameters]
+    try:
+        inspect.signature(plugin).bind(*arguments)
+    except TypeError:
+        return f"{what} is made with ({', '.join(arguments)}), its __init__ takes {inspect.signature(plugin)}"
     if not (isinstance(plugin.Options, type) and issubclass(plugin.Options, contract.Options)):
         return f"{what}.Options must derive from {contract.Options.__name__}"
     if needed := [name for name, field in plugin.Options.model_fields.items() if field.is_required()]:
@@ -321,23 +335,22 @@ def _is_found(plugin: type, source: Source) -> bool:
     return source.origin.startswith(f"{plugin.__module__}:{plugin.__qualname__} ")
 
 
-def _modules_in(folder: str) -> tuple[Path, ...]:
-    """The files of the plug-ins in a folder of the package, sorted; looked for again once the folder has changed."""
-    return _modules_at(folder, os.stat(folder).st_mtime_ns)
-
-
 @lru_cache(maxsize=64)
-def _modules_at(folder: str, changed: int) -> tuple[Path, ...]:
-    files = [file for file in Path(folder).glob("*.py") if _is_plugin(file.stem)]
-    packages = [file for file in Path(folder).glob("*/__init__.py") if _is_plugin(file.parent.name)]
-    return tuple(sorted(files + packages))
+def _shipped(package: str, folder: str, changed: int) -> tuple[tuple[str, Source], ...]:
+    """The plug-ins in a folder of the package by their names, sorted; looked for again once the folder has changed."""
+    files = [file for file in Path(folder).glob("*.py") if is_plugin(file.stem)]
+    packages = [file for file in Path(folder).glob("*/__init__.py") if is_plugin(file.parent.name)]
+    paths = {file: f"{package}.{_module_of(file)}" for file in sorted(files + packages)}
+    loads = {file: partial(importlib.import_module, path) for file, path in paths.items()}
+    return tuple((_plugin_name(_module_of(file)), Source(path, loads[file], file, True)) for file, path in paths.items())
 
 
 def _module_of(file: Path) -> str:
     return file.parent.name if file.stem == "__init__" else file.stem
 
 
-def _is_plugin(stem: str) -> bool:
+def is_plugin(stem: str) -> bool:
+    """Whether a file of this name, without its ending, holds a plug-in."""
     return stem != CONTRACT and not stem.startswith("_")
 
 
@@ -345,11 +358,12 @@ def _plugin_name(stem: str) -> str:
     return stem.replace("_", "-")
 
 
-def _defined_in(value: Any, module: ModuleType) -> bool:
+def defined_in(value: Any, module: ModuleType) -> bool:
+    """Whether it is a class that the module defines, and did not import."""
     return isinstance(value, type) and value.__module__ == module.__name__
 
 
-def _load_file(file: Path) -> ModuleType:
+def load_file(file: Path) -> ModuleType:
     """The module of a file outside of the package, imported once in a process."""
     name = f"lab_plugins.{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]}.{file.stem}"
     if name not in sys.modules:
@@ -365,52 +379,6 @@ def _load_file(file: Path) -> ModuleType:
     return sys.modules[name]
 
 
-def explain(error: ValidationError, model: type[BaseModel], section: str = "") -> str:
-    """One line for what is wrong with the values of `model`: the field, the value and what is allowed, or the nearest name."""
-    problems = [(problem, *_place(problem, model)) for problem in error.errors()]
-    misspelt = {tuple(path[:-1]) for problem, path, _ in problems if problem["type"] == "extra_forbidden"} - {()}
-    messages = dict[str, None]()
-    for problem, path, within in problems:
-        section_of = tuple(path[:-1] if problem["type"] == "missing" else path)
-        if section_of not in misspelt:  # else the misspelt name says why it is no member of a union, or what is missing
-            messages[_explain(problem, path, within, section)] = None
-    return "; ".join(messages)
-
-
-def _place(problem: Any, model: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
-    """Where a problem is: the names of fields, without those of members of unions, and the model that has the last one."""
-    path, kinds, within = list[str](), (model,), None
-    foreign = len(problem["loc"]) - 1 if problem["type"] == "extra_forbidden" else None  # a name that somebody wrote
-    for number, part in enumerate(map(str, problem["loc"])):
-        models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if path and number != foreign:  # what follows a name may be a member of a union
-            if part == "str" or part.startswith(("list[", "literal[", "constrained-int")):
-                continue
-            if named := [kind for kind in models if kind.__name__ == part]:
-                kinds = named
-                continue
-        path, within = [*path, part], next(iter(models), None)
-        kinds = ()
-        if within and part in within.model_fields:
-            annotation = within.model_fields[part].annotation
-            kinds = (annotation, *get_args(annotation))  # of an optional section, or of a union
-    return path, within
-
-
-def _explain(problem: Any, path: Sequence[str], within: type[BaseModel] | None, section: str) -> str:
-    if problem["type"] == "extra_forbidden":
-        owner = ".".join(filter(None, [section, *path[:-1]]))
-        return str(unknown(f"option of {owner}" if owner else "option", path[-1], within.model_fields if within else ()))
-    where, message = ".".join(filter(None, [section, *path])), problem["msg"].removeprefix("Value error, ")
-    return f"{where} = {_short(problem['input'])}: {message[:1].lower()}{message[1:]}"
-
-
-def _short(value: Any) -> str:
-    """A value as it is written in Python, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
 routers = Registry("router", "lab.routers")
 experts = Registry("expert kind", "lab.experts")
 consolidations = Registry("consolidation", "lab.consolidation")
@@ -420,3 +388,4 @@ protocols = Registry("protocol", "lab.protocols")
 metrics = Registry("metric", "lab.metrics")
 trackers = Registry("tracker", "lab.tracking")
 ALL = (routers, experts, consolidations, methods, streams, protocols, metrics)
+BY_KIND = {registry.kind.split()[0]: registry for registry in ALL}  # by the word in `Plugin.kind`

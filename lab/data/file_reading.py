@@ -1,6 +1,6 @@
 """Readers of the file formats of a task folder: each returns a Table, or raises one LabError naming file and place.
 
-Only libraries that hold no code in data are used: json, pyarrow (csv, Parquet), datasets (save_to_disk), openpyxl (xlsx, in
+Only libraries that hold no code in data are used: json, pyarrow (csv, Parquet, save_to_disk), openpyxl (xlsx, in
 lab.data.workbook). Nothing is unpickled.
 """
 
@@ -13,10 +13,11 @@ import zlib
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from lab.core.documents import opened, unique
+from lab.core.documents import json_value, opened, unique
 from lab.core.errors import LabError
+from lab.core.names import fault
 from lab.data.tables import COLUMNS, Table
 from lab.data.workbook import read_workbook
 
@@ -29,6 +30,7 @@ BOMS = {
 }
 BINARY = {b"PK\x03\x04": "an xlsx workbook or another zip archive", b"PAR1": "a Parquet file", b"\x1f\x8b": "compressed by gzip"}
 LARGEST = 1 << 30  # bytes of the texts of one file
+LARGEST_ARROW = 1 << 35
 LINES = "each line holds one JSON object, or the file one array of them"
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
@@ -74,8 +76,8 @@ def read_text(path: Path, encoding: str | None = None) -> tuple[str, list[str]]:
             f"{place}: not UTF-8 (byte {start}); save the file as UTF-8, or name its encoding in task.json, "
             f'for example {{"encoding": "cp1252"}}, by which the word there is {word[:40].decode("cp1252", "replace")!r}'
         ) from error
-    except LookupError as error:
-        raise LabError(f"{path}: there is no encoding called {encoding}; use a name of Python's, such as cp1252") from error
+    except (LookupError, ValueError) as error:
+        raise LabError(f"{path}: there is no encoding called {encoding!r:.60}; use a name of Python's, such as cp1252") from error
     return text, [f"encoded as {chosen.upper()}"] if chosen != "utf-8" else []
 
 
@@ -211,42 +213,87 @@ def read_parquet(path: Path, encoding: str | None = None, columns: Collection[st
 
 
 def read_saved(folder: Path) -> dict[str, Table]:
-    """The splits of a `save_to_disk` folder by name; a single data set, not a DatasetDict, is called data."""
-    import datasets
+    """The splits of a `save_to_disk` folder by name; a single data set, not a DatasetDict, is called data.
 
-    try:
-        saved = datasets.load_from_disk(str(folder))
-        parts = cast(datasets.DatasetDict, saved if isinstance(saved, dict) else {"data": saved})
-        return {
-            str(name): from_arrow(part.with_format("arrow")[:], f"{folder}, {name}", str(name)) for name, part in parts.items()
-        }
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise LabError(f"{folder}: not a readable save_to_disk folder ({first_line(error)})") from error
-
-
-def from_arrow(table: Any, where: str, source: str) -> Table:
-    """Rows of an arrow table; numbers of a ClassLabel column become the names they stand for, -1 none."""
+    Read as what it is, JSON and arrow streams, since `datasets` would follow file names out of the folder and trust the arrays.
+    """
     import pyarrow
 
-    classes: dict[str, tuple[str, ...]] = {}
-    if b"huggingface" in (table.schema.metadata or {}):
-        import datasets
-
-        features = datasets.Features.from_arrow_schema(table.schema)
-        classes = {name: tuple(kind.names) for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
     try:
+        whole = folder / "dataset_dict.json"
+        splits = _json_file(whole)["splits"] if whole.is_file() else None
+        inner = {"data": folder} if splits is None else {name: folder / _plain(name) for name in splits}
+        return {name: _read_part(part, f"{folder}, {name}", name) for name, part in inner.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pyarrow.ArrowException) as error:
+        reason = f"{first_line(error)} is missing" if isinstance(error, KeyError) else first_line(error)
+        raise LabError(f"{folder}: not a readable save_to_disk folder ({reason})") from error
+
+
+def _read_part(folder: Path, where: str, name: str) -> Table:
+    """One data set of a `save_to_disk` folder."""
+    import pyarrow
+
+    state, features = _json_file(folder / "state.json"), _json_file(folder / "dataset_info.json")["features"]
+    if any(value for key, value in state.items() if key.startswith("_indices")):
+        raise LabError(f"{where} is a choice of rows that an old version of datasets wrote: load it and save it again")
+    tables = []
+    for entry in state["_data_files"]:
+        with opened(folder / _plain(entry["filename"]), LARGEST_ARROW, folder) as file, pyarrow.ipc.open_stream(file) as stream:
+            tables.append(stream.read_all())
+            tables[-1].validate(full=True)  # else what is damaged would end the process
+    return from_arrow(pyarrow.concat_tables(tables), where, name, features)
+
+
+def _json_file(path: Path) -> dict[str, Any]:
+    with opened(path, LARGEST) as file:
+        return json_value(file.read())
+
+
+def _plain(name: str) -> str:
+    """The name of a file or folder, which leads nowhere else. Raises ValueError for another text."""
+    if problem := fault(name):
+        raise ValueError(f"the name {name[:60]!r} {problem}")
+    return name
+
+
+def from_arrow(table: Any, where: str, source: str, features: Any = None) -> Table:
+    """Rows of an arrow table; numbers of a ClassLabel column become the names they stand for, -1 none.
+
+    `features`: what `datasets` noted of the columns, by default in the table itself. Raises LabError for what cannot be read.
+    """
+    import pyarrow
+
+    if repeated := sorted({name for name in table.column_names if table.column_names.count(name) > 1}):
+        raise LabError(f"{where}: column '{repeated[0]}' is there twice; rename one")
+    try:
+        noted = (table.schema.metadata or {}).get(b"huggingface")
+        classes = _classes(json_value(noted)["info"]["features"] if noted and features is None else features or {})
         rows = table.to_pylist()
     except UnicodeDecodeError as error:
         raise LabError(f"{where}, row {_not_text(table)}: not UTF-8 (byte {error.start} of the value)") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, pyarrow.ArrowException) as error:
+        raise LabError(f"{where}: its columns cannot be read ({first_line(error)})") from error
     for column in table.schema:
         if pyarrow.types.is_float16(column.type) or pyarrow.types.is_float32(column.type):
             kind = column.type.to_pandas_dtype()  # of numpy, which writes 0.1 as 0.1 also where it has 32 bits
             for row in rows:
                 row[column.name] = None if row[column.name] is None else kind(row[column.name])
-    for column, names in classes.items():
+    for column in classes.keys() & {*table.column_names}:
+        kind = table.schema.field(column).type
+        if not pyarrow.types.is_integer(kind):
+            raise LabError(f"{where}: column '{column}' is said to hold classes by number, and holds {kind}")
         for i, row in enumerate(rows):
-            row[column] = class_name(row[column], names, f"{where}, row {i}")
+            row[column] = class_name(row[column], classes[column], f"{where}, row {i}")
     return Table(rows, lambda i: f"{where}, row {i}", source, classes)
+
+
+def _classes(features: Any) -> dict[str, tuple[str, ...]]:
+    """Names of the classes of every ClassLabel among the features of `datasets`. Raises ValueError for what are none."""
+    kinds = {column: kind for column, kind in features.items() if isinstance(kind, dict) and kind.get("_type") == "ClassLabel"}
+    for column, kind in kinds.items():
+        if not isinstance(kind["names"], list) or not all(isinstance(name, str) for name in kind["names"]):
+            raise ValueError(f"the names of the classes in column '{column}' are no list of texts")
+    return {column: tuple(kind["names"]) for column, kind in kinds.items()}
 
 
 def class_name(number: int | None, names: tuple[str, ...], location: str) -> str | None:

@@ -13,7 +13,7 @@ from lab.core.registry import streams
 from lab.data.folder_stream import FolderStream
 from lab.data.saved_stream import is_saved, open_saved, saved_names
 from lab.data.sources import SourceStream, is_source
-from lab.data.stream import Stream, Task, as_text, check, limited, order
+from lab.data.stream import Stream, Task, as_text, limited, order, task_of
 
 
 class JoinedStream(Stream):
@@ -129,7 +129,7 @@ def load_tasks(
     Raises LabError for an unknown name, for a task that `check` refuses, and for fewer training examples than labels.
     """
     stream = open_stream(name, sources, runs)
-    loaded = [check(stream.load(task)) for task in task_order(stream, tasks)]
+    loaded = [task_of(stream, task) for task in task_order(stream, tasks)]
     limits = {"max_train": max_train, "max_validation": max_validation, "max_test": max_test, "max_per_label": max_per_label}
     return [_used(task, seed, limits, labels_as_text) for task in loaded]
 
@@ -148,7 +148,7 @@ def tasks_of(
     names = task_order(opened, stream.tasks)
     for name in names:
         if (stream.name, *stream.sources, name) not in loaded:
-            loaded[stream.name, *stream.sources, name] = check(opened.load(name))
+            loaded[stream.name, *stream.sources, name] = task_of(opened, name)
     tasks = [loaded[stream.name, *stream.sources, name] for name in names]
     return [_used(task, seed, stream.limits, stream.labels_as_text) for task in tasks]
 

@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.core import atomic_io
-from lab.core.errors import LabError
+from lab.core.errors import LabError, unknown
 from lab.core.registry import streams
 from lab.data.folder_stream import SPEC, FolderStream, spec_of
 from lab.data.sources import AS_THE_LAB, Columns, is_source, read_tasks
 from lab.data.stream import SPLITS, Example, Stream, Task
 from lab.jobs import jobs
-from lab.run_folder.run import root, slug
+from lab.run_folder.run import UNREADABLE, Run, root, slug
 from lab.run_folder.writer import remove, unwritable
+from lab.store import index, trash
 
 if TYPE_CHECKING:
     import pandas
@@ -155,6 +156,37 @@ def is_saved(name: str, runs: str | Path | None = None) -> bool:
 
 def open_saved(name: str, runs: str | Path | None = None) -> SavedStream:
     return SavedStream(root(runs) / FOLDER / name)
+
+
+def delete(names: Sequence[str], runs: str | Path | None = None) -> None:
+    """Delete saved streams, all or none.
+
+    LabError for a name that none has, and for a stream that a run is on, which may lie in the trash: it could not be resumed.
+    """
+    jobs.refuse_read_only()
+    if unknown_names := [name for name in names if not is_saved(name, runs)]:
+        raise unknown("saved stream", unknown_names[0], saved_names(runs))
+    for run in (*index.runs(runs), *(entry.run for entry in trash.entries(runs))):
+        if used := {*names} & _named_by(run):
+            why = "remove it before (lab remove; in the trash: lab empty-trash)"
+            raise LabError(f"stream '{used.pop()}' cannot be deleted: run '{run.id}' is on it; {why}")
+    for name in names:
+        folder = root(runs) / FOLDER / name
+        hidden = folder.with_name(f".{name}.{os.getpid()}.tmp")
+        try:
+            os.rename(folder, hidden)  # so that it is there whole or not at all
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        remove(hidden)
+
+
+def _named_by(run: Run) -> set[str]:
+    """What a run calls its data; nothing where that cannot be read."""
+    try:
+        stream = run.config["stream"]
+        return {stream["name"], *stream.get("sources", ())}
+    except UNREADABLE:
+        return set()
 
 
 def save(tasks: Sequence[Task], name: str | None = None, runs: str | Path | None = None) -> SavedStream:

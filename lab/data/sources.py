@@ -23,6 +23,7 @@ from lab.data.tables import SPLIT_OF, Declared, Table, by_split_column, make_tas
 
 HUB = "hf:"
 ID = re.compile(r"hf:(?P<repo>[\w.-]+(/[\w.-]+)?)(:(?P<name>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
+UNNAMED = re.compile(r"\s*|Unnamed: \d+")  # what pandas calls a column without a name
 MOST_ROWS, MOST_TASKS = 2_000_000, 1000
 ARGUMENTS = {"text": "text", "text_pair": "pair", "label": "label", "targets": "targets"}  # by the column of the lab
 FILES = "csv, tsv, jsonl, json, xlsx or parquet"
@@ -105,7 +106,7 @@ def read_tasks(data: Any, columns: Columns = AS_THE_LAB, name: str | None = None
         source = value if isinstance(value, Source) else Source(value)
         source = replace(source, name=source.name or name, revision=source.revision or revision)
         title = title or _own_name(source.data)
-        tables = _splits(source, title)
+        tables: dict[Split, Table] = {split: _filled(table) for split, table in _splits(source, title).items()}
         groups = _by_task(tables, columns.task) if columns.task else {title: tables}
         tasks += [_task(task, source, parts, columns) for task, parts in groups.items()]
     return sorted(tasks, key=lambda task: task.name)
@@ -192,6 +193,21 @@ def _of_columns(table: Table, fields: Mapping[str, str]) -> Table:
         return table
     kept = set(fields.values())
     return replace(table, rows=[{name: row[name] for name in kept if name in row} for row in table.rows])
+
+
+def _filled(table: Table) -> Table:
+    """The table without the rows in which nothing stands, as spreadsheets write them; that is said."""
+    rows = [i for i, row in enumerate(table.rows) if not row or not all(map(_is_nothing, row.values()))]
+    empty = len(table.rows) - len(rows)
+    note = f"{empty:,} of {len(table.rows):,} rows of {table.source} are empty and are passed over"
+    return replace(picked(table, rows), notes=(*table.notes, note)) if empty else table
+
+
+def _is_nothing(value: Any) -> bool:
+    try:
+        return label_text(value) is None
+    except NotOneLabel:
+        return False
 
 
 def _is_hidden(table: Table, label: str) -> bool:
@@ -321,9 +337,10 @@ def _refuse(data: Any, where: str) -> NoReturn:
 
 
 def _frame(frame: Any, where: str) -> Table:
-    """The rows of a DataFrame; its index is no column."""
+    """The rows of a DataFrame; neither its index nor one that was read from a file, a column without a name, is a column."""
     if frame.columns.nlevels > 1:
         raise LabError(f"{where} has columns of several levels (MultiIndex): give every column one name")
+    frame = frame.loc[:, [UNNAMED.fullmatch(str(name)) is None for name in frame.columns]]
     names = [str(name) for name in frame.columns]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise LabError(f"{where}: column '{repeated[0]}' is there twice; rename one")

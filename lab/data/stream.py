@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from lab.core import names
 from lab.core.errors import LabError, unknown
+from lab.core.plugin_errors import wrong_return
 from lab.core.registry import Plugin
 
 Split = Literal["train", "validation", "test"]
@@ -90,6 +91,14 @@ class Stream(Plugin):
         """Task `name` with all its examples, unchecked."""
 
 
+def task_of(stream: Stream, name: str) -> Task:
+    """Task `name` of a stream; LabError for what is no task, and for one that `check` refuses."""
+    task = stream.load(name)
+    if not isinstance(task, Task):
+        raise LabError(wrong_return(stream, "load", task, "a Task"))
+    return check(task)
+
+
 def check(task: Task) -> Task:
     """Return the task if it is usable; raise a LabError that names task, split and row if not."""
     if problem := names.fault(task.name):
@@ -106,6 +115,8 @@ def check(task: Task) -> Task:
         if len(examples) < 2:
             raise LabError(f"{where}, {split}: {len(examples)} example(s); at least 2 are needed")
         for row, example in enumerate(examples):
+            if not (isinstance(example, Example) and isinstance(example.text, str) and isinstance(example.label, int)):
+                raise LabError(f"{where}, {split}, row {row} is {str(example)[:60]}: give Example(text, number of the label)")
             if not example.text.strip():
                 raise LabError(f"{where}, {split}, row {row}: empty text")
             if task.generates and not all(target.strip() for target in example.targets or [""]):

@@ -219,7 +219,7 @@ def _texts(row: Row, location: str, columns: Mapping[str, str]) -> tuple[str, st
     if pair is not None:
         _require_text(pair, f"{location}: text_pair")
     if not text.strip():
-        raise LabError(f"{location}: empty text")
+        raise LabError(f"{location}: empty text; write one, or leave the row out")
     return text, pair
 
 

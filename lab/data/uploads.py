@@ -15,7 +15,7 @@ from lab.data.stream import Task
 from lab.data.tables import Table
 
 KINDS = ("csv", "tsv", "jsonl", "json", "xlsx", "parquet")
-MEGABYTES = 10  # of an upload
+MEGABYTES = 40  # of an upload
 UNPACKED = 1 << 28  # bytes of a Parquet file once it is read: repeated values need next to none in the file
 FEW = 50  # distinct values of a column that may be labels or tasks
 LOOKED_AT = 1000  # rows by which columns are proposed

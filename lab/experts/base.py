@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab.core.errors import LabError
+from lab.core.errors import LabError, RunFailed
+from lab.core.plugin_errors import refuse_entries, wrong_return
 from lab.core.registry import Options, Plugin
 
 if TYPE_CHECKING:  # transformers is slow to import
@@ -157,6 +158,22 @@ class InputExpert(Expert):
 
     def check_heads(self, layer: LayerInfo, heads: int) -> None:
         super().check_heads(LayerInfo(layer.name, layer.outputs, layer.outputs), heads)
+
+
+def parameters_of(kind: Expert, layer: LayerInfo, generator: torch.Generator) -> dict[str, Tensor]:
+    """`Expert.new`; RunFailed for what are no parameters."""
+    parameters = kind.new(layer, generator)
+    refuse_entries(kind, "new", parameters, Tensor)
+    return parameters
+
+
+def refuse_output(kind: Expert, layer: LayerInfo, x: Tensor, out: Any) -> None:
+    """RunFailed for what is no output (B, T, O) of the layer for the input x."""
+    if not isinstance(out, Tensor):
+        raise RunFailed(wrong_return(kind, "output", out, "a tensor (rows, tokens, width of the layer's output)"))
+    if out.shape != (*x.shape[:2], layer.outputs):
+        expected = f"(rows {x.shape[0]}, tokens {x.shape[1]}, width {layer.outputs})"
+        raise RunFailed(f"expert '{kind.name}' gave output of the shape {tuple(out.shape)} in {layer.name}: expected {expected}")
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -16,10 +16,11 @@ from lab.figures.answers import (
 )
 from lab.figures.coloured_text import coloured_text, expert_legend, expert_letter, layers_shown
 from lab.figures.compare import comparison, decomposition, pareto, scores_of_methods
-from lab.figures.drawing import FAINT, METHOD_STYLE, clickable, figure, literal, short, style, styles, task_style
+from lab.figures.drawing import FAINT, METHOD_STYLE, clickable, figure, literal, outline, short, style, styles, task_style
 from lab.figures.experts import alignment, subspace_overlap
 from lab.figures.routing import (
     MEASURES,
+    PANELS,
     query_map,
     routing_animation,
     routing_by_layer,
@@ -29,6 +30,7 @@ from lab.figures.routing import (
     routing_entropy,
     routing_flow,
     routing_load,
+    routing_panels,
     routing_profile,
 )
 from lab.figures.scores import (
@@ -43,3 +45,4 @@ from lab.figures.scores import (
     loss_curves,
     matrix_difference,
 )
+from lab.figures.what_if import pairs, what_if

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lab.figures.drawing import (
+    ANSWER_COLOURS,
     DIVERGING,
     cells,
     cells_height,
@@ -22,7 +23,6 @@ from lab.figures.drawing import (
 from lab.run_folder.prediction import Answer
 
 NUMBER = 11  # size of numbers in narrow columns
-ANSWER_COLOURS = ["#2B7FC4", "#C98A00"]  # an answer, and the one beside it
 
 
 def answer_by_layer(answer: Answer, head: int | None = None, title: str = "", most: float | None = None) -> go.Figure:
@@ -37,7 +37,7 @@ def answer_change(changed: Answer, original: Answer, title: str = "") -> go.Figu
     table = changed.by_layer() - original.by_layer()
     about = weight_of(table.columns, "change of the weight")
     scale = {"colorscale": DIVERGING, "zmin": -1, "zmax": 1, "zmid": 0}
-    return weights_by_layer(table, heads(table.columns, ()), "expert", about, title, **scale)
+    return weights_by_layer(table, heads(table.columns, ()), "expert", about, title, signed=True, **scale)
 
 
 def answer_by_token(answer: Answer, title: str = "") -> go.Figure:
@@ -70,12 +70,12 @@ def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") 
     drawn = make_subplots(
         1,
         table.shape[1],
+        figure=figure(title, 80 + 30 * len(table)),
         shared_yaxes=True,
         horizontal_spacing=0.07,
         subplot_titles=[literal(name).replace(" ", "<br>") for name in table.columns],
         column_widths=[1.5 if signed else 1 for signed in free],
     )
-    drawn.update_layout(figure(title, 80 + 30 * len(table)).layout)
     drawn.update_layout(margin={"t": 40, "r": 20}).update_annotations(font={"size": 13})
     colours = [task_style(e).colour for e in range(len(table))]
     for number, name in enumerate(table.columns, 1):

@@ -1,8 +1,9 @@
 """What all figures share: styles of methods and tasks, names on axes, an empty figure, heatmaps."""
 
 import hashlib
+import math
 import textwrap
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
 from typing import Any, NamedTuple
@@ -19,13 +20,19 @@ from lab.config.resolve import recipe_names
 SCALE = "Cividis"  # scores and shares, 0 to 1
 DIVERGING = "PuOr"  # differences, centred on 0; neither red nor green
 LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0}  # above the chart, in a line
+AROUND_EQUAL = ["#E08214", "#FDB863", "#FEE0B6", "#F7F7F7", "#D8DAEB", "#998EC3", "#542788"]  # shares about the equal one
+LEAST_RATIO, MOST_RATIO = 1.25, 8.0  # times the equal share, at which the strongest colour may stand
 FAINT = "rgba(127,127,127,0.25)"  # grid lines on light and dark
 FOCUS = "#E8590C"  # outline of what is in focus, seen on every cell, light and dark
 NUMBERS = "numbers"  # the trace with the numbers of cells
+MANY, SMALL = 24, 9  # rows or columns from which on their names are so small
 CELLS_WITH_TEXT = 12  # columns up to which the numbers stand in the cells
 NAMED_COLUMNS = 6  # columns up to which names stand above them, if these are short
 SHORT = 11  # characters of a short name
 NAME = 16  # characters of a name on an axis; the full one is in the hover text
+
+
+ANSWER_COLOURS = ["#2B7FC4", "#C98A00"]  # an answer, and the one beside it
 
 
 class Style(NamedTuple):
@@ -148,29 +155,65 @@ def figure(title: str = "", height: int = 360) -> go.Figure:
     return go.Figure(layout=layout)
 
 
-def cells(drawn: go.Figure, values: np.ndarray, hover: np.ndarray, form: str = "{:z.2f}", **options: Any) -> None:
-    """Add cells at whole coordinates with their number inside; values and hover texts (rows, columns), NaN stays blank."""
-    texts = values.shape[1] <= CELLS_WITH_TEXT  # then a colour bar would only take their room
-    look = {"zmin": 0, "zmax": 1, "colorscale": SCALE, "hoverongaps": True, "xgap": 2, "ygap": 2} | options
+def around_equal(ratios: np.ndarray, most: float) -> dict[str, Any]:
+    """Options of `cells` that colour shares by how many times the equal share they are, on a scale of doublings about 1.
+
+    `most`: the ratio of the strongest colour; what is farther from 1, above or below, has that colour too.
+    """
+    most = min(max(most, LEAST_RATIO), MOST_RATIO)
+    limit = math.log2(most)
+    colours = np.log2(np.clip(ratios, 1 / (2 * most), None))
+    ends = [1 / most, math.sqrt(1 / most), 1.0, math.sqrt(most), most]
+    ticks = {"tickvals": [math.log2(end) for end in ends], "ticktext": ["equal" if end == 1 else f"{end:.2g}×" for end in ends]}
+    return {"colours": colours, "zmin": -limit, "zmax": limit, "colorscale": AROUND_EQUAL, "ticks": ticks}
+
+
+def cells(
+    drawn: go.Figure,
+    values: np.ndarray,
+    hover: np.ndarray,
+    form: str = "{:z.2f}",
+    colours: np.ndarray | None = None,
+    ticks: Mapping[str, Any] = {},
+    texts: bool | None = None,
+    **options: Any,
+) -> None:
+    """Add cells at whole coordinates with their number inside; values and hover texts (rows, columns), NaN stays blank.
+
+    `colours`: what the colours say where that is not the value itself; `ticks` of the bar that explains them. `texts`: whether
+    there are numbers; default: where they fit. `row` and `col` choose a subplot.
+    """
+    texts = values.shape[1] <= CELLS_WITH_TEXT if texts is None else texts  # then a colour bar would only take their room
+    where = {name: options.pop(name) for name in ("row", "col") if name in options}
+    look = {
+        "zmin": 0,
+        "zmax": 1,
+        "colorscale": SCALE,
+        "hoverongaps": True,
+        "xgap": 2,
+        "ygap": 2,
+        "showscale": not texts,
+    } | options
+    shown = values if colours is None else np.where(np.isnan(values), np.nan, colours)
     drawn.add_heatmap(
-        z=values.astype(np.float32),
+        z=shown.astype(np.float32),
         x=np.arange(values.shape[1]),
         y=np.arange(values.shape[0]),
         customdata=hover,
         hovertemplate="%{customdata}<extra></extra>",
-        showscale=not texts,
-        colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9},
+        colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.9, **ticks},
         **look,
+        **where,
     )
     if texts:
-        drawn.add_trace(_numbers(values, form, look))
+        drawn.add_trace(_numbers(values, shown, form, look), **where)
 
 
-def _numbers(values: np.ndarray, form: str, look: dict[str, Any]) -> go.Scatter:
-    """The numbers of the cells, black on light ones and white on dark ones."""
+def _numbers(values: np.ndarray, shown: np.ndarray, form: str, look: dict[str, Any]) -> go.Scatter:
+    """The numbers of the cells, black on light ones and white on dark ones; `shown` is what their colours say."""
     measured = ~np.isnan(values)
     y, x = np.nonzero(measured)
-    shares = ((values[measured] - look["zmin"]) / (look["zmax"] - look["zmin"])).clip(0, 1)
+    shares = ((shown[measured] - look["zmin"]) / (look["zmax"] - look["zmin"])).clip(0, 1)
     colours = plotly.colors.sample_colorscale(look["colorscale"], list(shares), colortype="tuple") if len(shares) else []
     linear = np.clip(np.reshape(colours, (-1, 3)), 0, 1) ** 2.2  # interpolated colours leave [0, 1] by rounding
     light = linear @ (0.2126, 0.7152, 0.0722) > 0.18  # where black has more contrast
@@ -211,6 +254,7 @@ def grid(figure: go.Figure, rows: Sequence[str], columns: Sequence[str], row_tit
         zeroline=False,
         fixedrange=True,
         tickangle=_tilt(columns),
+        tickfont={"size": SMALL} if len(columns) > MANY else None,
     )
     figure.update_yaxes(
         tickvals=list(range(len(rows))),
@@ -220,13 +264,14 @@ def grid(figure: go.Figure, rows: Sequence[str], columns: Sequence[str], row_tit
         showgrid=False,
         zeroline=False,
         fixedrange=True,
+        tickfont={"size": SMALL} if len(rows) > MANY else None,
     )
     return figure
 
 
 def cell_height(rows: int, least: int = 220) -> int:
     """Height of a heatmap with this many rows."""
-    return max(least, 110 + (34 if rows <= 12 else 22) * rows)
+    return max(least, 110 + (34 if rows <= 12 else 22 if rows <= MANY else 12) * rows)
 
 
 def cells_height(layers: int) -> int:
@@ -241,17 +286,18 @@ def weights_by_layer(
     about: Sequence[str],
     title: str = "",
     most: float | None = None,
+    signed: bool = False,
     **scale: Any,
 ) -> go.Figure:
     """A table of weights with one row per layer; `about` says of each column what its numbers are.
 
     Colours are drawn from 0 to `most`, so that charts beside each other can share a range; None: to 1, or the largest weight
-    where that is more, since weights need not sum to one.
+    where that is more, since weights need not sum to one. `scale` replaces that, see `cells`; `signed`: numbers show a +.
     """
     values = table.to_numpy()
     hover = np.empty(values.shape, dtype=object)
     names = [literal(name) for name in views.layer_names(table.index)]
-    form = "{:+z.2f}" if scale else "{:z.2f}"
+    form = "{:+z.2f}" if signed else "{:z.2f}"
     for i, j in np.ndindex(values.shape):
         hover[i, j] = f"{names[i]}<br>{about[j]} {values[i, j]:.3f}"
     drawn = figure(title, cells_height(len(table)))
@@ -269,9 +315,10 @@ def clickable(figure: go.Figure, focus: tuple[int, int] | None = None) -> go.Fig
 
     The numbers keep their colours when a cell is selected; the cell (row, column) of `focus` has an outline.
     """
-    hover = np.asarray(figure.data[0].customdata)  # (rows, columns)
-    numbers = [trace for trace in figure.data if trace.name == NUMBERS]
-    figure.data = [trace for trace in figure.data if trace.name != NUMBERS]
+    traces: Any = figure.data
+    hover = np.asarray(traces[0].customdata)  # (rows, columns)
+    numbers = [trace for trace in traces if trace.name == NUMBERS]
+    figure.data = [trace for trace in traces if trace.name != NUMBERS]
     figure.add_traces([part for trace in numbers for part in _by_colour(trace)])
     y, x = np.mgrid[0 : hover.shape[0], 0 : hover.shape[1]].reshape(2, -1)
     figure.add_scatter(
@@ -284,12 +331,20 @@ def clickable(figure: go.Figure, focus: tuple[int, int] | None = None) -> go.Fig
         showlegend=False,
         name="targets",
     )
-    figure.data[-1].selected = figure.data[-1].unselected = {"marker": {"opacity": 0}}
+    targets: Any = figure.data[-1]
+    targets.selected = targets.unselected = {"marker": {"opacity": 0}}
     if focus:
-        row, column = focus
-        corners = {"x0": column - 0.47, "x1": column + 0.47, "y0": row - 0.47, "y1": row + 0.47}
-        figure.add_shape(type="rect", **corners, line={"color": FOCUS, "width": 3}, fillcolor="rgba(0,0,0,0)")
+        outline(figure, *focus)
     return figure.update_layout(hoverdistance=-1, clickmode="event+select")
+
+
+def outline(figure: go.Figure, row: int, column: int | None = None) -> go.Figure:
+    """Outline what is in focus: a cell of a heatmap, or with no column a whole row of cells or of bars, in all subplots beside
+    each other."""
+    corners: dict[str, Any] = {"y0": row - 0.47, "y1": row + 0.47}
+    corners |= {"x0": 0, "x1": 1, "xref": "paper"} if column is None else {"x0": column - 0.47, "x1": column + 0.47}
+    line = {"color": FOCUS, "width": 2 if column is None else 3}
+    return figure.add_shape(type="rect", **corners, line=line, fillcolor="rgba(0,0,0,0)")
 
 
 def _by_colour(numbers: Any) -> list[go.Scatter]:

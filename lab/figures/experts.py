@@ -26,4 +26,4 @@ def alignment(table: pd.DataFrame, title: str = "") -> go.Figure:
     names = [key.partition("/")[2] for key in table.columns]
     about = [f"cosine with <b>{literal(key)}</b>" for key in table.columns]
     scale = {"colorscale": DIVERGING, "zmin": -1, "zmax": 1, "zmid": 0}
-    return weights_by_layer(by_layer, heads(names, ()), "expert", about, title, **scale)
+    return weights_by_layer(by_layer, heads(names, ()), "expert", about, title, signed=True, **scale)

@@ -6,12 +6,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from lab import views
 from lab.comparison import tables
 from lab.figures.drawing import (
     DIVERGING,
     FAINT,
+    MANY,
+    SHORT,
+    SMALL,
+    around_equal,
     cell_height,
     cells,
     cells_height,
@@ -30,19 +35,42 @@ from lab.figures.drawing import (
 )
 from lab.run_folder.run import Run
 
+PANELS = 24  # small multiples at a time
+ROOM = 90  # columns of cells that fit beside each other in small multiples
 PLAY_MS = 900  # milliseconds that each moment is shown
 MEASURES = {"weight": "mean weight", "entropy": "entropy", "change": "change since then"}
 
 
 def routing_by_task(
-    run: Run, after: int | None = None, layer: int | None = None, head: int | None = None, title: str = ""
+    run: Run,
+    after: int | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    title: str = "",
+    order: str = "stream",
+    find: str = "",
+    absolute: bool = False,
 ) -> go.Figure:
-    """Mean share of each expert in the routing of each task, everywhere or in one layer, one routing head, or both."""
-    table = views.routing_by_task(run, after, layer, head)
-    hover = _pair_hover(table, "gets {:.1%} of the weight on")
+    """Mean share of each expert in the routing of each task, everywhere or in one layer, one routing head, or both.
+
+    `order` and `find` as for `views.routing_map`. Colours say how many times the equal share a share is: purple more, orange
+    less; with `absolute`, shares from 0 to 1.
+    """
+    table = views.routing_map(run, after, layer, head, order, find)
+    members = [len(group) for group in table.attrs["columns"]]
+    equal = np.array(members) / len(run.routing(after).experts)
     drawn = figure(title, cell_height(len(table)))
-    cells(drawn, table.to_numpy(), hover)
-    return grid(drawn, numbered(table.index), heads(table.columns, table.index), "examples of task", "expert")
+    scale = {} if absolute else around_equal(table.to_numpy() / equal, views.times_equal(run, layer, head))
+    gap: dict[str, Any] = {"xgap": 1, "ygap": 1} if max(table.shape) > MANY else {}
+    cells(drawn, table.to_numpy(), _pair_hover(table, "gets {:.1%} of the weight on", equal), **scale, **gap)
+    positions = [str(group[0] + 1) if len(group) == 1 else "" for group in table.attrs["rows"]]
+    rows = [f"{position} · {name}" if position else name for position, name in zip(positions, unique(table.index), strict=True)]
+    names = heads(table.columns, table.index)
+    if names == [str(j + 1) for j in range(len(names))] and all(positions):  # of the tasks that the experts are named like
+        names = positions
+    elif order == "groups":
+        names = unique(table.columns)
+    return grid(drawn, rows, names, "examples of task", "expert")
 
 
 def routing_drift(run: Run, after: int | None = None, title: str = "") -> go.Figure:
@@ -62,18 +90,25 @@ def routing_confusion(run: Run, after: int | None = None, title: str = "") -> go
     return grid(drawn, numbered(table.index), heads(table.columns, table.index), "examples of task", "first choice")
 
 
-def _pair_hover(table: pd.DataFrame, form: str) -> np.ndarray:
-    """Hover texts of a task x expert table."""
+def _pair_hover(table: pd.DataFrame, form: str, equal: np.ndarray | None = None) -> np.ndarray:
+    """Hover texts of a task x expert table; `equal`: what each column would have if all experts had the same."""
     hover = np.empty(table.shape, dtype=object)
     for i, j in np.ndindex(table.shape):
         value = table.iat[i, j]
         middle = "was not recorded on" if np.isnan(value) else form.format(value)
+        if equal is not None and not np.isnan(value):
+            middle = f"{middle} ({value / equal[j]:.2f} × the equal share)"
         hover[i, j] = f"expert <b>{literal(table.columns[j])}</b><br>{middle}<br>task <b>{literal(table.index[i])}</b>"
     return hover
 
 
-def routing_by_layer(run: Run, after: int | None, task: int, expert: int, measure: str = "weight", title: str = "") -> go.Figure:
-    """One number per layer and routing head, see `views.routing_by_layer`; bars where there is one routing head."""
+def routing_by_layer(
+    run: Run, after: int | None, task: int, expert: int, measure: str = "weight", title: str = "", absolute: bool = False
+) -> go.Figure:
+    """One number per layer and routing head, see `views.routing_by_layer`; bars where there is one routing head.
+
+    Colours of weights as in `routing_by_task`.
+    """
     table = views.routing_by_layer(run, after, task, expert, measure)
     what, names = MEASURES[measure], [literal(name) for name in views.layer_names(table.index)]
     most = views.largest_weight(run) if measure == "weight" else 1.0  # the other measures end there
@@ -97,14 +132,78 @@ def routing_by_layer(run: Run, after: int | None, task: int, expert: int, measur
         )
         return drawn
     heads = [str(h + 1) for h in range(table.shape[1])]
-    return weights_by_layer(table, heads, "routing head", [f"routing head {head}<br>{what}" for head in heads], title, most)
+    about, scale = [f"routing head {head}<br>{what}" for head in heads], {}
+    if measure == "weight" and not absolute:
+        ratios = views.shares_by_head(run, after)[task, :, :, expert] * len(run.routing(after).experts)
+        scale = around_equal(ratios, views.times_equal(run, by_head=True))
+    return weights_by_layer(table, heads, "routing head", about, title, most, **scale)
 
 
-def routing_profile(run: Run, after: int | None, task: int, title: str = "") -> go.Figure:
-    """Mean weight of every expert in every layer on one task."""
+def routing_profile(run: Run, after: int | None, task: int, title: str = "", absolute: bool = False) -> go.Figure:
+    """Mean weight of every expert in every layer on one task; colours as in `routing_by_task`."""
     table = views.routing_profile(run, after, task)
     about = weight_of(table.columns, "mean weight")
-    return weights_by_layer(table, heads(table.columns, ()), "expert", about, title, views.largest_weight(run))
+    ratios = views.shares_by_head(run, after)[task].mean(1) * table.shape[1]  # (L, E)
+    scale = {} if absolute else around_equal(ratios, views.times_equal(run, by_head=True))
+    return weights_by_layer(table, heads(table.columns, ()), "expert", about, title, views.largest_weight(run), **scale)
+
+
+def routing_panels(
+    run: Run,
+    after: int | None = None,
+    panels: str = "layers",
+    task: int | None = None,
+    layer: int | None = None,
+    first: int = 0,
+    title: str = "",
+    absolute: bool = False,
+) -> go.Figure:
+    """Small multiples of shares, see `views.routing_panels`: `PANELS` of them, beginning with number `first`; colours as in
+    `routing_by_task`."""
+    table = views.routing_panels(run, after, panels, task, layer)
+    names = [*dict.fromkeys(table.index.get_level_values(0))][first : first + PANELS]
+    experts, columns = [*dict.fromkeys(table.index.get_level_values(1))], [str(name) for name in table.columns]
+    beside = max(1, min(len(names), ROOM // (max(len(columns), 4) + 2)))
+    below = -(-len(names) // beside)
+    each = max(70, (16 if len(experts) <= 16 else 7) * len(experts))
+    height = 90 + below * (each + 34)
+    drawn = make_subplots(
+        below,
+        beside,
+        subplot_titles=[literal(name) for name in names],
+        shared_xaxes=True,
+        shared_yaxes=True,
+        horizontal_spacing=min(0.02, 0.5 / beside),
+        vertical_spacing=30 / height,
+    )
+    drawn.update_layout(figure(title, height).layout).update_annotations(font={"size": 11})
+    most, equal = views.times_equal(run, by_head=True), 1 / len(experts)
+    axis = table.columns.name
+    for number, name in enumerate(names):
+        values = table.loc[name].to_numpy()
+        hover = np.empty(values.shape, dtype=object)
+        for i, j in np.ndindex(values.shape):
+            times = f"{values[i, j]:.1%} of the weight ({values[i, j] / equal:.2f} × the equal share)"
+            hover[i, j] = f"{literal(name)}<br>expert <b>{literal(experts[i])}</b>, {axis} {literal(columns[j])}<br>{times}"
+        scale = {} if absolute else around_equal(values / equal, most)
+        where: dict[str, Any] = {"row": number // beside + 1, "col": number % beside + 1}
+        cells(drawn, values, hover, xgap=1, ygap=1, showscale=number == 0, texts=False, **scale, **where)
+    labels, every = unique(experts, SHORT), -(-len(experts) // 16)
+    drawn.update_yaxes(
+        tickvals=list(range(0, len(experts), every)),
+        ticktext=labels[::every],
+        range=[len(experts) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
+    )
+    shown = [str(j + 1) for j in range(len(columns))] if axis == "task" else columns
+    step = -(-len(shown) // 10)
+    drawn.update_xaxes(
+        tickvals=list(range(0, len(shown), step)), ticktext=shown[::step], tickangle=0, showgrid=False, zeroline=False
+    )
+    drawn.update_xaxes(title=f"{axis}, by its number" if axis == "task" else axis, row=below)
+    tiny = {"size": SMALL}
+    return drawn.update_xaxes(tickfont=tiny).update_yaxes(tickfont=tiny if len(experts) > 8 else None)
 
 
 def routing_load(run: Run, after: int | None = None, title: str = "") -> go.Figure:
@@ -206,10 +305,11 @@ def routing_animation(run: Run, title: str = "") -> go.Figure:
     history: Any = views.routing_history(run)
     tasks, experts = [*dict.fromkeys(history["task"])], [*dict.fromkeys(history["expert"])]
     drawn = figure(title, cell_height(len(tasks)) + 90)
+    most = views.times_equal(run)
     for after, rows in history.groupby("after"):
         table = rows.pivot(index="task", columns="expert", values="share").reindex(index=tasks, columns=experts)
-        moment = go.Figure()
-        cells(moment, table.to_numpy(), _pair_hover(table, "gets {:.1%} of the weight on"))
+        moment, times = go.Figure(), table.to_numpy() * rows["expert"].nunique()
+        cells(moment, table.to_numpy(), _pair_hover(table, "gets {:.1%} of the weight on"), **around_equal(times, most))
         drawn.frames += (go.Frame(data=moment.data, name=str(after + 1)),)
     if drawn.frames:
         drawn.add_traces(drawn.frames[-1].data)

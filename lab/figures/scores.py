@@ -243,8 +243,9 @@ def _average_curve(drawn: go.Figure, rows: Any, label: str, look: Style, clear: 
 
 def _over_tasks(drawn: go.Figure, tasks: int, what: str) -> go.Figure:
     """Axes of a chart over learned tasks."""
-    for border in range(1, tasks):
-        drawn.add_vline(x=border + 0.5, line={"color": FAINT, "width": 1, "dash": "dot"})
+    look = {"type": "line", "yref": "y domain", "y0": 0, "y1": 1, "line": {"color": FAINT, "width": 1, "dash": "dot"}}
+    borders = [{**look, "x0": border + 0.5, "x1": border + 0.5} for border in range(1, tasks)]
+    drawn.update_layout(shapes=borders)  # at once: add_vline for each takes ten times as long
     drawn.update_xaxes(title="tasks learned", range=[0.6, max(tasks, 1) + 0.4], dtick=1, showgrid=False, zeroline=False)
     drawn.update_yaxes(title=what, range=[-0.02, 1.04], tickformat=".1f")
     return drawn.update_layout(legend=LEGEND)

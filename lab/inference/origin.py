@@ -1,15 +1,21 @@
 """What a model is beside its weights: the configuration, the tasks it has learned, and the run it comes from."""
 
+import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from lab.config.resolve import validated
+from lab.core import names
 from lab.core.errors import LabError
 from lab.data.stream import Task
 from lab.models.backbone import is_recorded
 from lab.models.learner import Learner
 from lab.models.pretrained import resolve_device
 from lab.run_folder.run import Run
+
+LONGEST = 1 << 16  # tokens of an answer
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,29 @@ class Origin:
             run.info.get("longest_answer", 0),
             facts,
         )
+
+    @classmethod
+    def read(cls, values: Any) -> "Origin":
+        """That of a saved model. Raises ValueError, or LabError, for values that no model has."""
+        try:
+            origin = TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from error
+        for task, labels in zip(origin.tasks, origin.labels, strict=True):
+            if problem := names.fault(task):
+                raise ValueError(f"the name of task {task[:60]!r} {problem}")
+            if len({*labels}) < len(labels) or len(labels) == 1:
+                raise ValueError(f"task '{task}' has the labels {labels!r:.60}")
+        if len({*origin.tasks}) < len(origin.tasks):
+            raise ValueError("a task is named twice")
+        if not (
+            0 <= origin.after < len(origin.tasks)
+            and origin.after < origin.met <= len(origin.tasks)
+            and 0 <= origin.longest <= LONGEST
+        ):
+            raise ValueError(f"after {origin.after}, met {origin.met}, longest {origin.longest} fit no {len(origin.tasks)} tasks")
+        return origin
 
     @property
     def values(self) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def read(folder: Path, device: str | None, backbone: str | None) -> tuple[Learne
     if content.get("format") != FORMAT:
         raise LabError(f"the model in {folder} is of format {content.get('format')}, this version of the lab reads {FORMAT}")
     try:
-        origin = Origin(**content["origin"])
+        origin = Origin.read(content["origin"])
         learner = origin.learner(device, backbone)
         for k, name in enumerate(learner.bank.names):
             learner.bank.load_expert(k, learner.bank.read(folder / EXPERTS / name))

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import psutil
 
+from lab.config import registration
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.run_folder.run import TERMINAL, Run, process_alive
@@ -120,9 +121,9 @@ def detached(words: Sequence[str], log: Path) -> Worker:
 
 
 def environment() -> dict[str, str]:
-    """Environment of a process that finds this package and prints without delay."""
+    """Environment of a process that finds this package and what was registered here, and prints without delay."""
     paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    return registration.environment() | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 
 # -- watch -----------------------------------------------------------------------------------------------------------------

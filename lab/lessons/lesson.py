@@ -14,7 +14,7 @@ from lab import views
 from lab.config.schema import Section
 from lab.core.documents import read_yaml
 from lab.core.errors import LabError, unknown
-from lab.core.registry import explain
+from lab.core.option_errors import explain
 from lab.run_folder.run import Run
 
 SHIPPED = Path(__file__).parent

@@ -1,13 +1,14 @@
 """Methods: what acts on training beyond routing. Five moments, each optional, in the order in which the loop meets them."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from lab.core import registry
-from lab.core.errors import LabError
+from lab.core.errors import LabError, RunFailed
+from lab.core.plugin_errors import refuse_entries, wrong_return
 from lab.core.registry import Options, Plugin
 from lab.data.batching import Batch, Encoded
 from lab.data.replay_buffer import ALL, Memory
@@ -83,4 +84,32 @@ class Method(Plugin):
     @property
     def bytes(self) -> int:
         """Bytes of what the method keeps."""
-        return self.generated.bytes + sum(tensor.numel() * tensor.element_size() for tensor in self.state().values())
+        return self.generated.bytes + sum(tensor.numel() * tensor.element_size() for tensor in state_of(self).values())
+
+
+def state_of(method: Method) -> dict[str, Tensor]:
+    """The state of a method; RunFailed for what are no tensors by name."""
+    state = method.state()
+    refuse_entries(method, "state", state, Tensor)
+    return state
+
+
+def rows_of(method: Method, rows: list[Encoded], generator: torch.Generator) -> list[Encoded]:
+    """The rows of a step after a method; RunFailed for what is no list of rows."""
+    changed = method.rows(rows, generator)
+    if not isinstance(changed, list) or not all(isinstance(row, Encoded) for row in changed):
+        raise RunFailed(wrong_return(method, "rows", changed, "a list of rows, those that it is given among them"))
+    return changed
+
+
+def terms_of(method: Method, batch: Batch, out: Output, others: Container[str]) -> dict[str, Tensor]:
+    """The loss terms of a method; RunFailed for what are none, and for a name that one of the `others` has."""
+    terms = method.terms(batch, out)
+    refuse_entries(method, "terms", terms, Tensor)
+    for name, term in terms.items():
+        if term.dim():
+            shape = tuple(term.shape)
+            raise RunFailed(f"method '{method.name}' gave the loss term {name} of the shape {shape}: give a mean or a sum")
+        if name in others:
+            raise RunFailed(f"method '{method.name}' calls a loss term {name}, as another one is called: give it its own name")
+    return terms

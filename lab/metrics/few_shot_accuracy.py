@@ -11,6 +11,7 @@ class FewShotAccuracy(TransferMean):
     """Mean score of the held-out tasks after adaptation to $k$ examples of each; 0 shots: before any was seen."""
 
     name = "few-shot-accuracy"
+    path, title = "average.k", "k shots"
     latex = r"\mathrm{A}_k = \frac{1}{H} \sum_{h=1}^{H} S_{h,k}"
     rank = 0
 

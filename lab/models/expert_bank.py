@@ -16,9 +16,9 @@ from lab.adapters import initial_adapters, peft_folder, peft_format
 from lab.adapters.base_model import Base, compare
 from lab.core.errors import LabError, Notice
 from lab.core.rng import generator
-from lab.experts.base import Expert, InputExpert, LayerInfo, is_linear
+from lab.experts.base import Expert, InputExpert, LayerInfo, is_linear, parameters_of, refuse_output
 from lab.models.layer_calls import LEAVE_OUT, Call, calls_of
-from lab.routers.base import Decision, one_hot
+from lab.routers.base import Decision, one_hot, refuse_weights
 
 if TYPE_CHECKING:  # transformers is slow to import
     from transformers import PreTrainedModel
@@ -85,7 +85,9 @@ class RoutedLayer(nn.Module):
         self.turn = (self.turn + 1) % len(self.calls)
         if call.axis is None and len(w) > 1:  # what all rows share differs between them from here on
             rows = rows.expand(len(w), *rows.shape[1:])
-        out = bank.kind.output(self.base, rows, stack | bank.shared, w, bank.slot.composition or bank.composition)
+        how = bank.slot.composition or bank.composition
+        out = bank.kind.output(self.base, rows, stack | bank.shared, w, how)
+        refuse_output(bank.kind, self.info, rows, out)
         return out if rows is x else call.as_given(out, x)
 
     def routed(self, slot: Decision, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -98,12 +100,12 @@ class RoutedLayer(nn.Module):
             w = slot.weights_for_layer(self.index, x)
         else:
             w = slot.weights_again(self.index, per_token=self.calls[self.turn].axis is not None)
-        w = w if w.dim() == 4 else w.unsqueeze(1)
+        of_tokens = isinstance(w, Tensor) and w.dim() == 4
+        axes = {"rows": (1, len(x)), "tokens": (1, x.shape[1])} if of_tokens else {"rows": (1, len(x), slot.rows or 1)}
         stack = self.stack(chosen) if slot.stacks is None else slot.stacks[self.index]
         experts = len(next(iter(stack.values())))
-        if w.shape[-1] != experts:
-            raise LabError(f"the routing decision has {w.shape[-1]} weights for {experts} experts")
-        return stack, w
+        refuse_weights(slot.of, w, axes | {"routing heads": (1, self._bank[0].heads), "experts": (experts,)}, x.device)
+        return stack, w if of_tokens else w.unsqueeze(1)
 
 
 class RoutedInput(RoutedLayer):
@@ -239,7 +241,7 @@ class Bank(nn.Module):
         if name in self.names:
             raise LabError(f"the bank already has an expert called '{name}'")
         for layer in self.routed_layers:
-            layer.add(self.kind.new(layer.info, generator(*key, layer.info.name)))
+            layer.add(parameters_of(self.kind, layer.info, generator(*key, layer.info.name)))
             layer.changed()
         self.names.append(name)
         if name in self.initial_values:
@@ -248,7 +250,7 @@ class Bank(nn.Module):
 
     def reinitialise(self, k: int, *key: object) -> None:
         """Expert k as `grow` with this key made it."""
-        fresh = {layer.info.name: self.kind.new(layer.info, generator(*key, layer.info.name)) for layer in self.routed_layers}
+        fresh = {layer.name: parameters_of(self.kind, layer, generator(*key, layer.name)) for layer in self.layers}
         drawn_values = {f"{layer}.{name}": tensor for layer, new in fresh.items() for name, tensor in new.items()}
         self.load_expert(k, self.initial_values.get(self.names[k], drawn_values))
 
@@ -354,7 +356,7 @@ class Bank(nn.Module):
         draw, device = generator("trial of layers"), next(self.routed_layers[0].base.parameters()).device
         stacks = []
         for layer in self.layers:
-            new = self.kind.new(layer, draw)
+            new = parameters_of(self.kind, layer, draw)
             noisy = {own: [t + 0.1 * torch.randn(t.shape, generator=draw) for _ in range(2)] for own, t in new.items()}
             stacks.append({own: torch.stack(pair).to(device) for own, pair in noisy.items()})
 
@@ -438,7 +440,7 @@ class Bank(nn.Module):
         theirs = {names[layer]: parameters for layer, parameters in saved.layers().items()}
         tensors: dict[str, Tensor] = {}
         for name, layer in own.items():
-            fresh = self.kind.new(layer, generator("padding", name))
+            fresh = parameters_of(self.kind, layer, generator("padding", name))
             parameters = {key: torch.from_numpy(array) for key, array in theirs.get(name, {}).items()}
             try:
                 fitted = self.kind.fitted(parameters, fresh, peft_folder.scale(saved.config)) if parameters else fresh

@@ -22,7 +22,7 @@ from lab.models.backbone import Backbone
 from lab.models.expert_bank import Bank
 from lab.routers.base import Decision
 
-Writing = Callable[[str], None]  # told what was written so far
+Writing = Callable[[str], object]  # told what was written so far
 
 
 class Answers(NamedTuple):
@@ -396,7 +396,7 @@ class Generation(Written):
         def watch(token: Tensor) -> None:
             so_far.extend(token.tolist())
             if writing:
-                writing(tokenizer.decode(so_far, skip_special_tokens=True))
+                writing(*tokenizer.batch_decode([so_far], skip_special_tokens=True))
 
         ids = self.backbone.written_tokens(batch, self.limit, self.config.decoding.beams, watch)  # (1, S)
         (text,) = tokenizer.batch_decode(ids, skip_special_tokens=True)

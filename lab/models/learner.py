@@ -1,7 +1,7 @@
 """Backbone, bank, router and head put together: batch in, logits and the routing decision out."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,8 @@ from lab.adapters import initial_adapters
 from lab.config.schema import BackboneConfig, RunConfig
 from lab.consolidation.base import Consolidation
 from lab.core import registry
-from lab.core.errors import LabError, unknown
+from lab.core.errors import LabError, RunFailed, unknown
+from lab.core.plugin_errors import wrong_return
 from lab.core.rng import generator
 from lab.data.batching import Batch, Encoded, by_length
 from lab.data.stream import Example, Task
@@ -19,7 +20,7 @@ from lab.models.expert_bank import Bank
 from lab.models.heads import Head, head_of
 from lab.models.layer_calls import LEAVE_OUT
 from lab.models.router_inputs import RouterInputs
-from lab.routers.base import Decision, MadeOfExamples, MadeOfExperts, Reads, Router, TaskAware, Trained
+from lab.routers.base import Decision, MadeOfExamples, MadeOfExperts, Reads, Router, TaskAware, Trained, refuse_weights
 
 CONSOLIDATION = "consolidation."  # how names of its tensors begin beside those of the router
 
@@ -152,7 +153,8 @@ class Learner(nn.Module):
         """The decision about a batch; None while the bank is empty. `noise`: given while the router is trained."""
         if not len(self.bank):
             return None
-        return self.consolidation.applied(self.router(self.inputs.request(self.router, batch, noise)))
+        decision = self.router(self.inputs.request(self.router, batch, noise))
+        return self.consolidation.applied(_checked(self, decision, len(batch.mask)))
 
     def forward(self, batch: Batch) -> Output:
         decision = self.decide(batch)
@@ -175,6 +177,18 @@ class Learner(nn.Module):
             with self.bank.routed(decision or self.decide(batch)):
                 representations |= zip(batch.keys, self.backbone.embed(batch), strict=True)
         return representations
+
+
+def _checked(learner: Learner, decision: Any, rows: int) -> Decision:
+    """What the router returned for so many rows, if layers can act by it; RunFailed if not."""
+    router, of = learner.router, f"router '{learner.router.name}'"
+    if not isinstance(decision, Decision):
+        raise RunFailed(wrong_return(router, "forward", decision, "a Decision"))
+    decision.of, experts = of, router.experts if decision.experts is None else len(decision.experts)
+    if decision.weights is not None and decision.stacks is None:
+        axes = {"rows": (1, rows), "layers": (1, len(learner.bank.layers)), "routing heads": (router.heads,)}
+        refuse_weights(of, decision.weights, axes | {"experts": (experts,)}, learner.backbone.device)
+    return decision
 
 
 def read_initial_experts(learner: Learner) -> None:

@@ -122,7 +122,7 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
-    def batch_decode(self, ids: Tensor, skip_special_tokens: bool = False) -> list[str]: ...
+    def batch_decode(self, ids: Tensor | list[list[int]], skip_special_tokens: bool = False) -> list[str]: ...
 
     def get_vocab(self) -> dict[str, int]: ...
 
@@ -130,7 +130,9 @@ class Tokenizer(Protocol):
 class WritingModel(Protocol):
     """What models of transformers that write text have beyond the others."""
 
-    def generate(self, *, input_ids: Tensor, attention_mask: Tensor, generation_config: "GenerationConfig") -> Tensor: ...
+    def generate(
+        self, *, input_ids: Tensor, attention_mask: Tensor, generation_config: "GenerationConfig", streamer: Any
+    ) -> Tensor: ...
 
 
 class HashTokenizer:
@@ -143,6 +145,11 @@ class HashTokenizer:
             self.first + zlib.crc32(word.strip(".,;:!?\"'()").encode()) % (self.size - self.first)
             for word in text.lower().split()
         ]
+
+    @staticmethod
+    def words(text: str, pair: str | None) -> list[str]:
+        """What the ids of a text, or of a pair, stand for, as the ids themselves do not tell."""
+        return ["[first]", *text.lower().split(), *(["[second]", *pair.lower().split()] if pair else [])]
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> dict[str, list[list[int]]]:
         first = [[1, *self.encode(text)] for text in texts]

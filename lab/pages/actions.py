@@ -13,6 +13,8 @@ from lab.pages import layout
 from lab.run_folder.run import Run
 from lab.store import trash
 
+SHOWN = 5  # runs that a question names
+
 
 def attempt(action: Callable[..., Any], *arguments: Any, **options: Any) -> None:
     """Call `action` and draw the page again; an error is shown there by `show_error`."""
@@ -35,38 +37,47 @@ def show_error() -> None:
 
 
 def show_removed() -> None:
-    """Say that a run is in the trash, with a button that brings it back, once."""
-    entry: trash.Entry | None = st.session_state.get("removed")
-    if entry is None or not entry.dir.exists():
+    """Say which runs are in the trash, with a button that brings them back, once."""
+    entries: list[trash.Entry] = [entry for entry in st.session_state.get("removed", []) if entry.dir.exists()]
+    if not entries:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f":material/delete: Run **{layout.plain(entry.id)}** is in the trash.")
-        st.button("Undo", icon=":material/undo:", type="tertiary", key="undo_delete", on_click=bring_back, args=[entry])
+        one = len(entries) == 1
+        what = f"Run **{layout.plain(entries[0].title)}** is" if one else f"**{len(entries)} runs** are"
+        st.markdown(f":material/delete: {what} in the trash.")
+        st.button("Undo", icon=":material/undo:", type="tertiary", key="undo_delete", on_click=bring_back, args=[entries])
 
 
-def bring_back(entry: trash.Entry) -> None:
-    """Restore a run, in a callback."""
-    attempt_in_callback(jobs.restore, entry.dir.name)
+def bring_back(entries: list[trash.Entry]) -> None:
+    """Restore runs, in a callback."""
+    for entry in entries:
+        attempt_in_callback(jobs.restore, entry.dir.name)
 
 
-def delete_named(run: Run) -> None:
-    """Move a run into the trash where its name was written."""
-    if st.session_state["delete_name"].strip() == run.id:
-        attempt_in_callback(lambda: st.session_state.update(removed=jobs.delete(run)))
+def move_to_trash(runs: list[Run]) -> None:
+    """Move runs into the trash, in a callback; `show_removed` tells of them."""
+    st.session_state["removed"] = []
+    for run in runs:
+        attempt_in_callback(lambda run=run: st.session_state["removed"].append(jobs.delete(run)))
 
 
-@st.dialog("Delete this run?")
-def confirm_delete(run: Run) -> None:
-    """Ask before a run is moved into the trash, with its size and what it has learned."""
-    size = sum(path.lstat().st_size for path in run.dir.rglob("*") if path.is_file())
-    st.markdown(
-        f"**{layout.plain(run.id)}** and all its files ({size / 1e6:,.1f} MB) are moved into the trash. "
-        "They can be restored from there until the trash is emptied."
-    )
-    with suppress(*views.UNREADABLE):  # a damaged run can be deleted too
-        if len(run.matrix):
-            st.caption(f"It has learned {len(run.matrix)} of {len(run.tasks)} tasks.")
-    ask_name(run.id, "Write its name to delete it", delete_named, run)
+@st.dialog("Move into the trash?")
+def confirm_delete(runs: list[Run]) -> None:
+    """Ask before runs are moved into the trash, with their sizes and what they have learned."""
+    for run in runs[:SHOWN]:
+        size = sum(path.lstat().st_size for path in run.dir.rglob("*") if path.is_file())
+        learned = ""
+        with suppress(*views.UNREADABLE):  # a damaged run can be deleted too
+            learned = f", {len(run.matrix)} of {len(run.tasks)} tasks learned" if len(run.matrix) else ""
+        st.markdown(f"- **{layout.plain(run.title)}** ({size / 1e6:,.1f} MB{learned})")
+    if len(runs) > SHOWN:
+        st.markdown(f"- and {len(runs) - SHOWN:,} more")
+    st.caption("They can be restored from there until the trash is emptied.")
+    with st.container(horizontal=True):
+        if st.button("Move into the trash", on_click=move_to_trash, args=[runs], type="primary", key="trash_yes"):
+            st.rerun()
+        if st.button("Keep", key="trash_no"):
+            st.rerun()
 
 
 def purge_named(entry: trash.Entry) -> None:
@@ -78,8 +89,9 @@ def purge_named(entry: trash.Entry) -> None:
 @st.dialog("Delete this run for good?")
 def confirm_purge(entry: trash.Entry) -> None:
     """Ask before a run in the trash is deleted."""
-    st.markdown(f"**{layout.plain(entry.id)}** ({entry.size() / 1e6:,.1f} MB) will be deleted. This cannot be undone.")
-    ask_name(entry.id, "Write its name to delete it for good", purge_named, entry)
+    size = f"{entry.size() / 1e6:,.1f} MB"
+    st.markdown(f"**{layout.plain(entry.title)}** ({layout.plain(entry.id)}, {size}) will be deleted. This cannot be undone.")
+    ask_name(entry.id, "Write its id to delete it for good", purge_named, entry)
 
 
 def ask_name(name: str, words: str, act: Callable[[Any], None], of: Any) -> None:
@@ -89,7 +101,7 @@ def ask_name(name: str, words: str, act: Callable[[Any], None], of: Any) -> None
         if st.form_submit_button("Delete", on_click=act, args=[of], type="primary", icon=":material/delete:", key="delete_yes"):
             if written.strip() == name:
                 st.rerun()
-            st.error(f"This is not its name: write {layout.plain(name)}")
+            st.error(f"This is not its id: write {layout.plain(name)}")
     if st.button("Keep it", key="delete_no"):
         st.rerun()
 
@@ -101,7 +113,7 @@ def trash_card() -> None:
         return
     reason = jobs.why_read_only()
     with st.expander(f"Trash ({len(lying)})", icon=":material/delete:", key="trash", bind="query-params"):
-        names = {entry.dir.name: f"{entry.id}, removed {entry.removed:%Y-%m-%d %H:%M} UTC" for entry in lying}
+        names = {entry.dir.name: f"{entry.title}, removed {entry.removed:%Y-%m-%d %H:%M} UTC" for entry in lying}
         name = st.selectbox("Run in the trash", list(names), format_func=names.__getitem__, key="trash_run")
         entry = next(entry for entry in lying if entry.dir.name == name)
         with st.container(horizontal=True):
@@ -113,7 +125,7 @@ def trash_card() -> None:
                 help=reason or restores,
                 key="restore",
                 on_click=bring_back,
-                args=[entry],
+                args=[[entry]],
             )
             if st.button(
                 "Delete for good",

@@ -33,6 +33,7 @@ def card(
     python: str = "",
     on_click: Callable[[int, int], None] | None = None,
     focus: tuple[int, int] | None = None,
+    focus_row: int | None = None,
     **options: Any,
 ) -> None:
     """A chart with what belongs to it: how to read it, its text equivalent, and a popover with Python, command and CSV.
@@ -40,13 +41,17 @@ def card(
     `draw` is a function of lab.figures, called with `arguments` and `options`; `table` is the function of lab.views with its
     numbers, called with `arguments`. The popover shows these calls; `python` replaces them where the arguments are not runs
     and plain values. `on_click(row, column)` is called with the cell of a heatmap that was clicked; `focus` is the cell
-    that has an outline.
+    that has an outline, and `focus_row` a row of cells or bars that has one.
     """
     figure = draw(*arguments, **options)
     selection: dict[str, Any] = {}
     if on_click:
-        figures.clickable(figure, focus)
+        figures.clickable(figure)
         selection = {"on_select": lambda: _pass_click_on(key, on_click), "selection_mode": "points"}
+    if focus_row is not None:
+        figures.outline(figure, focus_row)
+    if focus:
+        figures.outline(figure, *focus)
     chart(figure, key, alt, **selection)
     runs = [item for value in arguments for item in (value if isinstance(value, list) else [value]) if isinstance(item, Run)]
     numbers = partial(table, *arguments) if table else None

@@ -71,6 +71,7 @@ def first_choice(runs: dict[str, Run]) -> list[str]:
     family = next(iter(several or alike.values()), [])
     if not family:
         return list(runs)[:1]
+    family = sorted(family, key=lambda key: str(rows[key]["created"]), reverse=True)
     keys = {runs[key].dir: key for key in family}
     methods = views.groups([runs[key] for key in family])  # the one with the newest run first
     by_recipe = {group.recipe: group for group in methods[::-1]}
@@ -86,10 +87,16 @@ def cautions(runs: list[Run]) -> None:
     """What makes the comparison unequal, shown before the numbers."""
     for sentence in views.unequal(runs):
         st.warning(layout.plain(sentence))
+
+
+def notes(runs: list[Run]) -> None:
+    """What to keep in mind, shown below the numbers."""
     for sentence in tables.without_interval(runs):
         st.caption(f":material/exposure_plus_1: {layout.plain(sentence)}")
     if any((run.result()["uses"] or {}).get("task_id") for run in runs):
-        st.info("A run here is given the true task at test time (see “Uses task identity”): use it as a reference only.")
+        st.caption(
+            ":material/key: A run here is given the true task at test time (“Uses task identity”): use it as a reference only."
+        )
 
 
 # -- the page --------------------------------------------------------------------------------------------------------------
@@ -127,6 +134,7 @@ def draw() -> None:
     )
     with layout.section():
         show(view, runs, groups, only, excluded)
+    notes(runs)
 
 
 def show(view: str, runs: list[Run], groups: list[Group], only: str, excluded: dict[str, str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from lab import figures, views
+from lab import figures
 from lab.adapters import library, peft_folder
 from lab.adapters.library import SavedExpert
 from lab.core.errors import LabError
@@ -16,7 +16,6 @@ from lab.pages import actions, chart_card, layout, navigation, run_notes, run_pi
 from lab.pages.expert_arithmetic import newest_siblings, put_together
 from lab.run_folder.run import Run
 from lab.store import index
-from lab.store.turns import safe_status
 
 MOST = 24  # experts in one similarity matrix
 FIRST = 8  # experts that are compared at first
@@ -47,14 +46,15 @@ def experts(saved: list[SavedExpert]) -> None:
         st.info("There are no experts in this folder yet: a run leaves one for every task it has learned.")
         navigation.link("train", "Go to Train", ":material/model_training:")
         return
-    experts_table([row(expert) for expert in saved])
-    readable = {expert.key: expert for expert in saved if row(expert)["kind"] != "damaged"}
+    rows = {expert.key: row(expert) for expert in saved}
+    experts_table([*rows.values()])
+    readable = {expert.key: expert for expert in saved if rows[expert.key]["kind"] != "damaged"}
     if readable:
         default = next(iter(readable))
         url_state.restore("lib_expert", list(readable), default)
         chosen = st.selectbox("Expert to download", list(readable), index=None, key="lib_expert")
         download(readable[chosen or default])
-        lora = {key: expert for key, expert in readable.items() if row(expert)["kind"] == "lora"}
+        lora = {key: expert for key, expert in readable.items() if rows[key]["kind"] == "lora"}
         similarity(lora)
         with layout.section():
             put_together(lora)
@@ -169,19 +169,20 @@ def import_expert() -> None:
 def notes(runs: list[Run]) -> None:
     """Star, tags, note, archive and delete of one run."""
     st.subheader("Runs", anchor=False)
-    statuses = views.runs_table(runs)["status"]
-    readable = {run.id: run for run, status in zip(runs, statuses, strict=True) if status != "damaged"}
+    rows = dict(zip(runs, index.rows(runs), strict=True))
+    readable = {run.id: run for run in runs if rows[run]["status"] != "damaged"}
     if not readable:
         st.caption("There are no runs to annotate yet.")
         return
-    table = pd.DataFrame([{"run": run.title, "status": run.status} | run.notes for run in readable.values()])
+    table = pd.DataFrame([rows[run] for run in readable.values()])
     columns = {
         "starred": st.column_config.CheckboxColumn("star"),
         "archived": st.column_config.CheckboxColumn("archived"),
         "tags": st.column_config.ListColumn("tags"),
-        "text": st.column_config.TextColumn("note", width="large"),
+        "note": st.column_config.TextColumn("note", width="large"),
+        "title": "run",
     }
-    order = ["starred", "run", "status", "tags", "text", "archived"]
+    order = ["starred", "title", "status", "tags", "note", "archived"]
     st.dataframe(
         table,
         hide_index=True,
@@ -192,7 +193,7 @@ def notes(runs: list[Run]) -> None:
         height="content" if len(table) <= 8 else 320,
     )
     run = run_picker.pick_run("Run to annotate", "lib_run", readable, next(iter(readable)))
-    run_notes.form(run, sorted({tag for other in readable.values() for tag in other.notes["tags"]}), "lib_notes")
+    run_notes.form(run, sorted({tag for own in readable.values() for tag in rows[own]["tags"]}), "lib_notes")
     busy, reason = run.status in jobs.ACTIVE, jobs.why_read_only()
     about = reason or ("Stop it first." if busy else "Moves this run into the trash, from where it can be restored on Jobs.")
     if st.button(
@@ -203,7 +204,7 @@ def notes(runs: list[Run]) -> None:
         help=about,
         key="lib_delete",
     ):
-        actions.confirm_delete(run)
+        actions.confirm_delete([run])
 
 
 def draw() -> None:
@@ -213,7 +214,8 @@ def draw() -> None:
     actions.show_removed()
     runs = index.runs()[::-1]
     try:
-        saved = library.experts([run for run in runs if safe_status(run) != "damaged"])
+        rows = zip(runs, index.rows(runs), strict=True)
+        saved = library.experts([run for run, row in rows if row["status"] != "damaged"])
     except LabError as error:
         st.error(layout.plain(error))
         return

@@ -2,7 +2,7 @@
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -33,7 +33,7 @@ def loaded(run: Run, after: int) -> "tuple[RoutedModel, threading.Lock]":
 
 
 @st.cache_resource
-def _loaded_once() -> set[tuple[Any, ...]]:
+def _loaded_once() -> set[tuple[str, int, tuple]]:
     """What was loaded since the server began."""
     return set()
 
@@ -43,7 +43,7 @@ def takes_time(run: Run, after: int) -> bool:
     return state_of(run, after) not in _loaded_once()
 
 
-def state_of(run: Run, after: int) -> tuple[Any, ...]:
+def state_of(run: Run, after: int) -> tuple[str, int, tuple]:
     """What changes with the weights of a run after task `after`: its folder, the moment, and stamps of its files."""
     return str(run.dir), after, run_table.file_stamps(run, "run.json", f"state/after_{after}/classifier.safetensors")
 

@@ -14,6 +14,7 @@ from lab.pages.play import controls, weights
 from lab.pages.play.sides import Question, Side, ask, takes_task
 from lab.run_folder.prediction import Answer, kept
 from lab.run_folder.run import Run
+from lab.store import index
 
 ORIGINAL = "the original"
 
@@ -26,19 +27,31 @@ def recorded_answers(run: Run, after: int) -> dict[str, list[Answer]]:
     return {name: kept(run, after, t) for t, name in enumerate(routing.tasks) if f"{t}/rows" in routing.arrays}
 
 
+def askable() -> dict[str, Run]:
+    """The runs on streams that can be asked, or whose recorded answers can be shown, by the key of a picker."""
+    offered = run_picker.choices()
+    rows = dict(zip(offered, index.rows(offered.values()), strict=True))
+    return {key: run for key, run in offered.items() if rows[key].get("continual") and (run.kept() or run.recorded())}
+
+
+def most_to_see(runs: dict[str, Run]) -> str:
+    """The key of the newest run that was routed, has its weights and takes no task; failing that, of one with less to see."""
+
+    def routed(run: Run) -> bool:
+        return (run.info.get("routing") or {}).get("own_expert_share") is not None
+
+    wishes = (lambda run: run.kept() and routed(run) and not takes_task(run), lambda run: run.kept() and routed(run), routed)
+    return next((key for wish in wishes for key, run in runs.items() if wish(run)), next(iter(runs)))
+
+
 def draw() -> None:
     layout.heading("Playground", "Type a text, see the answer and which experts gave it, and change the routing.")
-    streams = run_picker.choices(lambda run: run.protocol.continual)
-    runs = {key: run for key, run in streams.items() if run.kept() or run.recorded()}
+    runs = askable()
     if not runs:
         run_picker.no_runs("No run here has learned a task yet.")
         return
-    routed = [key for key, run in runs.items() if (run.info.get("routing") or {}).get("own_expert_share") is not None]
-    live = sorted((key for key in routed or runs if runs[key].kept()), key=lambda key: takes_task(runs[key]))
-    left, right = st.columns(2, gap="large")
-    with left:
-        run = run_picker.pick_run("Run", "pg_run", runs, (live or routed or list(runs))[0])
-    with right:
+    with run_picker.bar():
+        run = run_picker.pick_run("Run", "pg_run", runs, most_to_see(runs))
         after = run_picker.pick_moment(run, run.kept() or run.recorded(), "pg_after", "The model as it was at this moment.")
     with layout.section():
         recorded = recorded_answers(run, after)

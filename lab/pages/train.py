@@ -10,7 +10,8 @@ from typing import Any
 
 import streamlit as st
 
-from lab.config.resolve import configure, fitted, merged, recipes
+from lab.analysis import taxonomy
+from lab.config.resolve import GROUPS, configure, fitted, merged, recipes
 from lab.config.schema import CUSTOM, RunConfig
 from lab.core.documents import yaml_text, yaml_value
 from lab.core.errors import LabError, unknown
@@ -21,8 +22,10 @@ from lab.pages import code_snippets, layout, navigation, url_state
 from lab.pages.train_form import draft, options, own_data, widgets
 from lab.pages.train_form.before_start import before_start, concerns_data, tasks_of
 from lab.pages.train_form.presets import PRESETS
+from lab.run_folder.notes import NAME
 
 HIDDEN = ("recipe", "about", "scenarios", "stream.sources", "methods.reflection.pseudo")  # a page takes no paths of files
+NO_RECIPE = {"group": GROUPS[-1], "about": "No recipe: every option begins with its default.", "paper": ""}
 DOUBLE_CLICK = 5.0  # seconds in which a second start of the same run counts as a double click
 
 
@@ -79,13 +82,13 @@ def equivalents(recipe: str, changes: list[str]) -> None:
     python.code(lines, language="python", wrap_lines=True)
 
 
-def begin(config: RunConfig, action: str) -> None:
+def begin(config: RunConfig, action: str, name: str) -> None:
     """Start the run ("start") or queue it ("queue"), once, and go to its page; a double click goes to the run of the first."""
     settings = config.to_dict()
     last = st.session_state.get("started")
     if last and last["config"] == settings and time.monotonic() - last["at"] < DOUBLE_CLICK:
         navigation.go("jobs", {"job": last["run"]})
-    run = jobs.start(settings) if action == "start" else jobs.enqueue(settings)
+    run = jobs.start(settings, name=name) if action == "start" else jobs.enqueue(settings, name=name)
     st.session_state["started"] = {"config": settings, "at": time.monotonic(), "run": run.id}
     navigation.go("jobs", {"job": run.id})
 
@@ -101,11 +104,12 @@ def launch(config: RunConfig | None, reason: str) -> None:
     if active:
         queued = f", and {len(waiting)} more {'wait' if len(waiting) > 1 else 'waits'}" if waiting else ""
         together = "One run trains" if jobs.slots() == 1 else f"{jobs.slots()} runs train"
-        st.info(f"{layout.plain(active[0].id)} is {active[0].status}{queued}. {together} at a time; others wait in the queue.")
+        st.info(f"{layout.plain(active[0].title)} is {active[0].status}{queued}. {together} at a time; others wait in the queue.")
         link = {"job": active[0].id}
         navigation.link("jobs", "Go to the running job", ":material/monitoring:", link)
     if config and not full:
         st.success("Ready to start", icon=":material/check_circle:")
+    name = st.text_input("Name of the run", key="train_name", max_chars=NAME, placeholder="recipe, stream, seed and time")
     with st.container(horizontal=True):
         action = ""
         if st.button(
@@ -127,7 +131,7 @@ def launch(config: RunConfig | None, reason: str) -> None:
             action = "queue"
     if action and config:
         try:
-            begin(config, action)
+            begin(config, action, name)
         except LabError as error:
             st.error(layout.plain(error))
 
@@ -203,17 +207,40 @@ def form(recipe: str) -> tuple[list[options.Entry], list[str]]:
     return entries, widgets.added(recipe) + options.overrides(entries, values)
 
 
+def pick_recipe(listed: dict[str, dict[str, Any]]) -> str:
+    """The select box over recipes, group by group with a line each; below it the paper of the chosen one and what it uses."""
+
+    def line(name: str) -> str:
+        return f"{listed[name]['group']} · {name}: {listed[name]['about']}"
+
+    url_state.restore("recipe", [*listed], "l2r", line, remark="")
+    name = st.selectbox("Recipe", [*listed], index=None, format_func=line, key="recipe") or "l2r"
+    recipe = listed[name]
+    st.markdown(f"**{layout.plain(name)}** ({layout.plain(recipe['group'])}). {layout.plain(recipe['about'])}")
+    facts = [f"Paper: {recipe['paper']}"] if recipe["paper"] else []
+    facts += [f"Uses beside the examples of a task: {uses}"] if (uses := used_by(name)) else []
+    st.caption(layout.plain(". ".join(facts)) + ("." if facts else ""))
+    return name
+
+
+@st.cache_data(max_entries=200, show_spinner=False)
+def used_by(recipe: str) -> str:
+    """What a recipe is given beside the training examples of the task at hand; empty where it cannot be said."""
+    try:
+        return taxonomy.place(configure(recipe))["uses"] if recipe != CUSTOM else ""
+    except LabError:
+        return ""
+
+
 def draw() -> None:
     layout.heading("Train", "A recipe is a published system as a list of options. Change the options you want to study.")
-    abouts = {recipe["name"]: recipe["about"] for recipe in recipes()}
-    abouts[CUSTOM] = "No recipe: every option begins with its default."
-    names = list(abouts)
+    by_group = sorted(recipes(), key=lambda recipe: GROUPS.index(recipe["group"]))
+    listed = {recipe["name"]: recipe for recipe in by_group} | {CUSTOM: NO_RECIPE}
+    names = list(listed)
     presets(names)
     linked = st.query_params.get("recipe")
     unread = [] if linked is None or linked in names else [str(unknown("recipe", linked, names))]
-    url_state.set_default("recipe", names, "l2r")
-    recipe = st.selectbox("Recipe", names, index=None, key="recipe", bind="query-params") or names[0]
-    st.caption(layout.plain(abouts[recipe]))
+    recipe = pick_recipe(listed)
     draft.take_over(recipe, unread)
     own_data.draw(recipe)
     remarks = st.container()

@@ -9,6 +9,7 @@ from streamlit.errors import StreamlitAPIException
 
 from lab.pages import layout
 
+GONE = "It may have been archived or deleted since the link was made, or it lies in another folder."
 LONGEST, MOST = 8000, 200  # characters and values of a link
 
 
@@ -39,12 +40,13 @@ def set_default(key: str, options: list[str], default: Any, label: Callable[[str
     return missing
 
 
-def restore(key: str, options: list[str], default: Any, label: Callable[[str], str] = str) -> None:
+def restore(key: str, options: list[str], default: Any, label: Callable[[str], str] = str, remark: str = GONE) -> None:
     """Give a widget over things that lie in folders a valid value before it is drawn, and write that into the link.
 
     The widget is not bound to the link, for that would hold labels (the widget's `format_func`), and people change the names of
     runs: the link holds options; a label in it is understood too. A link that changes, as by a click on another link, changes
-    the choice. Warns of what a link names and is not there, until the choice changes.
+    the choice. Warns of what a link names and is not there, with a `remark`, until the choice changes; without a
+    remark it does not.
     """
     many, linked = isinstance(default, list), st.query_params.get_all(key)
     opened = key not in st.session_state or bool(linked and linked != st.session_state.get(f"{key}/linked"))
@@ -62,9 +64,8 @@ def restore(key: str, options: list[str], default: Any, label: Callable[[str], s
     if opened:
         st.session_state[f"{key}/missing"] = missing, valid
     missing, chosen_then = st.session_state.get(f"{key}/missing", ([], None))
-    if missing and valid == chosen_then:
-        reason = "It may have been archived or deleted since the link was made, or it lies in another folder."
-        st.warning(f"Not available: {layout.plain(', '.join(missing))}. {reason}", icon=":material/link_off:")
+    if missing and valid == chosen_then and remark:
+        st.warning(f"Not available: {layout.plain(', '.join(missing))}. {remark}", icon=":material/link_off:")
 
 
 def drop_unavailable(key: str, options: list[Any]) -> None:

@@ -214,6 +214,7 @@ class Protocol(Plugin):
             routing=info.get("routing") or {},
             oracle=run.recorded_scores.get("oracle"),
             reasons=info.get("why") or {},
+            tables={"predictions": run.predictions, "routing_table": run.routing_table},
         )
 
     def result(self, run: Run) -> dict[str, Any]:
@@ -226,7 +227,7 @@ class Protocol(Plugin):
         scores = run.recorded_scores
         recorded = {"tasks": run.tasks, "matrix": scores.get("matrix", []), "zero_shot": zero_shot, "routing": routing}
         measures = {"measures": scores["measures"]} if scores.get("measures") else {}
-        return assembled(run, self.measured(run), recorded | measures, why)
+        return assembled(run, recorded | measures, why)
 
     def score_rows(self, run: Run) -> tuple[list[dict[str, Any]], list[str]]:
         """The rows of `Run.scores`, and its columns."""

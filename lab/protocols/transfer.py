@@ -303,7 +303,7 @@ class Transfer(Protocol):
             "held_out": run.recorded_scores.get("held_out", {}),
             "alignment_by_step": run.recorded_scores.get("alignment", {}),
         }
-        return assembled(run, self.measured(run), recorded, {})
+        return assembled(run, recorded, {})
 
     def score_rows(self, run: Run) -> tuple[list[dict[str, Any]], list[str]]:
         result = self.result(run)

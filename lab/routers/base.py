@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab.core.errors import LabError
+from lab.core.errors import LabError, RunFailed
 from lab.core.registry import Options, Plugin
 from lab.experts.base import LayerInfo
 
@@ -69,6 +69,7 @@ class Decision:
     steps: dict[str, Tensor] = field(default_factory=dict)
     stacks: Sequence[dict[str, Tensor]] | None = None  # per layer, stacked parameters that act in place of the bank's
     match: Match | None = None
+    of: str = ""  # whose it is, for errors
 
     @property
     def rows(self) -> int | None:
@@ -307,6 +308,41 @@ class FromMemory(ABC):
     @abstractmethod
     def reset(self, generator: torch.Generator, queries: Sequence[Tensor], owners: Tensor) -> None:
         """Begin anew. Of the stored examples: their queries, as in `standardise`, and the experts of their tasks (N,)."""
+
+
+def loose_tensors(module: nn.Module) -> list[str]:
+    """Names of tensors that a module keeps outside of its state, so that a resumed run would lack them; `_names` are caches."""
+    return [
+        name
+        for part in module.modules()
+        for name, value in vars(part).items()
+        if not name.startswith("_")
+        for held in ([value] if isinstance(value, Tensor) else _held(value))
+        if isinstance(held, Tensor)
+    ]
+
+
+def _held(value: Any) -> Sequence[Any]:
+    return [*value.values()] if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+
+
+def refuse_weights(of: str, w: Any, axes: Mapping[str, tuple[int, ...]], device: torch.device) -> None:
+    """RunFailed for weights that are no numbers on the device with these axes, of which each has one of its sizes."""
+    of = of or "the routing decision"
+    if not isinstance(w, Tensor) or not w.is_floating_point():
+        raise RunFailed(f"{of} gave weights that are {getattr(w, 'dtype', type(w).__name__)}: give a tensor of floats")
+    if w.device.type != device.type:
+        raise RunFailed(f"{of} gave weights on {w.device}, the model is on {device}: make them on request.mask.device")
+    if w.dim() != len(axes) or any(size not in allowed for size, allowed in zip(w.shape, axes.values(), strict=True)):
+        wanted = ", ".join(f"{name} {' or '.join(map(str, sorted({*allowed})))}" for name, allowed in axes.items())
+        raise RunFailed(f"{of} gave weights of the shape {tuple(w.shape)}: expected ({wanted})")
+
+
+def refuse_not_finite(decision: Decision | None) -> None:
+    """RunFailed for a decision whose weights, as they were used, are not all finite; looks at the device."""
+    w = decision.recorded() if decision else None
+    if decision and w is not None and not bool(w.isfinite().all()):
+        raise RunFailed(f"{decision.of or 'the routing decision'} gave weights that are not finite")
 
 
 def one_hot(index: Tensor, experts: int, heads: int) -> Tensor:

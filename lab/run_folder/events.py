@@ -33,6 +33,16 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True)
+class Preparing(Event):
+    """What is done before the first task, and how much of it where it is counted; not written among the events of the folder."""
+
+    what: str
+    done: int = 0
+    total: int = 0  # 0: it is not counted
+    progress: float = 0.0
+
+
+@dataclass(frozen=True)
 class Recovered(Event):
     """A run that goes on was found damaged: what was wrong and what was done about it, in sentences."""
 

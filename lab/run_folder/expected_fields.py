@@ -17,7 +17,7 @@ Score = float | None
 class Fields(BaseModel):
     """Values of exactly these types, finite numbers only."""
 
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, defer_build=True)
 
 
 def _with_zone(text: str) -> str:
@@ -79,6 +79,15 @@ class Launch(Fields):
     process_started: float
 
 
+class Preparation(Fields):
+    """preparing.json"""
+
+    what: str
+    done: int
+    total: int
+    began: float
+
+
 class Scores(Fields):
     """matrix.json"""
 
@@ -115,7 +124,13 @@ class Config(Fields):
     methods: dict[str, Any] = {}
 
 
-EXPECTED: dict[str, type[Fields]] = {"run.json": Info, "launch.json": Launch, "matrix.json": Scores, "config.yaml": Config}
+EXPECTED: dict[str, type[Fields]] = {
+    "run.json": Info,
+    "launch.json": Launch,
+    "preparing.json": Preparation,
+    "matrix.json": Scores,
+    "config.yaml": Config,
+}
 
 
 def _fields_of(event: type[events.Event]) -> type[Fields]:

@@ -25,7 +25,7 @@ def keep(run: Run, plugins: Sequence[OwnPlugin]) -> list[Path]:
 
 def refuse_absent(run: Run) -> None:
     """LabError for a plug-in that the run needs and this process does not have: where its source is, and what to do."""
-    kinds = {kind.kind.split()[0]: kind for kind in registry.ALL}
+    kinds = registry.BY_KIND
     absent = [entry for entry in run.plugins if entry["kind"] in kinds and entry["name"] not in kinds[entry["kind"]].names()]
     if not absent:
         return

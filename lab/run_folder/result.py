@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lab.metrics.base import AT_THE_END, evaluate
+from lab.metrics.base import AT_THE_END
 from lab.run_folder.run import Run
 
 
-def assembled(run: Run, scores: Any, recorded: dict[str, Any], reasons: Mapping[str, str]) -> dict[str, Any]:
-    """The result from what the run's metrics read, what stands beside them, and why some of that is missing."""
-    values, why = evaluate(scores)
+def assembled(run: Run, recorded: dict[str, Any], reasons: Mapping[str, str]) -> dict[str, Any]:
+    """The result from the run's metrics, what stands beside them, and why some of that is missing."""
+    values, why = run.evaluated()
     why |= reasons
     amounts = {name: run.info.get(name) for name in ("uses", "cost")}
     why |= {name: AT_THE_END for name, amount in amounts.items() if not amount}

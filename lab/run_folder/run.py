@@ -7,6 +7,7 @@ plugins/ (sources of plug-ins that are not shipped, which nothing here runs)
 manifest.json (SHA-256 of all that a finished run holds)   checkpoint.damaged-<n>/ (set aside, with the reason)
 stored.txt (addresses of the experts in `.experts/` that it needs)
 notes.json (what people wrote about the run)   .lock and lease.json (of the process that works on it)
+preparing.json (what that process does before the first task)
 """
 
 import os
@@ -30,6 +31,7 @@ from lab.run_folder.score_matrix import Matrix
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+PREPARING = "preparing.json"  # there while a process loads data and model
 FORMAT = 1  # of the run folder; raised when an old reader would misread a new folder
 TERMINAL = ("finished", "stopped", "interrupted", "failed")
 STATUSES = ("queued", "running", *TERMINAL, "lost", "damaged")  # what lists say of a run
@@ -86,7 +88,7 @@ class Run:
 
     def __init__(self, folder: Path):
         self.dir = Path(folder)
-        self._contents: dict[str, tuple[Any, dict[str, Any]]] = {}  # of JSON files, each with its stamp
+        self._contents: dict[str, tuple[Any, dict[str, Any]]] = {}  # of JSON files and of metrics, each with its stamp
         self.id = os.fsencode(self.dir.name).decode("utf-8", "backslashreplace")  # others may have made the folder
 
     def __eq__(self, other: object) -> bool:
@@ -171,7 +173,10 @@ class Run:
 
     def _json(self, name: str) -> dict[str, Any]:
         """The content of a JSON file, {} if it is missing; read again only once it has changed."""
-        stamp = atomic_io.stamp(self.dir / name)
+        path = self.dir / name
+        stamp = atomic_io.stamp(path)
+        if stamp is None and not os.path.lexists(path):  # cheap, as most runs lack some
+            return {}
         if stamp is None or self._contents.get(name, (None,))[0] != stamp:
             try:
                 content = documents.json_value(self.bytes_of(name))
@@ -243,6 +248,11 @@ class Run:
         return self._json("launch.json")
 
     @property
+    def preparing(self) -> dict[str, Any]:
+        """preparing.json: what its process does before the first task (`what`, `done` of `total`, since `began`), else empty."""
+        return self._json(PREPARING)
+
+    @property
     def notes(self) -> dict[str, Any]:
         """notes.json: name, text, tags, starred, archived; what is missing or of another type is as nobody had written it."""
         return notes.read(self._json(notes.FILE))
@@ -299,8 +309,20 @@ class Run:
 
     def metrics(self) -> dict[str, Any]:
         """Every metric by its dotted path in the result; None, with a reason under `why`, where undefined."""
-        values, why = evaluate(self.protocol.measured(self))
+        values, why = self.evaluated()
         return values | {"why": why}
+
+    def evaluated(self) -> tuple[dict[str, float | None], dict[str, str]]:
+        """Values and reasons of all metrics, see `lab.metrics.base.evaluate`; computed again only once a file has changed."""
+        tables = [f"predictions/after_{n}.parquet" for n in self.predicted()[-1:]]
+        tables += [f"routing/after_{n}.safetensors" for n in self.recorded()[-1:]]
+        stamps = [atomic_io.stamp(self.dir / name) for name in ("run.json", "matrix.json", *tables)]
+        made_of = (registry.metrics.signature(), tables, stamps)
+        if None in stamps or self._contents.get("metrics", (None,))[0] != made_of:
+            values, why = evaluate(self.protocol.measured(self))
+            self._contents["metrics"] = made_of, {"values": values, "why": why}
+        evaluated = self._contents["metrics"][1]
+        return dict(evaluated["values"]), dict(evaluated["why"])
 
     def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
         """Events in order, optionally of one kind; a half-written or damaged line is skipped."""

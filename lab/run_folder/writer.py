@@ -17,8 +17,9 @@ import psutil
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.run_folder import notes
+from lab.run_folder.events import Preparing
 from lab.run_folder.lease import LEASE, LOCK, Held, Lease
-from lab.run_folder.run import FORMAT, ID, Run, process_alive, root, slug
+from lab.run_folder.run import FORMAT, ID, PREPARING, Run, process_alive, root, slug
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "safetensors", "numpy", "pydantic", "streamlit", "plotly")
 
@@ -122,6 +123,32 @@ def lease_of(run: Run) -> Lease:
         remove(run.dir)
         raise gone
     return lease
+
+
+class Preparation:
+    """Writes what a run does before its first task into `preparing.json`, at most every `EVERY` seconds."""
+
+    EVERY = 0.3
+
+    def __init__(self, run: Run):
+        self.path, self.what, self.began, self.written = run.dir / PREPARING, "", 0.0, 0.0
+
+    def __enter__(self) -> "Preparation":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def __call__(self, event: Preparing) -> None:
+        """Tell of an event; what cannot be written is left out, for nothing depends on it."""
+        moment = time.time()
+        if event.what != self.what:
+            self.what, self.began, self.written = event.what, moment, 0.0
+        if moment - self.written >= self.EVERY and self.path.parent.is_dir():
+            self.written = moment
+            with suppress(OSError):
+                content = {"what": event.what, "done": event.done, "total": event.total, "began": self.began}
+                atomic_io.write_json(self.path, content)
 
 
 def append_event(run: Run, event: dict[str, Any]) -> None:

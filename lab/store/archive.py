@@ -207,7 +207,7 @@ def _members(file: Path, wrong: Callable[..., LabError]) -> Iterator[Member]:
         with zipfile.ZipFile(file) as archive:
             for item in archive.infolist():
                 kind = stat.S_IFMT(item.external_attr >> 16)
-                if item.is_dir() or kind not in (0, stat.S_IFREG):
+                if item.filename.endswith("/") or kind not in (0, stat.S_IFREG):
                     raise wrong("is no regular file", item.filename)
                 if item.flag_bits & 1 or item.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise wrong("is encrypted or compressed in a way that is not read", item.filename)

@@ -19,28 +19,35 @@ def columns() -> list[str]:
 
 def problem(run: Run) -> str:
     """Why a run folder cannot be read, in one line; empty if it can."""
+    read = _read(run)
+    return read if isinstance(read, str) else ""
+
+
+def _read(run: Run) -> dict[str, Any] | str:
+    """The result of a run all of whose files can be read, or why one cannot."""
     try:
         run.refuse_newer()
-        run.result()
         _ = run.notes, run.launch
+        return run.result()
     except LabError as error:
         return str(error)
     except UNREADABLE as error:
         return str(run.damaged(f"{type(error).__name__}: {error}"))
-    return ""
 
 
 def row(run: Run) -> dict[str, Any]:
-    """The row of a run as plain values, with each of `columns`; of one that cannot be read `run`, `title` (its
-    id), `status` and `reason` only."""
-    if reason := problem(run):
-        return {"run": run.id, "title": run.id, "status": "damaged", "reason": reason}
-    result, info, notes = run.result(), run.info, run.notes
+    """The row of a run as plain values, with each of `columns`, and `continual` of its protocol; of one that cannot be read
+    `run`, `title` (its id), `status` and `reason` only."""
+    result = _read(run)
+    if isinstance(result, str):
+        return {"run": run.id, "title": run.id, "status": "damaged", "reason": result}
+    info, notes = run.info, run.notes
     values = {name: result[name] for name in ABOUT}
     values |= {"learned": learned(run), "tasks": len(run.tasks), "progress": _progress(run, result["status"])}
     values |= {metric.path: pick(result, metric.path) for metric in judged_metrics()}
     values |= {"created": info.get("created"), "reason": info.get("error") or "", "title": run.title}
-    return values | {name: notes[name] for name in ("name", "tags", "starred", "archived")} | {"note": notes["text"]}
+    values |= {name: notes[name] for name in ("name", "tags", "starred", "archived")} | {"note": notes["text"]}
+    return values | {"continual": run.protocol.continual}
 
 
 def learned(run: Run) -> int:

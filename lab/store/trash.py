@@ -37,6 +37,12 @@ class Entry:
         """The run as it lies in the trash, to be read."""
         return Run(self.dir)
 
+    @property
+    def title(self) -> str:
+        """What its run is called on screens."""
+        run = self.run
+        return self.id if run.title == run.id else run.title
+
     def size(self) -> int:
         """Bytes of its files."""
         return sum(path.lstat().st_size for path in self.dir.rglob("*") if path.is_file())

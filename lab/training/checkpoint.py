@@ -21,7 +21,9 @@ from torch import Tensor
 from lab.core import atomic_io, verified_files
 from lab.core.errors import LabError, RunFailed
 from lab.core.verified_files import Damaged
+from lab.methods.base import state_of
 from lab.models.learner import routing_state
+from lab.routers.base import loose_tensors
 from lab.training.optimisation import moments
 from lab.training.stage import Training
 from lab.training.trainer import Cursor, Session
@@ -299,7 +301,13 @@ def _restore(session: Session, saved: Saved, experts: Path) -> None:
 
 
 def _state(session: Session) -> dict[str, Tensor]:
-    """All tensors of a checkpoint by name."""
+    """All tensors of a checkpoint by name. Raises RunFailed for what a router or consolidation keeps beside its state."""
+    for part in (session.learner.router, session.learner.consolidation):
+        if names := loose_tensors(part):
+            raise RunFailed(
+                f"{part.kind} '{part.name}' keeps the tensor '{names[0]}' outside of its state, a resumed run would lack it: "
+                "use register_buffer or nn.Parameter, and a name that begins with _ for what is computed anew"
+            )
     learner, state = session.learner, dict[str, Tensor](_small(session))
     for k in range(len(learner.bank)):
         if session.protocol.is_trainable(session, k):
@@ -307,7 +315,7 @@ def _state(session: Session) -> dict[str, Tensor]:
     for name, kept in session.carried.items():
         state |= {f"{name}/{own}": tensor for own, tensor in kept.items()}
     for method in session.methods:
-        state |= {f"method.{method.name}/{name}": tensor for name, tensor in method.state().items()}
+        state |= {f"method.{method.name}/{name}": tensor for name, tensor in state_of(method).items()}
     return state | moments(session.optimizer)
 
 

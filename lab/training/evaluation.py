@@ -11,7 +11,7 @@ from torch import Tensor
 from lab.data.batching import Encoded, by_length
 from lab.models.heads import Written
 from lab.models.learner import Learner
-from lab.routers.base import Decision, Match
+from lab.routers.base import Decision, Match, refuse_not_finite
 
 WHOLE = 16  # test examples per task whose decisions are kept whole
 
@@ -55,6 +55,7 @@ class RoutingSums:
         def plain(values: Tensor) -> Tensor:
             return values.detach().float().cpu().expand(len(rows), layers, -1, -1)
 
+        refuse_not_finite(decision)
         w = plain(weights).double()
         share = w / w.sum(-1, keepdim=True).clamp_min(1e-12)
         best = (w == w.amax(-1, keepdim=True)).double()

@@ -122,7 +122,8 @@ def ask(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def look(config: RunConfig) -> dict[str, Any]:
-    """Trainable parameters, device, and per task its sizes, labels, longest text and first examples as tokens."""
+    """Trainable parameters, device, and per task its sizes, labels, longest text and first examples as
+    tokens, each a word or piece of one and its id."""
     from lab.training import runner
 
     return seen(runner.session(config, keep=False))
@@ -130,16 +131,22 @@ def look(config: RunConfig) -> dict[str, Any]:
 
 def seen(session: "Session") -> dict[str, Any]:
     """The answer of `look`, of a session in which nothing is trained yet; it gets the experts of all tasks."""
+    from lab.models.pretrained import HashTokenizer
+
     learner = session.learner
     session.protocol.add_all_tasks(session)
     limit = learner.backbone.max_length
-    tokens = getattr(learner.backbone.tokenizer, "convert_ids_to_tokens", lambda ids: [str(i) for i in ids])
+    words_of = getattr(learner.backbone.tokenizer, "convert_ids_to_tokens", None)
     tasks = []
     for t, task in enumerate(session.tasks):
         rows = session.rows[t, "train"]
         lengths = [len(row.ids) for row in rows]
         answers = [row.answers[0] if task.generates else task.labels[row.label] for row in rows[:SHOWN]]
-        examples = [{"label": answer, "tokens": tokens(row.ids)} for answer, row in zip(answers, rows, strict=False)]
+        examples = []
+        for answer, row, example in zip(answers, rows, task.train, strict=False):
+            words = words_of(row.ids) if words_of else HashTokenizer.words(example.text, example.pair)
+            tokens = [[str(word), int(id)] for word, id in zip(words, row.ids, strict=False)]
+            examples.append({"label": answer, "tokens": tokens})
         tasks.append(
             {
                 "name": task.name,

@@ -1,6 +1,7 @@
-"""Progress of a session, or of the cells of a grid, in the terminal, on stderr."""
+"""Progress of a session, or of the cells of a grid: in the terminal on stderr, in a notebook as a widget that rich draws."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -18,7 +19,23 @@ from rich.progress import (
 
 from lab.run_folder import events
 from lab.training.stage import Training
-from lab.training.trainer import Session
+from lab.training.trainer import Session, quiet
+
+
+@contextmanager
+def preparing(shown: bool = True) -> Iterator[Callable[[events.Preparing], None]]:
+    """Inside the block, a line with what is done before the first task, its count and ETA; call what it gives with each event."""
+    if not shown:
+        yield quiet
+        return
+    columns = TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        line = bars.add_task("starting", total=None)
+
+        def tell(event: events.Preparing) -> None:
+            bars.update(line, description=event.what, completed=event.done, total=event.total or None)
+
+        yield tell
 
 
 def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[events.Event]:
@@ -48,10 +65,11 @@ def follow(happenings: Iterator[events.Event], session: Session) -> Iterator[eve
                 for what in event.what:
                     bars.console.print(what, highlight=False, markup=False, soft_wrap=True)
             yield event
+        bars.refresh()  # in a notebook the last state is not drawn by itself
 
 
 def follow_cells(steps: Iterator[Any]) -> None:
-    """Draw the work on a grid : one bar over all cells with its ETA, one for each cell that runs now."""
+    """Draw the work on a grid: one bar over all cells with its ETA, one for each cell that runs now."""
     with Console(stderr=True).status("checking all cells"):
         first = next(steps, None)
     if first is None:
@@ -70,3 +88,4 @@ def follow_cells(steps: Iterator[Any]) -> None:
                 bars.update(running[id], completed=share)
             for line in step.ended:
                 bars.console.print(line, highlight=False, markup=False)
+        bars.refresh()

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -56,7 +56,7 @@ class Stopped(Exception):
 
 def record(
     run: Run, session: Session, notes: Sequence[str] = (), accepted: Collection[str] | None = ()
-) -> Iterator[events.Event]:
+) -> Generator[events.Event]:
     """Pass the session's events on, with everything they mean written into the folder of `run`.
 
     A folder with a saved state is gone on with from there. However it ends, run.json says how; an interrupted or stopped

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lab.data.replay_buffer import Memory
-from lab.methods.base import Method
+from lab.methods.base import Method, state_of
 from lab.models.learner import Learner
 
 
@@ -21,7 +21,7 @@ def footprint(learner: Learner, memory: Memory, methods: Sequence[Method], held:
     statistics = [
         *learner.router.buffers(),
         *learner.consolidation.buffers(),
-        *(tensor for method in methods for tensor in method.state().values()),
+        *(tensor for method in methods for tensor in state_of(method).values()),
         *held,
     ]
     adapter_bytes, statistics_bytes = (sum(t.numel() * t.element_size() for t in tensors) for tensors in (adapters, statistics))

@@ -16,27 +16,37 @@ from lab.data.loading import tasks_of
 from lab.run_folder import events
 from lab.run_folder.own_plugins import refuse_absent
 from lab.run_folder.run import FORMAT, Run, located, root
-from lab.run_folder.writer import lease_of, now, update_info
+from lab.run_folder.writer import Preparation, lease_of, now, update_info
 from lab.tracking.base import Tracker, tracked, tracker
 from lab.training.checkpoint import CONFIGURATION, Saved, newest_whole
 from lab.training.expert_cache import Store
-from lab.training.progress_line import follow
+from lab.training.progress_line import follow, preparing
 from lab.training.recorder import record
-from lab.training.trainer import Session, prepare
+from lab.training.resource_usage import is_out_of_memory
+from lab.training.trainer import Session, Tell, prepare, quiet
 
 Watch = Callable[[Iterator[events.Event], "Run"], None]
 
 
-def session(config: RunConfig, runs: str | Path | None = None, keep: bool = True) -> Session:
+def session(config: RunConfig, runs: str | Path | None = None, keep: bool = True, tell: Tell = quiet) -> Session:
     """A session ready to train: data loaded and checked, backbone loaded, everything automatic decided.
 
     `runs`: the folder of runs (see lab.run_folder.run.root), in which saved streams are found and, with `keep`, experts are
-    found and kept for reuse.
+    found and kept for reuse. `tell` is called with what is being done.
     """
     with plugin_errors.named():
+        tell(events.Preparing(f"reading the tasks of {config.stream.name}"))
         tasks = tasks_of(config.stream, config.seed, runs=runs)
         store = Store(root(runs) / ".experts") if config.reuse and keep else None
-        return Session(prepare(config, tasks, runs), tasks, store)
+        try:
+            return Session(prepare(config, tasks, runs), tasks, store, tell)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise LabError(
+                f"the memory of {config.backbone.device} was not enough to load the backbone {config.backbone.name}: take a "
+                f"smaller one, another backbone.dtype ({config.backbone.dtype}), or free the device"
+            ) from error
 
 
 def resume(
@@ -64,13 +74,24 @@ def resume(
     try:
         refuse_absent(run)
         changes = changes_of(overrides)
-        opened = session(validated(reduce(merged, changes, run.config)), run.dir.parent)
+        with Preparation(run) as tell, preparing(progress) as show:
+            opened = session(validated(reduce(merged, changes, run.config)), run.dir.parent, tell=both(tell, show))
     except LabError as error:
         if run.status == "queued":
             update_info(run, status="failed", error=str(error))
         raise
     options = {option for change in changes for option in flat(change)}
     return watched(run, opened, progress, notes, None if accept_changes else options, tool)
+
+
+def both(first: Tell, second: Tell) -> Tell:
+    """Tells two."""
+
+    def tell(event: events.Preparing) -> None:
+        first(event)
+        second(event)
+
+    return tell
 
 
 def watched(

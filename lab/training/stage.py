@@ -52,6 +52,7 @@ class Training(Stage):
     about: ClassVar[str]  # what happens, in words
     title: ClassVar[str] = "routing"  # the same in one word, for a line of progress
     announced: ClassVar[bool] = False  # whether `ended` has an event, with which the state is saved
+    batch: ClassVar[str] = "train.batch_size"  # the option that says how many rows a step has
     rate: str  # the option that is its learning rate
     groups: "list[dict[str, nn.Parameter]]"  # what it changes, by name
     rates: list[float]  # one for each group

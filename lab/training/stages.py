@@ -98,9 +98,11 @@ class ExpertTraining(Training):
     # -- a step --------------------------------------------------------------------------------------------------------
 
     def rows(self, step: int) -> "list[Encoded]":
+        from lab.methods.base import rows_of
+
         rows = self.batches.at(step)
         for method in self.methods:
-            rows = method.rows(rows, self.session.chance(method.name, self.task, step))
+            rows = rows_of(method, rows, self.session.chance(method.name, self.task, step))
         return rows
 
     def decision(self, batch: "Batch", step: int) -> "Decision | None":
@@ -110,6 +112,7 @@ class ExpertTraining(Training):
         return single_expert(learner.current[0], learner.backbone.device) if self.isolated else learner.decide(batch)
 
     def terms(self, batch: "Batch", decision: "Decision | None") -> "dict[str, Tensor]":
+        from lab.methods.base import terms_of
         from lab.models.learner import Output
 
         learner = self.session.learner
@@ -117,7 +120,7 @@ class ExpertTraining(Training):
         loss = learner.head.isolated_loss if self.isolated else learner.head.loss
         terms = {"task": loss(out.logits, batch)} | (decision.losses if decision else {})
         for method in self.methods:
-            terms |= method.terms(batch, out)
+            terms |= terms_of(method, batch, out, terms)
         return terms
 
     # -- the store -----------------------------------------------------------------------------------------------------
@@ -223,6 +226,7 @@ class RouterTraining(Training):
 
     session: "Session"
     phase, about, rate = "memory", "training on the memory", "router_training.lr"
+    batch = "router_training.batch_size"
 
     @classmethod
     def work(cls, config: RunConfig, sizes: Sizes, task: int) -> float:

@@ -6,7 +6,7 @@ parameters and the optimiser are all the state there is. What a run does in whic
 
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,6 +19,7 @@ from torch import Tensor
 from lab.adapters import initial_adapters
 from lab.config.schema import RunConfig
 from lab.core import plugin_errors, registry
+from lab.core.dotted import pick
 from lab.core.errors import RunFailed
 from lab.core.rng import generator
 from lab.data.batching import Encoded, EpochBatches, by_length
@@ -29,7 +30,7 @@ from lab.experts.base import InputExpert
 from lab.models.backbone import is_recorded
 from lab.models.learner import Learner, check_positions, read_initial_experts
 from lab.models.pretrained import is_encoder_decoder, resolve
-from lab.routers.base import Reads
+from lab.routers.base import Decision, Reads, refuse_not_finite
 from lab.run_folder import events
 from lab.training.evaluation import Evaluation, Evaluator
 from lab.training.expert_cache import Store
@@ -39,6 +40,11 @@ from lab.training.stage import Plan, Stage, Training
 from lab.training.workload import planned_work, sizes_of
 
 EVALUATION_BATCH = 64
+Tell = Callable[[events.Preparing], None]
+
+
+def quiet(event: events.Preparing) -> None:
+    """Tell nobody what is being done."""
 
 
 def prepare(config: RunConfig, tasks: Sequence[Task], runs: str | Path | None = None) -> RunConfig:
@@ -80,17 +86,18 @@ class Cursor:
 class Session:
     """One run in memory. `train()` trains and evaluates; between two events the state is whole and can be saved."""
 
-    def __init__(self, config: RunConfig, tasks: Sequence[Task], store: Store | None = None):
-        """`config` must be prepared. Raises LabError for whatever cannot work, before any training."""
+    def __init__(self, config: RunConfig, tasks: Sequence[Task], store: Store | None = None, tell: Tell = quiet):
+        """`config` must be prepared; `tell` is called with what is being done. Raises LabError for whatever cannot work, before
+        any training."""
         self.config, self.store = config, store
         self.protocol = registry.protocols.build(config.protocol)
         by_name = {task.name: task for task in tasks}
         self.tasks = [by_name[name] for name in config.stream.tasks or by_name]
         check(config, self.tasks)
+        tell(events.Preparing(f"loading the backbone {Path(config.backbone.name).name}"))
         self.learner = Learner(config, self.tasks)
         read_initial_experts(self.learner)
-        encode = self.learner.encode
-        self.rows = {(t, s): encode(task.split(s), t, s) for t, task in enumerate(self.tasks) for s in SPLITS}
+        self.rows = self.encoded(tell)
         self.notes = [*self.learner.backbone.notes, *check_positions(self.learner, chain(*self.rows.values()))]
         self.notes += [f"task '{task.name}': {note}" for task in self.tasks for note in task.notes]
         self.sizes = sizes_of(self.tasks)
@@ -108,7 +115,18 @@ class Session:
         self.stage_work = 0.0  # units done of it
         self.optimizer: torch.optim.Optimizer | None = None
         self.saved_moments: dict[str, Tensor] = {}  # of a stage that is gone on with, see lab.training.checkpoint
+        self.decision: Decision | None = None  # of the newest step
         self.protocol.check_session(self)
+
+    def encoded(self, tell: Tell) -> dict[tuple[int, Split], list[Encoded]]:
+        """The examples of every task and split as token ids."""
+        parts = [(t, split, task.split(split)) for t, task in enumerate(self.tasks) for split in SPLITS]
+        rows, done, total = {}, 0, sum(len(examples) for _, _, examples in parts)
+        for t, split, examples in parts:
+            tell(events.Preparing(f"encoding {total:,} texts", done, total))
+            rows[t, split] = self.learner.encode(examples, t, split)
+            done += len(examples)
+        return rows
 
     @property
     def task_names(self) -> list[str]:
@@ -150,7 +168,7 @@ class Session:
                 for group, rate in zip(self.optimizer.param_groups, stage.rates, strict=True):
                     group["lr"] = rate * schedule(step, stage.steps, self.config.train.warmup)
                 batch = self.learner.backbone.collate(stage.rows(step))
-                decision = stage.decision(batch, step)
+                decision = self.decision = stage.decision(batch, step)
                 with self.learner.bank.routed(decision):  # open through backward, see Bank.routed
                     terms = stage.terms(batch, decision)
                     self.optimizer.zero_grad(set_to_none=True)
@@ -183,7 +201,7 @@ class Session:
         """What to lower where the memory of the device was not enough."""
         config, tasks = self.config, self.task_names
         task = f" on task '{tasks[stage.task]}'" if 0 <= stage.task < len(tasks) else ""
-        batch = f"train.batch_size ({config.train.batch_size}), " if isinstance(stage, Training) else ""
+        batch = f"{stage.batch} ({pick(config.to_dict(), stage.batch)}), " if isinstance(stage, Training) else ""
         return (
             f"the memory of {self.learner.backbone.device} was not enough in phase {stage.phase}{task}: lower {batch}"
             f"backbone.max_length ({config.backbone.max_length}) or experts.rank, take a smaller backbone, or free the "
@@ -194,6 +212,7 @@ class Session:
         """RunFailed where the loss of a step or its gradient is not finite; one look at the device for both."""
         total = torch.as_tensor(sum(terms.values())).detach()
         if not bool((total.to(norm.device) + norm).isfinite()):
+            refuse_not_finite(self.decision)
             wrong = [f"the loss term {name}" for name, term in terms.items() if not math.isfinite(float(term))]
             what = wrong[0] if wrong else "the gradient"
             raise RunFailed(

@@ -157,6 +157,8 @@ class JointEvaluation(EvaluationStage):
 class Adaptation(MixedTraining):
     """The classifier rows of a held-out task, its routing and the experts, as far as they are tuned, from its shots."""
 
+    batch = "protocol.adaptation.batch_size"
+
     @classmethod
     def work(cls, config: RunConfig, sizes: Sizes, task: int) -> float:
         return TRAINING * config.protocol.adaptation.steps * config.protocol.adaptation.batch_size

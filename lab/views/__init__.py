@@ -40,8 +40,11 @@ if TYPE_CHECKING:
     )
     from lab.views.csv_text import to_csv
     from lab.views.routing import (
+        ORDERS,
+        head_difference,
         largest_weight,
         layer_names,
+        nearest_examples,
         own_expert,
         own_share,
         query_map,
@@ -53,8 +56,12 @@ if TYPE_CHECKING:
         routing_flow,
         routing_history,
         routing_load,
+        routing_map,
+        routing_panels,
         routing_profile,
+        shares_by_head,
         strongest_bands,
+        times_equal,
     )
     from lab.views.scores import (
         OWN_SHARE,
@@ -69,7 +76,7 @@ if TYPE_CHECKING:
         transfer_scores,
         zero_shot,
     )
-    from lab.views.training import LOSS, Alert, Progress, alerts, clock, losses, progress, task_states
+    from lab.views.training import LOSS, Alert, Progress, alerts, clock, losses, progress, smoothed, task_states
 
 _OF_TABLES = ("compare", "csv_text", "routing", "scores", "training")  # modules of this folder that load pandas
 

@@ -42,9 +42,7 @@ def glossary(run: Run | None = None) -> list[Formula]:
 
 
 def _formula(metric: Metric, filled: str | None = None, value: float | None = None, why: str = "") -> Formula:
-    low, high = metric.range
-    direction = f"From {low} to {high}; {'lower' if metric.lower_is_better else 'higher'} is better."
-    return Formula(metric.title, f"{metric.about()} {direction}", metric.latex, filled, value, why)
+    return Formula(metric.title, f"{metric.about()} {metric.direction}", metric.latex, filled, value, why)
 
 
 def _filled(metric: Metric, result: dict[str, Any], scores: Any) -> Formula:

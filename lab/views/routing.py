@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.cluster import hierarchy
 
 from lab.core.errors import LabError
 from lab.run_folder.prediction import kept
@@ -14,6 +15,7 @@ from lab.run_folder.routing_record import Routing
 from lab.run_folder.run import Run
 
 BANDS = 30  # of a flow, up to which it can be read
+ORDERS = ("stream", "likeness", "groups")  # in which tasks and experts can stand
 
 
 def routing_by_task(run: Run, after: int | None = None, layer: int | None = None, head: int | None = None) -> pd.DataFrame:
@@ -38,6 +40,186 @@ def _part(run: Run, weights: np.ndarray, layer: int | None, head: int | None) ->
                 raise LabError(f"run '{run.id}' has no {name} {index}: use 0 to {weights.shape[axis] - 1}")
             weights = weights.take([index], axis)
     return (weights / weights.sum(-1, keepdims=True).clip(1e-12)).mean((0, 1))
+
+
+def routing_map(
+    run: Run, after: int | None = None, layer: int | None = None, head: int | None = None, order: str = "stream", find: str = ""
+) -> pd.DataFrame:
+    """`routing_by_task` of many tasks and experts, so that it can be read; `attrs` "rows" and "columns" say which tasks and
+    experts (numbers) stand in each row and column.
+
+    `order`: "stream"; "likeness", where tasks with similar routing are neighbours, and so are the experts they use; "groups", one
+    row per group of like tasks (means) and one column per group of experts (sums). `find`: words separated by commas; only
+    tasks and experts with one of them in their names stay, all of them where no name has one. LabError for another order.
+    """
+    table = routing_by_task(run, after, layer, head)
+    if order not in ORDERS:
+        raise LabError(f"order '{order}' is unknown: use {', '.join(ORDERS)}")
+    words = [word.strip().lower() for word in find.split(",") if word.strip()]
+    rows, columns = (_found(names, words) for names in (table.index, table.columns))
+    table = table.iloc[rows, columns]
+    values = table.fillna(0.0).to_numpy()
+    row_tree, column_tree = _tree(values), _tree(values.T)
+    row_groups, column_groups = [[i] for i in range(len(rows))], [[j] for j in range(len(columns))]
+    if order == "likeness":
+        row_groups, column_groups = _leaves(row_tree, len(rows)), _leaves(column_tree, len(columns))
+        names = [table.index[i] for (i,) in row_groups]
+        if set(names) == set(table.columns):  # every task has an expert of its own: these stand on the diagonal
+            column_groups = [[table.columns.get_loc(name)] for name in names]
+    elif order == "groups":
+        row_groups, column_groups = _clusters(row_tree, len(rows)), _clusters(column_tree, len(columns))
+    joined = [[values[np.ix_(of, to)].sum(1).mean() for to in column_groups] for of in row_groups]
+    if order != "groups":  # a task without recorded routing stays blank
+        joined = table.iloc[[i for (i,) in row_groups], [j for (j,) in column_groups]].to_numpy()
+    index, across = (
+        pd.Index([_group_name([names[k] for k in group]) for group in groups], name=name)
+        for names, groups, name in ((table.index, row_groups, "task"), (table.columns, column_groups, "expert"))
+    )
+    drawn = pd.DataFrame(joined, index, across)
+    drawn.attrs = {
+        "rows": [[rows[i] for i in group] for group in row_groups],
+        "columns": [[columns[j] for j in group] for group in column_groups],
+    }
+    return drawn
+
+
+def _found(names: Collection[str], words: Collection[str]) -> list[int]:
+    """Numbers of the names with one of the words in them; of all where there is none."""
+    found = [i for i, name in enumerate(names) if any(word in str(name).lower() for word in words)]
+    return found or [*range(len(names))]
+
+
+def _tree(values: np.ndarray) -> np.ndarray | None:
+    """The tree of like rows (Ward's method on square roots, so that their distance is that of Hellinger); None of one row."""
+    if len(values) < 2:
+        return None
+    shares = values / np.maximum(values.sum(1, keepdims=True), 1e-12)
+    return hierarchy.linkage(np.sqrt(np.clip(shares, 0, None)), "ward", optimal_ordering=len(values) <= 200)
+
+
+def _leaves(tree: np.ndarray | None, count: int) -> list[list[int]]:
+    """The rows one by one, like ones beside each other."""
+    return [[int(i)] for i in (hierarchy.leaves_list(tree) if tree is not None else range(count))]
+
+
+def _clusters(tree: np.ndarray | None, count: int) -> list[list[int]]:
+    """About the square root of `count` groups of like rows, in the order of the tree."""
+    if tree is None:
+        return [[*range(count)]]
+    of = hierarchy.fcluster(tree, round(math.sqrt(count)) + 1, "maxclust")
+    groups: dict[int, list[int]] = {}
+    for i in hierarchy.leaves_list(tree):
+        groups.setdefault(of[i], []).append(int(i))
+    return [*groups.values()]
+
+
+def _group_name(names: list[str]) -> str:
+    """A name for a group: its first name, and how many more there are."""
+    return names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}"
+
+
+def shares_by_head(run: Run, after: int | None = None) -> np.ndarray:
+    """Share of each expert in every layer and routing head on each task seen: (T, L, H, E); NaN where nothing was recorded."""
+    routing = run.routing(after)
+    recorded = [t for t in range(len(routing.tasks)) if f"{t}/count" in routing.arrays]
+    means = {t: routing.mean(t) for t in recorded}
+    shape = next(iter(means.values())).shape if means else (0, 0, 0)
+    shares = np.full((len(routing.tasks), *shape), np.nan)
+    for t, mean in means.items():
+        shares[t] = mean / mean.sum(-1, keepdims=True).clip(1e-12)
+    return shares
+
+
+def times_equal(run: Run, layer: int | None = None, head: int | None = None, by_head: bool = False) -> float:
+    """The largest share of an expert on a task that a run has recorded at any moment, in multiples of the equal share.
+
+    Of the means that `routing_by_task` gives or, with `by_head`, in a single layer and routing head. Colours of a run end here,
+    so that one means the same at all moments.
+    """
+    largest = [1.0]
+    for after in run.recorded():
+        with suppress(LabError):  # a damaged moment is told where it is shown
+            shares = shares_by_head(run, after) if by_head else routing_by_task(run, after, layer, head).to_numpy()
+            largest.append(float(np.nanmax(shares, initial=0.0)) * shares.shape[-1])
+    return max(largest)
+
+
+def routing_panels(
+    run: Run, after: int | None = None, panels: str = "layers", task: int | None = None, layer: int | None = None
+) -> pd.DataFrame:
+    """Shares as small tables under each other, rows (panel, expert), columns routing heads or tasks.
+
+    `panels`: "layers", a panel per layer, with a column per routing head on one task, or per task (means over routing heads)
+    where `task` is None; "heads", a panel per routing head with a column per task, in one layer or (None) as the mean over them.
+    """
+    routing, shares = run.routing(after), shares_by_head(run, after)  # (T, L, H, E)
+    if panels == "heads":
+        tables = np.moveaxis(shares.mean(1) if layer is None else shares[:, layer], 0, -1)  # (H, E, T)
+        names, columns = [f"head {h + 1}" for h in range(len(tables))], pd.Index(routing.tasks, name="task")
+    else:
+        names = layer_names(routing.layers)
+        if task is None:
+            tables, columns = shares.mean(2).transpose(1, 2, 0), pd.Index(routing.tasks, name="task")  # (L, E, T)
+        else:
+            tables = shares[task].transpose(0, 2, 1)  # (L, E, H)
+            columns = pd.Index([str(h + 1) for h in range(tables.shape[-1])], name="routing head")
+    index = pd.MultiIndex.from_product([names, routing.experts], names=[panels.removesuffix("s"), "expert"])
+    return pd.DataFrame(tables.reshape(-1, tables.shape[-1]), index, columns)
+
+
+def head_difference(run: Run, after: int | None = None) -> pd.Series:
+    """How much the routing heads of a layer differ on each task, from 0 (all choose alike) to 1 (as different as can be).
+
+    The square root of the Jensen-Shannon divergence of their shares, in parts of its largest value, mean over layers.
+    """
+    shares = shares_by_head(run, after)  # (T, L, H, E)
+
+    def entropy(p: np.ndarray) -> np.ndarray:
+        return -(p * np.log2(np.clip(p, 1e-12, None))).sum(-1)
+
+    spread = entropy(shares.mean(2)) - entropy(shares).mean(2)
+    most = math.log2(max(2, min(shares.shape[2:])))
+    values = np.sqrt(np.clip(spread / most, 0, 1)).mean(1)
+    return pd.Series(values, pd.Index(run.routing(after).tasks, name="task"), name="difference of heads")
+
+
+def nearest_examples(run: Run, after: int | None, query: np.ndarray, most: int = 8) -> pd.DataFrame:
+    """The recorded test examples that a router sees as most like a query (D,): task, number, text, likeness (cosine), prediction,
+    label, and expert, the one with the largest part of the weights.
+
+    The cosine is taken after the mean of all recorded queries is subtracted: those of a backbone point in much the same
+    direction. LabError where no queries are recorded.
+    """
+    routing = run.routing(after)
+    stored = {t: points.astype(float) for t in range(len(routing.tasks)) if (points := routing.queries(t)) is not None}
+    if not stored:
+        raise _no_queries(run)
+    centre = np.concatenate([*stored.values()]).mean(0)
+    wanted = np.asarray(query, dtype=float) - centre
+    rows = []
+    for t, points in stored.items():
+        apart = points - centre
+        norms = np.linalg.norm(apart, axis=1) * max(float(np.linalg.norm(wanted)), 1e-12)
+        for number, (answer, likeness) in enumerate(zip(kept(run, after, t), apart @ wanted / norms.clip(1e-12), strict=True)):
+            rows.append(
+                {
+                    "task": routing.tasks[t],
+                    "number": number,
+                    "text": answer.text,
+                    "likeness": float(likeness),
+                    "prediction": answer.prediction,
+                    "label": answer.label,
+                    "expert": str(answer.by_expert().idxmax()),
+                }
+            )
+    return pd.DataFrame(rows).sort_values("likeness", ascending=False, kind="stable").head(most).reset_index(drop=True)
+
+
+def _no_queries(run: Run) -> LabError:
+    return LabError(
+        f"run '{run.id}' has no queries recorded: its router chooses token by token, by the task, or not at all, or the run "
+        "is of an earlier version. Routers with one query per text (attention, gates, l2p, prototype) record theirs"
+    )
 
 
 def routing_by_layer(run: Run, after: int | None, task: int, expert: int, measure: str = "weight") -> pd.DataFrame:
@@ -220,10 +402,7 @@ def query_map(run: Run, after: int | None = None) -> pd.DataFrame:
     now, last = run.routing(after), run.routing()
     queries = {t: points for t in range(len(now.tasks)) if (points := now.queries(t)) is not None}
     if not queries:
-        raise LabError(
-            f"run '{run.id}' has no queries recorded: its router chooses token by token, by the task, or not at all, or the run "
-            "is of an earlier version. Routers with one query per text (attention, gates, l2p, prototype) record theirs"
-        )
+        raise _no_queries(run)
     of_last = [points for t in range(len(last.tasks)) if (points := last.queries(t)) is not None]
     centre, axes, explained = _principal(np.concatenate(of_last or [*queries.values()]).astype(float))
     rows = []

@@ -1,6 +1,7 @@
 """Scores: the matrix R of a run, or of several as their mean, and the curves drawn from it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 
 from lab.core.errors import LabError
 from lab.core.intervals import interval
-from lab.metrics.base import MatrixScores, evaluate
+from lab.metrics.base import evaluate
 from lab.run_folder.run import Run
 from lab.views.compare import groups
 from lab.views.routing import own_share
@@ -120,8 +121,9 @@ def measure_curve(run: Run, measure: str) -> np.ndarray:
 
 
 def metrics_after(run: Run, after: int) -> dict[str, Any]:
-    """The metrics of the run as they stood after learning task `after`; those of the routing are known after the last one."""
+    """The metrics of the run as they stood after learning task `after`; those of the run's end are known after the last one."""
     if after + 1 >= len(run.matrix):
         return run.metrics()
-    values, why = evaluate(MatrixScores(run.matrix[: after + 1]))
+    scores = replace(run.protocol.measured(run), matrix=run.matrix[: after + 1], routing={}, oracle=None, reasons={})
+    values, why = evaluate(scores)
     return values | {"why": why}

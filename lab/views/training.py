@@ -59,6 +59,13 @@ def losses(run: Run, limit: int = POINTS) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
+def smoothed(table: pd.DataFrame, weight: float) -> pd.Series:
+    """The loss of `losses`, smoothed within each task and phase: means over earlier steps, whose weights fall by the factor
+    `weight` (0 <= weight < 1) with every recorded step, as in TensorBoard; 0 changes nothing."""
+    parts: Any = table.groupby(["task", "phase"], sort=False)["loss"]
+    return parts.transform(lambda loss: loss.ewm(alpha=1 - weight, adjust=True).mean()).rename("loss")
+
+
 def _number(value: float | None) -> float:
     """A recorded loss term; what was no number is written as null."""
     return math.nan if value is None else float(value)
@@ -109,8 +116,10 @@ def progress(run: Run, now: Callable[[], float] = time.time) -> Progress:
     events = list(run.events())
     status, tasks = run.status, task_names(run, events)
     elapsed = _elapsed(run, now)
+    if status in ("queued", "running") and (preparing := run.preparing):
+        return _preparing(preparing, len(tasks), elapsed, now())
     if not events:
-        waiting = {"queued": "waiting for its process", "running": "loading the model"}
+        waiting = {"queued": "starting its process", "running": "starting to train"}
         return Progress(waiting.get(status, status), tasks=len(tasks), elapsed_s=elapsed)
     last = events[-1]
     share = float(last.get("progress", 0.0))
@@ -132,6 +141,14 @@ def progress(run: Run, now: Callable[[], float] = time.time) -> Progress:
         elapsed,
         None if ended else _remaining(events, now),
     )
+
+
+def _preparing(about: dict[str, Any], tasks: int, elapsed: float | None, now: float) -> Progress:
+    """Where a run stands that loads data and model, from its preparing.json."""
+    done, total = about["done"], about["total"]
+    stage = f"{about['what']}, {done:,} done" if total else about["what"]
+    left = (now - about["began"]) / done * (total - done) if done else None
+    return Progress(stage, tasks=tasks, elapsed_s=elapsed, remaining_s=left)
 
 
 def _elapsed(run: Run, now: Callable[[], float]) -> float | None:

@@ -6,18 +6,15 @@ Each test tries a few inputs; with -m fuzz 10,000.
 import io
 import json
 import shutil
-import warnings
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from hypothesis import strategies as st
 from support import saved_experts, toy
-from support.fuzzing import as_json, changed, damaged, fuzzed
+from support.fuzzing import as_json, changed, damaged, fuzzed, used_or_refused
 from support.run_folders import write_run
 from typer.testing import CliRunner
 
@@ -27,7 +24,6 @@ from lab.cli.main import app
 from lab.comparison import grid_spec
 from lab.config.resolve import RECIPES, configure, parse_override
 from lab.core.documents import yaml_text
-from lab.core.errors import LabError
 from lab.data import loading
 from lab.lessons import lesson
 from lab.run_folder import replay_file
@@ -37,16 +33,6 @@ SHIPPED = [path.read_bytes() for path in sorted(RECIPES.glob("*.yaml"))]
 GRIDS = [path.read_bytes() for path in sorted(grid_spec.GRIDS.glob("*.yaml")) if "builtin" in path.read_text()]
 LESSONS = [path.read_bytes() for path in sorted(lesson.SHIPPED.glob("*.yaml"))]
 SCHEMES = [{"recipe": "l2r"} | configure(name).to_dict() for name in ("l2r", "replay", "poly")]
-
-
-def used_or_refused(use: Callable[[], Any]) -> None:
-    """Calls `use`; LabError of one line is an answer, nothing else is."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            use()
-        except LabError as error:
-            assert str(error).strip(), "no reason"
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from lab.run_folder.run import Run
 ROOT = Path(main.__file__).parents[2]
 SMALL = ["stream.tasks=news_topic,question_type", "stream.max_train=16", "stream.max_test=16", "train.epochs=1"]
 TINY = ["run", "sequential", *SMALL, "--backbone", "tiny"]
-LISTINGS = ["recipes", "streams", "routers", "methods", "experts", "protocols", "metrics", "consolidations", "backbones", "runs"]
+PLUGINS = ["streams", "routers", "methods", "experts", "protocols", "metrics", "consolidations", "trackers"]
+LISTINGS = ["recipes", *PLUGINS, "backbones", "runs"]
 HEAVY = {"torch", "transformers", "peft", "streamlit", "datasets", "pandas", "plotly", "scipy", "sklearn"}
 
 
@@ -69,7 +70,7 @@ def test_listings_help_and_completion_load_nothing_heavy(tmp_path):
     assert f"lab {__version__}\n" in done.stdout and '"l2r":"L2R trains' in done.stdout
 
 
-@pytest.mark.parametrize("kind", [what for what in LISTINGS if what not in ("recipes", "backbones", "runs")])
+@pytest.mark.parametrize("kind", PLUGINS)
 def test_what_is_read_of_a_plugin_is_what_it_says_of_itself(kind):
     plugins = getattr(registry, kind)
     assert {name: plugins.about(name) for name in plugins.names()} == {

@@ -62,6 +62,10 @@ def text(content) -> str:
     return json.dumps(content, indent=1)
 
 
+def events_of(runs: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in runs.glob("*/events.jsonl")}
+
+
 @pytest.fixture(scope="module")
 def whole(stream, tmp_path_factory):
     """The grid in one go: file, folder of runs, steps of progress."""
@@ -214,6 +218,25 @@ def test_progress_counts_cells(whole):
     assert steps[-1].done == steps[-1].total == 6 and not steps[-1].active
     assert all(later.done >= step.done for step, later in pairwise(steps))
     assert len([line for step in steps for line in step.ended]) == 6
+
+
+def test_from_python_it_is_the_same_grid(whole, stream):
+    """`lab.grid` of the fields, and `lab.sweep` of one of its recipes, find the cells of the file's grid and run none."""
+    path, runs, _ = whole
+    before, sweep = events_of(runs), {"train.lr": [0.02, 1e-4]}  # of which the file has one as text, as YAML needs it
+    fields = {"stream": str(stream)} | CONTENT | {"sweep": sweep}
+    by_file, by_fields = (api.grid(grid, runs=runs, progress=False) for grid in (path, fields))
+    assert text(by_fields.result) == text(by_file.result) and not by_fields.unfinished
+    rest = {name: fields[name] for name in ("stream", "backbone", "seeds", "orders")}
+    swept = api.sweep("replay", sweep, fields["set"], runs=runs, progress=False, **rest)
+    assert {run.id for run in swept.cells} == {run.id for run in by_file.cells if run.config["recipe"] == "replay"}
+    entry = next(entry for entry in by_file.result["table"] if entry["recipe"] == "replay")
+    assert swept.chosen == entry["chosen"] and len(swept.sweep) == 2
+    row = by_file.table.set_index("recipe").loc["replay"]
+    assert row["average_accuracy"] == pytest.approx(swept.table["average_accuracy"][0]) and row["n"] == 2
+    cells = [run for run in swept.cells if run.config["train"]["lr"] == swept.chosen["train.lr"]]
+    assert row["average_accuracy"] == pytest.approx(np.mean([np.nanmean(run.matrix[-1]) for run in cells]))
+    assert events_of(runs) == before
 
 
 def test_the_second_time_nothing_happens(whole):

@@ -1,13 +1,18 @@
 """`lab.register`: classes and recipes of this process are plug-ins like the shipped ones."""
 
+import os
+from pathlib import Path
+
 import pytest
 from support.errors import assert_says
 
 import lab
+from lab.config import registration
 from lab.config.resolve import recipes
 from lab.core import registry
 from lab.core.registry import Options
 from lab.data.stream import Stream, Task
+from lab.jobs import scheduler
 from lab.metrics.base import Metric, metric_classes
 from lab.routers.base import Axes, Router, RouterOptions
 
@@ -163,3 +168,20 @@ def test_classes_at_places_that_are_found_anyway_need_no_registration(tmp_path, 
     assert own.origin == "mine.py in LAB_PLUGINS" and registry.routers.own("uniform") is None
     monkeypatch.delenv(registry.PLUGINS)
     assert "mine" in registry.routers.names(), "it was loaded, and says itself that it is to be offered"
+
+
+def test_a_process_that_is_started_from_here_finds_what_was_registered(cells, monkeypatch):
+    """Its environment names a folder with the sources; there the class has the digest that it has here."""
+    assert registration.environment() == dict(os.environ)
+    cells(CELL.format(name="Mine", plugin="mine", about="Mine."))
+    here = registry.routers.own("mine")
+    monkeypatch.setenv(registry.PLUGINS, "/of/mine")
+    folders = registration.environment()[registry.PLUGINS]
+    assert folders.endswith(f"{os.pathsep}/of/mine") and scheduler.environment()[registry.PLUGINS] == folders
+    monkeypatch.setattr(registry.routers, "registered", {})
+    monkeypatch.setenv(registry.PLUGINS, folders)
+    there = registry.routers.own("mine")
+    assert here and there and here.digest == there.digest and registry.routers.about("mine") == "Mine."
+    folder = Path(folders.split(os.pathsep)[0])
+    assert folder.stat().st_mode & 0o77 == 0 and [path.name for path in folder.rglob("*.py")] == ["mine.py"]
+    assert registration.environment() == dict(os.environ), "what others find needs no second source"

@@ -7,13 +7,16 @@ import sys
 import pandas
 import pytest
 from support.errors import assert_says
+from support.run_folders import configuration
 
 import lab
 from lab.core import atomic_io
 from lab.core.errors import LabError
-from lab.data import loading
+from lab.data import loading, saved_stream
 from lab.data.saved_stream import saved_names
 from lab.data.stream import Example
+from lab.run_folder.writer import create_run
+from lab.store import trash
 
 WORDS = {"tickets": ("crash error", "refund invoice"), "reviews": ("awful bad", "great nice")}
 
@@ -89,17 +92,38 @@ def test_nothing_is_left_of_what_could_not_be_saved(runs, monkeypatch):
     assert_says(caught, "read-only")
 
 
+def test_a_stream_that_no_run_is_on_can_be_deleted(runs):
+    first, second = saved(None), saved_stream.save(saved(None).tasks[:1], "second")
+    run = create_run(configuration(stream={"name": "both", "sources": [first.name, "builtin"]}), runs, "on-it", "finished")
+    for _ in range(2):  # as it is, and in the trash
+        with pytest.raises(LabError) as caught:
+            saved_stream.delete(["second", first.name])
+        assert_says(caught, first.name, "on-it", "lab remove")
+        assert saved_names() == sorted([first.name, "second"])
+        if run.dir.is_dir():
+            trash.move(run)
+    with pytest.raises(LabError) as caught:
+        saved_stream.delete(["secnd"])
+    assert_says(caught, "secnd", "did you mean 'second'")
+    trash.empty()
+    saved_stream.delete(["second", first.name])
+    assert saved_names() == [] == [*(runs / "streams").iterdir()] and second.name == "second"
+
+
 RESUME = "import sys, lab; print(lab.resume(*sys.argv[1:], progress=False).status)"
 
 
 def test_from_a_frame_to_a_run_that_is_resumed_elsewhere_and_shares_experts_with_a_folder(tmp_path, monkeypatch):
-    from lab.run_folder.writer import create_run
-
     monkeypatch.chdir(tmp_path)
     runs, options = tmp_path / "runs", {"backbone": "tiny", "progress": False, "overrides": ["train.epochs=1", "train.lr=0.02"]}
     stream = saved(tmp_path / "others")  # among other runs: it is saved beside the run too
     first = lab.run("uniform", stream=stream, runs=runs, id="first", **options)
     assert first.config["stream"]["name"] == stream.name and saved_names(runs) == [stream.name]
+    model, predictions = lab.load(first), first.predictions().set_index("task")
+    for task in stream.tasks:
+        texts = pandas.Series([example.text for example in task.test])
+        assert [*model.predict(texts)] == [*predictions.loc[task.name, "prediction"]]
+        assert [*model(texts)["probability"]] == [*predictions.loc[task.name, "probability"]], "to the bit"
     create_run(first.config | {"seed": 1}, runs, "second")
     done = subprocess.run([sys.executable, "-c", RESUME, str(runs / "second")], capture_output=True, text=True, cwd="/")
     assert done.stdout == "finished\n", done.stderr

@@ -210,6 +210,20 @@ def test_columns_of_tasks_that_are_refused(domains, words):
     assert_says(caught, *words)
 
 
+def test_an_export_of_a_spreadsheet_is_the_same_as_file_and_as_frame(tmp_path):
+    """Semicolons, a mark of the encoding, an index without a name, labels of two types, rows in which nothing stands."""
+    lines = [f"{i};{'ab'[i // 20]};ein Wort, {i};{('ja', '1', '1.0')[i % 3]};1,5" for i in range(40)]
+    lines[7:7], lines[30:30] = [";;;;", " ;;; ;"], [";;;;"]
+    path = tmp_path / "export.csv"
+    path.write_text("\n".join([";Bereich;Nachricht;Thema;Betrag", *lines]), encoding="utf-8-sig")
+    columns = Columns(text="Nachricht", label="Thema", task="Bereich")
+    file, frame = (read_tasks(data, columns) for data in (path, pandas.read_csv(path, sep=";")))
+    assert [task.digest() for task in file] == [task.digest() for task in frame] and [task.name for task in file] == ["a", "b"]
+    for task in (*file, *frame):
+        assert sum(len(task.split(split)) for split in SPLITS) == 20 and any("3 of 43 rows" in note for note in task.notes)
+    assert {*read_tasks(path, columns)[0].labels} == {"1", "1.0", "ja"}
+
+
 def test_an_identifier_names_no_tasks():
     with pytest.raises(LabError) as caught:
         read_tasks([{"text": "t", "label": "a", "id": i} for i in range(1200)], Columns(task="id"))

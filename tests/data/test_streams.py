@@ -19,13 +19,15 @@ from pyarrow import parquet
 from support.errors import assert_says
 
 from lab.config.resolve import configure
+from lab.contracts import checking
+from lab.contracts import streams as contract
 from lab.core import registry
 from lab.core.errors import LabError
 from lab.core.registry import streams
 from lab.data.folder_stream import FolderStream
 from lab.data.hub_stream import HubStream, HubTask
 from lab.data.loading import load_tasks, open_stream
-from lab.data.stream import SPLITS, Example, Stream, Task, check, limited, sample
+from lab.data.stream import SPLITS, Example, Task, check, limited, sample
 
 DATA = Path(os.environ.get("LAB_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 FORMATS = ("jsonl", "jsonl.gz", "csv", "parquet", "saved")
@@ -388,16 +390,10 @@ def test_limits_of_one_split_leave_the_others_alone(seed, train, test):
 # registry ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("contract_check", contract.CHECKS, ids=checking.title)
 @pytest.mark.parametrize("name", streams.names())
-def test_registered_stream(name):
-    stream = streams.get(name)
-    assert issubclass(stream, Stream) and stream.about()
-    names = stream().names()
-    assert names == sorted(set(names)) and names
-    for title, listed in stream.orders.items():
-        assert title and len(set(listed)) == len(listed) and set(listed) <= set(names), title
-    if not issubclass(stream, HubStream):
-        assert [check(stream().load(task)).name for task in names] == names
+def test_contract(name, contract_check):
+    contract_check(streams.options(name))
 
 
 def test_orders_are_identified_by_their_list():

@@ -45,7 +45,7 @@ def test_every_matrix_has_the_same_colours_and_range(pair):
         for d in (figures.accuracy_matrix(run, k) for k in range(3))
     }
     assert len(looks) == 1 and next(iter(looks))[:2] == (0, 1)
-    assert figures.routing_by_task(pair[0]).data[0].zmax == 1
+    assert figures.routing_by_task(pair[0], absolute=True).data[0].zmax == 1
 
 
 def test_after_blanks_later_rows_and_keeps_the_shape(pair):
@@ -89,21 +89,108 @@ def test_a_click_leaves_numbers_as_they_are_and_the_focus_has_an_outline(pair):
     assert (outline.x0 + outline.x1, outline.y0 + outline.y1) == pytest.approx((2, 4))
 
 
+def test_colours_say_how_many_times_the_equal_share(runs):
+    """Doublings about 1 on one range for a run; the numbers in the cells stay shares. Of many tasks no colour is the same."""
+    run = write_pool(runs, "few", 4, 5)
+    drawn, shares = figures.routing_by_task(run), views.routing_by_task(run).to_numpy()
+    times = shares * 5
+    limit = drawn.data[0].zmax
+    assert drawn.data[0].zmin == -limit == pytest.approx(-np.log2(min(8, times.max())))
+    inside = np.abs(np.log2(times)) < limit
+    np.testing.assert_allclose(cells(drawn)[inside], np.log2(times)[inside], atol=1e-5)
+    assert sorted(drawn.data[1].text) == sorted(f"{share:.2f}" for share in shares.ravel())
+    assert f"({times[0, 1]:.2f} × the equal share)" in drawn.data[0].customdata[0, 1]
+    wide = figures.routing_by_task(write_pool(runs, "many", 50, 64))
+    assert len(wide.data) == 1 and wide.data[0].showscale and "equal" in wide.data[0].colorbar.ticktext
+    assert wide.layout.height < 900 and wide.layout.xaxis.tickfont.size < 10
+    assert np.ptp(np.clip(cells(wide), wide.data[0].zmin, wide.data[0].zmax)) == pytest.approx(2 * wide.data[0].zmax)
+
+
+def test_many_tasks_stand_in_the_order_or_the_groups_of_what_is_alike(runs):
+    """Six tasks of three kinds, each of which uses experts of its own."""
+    run = write_pool(runs, "a", 6, 6)
+    path = run.dir / "routing" / "after_0.safetensors"
+    arrays, header = atomic_io.read_arrays(path)
+    kinds = [0, 1, 2, 0, 1, 2]
+    for task, kind in enumerate(kinds):
+        shares = np.full(6, 0.01, dtype=np.float32)
+        shares[[kind, kind + 3]] = 0.48
+        arrays |= {f"{task}/share_sum": shares, f"{task}/weight_sum": np.tile(shares, (2, 1, 1))}
+    atomic_io.write_arrays(path, arrays, header)
+    alike = views.routing_map(run, order="likeness")
+    order = [kinds[t] for (t,) in alike.attrs["rows"]]
+    assert order in ([0, 0, *rest] for rest in ([1, 1, 2, 2], [2, 2, 1, 1])) or (order[2] == order[3] and order[0] == order[1])
+    rows, columns = ([i for (i,) in alike.attrs[name]] for name in ("rows", "columns"))
+    np.testing.assert_allclose(alike, views.routing_by_task(run).iloc[rows, columns])
+    assert figures.routing_by_task(run, order="likeness").layout.yaxis.ticktext[0].startswith(f"{rows[0] + 1} · ")
+    grouped = views.routing_map(run, order="groups")
+    assert sorted(map(sorted, grouped.attrs["rows"])) == sorted(map(sorted, grouped.attrs["columns"])) == [[0, 3], [1, 4], [2, 5]]
+    assert sorted(grouped.to_numpy().max(1)) == pytest.approx([0.96] * 3) and grouped.sum(axis=1).tolist() == pytest.approx(
+        [1] * 3
+    )
+    assert figures.routing_by_task(run, order="groups").layout.yaxis.ticktext[0].endswith("+1")
+    found = views.routing_map(run, find="task-2, POOL-4")
+    assert (found.attrs["rows"], found.attrs["columns"]) == ([[2]], [[4]])
+    assert views.routing_map(run, find="nothing like it").shape == (6, 6)
+    with pytest.raises(LabError, match="order 'size' is unknown: use stream, likeness, groups"):
+        views.routing_map(run, order="size")
+
+
+def test_small_multiples_show_every_head_and_layer(runs):
+    run = write_run(runs, "a")
+    shares = views.shares_by_head(run)  # (T, L, H, E)
+    drawn = figures.routing_panels(run, 2, "layers", 1)
+    heats = [trace for trace in drawn.data if trace.type == "heatmap"]
+    assert [note.text for note in drawn.layout.annotations] == views.layer_names(run.routing().layers) and len(heats) == 8
+    np.testing.assert_allclose(views.routing_panels(run, 2, "layers", 1).loc["2 · value"], shares[1, 5].T, rtol=1e-6)
+    assert len({heat.zmax for heat in heats}) == 1 and [heat.showscale for heat in heats] == [True] + [False] * 7
+    by_head = views.routing_panels(run, 2, "heads", layer=5)
+    np.testing.assert_allclose(by_head.loc["head 3"], shares[:, 5, 2].T, rtol=1e-6)
+    np.testing.assert_allclose(views.routing_panels(run, 2, "heads").loc["head 1"], shares[:, :, 0].mean(1).T, rtol=1e-6)
+    np.testing.assert_allclose(views.routing_panels(run, 2).loc["0 · query"], shares[:, 0].mean(1).T, rtol=1e-6)
+    assert len(figures.routing_panels(run, 2, "heads", first=2).layout.annotations) == 2
+
+
+def test_heads_differ_from_not_at_all_to_as_much_as_can_be(runs):
+    run = write_run(runs, "a", heads=2)
+    path = run.dir / "routing" / "after_2.safetensors"
+    arrays, header = atomic_io.read_arrays(path)
+    alike, apart = np.zeros((2, 8, 2, 3), dtype=np.float32)
+    alike[..., 1], apart[:, 0, 0], apart[:, 1, 2] = 1, 1, 1
+    atomic_io.write_arrays(path, arrays | {"0/weight_sum": alike, "1/weight_sum": apart}, header)
+    values = views.head_difference(run)
+    assert values.iloc[:2].tolist() == pytest.approx([0, 1]) and 0 < values.iloc[2] < 0.1
+
+
+def test_nearest_examples_are_those_with_the_smallest_angle(runs):
+    run = write_run(runs, "a")
+    with pytest.raises(LabError, match="no queries recorded"):
+        views.nearest_examples(run, 2, np.zeros(5))
+    write_queries(run)
+    queries = [run.routing().queries(t).astype(float) for t in range(3)]
+    near = views.nearest_examples(run, 2, queries[1][1])
+    assert (near.loc[0, "task"], near.loc[0, "number"], near.loc[0, "expert"]) == ("weather", 1, "weather") and len(near) == 6
+    flat = np.concatenate(queries) - np.concatenate(queries).mean(0)
+    cosines = flat @ flat[3] / np.linalg.norm(flat, axis=1) / np.linalg.norm(flat[3])
+    assert near["likeness"].tolist() == pytest.approx(sorted(cosines, reverse=True))
+
+
 def test_no_number_is_minus_zero():
     table = pd.DataFrame([[-0.001, 0.004], [-0.2, 0.0]], ["layer.0", "layer.1"])
-    numbers = drawing.weights_by_layer(table, "ab", "", "ab", zmin=-1, zmax=1).data[1]
+    numbers = drawing.weights_by_layer(table, "ab", "", "ab", signed=True, zmin=-1, zmax=1).data[1]
     assert list(numbers.text) == ["+0.00", "+0.00", "-0.20", "+0.00"]
 
 
 def test_routing_figures(pair):
-    drawn = figures.clickable(figures.routing_by_task(pair[0]))
+    drawn = figures.clickable(figures.routing_by_task(pair[0], absolute=True))
     np.testing.assert_allclose(cells(drawn), views.routing_by_task(pair[0]), rtol=1e-6)
     targets = drawn.data[-1]
     assert drawn.layout.hoverdistance == -1 and (targets.x[5], targets.y[5]) == (2, 1)
-    layers = figures.routing_by_layer(pair[0], 2, 1, 1)
+    layers = figures.routing_by_layer(pair[0], 2, 1, 1, absolute=True)
     np.testing.assert_allclose(cells(layers), views.routing_by_layer(pair[0], 2, 1, 1), rtol=1e-6)
     assert figures.routing_drift(pair[0]).data[0].zmin == -1
-    np.testing.assert_allclose(cells(figures.routing_profile(pair[0], 2, 1)), views.routing_profile(pair[0], 2, 1), rtol=1e-6)
+    profile = figures.routing_profile(pair[0], 2, 1, absolute=True)
+    np.testing.assert_allclose(cells(profile), views.routing_profile(pair[0], 2, 1), rtol=1e-6)
     assert list(figures.routing_load(pair[0]).data[0].x) == pytest.approx([*views.routing_load(pair[0])["load"]])
     assert list(figures.routing_entropy(pair[0]).data[0].x) == pytest.approx([*views.routing_entropy(pair[0])])
     assert cells(figures.answer_by_layer(kept(pair[0], 2, 0)[1])).shape == (8, 3)
@@ -121,8 +208,8 @@ def test_weights_have_one_range_at_all_moments_of_a_run(runs, heads):
     most = 6 * 0.95  # the fixture gives an expert 0.95 at most where there are several, 1 where it is alone
     assert views.largest_weight(run) == pytest.approx(most)
     for after in range(3):
-        assert figures.routing_profile(run, after, 0).data[0].zmax == pytest.approx(most)
-        drawn = figures.routing_by_layer(run, after, 0, 0)
+        assert figures.routing_profile(run, after, 0, absolute=True).data[0].zmax == pytest.approx(most)
+        drawn = figures.routing_by_layer(run, after, 0, 0, absolute=True)
         assert (drawn.layout.xaxis.range[1] if heads == 1 else drawn.data[0].zmax) == pytest.approx(most)
         undecided = figures.routing_by_layer(run, after, 0, 0, "entropy")
         assert (undecided.layout.xaxis.range[1] if heads == 1 else undecided.data[0].zmax) == 1
@@ -145,7 +232,7 @@ def test_routing_by_task_in_one_layer_and_routing_head(runs):
     parts = sums / sums.sum(-1, keepdims=True)
     for layer, head, expected in ((5, 2, parts[:, 5, 2]), (5, None, parts[:, 5].mean(1)), (None, 0, parts[:, :, 0].mean(1))):
         np.testing.assert_allclose(views.routing_by_task(run, 2, layer, head), expected, rtol=1e-5)
-        np.testing.assert_allclose(cells(figures.routing_by_task(run, 2, layer, head)), expected, rtol=1e-5)
+        np.testing.assert_allclose(cells(figures.routing_by_task(run, 2, layer, head, absolute=True)), expected, rtol=1e-5)
     with pytest.raises(LabError, match="run 'a' has no routing head 4: use 0 to 3"):
         views.routing_by_task(run, 2, 0, 4)
     with pytest.raises(LabError, match="run 'a' has no layer -1: use 0 to 7"):
@@ -181,10 +268,11 @@ def test_a_flow_of_many_tasks_has_the_bands_that_can_be_read(runs):
 
 def test_the_animation_has_a_frame_per_moment_on_one_scale(pair):
     drawn = figures.routing_animation(pair[0])
-    assert [frame.name for frame in drawn.frames] == ["1", "2", "3"] and {f.data[0].zmax for f in drawn.frames} == {1}
+    assert [frame.name for frame in drawn.frames] == ["1", "2", "3"] and len({f.data[0].zmax for f in drawn.frames}) == 1
     for after, frame in enumerate(drawn.frames):
         values = np.array(frame.data[0].z, dtype=float)
-        np.testing.assert_allclose(values[: after + 1, : after + 1], views.routing_by_task(pair[0], after), rtol=1e-6)
+        shares = views.routing_by_task(pair[0], after).to_numpy()
+        np.testing.assert_allclose(values[: after + 1, : after + 1], np.log2(shares * (after + 1)), atol=1e-5)
         assert values.shape == (3, 3) and np.isnan(values[after + 1 :]).all() and np.isnan(values[:, after + 1 :]).all()
     assert drawn.data == drawn.frames[-1].data and drawn.layout.sliders[0].active == 2
     assert [step.args[0] for step in drawn.layout.sliders[0].steps] == [("1",), ("2",), ("3",)]

@@ -6,15 +6,20 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.run_folders import FORGETS, write_run
+from support.run_folders import FORGETS, write_run, write_transfer
 
+import lab
 from lab import views
 from lab.cli import output
+from lab.cli.list import listing
 from lab.comparison import replicates, tables
+from lab.contracts import metrics as contract
+from lab.contracts.checking import title
 from lab.core import registry
 from lab.figures import report
 from lab.metrics import base
-from lab.metrics.base import MatrixScores, Mean, TransferScores, Use, evaluate, metric_classes
+from lab.metrics.base import MatrixScores, Metric, TransferScores, Use, evaluate, metric_classes
+from lab.store import index
 from lab.views.glossary import glossary
 
 NONE = None
@@ -126,29 +131,23 @@ def test_metrics_are_their_loops(matrix):
 # the contract -------------------------------------------------------------------------------------------------------------
 
 
-def test_every_metric_says_what_it_is_and_stands_at_a_path_of_its_own():
+@pytest.mark.parametrize("check", contract.CHECKS, ids=title)
+@pytest.mark.parametrize("name", registry.metrics.names())
+def test_contract(name, check):
+    check(registry.metrics.options(name))
+
+
+def test_no_metric_may_stand_where_something_else_does(runs):
+    """What is reserved is what results hold beside metrics."""
+    results = [write_run(runs, "a").result(), write_transfer(runs, "b").result()]
+    sections = {metric().path.partition(".")[0] for metric in metric_classes()}
+    assert {name for result in results for name in result} - sections <= {*base.RESERVED}
+
+
+def test_two_metrics_rank():
     metrics = [kind() for kind in metric_classes()]
     assert sorted(metric.name for metric in metrics) == registry.metrics.names()
-    assert len({metric.path for metric in metrics}) == len({metric.title for metric in metrics}) == len(metrics)
-    for metric in metrics:
-        assert metric.about().endswith(".") and metric.latex and metric.measure().use is metric.use
     assert [metric.path for metric in metrics if metric.use is Use.RANK] == ["average_accuracy", "average.k"]
-
-
-@given(matrices(), st.data())
-def test_values_are_in_their_range_and_the_means_of_their_terms(matrix, data):
-    tasks, rows = len(matrix[0]), len(matrix)
-    by_task = {str(task): data.draw(fractions) for task in range(rows)}
-    routing = {"own_expert_share": 0.5, "accuracy": 0.5, "oracle_average_accuracy": sum(by_task.values()) / rows}
-    single = [data.draw(fractions) for _ in range(tasks)]
-    scores = MatrixScores(matrix, single, routing, oracle=[*by_task.values()])
-    values, why = evaluate(scores)
-    assert not why
-    for metric in (kind() for kind in metric_classes() if kind.reads is MatrixScores):
-        low, high = metric.range
-        assert low - 1e-9 <= values[metric.path] <= high + 1e-9
-        if isinstance(metric, Mean) and "_by_task" not in metric.path and (terms := metric.terms(scores)):
-            assert sum(eval(term) for term in terms) / len(terms) == pytest.approx(values[metric.path], abs=2e-3)
 
 
 PLASTICITY_GAP = """
@@ -200,6 +199,58 @@ def test_a_metric_is_one_file(plugin, runs, capsys):
     assert tables.pareto(pair, score="plasticity_gap")["score"].notna().all()
     assert next(entry for entry in glossary(pair[0]) if entry.title == "Plasticity gap").value == gap
     assert "Plasticity gap" in report.html(pair, {})
+
+
+class Surest(Metric):
+    """Highest mean probability that the answers on a task have."""
+
+    name = path = "surest"
+    title = "Surest"
+    latex = r"\max_j \bar{p}_j"
+
+    def compute(self, scores: MatrixScores) -> float:
+        return scores.predictions.groupby("task")["probability"].mean().max()
+
+
+class First(Metric):
+    """Part of the routing weight that the first expert gets."""
+
+    name, path, title, latex, range, lower_is_better = "first", "routing.first", "First expert", r"\bar{w}_1", (0, 2), True
+
+    def compute(self, scores: MatrixScores) -> float:
+        table = scores.routing_table
+        return table.weight[table.expert == "animals"].sum() / table.weight.sum()
+
+
+def test_metrics_of_predictions_and_of_routing_stand_wherever_metrics_do(runs, nothing_registered, capsys):
+    """In JSON, show, list, tables, differences, report, glossary and rows; where nothing is recorded with the reason."""
+    lab.register(Surest)
+    lab.register(First)
+    pair = [write_run(runs, "a"), write_run(runs, "b", "sequential", FORGETS, routed=False)]
+    predictions, weights = pair[0].predictions(), pair[0].routing_table()
+    surest = max(predictions.probability[predictions.task == task].mean() for task in pair[0].tasks)
+    first = weights.weight[weights.expert == "animals"].sum() / weights.weight.sum()
+    result = pair[0].result()
+    assert (result["surest"], result["routing"]["first"]) == pytest.approx((surest, first))
+    assert "no routing recorded" in pair[1].result()["why"]["routing.first"] and pair[1].result()["routing"]["first"] is None
+    earlier = views.metrics_after(pair[0], 0)
+    assert earlier["surest"] == pytest.approx(pair[0].predictions(0).probability.mean())
+    assert earlier["routing.accuracy"] is None and earlier["routing.first"] == 1
+    assert views.run_row(pair[0])["surest"] == index.rows([pair[0]])[0]["surest"] == result["surest"]
+    output.print_result(pair[0])
+    shown = capsys.readouterr().out
+    for text in (shown, [*tables.comparison(pair).table], report.html(pair, {})):
+        assert "Surest" in text and "First expert" in text
+    assert {"surest", "routing.first"} <= set(replicates.differences(pair, "sequential")["measure"])
+    entry = next(entry for entry in glossary(pair[0]) if entry.title == "First expert")
+    assert (entry.value, entry.latex) == (pytest.approx(first), r"\bar{w}_1")
+    assert entry.about.endswith("From 0 to 2; lower is better.")
+    listed = next(row for row in listing("metrics") if row["name"] == "first")
+    assert (listed["path"], listed["formula"]) == ("routing.first", r"\bar{w}_1") and "lower is better" in listed["direction"]
+    html = pair[0]._repr_html_()
+    assert "Surest" in html and "First expert" in html
+    (pair[0].dir / "predictions" / "after_2.parquet").write_bytes(b"no table")
+    assert "after_2.parquet cannot be read" in pair[0].result()["why"]["surest"]
 
 
 def test_a_broken_metric_does_not_hide_the_others(plugin, runs):

@@ -1,9 +1,10 @@
-"""What a visitor does, by clicks from Start on a fresh install: no run, the recorded examples of the package."""
+"""What a visitor does by clicks from Start: on a fresh install with the recorded examples of the package, then with 40 runs."""
 
 import re
 
 import pytest
-from support.browser import CHROMIUM, dashboard, open_page, playwright, settled
+from support import many_runs
+from support.browser import CHROMIUM, PAGES, dashboard, open_page, playwright, settled
 
 pytestmark = [
     pytest.mark.browser,
@@ -66,3 +67,65 @@ def test_a_replay_is_played_again(page, fresh):
         page.wait_for_url(re.compile(rf"job={job}(&|$)"))
         assert page.locator("[data-testid=stException]").count() == 0
     assert page.problems == []
+
+
+@pytest.fixture(scope="module", params=[0, 40], ids=["fresh", "40 runs"])
+def served(request, tmp_path_factory):
+    """A dashboard over so many runs."""
+    folder = tmp_path_factory.mktemp("runs")
+    many_runs.make(folder, request.param)
+    with dashboard(LAB_RUNS=str(folder)) as address:
+        yield address
+
+
+def turn_to(page, name: str) -> None:
+    """Click the link to a page in the sidebar."""
+    page.locator(f"[data-testid=stSidebarNavLink][href$='/{name}']").click()
+    page.get_by_role("heading", name=PAGES[name], exact=True, level=1).wait_for()
+    settled(page)
+
+
+def unharmed(page) -> bool:
+    """Whether no traceback stands on the page, and its console has no error."""
+    return page.locator("[data-testid=stException]").count() == 0 and page.problems == []
+
+
+@pytest.mark.clicks
+def test_every_page_is_turned_to(page, served):
+    open_page(page, served, "")
+    for name in [*[*PAGES][1:], ""]:
+        turn_to(page, name)
+        assert unharmed(page), name
+
+
+@pytest.mark.clicks
+def test_a_replay_is_played_among_many_runs(page, served):
+    test_a_replay_is_played_again(page, served)
+
+
+@pytest.mark.clicks
+def test_a_text_is_typed_an_expert_forced_and_another_text_and_moment_set_beside_it(page, served):
+    """The first text is answered by the model before anything is typed; HTML in a text stays text."""
+    open_page(page, served, "")
+    turn_to(page, "playground")
+    bars = page.locator(".st-key-pg_classes .js-plotly-plot")
+    bars.wait_for()
+    box = page.get_by_role("textbox", name="Text", exact=True)
+    box.fill("I want my <b>money</b> back")
+    box.press("Control+Enter")
+    settled(page)
+    assert page.get_by_text("I want my <b>money</b> back").count() > 1 and page.locator("[data-testid=stMain] p b").count() == 0
+    page.locator(".st-key-pg_beside label", has_text="changed routing").click()
+    page.locator(".st-key-pg_route label", has_text="one expert").click()
+    page.get_by_text("With changed routing the answer is").wait_for()
+    settled(page)
+    first, second = bars.evaluate("div => div.data.map(trace => [...trace.text])")
+    assert first != second
+    for beside, sentence in (("another text", "For the other text it is"), ("another moment", "After task 1 the answer was")):
+        page.locator(".st-key-pg_beside label", has_text=beside).click()
+        page.get_by_text(sentence).wait_for()
+        settled(page)
+    box.fill("word " * 2_000)
+    box.press("Control+Enter")
+    page.get_by_text(re.compile("10,000 characters.*4,000")).wait_for()
+    assert unharmed(page)

@@ -4,6 +4,7 @@ import json
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from support.pages import bars, heatmap, open_page, texts
 from support.processes import launch_nothing
@@ -13,8 +14,15 @@ import lab
 from lab import views
 from lab.core import atomic_io
 from lab.jobs import jobs
-from lab.run_folder.writer import append_event, create_run, now, update_info
+from lab.pages import job_table, layout
+from lab.run_folder.events import Preparing
+from lab.run_folder.writer import Preparation, append_event, create_run, now, update_info
 from lab.store import trash
+
+
+def buttons(app) -> list[str]:
+    """What can be clicked about the run in focus."""
+    return [button.label for button in app.button if button.key != "replay_play" and button.label != "Save"]
 
 
 def test_jobs_show_state_reason_and_actions(runs, monkeypatch):
@@ -30,13 +38,13 @@ def test_jobs_show_state_reason_and_actions(runs, monkeypatch):
         and "3 rows of *a*.csv are left out" in texts(app)
         and any("the last line" in code.value for code in app.code)
     )
-    assert [button.label for button in app.button if button.key != "replay_play"] == ["Resume", "Delete"]
+    assert buttons(app) == ["Resume", "Delete"]
     table = app.dataframe[0].value.set_index("run")
     assert (
         table.loc["failed", "status"] == "failed"
         and table.loc["failed", "average_accuracy"] == failed.result()["average_accuracy"]
     )
-    np.testing.assert_allclose(heatmap(app, 1)[1, 0], 0.9, rtol=1e-6)
+    np.testing.assert_allclose(heatmap(app, 0)[1, 0], 0.9, rtol=1e-6)
     resumed = []
     monkeypatch.setattr(jobs, "resume", resumed.append)
     app.button(key="resume").click().run()
@@ -70,12 +78,8 @@ def test_jobs_show_a_running_run(runs, monkeypatch):
     monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
     run = write_run(runs, "live", matrix=KEEPS[:1], status="running", partial=[0.7, None, None])
     app = open_page("jobs")
-    assert [button.label for button in app.button if button.key != "replay_play"] == [
-        "Stop after this task",
-        "Stop now",
-        "Watch this job",
-    ]
-    assert heatmap(app, 1)[2, 0] == pytest.approx(0.7)
+    assert buttons(app) == ["Stop after this task", "Stop now", "Watch this job"]
+    assert heatmap(app, 0)[2, 0] == pytest.approx(0.7)
     app.button(key="stop_after").click().run()
     assert run.stop_requested and app.button(key="stop_after").disabled
 
@@ -173,21 +177,18 @@ def test_jobs_delete_asks_first_and_removes_that_run_only(runs, monkeypatch):
     kept, gone = write_run(runs, "kept"), write_run(runs, "gone")
     app = open_page("jobs", job="gone")
     app.button(key="delete").click().run()
-    assert gone.dir.exists()
-    app.text_input(key="delete_name").set_value("kept")
-    app.button(key="delete_yes").click().run()
+    assert gone.dir.exists() and "**gone**" in texts(app)
+    app.button(key="trash_no").click().run()
     assert gone.dir.exists() and kept.dir.exists()
     app.button(key="delete").click().run()
-    app.text_input(key="delete_name").set_value("gone")
-    app.button(key="delete_yes").click().run()
+    app.button(key="trash_yes").click().run()
     assert not gone.dir.exists() and kept.status == "finished" and not app.exception
     damaged = write_run(runs, "damaged")
     (damaged.dir / "matrix.json").write_text("{")
     app = open_page("jobs", job="damaged")
     assert app.error[0].value.startswith("run 'damaged' is damaged")
     app.button(key="delete").click().run()
-    app.text_input(key="delete_name").set_value("damaged")
-    app.button(key="delete_yes").click().run()
+    app.button(key="trash_yes").click().run()
     assert not damaged.dir.exists() and kept.dir.exists() and not app.exception
     app.button(key="undo_delete").click().run()
     assert damaged.dir.exists() and not app.exception and "undo_delete" not in [button.key for button in app.button]
@@ -204,3 +205,54 @@ def test_jobs_delete_asks_first_and_removes_that_run_only(runs, monkeypatch):
     app.text_input(key="delete_name").set_value("gone")
     app.button(key="delete_yes").click().run()
     assert trash.entries(runs) == [] and kept.status == "finished" and not app.exception
+
+
+def test_what_is_done_with_chosen_runs_fits_each_of_them(runs, monkeypatch):
+    """Repeat takes the next seed that is free, Resume those that can be resumed; Delete can be undone for all at once."""
+    launch_nothing(monkeypatch)
+    write_run(runs, "a", seed=0), write_run(runs, "b", seed=3), write_run(runs, "cut", status="stopped", matrix=KEEPS[:1])
+    (write_run(runs, "broken").dir / "matrix.json").write_text("{")
+
+    def chosen(*ids):
+        app = open_page("jobs")
+        app.session_state[job_table.CHOSEN] = [*ids]
+        return app.run()
+
+    app = chosen("a", "cut", "broken")
+    labels = {button.key: button.label for button in app.button if (button.key or "").endswith("_chosen")}
+    assert labels == {"repeat_chosen": "Repeat 2", "resume_chosen": "Resume 1", "delete_chosen": "Delete"}
+    app.button(key="repeat_chosen").click().run()
+    assert sorted(run.config["seed"] for run in jobs.waiting(runs)) == [4, 5]
+    chosen("cut").button(key="resume_chosen").click().run()
+    assert lab.Run.open("cut", runs) in jobs.waiting(runs)
+    app = chosen("a", "b")
+    app.button(key="delete_chosen").click().run()
+    app.button(key="trash_yes").click().run()
+    assert {entry.id for entry in trash.entries(runs)} == {"a", "b"} and "**2 runs** are in the trash" in texts(app)
+    app.button(key="undo_delete").click().run()
+    assert trash.entries(runs) == [] and not app.exception
+    monkeypatch.setenv("LAB_READ_ONLY", "1")
+    app = chosen("a")
+    assert all(app.button(key=key).disabled for key in ("repeat_chosen", "delete_chosen"))
+
+
+def test_jobs_show_names_notes_and_what_a_run_does_before_its_first_task(runs, monkeypatch):
+    monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)
+    run = create_run(configuration(), runs, "new", "running", name="<i>mine</i>")
+    jobs.annotate(run, text="see *page 3*")
+    app = open_page("jobs")
+    assert app.subheader[0].value == layout.plain("<i>mine</i>") and "starting to train" in bars(app)
+    row = app.dataframe[0].value.iloc[0]
+    assert (row["title"], row["note"], row["run"]) == ("<i>mine</i>", "see *page 3*", "new")
+    with Preparation(run) as tell:
+        tell(Preparing("encoding 3,600 texts", 1200, 3600))
+        assert "encoding 3,600 texts, 1,200 done" in bars(app.run()).replace("\\", "")
+        assert "left" in bars(app)
+    assert "starting to train" in bars(app.run()) and not app.exception
+
+
+def test_the_loss_is_smoothed_within_each_task_as_by_hand():
+    table = pd.DataFrame({"task": [0, 0, 0, 1], "phase": "train", "loss": [1.0, 3.0, 2.0, 8.0]})
+    second, third = (0.5 * 1 + 3) / 1.5, (0.25 * 1 + 0.5 * 3 + 2) / 1.75
+    np.testing.assert_allclose(views.smoothed(table, 0.5), [1, second, third, 8])
+    np.testing.assert_allclose(views.smoothed(table, 0.0), table["loss"])

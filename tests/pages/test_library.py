@@ -99,12 +99,11 @@ def test_library_deletes_a_run_after_asking_and_no_other(shelf, runs, monkeypatc
     other = write_run(runs, "b")
     app = open_page("library", lib_run="a")
     app.button(key="lib_delete").click().run()
-    assert shelf.dir.exists() and "**a** and all its files" in texts(app)
-    app.button(key="delete_no").click().run()
+    assert shelf.dir.exists() and "**a** (" in texts(app)
+    app.button(key="trash_no").click().run()
     assert shelf.dir.exists()
     app.button(key="lib_delete").click().run()
-    app.text_input(key="delete_name").set_value("a")
-    app.button(key="delete_yes").click().run()
+    app.button(key="trash_yes").click().run()
     assert not shelf.dir.exists() and other.status == "finished" and not app.exception
     assert "There are no experts" in texts(app) and list(app.dataframe[0].value["run"]) == ["b"]
     monkeypatch.setattr("lab.run_folder.run.process_alive", lambda pid, started: True)

@@ -13,7 +13,7 @@ from support.run_folders import KEEPS, TASKS, write_run, write_transfer
 from typer.testing import CliRunner
 
 from lab.cli import main
-from lab.config.resolve import configure
+from lab.config.resolve import GROUPS, configure
 from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.data import loading
@@ -29,7 +29,7 @@ def started(monkeypatch):
     """Configurations that were started, instead of processes."""
     found = []
 
-    def start(config, runs=None, together=False, id=None):
+    def start(config, runs=None, together=False, id=None, name=""):
         found.append(config)
         return SimpleNamespace(id="new-run")
 
@@ -146,12 +146,12 @@ def test_train_tells_what_is_to_be_expected(runs, monkeypatch):
     assert app.metric[0].value == f"{seconds:.0f} s" and app.metric[2].value == "–"
     assert "no run with minilm was measured here yet" in texts(app)
     report = {"trainable_parameters": 4321, "layers": 2, "limit": 5, "device": "cpu", "dtype": "float32"}
-    tokens = ["[CLS]", "a`b", "<b>", "##c", "[SEP]"]
+    tokens = [["[CLS]", 101], ["a`b", 7], ["<b>", 8], ["##c", 9], ["[SEP]", 102]]
     row = {"train": 6, "validation": 2, "test": 4, "classes": 2, "labels": ["no", "yes"], "longest": 5, "at_limit": 0.5}
     tasks = [row | {"name": name, "examples": [{"label": "yes", "tokens": tokens}]} for name in TASKS]
     monkeypatch.setattr(forecast, "ask", lambda config: report | {"tasks": tasks})
     app.button(key="train_look").click().run()
-    assert app.metric[2].value == "4,321" and "`<b>`" in texts(app) and "cut at 5 tokens" in texts(app)
+    assert app.metric[2].value == "4,321" and "`<b>`:gray[:small[8]]" in texts(app) and "cut at 5 tokens" in texts(app)
     assert "50% of the texts reach the limit of 5 tokens" in texts(app) and "3.0 training examples per label" in texts(app)
     app.number_input(key="train/sequential/seed").set_value(1).run()  # another run: the report is not its
     assert app.metric[2].value == "–"
@@ -397,3 +397,25 @@ def test_who_only_looks_uploads_nothing(runs, monkeypatch):
     monkeypatch.setenv("LAB_READ_ONLY", "1")
     app = open_page("train")
     assert "own_file" not in [uploader.key for uploader in app.file_uploader] and "read-only" in texts(app)
+
+
+def test_options_are_found_by_words_and_say_their_section(runs):
+    """What a search finds stands above the rest, keeps what was changed, and stays one option."""
+    app = open_page("train", recipe="l2r")
+    app.number_input(key="train/l2r/router_training.lr").set_value(0.5).run()
+    app.text_input(key="train_search").set_value("router learning rate").run()
+    assert app.number_input(key="train/l2r/router_training.lr").label == "Router training: learning rate"
+    assert "options match" in texts(app) and "-o router_training.lr=0.5" in app.code[0].value
+    app.text_input(key="train_search").set_value("no such thing").run()
+    assert "No option matches." in texts(app) and "-o router_training.lr=0.5" in app.code[0].value and not app.exception
+
+
+def test_recipes_are_offered_by_group_with_paper_and_uses(runs):
+    app = open_page("train", recipe="replay-balanced")
+    box = app.selectbox(key="recipe")
+    assert box.value == "replay-balanced" and app.query_params["recipe"] == "replay-balanced"
+    groups = [option.partition(" · ")[0] for option in box.options]
+    assert list(dict.fromkeys(groups)) == [*GROUPS] and all(": " in option for option in box.options)
+    shown = texts(app)
+    assert "Paper: Prabhu et al. (2020" in shown and "Uses beside the examples of a task: stored examples" in shown
+    assert "Paper" not in texts(open_page("train", recipe="l2r-mh"))

@@ -12,7 +12,9 @@ from support import toy
 from support.errors import assert_says
 
 import lab
-from lab.config.resolve import configure, recipe_names
+from lab.config.resolve import configure
+from lab.contracts import methods as contract
+from lab.contracts.checking import title
 from lab.core import registry
 from lab.core.errors import LabError, RunFailed
 from lab.core.registry import Options
@@ -681,36 +683,10 @@ def test_a_broken_expert_is_not_kept(tmp_path):
 # methods ----------------------------------------------------------------------------------------------------------------------
 
 
-def host(method):
-    """A session with this method alone: on the sequential recipe, or where it refuses that, in the recipe made for it."""
-    for recipe in ("sequential", *recipe_names()):
-        try:
-            made = toy.session(recipe, f"methods.{method}={{}}")
-        except LabError:
-            continue
-        if list(made.config.methods) == [method]:
-            return made
-    raise AssertionError(f"no recipe takes the method {method}")
-
-
+@pytest.mark.parametrize("check", contract.CHECKS, ids=title)
 @pytest.mark.parametrize("name", registry.methods.names())
-def test_contract_of_methods(name):
-    kind = registry.methods.get(name)
-    assert issubclass(kind, Method) and kind.name == name and issubclass(kind.Options, Options)
-    made = host(name)
-    terms = []
-    for event in made.train():
-        if type(event).__name__ == "Step" and event.phase == "train":
-            terms.append(event.to_json()["terms"])
-    assert terms and all(np.isfinite(list(named.values())).all() and "task" in named for named in terms)
-    assert all(score is not None for score in made.scores.matrix[-1])
-    (method,) = made.methods
-    own = method.terms(made.learner.backbone.collate(made.rows[0, "train"][:2]), None) if kind.terms is Method.terms else {}
-    assert "task" not in own
-    state = {key: tensor.clone() for key, tensor in method.state().items()}
-    fresh = kind(method.options, made.learner, made.memory)
-    fresh.load_state(state)
-    assert toy.equal(fresh.state(), state)
+def test_contract_of_methods(name, check):
+    check(registry.methods.options(name))
 
 
 def test_moments_of_a_method_come_in_order(monkeypatch):

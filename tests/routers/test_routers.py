@@ -1,7 +1,6 @@
 """The contract of a router, for every router there is, and the gates against their formulas."""
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,26 +10,19 @@ from support import tiny, toy
 from support.tiny import hidden, rel
 from torch.distributions import RelaxedBernoulli
 
-from lab.core.errors import LabError
+from lab.contracts import routers as contract
+from lab.contracts.checking import same, title
+from lab.contracts.routers import EXPERTS, LAYERS, ROWS, TASK, add_task, asked, begin, noise, numbers, randomise, weights
 from lab.core.registry import routers
-from lab.experts.base import LayerInfo
 from lab.routers.base import (
     Decision,
-    FromMemory,
     LayerDecision,
-    Reads,
     Request,
     Router,
-    TaskAware,
-    Trained,
     normalised,
     one_hot,
 )
-from lab.run_folder.routing_record import STEPS
 
-ROWS, TOKENS, WIDTH, EXPERTS = 5, 4, 8, 3
-LAYERS = [LayerInfo("first", 8, 12), LayerInfo("second", 6, 8), LayerInfo("third", 8, 8)]
-TASK = torch.tensor([0, 2, 1, 1, 0])
 GATES = {
     "/".join(map(str, values)): dict(zip(("gate", "evaluation", "query", "hidden"), values, strict=True))
     for values in itertools.product(
@@ -49,238 +41,27 @@ CASES["sparse/normalise"] = {"name": "sparse", "normalise": True, "hold": 1.0}
 CASES["sparse/stick-breaking"] = {"name": "sparse", "rule": "stick-breaking", "top_k": 1000, "balance": 1.0}
 CASES["prototype/mahalanobis"] = {"name": "prototype", "distance": "mahalanobis", "top_k": 2}
 CASES["prototype/all"] = {"name": "prototype", "per": "task", "top_k": 1000, "temperature": 0.1}
-HEADS = [1, 2]
 
 
-def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+def build(case: str, *args, **more) -> Router:
+    """The router of a case, see `contract.build`; `more`: options, and `values`."""
+    values = more.pop("values", True)
+    return contract.build(routers.options(CASES[case] | more), *args, values=values)
 
 
-def noise(seed: int = 11) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+@pytest.mark.parametrize("check", contract.CHECKS, ids=title)
+@pytest.mark.parametrize("case", CASES)
+def test_contract(case, check):
+    check(routers.options(CASES[case]))
 
 
-def build(case: str, heads: int = 1, experts: int = EXPERTS, values: bool = True, **more) -> Router:
-    options = routers.options(CASES[case] | {"heads": heads} | more)
-    router = routers.get(options.name)(options, LAYERS, WIDTH)
-    router.grow(experts)
-    for task in range(int(TASK.max()) + 1):
-        add_task(router, task, noise(task))
-    if values:
-        randomise(router)
-    return router
-
-
-def add_task(router: Router, task: int, chance: torch.Generator) -> None:
-    """A task of free text, for routers that keep something of tasks."""
-    if isinstance(router, TaskAware):
-        router.add_task(task, 0, chance)
-
-
-@torch.no_grad()
-def randomise(router: Router, seed: int = 1) -> None:
-    for i, parameter in enumerate(router.parameters()):
-        parameter.copy_(numbers(*parameter.shape, seed=100 * seed + i) * 2)
-    for name, buffer in router.named_buffers():
-        shift = numbers(*buffer.shape, seed=seed + 7) * 0.3
-        buffer.copy_(shift.exp() if name.startswith("spread") else shift)
-
-
-def begin(router: Router, seed: int = 11) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Standardise and reset with queries of stored examples per layer and the expert of each one's task; returns these."""
-    widths = [WIDTH if Reads.QUERY in router.reads else layer.inputs for layer in LAYERS]
-    queries, owners = [numbers(40, width, seed=40 + i) * 3 + 5 for i, width in enumerate(widths)], torch.arange(40) % EXPERTS
-    if isinstance(router, FromMemory):
-        router.standardise(queries)
-        router.reset(noise(seed), queries, owners)
-    return queries, owners
-
-
-def asked(router: Router, task: torch.Tensor | None = TASK, chance: torch.Generator | None = None, order=None) -> Request:
-    order = torch.arange(ROWS) if order is None else order
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]])[order]
-    query = numbers(ROWS, WIDTH)[order] if Reads.QUERY in router.reads else None
-    embedded = numbers(ROWS, TOKENS, WIDTH)[order] if Reads.EMBEDDED in router.reads else None
-    return Request(mask, query, None if task is None else task[order], chance, embedded)
-
-
-def inputs(order=None) -> list[torch.Tensor]:
-    order = torch.arange(ROWS) if order is None else order
-    return [numbers(ROWS, TOKENS, layer.inputs, seed=20 + i)[order] for i, layer in enumerate(LAYERS)]
-
-
-def weights(router: Router, request: Request, xs: list[torch.Tensor] | None = None) -> torch.Tensor:
-    """What the layers are given, (B, L, H, E); of weights per token the means over the tokens that are no padding."""
-    decision, xs = router(request), xs or inputs()
-    given, mask = [decision.weights_for_layer(i, x) for i, x in enumerate(xs)], request.mask.bool()
-    means = [torch.stack([w[row, keep].mean(0) for row, keep in enumerate(mask)]) if w.dim() == 4 else w for w in given]
-    used = torch.stack([w.expand(ROWS, -1, -1) for w in means], 1)
-    assert torch.allclose(decision.recorded().expand_as(used), used, atol=1e-6)  # what is recorded is what was used
-    return used
-
-
-cases = pytest.mark.parametrize("case", CASES)
-each_heads = pytest.mark.parametrize("heads", HEADS)
-
-
-@each_heads
-@cases
-def test_shape_sign_and_sum(case, heads):
-    router = build(case, heads)
-    for chance in (None, noise()):
-        request = asked(router, chance=chance)
-        decision = router(request)
-        if decision.weights is not None:
-            rows, layers, *rest = decision.weights.shape
-            assert (rows in (1, ROWS), layers in (1, len(LAYERS)), rest) == (True, True, [heads, EXPERTS])
-        w = weights(router, asked(router, chance=noise() if chance else None))
-        assert w.shape == (ROWS, len(LAYERS), heads, EXPERTS)
-        assert (w >= 0).all()
-        assert w.isfinite().all()
-        whole = bool(((w == 0) | (w == 1)).all())  # experts act or do not; else they have shares
-        if not whole and getattr(router.options, "normalise", True):
-            assert torch.allclose(w.sum(-1), torch.ones(()), atol=1e-5)
-
-
-@cases
-def test_decisions_are_deterministic_and_noise_is_the_request_s_own(case):
-    router = build(case, 2)
-    first = weights(router, asked(router))
-    torch.manual_seed(3)
-    state = torch.get_rng_state()
-    assert torch.equal(weights(router, asked(router)), first)
-    one, again = (weights(router, asked(router, chance=noise(4))) for _ in range(2))
-    assert torch.equal(one, again)
-    assert torch.equal(state, torch.get_rng_state())
-
-
-@cases
-def test_every_step_of_a_decision_is_explained(case):
-    """By the router or by the words for all; and a router explains nothing that it does not do."""
-    router, steps = build(case), set()
-    for chance in (None, noise()):
-        decision = router(asked(router, chance=chance))
-        for layer, x in enumerate(inputs()):
-            decision.weights_for_layer(layer, x)
-        steps |= {*decision.recorded_steps(), "weights"}
-    assert steps <= {*STEPS, *router.step_descriptions} and {*router.step_descriptions} <= steps
-
-
-@cases
-def test_the_task_is_used_only_where_that_is_declared(case):
-    router = build(case, 2)
-    if Reads.TASK in router.reads:
-        assert not torch.equal(weights(router, asked(router)), weights(router, asked(router, TASK.flip(0))))
-        with pytest.raises(LabError, match="task identity"):
-            router(asked(router, None))
-    else:
-        without = weights(router, asked(router, None))
-        assert torch.equal(without, weights(router, asked(router)))
-        assert torch.equal(without, weights(router, asked(router, TASK.flip(0))))
-
-
-@cases
-def test_what_is_said_to_be_compared_is_what_decides(case):
-    """The expert whose key fits a query best has the largest weight; a query is one vector per row."""
-    router = build(case)
-    decision, w = router(asked(router)), weights(router, asked(router))
-    if decision.match is None:
-        for i, x in enumerate(inputs()):
-            decision.weights_for_layer(i, x)
-    if decision.match is None:  # made per token, by the task, or not at all
-        assert not {Reads.QUERY, Reads.EMBEDDED} & router.reads
-        return
-    query, keys = decision.match.query, decision.match.keys
-    assert query.shape[0] == ROWS and query.dim() == 2
-    if keys is None:
-        return
-    assert keys.shape == (len(decision.match.experts), query.shape[1]) and max(decision.match.experts) < EXPERTS
-    near = -torch.cdist(query, keys) if CASES[case].get("distance") == "mahalanobis" else query @ keys.T
-    best = [decision.match.experts[i] for i in near.argmax(1)]
-    assert torch.allclose(w[range(ROWS), 0, 0, best], w[:, 0, 0].max(-1).values)
-
-
-@cases
-def test_growing_keeps_what_was_learned(case):
-    router = build(case, 2)
-    before = {name: p.detach().clone() for name, p in router.named_parameters()}
-    router.grow(EXPERTS + 2)
-    add_task(router, 1, noise(6))
-    assert weights(router, asked(router)).shape[-1] == EXPERTS + 2
-    after = dict(router.named_parameters())
-    for name, old in before.items():
-        assert torch.equal(after[name][tuple(slice(size) for size in old.shape)], old), name
-    assert all(p.requires_grad for p in after.values())
-
-
-@cases
-def test_state_round_trip(case):
-    router, other = build(case, 2), build(case, 2, values=False)
-    other.load_state_dict(router.state_dict())
-    assert torch.equal(weights(router, asked(router)), weights(other, asked(other)))
-
-
-@cases
-def test_reset_forgets_what_the_memory_taught_and_is_decided_by_its_generator(case):
-    router, other = build(case, 2), build(case, 2)
-    if router.trained is not Trained.ON_MEMORY:
-        state = {name: tensor.clone() for name, tensor in router.state_dict().items()}
-        begin(router, 1)
-        assert all(torch.equal(tensor, state[name]) for name, tensor in router.state_dict().items())
-        return
-    randomise(other, seed=9)
-    begin(router, 1)
-    begin(other, 1)
-    assert all(torch.equal(a, b) for a, b in zip(router.parameters(), other.parameters(), strict=True))
-    assert torch.equal(weights(router, asked(router)), weights(other, asked(other)))
-
-
-@cases
-def test_after_reset_a_router_can_learn(case):
-    router = build(case, 2)
-    begin(router, 1)
-    if not list(router.parameters()):
-        return
-    target = numbers(ROWS, len(LAYERS), 2, EXPERTS, seed=8)
-    for _ in range(3):
-        request = asked(router, chance=noise(2))
-        loss = (weights(router, request) * target).sum() + sum(router(replace(request, noise=noise(2))).losses.values())
-        router.zero_grad()
-        loss.backward()
-        with torch.no_grad():
-            for p in router.parameters():
-                p -= 0.1 * p.grad
-    assert all(p.grad is not None and p.grad.any() for p in router.parameters())
-
-
-@cases
-def test_what_is_drawn_for_new_experts_comes_from_the_generator(case):
-    """Once: meeting a task that brings no expert draws nothing."""
-    one, two, other = (build(case, values=False) for _ in range(3))
-    for router, seed in ((one, 6), (two, 6), (other, 7)):
-        router.grow(EXPERTS + 1)
-        add_task(router, 1, noise(seed))
-    state = {name: tensor.clone() for name, tensor in one.state_dict().items()}
-    assert all(torch.equal(tensor, two.state_dict()[name]) for name, tensor in state.items())
-    if case.split("/")[0] in ("attention", "sparse"):
-        assert not all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in state.items())
-    add_task(one, 2, noise(8))
-    assert all(torch.equal(tensor, one.state_dict()[name]) for name, tensor in state.items())
-
-
-@cases
-def test_a_row_s_decision_is_its_own(case):
-    router, order = build(case, 2), torch.tensor([3, 0, 4, 2, 1])
-    straight, mixed = weights(router, asked(router)), weights(router, asked(router, order=order), inputs(order))
-    assert rel(mixed, straight[order]) < 1e-6
-
-
-@pytest.mark.parametrize("name", routers.names())
-def test_every_option_has_a_default_and_is_documented(name):
-    router = routers.get(name)
-    assert router.about()
-    for field, about in router.Options.model_fields.items():
-        assert field == "name" or about.description, field
+def test_keys_are_drawn_anew_for_another_generator():
+    for case in ("attention", "sparse"):
+        first, other = (build(case, values=False) for _ in range(2))
+        for router, seed in ((first, 6), (other, 7)):
+            router.grow(EXPERTS + 1)
+            add_task(router, 1, noise(seed))
+        assert not same([*first.state_dict().values()], [*other.state_dict().values()])
 
 
 def test_uniform_and_oracle():

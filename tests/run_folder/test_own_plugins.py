@@ -3,6 +3,7 @@
 import pytest
 from support import toy
 from support.errors import assert_says
+from support.pages import heatmap, open_page
 
 import lab
 from lab.core import registry
@@ -107,3 +108,7 @@ def test_a_run_is_read_without_its_plugins_and_nothing_of_it_is_run(begun, monke
     read = Run(finished.dir)
     assert read.result()["status"] == "finished" and read.routing().experts == ["sea", "city"]
     assert lab.compare("r", runs=finished.dir.parent) is not None
+    monkeypatch.setenv("LAB_RUNS", str(finished.dir.parent))
+    expected = read.routing().share(1)
+    assert expected.tolist() == pytest.approx([0.5, 0.5])
+    assert heatmap(open_page("routing"), 0)[1].tolist() == pytest.approx(expected.tolist(), rel=1e-6)

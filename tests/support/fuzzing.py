@@ -5,13 +5,18 @@ import json
 import os
 import signal
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import HypothesisException
+
+from lab.core.errors import LabError
 
 FEW, MANY = 15, int(os.environ.get("LAB_FUZZ", "10000"))
 SLOW, HANGS = 5.0, 120  # seconds of work, and of waiting
@@ -75,24 +80,44 @@ def fuzzed(*strategies: Any, fixtures: Sequence[str] = ()) -> Any:
         def test(examples: int, request: pytest.FixtureRequest) -> None:
             fixed = {name: request.getfixturevalue(name) for name in fixtures}
 
-            @settings(max_examples=examples, deadline=None, suppress_health_check=[*HealthCheck], derandomize=True, database=None)
+            @settings(
+                max_examples=examples,
+                deadline=None,
+                suppress_health_check=[*HealthCheck],
+                derandomize=True,
+                database=None,
+                phases=[Phase.generate],
+            )
             @given(st.tuples(*strategies))
             def try_all(drawn: tuple[Any, ...]) -> None:
-                with alarm(HANGS if examples == MANY else 0):
-                    began = time.process_time()
-                    function(*drawn, **fixed)
+                began = time.process_time()
+                try:
+                    with alarm(HANGS if examples == MANY else 0):
+                        function(*drawn, **fixed)
                     seconds = time.process_time() - began
-                assert seconds < SLOW, f"{seconds:.1f} s of work"
-                slowest[0] = max(slowest[0], seconds)
+                    assert seconds < SLOW, f"{seconds:.1f} s of work"
+                    slowest[0] = max(slowest[0], seconds)
+                except HypothesisException:
+                    raise
+                except Exception as error:  # each fault once, so that one run finds them all
+                    faults.setdefault(_place(error), f"{traceback.format_exc()}\n{drawn!r:.3000}")
 
-            slowest = [0.0]
+            slowest, faults = [0.0], dict[str, str]()
             try_all()
             print(f"{function.__name__}: {examples} inputs, the slowest took {slowest[0]:.2f} s of work")
+            assert not faults, "\n\n".join([*faults.values(), *faults])
 
         test.__name__, test.__doc__ = function.__name__, function.__doc__
         return test
 
     return decorate
+
+
+def _place(error: Exception) -> str:
+    """Where an error was raised, and its kind; of an error in a library also where it was called."""
+    frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+    own = [frame for frame in frames if "/lab/" in frame]
+    return f"{type(error).__name__} {own[-1:]} {frames[-1]}"
 
 
 @st.composite
@@ -136,3 +161,14 @@ def _places(content: Any) -> Any:
 
 def as_json(content: Any) -> bytes:
     return json.dumps(content).encode()
+
+
+def used_or_refused(use: Callable[[], Any]) -> Any:
+    """The answer of `use`; None where it raises LabError of one line, and nothing else is allowed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return use()
+        except LabError as error:
+            assert str(error).strip(), "no reason"
+    return None

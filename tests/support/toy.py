@@ -1,10 +1,6 @@
-"""A stream for tests: a keyword decides the label, and what it means flips from task to task, so that interference is certain.
-
-Every task has topic words of its own, so that a router can tell the tasks apart.
-"""
+"""Sessions and runs on the toy stream, the tasks of `lab.contracts.tiny_run`."""
 
 import json
-import random
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,59 +10,17 @@ import pytest
 import torch
 
 from lab.config.resolve import configure, recipe_names
+from lab.contracts.tiny_run import LABELS, TOPICS, TRANSFER, new_session, overrides, task, tasks  # noqa: F401 (for tests)
 from lab.core import registry
 from lab.core.errors import LabError
-from lab.data.stream import SPLITS, Example, Task
+from lab.data.stream import SPLITS, Example, Task  # noqa: F401 (Example for tests)
 from lab.run_folder import events
 from lab.run_folder.run import Run
 from lab.run_folder.writer import create_run
 from lab.training.expert_cache import Store
 from lab.training.recorder import record
 from lab.training.stages import BEFORE_CALIBRATION
-from lab.training.trainer import Session, prepare
-
-TOPICS = {"sea": "wave tide reef coral", "city": "tram street tower plaza", "farm": "barn hay goat field"}
-FLIPPED = {"sea": False, "city": True, "farm": False}
-LABELS = ("no", "yes")
-TRAIN = ("train.lr=0.02", "train.epochs=3")
-MEMORY = ("router_training.steps=20", "router_training.lr=0.1")
-STEPS = {"router.steps": 4, "consolidation.steps": 4, "consolidation.clusters": 2}  # where a recipe has them
-TRANSFER = ("protocol.shots=[4, 8]", "protocol.adaptation.steps=6")
-
-
-def task(name: str, train: int = 48, test: int = 20, labels: Sequence[str] = LABELS) -> Task:
-    """`red` means yes and `blue` no in sea and farm; in city it is the other way round."""
-    draw = random.Random(name)
-    topic, texts, rows = TOPICS[name].split(), set(), []
-    while len(rows) < train + 8 + test:
-        label = len(rows) % 2
-        colour = ("blue", "red")[label ^ FLIPPED[name]]
-        text = " ".join([colour, *draw.choices(topic, k=4), colour])
-        if text not in texts:
-            texts.add(text)
-            rows.append(Example(text, label))
-    return Task(name, tuple(labels), rows[:train], rows[train : train + 8], rows[train + 8 :])
-
-
-def tasks(*names: str, **options: Any) -> list[Task]:
-    return [task(name, **options) for name in names or ("sea", "city")]
-
-
-def overrides(recipe: str, *more: str) -> list[str]:
-    """Options that make a recipe learn the toy stream in well under a second."""
-    config = configure(recipe)
-    if config.protocol.name == "transfer" or "protocol=transfer" in more:
-        return [*TRAIN, *TRANSFER, *more]
-    budget = "memory.total=48" if config.memory.total else "memory.per_task=24"
-    settings = config.to_dict()
-    small = [f"{path}={value}" for path, value in STEPS.items() if option_of(settings, path)]
-    return [*TRAIN, budget, *small, *(MEMORY if config.router_training.steps else ()), *more]
-
-
-def option_of(settings: dict[str, Any], path: str) -> Any:
-    """The value at a dotted path; None where there is none."""
-    section, name = path.split(".")
-    return settings.get(section, {}).get(name)
+from lab.training.trainer import Session
 
 
 def recipes(protocol: str) -> list[str]:
@@ -100,9 +54,7 @@ def session(
     recipe: str = "l2r", *more: str, of: Sequence[Task] | None = None, store: Path | None = None, **settings: Any
 ) -> Session:
     """A session on the toy stream, ready to train."""
-    of = tasks() if of is None else of
-    config = configure(recipe, overrides(recipe, *more), backbone="tiny", **settings)
-    return Session(prepare(config, of), of, Store(store) if store else None)
+    return new_session(recipe, *more, of=tasks() if of is None else of, store=Store(store) if store else None, **settings)
 
 
 def trained(*args: Any, **settings: Any) -> Session:

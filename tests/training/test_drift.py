@@ -125,9 +125,42 @@ def test_a_step_that_is_not_finite_is_not_taken(tmp_path, monkeypatch, what):
     assert resume(run, overrides=["train.lr=0.001"]).status == "finished"
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), "too much"])
-def test_memory_that_is_not_enough_says_what_to_lower(tmp_path, monkeypatch, error):
-    """The last one is really asked of the allocator. Other errors stay what they are."""
+OPTION_OF = {  # recipe and phase, and the option to lower there
+    ("l2r", "train"): "train.batch_size (16)",
+    ("l2r", "memory"): "router_training.batch_size (16)",
+    ("l2r", "evaluate"): "backbone.max_length (128)",
+    ("phatgoose", "gate"): "train.batch_size (16)",
+    ("poly", "train"): "train.batch_size (16)",
+    ("poly", "train on another task"): "protocol.adaptation.batch_size (8)",
+}
+
+
+@pytest.mark.parametrize(("recipe", "phase"), OPTION_OF)
+def test_memory_that_is_not_enough_says_what_to_lower(tmp_path, monkeypatch, recipe, phase):
+    """In each phase the run fails with its name and its own options, and is gone on with once there is memory."""
+    session = toy.session(recipe, of=toy.tasks(train=32))
+    collate = session.learner.backbone.collate
+
+    def step(rows):
+        stage = session.stage
+        if stage is not None and stage.phase == phase.split()[0] and (stage.task > 0 or phase == "train"):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return collate(rows)
+
+    monkeypatch.setattr(session.learner.backbone, "collate", step)
+    run = create_run(session.config.to_dict(), tmp_path, "r")
+    with pytest.raises(RunFailed) as failed:
+        list(record(run, session))
+    assert_says(failed, "memory of cpu", f"phase {phase.split()[0]} on task", f"lower {OPTION_OF[recipe, phase]}", "resume")
+    assert run.status == "failed" and run.info["error"] == str(failed.value)
+    monkeypatch.setattr(session.learner.backbone, "collate", collate)
+    monkeypatch.setattr(runner, "tasks_of", lambda stream, seed, **_: toy.tasks(train=32))
+    assert phase != "memory" or resume(run).status == "finished"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), "too much"])
+def test_memory_that_the_machine_lacks(monkeypatch, error):
+    """The last one is really asked of the allocator. Other errors stay what they are; a backbone may be too large as well."""
     session = toy.session("sequential")
 
     def step(*_):
@@ -136,14 +169,15 @@ def test_memory_that_is_not_enough_says_what_to_lower(tmp_path, monkeypatch, err
         raise error
 
     monkeypatch.setattr(session.learner.backbone, "collate", step)
-    run = create_run(session.config.to_dict(), tmp_path, "r")
-    with pytest.raises(RunFailed) as failed:
-        list(record(run, session))
-    assert_says(failed, "memory of cpu", "phase evaluate", "backbone.max_length (128)")
-    assert run.status == "failed" and run.info["error"] == str(failed.value)
+    with pytest.raises(RunFailed, match="the memory of cpu was not enough in phase evaluate"):
+        list(session.train())
     monkeypatch.setattr(session.learner.backbone, "collate", lambda rows: (_ for _ in ()).throw(RuntimeError("shapes")))
     with pytest.raises(RuntimeError, match="shapes"):
         list(session.train())
+    monkeypatch.setattr(runner, "tasks_of", lambda stream, seed, **_: toy.tasks(train=32))
+    monkeypatch.setattr(runner, "Session", step)
+    with pytest.raises(LabError, match=r"not enough to load the backbone tiny: take a smaller one, another backbone.dtype"):
+        runner.session(session.config)
 
 
 def test_a_loss_that_explodes_is_seen(tmp_path):

@@ -11,6 +11,7 @@ from lab.config.schema import RunConfig
 from lab.core import atomic_io, registry
 from lab.core.errors import LabError
 from lab.data import loading
+from lab.models.pretrained import HashTokenizer
 from lab.run_folder.run import all_runs
 from lab.run_folder.writer import append_event, update_info
 from lab.training import forecast
@@ -114,6 +115,9 @@ def test_the_look_agrees_with_the_run(runs):
     assert sizes == [{name: task[name] for name in ("train", "validation", "test", "classes")} for task in seen["tasks"]]
     run = api.run(config, runs=runs, progress=False)
     assert run.info["cost"]["trainable_parameters"] == seen["trainable_parameters"]
+    words = [word for word, id in seen["tasks"][0]["examples"][0]["tokens"]]
+    ids = [id for word, id in seen["tasks"][0]["examples"][0]["tokens"]]
+    assert words[0] == "[first]" and ids == [1, *HashTokenizer().encode(" ".join(words[1:]))]
     assert seen["tasks"][0]["name"] == "news_topic" and len(seen["tasks"][0]["examples"]) == forecast.SHOWN
     first = next(run.events("Evaluated"))
     assert first["progress"] == pytest.approx(first["examples"] / planned_work(config, sizes))

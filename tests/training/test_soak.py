@@ -156,7 +156,9 @@ def test_two_workers_that_are_killed(tmp_path):
         whole[recipe] = create_run(config, tmp_path / "whole", recipe)
         (child := process(recipe, whole[recipe].dir)).join()
         assert child.exitcode == 0
-    configs, faults, figures = {recipe: run.config for recipe, run in whole.items()}, [], Counter()
+    configs, figures = {recipe: run.config for recipe, run in whole.items()}, Counter()
+    begun, ended, faults = set[str](), dict[str, str](), dict[str, str]()  # ids; of what has ended also what was wrong with it
+    own_memory = psutil.Process().memory_info().rss >> 20
     workers, number, began = [], 0, time.monotonic()
     filled = reported = killed = began
     emptied = began + 60
@@ -187,32 +189,32 @@ def test_two_workers_that_are_killed(tmp_path):
         present = [Run(path) for path in runs.glob("r*")]
         if not ending and len(present) < 5:
             with suppress(LabError, OSError):
-                create_run(configs[recipe := draw.choice(MIXED)], runs, f"r{number}-{recipe}")
-                figures["begun"] += 1
+                begun.add(create_run(configs[recipe := draw.choice(MIXED)], runs, f"r{number}-{recipe}").id)
             number += 1
         for run in present:
             if safe_status(run) == "finished":
                 with suppress(LabError, OSError):  # of a full disk, or its worker is about to leave
-                    why = fault(run, whole[run.config["recipe"]])
+                    ended[run.id] = fault(run, whole[run.config["recipe"]])
                     trash.move(run)
-                    faults += [f"{run.id}: {why}"] if why else []
-                    figures["finished"] += 1
-        if not any(faults):
+        faults = {id: why for id, why in ended.items() if why}
+        if not faults:
             with suppress(LabError, OSError):
                 trash.empty(runs)
         for worker in workers:
             with suppress(psutil.Error):
                 figures["memory"] = max(figures["memory"], psutil.Process(worker.pid).memory_info().rss >> 20)
                 figures["files"] = max(figures["files"], psutil.Process(worker.pid).num_fds())
-        figures["disk"] = max(figures["disk"], (size(runs) >> 10))
+        figures["disk"] = max(figures["disk"], size(runs) >> 10)
+        figures["own memory"] = max(figures["own memory"], psutil.Process().memory_info().rss >> 20)
         if time.monotonic() > reported:
-            own = psutil.Process().memory_info().rss >> 20
-            print(json.dumps({"minutes": round(now / 60, 1), **figures, "own": own, "faults": faults}), flush=True)
-            figures["memory"] = figures["disk"] = figures["files"] = 0
+            numbers = {"minutes": round(now / 60, 1), "begun": len(begun), "finished": len(ended), **figures}
+            print(json.dumps(numbers | {"faults": faults}), flush=True)
             reported = time.monotonic() + 300
         time.sleep(0.2)
     for worker in workers:
         worker.kill()
         worker.join()
-    print(json.dumps({"minutes": round(now / 60, 1), **figures, "faults": faults}), flush=True)
-    assert not faults and figures["finished"] == figures["begun"]
+    print(json.dumps({"minutes": round(now / 60, 1), "begun": len(begun), "finished": len(ended), **figures}), flush=True)
+    assert not faults and ended.keys() == begun
+    assert figures["own memory"] < own_memory + 100  # MB
+    assert figures["disk"] < 4096  # kB, of five runs that go on, the experts that they share, and the trash

@@ -88,8 +88,8 @@ def compared_with(run: Run, after: int, runs: dict[str, Run], recorded: dict[str
             st.info("No other run here has kept its weights. Train one, and it is offered here.")
             return None
         other = run_picker.pick_run("Other run", "pg_other", others, next(iter(others)))
-        lead = f"In run {layout.plain(other.id)} the answer is"
-        return Side(other.id, other, min(after, other.kept()[-1]), lead=lead)
+        lead = f"In run {layout.plain(other.title)} the answer is"
+        return Side(other.title, other, min(after, other.kept()[-1]), lead=lead)
     if kind == TEXT:
         return Side("the other text", run, after, lead="For the other text it is", other=other_text(recorded))
     return None

@@ -95,7 +95,7 @@ def takes_task(run: Run) -> bool:
     return run.config["scenario"] == "task" or uses is None or bool(uses.get("task_id"))
 
 
-def ask(side: Side, question: Question, writing: Callable[[str], None]) -> Answer:
+def ask(side: Side, question: Question, writing: Callable[[str], object]) -> Answer:
     """The answer of one model; `writing` is given what it has written so far, token by token.
 
     Answers are computed once: those of this visitor's last questions are remembered.

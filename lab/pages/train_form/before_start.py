@@ -109,9 +109,10 @@ def examples(report: dict[str, Any]) -> None:
         tokens = example["tokens"]
         more = f" … and {len(tokens) - TOKENS} more" if len(tokens) > TOKENS else ""
         with st.container(border=True):
-            st.markdown(" ".join(f"`{literal_token(token)}`" for token in tokens[:TOKENS]) + more)
+            st.markdown(" ".join(f"`{literal_token(word)}`:gray[:small[{id}]]" for word, id in tokens[:TOKENS]) + more)
             cut = f" · cut at {report['limit']} tokens" if len(tokens) >= report["limit"] else ""
             st.caption(f"label **{layout.plain(example['label'])}** · {len(tokens)} tokens{cut}")
+    st.caption("Each token, and after it the id by which the model knows it.")
     st.caption(
         f"{task['train']} training, {task['validation']} validation, {task['test']} test examples · "
         f"{len(task['labels']) or 'no'} labels · longest text {task['longest']} of {report['limit']} tokens · "

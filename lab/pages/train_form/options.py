@@ -16,6 +16,8 @@ from lab.config.resolve import merged, written
 from lab.core import dotted
 from lab.core.documents import yaml_value
 
+WORDS = {"lr": "learning rate", "per_task": "per task", "max_train": "most training examples"}  # of names that say too little
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -37,8 +39,15 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """The last part of the path as a label: "max_train" -> "Max train"."""
-        return self.path.rpartition(".")[2].replace("_", " ").capitalize()
+        """The last part of the path as a label, after its section: "router_training.lr" -> "Router training: learning rate"."""
+        section, _, name = self.path.rpartition(".")
+        words = WORDS.get(name, name.replace("_", " "))
+        return f"{section.rpartition('.')[2].replace('_', ' ').capitalize()}: {words}" if section else words.capitalize()
+
+    def matches(self, search: str) -> bool:
+        """Whether every word of a search stands in its path, title or description."""
+        text = f"{self.path} {self.title} {self.about}".lower()
+        return all(word in text for word in search.lower().split())
 
     @property
     def step(self) -> float:

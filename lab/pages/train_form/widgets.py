@@ -166,13 +166,23 @@ def words(entry: Entry, label: str, common: dict[str, Any]) -> Any:
 
 
 def fill(recipe: str, entries: list[Entry]) -> dict[str, Any]:
-    """Draw the form: main options first, all others in one expander. Returns the values by path."""
+    """Draw the form: main options, those that a search finds, and all others in one expander. Returns the values by path."""
     by_path = {entry.path: entry for entry in entries}
     values: dict[str, Any] = {}
     columns = st.columns(2)
     for index, (path, label) in enumerate((path, label) for path, label in MAIN.items() if path in by_path):
         with columns[index % 2]:
             values[path] = widget(recipe, by_path[path], label)
+            if path == "stream.name":
+                where_streams_come_from()
+    search = st.text_input(
+        "Search all options", key="train_search", icon=":material/search:", placeholder="rank, temperature, learning rate ..."
+    )
+    others = [entry for entry in entries if entry.path not in MAIN]
+    matching = [entry for entry in others if search.strip() and entry.matches(search)]
+    if search.strip():
+        st.caption(f"{len(matching)} of {len(others)} options match." if matching else "No option matches.")
+    side_by_side(recipe, matching, values)
     with st.expander("All other options", icon=":material/tune:", key="train_more"):
         addable = more_methods(recipe)
         st.multiselect(
@@ -183,14 +193,30 @@ def fill(recipe: str, entries: list[Entry]) -> dict[str, Any]:
             help="Methods that act on training besides those of the recipe.",
             persist_state="session",
         )
-        for section in dict.fromkeys(entry.section for entry in entries):
-            others = [entry for entry in entries if entry.section == section and entry.path not in MAIN]
-            if not others:
-                continue
+        rest = [entry for entry in others if entry not in matching]
+        for section in dict.fromkeys(entry.section for entry in rest):
             title = SECTION_TITLES.get(section) or section.replace("_", " ").replace(".", " · ").capitalize()
             st.markdown(f"**{layout.plain(title)}**")
-            columns = st.columns(2)
-            for index, entry in enumerate(others):
-                with columns[index % 2]:
-                    values[entry.path] = widget(recipe, entry)
+            side_by_side(recipe, [entry for entry in rest if entry.section == section], values)
     return values
+
+
+def side_by_side(recipe: str, entries: Sequence[Entry], values: dict[str, Any]) -> None:
+    """Widgets of options in two columns; their values go into `values`."""
+    if not entries:
+        return
+    columns = st.columns(2)
+    for index, entry in enumerate(entries):
+        with columns[index % 2]:
+            values[entry.path] = widget(recipe, entry)
+
+
+def where_streams_come_from() -> None:
+    """What the choice of streams holds, and how more come into it."""
+    with st.popover("More streams", icon=":material/help:", type="tertiary"):
+        st.markdown(
+            "The list holds the streams of the lab, those saved by *Bring your own data* above, and folders under `LAB_DATA`. "
+            "There each task is a folder with `train.csv` (or jsonl, parquet ...) in it, with the columns `text` and `label`: "
+            "`DATA/reviews/books/train.csv`, `DATA/reviews/films/train.csv`. Started by `LAB_DATA=DATA lab app`, the page offers "
+            "the stream `reviews` with its tasks."
+        )

@@ -1,4 +1,4 @@
-"""Charts of the routing as a whole, for the page Routing: flow, map of queries, and an animation over the stream."""
+"""Charts of all tasks together: flow, load, entropy, change, map of queries, and an animation over the stream."""
 
 import streamlit as st
 
@@ -96,12 +96,55 @@ def query_map(run: Run, after: int) -> None:
     )
 
 
-PICTURES = {"Flow": flow, "Query map": query_map, "Over tasks": over_tasks}
+def load(run: Run, after: int) -> None:
+    """The mean share of each expert over all tasks."""
+    shares = views.routing_load(run, after)["load"]
+    alt = "Mean share of each expert: " + ", ".join(f"{name} {value:.0%}" for name, value in shares.items())
+    read = "Dotted line: equal shares. An expert far below it is hardly used."
+    chart_card.card(figures.routing_load, run, after, key="rt_load", alt=alt, table=views.routing_load, read=read)
+
+
+def entropy(run: Run, after: int) -> None:
+    """How evenly the weight of each task is spread."""
+    values = views.routing_entropy(run, after)
+    alt = "Entropy of the routing of each task: " + ", ".join(f"{name} {value:.2f}" for name, value in values.items())
+    read = "How evenly the weight of each task is spread. 0: one expert gets all of it. 1: all experts get the same."
+    chart_card.card(figures.routing_entropy, run, after, key="rt_entropy", alt=alt, table=views.routing_entropy, read=read)
+
+
+def drift(run: Run, after: int) -> None:
+    """The change of every task's routing since the task was learned."""
+    if after == 0:
+        st.info("One task is learned at this moment: nothing can have changed since.")
+        return
+    changes = views.routing_drift(run, after)
+    which = "own expert" if run.routing(after).owned else "expert with the largest share"
+    now = [views.own_expert(run, after, task) for task in range(len(changes))]
+    text = "; ".join(f"{task} {row.iloc[expert]:+z.0%}" for expert, (task, row) in zip(now, changes.iterrows(), strict=True))
+    chart_card.card(
+        figures.routing_drift,
+        run,
+        after,
+        key="rt_drift",
+        alt=f"Change of the share of the {which}: {text}",
+        table=views.routing_drift,
+        read="Orange: the expert lost weight on this task since it was learned. Purple: it gained. "
+        "The last task cannot have changed.",
+    )
+
+
+PICTURES = {
+    "Flow": flow,
+    "Load": load,
+    "Entropy": entropy,
+    "Change": drift,
+    "Query map": query_map,
+    "Over tasks": over_tasks,
+}
 
 
 def draw(run: Run, after: int) -> None:
     """The chosen one of the charts."""
-    st.subheader("The routing as a whole", anchor=False)
     default = next(iter(PICTURES))
     chosen = st.segmented_control(
         "Picture",

@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING: each is a file that works as it stands there."""
+"""The examples of docs/plugins.md and CONTRIBUTING: each is a file that works as it stands there."""
 
 import json
 import os
@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from lab.contracts.plugin_files import outcomes
+from lab.core.registry import PLUGINS
+from lab.run_folder.run import Run
+
 ROOT = Path(__file__).parents[1]
 KINDS = {"routers", "methods", "experts", "streams", "metrics", "protocols", "recipes", "pages"}
 
 
 def examples() -> dict[str, str]:
     """By path: the code blocks under a line that is a path."""
-    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("docs/plugins.md", ".github/CONTRIBUTING.md"))
     return dict(re.findall(r"^`(\w+/\w+\.(?:py|yaml))`\n\n```(?:python|yaml)\n(.*?)```$", text, flags=re.MULTILINE | re.DOTALL))
 
 
@@ -48,9 +52,18 @@ def test_the_examples_work_together(plugins, tmp_path):
     assert result["status"] == "finished" and result["tasks"] == ["size", "parity"]
     assert result["worst"] == pytest.approx(min(result["matrix"][-1]))
     assert result["routing"]["own_expert_share"] == pytest.approx(0.5)  # the newest expert is the own one of one task in two
-    for kind in ("routers", "methods", "experts", "streams", "recipes"):
-        listed = re.findall(r"^ *(\S+)", command(plugins, tmp_path, "list", kind), flags=re.MULTILINE)
-        assert {path.stem for path in (plugins / kind).iterdir() if path.is_file()} <= set(listed)
+    run = Run.open(result["run"], tmp_path)
+    predictions, weights = run.predictions(), run.routing_table().groupby("expert").weight.mean()
+    surer = (predictions.probability - predictions.correct).groupby(predictions.task).mean()
+    assert result["overconfidence"] == pytest.approx(surer.mean(), abs=1e-6)
+    assert result["routing"]["busiest_expert"] == pytest.approx(weights.max() / weights.sum())
+
+
+def test_lab_check_plugin_finds_nothing_wrong_with_them(plugins, monkeypatch, nothing_registered):
+    monkeypatch.setenv(PLUGINS, str(plugins))
+    tried = [*outcomes(str(plugins))]
+    assert [outcome for outcome in tried if outcome.problem] == []
+    assert {outcome.kind for outcome in tried} == {kind.removesuffix("s") for kind in KINDS - {"pages"}}
 
 
 def test_the_page_shows_the_runs(plugins, monkeypatch):

@@ -1,0 +1,164 @@
+"""One decision of the router, step by step, and the texts that look like the one it was made for."""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from lab import figures, views
+from lab.pages import chart_card, code_snippets, layout
+from lab.pages.routing_views.focus import LARGEST, Focus, select
+from lab.run_folder.prediction import Answer, kept
+from lab.run_folder.run import Run
+
+NEAREST = 6  # texts that are listed
+ABOUT_LIKENESS = (
+    "Cosine of the two queries, the vectors that the router compares, after the mean of all recorded queries is taken away: 1 "
+    "the same direction, 0 unrelated."
+)
+
+
+def draw(run: Run, after: int, at: Focus) -> None:
+    """The recorded examples, sorted by their weight at the focus (largest first); one of them step by step."""
+    routing = run.routing(after)
+    expert, layer = routing.experts[at.expert], views.layer_names(routing.layers)[at.layer]
+    answers = kept(run, after, at.task)
+    if not answers:
+        st.info("No examples are recorded for this task.")
+        return
+    weights = [float(answer.weights[at.layer, at.head, at.expert]) for answer in answers]
+    order = sorted(range(len(answers)), key=lambda i: -weights[i])
+    where = f"{layout.plain(layer)}" + (f", head {at.head + 1}" if routing.mean(at.task).shape[1] > 1 else "")
+    st.markdown(
+        f"The {len(answers)} recorded examples of **{layout.plain(routing.tasks[at.task])}**, from most to least routed to "
+        f"**{layout.plain(expert)}** at **{where}**"
+    )
+    examples_table(answers, weights, order)
+    chosen = select(st, "Example", "rt_example", [LARGEST, *(str(i + 1) for i in range(len(answers)))])
+    answer = answers[order[0] if chosen == LARGEST else int(chosen) - 1]
+    step_by_step(run, after, at, answers.index(answer), answer, where)
+    with layout.section():
+        why(run, after, at, answers.index(answer), answer)
+
+
+def choose_row(order: list[int]) -> None:
+    """Choose the example of the row that was clicked; `order` holds the example of each row."""
+    rows = st.session_state["rt_examples"].selection.rows
+    if rows:
+        st.session_state["rt_example"] = str(order[rows[0]] + 1)
+
+
+def examples_table(answers: list[Answer], weights: list[float], order: list[int]) -> None:
+    """The recorded examples in this order, each with its weight at the focus."""
+    labelled = any(answer.label is not None for answer in answers)
+    rows = [
+        {
+            "weight here": weights[i],
+            "text": answers[i].text,
+            **({"prediction": answers[i].prediction, "correct": answers[i].prediction == answers[i].label} if labelled else {}),
+            **({"probability": float(answers[i].probabilities[0])} if labelled else {}),
+        }
+        for i in order
+    ]
+    columns = {
+        "weight here": st.column_config.ProgressColumn("weight here", min_value=0, max_value=1, format="%.2f", width="small"),
+        "text": st.column_config.TextColumn("text", width="large"),
+        "probability": st.column_config.NumberColumn(format="%.2f"),
+    }
+    st.dataframe(
+        pd.DataFrame(rows, index=[i + 1 for i in order]),
+        column_config=columns,
+        key="rt_examples",
+        height=248,
+        selection_mode="single-row",
+        on_select=lambda: choose_row(order),
+        alt="Recorded examples from the most to the least routed to the expert in focus",
+    )
+
+
+def step_by_step(run: Run, after: int, at: Focus, number: int, answer: Answer, where: str) -> None:
+    """How the router came to its weights for one example: `answer`, the `number`-th recorded one (0-based) of the task."""
+    expert = answer.experts[at.expert]
+    steps = answer.decision(at.layer, at.head)
+    python = (
+        f"import lab\nfrom lab.run_folder.prediction import kept\n\n"
+        f"answer = kept({code_snippets.open_expression(run)}, {after}, {at.task})[{number}]\n"
+        f"lab.figures.%s\nanswer.%s"
+    )
+    left, right = st.columns([2, 3], gap="large")
+    with left:
+        st.text(answer.text)
+        if answer.label is not None:
+            mark = ":material/check:" if answer.prediction == answer.label else ":material/close:"
+            st.markdown(f"{mark} predicted **{layout.plain(answer.prediction)}**, true **{layout.plain(answer.label)}**")
+        values = " → ".join(f"{layout.plain(name)} {value:.3f}" for name, value in steps.loc[expert].items())
+        st.markdown(f"Expert **{layout.plain(expert)}** at {where}: {values}")
+        routing = run.routing(after)
+        for number, name in enumerate(steps.columns, 1):
+            st.caption(f"{number}. **{layout.plain(name)}**: {layout.plain(routing.about_step(name))}")
+    with right:
+        call = f"{at.layer}, {at.head}"
+        chart_card.card(
+            figures.answer_decision,
+            answer,
+            at.layer,
+            at.head,
+            key="rt_steps",
+            focus_row=at.expert,
+            alt=f"Steps of the decision at {where}: " + "; ".join(f"{name} {row.iloc[-1]:.2f}" for name, row in steps.iterrows()),
+            table=lambda *_: steps,
+            python=python % (f"answer_decision(answer, {call})", f"decision({call})"),
+            read="One row per expert, one column per step; the last is the weight that is used. Outlined: the expert in focus.",
+        )
+    head = at.head if answer.weights.shape[1] > 1 else None
+    st.markdown("**This text in every layer**" + (f", routing head {head + 1}" if head is not None else ""))
+    most = views.largest_weight(run)
+    chart_card.card(
+        figures.answer_by_layer,
+        answer,
+        head,
+        key="rt_one",
+        focus=(at.layer, at.expert),
+        focus_row=at.layer,
+        alt="Weights of the chosen example by layer and expert",
+        most=most,
+        table=lambda *_: answer.by_layer(head),
+        python=python % (f"answer_by_layer(answer, {head}, most={most:g})", f"by_layer({head})"),
+        read="Each row sums to 1 where the router normalises. The favourite expert may differ between layers.",
+    )
+
+
+def why(run: Run, after: int, at: Focus, number: int, answer: Answer) -> None:
+    """The recorded examples whose queries are nearest to that of the example, or why there are none."""
+    st.markdown("**Why this expert: the recorded texts that look most like it to the router**")
+    routing = run.routing(after)
+    queries = routing.queries(at.task)
+    if queries is None:
+        router = layout.plain(run.config["router"]["name"])
+        st.info(
+            f"No queries are recorded for this run, so likeness cannot be told. Its router, {router}, does not read one vector "
+            "per text (it decides per token or per task, or not at all), or the run was made by an earlier version."
+        )
+        return
+    near: Any = views.nearest_examples(run, after, queries[number], NEAREST + 1)
+    itself = (near["task"] == routing.tasks[at.task]) & (near["number"] == number)
+    near = near[~itself].head(NEAREST)
+    favourite = str(answer.by_expert().idxmax())
+    same, own = int((near["expert"] == favourite).sum()), int((near["task"] == routing.tasks[at.task]).sum())
+    st.markdown(
+        f"{same} of the {len(near)} nearest texts went mostly to the same expert, **{layout.plain(favourite)}**; "
+        f"{own} are of the same task."
+    )
+    st.dataframe(
+        near[["likeness", "text", "task", "expert"]],
+        column_config={
+            "likeness": st.column_config.NumberColumn("likeness", format="%.2f", width="small", help=ABOUT_LIKENESS),
+            "text": st.column_config.TextColumn("text", width="large"),
+            "expert": st.column_config.TextColumn("mostly to expert"),
+        },
+        hide_index=True,
+        key="rt_near",
+        alt="Recorded texts whose queries are nearest to that of the chosen one",
+    )
+    if run.config["router"].get("query") == "layer":
+        st.caption("Every layer of this router has a query of its own; likeness is told by that of the last layer.")
