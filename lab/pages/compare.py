@@ -19,9 +19,9 @@ VIEWS = [
     "Each task",
     "Matrices",
     "Trade-offs",
-    "Which task hurt which",
+    "What hurt what",
     "Why forgotten",
-    "Task order",
+    "Order",
     "Learning rates",
     "Settings",
 ]
@@ -168,11 +168,11 @@ def show(view: str, runs: list[Run], groups: list[Group], only: str, excluded: d
             tasks.matrices(runs, first)
         case "Trade-offs":
             trade_offs.trade_offs(runs)
-        case "Which task hurt which":
+        case "What hurt what":
             forgetting.interference(runs)
         case "Why forgotten":
             forgetting.reasons(runs)
-        case "Task order":
+        case "Order":
             trade_offs.order(runs)
         case "Learning rates":
             trade_offs.rates(runs)

@@ -31,9 +31,9 @@ COMPARED = [
     "Each task",
     "Matrices",
     "Trade-offs",
-    "Which task hurt which",
+    "What hurt what",
     "Why forgotten",
-    "Task order",
+    "Order",
     "Learning rates",
     "Settings",
 ]

@@ -114,9 +114,9 @@ VIEWS = [
     "Each task",
     "Matrices",
     "Trade-offs",
-    "Which task hurt which",
+    "What hurt what",
     "Why forgotten",
-    "Task order",
+    "Order",
     "Learning rates",
     "Settings",
 ]
@@ -143,14 +143,14 @@ def test_every_view_of_compare_with_seeds_orders_and_what_cannot_be_compared(run
     ):
         assert reason in shown, reason
     assert app.segmented_control(key="cmp_view").value == view
-    if view == "Which task hurt which":
+    if view == "What hurt what":
         drawn = [json.loads(one.proto.spec)["data"] for one in app.get("plotly_chart")]
         circles = [traces for traces in drawn if traces[-1].get("name") == "tasks"]
         arrows = [[trace["name"] for trace in traces[:-1]] for traces in circles]
         assert ["weather → animals", "cooking → animals", "cooking → weather"] in arrows
     if view == "Why forgotten":
         np.testing.assert_allclose(chart(app, "cmp_confusion_0"), tables.routing_confusion(lab.Run.open("a", runs)), rtol=1e-6)
-    if view == "Task order":
+    if view == "Order":
         table = app.dataframe[0].value.set_index(["label", "order"])
         assert table.loc[("l2r", "animals → weather → cooking"), "n"] == 2 and len(table) == 3
 
