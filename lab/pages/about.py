@@ -44,16 +44,24 @@ def metrics() -> None:
     if runs:
         default = next((key for key, run in runs.items() if views.complete(run)), next(iter(runs)))
         run = run_picker.pick_run("Show the numbers of", "about_run", runs, default)
-    for entry in glossary.glossary(run):
+    entries = glossary.glossary(run)
+    st.markdown(" · ".join(f"[{entry.title}](#{anchor(entry)})" for entry in entries))
+    for entry in entries:
         with st.container(border=True):
             name, formula = st.columns([1, 2], vertical_alignment="center")
-            name.markdown(f"**{entry.title}**")
+            value = "" if entry.value is None else f": {layout.number(entry.value)}"  # a long formula may leave a narrow screen
+            name.subheader(entry.title + value, anchor=anchor(entry))
             name.caption(entry.about)
             formula.latex(entry.latex)
             if entry.filled:
                 formula.latex(entry.filled)
             if entry.why:
                 formula.caption(f"{'– ' if entry.value is None else ''}({layout.plain(entry.why)})", text_alignment="center")
+
+
+def anchor(entry: glossary.Formula) -> str:
+    """The place of a metric on the page, for links to it."""
+    return entry.title.lower().replace(" ", "-")
 
 
 @st.cache_data(show_spinner="Reading every recipe")
@@ -68,7 +76,9 @@ def recipe_map() -> None:
         "trained, and what a recipe uses besides training examples. On the command line: `lab list recipes`."
     )
     try:
-        st.dataframe(recipes(), hide_index=True, height="content", alt="Every recipe on the axes of modular systems")
+        columns = {"name": st.column_config.Column(width=130, pinned=True), "group": st.column_config.Column(width=110)}
+        alt = "Every recipe on the axes of modular systems"
+        st.dataframe(recipes(), hide_index=True, height=620, column_config=columns, alt=alt)
     except LabError as error:
         st.error(layout.plain(str(error)), icon=":material/error:")
 
@@ -77,20 +87,15 @@ def machine() -> None:
     """Versions, device and disk; the keys of the keyboard; privacy and licence."""
     facts = environment()
     used, free = system.disk(root())
-    lab_column, device, memory, disk = st.columns(4)
-    lab_column.metric("Lab", __version__, border=True)
-    device.metric(
-        "Device",
-        system.device()[0].partition(",")[0],
-        f"{facts['cores']} cores",
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-    )
-    memory.metric("Memory", f"{facts['memory_bytes'] / 1e9:.0f} GB", border=True)
-    disk.metric(
-        "Runs on disk", f"{used / 1e9:.2f} GB", f"{free / 1e9:.0f} GB free", delta_color="off", delta_arrow="off", border=True
-    )
+    device = system.device()[0].partition(",")[0]
+    facts_shown = [
+        ("Lab", __version__, f"Python {facts['python']}"),
+        ("Device", device, f"{facts['cores']} cores"),
+        ("Memory", f"{facts['memory_bytes'] / 1e9:.0f} GB", None),
+        ("Runs on disk", f"{used / 1e9:.2f} GB" if used > 1e8 else f"{used / 1e6:.1f} MB", f"{free / 1e9:.0f} GB free"),
+    ]
+    for column, (title, value, more) in zip(st.columns(4), facts_shown, strict=True):
+        column.metric(title, value, more, delta_color="off", delta_arrow="off", border=True, height="stretch")
     with st.expander("Environment, to copy into a bug report", icon=":material/content_copy:"):
         st.code(json.dumps(facts, indent=1), language="json")
         st.caption("Versions and sizes only: no names, paths or tokens. Every run keeps its own in env.json.")

@@ -66,7 +66,7 @@ def footer(
     numbers: Callable[[], pd.DataFrame | pd.Series] | None = None,
 ) -> None:
     """What stands below a chart: how to read it, and a popover with Python, the command for `runs`, and `numbers` as CSV."""
-    with st.container(horizontal=True, wrap=False, gap="small", key=f"{key}_foot"):
+    with st.container(horizontal=True, wrap=False, gap="small", vertical_alignment="center", key=f"{key}_foot"):
         if read:
             layout.how_to_read(read)
         with st.popover("Code", icon=":material/code:", type="tertiary", width="content", key=f"{key}_code"):

@@ -44,6 +44,7 @@ def guided(name: str, opened: Lesson) -> None:
     """The lesson at its current card."""
     numbers = [str(number) for number in range(1, len(opened.cards) + 1)]
     url_state.set_default("card", numbers, "1")
+    st.session_state.setdefault("card", st.query_params.get("card", "1"))  # Begin has just written it: else no card is marked
     with st.container(horizontal=True, vertical_alignment="center"):
         navigation.link("learn", "All lessons", ":material/arrow_back:")
         st.markdown(f"**{layout.plain(opened.title)}**")

@@ -21,14 +21,14 @@ def test_the_self_check_names_what_fails_and_what_is_damaged(runs, monkeypatch):
     run = write_run(runs, "a", "sequential", FORGETS, routed=False)
     checks = [system.Check("Disk has room", False, "0.1 GB free"), system.Check("Runs can be written", True, "here")]
     monkeypatch.setattr(system, "self_check", lambda folder: checks)
-    (write_run(runs, "<b>broken</b>", routed=False).dir / "matrix.json").write_text("{")
+    (write_run(runs, "broken", routed=False).dir / "matrix.json").write_text("{")
     (run.dir / "manifest.json").write_text('{"matrix.json": "0"}')
     app = open_page("about", about_part="Self-check")
     assert "run 'a': matrix.json is not as it was written" not in texts(app) and not app.latex
     app.button(key="about_doctor").click().run()
     assert "run 'a': matrix.json is not as it was written" in texts(app)
     app.button(key="about_check").click().run()
-    assert "run '<b>broken</b>': is damaged: matrix.json cannot be read" in texts(app)
+    assert "run 'broken': is damaged: matrix.json cannot be read" in texts(app)
     assert "0.1 GB free" in texts(app) and "does not work here" in app.error[0].value
 
 

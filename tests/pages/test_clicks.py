@@ -47,6 +47,7 @@ def test_every_lesson_is_followed_to_its_last_card(page, fresh):
         cards.first.wait_for()
         titles = set()
         for card in range(1, cards.count() + 1):
+            playwright.expect(cards.nth(card - 1)).to_be_checked()
             assert f"card={card}" in page.url
             titles.add(page.locator("h3").first.inner_text())
             answer(page)
