@@ -199,7 +199,7 @@ def _filled(table: Table) -> Table:
     """The table without the rows in which nothing stands, as spreadsheets write them; that is said."""
     rows = [i for i, row in enumerate(table.rows) if not row or not all(map(_is_nothing, row.values()))]
     empty = len(table.rows) - len(rows)
-    note = f"{empty:,} of {len(table.rows):,} rows of {table.source} are empty and are passed over"
+    note = f"{empty:,} of {len(table.rows):,} rows are empty and are passed over"
     return replace(picked(table, rows), notes=(*table.notes, note)) if empty else table
 
 

@@ -152,7 +152,7 @@ def answer_probabilities(answers: dict[str, Answer], most: int = 6, title: str =
     """Probabilities of the likeliest classes of one or several answers to one text, as grouped bars."""
     ranked = pd.DataFrame({name: answer.ranked() for name, answer in answers.items()})
     ranked = ranked.loc[ranked.max(axis=1).sort_values(ascending=False, kind="stable").index[:most]]
-    drawn = figure(title, 60 + (14 + 20 * len(answers)) * len(ranked))
+    drawn = figure(title, 60 + (16 + 22 * len(answers)) * len(ranked))
     for number, name in enumerate(ranked):
         values = ranked[name]
         drawn.add_bar(

@@ -13,7 +13,7 @@ from lab.run_folder.prediction import Answer
 
 LAYERS, TOKENS = 12, 1500  # largest numbers of layers at a time, and of tokens in all of them
 NO_EXPERT = "#8A8A8A"  # where several weights are the largest
-WHOLE = 160  # characters of a text that has one colour; more of it says nothing more
+WHOLE = 40  # characters of a text that has one colour in a layer: one line, since more of it says nothing more
 ROW = "display:flex;gap:.5rem;align-items:baseline"
 CHIP = "display:inline-block;margin:1px;padding:0 4px;border-radius:4px;white-space:pre-wrap;overflow-wrap:anywhere"
 

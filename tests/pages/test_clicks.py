@@ -129,3 +129,21 @@ def test_a_text_is_typed_an_expert_forced_and_another_text_and_moment_set_beside
     box.press("Control+Enter")
     page.get_by_text(re.compile("10,000 characters.*4,000")).wait_for()
     assert unharmed(page)
+
+
+@pytest.mark.clicks
+def test_from_a_task_to_one_decision_to_a_what_if(page, served):
+    """A click on a cell of the map shows its decision; hard choice shows at once what it does, while the model is asked."""
+    open_page(page, served, "")
+    turn_to(page, "routing")
+    page.locator(".st-key-rt_map .nsewdrag").first.click()  # the cell in the middle
+    settled(page)
+    page.locator(".st-key-rt_steps .js-plotly-plot").wait_for()
+    assert "rt_task=" in page.url and unharmed(page)
+    page.get_by_role("radio", name="What if").click()
+    page.get_by_text("Move a setting").wait_for()
+    page.locator(".st-key-rt_wi_hard label").first.click()
+    page.locator(".st-key-rt_wi_shares .js-plotly-plot").wait_for()
+    asked = page.get_by_text(re.compile("Until then, what was recorded|the model answered|Exact from the record"))
+    asked.first.wait_for()
+    assert unharmed(page)
