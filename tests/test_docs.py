@@ -44,13 +44,15 @@ def test_python(tickets, capsys):
 
 
 def test_commands(tickets):
-    lines = [line for block in blocks("bash") for line in block.splitlines() if "hf:" not in line]
+    lines = [line for block in blocks("bash") for line in block.splitlines() if "hf:" not in line and "remove-stream" not in line]
     assert [line.split()[1] for line in lines] == ["validate", "run", "list"]
     for line in lines:
         small = ["--backbone", "tiny", "-o", "train.epochs=1", "-o", "router_training.steps=5"] if " run " in line else []
         done = CliRunner().invoke(app, [*shlex.split(line)[1:], *small])
         assert done.exit_code == 0, done.output
     assert saved_names()[0] in done.output
+    unused = lab.stream({"a": [(f"text {i}", "yes" if i % 2 else "no") for i in range(200)]}).name
+    assert CliRunner().invoke(app, ["remove-stream", unused]).exit_code == 0 and unused not in saved_names()
 
 
 def test_the_trained_model(tickets, tmp_path):

@@ -4,6 +4,7 @@ Repetitions are runs that differ in the seed, in the order of the tasks, or in t
 objects to pandas; what a few repetitions allow to say stands in `lab.core.intervals`.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lab import views
+from lab.config.resolve import completed
 from lab.core.errors import LabError, unknown
 from lab.core.intervals import by_position, interval
 from lab.run_folder.run import Run
@@ -52,6 +54,19 @@ def repetitions(runs: Sequence[Run], among: Sequence[Run]) -> list[Run]:
     wanted = {run.dir for run in runs}
     families = views.groups(among, ("seed", "stream.tasks", "train.lr"))
     return [run for family in families if wanted & {run.dir for run in family.runs} for run in family.runs]
+
+
+def missing(runs: Sequence[Run], among: Sequence[Run], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Configurations of `runs` with each of the seeds that no run of `among` has which is finished, trains or waits."""
+
+    def settings(config: dict[str, Any]) -> str:
+        return json.dumps(completed(config) | {"about": ""}, sort_keys=True, default=str)
+
+    wanted = {settings(config): config for run in runs for config in (run.config | {"seed": seed} for seed in seeds)}
+    for run in (*among, *runs):
+        if settings(run.config) in wanted and run.status in ("finished", "running", "queued"):
+            wanted.pop(settings(run.config))
+    return [*wanted.values()]
 
 
 def positions(runs: Sequence[Run]) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from lab.config.resolve import recipe_names
 SCALE = "Cividis"  # scores and shares, 0 to 1
 DIVERGING = "PuOr"  # differences, centred on 0; neither red nor green
 LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0}  # above the chart, in a line
-AROUND_EQUAL = ["#E08214", "#FDB863", "#FEE0B6", "#F7F7F7", "#D8DAEB", "#998EC3", "#542788"]  # shares about the equal one
+AROUND_EQUAL = ["#66B79B", "#A6DBC0", "#D9F0E3", "#F7F7F7", "#E3D6EC", "#A583BC", "#542788"]  # shares about the equal one
 LEAST_RATIO, MOST_RATIO = 1.25, 8.0  # times the equal share, at which the strongest colour may stand
 FAINT = "rgba(127,127,127,0.25)"  # grid lines on light and dark
 FOCUS = "#E8590C"  # outline of what is in focus, seen on every cell, light and dark

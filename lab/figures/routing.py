@@ -53,7 +53,7 @@ def routing_by_task(
 ) -> go.Figure:
     """Mean share of each expert in the routing of each task, everywhere or in one layer, one routing head, or both.
 
-    `order` and `find` as for `views.routing_map`. Colours say how many times the equal share a share is: purple more, orange
+    `order` and `find` as for `views.routing_map`. Colours say how many times the equal share a share is: purple more, green
     less; with `absolute`, shares from 0 to 1.
     """
     table = views.routing_map(run, after, layer, head, order, find)
@@ -177,6 +177,7 @@ def routing_panels(
         vertical_spacing=30 / height,
     )
     drawn.update_layout(figure(title, height).layout).update_annotations(font={"size": 11})
+    drawn.update_layout(margin={"t": 64 if title else 28})
     most, equal = views.times_equal(run, by_head=True), 1 / len(experts)
     axis = table.columns.name
     for number, name in enumerate(names):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from lab.figures.drawing import ANSWER_COLOURS, MANY, SMALL, figure, literal, unique
+from lab.figures.drawing import ANSWER_COLOURS, LEGEND, MANY, SMALL, figure, literal, unique
 
 ROWS = ("as recorded", "changed")
 
@@ -37,4 +37,4 @@ def pairs(tasks: Sequence[str], values: Sequence[Sequence[float]], what: str, ti
     many = {"tickfont": {"size": SMALL}, "tickangle": -90} if len(names) > MANY else {}
     drawn.update_xaxes(tickvals=list(range(len(names))), ticktext=names, showgrid=False, **many)
     drawn.update_yaxes(range=[0, 1.08], tickvals=[0, 0.25, 0.5, 0.75, 1], title=what)
-    return drawn.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0}, barmode="group", bargap=0.25)
+    return drawn.update_layout(legend=LEGEND, barmode="group", bargap=0.25)

@@ -13,7 +13,18 @@ from lab.views import Group
 BOUNDS = ("sequential", "oracle")  # one expert for all tasks, and the true task's expert: between them lies what routing can gain
 METHODS, RUNS = 4, 20  # methods and runs that are chosen to begin with, at most
 
-VIEWS = ["Summary", "Numbers", "Each task", "Matrices", "Trade-offs", "Interference", "Order", "Learning rates", "Settings"]
+VIEWS = [
+    "Summary",
+    "Numbers",
+    "Each task",
+    "Matrices",
+    "Trade-offs",
+    "What hurt what",
+    "Why forgotten",
+    "Order",
+    "Learning rates",
+    "Settings",
+]
 
 # -- which runs ------------------------------------------------------------------------------------------------------------
 
@@ -58,14 +69,15 @@ def add_repetitions(runs: dict[str, Run]) -> None:
 def first_choice(runs: dict[str, Run]) -> list[str]:
     """The runs to begin with: of the newest runs that can be compared, the bounds and the newest methods, with their repetitions.
 
-    Runs can be compared that learned the same tasks of the same stream, in the same scenario, on the same backbone.
+    Runs can be compared that learned the same tasks of the same stream by the same protocol, in the same scenario, on the same
+    backbone.
     """
     rows = dict(zip(runs, views.runs_table(list(runs.values())).to_dict("records"), strict=True))
     alike: dict[str, list[str]] = {}
     for key, row in rows.items():
         if row["learned"] == row["tasks"] and row["learned"] > 0 and not views.unready(runs[key]):
-            config = runs[key].config
-            same = (config["stream"]["name"], config["scenario"], config["backbone"]["name"], sorted(runs[key].tasks))
+            config, protocol = runs[key].config, type(runs[key].protocol).__name__
+            same = (config["stream"]["name"], config["scenario"], config["backbone"]["name"], protocol, sorted(runs[key].tasks))
             alike.setdefault(str(same), []).append(key)
     several = [keys for keys in alike.values() if len({rows[key]["recipe"] for key in keys}) > 1]
     family = next(iter(several or alike.values()), [])
@@ -143,19 +155,23 @@ def show(view: str, runs: list[Run], groups: list[Group], only: str, excluded: d
         return answer.draw(runs, groups)
     labels = [group.label for group in groups]
     baseline = pick_baseline(labels, runs) if view in ("Numbers", "Matrices") else ""
-    shown = [group for group in groups if only in ("", group.label) or group.label == baseline]
-    runs = [run for group in shown for run in group.runs]
+    first = groups[labels.index(baseline)] if baseline else groups[0]
+    runs = [run for group in groups if only in ("", group.label) or group.label == baseline for run in group.runs]
+    shown = views.groups(runs)  # of fewer groups, labels may be shorter
+    baseline = next((group.label for group in shown if baseline and group.runs[0] in first.runs), "")
     match view:
         case "Numbers":
             numbers.draw(runs, shown, baseline, excluded)
         case "Each task":
             tasks.curves(runs, shown)
         case "Matrices":
-            tasks.matrices(runs, groups[labels.index(baseline)])
+            tasks.matrices(runs, first)
         case "Trade-offs":
             trade_offs.trade_offs(runs)
-        case "Interference":
+        case "What hurt what":
             forgetting.interference(runs)
+        case "Why forgotten":
+            forgetting.reasons(runs)
         case "Order":
             trade_offs.order(runs)
         case "Learning rates":

@@ -39,9 +39,8 @@ def focused(run: Run) -> None:
     if state == "lost":
         st.warning(f"The process of this run ended without a result. Its log may say why. Resume: {on_resume(run).lower()}.")
     live(run, state)
-    with st.container(horizontal=True, vertical_alignment="center"):
-        remarks(run)
-        frozen(run)
+    remarks(run)
+    frozen(run)
 
 
 def live(run: Run, state: str) -> None:

@@ -77,7 +77,7 @@ class Index:
                     continue
                 names.add(item.name)
                 entry = self.entries.get(item.name)
-                if entry is None or not stamp or entry.stamp != stamp:
+                if entry is None or entry.stamp != stamp:  # which no entry has where it is empty
                     entry = _head(Run(Path(item.path)), "" if item.is_symlink() else stamp)
                     self._remember(item.name, entry)
                 yield item.name, entry

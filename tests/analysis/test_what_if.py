@@ -1,5 +1,7 @@
 """What if: nothing changed gives the run's own row to the bit; changes against a hand-made evaluation; what the record proves."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from support import toy
@@ -37,7 +39,7 @@ def test_without_a_change_the_model_gives_the_row_of_the_run(routed, after):
 
 
 @pytest.mark.parametrize("change", [{"temperature": 0.2}, {"top": 1}, {"pruned": ("sea",)}, {"temperature": 3.0, "pruned": (0,)}])
-def test_a_change_gives_what_the_loaded_model_predicts_under_it(routed, change):
+def test_a_change_gives_what_the_loaded_model_predicts_under_it(routed, change: Any):
     model, told = load(routed), []
     row = what_if(routed, watch=lambda *seen: told.append(seen), **change)
     scores = []
@@ -55,7 +57,8 @@ def test_a_change_gives_what_the_loaded_model_predicts_under_it(routed, change):
 def test_no_model_is_asked_where_the_record_proves_that_no_weight_changes(tmp_path, monkeypatch):
     oracle = toy.recorded(toy.session("oracle"), tmp_path)
     monkeypatch.setattr(module, "Examiner", None)
-    for change in ({"temperature": 0.1}, {"top": 1}):
+    changes: list[dict[str, Any]] = [{"temperature": 0.1}, {"top": 1}]
+    for change in changes:
         row = what_if(oracle, **change)
         assert [task["changed"] for task in row["tasks"]] == oracle.matrix[-1].tolist() and row["asked"] == []
     routing = oracle.routing()

@@ -25,7 +25,18 @@ pytestmark = [
     pytest.mark.flaky(reruns=2),  # clicks fall between two drawings of a page now and then; what is broken fails three times
 ]
 
-COMPARED = ["Summary", "Numbers", "Each task", "Matrices", "Trade-offs", "Interference", "Order", "Learning rates", "Settings"]
+COMPARED = [
+    "Summary",
+    "Numbers",
+    "Each task",
+    "Matrices",
+    "Trade-offs",
+    "What hurt what",
+    "Why forgotten",
+    "Order",
+    "Learning rates",
+    "Settings",
+]
 PICTURES = ["Flow", "Query map", "Over tasks"]
 
 

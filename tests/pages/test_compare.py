@@ -108,7 +108,18 @@ def test_compare_takes_differences_over_pairs_of_seeds(runs):
     assert len(ranges) == 5 and len({(one["zmin"], one["zmax"]) for one in ranges[3:]}) == 1
 
 
-VIEWS = ["Summary", "Numbers", "Each task", "Matrices", "Trade-offs", "Interference", "Order", "Learning rates", "Settings"]
+VIEWS = [
+    "Summary",
+    "Numbers",
+    "Each task",
+    "Matrices",
+    "Trade-offs",
+    "What hurt what",
+    "Why forgotten",
+    "Order",
+    "Learning rates",
+    "Settings",
+]
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -132,11 +143,12 @@ def test_every_view_of_compare_with_seeds_orders_and_what_cannot_be_compared(run
     ):
         assert reason in shown, reason
     assert app.segmented_control(key="cmp_view").value == view
-    if view == "Interference":
+    if view == "What hurt what":
         drawn = [json.loads(one.proto.spec)["data"] for one in app.get("plotly_chart")]
         circles = [traces for traces in drawn if traces[-1].get("name") == "tasks"]
         arrows = [[trace["name"] for trace in traces[:-1]] for traces in circles]
         assert ["weather → animals", "cooking → animals", "cooking → weather"] in arrows
+    if view == "Why forgotten":
         np.testing.assert_allclose(chart(app, "cmp_confusion_0"), tables.routing_confusion(lab.Run.open("a", runs)), rtol=1e-6)
     if view == "Order":
         table = app.dataframe[0].value.set_index(["label", "order"])
@@ -172,7 +184,7 @@ def test_compare_shows_a_sweep_and_where_losses_went(runs):
     assert found.set_index("value")["mean"].to_dict() == pytest.approx({1e-4: 0.5, 1e-3: 0.9, 1e-2: 0.7})
     assert found.loc[found["best"], "value"].tolist() == [1e-3]
     atomic_io.write_json(runs / "r0.9" / "decomposition.json", WENT)
-    app.segmented_control(key="cmp_view").set_value("Interference").run()
+    app.segmented_control(key="cmp_view").set_value("Why forgotten").run()
     assert "Not measured for 2 of 3 runs" in texts(app) and not app.exception
     assert "kept their weights" in texts(app) and not any("--decompose" in code.value for code in app.code)
     (runs / "r0.7" / "state" / "after_0").mkdir(parents=True)
@@ -269,5 +281,41 @@ def test_compare_queues_the_seeds_that_are_missing(runs, monkeypatch):
     app = open_page("compare")
     app.button(key="cmp_seeds").click().run()
     assert sorted(queued) == [("l2r", 2), ("l2r", 3), ("sequential", 1), ("sequential", 2), ("sequential", 3)]
+    queued.clear()
+    write_run(runs, "a2", matrix=[], seed=2, status="queued", routed=False), write_run(runs, "a3", seed=3, status="failed")
+    app.multiselect(key="runs").set_value(["a"]).run()
+    app.button(key="cmp_seeds").click().run()
+    assert queued == [("l2r", 3)], "not the seed that is there, nor the one that waits; the one that failed"
     monkeypatch.setenv("LAB_READ_ONLY", "1")
-    assert open_page("compare").button(key="cmp_seeds").disabled
+    app = open_page("compare")
+    assert app.button(key="cmp_seeds").disabled and "Seeds cannot be added here: this lab is read-only" in texts(app)
+
+
+def test_the_first_view_of_compare_with_what_is_equal_short_or_damaged(runs):
+    write_run(runs, "a"), write_run(runs, "u", "uniform")
+    app = open_page("compare")
+    assert "**l2r** and **uniform** keep most" in texts(app) and "**l2r** and **uniform** forget most: 0.03" in texts(app)
+    app.segmented_control(key="cmp_curve").set_value(lab.views.OWN_SHARE).run()
+    (
+        write_run(runs, "s", "sequential", routed=False),
+        write_run(runs, "short", "replay", KEEPS[:1], status="stopped", routed=False),
+    )
+    app.multiselect(key="runs").set_value(["short"]).run()
+    assert not app.exception and "**replay**: average accuracy 0.90." in texts(app)
+    assert app.segmented_control(key="cmp_curve").value == "average_accuracy", "no routing, and nothing to forget yet"
+    for file in (runs / "u" / "routing").iterdir():
+        file.write_bytes(b"damaged")
+    app = open_page("compare", runs=["u", "s"])
+    assert not app.exception and not app.error and len(app.get("plotly_chart")) == 2
+
+
+def test_one_method_alone_keeps_its_baseline_though_labels_grow_shorter(runs):
+    write_run(runs, "a", events=False, routed=False), write_run(runs, "s", "sequential", FORGETS, events=False, routed=False)
+    other = write_run(runs, "fast", events=False, routed=False)
+    atomic_io.write_yaml(other.dir / "config.yaml", configuration(train={"lr": 0.002, "epochs": 2}))
+    app = open_page("compare", runs=["a", "fast", "s"], baseline="l2r, train.lr 0.001", cmp_view="Numbers")
+    app.session_state["cmp_only"] = "sequential"
+    app.run()
+    assert app.dataframe[1].value.index.tolist() == ["sequential"] and not app.warning
+    app.button(key="cmp_show_all").click().run()
+    assert len(app.dataframe[1].value) == 2

@@ -111,4 +111,4 @@ def test_a_run_is_read_without_its_plugins_and_nothing_of_it_is_run(begun, monke
     monkeypatch.setenv("LAB_RUNS", str(finished.dir.parent))
     expected = read.routing().share(1)
     assert expected.tolist() == pytest.approx([0.5, 0.5])
-    assert heatmap(open_page("routing"), 0)[1].tolist() == pytest.approx(expected.tolist(), rel=1e-6)
+    assert heatmap(open_page("routing", rt_colour="share, 0 to 1"), 0)[1].tolist() == pytest.approx(expected.tolist(), rel=1e-6)

@@ -21,4 +21,4 @@ def test_the_examples_of_the_page_on_runs(tmp_path, monkeypatch):
     for line in lines:
         done = CliRunner().invoke(app, shlex.split(line))
         assert done.exit_code == 0, (line, done.output)
-    assert len(lines) == 8 and [run.id for run in all_runs(tmp_path / "runs")] == ["second", "third"]
+    assert len(lines) == 10 and [run.id for run in all_runs(tmp_path / "runs")] == ["second", "third"]

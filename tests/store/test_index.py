@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -141,7 +144,31 @@ def test_other_code_makes_other_rows(at_once, tmp_path, monkeypatch):
     (tmp_path / "own" / "metrics").mkdir(parents=True)
     (tmp_path / "own" / "metrics" / "worst.py").write_text("")
     monkeypatch.setenv("LAB_PLUGINS", str(tmp_path / "own"))
-    assert index._of(tmp_path).engine != made_by and index._of(tmp_path).entries == {}
+    with_plugin = index._of(tmp_path).engine
+    assert with_plugin != made_by and index._of(tmp_path).entries == {}
+    (tmp_path / "own" / "metrics" / "worst.py").write_text("# another text")
+    index._code.cache_clear()  # as in a new process
+    assert index._of(tmp_path).engine != with_plugin
+    monkeypatch.setattr(index.lab, "__version__", "0.0.0")
+    assert index._of(tmp_path).engine.startswith("0.0.0 ")
+
+
+@pytest.mark.parametrize("change", [{"format": 0}, {"runs": {"a": ["", "", True, "", {}]}}, {"runs": {"a": [1, "", True]}}])
+def test_an_index_of_another_form_is_made_anew(at_once, tmp_path, change):
+    run = write_run(tmp_path, "a", routed=False, events=False)
+    index.rows([run])
+    (tmp_path / index.FILE).write_text(json.dumps(json.loads((tmp_path / index.FILE).read_text()) | change))
+    index.forget()
+    assert index._of(tmp_path).entries == {}
+    agrees(tmp_path)
+
+
+def test_a_run_whose_process_has_gone_is_lost_though_no_file_says_so(at_once, tmp_path, monkeypatch):
+    run = write_run(tmp_path, "a", routed=False, events=False)
+    update_info(run, status="queued", waiting=1.0)
+    assert index.rows([run])[0]["status"] == "queued"
+    monkeypatch.setattr(index, "safe_status", lambda run: "lost")
+    assert index.rows([run])[0]["status"] == "lost"
 
 
 def test_many_runs_are_listed_at_once(tmp_path):
@@ -162,3 +189,74 @@ def test_many_runs_are_listed_at_once(tmp_path):
         assert [line.split()[0] for line in done.stdout.splitlines()] == ["150", "150"]
     (first, warm), (cold, _) = times
     assert cold < first / 3 and cold < 0.6 and warm < 0.4
+
+
+def test_a_stamp_changes_with_every_sign_of_a_change(monkeypatch):
+    now, regular = 1000.0, stat.S_IFREG | 0o644
+    old = {
+        "st_mode": regular,
+        "st_ino": 7,
+        "st_size": 9,
+        "st_mtime": 10.0,
+        "st_ctime": 10.0,
+        "st_mtime_ns": 10,
+        "st_ctime_ns": 11,
+    }
+
+    def stamp(**changed):
+        monkeypatch.setattr(index.os, "lstat", lambda path: SimpleNamespace(**old | changed))
+        return index._stamp("f", now)
+
+    signs = [stamp(**{name: 8}) for name in ("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")]
+    assert len({stamp(), *signs}) == 5 and all(signs)
+    assert stamp(st_mtime=now - 1) == "" == stamp(st_ctime=now - 1)  # another change could leave all of them as they are
+    for kind in (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFDIR):
+        assert stamp(st_mode=kind | 0o644) == ""
+    monkeypatch.undo()
+    assert index._stamp("/no/such/file", now) is None
+
+
+def test_what_is_known_of_run_json_alone_follows_it(at_once, tmp_path):
+    """No row is asked for here, which would read the run anew."""
+    first, other = (write_run(tmp_path, name, routed=False, events=False) for name in "ab")
+    assert index.runs(tmp_path) == [first, other] and index.unended(tmp_path) == []
+    update_info(other, created="2000-01-01T00:00:00.000+00:00", status="queued", waiting=1.0)
+    assert index.runs(tmp_path) == [other, first] and index.unended(tmp_path) == [other]
+    index.forget()  # and so it was written down
+    update_info(other, status="stopped", waiting=None)
+    assert index.unended(tmp_path) == [] and index.runs(tmp_path) == [other, first]
+    shutil.rmtree(first.dir)
+    assert index.runs(tmp_path) == [other]
+    assert json.loads((tmp_path / index.FILE).read_text())["runs"].keys() == {"b"}
+
+
+def test_a_run_that_a_link_leads_to_is_looked_at_each_time(at_once, tmp_path):
+    """The same files, which now lie outside of the folder of runs."""
+    runs = tmp_path / "runs"
+    run = write_run(runs, "a", routed=False, events=False)
+    (runs / "alias").symlink_to(run.dir)
+    agrees(runs)
+    os.rename(run.dir, tmp_path / "a")
+    (runs / "alias").unlink()
+    (runs / "alias").symlink_to(tmp_path / "a")
+    agrees(runs)
+    assert "leaves the folder of runs" in index.rows(index.runs(runs))[0]["reason"]
+
+
+def test_one_file_that_has_just_changed_makes_a_row_doubtful(tmp_path, monkeypatch):
+    """A second change of the same length in the same tick, while run.json is as old as can be."""
+    run, now = write_run(tmp_path, "a", routed=False, events=False), time.time
+    monkeypatch.setattr(index.time, "time", lambda: now() + 60)
+    config = run.dir / "config.yaml"
+    for seed in (0, 1):
+        config.write_text(config.read_text().replace("seed: 0", f"seed: {seed}"))
+        os.utime(config, (now() + 60, now() + 60))
+        assert index.rows([run])[0]["seed"] == seed
+
+
+def test_a_row_belongs_to_who_asked(at_once, tmp_path):
+    run = write_run(tmp_path, "a", routed=False, events=False)
+    for _ in range(3):
+        row = index.rows([run])[0]
+        assert row["recipe"] == "l2r"
+        row["recipe"] = "changed by the caller"

@@ -1,16 +1,20 @@
 """The first view of Compare: what every method forgot and kept, as curves and bars; one method at a time on a click."""
 
+from collections.abc import Collection
+
 import streamlit as st
 
 from lab import figures, views
+from lab.comparison import replicates
 from lab.core.dotted import pick
 from lab.core.errors import LabError
 from lab.core.intervals import interval
 from lab.jobs import jobs
-from lab.pages import chart_card, code_snippets, layout
+from lab.pages import chart_card, code_snippets, layout, url_state
 from lab.pages.compared.columns import band_note
 from lab.pages.compared.numbers import numbers
-from lab.run_folder.run import Run
+from lab.run_folder.run import UNREADABLE, Run
+from lab.store import index
 from lab.views import Group
 
 ONLY = "cmp_only"  # key of the method that stands alone; none: all of them
@@ -23,22 +27,26 @@ def draw(runs: list[Run], groups: list[Group]) -> None:
     only = st.session_state.get(ONLY) or ""
     st.markdown(f"#### {conclusion(groups)}")
     left, right = st.columns([3, 2], gap="large")
-    with left:
+    with left, layout.section():
         over_the_stream(runs, groups, only)
-    with right:
+    with right, layout.section():
         bars(runs, groups, only)
-    costs(runs, [group for group in groups if only in ("", group.label)])
+    with layout.section():
+        costs([group for group in groups if only in ("", group.label)])
 
 
 def choose(groups: list[Group]) -> str:
-    """The methods as chips: one that is chosen stands alone on the whole page; the same click again shows all."""
+    """The methods as chips: one that is chosen stands alone on the whole page; the same click again, or Show all, ends that."""
     labels = [group.label for group in groups]
     if st.session_state.get(ONLY) not in labels:
         st.session_state.pop(ONLY, None)
     if len(labels) < 2:
         return ""
     about = "One method alone, in every view. Click it again to see all."
-    return st.pills("Show only", labels, key=ONLY, help=about, label_visibility="collapsed", width="content") or ""
+    only = st.pills("Show only", labels, key=ONLY, help=about, label_visibility="collapsed", width="content") or ""
+    if only:
+        st.button("Show all", type="tertiary", key="cmp_show_all", on_click=lambda: st.session_state.pop(ONLY, None))
+    return only
 
 
 def mean(group: Group, path: str) -> float | None:
@@ -49,29 +57,51 @@ def mean(group: Group, path: str) -> float | None:
 
 def conclusion(groups: list[Group]) -> str:
     """The answer in words, from the means: which method kept most, and which forgot most."""
-    score, lost = (measure.path for measure in views.judged()[:2])
-    ranked = sorted((value, group) for group in groups if (value := mean(group, score)) is not None) if groups else []
-    if not ranked:
+    kept, lost = (_known({group.label: mean(group, measure.path) for group in groups}) for measure in views.judged()[:2])
+    if not kept:
         return "No run here has learned all its tasks yet."
-    value, best = ranked[-1]
-    told = " (it is given the task)" if any((run.result()["uses"] or {}).get("task_id") for run in best.runs) else ""
-    text = f"**{layout.plain(best.label)}**{told} keeps most: average accuracy {value:.2f}"
-    forgotten = [(loss, group) for group in groups if (loss := mean(group, lost)) is not None]
-    if not forgotten:
-        return f"{text}."
-    loss, worst = max(forgotten, key=lambda pair: pair[0])
     if len(groups) == 1:
-        return f"{text}, forgetting {loss:.2f}."
-    return f"{text}. **{layout.plain(worst.label)}** forgets most: {loss:.2f} per old task."
+        forgetting = "".join(f", forgetting {layout.number(value, '{:z.2f}')}" for value in lost.values())
+        return f"{_named(groups, kept)}: average accuracy {max(kept.values()):.2f}{forgetting}."
+    keeps = "keep" if len(_highest(kept)) > 1 else "keeps"
+    text = f"{_named(groups, _highest(kept))} {keeps} most: average accuracy {max(kept.values()):.2f}."
+    if not lost:
+        return text
+    if max(lost.values()) < 0.005:
+        return f"{text} No method forgets."
+    forgets = "forget" if len(_highest(lost)) > 1 else "forgets"
+    return f"{text} {_named(groups, _highest(lost))} {forgets} most: {max(lost.values()):.2f} per old task."
+
+
+def _known(values: dict[str, float | None]) -> dict[str, float]:
+    return {label: value for label, value in values.items() if value is not None}
+
+
+def _highest(values: dict[str, float]) -> list[str]:
+    """The labels whose value is the highest, as far as two digits tell them apart."""
+    return [label for label, value in values.items() if f"{value:.2f}" == f"{max(values.values()):.2f}"]
+
+
+def _named(groups: list[Group], labels: Collection[str]) -> str:
+    """These methods in words, with what gives some of them an advantage."""
+    names = []
+    for group in groups:
+        if group.label in labels:
+            told = any((run.result()["uses"] or {}).get("task_id") for run in group.runs)
+            names.append(f"**{layout.plain(group.label)}**" + (" (it is given the task)" if told else ""))
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def over_the_stream(runs: list[Run], groups: list[Group], only: str) -> None:
     """One measure of all methods after each task."""
     titles = {measure.path: measure.title for measure in reversed(views.judged()[:2])}
-    if any(run.recorded() and len(run.routing().experts) > 1 for run in runs):
+    if all(len(run.matrix) < 2 for run in runs):  # nothing can have been forgotten
+        titles.pop(views.judged()[1].path)
+    if any(map(is_routed, runs)):
         titles[views.OWN_SHARE] = "Own-expert share"
     titles[LOSS] = "Training loss"
     first = next(iter(titles))
+    url_state.drop_unavailable("cmp_curve", list(titles))
     chosen = st.segmented_control(
         "Over the stream", list(titles), default=first, format_func=titles.__getitem__, key="cmp_curve", bind="query-params",
         required=True,
@@ -91,6 +121,14 @@ def over_the_stream(runs: list[Run], groups: list[Group], only: str) -> None:
         alt=f"{titles[chosen]} after each task: {text}",
         read=f"{titles[chosen]} after each learned task, one line per method.{band_note(groups)}",
     )
+
+
+def is_routed(run: Run) -> bool:
+    """Whether routing among several experts was recorded and can be read."""
+    try:
+        return bool(run.recorded()) and len(run.routing().experts) > 1
+    except UNREADABLE:
+        return False
 
 
 def bars(runs: list[Run], groups: list[Group], only: str) -> None:
@@ -116,14 +154,14 @@ def bars(runs: list[Run], groups: list[Group], only: str) -> None:
     chart_card.footer("cmp_bars", "", python, runs, lambda: views.summary(runs))
 
 
-def costs(runs: list[Run], groups: list[Group]) -> None:
+def costs(groups: list[Group]) -> None:
     """What each method stores and how long it trained, in a line; all measures on a switch."""
     parts = []
     for group in groups:
         stored, seconds = mean(group, "cost.stored_bytes"), mean(group, "cost.train_s")
         examples = mean(group, "uses.stored_examples")
         listed = [
-            f"{stored / 1e6:.2f} MB" if stored is not None else "",
+            "" if stored is None else f"{stored / 1e6:.2f} MB" if stored >= 1e4 else f"{stored / 1e3:.1f} kB",
             f"{examples:.0f} examples" if examples else "",
             f"{seconds:.0f} s" if seconds is not None else "",
         ]
@@ -133,28 +171,29 @@ def costs(runs: list[Run], groups: list[Group]) -> None:
         st.markdown(f":small[Stored and trained: {' · '.join(parts)}]")
     if st.toggle("All measures and costs", key="cmp_all", bind="query-params"):
         shown = [run for group in groups for run in group.runs]
-        numbers(shown, groups, "all_numbers", "Every measure of the chosen runs, one column per method")
+        numbers(shown, views.groups(shown), "all_numbers", "Every measure of the chosen runs, one column per method")
 
 
 def repeat(groups: list[Group]) -> None:
     """The button that queues every method with the seeds it has not been run with, so that intervals exist."""
-    wanted = [
-        run.config | {"seed": seed}
-        for group in groups
-        for run in group.runs[:1]
-        for seed in SEEDS
-        if seed not in {other.config["seed"] for other in group.runs}
-    ]
-    if not wanted:
+    if all({*SEEDS} <= {run.config["seed"] for run in group.runs} for group in groups):
         return
-    reason = jobs.why_read_only()
-    seeds = ", ".join(map(str, SEEDS))
-    about = reason or f"Queues {len(wanted)} runs that differ in their seed only; they are trained one after another."
+    reason, seeds = jobs.why_read_only(), ", ".join(map(str, SEEDS))
+    about = reason or "Queues every method here with these seeds. Runs that are there, or wait already, are not repeated."
     label, icon = f"Repeat with seeds {seeds}", ":material/repeat:"
-    if st.button(label, icon=icon, type="tertiary", key="cmp_seeds", disabled=bool(reason), help=about):
-        try:
-            for config in wanted:
-                jobs.enqueue(config)
-            st.success(f"{len(wanted)} runs wait in the queue; Jobs shows them. When they are finished, add other seeds above.")
-        except (LabError, OSError) as error:
-            st.error(layout.plain(str(error)))
+    pressed = st.button(label, icon=icon, type="tertiary", key="cmp_seeds", disabled=bool(reason), help=about)
+    if reason:
+        st.caption(layout.plain(f"Seeds cannot be added here: {reason}."))
+    if not pressed:
+        return
+    wanted = replicates.missing([group.runs[0] for group in groups], views.readable(index.runs()), SEEDS)
+    try:
+        for config in wanted:
+            jobs.enqueue(config)
+    except (LabError, OSError) as error:
+        st.error(layout.plain(str(error)))
+        return
+    if wanted:
+        st.success(f"{len(wanted)} runs wait in the queue; Jobs shows them. When they are finished, add other seeds here.")
+    else:
+        st.info("These seeds are there or wait in the queue already: press “Add other seeds and orders”.")

@@ -11,16 +11,16 @@ from lab.pages.compared.columns import in_columns, run_or_runs
 from lab.run_folder.run import Run
 
 
-def interference(runs: list[Run]) -> None:
-    """Which new task hurt which old one, which expert was chosen, and why tasks were forgotten."""
-    interference_of_tasks(runs)
+def reasons(runs: list[Run]) -> None:
+    """Why tasks were forgotten, and which expert was chosen."""
+    reasons_of_forgetting(runs)
     routed = [run for run in runs if run.recorded()]
     if routed:
         chosen_experts(routed)
-    reasons_of_forgetting(runs)
 
 
-def interference_of_tasks(runs: list[Run]) -> None:
+def interference(runs: list[Run]) -> None:
+    """How much each new task lowered the scores of the old ones."""
     st.subheader("Which new task hurt which old one", anchor=False)
     for index, group in in_columns(views.groups(runs, ("seed",))):
         with layout.section():

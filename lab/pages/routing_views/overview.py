@@ -37,7 +37,7 @@ def tasks_and_experts(run: Run, after: int, at: Focus, how: MapSettings) -> None
         if routing.owned
         else "Experts are shared here: tasks with similar rows use the same experts."
     )
-    colours = "" if how.absolute else " White is the equal share; purple is more, orange less."
+    colours = "" if how.absolute else " White is the equal share; purple is more, green less."
     strongest = "; ".join(f"{task}: {row.idxmax()} {row.max():.0%}" for task, row in shares.dropna(how="all").iterrows())
     where = (how.layer, how.head) if (how.layer, how.head) != (None, None) else ()
     options = {"order": how.order, "find": how.find, "absolute": how.absolute}

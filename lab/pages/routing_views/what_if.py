@@ -120,7 +120,7 @@ def begin(run: Run, after: int, change: "Override", asked: Asked | None) -> bool
     if after not in run.kept():
         st.info(
             "This run is here without its weights of this moment, so its model cannot be asked. "
-            f"Choose a run that was trained here, or train one: `lab run {layout.plain(run.config['recipe'])}`",
+            f"Choose a run that was trained here, or train one: `lab run {run.config['recipe']}`",
             icon=":material/inventory_2:",
         )
         return False
