@@ -80,7 +80,8 @@ def moment(run: Run, after: int | None = None) -> int:
 def tasks_at(run: Run, after: int) -> list[int]:
     """The tasks that row `after` has a score and recorded weights of."""
     routing = run.routing(after)
-    return [t for t in range(len(routing.tasks)) if not np.isnan(run.matrix[after, t]) and f"{t}/count" in routing.arrays]
+    known = range(min(len(routing.tasks), run.matrix.shape[1]))  # a damaged run may have fewer scores
+    return [t for t in known if not np.isnan(run.matrix[after, t]) and f"{t}/count" in routing.arrays]
 
 
 def proven(routing: Routing, task: int, change: Override) -> bool:

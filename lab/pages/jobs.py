@@ -21,14 +21,22 @@ def player() -> None:
         name = left.selectbox("Recorded example", list(recorded), key="replay_of", placeholder="No recorded examples here")
         file = middle.file_uploader("Or a replay file", type="jsonl", key="replay_file")
         speed = right.select_slider("Speed (times)", [1, 2, 5, 10, 20, 50], 10, key="replay_speed")
-        if st.button("Play", icon=":material/play_arrow:", key="replay_play", disabled=jobs.read_only() or not (name or file)):
-            actions.attempt(play, file.getvalue() if file else recorded[name], speed)
+        nothing = jobs.read_only() or not (name or file)
+        recording = file.getvalue() if file else recorded.get(name or "")
+        st.button(
+            "Play",
+            icon=":material/play_arrow:",
+            key="replay_play",
+            disabled=nothing,
+            on_click=actions.attempt_in_callback,  # before the page is drawn: the run is chosen above
+            args=[play, recording, speed],
+        )
 
 
 def play(recording: bytes | Run, speed: float) -> None:
-    """Start a replay of a replay file or a recorded run, and go to its page."""
+    """Start a replay of a replay file or a recorded run, and choose it, in a callback."""
     run = jobs.play(recording if isinstance(recording, bytes) else replay_file.trace(recording), speed)
-    navigation.go("jobs", {"job": run.id})
+    navigation.change_address({"job": run.id})
 
 
 def draw() -> None:

@@ -82,18 +82,19 @@ def offer(label: str, icon: str, moment: int, enabled: bool) -> None:
 
 def controls(tasks: list[str], learned: int) -> None:
     """Play, Step, Reset and the slider."""
-    playing = bool(st.session_state.get(PLAYING))
-    moment = st.session_state.get(MOMENT, 1)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        label, icon = ("Pause", ":material/pause:") if playing else ("Play", ":material/play_arrow:")
-        if st.button(label, icon=icon, type="primary", key="story_play", on_click=play, args=[learned]):
+        buttons = st.container(horizontal=True, gap="small", width="content")
+        with st.container():
+            moment = st.slider(
+                "After task", 1, learned, key=MOMENT, bind="query-params", label_visibility="collapsed", format="task %d"
+            )
+        st.caption(f"after task {moment} of {len(tasks)}: **{layout.plain(tasks[moment - 1])}**", width="content")
+    with buttons:  # after the slider, which takes its value from a link
+        label, icon = ("Pause", "pause") if st.session_state.get(PLAYING) else ("Play", "play_arrow")
+        if st.button(label, icon=f":material/{icon}:", type="primary", key="story_play", on_click=play, args=[learned]):
             st.rerun()  # the whole page: only then the story begins or ends to move by itself
         offer("Step", "skip_next", moment + 1, moment < learned)
         offer("Reset", "replay", 1, moment > 1)
-        with st.container():
-            st.slider("After task", 1, learned, key=MOMENT, bind="query-params", label_visibility="collapsed", format="task %d")
-        name = layout.plain(tasks[st.session_state[MOMENT] - 1])
-        st.caption(f"after task {st.session_state[MOMENT]} of {len(tasks)}: **{name}**", width="content")
 
 
 def forgotten(metrics: dict[str, Any]) -> str:

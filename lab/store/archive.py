@@ -131,7 +131,7 @@ def unpack(file: Path, runs: str | Path | None = None, name: str | None = None) 
     """
     folder = root(runs)
     try:
-        (id,) = {member.path.split("/")[0] for member in _checked(file)}
+        id = _id_of(file)
         if name is not None and not ID.fullmatch(name):
             raise LabError(f"'{name}' cannot be a run id: use up to 80 of a-z 0-9 _ . - and begin with a letter or digit")
         place = folder / (name or id)
@@ -146,10 +146,23 @@ def unpack(file: Path, runs: str | Path | None = None, name: str | None = None) 
         finally:
             shutil.rmtree(growing, ignore_errors=True)
     except BROKEN as error:
-        raise LabError(f"the archive {file} cannot be read: {str(error) or type(error).__name__}") from error
+        raise _unreadable(file, error) from error
     except OSError as error:
         raise unwritable(folder, error) from error
     return Run(place)
+
+
+def _id_of(file: Path) -> str:
+    """The id of the run in an archive all of whose members are allowed; nothing is written."""
+    try:
+        (id,) = {member.path.split("/")[0] for member in _checked(file)}
+    except OSError as error:  # such as a member that begins before the file does
+        raise _unreadable(file, error) from error
+    return id
+
+
+def _unreadable(file: Path, error: Exception) -> LabError:
+    return LabError(f"the archive {file} cannot be read: {str(error) or type(error).__name__}")
 
 
 def _refuse_taken(place: Path) -> None:

@@ -25,11 +25,12 @@ from lab.training.trainer import Session, quiet
 @contextmanager
 def preparing(shown: bool = True) -> Iterator[Callable[[events.Preparing], None]]:
     """Inside the block, a line with what is done before the first task, its count and ETA; call what it gives with each event."""
-    if not shown:
+    console = Console(stderr=True)
+    if not shown or not (console.is_interactive or console.is_jupyter):  # elsewhere there is no line that can change
         yield quiet
         return
     columns = TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Progress(*columns, console=console, transient=True) as bars:
         line = bars.add_task("starting", total=None)
 
         def tell(event: events.Preparing) -> None:

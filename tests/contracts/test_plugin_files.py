@@ -104,7 +104,12 @@ WRONG = [  # kind, what is changed into what, and words of the answer
     ("router", FULL, f"{FULL} / 0 * 0", "gave weights that are not finite"),
     ("router", FULL, f"{FULL} * 2.1", "gave weights whose sum is 2.100: divide by their sum"),
     ("router", FULL, f"{FULL}.mul_(torch.rand(()).lt(2))", "it draws from torch's global generator"),
-    ("router", "        return", "        request.query.sum()\n        return", "a request has only what `reads` declares"),
+    (
+        "router",
+        "        return",
+        "        request.query.sum()\n        return",
+        "of query, embedded and task only what `reads` declares is there",
+    ),
     (
         "expert",
         NEW,

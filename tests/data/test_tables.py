@@ -256,7 +256,7 @@ def test_an_encoding_that_cannot_be_seen_is_named_by_people(tmp_path):
     with pytest.raises(LabError, match=r"line 4: not UTF-8.*task.json.*encoding.*'über'"):
         file_task(tmp_path / "a", "train.csv", content)
     assert ("über\nzwei Zeilen 0", "a") in all_rows(file_task(tmp_path / "b", "train.csv", content, {"encoding": "cp1252"}))
-    with pytest.raises(LabError, match="no encoding called nonsense"):
+    with pytest.raises(LabError, match=r"no encoding called .nonsense"):
         file_task(tmp_path / "c", "train.csv", content, {"encoding": "nonsense"})
 
 

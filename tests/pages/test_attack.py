@@ -164,7 +164,7 @@ def test_files_are_taken_from_pages_alone(reader):
         assert ask(reader, path, "PUT", form(10), **kind).status == 403
         assert ask(reader, path, "PUT", form(10), **kind | own | {"X-Xsrftoken": "forged"}).status == 403
         assert ask(reader, "/_stcore/upload_file/forged/file", "PUT", form(10), **kind | own).status == 400
-        assert ask(reader, path, "PUT", form(11 << 20), **kind | own).status == 413
+        assert ask(reader, path, "PUT", form(41 << 20), **kind | own).status == 413
         assert ask(reader, path, "PUT", form(10, "../../secret.txt"), **kind | own).status in (204, 400)
 
 

@@ -45,7 +45,10 @@ def test_start_is_stepped_through_from_the_first_task(recorded):
     np.testing.assert_allclose(heatmap(app, 0)[1:], np.array(FORGETS, dtype=float), rtol=1e-6)
     np.testing.assert_allclose(heatmap(app, 1)[1:], np.array(KEEPS, dtype=float), rtol=1e-6)
     app.button(key="story_reset").click().run()
-    assert numbers(app)[0] == "–" and open_page("start", after="3").session_state["after"] == 3
+    assert numbers(app)[0] == "–" and app.button(key="story_reset").disabled
+    linked = open_page("start", after="3")
+    assert linked.session_state["after"] == 3 and linked.button(key="story_step").disabled
+    assert not linked.button(key="story_reset").disabled
 
 
 def test_start_plays_until_the_last_task_and_then_stops(recorded, monkeypatch):

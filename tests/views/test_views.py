@@ -129,7 +129,7 @@ def test_progress_from_events(runs, monkeypatch):
     assert (found.task, found.tasks, found.name, found.epoch, found.step, found.steps) == (2, 3, "weather", 1, 10, 20)
     assert found.share == pytest.approx(0.5) and found.remaining_s == pytest.approx(12.5)  # half done in 12.5 s
     assert found.text() == "task 2/3 (weather) · training · epoch 1/2 · step 10/20 · about 00:12 left"
-    assert views.progress(write_run(runs, "b", matrix=[], status="running", events=False)).stage == "loading the model"
+    assert views.progress(write_run(runs, "b", matrix=[], status="running", events=False)).stage == "starting to train"
 
 
 def test_every_event_that_is_written_has_a_stage_in_words(runs, monkeypatch):
