@@ -115,9 +115,11 @@ def listing(what: str) -> list[dict[str, Any]]:
 
 def saved(what: str, runs: Path | None) -> list[dict[str, Any]]:
     """In the list of streams, those of people's own data that are saved among the runs."""
+    if what != "streams":
+        return []
     from lab.data.saved_stream import open_saved, saved_names
 
-    streams = [open_saved(name, runs) for name in saved_names(runs)] if what == "streams" else []
+    streams = [open_saved(name, runs) for name in saved_names(runs)]
     return [{"name": stream.name, "about": f"saved data: {', '.join(stream.names())}", "orders": {}} for stream in streams]
 
 
