@@ -88,7 +88,7 @@ def test_a_router_from_a_cell_is_run_seen_on_the_page_and_gone_on_with_in_a_fres
     assert "lab resume r" in notebook.cells[1].outputs[0]["text"]
     run = Run.open("r", runs)
     assert run.status == "stopped" and 0 < len(run.matrix) < len(run.tasks)
-    app = open_page("routing")
+    app = open_page("routing", rt_colour="share, 0 to 1")
     np.testing.assert_allclose(heatmap(app, 0), views.routing_by_task(run), rtol=1e-6)
 
     def resume(plugins: str) -> subprocess.CompletedProcess[str]:
