@@ -77,7 +77,15 @@ def first_choice(runs: dict[str, Run]) -> list[str]:
     for key, row in rows.items():
         if row["learned"] == row["tasks"] and row["learned"] > 0 and not views.unready(runs[key]):
             config, protocol = runs[key].config, type(runs[key].protocol).__name__
-            same = (config["stream"]["name"], config["scenario"], config["backbone"]["name"], protocol, sorted(runs[key].tasks))
+            limits = [value for name, value in sorted(config["stream"].items()) if name.startswith("max_")]
+            same = (
+                limits,
+                config["stream"]["name"],
+                config["scenario"],
+                config["backbone"]["name"],
+                protocol,
+                sorted(runs[key].tasks),
+            )
             alike.setdefault(str(same), []).append(key)
     several = [keys for keys in alike.values() if len({rows[key]["recipe"] for key in keys}) > 1]
     family = next(iter(several or alike.values()), [])

@@ -252,6 +252,8 @@ def test_compare_begins_with_the_newest_runs_that_can_be_compared_between_their_
     write_run(runs, "u", "uniform"), write_run(runs, "o", "oracle"), write_run(runs, "s", "sequential", FORGETS, routed=False)
     write_run(runs, "a"), write_run(runs, "a1", seed=1), write_run(runs, "r", "replay", routed=False)
     write_run(runs, "other", tasks=["x", "y", "z"])
+    few = write_run(runs, "few", "sequential", FORGETS, seed=5, routed=False)
+    atomic_io.write_yaml(few.dir / "config.yaml", few.config | {"stream": few.config["stream"] | {"max_train": 40}})
     assert open_page("compare").multiselect(key="runs").value == ["s", "r", "a1", "a", "o"]
 
 
