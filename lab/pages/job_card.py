@@ -81,8 +81,8 @@ def live(run: Run, state: str) -> None:
                 width=240,
                 help="Best score of a task minus its newest score, from 0 to 1.",
             )
-        for alert in views.alerts(run, lost=limit):
-            above.warning(layout.plain(alert.text), icon=":material/warning:")
+        if alerts := [layout.plain(alert.text) for alert in views.alerts(run, lost=limit)]:
+            above.warning("  \n".join(alerts), icon=":material/warning:")  # one box, so that the curves stay in sight
         with layout.section():
             log(run, state)
 
