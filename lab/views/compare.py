@@ -172,8 +172,8 @@ def _other_limits(runs: Sequence[Run]) -> list[str]:
     if not differing:
         return []
     return [
-        f"These runs differ in their examples per task ({'; '.join(differing)}), which changes their scores: choose runs with the "
-        "same numbers of examples, or train them again with the same."
+        f"These runs differ in their examples per task ({'; '.join(differing)}), which changes their scores: choose runs with "
+        "the same numbers of examples, or train them again with the same."
     ]
 
 

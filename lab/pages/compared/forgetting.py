@@ -135,8 +135,12 @@ def offer_to_measure(missing: list[Run], chosen: int) -> None:
 def measure(run: Run) -> None:
     """Measure why a run forgot, with a bar that says how far it is; then the page is drawn with the result."""
     bar = st.progress(0.0, "Loading the model …")
+
+    def tell(task: str, done: int, of: int) -> None:
+        bar.progress(done / of, f"{layout.plain(task)}: {done} of {of} old tasks done")
+
     try:
-        lab.decompose(run, lambda task, done, of: bar.progress(done / of, f"{layout.plain(task)}: {done} of {of} old tasks done"))
+        lab.decompose(run, tell)
     except (LabError, OSError) as error:
         bar.empty()
         st.error(layout.plain(str(error)))
