@@ -200,7 +200,7 @@ def test_compare_shows_a_sweep_and_where_losses_went(runs, monkeypatch):
 def test_compare_begins_with_the_bounds_and_the_newest_methods_of_the_examples(runs, monkeypatch):
     monkeypatch.setenv("LAB_EXAMPLES", str(recorded_examples.EXAMPLES))
     app = open_page("compare")
-    assert app.multiselect(key="runs").value == [f"~example-{name}" for name in ("sequential", "replay", "l2r", "oracle")]
+    assert app.multiselect(key="runs").value == [f"~example-{name}" for name in ("sequential", "l2r", "replay", "oracle")]
     assert not app.warning and not app.exception
 
 
