@@ -123,11 +123,14 @@ def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") 
             col=number,
         )
     names = unique(table.index)
-    small = {"tickfont": {"size": SMALL}} if len(names) > MANY else {}
-    drawn.update_yaxes(
-        tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False, zeroline=False, **small
+    return drawn.update_yaxes(
+        tickvals=list(range(len(names))),
+        ticktext=names,
+        tickfont={"size": SMALL} if len(names) > MANY else None,
+        range=[len(names) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
     )
-    return drawn
 
 
 def answer_tokens(answer: Answer, colour: str = ANSWER_COLOURS[0], title: str = "") -> go.Figure:

@@ -57,7 +57,7 @@ def test_the_file_holds_everything_once_and_nothing_from_elsewhere(three, tmp_pa
     assert text.count("plotly.js v") == 1 and not re.search(r"(src|href)\s*=|url\(|@import", markup)
     assert "run &#39;gone&#39; is damaged: &lt;i&gt;why" in markup and "<i>" not in markup and "<b>" not in markup
     drawn = json.loads(re.search(r"<script type=application/json id=figures>(.*?)</script>", text, re.S)[1])
-    # scores, costs, two curves, losses; per run a matrix, curves, interference; decomposition of one, three maps of routing of two
+    # scores, costs, two curves, losses; per run matrix, curves, interference; one decomposition, three maps of routing of two
     assert len(drawn) == 1 + len(tables.COSTS) + 3 + 3 * 3 + 1 + 2 * 3 == markup.count("role=img")
     assert markup.count("<figure hidden>") == len(tables.COSTS) - 1
     ranges = {(trace["zmin"], trace["zmax"]) for figure in drawn for trace in figure["data"] if trace["type"] == "heatmap"}
