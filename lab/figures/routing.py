@@ -148,7 +148,11 @@ def routing_profile(
     ratios = views.shares_by_head(run, after)[task].mean(1) * len(run.routing(after).experts)  # (L, E)
     ratios = np.stack([ratios[:, group].mean(1) for group in table.attrs["columns"]], 1)
     scale = {} if absolute else around_equal(ratios, views.times_equal(run, by_head=True))
-    return weights_by_layer(table, heads(table.columns, ()), "expert", about, title, views.largest_weight(run), **scale)
+    tasks = run.routing(after).tasks
+    names = heads(table.columns, table.columns if order != "groups" and {*table.columns} <= {*tasks} else ())
+    if names == [str(j + 1) for j in range(len(names))]:  # of the tasks that the experts are named like
+        names = [str(tasks.index(name) + 1) for name in table.columns]
+    return weights_by_layer(table, names, "expert", about, title, views.largest_weight(run), **scale)
 
 
 def routing_panels(

@@ -11,6 +11,7 @@ from lab.pages.routing_views.focus import LARGEST, MANY, WIDTH, Focus, select
 from lab.run_folder.prediction import Answer, kept
 from lab.run_folder.run import Run
 
+STEPS, WHY = "step-by-step", "why-this-expert"  # places on the page, for links to them
 NEAREST = 6  # texts that are listed
 ABOUT_LIKENESS = (
     "Cosine of the two queries, the vectors that the router compares, after the mean of all recorded queries is taken away: 1 "
@@ -40,6 +41,7 @@ def draw(run: Run, after: int, at: Focus) -> None:
         chosen = select(st, "Example", "rt_example", [LARGEST, *(str(i + 1) for i in range(len(answers)))], width=WIDTH)
         answer = answers[order[0] if chosen == LARGEST else int(chosen) - 1]
         in_words(run, after, at, answer, where)
+    layout.contents({"Step by step": STEPS, "Why this expert": WHY})
     pictures(run, after, at, answers.index(answer), answer, where)
     with layout.section():
         why(run, after, at, answers.index(answer), answer)
@@ -106,7 +108,7 @@ def pictures(run: Run, after: int, at: Focus, number: int, answer: Answer, where
     few = len(answer.experts) <= MANY
     left, right = st.columns(2, gap="large") if few else (st.container(), st.container())
     with left:
-        st.markdown(f"**Step by step at {where}**")
+        st.subheader(f"Step by step at {where}", anchor=STEPS)
         call = f"{at.layer}, {at.head}"
         chart_card.card(
             figures.answer_decision,
@@ -122,7 +124,7 @@ def pictures(run: Run, after: int, at: Focus, number: int, answer: Answer, where
         )
     with right:
         head = at.head if answer.weights.shape[1] > 1 else None
-        st.markdown("**This text in every layer**" + (f", routing head {head + 1}" if head is not None else ""))
+        st.subheader("This text in every layer" + (f", routing head {head + 1}" if head is not None else ""), anchor=False)
         most = views.largest_weight(run)
         chart_card.card(
             figures.answer_by_layer,
@@ -141,7 +143,7 @@ def pictures(run: Run, after: int, at: Focus, number: int, answer: Answer, where
 
 def why(run: Run, after: int, at: Focus, number: int, answer: Answer) -> None:
     """The recorded examples whose queries are nearest to that of the example, or why there are none."""
-    st.markdown("**Why this expert: the recorded texts that look most like it to the router**")
+    st.subheader("Why this expert: the recorded texts that look most like it to the router", anchor=WHY)
     routing = run.routing(after)
     queries = routing.queries(at.task)
     if queries is None:
