@@ -79,9 +79,8 @@ def first_choice(runs: dict[str, Run]) -> list[str]:
     for key, row in rows.items():
         if row["learned"] == row["tasks"] and row["learned"] > 0 and not views.unready(runs[key]):
             config, protocol = runs[key].config, type(runs[key].protocol).__name__
-            limits = [value for name, value in sorted(config["stream"].items()) if name.startswith("max_")]
             same = (
-                limits,
+                views.limits(runs[key]),
                 config["stream"]["name"],
                 config["scenario"],
                 config["backbone"]["name"],

@@ -131,6 +131,17 @@ def loss(run: Run, state: str) -> None:
     memory = " A jump marks the start of training on the memory." if RouterTraining.phase in set(table["phase"]) else ""
     python = code_snippets.python_of(figures.loss_curve, views.losses, (run,), {})
     chart_card.footer("job_loss", f"The whole run, one colour per task.{memory}", python, [run], lambda: views.losses(run))
+    if sentence := without_loss(run):
+        st.caption(sentence)
+
+
+def without_loss(run: Run) -> str:
+    """Which tasks have no training loss here because their experts were trained by an earlier run; a sentence, or nothing."""
+    reused = [str(event["task"] + 1) for event in run.events("TaskStarted") if event.get("reused")]
+    if not reused:
+        return ""
+    experts = "expert of task" if len(reused) == 1 else "experts of tasks"
+    return f"No training loss of the {experts} {', '.join(reused)}: an earlier run had trained the same, and it was taken over."
 
 
 def matrix(run: Run, state: str) -> None:

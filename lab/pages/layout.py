@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -58,6 +58,11 @@ def how_to_read(text: str) -> None:
     else:
         with st.popover("How to read", icon=":material/info:", type="tertiary", width="content"):
             st.markdown(text)
+
+
+def contents(anchors: Mapping[str, str]) -> None:
+    """Links to the parts of a long view: their titles, and their anchors."""
+    st.markdown(" · ".join(f"[{title}](#{anchor})" for title, anchor in anchors.items()))
 
 
 def number(value: float | None, form: str = "{:z.3f}") -> str:
