@@ -1,5 +1,7 @@
 """Compare: runs side by side, grouped by method over their seeds and orders, on one scale."""
 
+from functools import partial
+
 import streamlit as st
 
 from lab import views
@@ -32,7 +34,7 @@ VIEWS = [
 def pick(runs: dict[str, Run]) -> list[Run]:
     """The chosen runs; `runs` are those offered, by key."""
     name_of = run_picker.names(runs).__getitem__
-    url_state.restore("runs", list(runs), first_choice(runs), name_of)
+    url_state.restore("runs", list(runs), partial(first_choice, runs), name_of)
     keys = st.multiselect(
         "Runs",
         list(runs),
