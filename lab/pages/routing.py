@@ -38,7 +38,8 @@ def draw() -> None:
         return
     routed = [key for key, run in runs.items() if (run.info.get("routing") or {}).get("own_expert_share") is not None]
     with run_picker.bar():
-        routed.sort(key=lambda key: key[0] == run_picker.RECORDED and not runs[key].kept())  # examples whose model can be asked
+        played = [key for key in routed if key[0] == run_picker.RECORDED or runs[key].info.get("replay")]
+        routed.sort(key=lambda key: key in played and not runs[key].kept())  # rather those whose model can be asked
         run = run_picker.pick_run("Run", "rt_run", runs, (routed or list(runs))[0])
         shown = run.recorded()
         if not shown or (len(shown) > 1 and len(run.routing().experts) == 1):

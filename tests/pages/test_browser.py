@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.browser import CHROMIUM, PAGES, PATIENCE, TASKS, dashboard, open_page, playwright, settled, visitor
+from support.browser import CHROMIUM, PAGES, PATIENCE, TASKS, click_cell, dashboard, open_page, playwright, settled, visitor
 from support.run_folders import FORGETS, write_run
 
 from lab.pages import server
@@ -70,44 +70,6 @@ def overhang(page) -> int:
     return page.evaluate("(main => main.scrollWidth - main.clientWidth)(document.querySelector('[data-testid=stMain]'))")
 
 
-@pytest.mark.clicks
-def test_names_with_tags_are_shown_as_they_are(page, address):
-    for name in ("", "routing", "compare"):
-        open_page(page, address, name or "?matrices=true")
-        page.locator(".js-plotly-plot").first.wait_for()
-        if name != "compare":  # of one run there is nothing that names a task
-            page.get_by_text("<b>weather</b>").first.wait_for()
-        assert page.locator("main b, [data-testid=stMain] b").count() == 0
-    open_page(page, address, "routing")
-    assert page.get_by_text("A <i>tagged</i> text").count() and page.locator("[data-testid=stMain] i").count() == 0
-
-
-@pytest.mark.clicks
-def test_a_blank_cell_says_that_the_task_is_not_learned_yet(page, address):
-    open_page(page, address, "?matrices=true&after=3")
-    hover(page, page.locator(".js-plotly-plot").first, 2, 1)
-    page.get_by_text("not learned yet", exact=True).wait_for()
-
-
-def spot(page, chart, x: float, y: float) -> tuple[float, float]:
-    """Where in the window a point of a chart lies, once the chart stands still there."""
-    chart.scroll_into_view_if_needed()
-    now, before, steady = None, None, 0
-    while steady < 3:
-        page.wait_for_timeout(200)
-        now = chart.evaluate(
-            """(div, [x, y]) => { const l = div._fullLayout, b = div.getBoundingClientRect();
-            return [b.left + l.xaxis._offset + l.xaxis.c2p(x), b.top + l.yaxis._offset + l.yaxis.c2p(y)] }""",
-            [x, y],
-        )
-        before, steady = now, steady + 1 if now == before else 0
-    return now
-
-
-def hover(page, chart, x: float, y: float) -> None:
-    page.mouse.move(*spot(page, chart, x, y), steps=4)
-
-
 def test_a_link_restores_the_view_in_another_browser(page, browser, address):
     open_page(page, address, "routing")
     page.get_by_role("combobox", name=re.compile("Task")).click()
@@ -161,25 +123,6 @@ def test_the_first_page_plays_to_the_last_task_and_is_moved_by_hand(page, addres
 
 
 @pytest.mark.clicks
-def test_every_door_of_the_first_page_leads_somewhere(page, address):
-    doors = {
-        "learn": "Take a lesson",
-        "train": "Train a tiny run",
-        "jobs": "Watch a replay",
-        "compare": "Compare runs",
-        "routing": "Look into the routing",
-        "playground": "Type a text",
-    }
-    for name, title in doors.items():
-        open_page(page, address, "")
-        page.locator("[data-testid=stMain]").get_by_role("link", name=title).click()
-        page.get_by_role("heading", name=PAGES[name], exact=True, level=1).wait_for()
-        if name == "jobs":
-            page.get_by_role("button", name="Play", exact=True).wait_for()
-    assert page.problems == []
-
-
-@pytest.mark.clicks
 def test_a_page_that_is_not_there_leads_to_the_first_one(page, address):
     page.goto(f"{address}/nonsense")
     page.get_by_role("dialog").get_by_text("Page not found").wait_for()
@@ -214,21 +157,10 @@ def test_the_colour_range_stays_while_the_moment_moves(page, address):
 
 def test_a_click_on_a_cell_moves_the_focus(page, address):
     open_page(page, address, "routing")
-    click(page, "rt_map", 0.3, 2.3)  # off the middle of task cooking, expert animals
+    click_cell(page, page.locator(".st-key-rt_map .js-plotly-plot"), 0.3, 2.3)  # off the middle of task cooking, expert animals
     page.get_by_text(re.compile("Expert animals on task cooking")).wait_for()
     assert "rt_task=cooking" in page.url and "rt_expert=animals" in page.url
     assert page.problems == []
-
-
-def click(page, key: str, x: float, y: float) -> None:
-    """Click on a point of the chart with this key."""
-    chart = page.locator(f".st-key-{key} .js-plotly-plot")
-    chart.wait_for()
-    place = spot(page, chart, x, y)
-    page.mouse.move(*place, steps=4)
-    page.wait_for_timeout(400)  # a click is on the cell that plotly last saw the mouse over, and it looks at times only
-    page.mouse.click(*place)
-    settled(page)
 
 
 def looking_at(page, *parts: str) -> None:
@@ -240,19 +172,19 @@ def test_clicks_lead_down_to_one_decision(page, browser, address):
     """Level by level by clicks; an empty click changes nothing; the button goes back; the link has it all."""
     open_page(page, address, "routing?rt_run=own-l2r&rt_view=Layers+and+heads")
     looking_at(page, "task animals", "expert animals", "layer 3 · value", "head 1")
-    click(page, "rt_map", 1, 2)
+    click_cell(page, page.locator(".st-key-rt_map .js-plotly-plot"), 1, 2)
     looking_at(page, "task cooking", "expert <b>weather</b>", "layer 0 · query", "head 4")
-    click(page, "rt_layers_weight", 2.2, 4.8)
+    click_cell(page, page.locator(".st-key-rt_layers_weight .js-plotly-plot"), 2.2, 4.8)
     deep = ("task cooking", "expert <b>weather</b>", "layer 2 · value", "head 3")
     looking_at(page, *deep)
-    click(page, "rt_layers_weight", 1.5, -0.9)  # above the cells
-    click(page, "rt_map", 2.95, -0.85)
+    click_cell(page, page.locator(".st-key-rt_layers_weight .js-plotly-plot"), 1.5, -0.9)  # above the cells
+    click_cell(page, page.locator(".st-key-rt_map .js-plotly-plot"), 2.95, -0.85)
     looking_at(page, *deep)
     other = visitor(browser)
     other.goto(page.url)
     looking_at(other, *deep)
     other.context.close()
-    click(page, "rt_profile", 2, 1)
+    click_cell(page, page.locator(".st-key-rt_profile .js-plotly-plot"), 2, 1)
     looking_at(page, "task cooking", "expert cooking", "layer 0 · value", "head 3")
     page.get_by_role("button", name="Clear focus").click()
     looking_at(page, "task cooking", "expert cooking", "layer 3 · value", "head 1")
@@ -289,46 +221,6 @@ def test_every_chart_gives_its_code_and_numbers(page, address):
     assert list(table.index) == TASKS and list(table.columns) == TASKS
     assert table.sum(axis=1).to_numpy() == pytest.approx(1)
     assert page.problems == []
-
-
-@pytest.mark.clicks
-def test_playground_changes_the_routing_of_a_typed_text(page, browser, address):
-    """Typed text, live answer, one expert forced, reset; another visitor sees nothing of it."""
-    open_page(page, address, "playground?pg_run=trained&pg_example=city+2")
-    page.get_by_text(re.compile("recorded")).first.wait_for()
-    box = page.get_by_role("textbox", name="Text")
-    box.fill("red <b>wave</b> harbour")
-    box.press("Control+Enter")
-    page.locator(".st-key-pg_classes .js-plotly-plot").wait_for()
-    page.get_by_role("radio", name="changed routing").click()
-    page.locator(".st-key-pg_route label", has_text="one expert").click()
-    page.get_by_text(re.compile("With changed routing the answer")).wait_for()
-    bars = page.locator(".st-key-pg_classes .js-plotly-plot")
-    settled(page)
-    first, second = bars.evaluate("div => div.data.map(trace => [...trace.text])")
-    assert first != second
-    page.get_by_role("button", name="Reset", exact=True).click()
-    settled(page)
-    again, reset = bars.evaluate("div => div.data.map(trace => [...trace.text])")
-    assert again == reset == first
-    assert "pg_beside=changed" in page.url and "wave" not in page.url
-    other = visitor(browser)
-    other.goto(page.url)
-    other.get_by_role("textbox", name="Text").wait_for()
-    settled(other)
-    assert "harbour" not in other.get_by_role("textbox", name="Text").input_value()
-    other.context.close()
-    assert page.locator("[data-testid=stMain] b").count() == 0 and page.problems == []
-
-
-@pytest.mark.clicks
-def test_a_text_that_is_too_long_is_refused(page, address):
-    open_page(page, address, "playground?pg_run=own-l2r")
-    box = page.get_by_role("textbox", name="Text")
-    box.fill("word " * 2_000)
-    box.press("Control+Enter")
-    page.get_by_text(re.compile("10,000 characters.*4,000")).wait_for()
-    assert page.problems == [] and page.locator("[data-testid=stException]").count() == 0
 
 
 @pytest.mark.clicks
@@ -382,21 +274,6 @@ def test_a_job_goes_on_without_the_page_and_its_curve_stays_in_place(page, addre
     steps = re.compile(r"step (\d+)")
     assert int(steps.search(bar.inner_text())[1]) > int(steps.search(first)[1]) and run.status == "running"
     assert [one for one in page.problems if "net::ERR_ABORTED" not in one] == []
-
-
-@pytest.mark.clicks
-def test_a_killed_trainer_is_lost_within_ten_seconds_and_a_half_written_line_is_no_harm(page, address, trainer):
-    run, process = trainer
-    open_page(page, address, "jobs?job=live")
-    page.get_by_role("button", name="Stop now").wait_for()
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    with open(run.dir / "events.jsonl", "a") as events:
-        events.write('{"kind": "Step", "task": 1, "ph')
-    page.get_by_text("ended without a result").wait_for(timeout=10_000)
-    page.get_by_role("button", name="Resume", exact=True).wait_for()
-    assert page.locator("[data-testid=stException]").count() == 0
-    assert page.problems == []
 
 
 @pytest.mark.clicks
@@ -501,33 +378,6 @@ def test_every_view_fits_in_both_themes(browser, address, width, scheme):
             light = sum(int(part) for part in re.findall(r"\d+", ink)[:3]) / 3
             assert (light > 150) == (scheme == "dark"), f"{name}: ticks of {ink} in {scheme}"
     page.context.close()
-
-
-@pytest.mark.clicks
-def test_the_sidebar_names_the_running_job_as_long_as_it_runs(page, address, trainer):
-    open_page(page, address, "about")
-    link = page.get_by_role("link", name="Watch this job")
-    link.wait_for()
-    os.kill(trainer[1].pid, signal.SIGKILL)
-    trainer[1].wait()
-    link.wait_for(state="detached", timeout=10_000)
-    assert page.problems == []
-
-
-@pytest.mark.clicks
-def test_delete_asks_and_removes_that_run_only(page, base, address):
-    write_run(base / "runs", "gone", "sequential", FORGETS, TASKS, routed=False)
-    open_page(page, address, "jobs?job=gone")
-    page.get_by_role("button", name="Delete").click()
-    page.get_by_role("button", name="Keep", exact=True).click()
-    page.get_by_role("dialog").wait_for(state="detached")
-    assert (base / "runs" / "gone").exists()
-    page.get_by_role("button", name="Delete").click()
-    page.get_by_role("dialog").get_by_role("button", name="Move into the trash").click()
-    page.get_by_role("dialog").wait_for(state="detached")
-    settled(page)
-    assert sorted(path.name for path in (base / "runs").glob("[a-z]*")) == ["own-l2r", "own-seq", "trained"]
-    assert page.problems == []
 
 
 def test_a_lesson_opens_at_its_card_and_is_gone_through_by_keyboard(page, address):
