@@ -45,7 +45,7 @@ def metrics() -> None:
         default = next((key for key, run in runs.items() if views.complete(run)), next(iter(runs)))
         run = run_picker.pick_run("Show the numbers of", "about_run", runs, default)
     entries = glossary.glossary(run)
-    st.markdown(" · ".join(f"[{entry.title}](#{anchor(entry)})" for entry in entries))
+    layout.contents({entry.title: anchor(entry) for entry in entries})
     for entry in entries:
         with st.container(border=True):
             name, formula = st.columns([1, 2], vertical_alignment="center")

@@ -1,5 +1,7 @@
 """Compare: runs side by side, grouped by method over their seeds and orders, on one scale."""
 
+from functools import partial
+
 import streamlit as st
 
 from lab import views
@@ -32,7 +34,7 @@ VIEWS = [
 def pick(runs: dict[str, Run]) -> list[Run]:
     """The chosen runs; `runs` are those offered, by key."""
     name_of = run_picker.names(runs).__getitem__
-    url_state.restore("runs", list(runs), first_choice(runs), name_of)
+    url_state.restore("runs", list(runs), partial(first_choice, runs), name_of)
     keys = st.multiselect(
         "Runs",
         list(runs),
@@ -77,9 +79,8 @@ def first_choice(runs: dict[str, Run]) -> list[str]:
     for key, row in rows.items():
         if row["learned"] == row["tasks"] and row["learned"] > 0 and not views.unready(runs[key]):
             config, protocol = runs[key].config, type(runs[key].protocol).__name__
-            limits = [value for name, value in sorted(config["stream"].items()) if name.startswith("max_")]
             same = (
-                limits,
+                views.limits(runs[key]),
                 config["stream"]["name"],
                 config["scenario"],
                 config["backbone"]["name"],
@@ -88,7 +89,8 @@ def first_choice(runs: dict[str, Run]) -> list[str]:
             )
             alike.setdefault(str(same), []).append(key)
     several = [keys for keys in alike.values() if len({rows[key]["recipe"] for key in keys}) > 1]
-    family = next(iter(several or alike.values()), [])
+    families = sorted(several or alike.values(), key=lambda keys: not runs[keys[0]].protocol.continual)  # others have no curves
+    family = next(iter(families), [])
     if not family:
         return list(runs)[:1]
     family = sorted(family, key=lambda key: str(rows[key]["created"]), reverse=True)

@@ -7,7 +7,7 @@ import streamlit as st
 from lab import views
 from lab.core.errors import LabError
 from lab.jobs import jobs
-from lab.pages import layout, navigation, system, url_state, visitor
+from lab.pages import head_start, layout, navigation, system, url_state, visitor
 from lab.run_folder.run import root
 from lab.store import index
 
@@ -60,6 +60,7 @@ def main() -> None:
         navigation.link("start", "Go to Start", ":material/home:")
     with st.sidebar:  # after the page, which visitors wait for: the sidebar reads all runs
         sidebar()
+        head_start.load()
 
 
 if __name__ == "__main__":

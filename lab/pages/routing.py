@@ -30,17 +30,27 @@ def nothing_routed(run: Run) -> None:
     navigation.link("compare", "See its scores", ":material/compare_arrows:", link)
 
 
+def most_to_see(runs: dict[str, Run]) -> str:
+    """The key of the newest run that was routed, rather no example or replay whose model cannot be asked; else of the newest."""
+
+    def routed(run: Run) -> bool:
+        return (run.info.get("routing") or {}).get("own_expert_share") is not None
+
+    def trained(key: str, run: Run) -> bool:
+        return key[0] != run_picker.RECORDED and not run.info.get("replay")
+
+    wishes = (lambda key, run: routed(run) and (trained(key, run) or bool(run.kept())), lambda _, run: routed(run))
+    return next((key for wish in wishes for key, run in runs.items() if wish(key, run)), next(iter(runs)))
+
+
 def draw() -> None:
     layout.heading("Routing", "Which expert is chosen: by task, by layer and routing head, and in one decision step by step.")
     runs = run_picker.choices()
     if not runs:
         run_picker.no_runs("There are no runs to show yet.")
         return
-    routed = [key for key, run in runs.items() if (run.info.get("routing") or {}).get("own_expert_share") is not None]
     with run_picker.bar():
-        played = [key for key in routed if key[0] == run_picker.RECORDED or runs[key].info.get("replay")]
-        routed.sort(key=lambda key: key in played and not runs[key].kept())  # rather those whose model can be asked
-        run = run_picker.pick_run("Run", "rt_run", runs, (routed or list(runs))[0])
+        run = run_picker.pick_run("Run", "rt_run", runs, most_to_see(runs))
         shown = run.recorded()
         if not shown or (len(shown) > 1 and len(run.routing().experts) == 1):
             nothing = True

@@ -46,17 +46,18 @@ def restore(key: str, options: list[str], default: Any, label: Callable[[str], s
     The widget is not bound to the link, for that would hold labels (the widget's `format_func`), and people change the names of
     runs: the link holds options; a label in it is understood too. A link that changes, as by a click on another link, changes
     the choice. Warns of what a link names and is not there, with a `remark`, until the choice changes; without a
-    remark it does not.
+    remark it does not. A `default` that takes time to find is a function that returns a list; it is called where it is needed.
     """
-    many, linked = isinstance(default, list), st.query_params.get_all(key)
+    many, linked = isinstance(default, list) or callable(default), st.query_params.get_all(key)
     opened = key not in st.session_state or bool(linked and linked != st.session_state.get(f"{key}/linked"))
     chosen = linked if opened else st.session_state[key]
     chosen = list(dict.fromkeys(chosen)) if isinstance(chosen, list) else [chosen]
     option_of = {label(option): option for option in options} | {option: option for option in options}
-    valid = [option_of[name] for name in chosen if name in option_of]
+    valid: list[Any] = [option_of[name] for name in chosen if name in option_of]
     missing = [name for name in chosen if name not in option_of]
     if not valid and (opened or missing or not many):
-        valid = default if many else [default]
+        chosen_first: Any = default() if callable(default) else default
+        valid = chosen_first if many else [chosen_first]
     st.session_state[key] = valid if many else valid[0]
     if linked != valid:
         st.query_params[key] = valid

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         differences,
         groups,
         labels,
+        limits,
         summary,
         summary_table,
         unequal,

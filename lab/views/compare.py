@@ -136,6 +136,7 @@ def unequal(runs: Sequence[Run]) -> list[str]:
         values = list(dict.fromkeys(result[field] for result in results))
         if len(values) > 1:
             sentences.append(f"These runs differ in their {field}s: {', '.join(values)}. Their scores mean different things.")
+    sentences += _other_limits(runs)
     sentences += _other_data(runs)
     sentences += [f"{run.title} went on with changes: {'; '.join(run.changes)}." for run in runs if run.changes]
     for title in runs[0].protocol.sides() if runs else ():
@@ -153,6 +154,27 @@ def unequal(runs: Sequence[Run]) -> list[str]:
             reached = f"{run.title} has learned {learned(run)} of {len(run.tasks)} tasks"
             sentences.append(f"{reached}: its numbers are those of that moment, and it is left out of paired differences.")
     return sentences
+
+
+def limits(run: Run) -> dict[str, int | None]:
+    """How many examples of a task the run took at most, by option; None: all. Runs of earlier versions lack options."""
+    stream = completed(run.config)["stream"]
+    return {f"stream.{name}": value for name, value in stream.items() if name.startswith("max_")}
+
+
+def _other_limits(runs: Sequence[Run]) -> list[str]:
+    """A sentence on the limits of examples in which runs differ, with what to do."""
+    values: dict[str, list[str]] = {}
+    for run in runs:
+        for name, limit in limits(run).items():
+            values.setdefault(name, []).append("all" if limit is None else str(limit))
+    differing = [f"{name} {', '.join(dict.fromkeys(own))}" for name, own in values.items() if len(set(own)) > 1]
+    if not differing:
+        return []
+    return [
+        f"These runs differ in their examples per task ({'; '.join(differing)}), which changes their scores: choose runs with "
+        "the same numbers of examples, or train them again with the same."
+    ]
 
 
 def _other_data(runs: Sequence[Run]) -> list[str]:

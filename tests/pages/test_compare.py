@@ -16,6 +16,7 @@ from lab.cli import main
 from lab.comparison import replicates, tables
 from lab.core import atomic_io
 from lab.jobs import jobs
+from lab.pages import recorded_examples
 from lab.run_folder.writer import update_info
 
 
@@ -144,6 +145,7 @@ def test_every_view_of_compare_with_seeds_orders_and_what_cannot_be_compared(run
         assert reason in shown, reason
     assert app.segmented_control(key="cmp_view").value == view
     if view == "What hurt what":
+        app.segmented_control(key="cmp_hurt").set_value("Circle").run()
         drawn = [json.loads(one.proto.spec)["data"] for one in app.get("plotly_chart")]
         circles = [traces for traces in drawn if traces[-1].get("name") == "tasks"]
         arrows = [[trace["name"] for trace in traces[:-1]] for traces in circles]
@@ -172,7 +174,7 @@ def test_paired_differences_name_whole_methods(runs):
     assert long["width"] > short["width"]
 
 
-def test_compare_shows_a_sweep_and_where_losses_went(runs):
+def test_compare_shows_a_sweep_and_where_losses_went(runs, monkeypatch):
     for rate, score in ((1e-4, 0.5), (1e-3, 0.9), (1e-2, 0.7)):
         made = write_run(runs, f"r{score}", validation=[score, score, score], events=False)
         atomic_io.write_yaml(made.dir / "config.yaml", configuration(train={"lr": rate, "epochs": 2}))
@@ -186,10 +188,33 @@ def test_compare_shows_a_sweep_and_where_losses_went(runs):
     atomic_io.write_json(runs / "r0.9" / "decomposition.json", WENT)
     app.segmented_control(key="cmp_view").set_value("Why forgotten").run()
     assert "Not measured for 2 of 3 runs" in texts(app) and not app.exception
-    assert "kept their weights" in texts(app) and not any("--decompose" in code.value for code in app.code)
+    assert "kept its weights" in texts(app) and not any("--decompose" in code.value for code in app.code)
     (runs / "r0.7" / "state" / "after_0").mkdir(parents=True)
     app.run()
     assert any("lab show r0.7 --decompose" in code.value for code in app.code)
+    monkeypatch.setattr(lab, "decompose", lambda run, watch: atomic_io.write_json(run.dir / "decomposition.json", WENT))
+    app.button(key="cmp_measure_why").click().run()
+    assert "Not measured for 1 of 3 runs" in texts(app) and len(app.get("plotly_chart")) == 5 and not app.exception
+
+
+def test_compare_begins_with_the_bounds_and_the_newest_methods_of_the_examples(runs, monkeypatch):
+    monkeypatch.setenv("LAB_EXAMPLES", str(recorded_examples.EXAMPLES))
+    app = open_page("compare")
+    assert app.multiselect(key="runs").value == [f"~example-{name}" for name in ("sequential", "l2r", "replay", "oracle")]
+    assert not app.warning and not app.exception
+
+
+def test_runs_with_other_limits_of_examples_are_said_to_be_unequal(runs):
+    for name, limits in (
+        ("few", {"max_train": 16}),
+        ("all", {"max_train": None}),
+        ("later", {"max_train": None, "max_per_label": None}),
+    ):
+        run = write_run(runs, name, events=False, routed=False)
+        atomic_io.write_yaml(run.dir / "config.yaml", run.config | {"stream": run.config["stream"] | limits})
+    said = "These runs differ in their examples per task (stream.max_train 16, all), which changes their scores"
+    assert said in texts(open_page("compare", runs=["few", "all"]))
+    assert "examples per task" not in texts(open_page("compare", runs=["all", "later"]))
 
 
 def test_compare_restores_the_runs_of_a_link_and_reads_recorded_ones(runs, recorded):

@@ -127,6 +127,14 @@ def test_jobs_tell_of_losses_above_a_limit_of_the_reader(runs):
     assert not lost(open_page("jobs", job="a", job_lost="0.7")) and len(lost(open_page("jobs", job="a", job_lost="0.4"))) == 1
 
 
+def test_jobs_say_why_a_task_has_no_training_loss(runs):
+    run = write_run(runs, "a")
+    assert "No training loss" not in texts(open_page("jobs"))
+    events = [event | ({"reused": True} if event["kind"] == "TaskStarted" else {}) for event in run.events()]
+    (run.dir / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    assert "No training loss of the experts of tasks 1, 2, 3: an earlier run had trained the same" in texts(open_page("jobs"))
+
+
 def test_jobs_name_dead_experts(runs):
     run = write_run(runs, "a")
     assert views.alerts(run) == []

@@ -14,11 +14,16 @@ from lab.pages.compared.columns import INTERVAL
 from lab.run_folder.run import Run
 from lab.views import Group
 
+MEASURES, DIFFERENCES = "measures", "paired-differences"  # places on the page, for links to them
+ROW = 29  # pixels of a row of measures, which are many
 UNCLAIMED = "color: #808890"  # of a difference whose sign is uncertain
 
 
 def draw(runs: list[Run], groups: list[Group], baseline: str, excluded: dict[str, str]) -> None:
     """The table of measures, downloads, and the paired differences to the baseline."""
+    if len(groups) > 1:
+        layout.contents({"Measures": MEASURES, "Paired differences": DIFFERENCES})
+    st.subheader("Measures", anchor=MEASURES)
     numbers(runs, groups, "numbers", "Measures of the chosen runs, one column per method")
     with st.container(horizontal=True):
         csv_of(runs, "comparison")
@@ -33,9 +38,9 @@ def draw(runs: list[Run], groups: list[Group], baseline: str, excluded: dict[str
         )
         with st.popover("Command", icon=":material/terminal:", type="tertiary"):
             st.code(code_snippets.command_of(runs), language="bash")
-    layout.how_to_read(
-        f"Means over n runs, which may differ in seed and order, ± half of the {INTERVAL}. A dash stands beside its reason."
-    )
+        layout.how_to_read(
+            f"Means over n runs, which may differ in seed and order, ± half of the {INTERVAL}. A dash stands beside its reason."
+        )
     if len(groups) > 1:
         differences(runs, baseline)
 
@@ -44,7 +49,7 @@ def numbers(runs: list[Run], groups: list[Group], key: str, alt: str) -> None:
     """The table of measures, with the number of runs behind each column."""
     table = views.summary_table(runs).rename(columns={group.label: f"{group.label} (n = {len(group.runs)})" for group in groups})
     names = {"measure": st.column_config.TextColumn("measure", width=170, pinned=True)}
-    st.dataframe(table, column_config=names, key=key, alt=alt, height="content")
+    st.dataframe(table, column_config=names, key=key, alt=alt, height="content", row_height=ROW)
 
 
 def csv_of(runs: list[Run], name: str) -> None:
@@ -63,7 +68,7 @@ def csv_of(runs: list[Run], name: str) -> None:
 
 def differences(runs: list[Run], baseline: str, prefix: str = "") -> None:
     """Table and figure of the paired differences; `prefix` begins the keys of a second one on the page."""
-    st.subheader("Paired differences", anchor=False)
+    st.subheader("Paired differences", anchor=f"{prefix}{DIFFERENCES}")
     table = replicates.differences(runs, baseline)
     titles = {measure.path: measure.title for measure in replicates.compared(runs)}
     cells = table.assign(cell=[difference(row) for row in table.to_dict("records")])

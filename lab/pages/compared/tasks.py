@@ -8,6 +8,8 @@ from lab.pages.compared.columns import band_note, in_columns, run_or_runs
 from lab.run_folder.run import Run
 from lab.views import Group
 
+SCORES, DIFFERENCES = "scores", "differences"  # places on the page, for links to them
+
 
 def curves(runs: list[Run], groups: list[Group]) -> None:
     """The score of each task over the stream."""
@@ -31,7 +33,11 @@ def matrices(runs: list[Run], baseline: Group) -> None:
     """The score matrix of every method, and its difference to that of the baseline."""
     groups = views.groups(runs, ("seed",))  # a matrix has the rows of one order
     baseline = next(group for group in groups if group.runs[0] in baseline.runs)
+    others = [group for group in groups if group != baseline]
     score = views.headline()
+    if others:
+        layout.contents({"Scores": SCORES, f"Differences to {layout.plain(baseline.label)}": DIFFERENCES})
+    st.subheader("Scores", anchor=SCORES)
     for index, group in in_columns(groups):
         average = layout.number(group.runs[0].metrics()[score.path])
         alt = f"Score matrix of {group.label}, {score.title.lower()} {average}"
@@ -43,10 +49,9 @@ def matrices(runs: list[Run], baseline: Group) -> None:
         "Rows are moments, columns are tasks; each cell is the mean over the runs of a method. Colours range from 0 to 1 in "
         "every matrix."
     )
-    others = [group for group in groups if group != baseline]
     if not others:
         return
-    st.subheader(f"Differences to {layout.plain(baseline.label)}", anchor=False)
+    st.subheader(f"Differences to {layout.plain(baseline.label)}", anchor=DIFFERENCES)
     equal = [group for group in others if group.runs[0].tasks == baseline.runs[0].tasks]
     for group in others:
         if group not in equal:
