@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.browser import CHROMIUM, PAGES, PATIENCE, TASKS, click_cell, dashboard, open_page, playwright, settled, visitor
+from support.browser import CHROMIUM, PAGES, TASKS, click_cell, dashboard, open_page, playwright, settled, visitor
 from support.run_folders import FORGETS, write_run
 
 from lab.pages import server
@@ -127,32 +126,6 @@ def test_a_page_that_is_not_there_leads_to_the_first_one(page, address):
     page.goto(f"{address}/nonsense")
     page.get_by_role("dialog").get_by_text("Page not found").wait_for()
     page.get_by_role("heading", name=PAGES[""], exact=True, level=1).wait_for()
-
-
-@pytest.mark.clicks
-def test_the_keyboard_reaches_the_first_control_of_a_page(page, address):
-    open_page(page, address, "compare")
-    page.locator("[class*=st-key-runs]").first.wait_for()
-    settled(page)
-    reached = "!!document.activeElement.closest('[class*=st-key-runs]')"
-    for _ in range(120):  # past the links of all pages, again from the top if the page is drawn anew meanwhile
-        page.keyboard.press("Tab")
-        if page.evaluate(reached):
-            return
-    raise AssertionError("no number of tabs reaches the runs")
-
-
-@pytest.mark.clicks
-def test_the_colour_range_stays_while_the_moment_moves(page, address):
-    open_page(page, address, "routing?rt_run=own-l2r")
-    look = "[...document.querySelectorAll('.js-plotly-plot .heatmaplayer')].map(n => n.closest('.js-plotly-plot').data[0])"
-    ranges = f"JSON.stringify({look}.map(d => [d.zmin, d.zmax, d.zmid]))"
-    page.wait_for_function(f"{look}.length == 3")
-    before = page.evaluate(ranges)
-    page.get_by_role("slider", name="After task").press("ArrowLeft")
-    page.get_by_text("After learning task 2 of 3").wait_for()
-    settled(page)
-    assert page.evaluate(ranges) == before and "[0,1,null]" in before
 
 
 def test_a_click_on_a_cell_moves_the_focus(page, address):
@@ -410,26 +383,6 @@ def test_the_form_is_in_the_link(page, browser, address):
 
 
 @pytest.mark.clicks
-def test_a_typed_size_of_the_pool_and_what_another_stream_brings(page, address):
-    open_page(page, address, "train?recipe=l2p")
-    page.get_by_text("All other options").click()
-    pool = page.get_by_role("combobox", name="Allocation")
-    pool.fill("20")
-    pool.press("Enter")
-    page.get_by_text("lab run l2p -o experts.allocation=20", exact=True).wait_for()
-    stream = page.get_by_role("combobox", name="Stream")
-    stream.scroll_into_view_if_needed()  # the list of a select box closes when the page scrolls
-    page.wait_for_timeout(500)
-    stream.fill("strings")  # of a long list only what is in sight is drawn
-    page.get_by_role("option", name="strings", exact=True).click()
-    page.get_by_text("lab run l2p -o stream.name=strings -o experts.allocation=20", exact=True).wait_for()
-    assert page.get_by_role("spinbutton", name="Learning rate").first.input_value() == "0.01"
-    page.reload()
-    page.get_by_text("lab run l2p -o stream.name=strings -o experts.allocation=20", exact=True).wait_for()
-    assert page.problems == []
-
-
-@pytest.mark.clicks
 @pytest.mark.parametrize(
     ("content", "said"),
     [("recipe: [", "not valid YAML"), ("recepi: l2r", "does not say which recipe"), ("a: b\n" * 300_000, "or smaller")],
@@ -456,35 +409,3 @@ def test_numbers_of_the_page_are_those_of_the_command(page, base, address):
         for measure in ("average_accuracy", "forgetting", "backward_transfer", "learning_accuracy"):
             (shown,) = table.loc[(table["recipe"] == result["recipe"]) & (table["measure"] == measure), "value"]
             assert shown == pytest.approx(result[measure], abs=1e-12)
-
-
-@pytest.mark.clicks
-def test_notes_survive_a_reload(page, base, address):
-    open_page(page, address, "library?lib_run=own-seq")
-    note = page.get_by_role("textbox", name="Note")
-    note.fill("Forgets <b>all</b> of it.")
-    page.get_by_role("button", name="Save").click()
-    for _ in range(50):
-        page.wait_for_timeout(200)
-        if Run(base / "runs" / "own-seq").notes.get("text"):
-            break
-    assert page.problems == []
-    page.reload()
-    page.get_by_role("heading", name="Library", exact=True, level=1).wait_for()
-    settled(page)
-    assert Run(base / "runs" / "own-seq").notes["text"] == "Forgets <b>all</b> of it."
-    playwright.expect(note).to_have_value("Forgets <b>all</b> of it.", timeout=PATIENCE)
-    assert page.locator("[data-testid=stMain] b").count() == 0
-
-
-@pytest.mark.clicks
-def test_an_archive_that_leads_out_of_its_folder_is_refused(page, base, address, tmp_path):
-    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
-        archive.writestr("../../evil/adapter_config.json", "{}")
-    open_page(page, address, "library")
-    page.get_by_text("Import an expert").click()
-    page.locator("[data-testid=stForm] input[type=file]").set_input_files(tmp_path / "evil.zip")
-    page.get_by_role("textbox", name="Name", exact=True).fill("evil")
-    page.locator("[data-testid=stForm]").get_by_role("button", name="Import").click()
-    page.get_by_text("leads out of it").wait_for()
-    assert not list(base.rglob("*evil*")) and page.problems == []
