@@ -20,7 +20,7 @@ class BaseAddress:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "GET" and "." not in scope["path"]:
             headers = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]  # not compressed
-            return await self.app(scope | {"headers": headers}, receive, with_base(send))
+            return await self.app({**scope, "headers": headers}, receive, with_base(send))
         await self.app(scope, receive, send)
 
 

@@ -28,7 +28,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 120_000  # ms that a step may take on a busy machine; what must be quick has a limit of its own
+PATIENCE = 240_000  # ms that a step may take on a busy machine; what must be quick has a limit of its own
 # Notes when the browser last asked the server for something, and when the server last said something.
 LISTEN = """
 const send = WebSocket.prototype.send;
@@ -163,6 +163,7 @@ def write(page, label: str, text: str, role: str = "textbox", end: str = "Enter"
 
 def click_cell(page, chart, column: float, row: float) -> None:
     """Click on a point of a chart, by its numbers on the axes."""
+    settled(page)
     chart.wait_for()
     x, y = spot(page, chart, column, row)
     page.mouse.move(x - 3, y - 3)
