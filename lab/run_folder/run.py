@@ -173,7 +173,7 @@ class Run:
 
     def _json(self, name: str) -> dict[str, Any]:
         """The content of a JSON file, {} if it is missing; read again only once it has changed."""
-        path = self.dir / name
+        path = f"{self.dir}/{name}"  # as text, since lists of thousands of runs ask often
         stamp = atomic_io.stamp(path)
         if stamp is None and not os.path.lexists(path):  # cheap, as most runs lack some
             return {}
