@@ -14,8 +14,8 @@ from lab.figures.answers import (
     answer_probabilities,
     answer_tokens,
 )
-from lab.figures.coloured_text import coloured_text, expert_legend, expert_letter, layers_shown
-from lab.figures.compare import comparison, decomposition, pareto, scores_of_methods
+from lab.figures.coloured_text import coloured_text, expert_legend, expert_letter, experts_seen, layers_shown
+from lab.figures.compare import decomposition, pareto, scores_of_methods
 from lab.figures.drawing import FAINT, METHOD_STYLE, clickable, figure, literal, outline, short, style, styles, task_style
 from lab.figures.experts import alignment, subspace_overlap
 from lab.figures.routing import (

@@ -8,6 +8,8 @@ from plotly.subplots import make_subplots
 from lab.figures.drawing import (
     ANSWER_COLOURS,
     DIVERGING,
+    MANY,
+    SMALL,
     cells,
     cells_height,
     figure,
@@ -70,7 +72,7 @@ def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") 
     drawn = make_subplots(
         1,
         table.shape[1],
-        figure=figure(title, 80 + 30 * len(table)),
+        figure=figure(title, 80 + (30 if len(table) <= MANY // 2 else 20 if len(table) <= MANY else 13) * len(table)),
         shared_yaxes=True,
         horizontal_spacing=0.07,
         subplot_titles=[literal(name).replace(" ", "<br>") for name in table.columns],
@@ -78,6 +80,7 @@ def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") 
     )
     drawn.update_layout(margin={"t": 40, "r": 20}).update_annotations(font={"size": 13})
     colours = [task_style(e).colour for e in range(len(table))]
+    size = SMALL if len(table) > MANY else NUMBER
     for number, name in enumerate(table.columns, 1):
         values, across = table[name].to_numpy(), free[number - 1]
         most = max(1.0, float(np.abs(values).max()))
@@ -92,7 +95,7 @@ def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") 
             showlegend=False,
             text=None if across else numbers,
             textposition="auto",
-            textfont={"size": NUMBER},
+            textfont={"size": size},
             cliponaxis=False,
             customdata=[literal(expert) for expert in table.index],
             hovertemplate=f"<b>%{{customdata}}</b><br>{literal(name)} %{{x:.4f}}<extra></extra>",
@@ -104,7 +107,7 @@ def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") 
                 mode="text",
                 text=[f"\u00a0{text}\u00a0" for text in numbers],
                 textposition=np.where(values < 0, "middle right", "middle left"),
-                textfont={"size": NUMBER},
+                textfont={"size": size},
                 cliponaxis=False,
                 hoverinfo="skip",
                 showlegend=False,
@@ -120,10 +123,14 @@ def answer_decision(answer: Answer, layer: int, head: int = 0, title: str = "") 
             col=number,
         )
     names = unique(table.index)
-    drawn.update_yaxes(
-        tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False, zeroline=False
+    return drawn.update_yaxes(
+        tickvals=list(range(len(names))),
+        ticktext=names,
+        tickfont={"size": SMALL} if len(names) > MANY else None,
+        range=[len(names) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
     )
-    return drawn
 
 
 def answer_tokens(answer: Answer, colour: str = ANSWER_COLOURS[0], title: str = "") -> go.Figure:

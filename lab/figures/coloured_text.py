@@ -2,7 +2,7 @@
 
 import string
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 
 import numpy as np
@@ -49,9 +49,20 @@ def coloured_text(answer: Answer, layers: Sequence[int] | None = None, head: int
     return "".join(rows)
 
 
-def expert_legend(experts: Sequence[str]) -> str:
-    """The letters, colours and names of experts."""
-    chips = [_coloured(f"<b>{expert_letter(e)}</b> {escape(str(name))}", _colour(e)) for e, name in enumerate(experts)]
+def experts_seen(answer: Answer, head: int | None = None) -> set[int]:
+    """The numbers of the experts whose colours the text of an answer has, and what was said."""
+    weights = [_tokens_and_weights(answer, said)[1] for said in ((False, True) if answer.said else (False,))]
+    means = [own.mean(2) if head is None else own[:, :, head] for own in weights]
+    return {int(expert) for own in means for expert in own.argmax(-1).ravel()}
+
+
+def expert_legend(experts: Sequence[str], only: Collection[int] = ()) -> str:
+    """The letters, colours and names of experts: of all, or of those with the numbers `only`."""
+    chips = [
+        _coloured(f"<b>{expert_letter(e)}</b> {escape(str(name))}", _colour(e))
+        for e, name in enumerate(experts)
+        if not only or e in only
+    ]
     return f'<div style="line-height:1.75">{"".join(chips)}</div>'
 
 

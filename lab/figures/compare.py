@@ -14,32 +14,6 @@ from lab.run_folder.run import Run
 TERM_COLOURS = ["#2B7FC4", "#D55E00", "#009E73", "#C98A00"]  # router, experts, classifier, new classes
 
 
-def comparison(runs: Sequence[Run], measure: str = "", title: str = "") -> go.Figure:
-    """One score of several groups of runs as bars with intervals, coloured by recipe; missing values have no bar.
-
-    `measure` is the path of a score; empty: the one by which methods are ordered.
-    """
-    measure = measure or views.headline([run.result() for run in runs]).path
-    summary = views.summary(runs)
-    rows = summary[summary["measure"] == measure].iloc[::-1]
-    drawn = figure(title, 90 + 44 * len(rows))
-    colours = [style(name).colour for name in rows["recipe"]]
-    texts = [views.cell(row.value, row.high - row.value, row.why, True) for row in rows.itertuples()]
-    drawn.add_bar(
-        x=rows["value"].fillna(0.0),
-        y=np.arange(len(rows)),
-        orientation="h",
-        marker={"color": colours},
-        error_x={"type": "data", "array": rows["high"] - rows["value"], "thickness": 1},
-        text=[literal(text) for text in texts],
-        textposition="auto",
-        hovertemplate="%{text}<extra></extra>",
-        showlegend=False,
-    )
-    drawn.update_yaxes(tickvals=list(range(len(rows))), ticktext=[literal(name) for name in rows["label"]], showgrid=False)
-    return drawn.update_xaxes(zeroline=True)
-
-
 def scores_of_methods(runs: Sequence[Run], title: str = "", only: str = "") -> go.Figure:
     """The scores by which methods are judged (average accuracy, forgetting) as bars with intervals, side by side.
 

@@ -231,7 +231,7 @@ def _numbers(values: np.ndarray, shown: np.ndarray, form: str, look: dict[str, A
 
 def _tilt(columns: Sequence[str]) -> int:
     """Angle of the names above columns: level where they fit, upright where they are many."""
-    if all(len(name) <= 3 for name in columns) or len(columns) <= 3:
+    if len(columns) <= 3 or (len(columns) <= MANY and all(len(name) <= 3 for name in columns)):
         return 0
     return -40 if len(columns) <= 8 else -90
 

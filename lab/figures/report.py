@@ -24,6 +24,11 @@ from lab.run_folder.run import Run
 from lab.run_folder.writer import now
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
+CURVES = {  # by measure
+    "average_accuracy": "After each task, the mean score on all tasks learned so far.",
+    "forgetting": "After each task, the mean of what the old tasks have lost.",
+}
+LOSSES = "Training loss, smoothed, over the share of the optimiser steps."
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,9 @@ def _content(runs: Sequence[Run], excluded: Mapping[str, str]) -> dict[str, Any]
         "baseline": baseline,
         "differences": _differences(runs, baseline),
         "costs": _costs(page, runs),
-        "curves": page.new(figures.average_curves(runs), "After each task, the mean score on all tasks learned so far."),
+        "scores": page.new(figures.scores_of_methods(runs), _scores(runs)),
+        "curves": [page.new(figures.average_curves(runs, measure=path), about) for path, about in CURVES.items()],
+        "losses": page.new(figures.loss_curves(runs), LOSSES) if any(len(views.losses(run)) for run in runs) else None,
         "orders": _table(_rounded(replicates.orders(runs))) if ordered else None,
         "positions": page.new(methods.positions(runs), effect) if ordered else None,
         "rates": None if rates.empty else _table(_rates(rates)),
@@ -145,6 +152,17 @@ def _table(table: pd.DataFrame, grey: Sequence[bool] = ()) -> Table:
     labels, rows = [str(label) for label in table.index], [[str(cell) for cell in row] for row in table.to_numpy()]
     kinds = grey or [False] * len(rows)
     return Table(str(table.index.name or ""), [str(title) for title in table.columns], [*map(Row, labels, rows, kinds)])
+
+
+def _scores(runs: Sequence[Run]) -> str:
+    """The scores by which methods are judged, in words."""
+    table: Any = views.summary(runs).set_index(["measure", "label"])["value"]
+    titles = {measure.path: measure.title for measure in views.judged()[:2]}
+    values = (
+        f"{title}: " + ", ".join(f"{label} {'–' if value != value else f'{value:.2f}'}" for label, value in table[path].items())
+        for path, title in titles.items()
+    )
+    return f"In the end. {'; '.join(values)}. Bars end in the 95 % interval where there are several runs."
 
 
 def _costs(page: Figures, runs: Sequence[Run]) -> dict[str, Figure]:

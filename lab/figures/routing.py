@@ -139,13 +139,20 @@ def routing_by_layer(
     return weights_by_layer(table, heads, "routing head", about, title, most, **scale)
 
 
-def routing_profile(run: Run, after: int | None, task: int, title: str = "", absolute: bool = False) -> go.Figure:
-    """Mean weight of every expert in every layer on one task; colours as in `routing_by_task`."""
-    table = views.routing_profile(run, after, task)
+def routing_profile(
+    run: Run, after: int | None, task: int, title: str = "", absolute: bool = False, order: str = "stream", find: str = ""
+) -> go.Figure:
+    """Mean weight of every expert in every layer on one task, see `views.routing_profile`; colours as in `routing_by_task`."""
+    table = views.routing_profile(run, after, task, order, find)
     about = weight_of(table.columns, "mean weight")
-    ratios = views.shares_by_head(run, after)[task].mean(1) * table.shape[1]  # (L, E)
+    ratios = views.shares_by_head(run, after)[task].mean(1) * len(run.routing(after).experts)  # (L, E)
+    ratios = np.stack([ratios[:, group].mean(1) for group in table.attrs["columns"]], 1)
     scale = {} if absolute else around_equal(ratios, views.times_equal(run, by_head=True))
-    return weights_by_layer(table, heads(table.columns, ()), "expert", about, title, views.largest_weight(run), **scale)
+    tasks = run.routing(after).tasks
+    names = heads(table.columns, table.columns if order != "groups" and {*table.columns} <= {*tasks} else ())
+    if names == [str(j + 1) for j in range(len(names))]:  # of the tasks that the experts are named like
+        names = [str(tasks.index(name) + 1) for name in table.columns]
+    return weights_by_layer(table, names, "expert", about, title, views.largest_weight(run), **scale)
 
 
 def routing_panels(

@@ -89,7 +89,8 @@ def first_choice(runs: dict[str, Run]) -> list[str]:
             )
             alike.setdefault(str(same), []).append(key)
     several = [keys for keys in alike.values() if len({rows[key]["recipe"] for key in keys}) > 1]
-    family = next(iter(several or alike.values()), [])
+    families = sorted(several or alike.values(), key=lambda keys: not runs[keys[0]].protocol.continual)  # others have no curves
+    family = next(iter(families), [])
     if not family:
         return list(runs)[:1]
     family = sorted(family, key=lambda key: str(rows[key]["created"]), reverse=True)

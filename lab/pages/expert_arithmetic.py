@@ -47,7 +47,7 @@ def newest_siblings(experts: dict[str, SavedExpert]) -> list[str]:
 
 def put_together(experts: dict[str, SavedExpert]) -> None:
     """Combine LoRA experts, preview the result, and keep it. Only this loads torch, once an operation is chosen."""
-    st.subheader("Combine experts", anchor=False)
+    st.subheader("Combine experts", anchor="combine")
     operation = st.segmented_control("Operation", list(TAKES), key="lib_do", bind="query-params")
     if operation is None or not experts:
         st.caption("Makes new experts by arithmetic on saved ones: nothing is trained, and the saved experts stay as they are.")

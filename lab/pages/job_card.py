@@ -1,14 +1,12 @@
 """One run on Jobs, live while it is active: progress, loss, scores, routing, log, settings."""
 
-from typing import Any
-
 import pandas as pd
 import streamlit as st
 
 from lab import figures, views
 from lab.core.documents import yaml_text
 from lab.jobs import jobs
-from lab.pages import chart_card, code_snippets, layout
+from lab.pages import chart_card, code_snippets, curves, layout
 from lab.pages.job_controls import controls, delete, on_resume
 from lab.run_folder.run import Run
 from lab.store.turns import safe_status
@@ -119,13 +117,8 @@ def loss(run: Run, state: str) -> None:
         st.caption("The loss appears with the first steps." if state in jobs.ACTIVE else "The run ended before the first step.")
         return
     alt = f"Loss over {len(table)} recorded steps, at the end {table['loss'].iloc[-1]:.3f}"
-    tasks = list(dict.fromkeys(table["task"]))
-    colours: list[Any] = [figures.task_style(task).colour for task in tasks]
-    names = [f"task {task + 1}" for task in tasks]
     smoothing = st.session_state.get("job_smooth", SMOOTHING)
-    smooth = table.assign(loss=views.smoothed(table, smoothing))
-    wide = smooth.pivot_table(index="index", columns="task", values="loss")[tasks].set_axis(names, axis=1).reset_index()
-    st.line_chart(wide, x="index", y=names, color=colours, x_label="optimiser steps", y_label="loss", height=280, alt=alt)
+    curves.loss(table.assign(loss=views.smoothed(table, smoothing)), "job_loss_chart", alt)
     about = "Each point is a mean over the steps before it; their weights fall by this factor per recorded step. 0: every step."
     st.slider("Smoothing", 0.0, 0.98, SMOOTHING, 0.02, key="job_smooth", width=240, help=about)
     memory = " A jump marks the start of training on the memory." if RouterTraining.phase in set(table["phase"]) else ""

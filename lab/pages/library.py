@@ -41,7 +41,7 @@ def row(expert: SavedExpert) -> dict[str, Any]:
 
 def experts(saved: list[SavedExpert]) -> None:
     """The table of all experts; download, similarity and arithmetic below it."""
-    st.subheader("Experts", anchor=False)
+    st.subheader("Experts", anchor="experts")
     if not saved:
         st.info("There are no experts in this folder yet: a run leaves one for every task it has learned.")
         navigation.link("train", "Go to Train", ":material/model_training:")
@@ -110,7 +110,7 @@ def download(expert: SavedExpert) -> None:
 
 def similarity(lora: dict[str, SavedExpert]) -> None:
     """The overlap of the subspaces of the chosen LoRA experts."""
-    st.subheader("How similar are they?", anchor=False)
+    st.subheader("How similar are they?", anchor="similar")
     if len(lora) < 2:
         st.caption("Two LoRA experts are needed to compare their subspaces.")
         return
@@ -168,7 +168,7 @@ def import_expert() -> None:
 
 def notes(runs: list[Run]) -> None:
     """Star, tags, note, archive and delete of one run."""
-    st.subheader("Runs", anchor=False)
+    st.subheader("Runs", anchor="runs")
     rows = dict(zip(runs, index.rows(runs), strict=True))
     readable = {run.id: run for run in runs if rows[run]["status"] != "damaged"}
     if not readable:
@@ -219,6 +219,8 @@ def draw() -> None:
     except LabError as error:
         st.error(layout.plain(error))
         return
+    if saved:
+        layout.contents({"Experts": "experts", "How similar are they?": "similar", "Combine experts": "combine", "Runs": "runs"})
     experts(saved)
     import_expert()
     notes(runs)

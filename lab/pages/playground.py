@@ -130,7 +130,8 @@ def show(answers: dict[str, Answer], code: str, lead: str = "") -> None:
     st.markdown(f"#### {answers_drawn.sentence(answers, lead)}")
     answers_drawn.remarks(answers)
     routed = {name: answer for name, answer in answers.items() if len(answer.experts) > 1}
-    beside = len(answers) == len(routed) == 1  # then both pictures stand in a row
+    few = all(len(answer.experts) <= weights.MANY for answer in routed.values())
+    beside = len(answers) == len(routed) == 1 and few  # then both pictures stand in a row
     left, right = st.columns(2, gap="large") if beside else (st.container(), st.container())
     with left:
         chosen = {name: answer for name, answer in answers.items() if not answer.writes}

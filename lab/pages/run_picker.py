@@ -92,7 +92,7 @@ def marks_of(row: dict[str, Any]) -> set[str]:
 
 def no_runs(reason: str) -> None:
     """The empty state of a page: what is missing and how to make it."""
-    st.info(f"{reason} Train one from the page below, or on the command line; this page shows it as soon as its folder exists.")
+    st.info(f"{reason} Train one on the page Train, or with this command; it appears here by itself.")
     st.code(f"lab run l2r --stream builtin{code_snippets.runs_option()}", language="bash")
     navigation.link("train", "Go to Train", ":material/model_training:")
 

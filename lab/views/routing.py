@@ -260,11 +260,18 @@ def _change(run: Run, now: Routing, task: int) -> np.ndarray:
     return np.sqrt(np.clip((divergence(p) + divergence(q)) / 2, 0, 1))
 
 
-def routing_profile(run: Run, after: int | None, task: int) -> pd.DataFrame:
-    """Mean weight of every expert in every layer on the test examples of a task, mean over routing heads: (L, E)."""
+def routing_profile(run: Run, after: int | None, task: int, order: str = "stream", find: str = "") -> pd.DataFrame:
+    """Mean weight of every expert in every layer on the test examples of a task, mean over routing heads: (L, E).
+
+    `order` and `find` of the experts, and `attrs` "columns", as of `routing_map` over all layers; of groups it is the sum.
+    """
     routing = run.routing(after)
-    layers, experts = pd.Index(routing.layers, name="layer"), pd.Index(routing.experts, name="expert")
-    return pd.DataFrame(routing.mean(task).mean(1), index=layers, columns=experts)
+    across = routing_map(run, after, order=order, find=find)
+    weights = routing.mean(task).mean(1)
+    joined = np.stack([weights[:, group].sum(1) for group in across.attrs["columns"]], 1)
+    profile = pd.DataFrame(joined, index=pd.Index(routing.layers, name="layer"), columns=across.columns)
+    profile.attrs = {"columns": across.attrs["columns"]}
+    return profile
 
 
 def largest_weight(run: Run) -> float:

@@ -76,8 +76,9 @@ def test_seeds_are_joined_into_one_line(runs):
 
 def test_loss_and_comparison(pair):
     assert sum(len(line.x) for line in figures.loss_curve(pair[0]).data) == 60
-    bars = figures.comparison(pair).data[0]
-    assert list(bars.x) == pytest.approx([pair[1].result()["average_accuracy"], pair[0].result()["average_accuracy"]])
+    bars = figures.scores_of_methods(pair).data
+    for drawn, measure in zip(bars, ("average_accuracy", "forgetting"), strict=True):
+        assert list(drawn.x) == pytest.approx([run.result()[measure] for run in pair])
 
 
 def test_a_click_leaves_numbers_as_they_are_and_the_focus_has_an_outline(pair):

@@ -57,8 +57,8 @@ def test_the_file_holds_everything_once_and_nothing_from_elsewhere(three, tmp_pa
     assert text.count("plotly.js v") == 1 and not re.search(r"(src|href)\s*=|url\(|@import", markup)
     assert "run &#39;gone&#39; is damaged: &lt;i&gt;why" in markup and "<i>" not in markup and "<b>" not in markup
     drawn = json.loads(re.search(r"<script type=application/json id=figures>(.*?)</script>", text, re.S)[1])
-    # trade-offs, average; per run a matrix, curves, interference; decomposition of one, three maps of routing of two
-    assert len(drawn) == len(tables.COSTS) + 1 + 3 * 3 + 1 + 2 * 3 == markup.count("role=img")
+    # scores, costs, two curves, losses; per run matrix, curves, interference; one decomposition, three maps of routing of two
+    assert len(drawn) == 1 + len(tables.COSTS) + 3 + 3 * 3 + 1 + 2 * 3 == markup.count("role=img")
     assert markup.count("<figure hidden>") == len(tables.COSTS) - 1
     ranges = {(trace["zmin"], trace["zmax"]) for figure in drawn for trace in figure["data"] if trace["type"] == "heatmap"}
     assert all(low in (0, -high) for low, high in ranges) and {(0, 1), (-1, 1)} < ranges, "scores; costs and drift; times a share"
@@ -318,13 +318,14 @@ def test_the_reader_chooses_the_cost(chromium, runs, tmp_path):
     page.set_default_timeout(PATIENCE)
     page.goto((tmp_path / "out.html").as_uri())
     page.get_by_label("Cost:").select_option("Training seconds")
-    chart = page.locator("figure:visible").first
+    cost = "div:has(> label) > figure:not([hidden])"
+    chart = page.locator(cost)
     assert "By training seconds, no method is dominated." in chart.inner_text()
-    traces = "document.querySelector('figure:not([hidden]) .js-plotly-plot')._fullData"
+    traces = f"document.querySelector('{cost} .js-plotly-plot')._fullData"
     drawn = page.evaluate(f"{traces}.flatMap(trace => [...trace.x])")
     assert {12.5, 1.0} <= set(drawn), drawn
     # As wide as the page, though it was hidden at first.
-    page.wait_for_function("document.querySelector('figure:not([hidden]) .main-svg').clientWidth > 900")
+    page.wait_for_function(f"document.querySelector('{cost} .main-svg').clientWidth > 900")
     page.close()
 
 

@@ -9,6 +9,7 @@ from lab.run_folder.prediction import Answer
 
 STEPS, DIFFERENCE, TOKENS = "one decision", "difference", "token by token"
 ALL_LAYERS = "all layers"
+MANY = 16  # experts beyond which maps take the whole width, and legends name those alone that are seen
 
 
 def side_by_side(answers: dict[str, Answer]) -> list[tuple[int, DeltaGenerator, str, Answer]]:
@@ -65,7 +66,9 @@ def coloured(answers: dict[str, Answer], head: int | None, code: str) -> None:
     box, legend = st.columns([1, 3], vertical_alignment="bottom")
     chosen = box.selectbox("Layer", [ALL_LAYERS, *names], key="pg_text_layer", bind="query-params")
     for experts in dict.fromkeys(tuple(answer.experts) for answer in answers.values()):
-        legend.html(figures.expert_legend(experts))
+        of_these = [answer for answer in answers.values() if tuple(answer.experts) == experts]
+        seen = {expert for answer in of_these for expert in figures.experts_seen(answer, head_of(answer, head))}
+        legend.html(figures.expert_legend(experts, seen if len(experts) > MANY else ()))
     for _, column, name, answer in side_by_side(answers):
         with column:
             own = None if chosen == ALL_LAYERS or names.index(chosen) >= len(answer.layers) else [names.index(chosen)]

@@ -7,10 +7,11 @@ import streamlit as st
 
 from lab import figures, views
 from lab.pages import chart_card, code_snippets, layout
-from lab.pages.routing_views.focus import LARGEST, Focus, select
+from lab.pages.routing_views.focus import LARGEST, MANY, WIDTH, Focus, select
 from lab.run_folder.prediction import Answer, kept
 from lab.run_folder.run import Run
 
+STEPS, WHY = "step-by-step", "why-this-expert"  # places on the page, for links to them
 NEAREST = 6  # texts that are listed
 ABOUT_LIKENESS = (
     "Cosine of the two queries, the vectors that the router compares, after the mean of all recorded queries is taken away: 1 "
@@ -33,10 +34,15 @@ def draw(run: Run, after: int, at: Focus) -> None:
         f"The {len(answers)} recorded examples of **{layout.plain(routing.tasks[at.task])}**, from most to least routed to "
         f"**{layout.plain(expert)}** at **{where}**"
     )
-    examples_table(answers, weights, order)
-    chosen = select(st, "Example", "rt_example", [LARGEST, *(str(i + 1) for i in range(len(answers)))])
-    answer = answers[order[0] if chosen == LARGEST else int(chosen) - 1]
-    step_by_step(run, after, at, answers.index(answer), answer, where)
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        examples_table(answers, weights, order)
+    with right:
+        chosen = select(st, "Example", "rt_example", [LARGEST, *(str(i + 1) for i in range(len(answers)))], width=WIDTH)
+        answer = answers[order[0] if chosen == LARGEST else int(chosen) - 1]
+        in_words(run, after, at, answer, where)
+    layout.contents({"Step by step": STEPS, "Why this expert": WHY})
+    pictures(run, after, at, answers.index(answer), answer, where)
     with layout.section():
         why(run, after, at, answers.index(answer), answer)
 
@@ -76,27 +82,33 @@ def examples_table(answers: list[Answer], weights: list[float], order: list[int]
     )
 
 
-def step_by_step(run: Run, after: int, at: Focus, number: int, answer: Answer, where: str) -> None:
-    """How the router came to its weights for one example: `answer`, the `number`-th recorded one (0-based) of the task."""
+def in_words(run: Run, after: int, at: Focus, answer: Answer, where: str) -> None:
+    """One example, its prediction, and the weight of the expert in focus step by step."""
     expert = answer.experts[at.expert]
+    steps = answer.decision(at.layer, at.head)
+    st.text(answer.text)
+    if answer.label is not None:
+        mark = ":material/check:" if answer.prediction == answer.label else ":material/close:"
+        st.markdown(f"{mark} predicted **{layout.plain(answer.prediction)}**, true **{layout.plain(answer.label)}**")
+    values = " → ".join(f"{layout.plain(name)} {value:.3f}" for name, value in steps.loc[expert].items())
+    st.markdown(f"Expert **{layout.plain(expert)}** at {where}: {values}")
+    routing = run.routing(after)
+    about = (f"**{layout.plain(name)}**: {layout.plain(routing.about_step(name))}" for name in steps.columns)
+    layout.how_to_read("  \n".join(f"{number}. {step}" for number, step in enumerate(about, 1)))
+
+
+def pictures(run: Run, after: int, at: Focus, number: int, answer: Answer, where: str) -> None:
+    """The steps of one example at the layer and head in focus, and its weights in every layer; `number` (0-based) of the task."""
     steps = answer.decision(at.layer, at.head)
     python = (
         f"import lab\nfrom lab.run_folder.prediction import kept\n\n"
         f"answer = kept({code_snippets.open_expression(run)}, {after}, {at.task})[{number}]\n"
         f"lab.figures.%s\nanswer.%s"
     )
-    left, right = st.columns([2, 3], gap="large")
+    few = len(answer.experts) <= MANY
+    left, right = st.columns(2, gap="large") if few else (st.container(), st.container())
     with left:
-        st.text(answer.text)
-        if answer.label is not None:
-            mark = ":material/check:" if answer.prediction == answer.label else ":material/close:"
-            st.markdown(f"{mark} predicted **{layout.plain(answer.prediction)}**, true **{layout.plain(answer.label)}**")
-        values = " → ".join(f"{layout.plain(name)} {value:.3f}" for name, value in steps.loc[expert].items())
-        st.markdown(f"Expert **{layout.plain(expert)}** at {where}: {values}")
-        routing = run.routing(after)
-        for number, name in enumerate(steps.columns, 1):
-            st.caption(f"{number}. **{layout.plain(name)}**: {layout.plain(routing.about_step(name))}")
-    with right:
+        st.subheader(f"Step by step at {where}", anchor=STEPS)
         call = f"{at.layer}, {at.head}"
         chart_card.card(
             figures.answer_decision,
@@ -110,27 +122,28 @@ def step_by_step(run: Run, after: int, at: Focus, number: int, answer: Answer, w
             python=python % (f"answer_decision(answer, {call})", f"decision({call})"),
             read="One row per expert, one column per step; the last is the weight that is used. Outlined: the expert in focus.",
         )
-    head = at.head if answer.weights.shape[1] > 1 else None
-    st.markdown("**This text in every layer**" + (f", routing head {head + 1}" if head is not None else ""))
-    most = views.largest_weight(run)
-    chart_card.card(
-        figures.answer_by_layer,
-        answer,
-        head,
-        key="rt_one",
-        focus=(at.layer, at.expert),
-        focus_row=at.layer,
-        alt="Weights of the chosen example by layer and expert",
-        most=most,
-        table=lambda *_: answer.by_layer(head),
-        python=python % (f"answer_by_layer(answer, {head}, most={most:g})", f"by_layer({head})"),
-        read="Each row sums to 1 where the router normalises. The favourite expert may differ between layers.",
-    )
+    with right:
+        head = at.head if answer.weights.shape[1] > 1 else None
+        st.subheader("This text in every layer" + (f", routing head {head + 1}" if head is not None else ""), anchor=False)
+        most = views.largest_weight(run)
+        chart_card.card(
+            figures.answer_by_layer,
+            answer,
+            head,
+            key="rt_one",
+            focus=(at.layer, at.expert),
+            focus_row=at.layer,
+            alt="Weights of the chosen example by layer and expert",
+            most=most,
+            table=lambda *_: answer.by_layer(head),
+            python=python % (f"answer_by_layer(answer, {head}, most={most:g})", f"by_layer({head})"),
+            read="Each row sums to 1 where the router normalises. The favourite expert may differ between layers.",
+        )
 
 
 def why(run: Run, after: int, at: Focus, number: int, answer: Answer) -> None:
     """The recorded examples whose queries are nearest to that of the example, or why there are none."""
-    st.markdown("**Why this expert: the recorded texts that look most like it to the router**")
+    st.subheader("Why this expert: the recorded texts that look most like it to the router", anchor=WHY)
     routing = run.routing(after)
     queries = routing.queries(at.task)
     if queries is None:

@@ -15,6 +15,7 @@ LARGEST = "(largest weight)"
 DEFAULTS = {"rt_layer": LARGEST, "rt_head": LARGEST, "rt_example": LARGEST}  # values of select boxes without a focus
 RELATIVE, ABSOLUTE = "times the equal share", "share, 0 to 1"
 ORDERS = {"as in the stream": "stream", "by likeness": "likeness", "in groups": "groups"}
+WIDTH = 205  # pixels of a select box: the longest option fits
 MANY = 12  # tasks or experts from which on maps can be ordered and searched
 
 
@@ -56,26 +57,24 @@ def choose(run: Run, after: int) -> Focus:
     """Draw the select boxes; returns what they mean."""
     routing = run.routing(after)
     tasks, experts, layers = routing.tasks, routing.experts, views.layer_names(routing.layers)
-    columns = st.columns(5)
-    task = tasks.index(select(columns[0], "Task", "rt_task", tasks))
+    bar = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
+    task = tasks.index(select(bar, "Task", "rt_task", tasks, width=WIDTH))
     default = OWN if tasks[task] in experts else MOST
-    name = select(columns[1], "Expert", "rt_expert", [default, *experts])
+    name = select(bar, "Expert", "rt_expert", [default, *experts], width=WIDTH)
     expert = views.own_expert(run, after, task) if name == default else experts.index(name)
     table = views.routing_by_layer(run, after, task, expert).to_numpy()  # (L, H)
-    chosen = select(columns[2], "Layer", "rt_layer", [LARGEST, *layers])
+    chosen = select(bar, "Layer", "rt_layer", [LARGEST, *layers], width=WIDTH)
     layer = int(table.max(1).argmax()) if chosen == LARGEST else layers.index(chosen)
     head = 0
     if table.shape[1] > 1:
-        chosen = select(columns[3], "Routing head", "rt_head", [LARGEST, *(str(h + 1) for h in range(table.shape[1]))])
+        chosen = select(bar, "Routing head", "rt_head", [LARGEST, *(str(h + 1) for h in range(table.shape[1]))], width=WIDTH)
         head = int(table[layer].argmax()) if chosen == LARGEST else int(chosen) - 1
-    columns[4].space("small")
-    columns[4].button(
+    bar.button(
         "Clear focus",
         icon=":material/filter_alt_off:",
         on_click=clear,
         args=[default],
         key="rt_clear",
-        width="stretch",
         help=f"Go back to the {'own expert of the task' if default == OWN else 'expert with the largest share'}, at the layer "
         "and head where its weight is largest.",
     )
@@ -100,17 +99,18 @@ def settings(run: Run, after: int) -> MapSettings:
     """Draw the controls of the maps that this run needs; returns what they mean."""
     routing = run.routing(after)
     layers, heads = views.layer_names(routing.layers), routing.mean(0).shape[1]
-    columns = iter(st.columns(5))
-    colour = select(next(columns), "Colour", "rt_colour", [RELATIVE, ABSOLUTE])
+    bar = st.container(horizontal=True, vertical_alignment="bottom", gap="small")
+    colour = select(bar, "Colour", "rt_colour", [RELATIVE, ABSOLUTE], width=WIDTH)
     order, find = "stream", ""
     if max(len(routing.tasks), len(routing.experts)) > MANY:
-        order = ORDERS[select(next(columns), "Order", "rt_order", [*ORDERS], help=ABOUT_ORDER)]
-        find = next(columns).text_input(
-            "Search", key="rt_find", bind="query-params", placeholder="parts of names, with commas", max_chars=200
+        order = ORDERS[select(bar, "Order", "rt_order", [*ORDERS], help=ABOUT_ORDER, width=WIDTH)]
+        about = "Parts of names of tasks and experts, with commas."
+        find = bar.text_input(
+            "Search", key="rt_find", bind="query-params", placeholder="names", max_chars=200, help=about, width=WIDTH
         )
-    chosen = select(next(columns), "In layer", "rt_map_layer", [ALL, *layers])
+    chosen = select(bar, "In layer", "rt_map_layer", [ALL, *layers], width=WIDTH)
     numbers = [ALL, *(str(h + 1) for h in range(heads))]
-    head = select(next(columns), "In routing head", "rt_map_head", numbers) if heads > 1 else ALL
+    head = select(bar, "In routing head", "rt_map_head", numbers, width=WIDTH) if heads > 1 else ALL
     return MapSettings(
         colour == ABSOLUTE,
         order,

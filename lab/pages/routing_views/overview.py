@@ -4,13 +4,14 @@ import streamlit as st
 
 from lab import figures, views
 from lab.pages import chart_card, layout
-from lab.pages.routing_views.focus import Focus, MapSettings, where_set
+from lab.pages.routing_views.focus import MANY, Focus, MapSettings, where_set
 from lab.run_folder.run import Run
 
 
 def draw(run: Run, after: int, at: Focus, how: MapSettings) -> None:
-    """Both maps with the focus outlined; a click on a cell of either moves it."""
-    left, right = st.columns([3, 2], gap="large")
+    """Both maps with the focus outlined; a click on a cell of either moves it. Side by side where both have room for names."""
+    few = len(run.routing(after).experts) <= MANY
+    left, right = st.columns([3, 2], gap="large") if few else (st.container(), st.container())
     with left:
         tasks_and_experts(run, after, at, how)
     with right, layout.section():
@@ -62,9 +63,15 @@ def layers_and_experts(run: Run, after: int, at: Focus, how: MapSettings) -> Non
     routing = run.routing(after)
     task, layers = routing.tasks[at.task], views.layer_names(routing.layers)
 
-    def set_focus(layer: int, expert: int) -> None:
+    columns = views.routing_profile(run, after, at.task, how.order, how.find).attrs["columns"]
+    column = next((j for j, group in enumerate(columns) if at.expert in group), None)
+
+    def set_focus(layer: int, column: int) -> None:
+        """Of a group, the expert with the largest weight."""
+        expert = max(columns[column], key=lambda e: routing.mean(at.task)[layer, :, e].mean())
         st.session_state["rt_layer"], st.session_state["rt_expert"] = layers[layer], routing.experts[expert]
 
+    options = {"order": how.order, "find": how.find}
     st.markdown(f"**Layer by layer on {layout.plain(task)}**")
     chart_card.card(
         figures.routing_profile,
@@ -74,11 +81,12 @@ def layers_and_experts(run: Run, after: int, at: Focus, how: MapSettings) -> Non
         key="rt_profile",
         table=views.routing_profile,
         on_click=set_focus,
-        focus=(at.layer, at.expert),
+        focus=None if column is None else (at.layer, column),
         focus_row=at.layer,
         alt=f"Mean weight of every expert on task {task} by layer",
         read="The first layer is on top; mean over routing heads. Early layers often cannot tell the tasks apart yet.",
         **where_set(absolute=how.absolute),
+        **{name: value for name, value in options.items() if value not in ("stream", "")},
     )
 
 
