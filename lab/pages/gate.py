@@ -161,7 +161,7 @@ class Gate:
         if len(own) < FILES and sum(len(file.data) for files in sessions.values() for file in files) < BYTES:
             return None
         return text(
-            f"No room for this upload: a session keeps {FILES} files, all sessions {BYTES >> 20} MB. Remove one, or close a page.",
+            f"No room for this file: a session keeps {FILES} files, all of them {BYTES >> 20} MB. Remove one, or close a page.",
             HTTPStatus.INSUFFICIENT_STORAGE,
         )
 
