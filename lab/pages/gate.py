@@ -26,6 +26,7 @@ from streamlit import config, runtime
 from streamlit.runtime.secrets import secrets_singleton
 
 from lab.core.errors import LabError
+from lab.pages.base_address import BaseAddress
 
 SCRIPT = Path(__file__).with_name("main.py")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -110,7 +111,10 @@ def refuse_unguarded(address: str | None, reached: bool, token: str | None) -> N
 
 
 def middleware() -> list[Middleware]:
-    """The gate for this server, by its settings; ends the process where others would reach it without a key or a login."""
+    """What stands before this server: the gate, by its settings, and BaseAddress behind it.
+
+    Ends the process where others would reach the server without a key or a login.
+    """
     address, token = config.get_option("server.address"), os.environ.get("LAB_TOKEN")
     try:
         refuse_unguarded(address, is_open(), token)
@@ -118,7 +122,7 @@ def middleware() -> list[Middleware]:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     names = None if is_open() and not extra_hosts() else (*LOOPBACK, str(address), *extra_hosts())
-    return [Middleware(Gate, hosts=names, keys=keys())]
+    return [Middleware(Gate, hosts=names, keys=keys()), Middleware(BaseAddress)]
 
 
 class Gate:
