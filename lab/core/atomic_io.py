@@ -101,7 +101,7 @@ def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         return {name: handle.get_tensor(name) for name in handle.keys()}, handle.metadata() or {}  # noqa: SIM118
 
 
-def stamp(path: Path) -> tuple[int, int, int] | None:
+def stamp(path: str | Path) -> tuple[int, int, int] | None:
     """What changes with the content of a file: its inode, time (ns) and size (bytes); None if there is none."""
     try:
         status = os.stat(path)

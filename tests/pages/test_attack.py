@@ -53,7 +53,7 @@ def lab(tmp_path_factory) -> Path:
 
 
 def folders(lab: Path) -> dict[str, str]:
-    return {"LAB_RUNS": str(lab / "runs"), "LAB_DATA": str(lab / "data"), "LAB_EXAMPLES": str(lab / "examples")}
+    return {"LAB_RUNS": str(lab / "runs"), "LAB_DATA": str(lab / "data")}
 
 
 @pytest.fixture(scope="module")
@@ -144,13 +144,17 @@ def test_endpoints_that_tell_about_the_server_are_closed(reader):
     assert ask(reader, gate.HEALTH).text == "ok"
 
 
+def may_upload(address: str) -> dict[str, str]:
+    """The headers of an upload that the site itself sends."""
+    token = re.search(r"_streamlit_xsrf=([^;]+)", ask(address, gate.HEALTH).headers["set-cookie"] or "")
+    assert token, "no token of the site"
+    return {"cookie": f"_streamlit_xsrf={token[1]}", "X-Xsrftoken": token[1]}
+
+
 def test_files_are_taken_from_pages_alone(reader):
     """The route of uploads wants the session of a page and the token of its site, and no more than the limit."""
     with visit(reader) as visitor:
-        session = visitor.open("about").session
-        token = re.search(r"_streamlit_xsrf=([^;]+)", ask(reader, gate.HEALTH).headers["set-cookie"] or "")
-        assert token, "no token of the site"
-        own = {"cookie": f"_streamlit_xsrf={token[1]}", "X-Xsrftoken": token[1]}
+        session, own = visitor.open("about").session, may_upload(reader)
         path = f"/_stcore/upload_file/{session}/file"
         kind = {"Content-Type": "multipart/form-data; boundary=x"}
 
@@ -166,6 +170,38 @@ def test_files_are_taken_from_pages_alone(reader):
         assert ask(reader, "/_stcore/upload_file/forged/file", "PUT", form(10), **kind | own).status == 400
         assert ask(reader, path, "PUT", form(41 << 20), **kind | own).status == 413
         assert ask(reader, path, "PUT", form(10, "../../secret.txt"), **kind | own).status in (204, 400)
+        taken = [ask(reader, f"{path}{number}", "PUT", form(10), **kind | own).status for number in range(gate.FILES + 3)]
+        assert set(taken[: gate.FILES - 1]) == {204} and set(taken[-3:]) == {507}
+        assert ask(reader, path, "DELETE", **own).status == 204
+        assert ask(reader, path, "PUT", form(10), **kind | own).status == 204
+    with visit(reader) as visitor:  # another visitor has room of his own
+        assert (
+            ask(reader, f"/_stcore/upload_file/{visitor.open('about').session}/file", "PUT", form(10), **kind | own).status == 204
+        )
+
+
+def test_few_uploads_at_once(reader):
+    """Those that are slow to send their body hold a place each; one more is refused until one of them has ended."""
+    place, slow = urlsplit(reader), []
+    with visit(reader) as visitor:
+        path = f"{gate.UPLOADS}{visitor.open('about').session}/"
+        own = may_upload(reader) | {"Content-Type": "multipart/form-data; boundary=x"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in (own | {"Host": place.netloc, "Content-Length": "99"}).items())
+        try:
+            for number in range(gate.AT_ONCE):
+                raw = socket.create_connection((place.hostname, place.port), timeout=20)
+                raw.sendall(f"PUT {path}{number} HTTP/1.1\r\n{head}\r\n--x\r\n".encode())
+                slow.append(raw)
+            until = time.monotonic() + 20
+            while (status := ask(reader, f"{path}more", "PUT", b"x", **own).status) != 503 and time.monotonic() < until:
+                time.sleep(0.1)
+            assert status == 503
+        finally:
+            for raw in slow:
+                raw.close()
+        while (status := ask(reader, f"{path}more", "PUT", b"x", **own).status) == 503 and time.monotonic() < until:
+            time.sleep(0.1)
+        assert status == 400  # no form, but there is room
 
 
 def test_keys(guarded):
@@ -208,43 +244,49 @@ def test_odd_requests(reader):
 # -- by hand ---------------------------------------------------------------------------------------------------------------
 
 
-def states(widgets: dict, keys: dict[str, str], run: str) -> list[WidgetState]:
-    """A click on every button and a value for every other widget, whether the page lets it be used or not."""
-    values = []
+QUERIES = {"jobs": ("job=a", "job=b&tab=trash"), "library": ("lib_run=a", "lib_run=b")}  # beside the page as it opens
+
+
+def use(widgets: dict, keys: dict[str, str], run: str) -> tuple[list[str], list[WidgetState]]:
+    """All buttons, and a value for every other widget, whether the page lets it be used or not."""
+    buttons, values = [], []
     for id, drawn in widgets.items():
         kind = type(drawn).__name__
         if kind == "Button":
-            values.append(WidgetState(id=id, trigger_value=True))
+            buttons.append(id)
         elif kind == "Checkbox":
             values.append(WidgetState(id=id, bool_value=not drawn.default))
         elif kind in ("TextInput", "TextArea") and not re.match("train|pg_", keys[id]):
             values.append(WidgetState(id=id, string_value=run))
-    return values
+    return buttons, values
 
 
 @pytest.mark.attack
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("mode", ["reader", "guarded"])
 def test_who_only_reads_changes_nothing(mode, request, lab):
-    """Every widget of every page is used over the socket, one by one, all together, and what these open in turn."""
+    """Every button of every page is pressed over the socket, alone and with all others, with all switches on and every box filled
+    in, and so are those that appear then."""
     address = request.getfixturevalue(mode)
     cookie = f"{Keys(TOKEN).cookie}={Keys(TOKEN).visitor}" if mode == "guarded" else ""
-    before, used = digest(lab), 0
+    before, pressed, filled = digest(lab), 0, 0
     with visit(address, cookie) as visitor:
-        for page in PAGES:
-            for query, run in (("", "a"), ("job=a&lib_run=a", "a"), ("job=b&lib_run=b&tab=trash", "b")):
-                visitor.open(page, query)
-                clicks, done = states(visitor.widgets, visitor.keys, run), 0
-                while len(clicks) > done:  # what dialogs hold appears once they are open
-                    for click in clicks[done:]:
-                        visitor.open(page, query, (*[other for other in clicks if not other.trigger_value], click))
-                        used += 1
-                    done = len(clicks)
-                    visitor.open(page, query, tuple(clicks))
-                    clicks += [one for one in states(visitor.widgets, visitor.keys, run) if one.id not in {c.id for c in clicks}]
-                assert digest(lab) == before, (page, query)
-        assert not visitor.errors, visitor.errors
-    print(f"{mode}: {used} widgets used")
+        for page, query in [(name, query) for name in PAGES for query in ("", *QUERIES.get(name, ()))]:
+            visitor.open(page, query)
+            buttons, values = use(visitor.widgets, visitor.keys, "b" if "=b" in query else "a")
+            done = set[str]()
+            while new := [id for id in buttons if id not in done]:  # what dialogs hold appears once they are open
+                for presses in ([], *([id] for id in new), buttons):
+                    visitor.open(page, query, (*values, *(WidgetState(id=id, trigger_value=True) for id in presses)))
+                    more, others = use(visitor.widgets, visitor.keys, "b" if "=b" in query else "a")
+                    buttons = [*dict.fromkeys([*buttons, *more])]
+                    values += [value for value in others if value.id not in {own.id for own in values}]
+                done |= {*new}
+            pressed, filled = pressed + len(done), filled + len(values)
+            assert digest(lab) == before, (page, query)
+            assert not visitor.errors, (page, query, visitor.errors)
+    assert pressed > 30
+    print(f"{mode}: {pressed} buttons pressed, {filled} other widgets used")
 
 
 @pytest.mark.attack

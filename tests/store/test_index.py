@@ -55,6 +55,7 @@ CHANGES = {
     "event": lambda runs, name: _run(runs, name, lambda run: append_event(run, {"kind": "Learned", "task": 0, "progress": 0.5})),
     "note": lambda runs, name: _written(runs / name / "notes.json", lambda text: '{"starred": true, "tags": ["x"]}'),
     "damaged": lambda runs, name: _written(runs / name / "run.json", lambda text: text[:-5]),
+    "no run.json": lambda runs, name: (runs / name / "run.json").unlink(missing_ok=True),
     "no scores": lambda runs, name: (runs / name / "matrix.json").unlink(missing_ok=True),
     "new process": lambda runs, name: index.forget(),
     "no index": lambda runs, name: (runs / index.FILE).unlink(missing_ok=True) or index.forget(),
@@ -86,6 +87,16 @@ def test_after_any_changes_it_says_what_the_files_say(at_once, tmp_path_factory)
             agrees(runs)
 
     after()
+
+
+def test_files_that_may_still_change_unseen_are_read_again(monkeypatch, tmp_path):
+    """Shortly after a change another one may leave the same time of change and size."""
+    monkeypatch.setattr(index, "SETTLED", 1e9)
+    run = write_run(tmp_path, "a", routed=False, events=False)
+    agrees(tmp_path)
+    _run(tmp_path, "a", lambda run: update_info(run, status="queued", waiting=1.0))
+    assert index.unended(tmp_path) == [run]
+    agrees(tmp_path)
 
 
 def test_damaged_runs_and_links(at_once, tmp_path):
