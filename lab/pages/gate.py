@@ -30,6 +30,7 @@ from streamlit.web.server.starlette.starlette_app_utils import decode_signed_val
 from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
 
 from lab.core.errors import LabError
+from lab.pages.base_address import BaseAddress
 
 SCRIPT = Path(__file__).with_name("main.py")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -133,7 +134,10 @@ def refuse_unguarded(address: str | None, reached: bool, token: str | None) -> N
 
 
 def middleware() -> list[Middleware]:
-    """The gate for this server, by its settings; ends the process where others would reach it without a key or a login."""
+    """What stands before this server: the gate, by its settings, and BaseAddress behind it.
+
+    Ends the process where others would reach the server without a key or a login.
+    """
     address, token = config.get_option("server.address"), os.environ.get("LAB_TOKEN")
     try:
         refuse_unguarded(address, is_open(), token)
@@ -141,7 +145,7 @@ def middleware() -> list[Middleware]:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     names = None if is_open() and not extra_hosts() else (*LOOPBACK, str(address), *extra_hosts())
-    return [Middleware(Gate, hosts=names, keys=keys())]
+    return [Middleware(Gate, hosts=names, keys=keys()), Middleware(BaseAddress)]
 
 
 class Gate:
@@ -180,7 +184,7 @@ class Gate:
         if len(own) < FILES and sum(len(file.data) for files in sessions.values() for file in files) < BYTES:
             return None
         return text(
-            f"No room for another upload: a session keeps {FILES} files, all {BYTES >> 20} MB. Remove one, or close a page.",
+            f"No room for this file: a session keeps {FILES} files, all of them {BYTES >> 20} MB. Remove one, or close a page.",
             HTTPStatus.INSUFFICIENT_STORAGE,
         )
 

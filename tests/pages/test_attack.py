@@ -271,7 +271,7 @@ def test_who_only_reads_changes_nothing(mode, request, lab):
     cookie = f"{Keys(TOKEN).cookie}={Keys(TOKEN).visitor}" if mode == "guarded" else ""
     before, pressed, filled = digest(lab), 0, 0
     with visit(address, cookie) as visitor:
-        for page, query in ((name, query) for name in PAGES for query in ("", *QUERIES.get(name, ()))):
+        for page, query in [(name, query) for name in PAGES for query in ("", *QUERIES.get(name, ()))]:
             visitor.open(page, query)
             buttons, values = use(visitor.widgets, visitor.keys, "b" if "=b" in query else "a")
             done = set[str]()
