@@ -1,8 +1,11 @@
-"""What a visitor does by clicks from Start: on a fresh install, where only the recorded examples are, and with 40 runs there."""
+"""What a visitor does by clicks from Start: on a fresh install, where only the recorded examples are, and with 40 runs there.
+
+With -s it prints how long a run takes to tell what it does."""
 
 import os
 import re
 import signal
+import time
 
 import pytest
 from support import many_runs
@@ -74,7 +77,7 @@ def button(page, name: str):
 
 def chart(page, key: str):
     """The chart of this key."""
-    return page.locator(f".st-key-{key} .js-plotly-plot")
+    return page.locator(f".st-key-{key} .js-plotly-plot").first
 
 
 def test_every_page_is_turned_to(start):
@@ -181,19 +184,19 @@ def test_from_a_task_to_one_decision_to_a_what_if(start):
     shown(start, "routing")
     for _ in range(3):  # to an earlier moment: the model is asked about fewer texts
         start.get_by_role("slider", name="After task").press("ArrowLeft")
-    start.get_by_text("After learning task 3 of 6").wait_for()
+    start.get_by_text("After learning task 3 of 6").first.wait_for()
     click_cell(start, chart(start, "rt_map"), 2, 1)
-    start.get_by_text("Focus: task product_review › expert question_type").wait_for()
+    start.get_by_text("Focus: task product_review › expert question_type").first.wait_for()
     settled(start)
     assert "rt_task=product_review" in start.url and "rt_expert=question_type" in start.url
-    start.get_by_text("recorded examples of product_review").wait_for()
+    start.get_by_text("recorded examples of product_review").first.wait_for()
     chart(start, "rt_steps").wait_for()
-    start.get_by_text("Why this expert").wait_for()
+    start.get_by_text("Why this expert").first.wait_for()
     start.get_by_role("radio", name="What if").click()
-    start.get_by_text("Move a setting").wait_for()
+    start.get_by_text("Move a setting").first.wait_for()
     start.locator(".st-key-rt_wi_hard label").first.click()
     chart(start, "rt_wi_shares").wait_for()
-    start.get_by_text(re.compile(r"the model answered [\d,]+ test texts|Exact from the record")).wait_for()
+    start.get_by_text(re.compile(r"the model answered [\d,]+ test texts|Exact from the record")).first.wait_for()
     chart(start, "rt_wi_row").wait_for()
     settled(start)
 
@@ -206,7 +209,8 @@ def to_form(page) -> None:
 
 
 def focused(page, runs) -> Run:
-    """The run that Jobs shows."""
+    """The run that Jobs shows, once it is shown."""
+    page.get_by_role("heading", name="Jobs", exact=True, level=1).wait_for()
     page.wait_for_url(re.compile(r"job="))
     return Run(runs / re.search(r"job=([^&]*)", page.url)[1])
 
@@ -224,6 +228,10 @@ def test_a_run_is_started_stopped_killed_resumed_repeated_and_deleted(start, ser
     write(start, "Epochs per task", "40", "spinbutton")
     write(start, "Name of the run", "my <b>first</b>")
     button(start, "Start").click()
+    began, progress = time.perf_counter(), start.get_by_test_id("stMain").get_by_test_id("stProgress")
+    for what in ("starting|reading|loading|encoding|step", r"step \d+"):
+        progress.filter(has_text=re.compile(what)).first.wait_for()
+        print(f"{what}: {time.perf_counter() - began:.1f} s after Start; load {os.getloadavg()[0]:.1f}")
     start.get_by_role("heading", name="my <b>first</b>").wait_for()
     run = focused(start, runs)
     button(start, "Stop after this task").click()
@@ -236,7 +244,7 @@ def test_a_run_is_started_stopped_killed_resumed_repeated_and_deleted(start, ser
     button(start, "Stop after this task").wait_for()
     os.kill(run.info["pid"], signal.SIGKILL)
     has_status(start, "lost")
-    start.get_by_text("ended without a result").wait_for()
+    start.get_by_text("ended without a result").first.wait_for()
     button(start, "Resume").click()
     has_status(start, "finished")
     chart(start, "job_matrix").wait_for()
@@ -310,7 +318,7 @@ def train_little(page, method: str, seed: int) -> None:
     for option, value in {"Seed": seed, "Training examples per task": 16, "Epochs per task": 1}.items():
         write(page, option, str(value), "spinbutton")
     button(page, "Add to queue").click()
-    page.wait_for_url(re.compile("job="))
+    shown(page, "jobs")
 
 
 def wait_for_newest(page) -> None:
