@@ -286,12 +286,12 @@ def test_three_methods_over_three_seeds_are_compared(start, served):
     if not (runs / "run-00000").exists():
         for method in METHODS:
             train_little(start, method, seed=1)
-        wait_for_newest(start)
+        wait_for_queue(start)
         turn_to(start, "compare")
         playwright.expect(start.get_by_text("One seed each").first).to_be_visible()
         button(start, "Repeat with seeds 1, 2, 3").click()
         start.get_by_text("6 runs wait in the queue").wait_for()
-        wait_for_newest(start)
+        wait_for_queue(start)
     turn_to(start, "compare")
     alone = start.get_by_test_id("stButtonGroup").first
     for method in METHODS:
@@ -321,12 +321,11 @@ def train_little(page, method: str, seed: int) -> None:
     shown(page, "jobs")
 
 
-def wait_for_newest(page) -> None:
-    """Look at the newest run on Jobs until it is finished: those before it in the queue are so too."""
+def wait_for_queue(page) -> None:
+    """Look at Jobs until no run waits or trains any more."""
     turn_to(page, "jobs")
-    page.get_by_role("combobox", name="Run to watch").click()
-    page.get_by_role("option").first.click()
-    has_status(page, "finished")
+    for sign in (page.get_by_text(re.compile("^Queue:")), page.get_by_test_id("stSidebar").get_by_text("Watch this job")):
+        sign.first.wait_for(state="detached", timeout=4 * PATIENCE)
 
 
 def test_a_messy_table_becomes_a_matrix(start, served, tmp_path):
