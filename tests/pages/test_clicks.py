@@ -12,6 +12,7 @@ from support import many_runs
 from support.browser import (
     CHROMIUM,
     PAGES,
+    PATIENCE,
     choose,
     click_cell,
     dashboard,
