@@ -177,6 +177,7 @@ def show(view: str, runs: list[Run], groups: list[Group], only: str, excluded: d
         case "Matrices":
             tasks.matrices(runs, first)
         case "Trade-offs":
+            trade_offs.memory(shown)
             trade_offs.trade_offs(runs)
         case "What hurt what":
             forgetting.interference(runs)
