@@ -17,6 +17,7 @@ from streamlit.proto.WidgetStates_pb2 import WidgetState
 from websockets.sync.client import ClientConnection, connect
 
 KEY = re.compile(r"^\$\$ID-[0-9a-f]+-")
+DRAWN = (ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_WITH_COMPILE_ERROR)  # else it begins anew, or only a part was
 PATIENCE = 60.0  # seconds for a page on a busy machine
 
 
@@ -64,7 +65,7 @@ class Visit:
                 self.keys[drawn.id] = KEY.sub("", drawn.id)
         elif kind == "delta":
             self.texts += [str(message.delta)]
-        return kind == "script_finished"
+        return kind == "script_finished" and message.script_finished in DRAWN
 
 
 @contextmanager
