@@ -12,6 +12,7 @@ import os
 import sys
 from dataclasses import dataclass
 from http import HTTPStatus
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -24,6 +25,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 from streamlit import config, runtime
 from streamlit.runtime.secrets import secrets_singleton
+from streamlit.web.server.server_util import get_cookie_secret
+from streamlit.web.server.starlette.starlette_app_utils import decode_signed_value
+from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
 
 from lab.core.errors import LabError
 from lab.pages.base_address import BaseAddress
@@ -76,6 +80,23 @@ def login_configured() -> bool:
     return secrets_singleton.load_if_toml_exists() and "auth" in secrets_singleton
 
 
+def refuse_weak_login() -> None:
+    """LabError where nobody can log in, for want of a package, or where who guesses a short secret is whoever they like."""
+    if find_spec("authlib") is None:
+        raise LabError("Streamlit's login needs a package that is not here: pip install 'streamlit[auth]'")
+    secret = str(secrets_singleton["auth"].get("cookie_secret", ""))
+    if len(secret) < SHORTEST:
+        raise LabError(
+            f"cookie_secret in [auth] of secrets.toml has {len(secret)} characters: use a secret of at least {SHORTEST}"
+        )
+
+
+def has_logged_in(request: HTTPConnection) -> bool:
+    """Whether a request bears the cookie that Streamlit signs once somebody has logged in."""
+    cookie = request.cookies.get(USER_COOKIE_NAME, "").encode("latin-1", "replace")
+    return decode_signed_value(get_cookie_secret(), USER_COOKIE_NAME, cookie) is not None
+
+
 def extra_hosts() -> list[str]:
     """Names other than those of the machine itself that the dashboard may be called by."""
     own = (*LOOPBACK, config.get_option("server.address"))
@@ -98,7 +119,7 @@ def is_open() -> bool:
 
 
 def refuse_unguarded(address: str | None, reached: bool, token: str | None) -> None:
-    """LabError for a server that others reach without a key or a login, and for a key that can be guessed."""
+    """LabError for a server that others reach without a key or a login, and for a secret that can be guessed."""
     if token and len(token) < SHORTEST:
         raise LabError(
             f"LAB_TOKEN has {len(token)} characters: use a secret of at least {SHORTEST}, or lab app --token makes one"
@@ -108,6 +129,8 @@ def refuse_unguarded(address: str | None, reached: bool, token: str | None) -> N
             f"on {address or 'every address'} others can reach this dashboard, start runs and delete them: add --token to "
             "lab app, set LAB_TOKEN to a secret, or set up Streamlit's login ([auth] in .streamlit/secrets.toml)"
         )
+    if reached and not token:
+        refuse_weak_login()
 
 
 def middleware() -> list[Middleware]:
@@ -176,6 +199,8 @@ class Gate:
             return text(f"Requests of pages from {origin} are not answered.", HTTPStatus.FORBIDDEN)
         if request.url.path in CLOSED:
             return text("There is nothing here.", HTTPStatus.NOT_FOUND)
+        if self.keys is None and request.url.path.startswith(UPLOADS) and is_open() and not has_logged_in(request):
+            return text("Log in before you upload files.", HTTPStatus.UNAUTHORIZED)
         if self.keys is None or request.url.path == HEALTH:
             return None
         return self.ask_for_key(request, self.keys)

@@ -3,8 +3,10 @@
 What takes longer than a few seconds runs by hand: pytest -n 0 -m attack tests/pages/test_attack.py.
 """
 
+import csv
 import hashlib
 import http.client
+import json
 import os
 import re
 import socket
@@ -16,14 +18,19 @@ from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
+import yaml
 from streamlit.proto.WidgetStates_pb2 import WidgetState
-from support.browser import PAGES, dashboard
+from support.browser import CHROMIUM, PAGES, dashboard, playwright, settled
 from support.run_folders import write_run
 from support.visits import visit
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from lab.comparison import side_by_side
+from lab.core.documents import yaml_text
+from lab.figures import report
 from lab.pages import gate
 from lab.pages.gate import Keys
+from lab.run_folder.run import Run
 
 TOKEN = "a secret of the owner"
 SECRET = "what only the owner of the machine may read"
@@ -303,6 +310,79 @@ def test_links_hold_no_harm(reader, lab):
                 assert SECRET not in drawn and "root:" not in drawn and not visitor.errors, (page, value, visitor.errors)
                 asked += len(names)
     print(f"{asked} values of links")
+
+
+PAYLOADS = ('<img src=x onerror="window.hit=1">', "</script><script>window.hit=1</script>", "[x](javascript:window.hit=1)",
+            '"><svg onload=window.hit=1>', '<a href="javascript:window.hit=1">x</a>', "$\\href{javascript:window.hit=1}{x}$",
+            "=HYPERLINK(1)", "{{7*7}}")  # fmt: skip
+HIT = """() => window.hit === 1 || document.querySelector('img[src="x"], [onload], [onerror], a[href^="javascript" i]') !== null
+    || [...document.querySelectorAll('a')].some(link => /^javascript:/i.test(link.getAttribute('xlink:href') || ''))"""
+
+
+def with_hostile_names(runs: Path) -> list[Run]:
+    """Two runs in which everything that somebody else can name is made to be executed."""
+    made = []
+    for id, shift in (("a", 0), ("b", 1)):
+        names = [*PAYLOADS[shift:], *PAYLOADS[:shift]]
+        labels = [names[:2]] * 3
+        run = write_run(runs, id, tasks=names[:3], texts=names[:2], labels=labels, status="failed" if shift else "finished")
+        content = json.loads((run.dir / "run.json").read_text()) | {"error": " ".join(names), "owner": names[3]}
+        (run.dir / "run.json").write_text(json.dumps(content))
+        settings = yaml.safe_load((run.dir / "config.yaml").read_text())
+        settings["recipe"], settings["stream"]["name"], settings["backbone"]["name"] = names[3:6]
+        (run.dir / "config.yaml").write_text(yaml_text(settings))
+        note = {"name": names[0], "text": "\n\n".join(names), "tags": [name[:40] for name in names], "starred": True}
+        (run.dir / "notes.json").write_text(json.dumps(note))
+        made.append(Run(run.dir))
+    return made
+
+
+@pytest.mark.attack
+@pytest.mark.timeout(0)
+@pytest.mark.skipif(CHROMIUM is None or playwright is None, reason="needs Chromium and playwright")
+def test_names_execute_nothing(tmp_path, page):
+    """In every page, the report, what a notebook shows, and a spreadsheet."""
+    runs = with_hostile_names(tmp_path / "runs")
+    both = "runs=a&runs=b"
+    shown = [*PAGES, "jobs?job=a", "jobs?job=b", f"compare?{both}", "routing?run=a", "library?lib_run=a"]
+    with dashboard(LAB_RUNS=str(tmp_path / "runs"), LAB_EXAMPLES=str(tmp_path / "examples")) as address:
+        for name in shown:
+            page.goto(f"{address}/{name}")
+            page.get_by_role("heading", level=1).first.wait_for()
+            settled(page)
+            assert not any(frame.evaluate(HIT) for frame in page.frames), name
+            print(
+                f"{name or 'start'}: a name that would be executed stands there {page.inner_text('body').count('onerror')} times"
+            )
+    compared = side_by_side.Comparison(runs)
+    notebook = "".join([compared._repr_html_(), *(run._repr_html_() for run in runs)])
+    assert "onerror" in notebook and "onerror" in report.html(runs, {PAYLOADS[0]: PAYLOADS[1]})
+    for content in (report.html(runs, {PAYLOADS[0]: PAYLOADS[1]}), f"<!doctype html><body>{notebook}"):
+        (tmp_path / "shown.html").write_text(content)
+        page.goto((tmp_path / "shown.html").as_uri())
+        page.wait_for_timeout(2000)
+        assert not page.evaluate(HIT)
+    page.set_content(PAYLOADS[0])
+    assert page.evaluate(HIT), "it would be noticed"
+    cells = [cell for row in csv.reader(compared.text("csv").splitlines()) for cell in row]
+    assert not [cell for cell in cells if cell[:1] in "=+-@\t\r" and cell and not re.fullmatch(r"-?[0-9.e-]+", cell)]
+
+
+@pytest.mark.attack
+@pytest.mark.timeout(0)
+def test_forged_ids(guarded, lab):
+    """Every button that the owner sees, pressed by a visitor whose page has it not, and by the visitor in the owner's words."""
+    keys, before, forged = Keys(TOKEN), digest(lab), 0
+    with visit(guarded, f"{keys.cookie}={keys.owner}") as owner, visit(guarded, f"{keys.cookie}={keys.visitor}") as visitor:
+        for page, query in ((name, query) for name in PAGES for query in ("", *QUERIES.get(name, ()))):
+            owner.open(page, query)
+            buttons, values = use(owner.widgets, owner.keys, "b" if "=b" in query else "a")
+            visitor.open(page, query, (*values, *(WidgetState(id=id, trigger_value=True) for id in buttons)))
+            for id in buttons:
+                visitor.press(page, query, id)
+            forged += len(buttons)
+            assert digest(lab) == before and not visitor.errors, (page, query, visitor.errors)
+    print(f"{forged} buttons of the owner pressed by a visitor")
 
 
 def reading(address: str, until: float, seconds: list[float], errors: list[str]) -> None:

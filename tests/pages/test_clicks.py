@@ -1,14 +1,18 @@
-"""What a visitor does by clicks from Start: on a fresh install, where only the recorded examples are, and with 40 runs there."""
+"""What a visitor does by clicks from Start: on a fresh install, where only the recorded examples are, and with 40 runs there.
+
+With -s it prints how long a run takes to tell what it does."""
 
 import os
 import re
 import signal
+import time
 
 import pytest
 from support import many_runs
 from support.browser import (
     CHROMIUM,
     PAGES,
+    PATIENCE,
     choose,
     click_cell,
     dashboard,
@@ -74,7 +78,7 @@ def button(page, name: str):
 
 def chart(page, key: str):
     """The chart of this key."""
-    return page.locator(f".st-key-{key} .js-plotly-plot")
+    return page.locator(f".st-key-{key} .js-plotly-plot").first
 
 
 def test_every_page_is_turned_to(start):
@@ -181,19 +185,19 @@ def test_from_a_task_to_one_decision_to_a_what_if(start):
     shown(start, "routing")
     for _ in range(3):  # to an earlier moment: the model is asked about fewer texts
         start.get_by_role("slider", name="After task").press("ArrowLeft")
-    start.get_by_text("After learning task 3 of 6").wait_for()
+    start.get_by_text("After learning task 3 of 6").first.wait_for()
     click_cell(start, chart(start, "rt_map"), 2, 1)
-    start.get_by_text("Focus: task product_review › expert question_type").wait_for()
+    start.get_by_text("Focus: task product_review › expert question_type").first.wait_for()
     settled(start)
     assert "rt_task=product_review" in start.url and "rt_expert=question_type" in start.url
-    start.get_by_text("recorded examples of product_review").wait_for()
+    start.get_by_text("recorded examples of product_review").first.wait_for()
     chart(start, "rt_steps").wait_for()
-    start.get_by_text("Why this expert").wait_for()
+    start.get_by_text("Why this expert").first.wait_for()
     start.get_by_role("radio", name="What if").click()
-    start.get_by_text("Move a setting").wait_for()
+    start.get_by_text("Move a setting").first.wait_for()
     start.locator(".st-key-rt_wi_hard label").first.click()
     chart(start, "rt_wi_shares").wait_for()
-    start.get_by_text(re.compile(r"the model answered [\d,]+ test texts|Exact from the record")).wait_for()
+    start.get_by_text(re.compile(r"the model answered [\d,]+ test texts|Exact from the record")).first.wait_for()
     chart(start, "rt_wi_row").wait_for()
     settled(start)
 
@@ -206,7 +210,8 @@ def to_form(page) -> None:
 
 
 def focused(page, runs) -> Run:
-    """The run that Jobs shows."""
+    """The run that Jobs shows, once it is shown."""
+    page.get_by_role("heading", name="Jobs", exact=True, level=1).wait_for()
     page.wait_for_url(re.compile(r"job="))
     return Run(runs / re.search(r"job=([^&]*)", page.url)[1])
 
@@ -224,6 +229,10 @@ def test_a_run_is_started_stopped_killed_resumed_repeated_and_deleted(start, ser
     write(start, "Epochs per task", "40", "spinbutton")
     write(start, "Name of the run", "my <b>first</b>")
     button(start, "Start").click()
+    began, progress = time.perf_counter(), start.get_by_test_id("stMain").get_by_test_id("stProgress")
+    for what in ("starting|reading|loading|encoding|step", r"step \d+"):
+        progress.filter(has_text=re.compile(what)).first.wait_for()
+        print(f"{what}: {time.perf_counter() - began:.1f} s after Start; load {os.getloadavg()[0]:.1f}")
     start.get_by_role("heading", name="my <b>first</b>").wait_for()
     run = focused(start, runs)
     button(start, "Stop after this task").click()
@@ -236,7 +245,7 @@ def test_a_run_is_started_stopped_killed_resumed_repeated_and_deleted(start, ser
     button(start, "Stop after this task").wait_for()
     os.kill(run.info["pid"], signal.SIGKILL)
     has_status(start, "lost")
-    start.get_by_text("ended without a result").wait_for()
+    start.get_by_text("ended without a result").first.wait_for()
     button(start, "Resume").click()
     has_status(start, "finished")
     chart(start, "job_matrix").wait_for()
@@ -278,12 +287,12 @@ def test_three_methods_over_three_seeds_are_compared(start, served):
     if not (runs / "run-00000").exists():
         for method in METHODS:
             train_little(start, method, seed=1)
-        wait_for_newest(start)
+        wait_for_queue(start)
         turn_to(start, "compare")
         playwright.expect(start.get_by_text("One seed each").first).to_be_visible()
         button(start, "Repeat with seeds 1, 2, 3").click()
         start.get_by_text("6 runs wait in the queue").wait_for()
-        wait_for_newest(start)
+        wait_for_queue(start)
     turn_to(start, "compare")
     alone = start.get_by_test_id("stButtonGroup").first
     for method in METHODS:
@@ -310,15 +319,14 @@ def train_little(page, method: str, seed: int) -> None:
     for option, value in {"Seed": seed, "Training examples per task": 16, "Epochs per task": 1}.items():
         write(page, option, str(value), "spinbutton")
     button(page, "Add to queue").click()
-    page.wait_for_url(re.compile("job="))
+    shown(page, "jobs")
 
 
-def wait_for_newest(page) -> None:
-    """Look at the newest run on Jobs until it is finished: those before it in the queue are so too."""
+def wait_for_queue(page) -> None:
+    """Look at Jobs until no run waits or trains any more."""
     turn_to(page, "jobs")
-    page.get_by_role("combobox", name="Run to watch").click()
-    page.get_by_role("option").first.click()
-    has_status(page, "finished")
+    for sign in (page.get_by_text(re.compile("^Queue:")), page.get_by_test_id("stSidebar").get_by_text("Watch this job")):
+        sign.first.wait_for(state="detached", timeout=4 * PATIENCE)
 
 
 def test_a_messy_table_becomes_a_matrix(start, served, tmp_path):

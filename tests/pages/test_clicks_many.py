@@ -65,20 +65,20 @@ def chosen(page, label: str, option: str) -> None:
 def test_routing_of_50_tasks_over_64_experts(start):
     turn_to(start, "routing")
     timed("routing of 50 tasks over 64 experts", chosen, start, "Run", "wide")
-    start.locator(".st-key-rt_map .js-plotly-plot").wait_for()
+    start.locator(".st-key-rt_map .js-plotly-plot").first.wait_for()
     for view in ("Layers and heads", "What if", "All tasks", "One decision"):
         start.get_by_role("radio", name=view).click()
         settled(start)
     for order in ("by likeness", "in groups"):
         chosen(start, "Order", order)
     write(start, "Search", "task-1, pool-6")
-    start.locator(".st-key-rt_map .js-plotly-plot").wait_for()
+    start.locator(".st-key-rt_map .js-plotly-plot").first.wait_for()
 
 
 def test_compare_and_jobs_of_50_tasks(start):
     turn_to(start, "jobs")
     timed("jobs of a run of 50 tasks", chosen, start, "Run to watch", "long")
-    start.locator(".st-key-job_matrix .js-plotly-plot").wait_for()
+    start.locator(".st-key-job_matrix .js-plotly-plot").first.wait_for()
     start.get_by_test_id("stMain").get_by_role("link", name="Compare", exact=True).click()
     settled(start)
     chosen(start, "Runs", "long-too")

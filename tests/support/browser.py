@@ -59,12 +59,16 @@ PAGES = {
 }
 
 
-@contextmanager
-def dashboard(*options: str, **environment: str):
-    """The address of a dashboard of its own with these options of `lab app` and environment variables."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+@contextmanager
+def dashboard(*options: str, port: int | None = None, **environment: str):
+    """The address of a dashboard of its own with these options of `lab app` and environment variables."""
+    port = port or free_port()
     package = {"PYTHONPATH": str(Path(server.HERE).parents[1])}
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     command = [sys.executable, "-m", "lab", "app", "--port", str(port), *options]
