@@ -10,7 +10,8 @@ from lab.pages import chart_card, curves, layout
 from lab.run_folder.run import Run
 
 PERIOD = 1.3  # seconds that a moment stays while the story plays
-MOMENT, PLAYING, DUE = "after", "story plays", "next moment"  # keys of the session: the slider, whether it moves, and when
+MOMENT, PLAYING = "after", "story plays"  # keys of the session: the slider, and whether it moves
+DUE, BEFORE = "next moment", "moment before"  # when it moves next, and from where it moved last
 TITLES = {
     "sequential": "One expert for all tasks, trained in sequence",
     "l2r": "One expert per task, with a learned router",
@@ -50,9 +51,14 @@ def draw(sequential: Run, routed: Run) -> None:
 
 def advance(learned: int) -> None:
     """The next moment, where the story plays and the time has come; at the last task it stops."""
-    if not st.session_state.get(PLAYING) or time.monotonic() < st.session_state[DUE]:
+    if time.monotonic() < st.session_state.get(DUE, 0.0):
+        if st.session_state.get(MOMENT) == st.session_state.get(BEFORE):  # asked for before the browser had the newest moment
+            st.session_state[MOMENT] += 1
         return
-    st.session_state[MOMENT] = min(st.session_state.get(MOMENT, 1) + 1, learned)
+    if not st.session_state.get(PLAYING):
+        return
+    st.session_state[BEFORE] = st.session_state.get(MOMENT, 1)
+    st.session_state[MOMENT] = min(st.session_state[BEFORE] + 1, learned)
     st.session_state[DUE] = time.monotonic() + PERIOD * 0.8  # a call may come a little early
     if st.session_state[MOMENT] == learned:
         st.session_state[PLAYING] = False
@@ -62,7 +68,7 @@ def advance(learned: int) -> None:
 def play(learned: int) -> None:
     """Begin, at the first task again where the story had ended; or pause."""
     st.session_state[PLAYING] = not st.session_state.get(PLAYING)
-    st.session_state[DUE] = time.monotonic() + PERIOD / 2
+    st.session_state[DUE], st.session_state[BEFORE] = time.monotonic() + PERIOD / 2, None
     if st.session_state[PLAYING] and st.session_state.get(MOMENT) == learned:
         st.session_state[MOMENT] = 1
 
@@ -70,7 +76,7 @@ def play(learned: int) -> None:
 def move(moment: int) -> None:
     """Go to a moment (1-based) and stay there."""
     st.session_state[MOMENT] = moment
-    st.session_state[PLAYING] = False
+    st.session_state[PLAYING], st.session_state[BEFORE] = False, None
 
 
 def offer(label: str, icon: str, moment: int, enabled: bool) -> None:
