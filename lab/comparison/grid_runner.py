@@ -34,7 +34,8 @@ from lab.core.intervals import by_position, difference, interval
 from lab.data import loading
 from lab.data.stream import Task, limited
 from lab.jobs.scheduler import Scheduler, Worker
-from lab.run_folder.run import LARGEST, Run, all_runs, root, slug
+from lab.run_folder.files import LARGEST
+from lab.run_folder.run import Run, all_runs, root, slug
 from lab.run_folder.writer import create_run, remove, unwritable, update_info
 from lab.store.turns import safe_status, turn
 from lab.tracking.base import tracker

@@ -56,14 +56,14 @@ def repetitions(runs: Sequence[Run], among: Sequence[Run]) -> list[Run]:
     return [run for family in families if wanted & {run.dir for run in family.runs} for run in family.runs]
 
 
-def missing(runs: Sequence[Run], among: Sequence[Run], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Configurations of `runs` with each of the seeds that no run of `among` has which is finished, trains or waits."""
+def missing(configs: Sequence[dict[str, Any]], among: Sequence[Run]) -> list[dict[str, Any]]:
+    """The configurations that no run of `among` has which is finished, trains or waits, each once."""
 
     def settings(config: dict[str, Any]) -> str:
         return json.dumps(completed(config) | {"about": ""}, sort_keys=True, default=str)
 
-    wanted = {settings(config): config for run in runs for config in (run.config | {"seed": seed} for seed in seeds)}
-    for run in (*among, *runs):
+    wanted = {settings(config): config for config in configs}
+    for run in among:
         if settings(run.config) in wanted and run.status in ("finished", "running", "queued"):
             wanted.pop(settings(run.config))
     return [*wanted.values()]

@@ -368,6 +368,7 @@ class RoutedModel:
             said=self._said(reply, None if passed is None else passed[:, length - 1 : -1]),
             ended=not reply.tokens or reply.tokens[-1] in learner.backbone.ends,
             scores=dict(reply.scores),
+            query=None if routed.match is None else routed.match.query[0].float().cpu().numpy(),
         )
 
     @property

@@ -19,7 +19,8 @@ import psutil
 from lab.config import registration
 from lab.core import atomic_io
 from lab.core.errors import LabError
-from lab.run_folder.run import TERMINAL, Run, process_alive
+from lab.run_folder.lease import process_alive
+from lab.run_folder.run import TERMINAL, Run
 from lab.run_folder.writer import now, update_info
 from lab.store import index
 from lab.store.turns import is_active, safe_status, turn

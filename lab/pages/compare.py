@@ -13,7 +13,7 @@ from lab.run_folder.run import Run
 from lab.views import Group
 
 BOUNDS = ("sequential", "oracle")  # one expert for all tasks, and the true task's expert: between them lies what routing can gain
-METHODS, RUNS = 4, 20  # methods and runs that are chosen to begin with, at most
+METHODS, RUNS = 4, 20  # methods that are chosen to begin with, and runs, of each method as many; at most
 
 VIEWS = [
     "Summary",
@@ -102,7 +102,7 @@ def first_choice(runs: dict[str, Run]) -> list[str]:
     others = [group for group in methods if group.recipe not in bounds and group is by_recipe[group.recipe]]
     rest = [group for group in methods if group not in ends + others]
     chosen = ends[:1] + (others + rest)[: METHODS - len(ends)] + ends[1:]
-    return [keys[run.dir] for group in chosen for run in group.runs][:RUNS]
+    return [keys[run.dir] for group in chosen for run in group.runs[: RUNS // len(chosen)]]
 
 
 def cautions(runs: list[Run]) -> None:
@@ -177,6 +177,7 @@ def show(view: str, runs: list[Run], groups: list[Group], only: str, excluded: d
         case "Matrices":
             tasks.matrices(runs, first)
         case "Trade-offs":
+            trade_offs.memory(shown)
             trade_offs.trade_offs(runs)
         case "What hurt what":
             forgetting.interference(runs)

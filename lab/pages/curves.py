@@ -41,13 +41,13 @@ def loss(table: pd.DataFrame, key: str, text: str, height: int = 280) -> None:
     tasks = sorted(dict.fromkeys(table["task"]))
     names = [f"task {task + 1}" for task in tasks]
     scale: Any = alt.Scale(domain=names, range=[figures.task_style(task).colour for task in tasks])
-    legend = alt.Legend(title=None, orient="bottom", columns=4) if len(tasks) <= LEGEND else None
+    legend = alt.Legend(title=None, orient="bottom", columns=6, symbolSize=50, labelFontSize=11) if len(tasks) <= LEGEND else None
     rows = table.assign(named=[f"task {task + 1}" for task in table["task"]])
     chart = (
         alt.Chart(pd.DataFrame(rows[["index", "named", "name", "loss"]]))
         .mark_line(point=len(rows) <= FEW, strokeWidth=2)
         .encode(
-            x=alt.X("index:Q", title="optimiser steps"),
+            x=alt.X("index:Q", title="optimiser steps", axis=alt.Axis(grid=False, tickMinStep=1)),
             y=alt.Y("loss:Q", title="loss"),
             color=alt.Color("named:N", scale=scale, legend=legend),
             tooltip=[alt.Tooltip("name:N", title="task"), "index:Q", alt.Tooltip("loss:Q", format=".3f")],

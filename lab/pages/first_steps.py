@@ -7,7 +7,7 @@ from lab import views
 from lab.config.resolve import configure
 from lab.core.errors import LabError
 from lab.jobs import jobs
-from lab.pages import actions, curves, layout, navigation, run_picker
+from lab.pages import actions, curves, layout, navigation, nearest, run_picker
 from lab.pages.play import answer as answers_drawn
 from lab.pages.play.sides import Question, Side, ask
 from lab.run_folder.run import Run, root
@@ -124,6 +124,9 @@ def ask_model(routed: Run) -> None:
         y_label="share of the routing weight",
         alt=f"Share of each expert in the answer: {listed}",
     )
+    near = nearest.texts(routed, moments[-1], answer)
+    if near is not None:
+        st.caption(f"Why: {nearest.in_words(answer, near)} The nearest: “{layout.plain(near.iloc[0]['text'])}”")
     st.session_state["pg_text"] = text
     navigation.link("playground", "Change its routing", ":material/experiment:", {"pg_run": run_picker.link_name(routed)})
 

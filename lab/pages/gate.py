@@ -12,8 +12,9 @@ import os
 import sys
 from dataclasses import dataclass
 from http import HTTPStatus
+from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import MutableHeaders
@@ -22,10 +23,14 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
-from streamlit import config
+from streamlit import config, runtime
 from streamlit.runtime.secrets import secrets_singleton
+from streamlit.web.server.server_util import get_cookie_secret
+from streamlit.web.server.starlette.starlette_app_utils import decode_signed_value
+from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
 
 from lab.core.errors import LabError
+from lab.pages.base_address import BaseAddress
 
 SCRIPT = Path(__file__).with_name("main.py")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -33,6 +38,8 @@ SHORTEST = 16  # characters of a key
 PARAMETER = "token"  # of the link that a visitor opens first
 HEALTH = "/_stcore/health"  # says "ok" and nothing else: monitors ask it without a key
 CLOSED = ("/_stcore/metrics",)  # tells how many visitors there are and how much memory is used
+UPLOADS = "/_stcore/upload_file/"  # followed by the session and a name for the file
+FILES, BYTES, AT_ONCE = 20, 1 << 30, 4  # uploads kept for a session, their bytes for all sessions, and uploads on their way
 HEADERS = {
     "Content-Security-Policy": "frame-ancestors 'self'",
     "X-Frame-Options": "SAMEORIGIN",
@@ -73,6 +80,23 @@ def login_configured() -> bool:
     return secrets_singleton.load_if_toml_exists() and "auth" in secrets_singleton
 
 
+def refuse_weak_login() -> None:
+    """LabError where nobody can log in, for want of a package, or where who guesses a short secret is whoever they like."""
+    if find_spec("authlib") is None:
+        raise LabError("Streamlit's login needs a package that is not here: pip install 'streamlit[auth]'")
+    secret = str(secrets_singleton["auth"].get("cookie_secret", ""))
+    if len(secret) < SHORTEST:
+        raise LabError(
+            f"cookie_secret in [auth] of secrets.toml has {len(secret)} characters: use a secret of at least {SHORTEST}"
+        )
+
+
+def has_logged_in(request: HTTPConnection) -> bool:
+    """Whether a request bears the cookie that Streamlit signs once somebody has logged in."""
+    cookie = request.cookies.get(USER_COOKIE_NAME, "").encode("latin-1", "replace")
+    return decode_signed_value(get_cookie_secret(), USER_COOKIE_NAME, cookie) is not None
+
+
 def extra_hosts() -> list[str]:
     """Names other than those of the machine itself that the dashboard may be called by."""
     own = (*LOOPBACK, config.get_option("server.address"))
@@ -95,7 +119,7 @@ def is_open() -> bool:
 
 
 def refuse_unguarded(address: str | None, reached: bool, token: str | None) -> None:
-    """LabError for a server that others reach without a key or a login, and for a key that can be guessed."""
+    """LabError for a server that others reach without a key or a login, and for a secret that can be guessed."""
     if token and len(token) < SHORTEST:
         raise LabError(
             f"LAB_TOKEN has {len(token)} characters: use a secret of at least {SHORTEST}, or lab app --token makes one"
@@ -105,10 +129,15 @@ def refuse_unguarded(address: str | None, reached: bool, token: str | None) -> N
             f"on {address or 'every address'} others can reach this dashboard, start runs and delete them: add --token to "
             "lab app, set LAB_TOKEN to a secret, or set up Streamlit's login ([auth] in .streamlit/secrets.toml)"
         )
+    if reached and not token:
+        refuse_weak_login()
 
 
 def middleware() -> list[Middleware]:
-    """The gate for this server, by its settings; ends the process where others would reach it without a key or a login."""
+    """What stands before this server: the gate, by its settings, and BaseAddress behind it.
+
+    Ends the process where others would reach the server without a key or a login.
+    """
     address, token = config.get_option("server.address"), os.environ.get("LAB_TOKEN")
     try:
         refuse_unguarded(address, is_open(), token)
@@ -116,28 +145,48 @@ def middleware() -> list[Middleware]:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     names = None if is_open() and not extra_hosts() else (*LOOPBACK, str(address), *extra_hosts())
-    return [Middleware(Gate, hosts=names, keys=keys())]
+    return [Middleware(Gate, hosts=names, keys=keys()), Middleware(BaseAddress)]
 
 
 class Gate:
-    """Answers 403 to requests that were sent to another name or by another page, and 401 to those without a key."""
+    """Answers 403 to requests that were sent to another name or by another page, and 401 to those without a key; refuses uploads
+    where as many are kept as the memory is meant for."""
 
     stands: ClassVar[bool] = False  # whether this process has one
 
     def __init__(self, app: ASGIApp, hosts: tuple[str, ...] | None, keys: Keys | None):
         """hosts: names the dashboard is called by, `*.example.org` for all under one; None for any. keys: None asks for none."""
-        self.app, self.hosts, self.keys = app, hosts, keys
+        self.app, self.hosts, self.keys, self.on_their_way = app, hosts, keys, 0
         Gate.stands = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
-        refusal = self.refusal(HTTPConnection(scope))
+        uploads = scope["type"] == "http" and scope["method"] == "PUT" and scope["path"].startswith(UPLOADS)
+        refusal = self.refusal(HTTPConnection(scope)) or (self.too_much(scope["path"]) if uploads else None)
         if refusal is None:
-            return await self.app(scope, receive, with_headers(send))
+            self.on_their_way += uploads
+            try:
+                return await self.app(scope, receive, with_headers(send))
+            finally:
+                self.on_their_way -= uploads
         if scope["type"] == "websocket":
             return await WebSocketClose(reason=bytes(refusal.body).decode())(scope, receive, send)  # before it is accepted: a 403
         await refusal(scope, receive, with_headers(send))
+
+    def too_much(self, path: str) -> Response | None:
+        """The answer to an upload for which there is no room; before its body is read."""
+        if self.on_their_way >= AT_ONCE:
+            return text(f"{AT_ONCE} files are being uploaded: try again when they are here.", HTTPStatus.SERVICE_UNAVAILABLE)
+        kept: Any = runtime.get_instance().uploaded_file_mgr  # its contract has no method that counts
+        sessions = {session: [*files.values()] for session, files in [*kept.file_storage.items()]}
+        own = sessions.get(path.removeprefix(UPLOADS).partition("/")[0], [])
+        if len(own) < FILES and sum(len(file.data) for files in sessions.values() for file in files) < BYTES:
+            return None
+        return text(
+            f"No room for this file: a session keeps {FILES} files, all of them {BYTES >> 20} MB. Remove one, or close a page.",
+            HTTPStatus.INSUFFICIENT_STORAGE,
+        )
 
     def refusal(self, request: HTTPConnection) -> Response | None:
         """The answer in place of the dashboard's; None where the request may pass."""
@@ -150,6 +199,8 @@ class Gate:
             return text(f"Requests of pages from {origin} are not answered.", HTTPStatus.FORBIDDEN)
         if request.url.path in CLOSED:
             return text("There is nothing here.", HTTPStatus.NOT_FOUND)
+        if self.keys is None and request.url.path.startswith(UPLOADS) and is_open() and not has_logged_in(request):
+            return text("Log in before you upload files.", HTTPStatus.UNAUTHORIZED)
         if self.keys is None or request.url.path == HEALTH:
             return None
         return self.ask_for_key(request, self.keys)

@@ -14,7 +14,7 @@ from lab.store import index
 from lab.store.turns import safe_status
 
 PERIOD = 3.0  # seconds between two updates while a run is active
-CHOSEN, DRAWN = "jobs/chosen", "jobs/drawn"  # keys in the session: ids of the chosen rows, and of all rows as they were drawn
+CHOSEN, DRAWN = "jobs/chosen", "jobs/drawn"  # keys in the session: ids of the chosen rows, and the key of the table as drawn
 ALIKE = ("recipe", "stream", "scenario", "backbone")  # what runs share of which one is the repetition of another
 VISIBLE = 8  # rows up to which the table is as high as its content
 
@@ -61,9 +61,9 @@ def table(rows: pd.DataFrame) -> None:
     }
     order = ["title", "state", "progress", "learned", *scores, "note", "recipe", "stream", "seed", "created", "reason", "run"]
     ids = list(rows["run"])
-    st.session_state[DRAWN] = ids
     chosen = set(st.session_state.get(CHOSEN, ()))
     key = f"job_table/{hashlib.sha256(repr(ids).encode()).hexdigest()[:12]}"  # for other rows another table
+    st.session_state[DRAWN] = key
     st.dataframe(
         rows,
         hide_index=True,
@@ -73,15 +73,19 @@ def table(rows: pd.DataFrame) -> None:
         key=key,
         alt="All runs with status, progress and scores",
         placeholder="–",
-        on_select=lambda: choose(st.session_state[key]["selection"]["rows"]),
+        on_select=lambda: choose(key, ids),
         selection_mode="multi-row",
         selection_default={"selection": {"rows": [row for row, id in enumerate(ids) if id in chosen]}},
     )
 
 
-def choose(positions: list[int]) -> None:
-    """Remember the runs of the chosen rows, in a callback."""
-    st.session_state[CHOSEN] = [st.session_state[DRAWN][position] for position in positions]
+def choose(key: str, ids: list[str]) -> None:
+    """Remember the runs of the chosen rows of a table, in a callback.
+
+    A browser tells of a choice again when it asks for something, and of that in a table that other rows have replaced.
+    """
+    if key == st.session_state[DRAWN]:
+        st.session_state[CHOSEN] = [ids[row] for row in st.session_state[key]["selection"]["rows"]]
 
 
 def act_on(runs: list[Run]) -> None:

@@ -14,14 +14,12 @@ from lab.run_folder.run import UNREADABLE
 ONE_LINE = 110  # characters that fit below a chart in half the width of a page
 COMPACT = """<style>
 .stMainBlockContainer { padding-top: 3.2rem; padding-bottom: 4rem; }
-@media (max-width: 768px) {
-  .stMainBlockContainer { padding: 4.2rem 1rem 4rem; }
-  [data-testid=stButtonGroup] [role=radiogroup] { flex-wrap: wrap; }
-}
+@media (max-width: 768px) { .stMainBlockContainer { padding: 4.2rem 1rem 4rem; } }
+[data-testid=stButtonGroup] [role=radiogroup] { flex-wrap: wrap; }
 .stMainBlockContainer h1 { padding: 0; font-size: 1.9rem; }
 .stMainBlockContainer h2 { font-size: 1.5rem; }
 .stMainBlockContainer :is(h3, h4) { font-size: 1.2rem; }
-</style>"""  # a smaller margin above the title, and three sizes of headings
+</style>"""  # a smaller margin above the title, three sizes of headings, and choices in lines instead of cut
 STATUS_ICON = {
     "queued": ":material/schedule:",
     "running": ":material/play_circle:",

@@ -93,7 +93,7 @@ def show_recorded(side: Side, answer: Answer, recorded: dict[str, list[Answer]])
     task, answers = next((task, answers) for task, answers in enumerate(recorded.values()) if answer in answers)
     expression = f"kept({code_snippets.open_expression(side.run)}, {side.after}, {task})[{answers.index(answer)}]"
     code = f"import lab\nfrom lab.run_folder.prediction import kept\n\nanswers = {{{ORIGINAL!r}: {expression}}}"
-    show({ORIGINAL: answer}, code)
+    show(side, {ORIGINAL: answer}, code)
 
 
 def show_computed(sides: list[Side], question: Question, recorded: dict[str, list[Answer]]) -> None:
@@ -114,7 +114,7 @@ def show_computed(sides: list[Side], question: Question, recorded: dict[str, lis
     draft.empty()
     listed = "".join(f"    {side.name!r}: {side.python(question)},\n" for side in sides)
     code = f"import lab\n\nanswers = {{\n{listed}}}"
-    show(answers, code, sides[-1].lead)
+    show(sides[0], answers, code, sides[-1].lead)
 
 
 def show_draft(answer: Answer) -> None:
@@ -125,8 +125,8 @@ def show_draft(answer: Answer) -> None:
         chart_card.chart(figures.answer_by_layer(answer), "pg_draft", "Recorded weights by layer and expert")
 
 
-def show(answers: dict[str, Answer], code: str, lead: str = "") -> None:
-    """Prediction and routing of one or two answers."""
+def show(side: Side, answers: dict[str, Answer], code: str, lead: str = "") -> None:
+    """Prediction and routing of one or two answers, the first of which is that of `side`."""
     st.markdown(f"#### {answers_drawn.sentence(answers, lead)}")
     answers_drawn.remarks(answers)
     routed = {name: answer for name, answer in answers.items() if len(answer.experts) > 1}
@@ -144,7 +144,7 @@ def show(answers: dict[str, Answer], code: str, lead: str = "") -> None:
     with right:
         head = weights.by_layer(routed, code)
     weights.coloured(routed, head, code)
-    weights.more(routed, code)
+    weights.more(routed, code, side.run, side.after)
 
 
 draw()

@@ -31,12 +31,15 @@ def nothing_routed(run: Run) -> None:
 
 
 def most_to_see(runs: dict[str, Run]) -> str:
-    """The key of the newest run that was routed, rather no recorded example whose model cannot be asked; else of the newest."""
+    """The key of the newest run that was routed, rather no example or replay whose model cannot be asked; else of the newest."""
 
     def routed(run: Run) -> bool:
         return (run.info.get("routing") or {}).get("own_expert_share") is not None
 
-    wishes = (lambda key, run: routed(run) and (key[0] != run_picker.RECORDED or bool(run.kept())), lambda _, run: routed(run))
+    def trained(key: str, run: Run) -> bool:
+        return key[0] != run_picker.RECORDED and not run.info.get("replay")
+
+    wishes = (lambda key, run: routed(run) and (trained(key, run) or bool(run.kept())), lambda _, run: routed(run))
     return next((key for wish in wishes for key, run in runs.items() if wish(key, run)), next(iter(runs)))
 
 

@@ -52,7 +52,7 @@ def advance(learned: int) -> None:
     """The next moment, where the story plays and the time has come; at the last task it stops."""
     if not st.session_state.get(PLAYING) or time.monotonic() < st.session_state[DUE]:
         return
-    st.session_state[MOMENT] = min(st.session_state[MOMENT] + 1, learned)
+    st.session_state[MOMENT] = min(st.session_state.get(MOMENT, 1) + 1, learned)
     st.session_state[DUE] = time.monotonic() + PERIOD * 0.8  # a call may come a little early
     if st.session_state[MOMENT] == learned:
         st.session_state[PLAYING] = False
@@ -63,7 +63,7 @@ def play(learned: int) -> None:
     """Begin, at the first task again where the story had ended; or pause."""
     st.session_state[PLAYING] = not st.session_state.get(PLAYING)
     st.session_state[DUE] = time.monotonic() + PERIOD / 2
-    if st.session_state[PLAYING] and st.session_state[MOMENT] == learned:
+    if st.session_state[PLAYING] and st.session_state.get(MOMENT) == learned:
         st.session_state[MOMENT] = 1
 
 

@@ -20,9 +20,13 @@ def role() -> str:
 
 
 def address() -> str | None:
-    """The e-mail address of somebody who has logged in, where the login vouches for it; else None."""
+    """The e-mail address of somebody who has logged in, where the login vouches for it; else None.
+
+    Where it does not say so, people may have written any address into their account; some logins say so in text.
+    """
     user = st.user.to_dict() if get_script_run_ctx(suppress_warning=True) else {}
-    return str(user["email"]) if user.get("is_logged_in") and user.get("email") and user.get("email_verified", True) else None
+    vouched = user.get("is_logged_in") and user.get("email_verified") in (True, "true")
+    return str(user["email"]) if vouched and user.get("email") else None
 
 
 class Visitor(jobs.Asker):

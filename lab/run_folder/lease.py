@@ -18,7 +18,6 @@ import psutil
 
 from lab.core import atomic_io
 from lab.core.errors import RunFailed
-from lab.run_folder.run import process_alive
 
 BEAT, EXPIRY = 5.0, 60.0  # seconds
 LOCK, LEASE = ".lock", "lease.json"
@@ -117,3 +116,12 @@ def _read(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return holder if isinstance(holder, dict) else {}
+
+
+def process_alive(pid: int | None, started: float | None) -> bool:
+    """Whether that very process still runs: same id, same start time, not a zombie."""
+    try:
+        process = psutil.Process(pid or -1)
+        return abs(process.create_time() - (started or 0)) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, ValueError):
+        return False

@@ -50,6 +50,7 @@ class Answer:
     said: Sequence[Token] = ()
     ended: bool = True  # whether what was written came to its end, not to the largest number of tokens
     scores: dict[str, float] = field(default_factory=dict)  # of a written answer, by name, where it can be judged
+    query: np.ndarray | None = None  # (D,): what the router looked up, of several layers that of the last; None where it has none
 
     @property
     def prediction(self) -> str:
@@ -125,7 +126,7 @@ def kept(run: Run, after: int | None, task: int) -> list[Answer]:
         raise LabError(f"run '{run.id}' kept no examples of task {task} after task {after}")
     steps, rows, name = routing.steps(task), routing.arrays[f"{task}/rows"].astype(int), routing.tasks[task]
     texts, stored = routing.texts.get(str(task), []), _predictions(run, after, name)
-    writes, answers = run.writes, []
+    writes, answers, queries = run.writes, [], routing.queries(task)
     for i, row in enumerate(rows):
         prediction = stored.loc[row] if row in stored.index else {"label": None, "prediction": "?", "probability": np.nan}
         measures = {"exact_match": "correct", "rouge_l": "rouge_l"} if writes else {}
@@ -139,6 +140,7 @@ def kept(run: Run, after: int | None, task: int) -> list[Answer]:
                 {step: values[i] for step, values in steps.items()},
                 label=prediction["label"],
                 writes=writes,
+                query=None if queries is None else queries[i],
                 scores={name: float(prediction[column]) for name, column in measures.items() if column in prediction},
             )
         )

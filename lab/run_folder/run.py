@@ -12,12 +12,10 @@ preparing.json (what that process does before the first task)
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
-
-import psutil
+from typing import TYPE_CHECKING, Any
 
 from lab.config.former_names import renamed
 from lab.core import atomic_io, documents, html, registry
@@ -25,6 +23,8 @@ from lab.core.dotted import pick
 from lab.core.errors import LabError, unknown
 from lab.metrics.base import Use, evaluate, metric_classes
 from lab.run_folder import expected_fields, notes
+from lab.run_folder.files import RunFiles
+from lab.run_folder.lease import process_alive
 from lab.run_folder.routing_record import Routing, read_routing
 from lab.run_folder.score_matrix import Matrix
 
@@ -36,14 +36,10 @@ FORMAT = 1  # of the run folder; raised when an old reader would misread a new f
 TERMINAL = ("finished", "stopped", "interrupted", "failed")
 STATUSES = ("queued", "running", *TERMINAL, "lost", "damaged")  # what lists say of a run
 ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,79}")
-LARGEST = {".json": 1 << 24, ".yaml": 1 << 20, ".jsonl": 1 << 28, ".txt": 1 << 28, ".parquet": 1 << 29}  # bytes that are read
-LARGEST_ARRAYS = 1 << 36  # bytes of a safetensors file, of which only what is asked for is read
 ROWS = 20_000_000  # of a table
-TAIL = 1 << 16  # bytes of the end of a file that are enough for its newest lines
 UNREADABLE = (LabError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError)  # what a damaged folder can cause
 
 COLUMNS = ("task", "row", "label", "prediction", "correct", "probability")  # of predictions
-Found = TypeVar("Found", Path, BinaryIO)
 
 
 def root(runs: str | Path | None = None) -> Path:
@@ -83,19 +79,8 @@ def _given_name(run: "Run") -> str:
         return ""
 
 
-class Run:
+class Run(RunFiles):
     """A run folder. Reading never fails on a half-written last line; the status is derived, not trusted."""
-
-    def __init__(self, folder: Path):
-        self.dir = Path(folder)
-        self._contents: dict[str, tuple[Any, dict[str, Any]]] = {}  # of JSON files and of metrics, each with its stamp
-        self.id = os.fsencode(self.dir.name).decode("utf-8", "backslashreplace")  # others may have made the folder
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Run) and self.dir == other.dir
-
-    def __hash__(self) -> int:
-        return hash(self.dir)
 
     def __repr__(self) -> str:
         """`<Run 'a' finished: l2r on builtin, seed 0, average accuracy 0.913, in runs>`; a folder that cannot be read says so."""
@@ -135,65 +120,6 @@ class Run:
         written = self.info.get("format", 0)
         if written > FORMAT:
             raise LabError(f"run '{self.id}' was written by a newer version (format {written}, this one reads {FORMAT})")
-
-    def damaged(self, what: object) -> LabError:
-        """The error for a folder in which something is wrong."""
-        return LabError(f"run '{self.id}' is damaged: {what}")
-
-    def file(self, name: str) -> Path:
-        """A file of the run for a library that opens it by its path. This and `opened` are the door to all files of a run.
-
-        Raises FileNotFoundError, and LabError for what is no regular file of bearable size within the folder of runs.
-        """
-        return self._checked_file(documents.regular, name)
-
-    def opened(self, name: str) -> BinaryIO:
-        """A file of the run, open for reading; raises as `file`."""
-        return self._checked_file(documents.opened, name)
-
-    def _checked_file(self, door: Callable[[Path, int, Path], Found], name: str) -> Found:
-        try:
-            return door(self.dir / name, LARGEST.get(Path(name).suffix, LARGEST_ARRAYS), self.dir.parent)
-        except LabError as error:
-            raise self.damaged(f"{name} {error}") from error
-
-    def bytes_of(self, name: str) -> bytes:
-        """The content of a file of the run; raises as `file`."""
-        with self.opened(name) as file:
-            return file.read()
-
-    def tail(self, name: str) -> bytes:
-        """The last bytes of a file of the run; none if it is missing."""
-        try:
-            with self.opened(name) as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
-                return file.read(TAIL)
-        except FileNotFoundError:
-            return b""
-
-    def _json(self, name: str) -> dict[str, Any]:
-        """The content of a JSON file, {} if it is missing; read again only once it has changed."""
-        path = f"{self.dir}/{name}"  # as text, since lists of thousands of runs ask often
-        stamp = atomic_io.stamp(path)
-        if stamp is None and not os.path.lexists(path):  # cheap, as most runs lack some
-            return {}
-        if stamp is None or self._contents.get(name, (None,))[0] != stamp:
-            try:
-                content = documents.json_value(self.bytes_of(name))
-            except FileNotFoundError:
-                return {}
-            except ValueError as error:
-                raise self.damaged(f"{name} cannot be read ({error})") from error
-            self._contents[name] = stamp, self._checked(name, content, "JSON object")
-        return dict(self._contents[name][1])
-
-    def _checked(self, name: str, content: Any, kind: str) -> dict[str, Any]:
-        """The content of a file if its fields are of the types that readers expect."""
-        if not isinstance(content, dict):
-            raise self.damaged(f"{name} holds no {kind}")
-        if fault := expected_fields.fault(name, content):
-            raise self.damaged(f"{name}: {fault}")
-        return content
 
     @property
     def info(self) -> dict[str, Any]:
@@ -479,15 +405,6 @@ def _moments(folder: Path, ending: str = "") -> list[int]:
 def slug(name: str) -> str:
     """A name, or the last part of a path, as it may stand in a run id."""
     return re.sub(r"[^a-z0-9_-]+", "-", Path(name).name.lower()).strip("-")
-
-
-def process_alive(pid: int | None, started: float | None) -> bool:
-    """Whether that very process still runs: same id, same start time, not a zombie."""
-    try:
-        process = psutil.Process(pid or -1)
-        return abs(process.create_time() - (started or 0)) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, ValueError):
-        return False
 
 
 def all_runs(runs: str | Path | None = None) -> list[Run]:

@@ -18,8 +18,8 @@ from lab.core import atomic_io
 from lab.core.errors import LabError
 from lab.run_folder import notes
 from lab.run_folder.events import Preparing
-from lab.run_folder.lease import LEASE, LOCK, Held, Lease
-from lab.run_folder.run import FORMAT, ID, PREPARING, Run, process_alive, root, slug
+from lab.run_folder.lease import LEASE, LOCK, Held, Lease, process_alive
+from lab.run_folder.run import FORMAT, ID, PREPARING, Run, root, slug
 
 PACKAGES = ("torch", "transformers", "peft", "datasets", "safetensors", "numpy", "pydantic", "streamlit", "plotly")
 

@@ -23,7 +23,8 @@ from typing import IO, Any, NamedTuple
 
 from lab.core import documents, names, verified_files
 from lab.core.errors import LabError
-from lab.run_folder.run import ID, LARGEST, LARGEST_ARRAYS, TERMINAL, UNREADABLE, Run, root
+from lab.run_folder.files import LARGEST, LARGEST_ARRAYS
+from lab.run_folder.run import ID, TERMINAL, UNREADABLE, Run, root
 from lab.run_folder.writer import unwritable, update_info
 from lab.store import rows
 from lab.store.turns import is_active, turn

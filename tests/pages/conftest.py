@@ -1,19 +1,17 @@
 """A dashboard with runs in it, a stream that needs no data, trained runs, and a browser, for the tests of pages."""
 
-import re
 from types import SimpleNamespace
 
 import pytest
+from support import browser as browsers
 from support import toy
-from support.browser import CHROMIUM, FLAGS, PATIENCE, TASKS, dashboard, playwright
+from support.browser import CHROMIUM, FLAGS, TASKS, dashboard, playwright
 from support.pages import task
 from support.run_folders import FORGETS, KEEPS, write_run
 from support.run_folders import TASKS as PLAIN_TASKS
 
 import lab
 from lab.data import loading
-
-PROBING = re.compile(r"/_stcore/(health|host-config)$")  # a page below the root looks for its server; the first try fails
 
 
 @pytest.fixture(autouse=True)
@@ -71,8 +69,7 @@ def browser():
 @pytest.fixture(scope="module")
 def context(browser):
     """A browser that has loaded the scripts of the dashboard once."""
-    opened = browser.new_context(viewport={"width": 1440, "height": 1000})
-    opened.set_default_timeout(PATIENCE)
+    opened = browsers.context(browser, viewport={"width": 1440, "height": 1000})
     yield opened
     opened.close()
 
@@ -85,13 +82,8 @@ def page(context):
     opened.on("pageerror", lambda error: opened.problems.append(str(error)))
     cut = "net::ERR_ABORTED"  # by going on to the next page
     opened.on("requestfailed", lambda r: opened.problems.append(f"failed: {r.url}") if r.failure != cut else None)
-    opened.on(
-        "response",
-        lambda answer: opened.problems.append(answer.url) if answer.status >= 400 and not PROBING.search(answer.url) else None,
-    )
-    opened.on(
-        "console", lambda line: opened.problems.append(line.text) if line.type == "error" and "404" not in line.text else None
-    )
+    opened.on("response", lambda answer: opened.problems.append(answer.url) if answer.status >= 400 else None)
+    opened.on("console", lambda line: opened.problems.append(line.text) if line.type == "error" else None)
     yield opened
     context.clear_cookies()
     if not opened.is_closed():

@@ -3,8 +3,10 @@
 What takes longer than a few seconds runs by hand: pytest -n 0 -m attack tests/pages/test_attack.py.
 """
 
+import csv
 import hashlib
 import http.client
+import json
 import os
 import re
 import socket
@@ -16,14 +18,19 @@ from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
+import yaml
 from streamlit.proto.WidgetStates_pb2 import WidgetState
-from support.browser import PAGES, dashboard
+from support.browser import CHROMIUM, PAGES, dashboard, playwright, settled
 from support.run_folders import write_run
 from support.visits import visit
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from lab.comparison import side_by_side
+from lab.core.documents import yaml_text
+from lab.figures import report
 from lab.pages import gate
 from lab.pages.gate import Keys
+from lab.run_folder.run import Run
 
 TOKEN = "a secret of the owner"
 SECRET = "what only the owner of the machine may read"
@@ -53,7 +60,7 @@ def lab(tmp_path_factory) -> Path:
 
 
 def folders(lab: Path) -> dict[str, str]:
-    return {"LAB_RUNS": str(lab / "runs"), "LAB_DATA": str(lab / "data"), "LAB_EXAMPLES": str(lab / "examples")}
+    return {"LAB_RUNS": str(lab / "runs"), "LAB_DATA": str(lab / "data")}
 
 
 @pytest.fixture(scope="module")
@@ -144,13 +151,17 @@ def test_endpoints_that_tell_about_the_server_are_closed(reader):
     assert ask(reader, gate.HEALTH).text == "ok"
 
 
+def may_upload(address: str) -> dict[str, str]:
+    """The headers of an upload that the site itself sends."""
+    token = re.search(r"_streamlit_xsrf=([^;]+)", ask(address, gate.HEALTH).headers["set-cookie"] or "")
+    assert token, "no token of the site"
+    return {"cookie": f"_streamlit_xsrf={token[1]}", "X-Xsrftoken": token[1]}
+
+
 def test_files_are_taken_from_pages_alone(reader):
     """The route of uploads wants the session of a page and the token of its site, and no more than the limit."""
     with visit(reader) as visitor:
-        session = visitor.open("about").session
-        token = re.search(r"_streamlit_xsrf=([^;]+)", ask(reader, gate.HEALTH).headers["set-cookie"] or "")
-        assert token, "no token of the site"
-        own = {"cookie": f"_streamlit_xsrf={token[1]}", "X-Xsrftoken": token[1]}
+        session, own = visitor.open("about").session, may_upload(reader)
         path = f"/_stcore/upload_file/{session}/file"
         kind = {"Content-Type": "multipart/form-data; boundary=x"}
 
@@ -166,6 +177,38 @@ def test_files_are_taken_from_pages_alone(reader):
         assert ask(reader, "/_stcore/upload_file/forged/file", "PUT", form(10), **kind | own).status == 400
         assert ask(reader, path, "PUT", form(41 << 20), **kind | own).status == 413
         assert ask(reader, path, "PUT", form(10, "../../secret.txt"), **kind | own).status in (204, 400)
+        taken = [ask(reader, f"{path}{number}", "PUT", form(10), **kind | own).status for number in range(gate.FILES + 3)]
+        assert set(taken[: gate.FILES - 1]) == {204} and set(taken[-3:]) == {507}
+        assert ask(reader, path, "DELETE", **own).status == 204
+        assert ask(reader, path, "PUT", form(10), **kind | own).status == 204
+    with visit(reader) as visitor:  # another visitor has room of his own
+        assert (
+            ask(reader, f"/_stcore/upload_file/{visitor.open('about').session}/file", "PUT", form(10), **kind | own).status == 204
+        )
+
+
+def test_few_uploads_at_once(reader):
+    """Those that are slow to send their body hold a place each; one more is refused until one of them has ended."""
+    place, slow = urlsplit(reader), []
+    with visit(reader) as visitor:
+        path = f"{gate.UPLOADS}{visitor.open('about').session}/"
+        own = may_upload(reader) | {"Content-Type": "multipart/form-data; boundary=x"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in (own | {"Host": place.netloc, "Content-Length": "99"}).items())
+        try:
+            for number in range(gate.AT_ONCE):
+                raw = socket.create_connection((place.hostname, place.port), timeout=20)
+                raw.sendall(f"PUT {path}{number} HTTP/1.1\r\n{head}\r\n--x\r\n".encode())
+                slow.append(raw)
+            until = time.monotonic() + 20
+            while (status := ask(reader, f"{path}more", "PUT", b"x", **own).status) != 503 and time.monotonic() < until:
+                time.sleep(0.1)
+            assert status == 503
+        finally:
+            for raw in slow:
+                raw.close()
+        while (status := ask(reader, f"{path}more", "PUT", b"x", **own).status) == 503 and time.monotonic() < until:
+            time.sleep(0.1)
+        assert status == 400  # no form, but there is room
 
 
 def test_keys(guarded):
@@ -208,43 +251,49 @@ def test_odd_requests(reader):
 # -- by hand ---------------------------------------------------------------------------------------------------------------
 
 
-def states(widgets: dict, keys: dict[str, str], run: str) -> list[WidgetState]:
-    """A click on every button and a value for every other widget, whether the page lets it be used or not."""
-    values = []
+QUERIES = {"jobs": ("job=a", "job=b&tab=trash"), "library": ("lib_run=a", "lib_run=b")}  # beside the page as it opens
+
+
+def use(widgets: dict, keys: dict[str, str], run: str) -> tuple[list[str], list[WidgetState]]:
+    """All buttons, and a value for every other widget, whether the page lets it be used or not."""
+    buttons, values = [], []
     for id, drawn in widgets.items():
         kind = type(drawn).__name__
         if kind == "Button":
-            values.append(WidgetState(id=id, trigger_value=True))
+            buttons.append(id)
         elif kind == "Checkbox":
             values.append(WidgetState(id=id, bool_value=not drawn.default))
         elif kind in ("TextInput", "TextArea") and not re.match("train|pg_", keys[id]):
             values.append(WidgetState(id=id, string_value=run))
-    return values
+    return buttons, values
 
 
 @pytest.mark.attack
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("mode", ["reader", "guarded"])
 def test_who_only_reads_changes_nothing(mode, request, lab):
-    """Every widget of every page is used over the socket, one by one, all together, and what these open in turn."""
+    """Every button of every page is pressed over the socket, alone and with all others, with all switches on and every box filled
+    in, and so are those that appear then."""
     address = request.getfixturevalue(mode)
     cookie = f"{Keys(TOKEN).cookie}={Keys(TOKEN).visitor}" if mode == "guarded" else ""
-    before, used = digest(lab), 0
+    before, pressed, filled = digest(lab), 0, 0
     with visit(address, cookie) as visitor:
-        for page in PAGES:
-            for query, run in (("", "a"), ("job=a&lib_run=a", "a"), ("job=b&lib_run=b&tab=trash", "b")):
-                visitor.open(page, query)
-                clicks, done = states(visitor.widgets, visitor.keys, run), 0
-                while len(clicks) > done:  # what dialogs hold appears once they are open
-                    for click in clicks[done:]:
-                        visitor.open(page, query, (*[other for other in clicks if not other.trigger_value], click))
-                        used += 1
-                    done = len(clicks)
-                    visitor.open(page, query, tuple(clicks))
-                    clicks += [one for one in states(visitor.widgets, visitor.keys, run) if one.id not in {c.id for c in clicks}]
-                assert digest(lab) == before, (page, query)
-        assert not visitor.errors, visitor.errors
-    print(f"{mode}: {used} widgets used")
+        for page, query in [(name, query) for name in PAGES for query in ("", *QUERIES.get(name, ()))]:
+            visitor.open(page, query)
+            buttons, values = use(visitor.widgets, visitor.keys, "b" if "=b" in query else "a")
+            done = set[str]()
+            while new := [id for id in buttons if id not in done]:  # what dialogs hold appears once they are open
+                for presses in ([], *([id] for id in new), buttons):
+                    visitor.open(page, query, (*values, *(WidgetState(id=id, trigger_value=True) for id in presses)))
+                    more, others = use(visitor.widgets, visitor.keys, "b" if "=b" in query else "a")
+                    buttons = [*dict.fromkeys([*buttons, *more])]
+                    values += [value for value in others if value.id not in {own.id for own in values}]
+                done |= {*new}
+            pressed, filled = pressed + len(done), filled + len(values)
+            assert digest(lab) == before, (page, query)
+            assert not visitor.errors, (page, query, visitor.errors)
+    assert pressed > 30
+    print(f"{mode}: {pressed} buttons pressed, {filled} other widgets used")
 
 
 @pytest.mark.attack
@@ -261,6 +310,79 @@ def test_links_hold_no_harm(reader, lab):
                 assert SECRET not in drawn and "root:" not in drawn and not visitor.errors, (page, value, visitor.errors)
                 asked += len(names)
     print(f"{asked} values of links")
+
+
+PAYLOADS = ('<img src=x onerror="window.hit=1">', "</script><script>window.hit=1</script>", "[x](javascript:window.hit=1)",
+            '"><svg onload=window.hit=1>', '<a href="javascript:window.hit=1">x</a>', "$\\href{javascript:window.hit=1}{x}$",
+            "=HYPERLINK(1)", "{{7*7}}")  # fmt: skip
+HIT = """() => window.hit === 1 || document.querySelector('img[src="x"], [onload], [onerror], a[href^="javascript" i]') !== null
+    || [...document.querySelectorAll('a')].some(link => /^javascript:/i.test(link.getAttribute('xlink:href') || ''))"""
+
+
+def with_hostile_names(runs: Path) -> list[Run]:
+    """Two runs in which everything that somebody else can name is made to be executed."""
+    made = []
+    for id, shift in (("a", 0), ("b", 1)):
+        names = [*PAYLOADS[shift:], *PAYLOADS[:shift]]
+        labels = [names[:2]] * 3
+        run = write_run(runs, id, tasks=names[:3], texts=names[:2], labels=labels, status="failed" if shift else "finished")
+        content = json.loads((run.dir / "run.json").read_text()) | {"error": " ".join(names), "owner": names[3]}
+        (run.dir / "run.json").write_text(json.dumps(content))
+        settings = yaml.safe_load((run.dir / "config.yaml").read_text())
+        settings["recipe"], settings["stream"]["name"], settings["backbone"]["name"] = names[3:6]
+        (run.dir / "config.yaml").write_text(yaml_text(settings))
+        note = {"name": names[0], "text": "\n\n".join(names), "tags": [name[:40] for name in names], "starred": True}
+        (run.dir / "notes.json").write_text(json.dumps(note))
+        made.append(Run(run.dir))
+    return made
+
+
+@pytest.mark.attack
+@pytest.mark.timeout(0)
+@pytest.mark.skipif(CHROMIUM is None or playwright is None, reason="needs Chromium and playwright")
+def test_names_execute_nothing(tmp_path, page):
+    """In every page, the report, what a notebook shows, and a spreadsheet."""
+    runs = with_hostile_names(tmp_path / "runs")
+    both = "runs=a&runs=b"
+    shown = [*PAGES, "jobs?job=a", "jobs?job=b", f"compare?{both}", "routing?run=a", "library?lib_run=a"]
+    with dashboard(LAB_RUNS=str(tmp_path / "runs"), LAB_EXAMPLES=str(tmp_path / "examples")) as address:
+        for name in shown:
+            page.goto(f"{address}/{name}")
+            page.get_by_role("heading", level=1).first.wait_for()
+            settled(page)
+            assert not any(frame.evaluate(HIT) for frame in page.frames), name
+            print(
+                f"{name or 'start'}: a name that would be executed stands there {page.inner_text('body').count('onerror')} times"
+            )
+    compared = side_by_side.Comparison(runs)
+    notebook = "".join([compared._repr_html_(), *(run._repr_html_() for run in runs)])
+    assert "onerror" in notebook and "onerror" in report.html(runs, {PAYLOADS[0]: PAYLOADS[1]})
+    for content in (report.html(runs, {PAYLOADS[0]: PAYLOADS[1]}), f"<!doctype html><body>{notebook}"):
+        (tmp_path / "shown.html").write_text(content)
+        page.goto((tmp_path / "shown.html").as_uri())
+        page.wait_for_timeout(2000)
+        assert not page.evaluate(HIT)
+    page.set_content(PAYLOADS[0])
+    assert page.evaluate(HIT), "it would be noticed"
+    cells = [cell for row in csv.reader(compared.text("csv").splitlines()) for cell in row]
+    assert not [cell for cell in cells if cell[:1] in "=+-@\t\r" and cell and not re.fullmatch(r"-?[0-9.e-]+", cell)]
+
+
+@pytest.mark.attack
+@pytest.mark.timeout(0)
+def test_forged_ids(guarded, lab):
+    """Every button that the owner sees, pressed by a visitor whose page has it not, and by the visitor in the owner's words."""
+    keys, before, forged = Keys(TOKEN), digest(lab), 0
+    with visit(guarded, f"{keys.cookie}={keys.owner}") as owner, visit(guarded, f"{keys.cookie}={keys.visitor}") as visitor:
+        for page, query in ((name, query) for name in PAGES for query in ("", *QUERIES.get(name, ()))):
+            owner.open(page, query)
+            buttons, values = use(owner.widgets, owner.keys, "b" if "=b" in query else "a")
+            visitor.open(page, query, (*values, *(WidgetState(id=id, trigger_value=True) for id in buttons)))
+            for id in buttons:
+                visitor.press(page, query, id)
+            forged += len(buttons)
+            assert digest(lab) == before and not visitor.errors, (page, query, visitor.errors)
+    print(f"{forged} buttons of the owner pressed by a visitor")
 
 
 def reading(address: str, until: float, seconds: list[float], errors: list[str]) -> None:

@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.browser import CHROMIUM, PAGES, PATIENCE, TASKS, dashboard, open_page, playwright, settled, visitor
+from support.browser import CHROMIUM, PAGES, TASKS, click_cell, dashboard, open_page, playwright, settled, visitor
 from support.run_folders import FORGETS, write_run
 
 from lab.pages import server
@@ -70,44 +69,6 @@ def overhang(page) -> int:
     return page.evaluate("(main => main.scrollWidth - main.clientWidth)(document.querySelector('[data-testid=stMain]'))")
 
 
-@pytest.mark.clicks
-def test_names_with_tags_are_shown_as_they_are(page, address):
-    for name in ("", "routing", "compare"):
-        open_page(page, address, name or "?matrices=true")
-        page.locator(".js-plotly-plot").first.wait_for()
-        if name != "compare":  # of one run there is nothing that names a task
-            page.get_by_text("<b>weather</b>").first.wait_for()
-        assert page.locator("main b, [data-testid=stMain] b").count() == 0
-    open_page(page, address, "routing")
-    assert page.get_by_text("A <i>tagged</i> text").count() and page.locator("[data-testid=stMain] i").count() == 0
-
-
-@pytest.mark.clicks
-def test_a_blank_cell_says_that_the_task_is_not_learned_yet(page, address):
-    open_page(page, address, "?matrices=true&after=3")
-    hover(page, page.locator(".js-plotly-plot").first, 2, 1)
-    page.get_by_text("not learned yet", exact=True).wait_for()
-
-
-def spot(page, chart, x: float, y: float) -> tuple[float, float]:
-    """Where in the window a point of a chart lies, once the chart stands still there."""
-    chart.scroll_into_view_if_needed()
-    now, before, steady = None, None, 0
-    while steady < 3:
-        page.wait_for_timeout(200)
-        now = chart.evaluate(
-            """(div, [x, y]) => { const l = div._fullLayout, b = div.getBoundingClientRect();
-            return [b.left + l.xaxis._offset + l.xaxis.c2p(x), b.top + l.yaxis._offset + l.yaxis.c2p(y)] }""",
-            [x, y],
-        )
-        before, steady = now, steady + 1 if now == before else 0
-    return now
-
-
-def hover(page, chart, x: float, y: float) -> None:
-    page.mouse.move(*spot(page, chart, x, y), steps=4)
-
-
 def test_a_link_restores_the_view_in_another_browser(page, browser, address):
     open_page(page, address, "routing")
     page.get_by_role("combobox", name=re.compile("Task")).click()
@@ -161,74 +122,18 @@ def test_the_first_page_plays_to_the_last_task_and_is_moved_by_hand(page, addres
 
 
 @pytest.mark.clicks
-def test_every_door_of_the_first_page_leads_somewhere(page, address):
-    doors = {
-        "learn": "Take a lesson",
-        "train": "Train a tiny run",
-        "jobs": "Watch a replay",
-        "compare": "Compare runs",
-        "routing": "Look into the routing",
-        "playground": "Type a text",
-    }
-    for name, title in doors.items():
-        open_page(page, address, "")
-        page.locator("[data-testid=stMain]").get_by_role("link", name=title).click()
-        page.get_by_role("heading", name=PAGES[name], exact=True, level=1).wait_for()
-        if name == "jobs":
-            page.get_by_role("button", name="Play", exact=True).wait_for()
-    assert page.problems == []
-
-
-@pytest.mark.clicks
 def test_a_page_that_is_not_there_leads_to_the_first_one(page, address):
     page.goto(f"{address}/nonsense")
     page.get_by_role("dialog").get_by_text("Page not found").wait_for()
     page.get_by_role("heading", name=PAGES[""], exact=True, level=1).wait_for()
 
 
-@pytest.mark.clicks
-def test_the_keyboard_reaches_the_first_control_of_a_page(page, address):
-    open_page(page, address, "compare")
-    page.locator("[class*=st-key-runs]").first.wait_for()
-    settled(page)
-    reached = "!!document.activeElement.closest('[class*=st-key-runs]')"
-    for _ in range(120):  # past the links of all pages, again from the top if the page is drawn anew meanwhile
-        page.keyboard.press("Tab")
-        if page.evaluate(reached):
-            return
-    raise AssertionError("no number of tabs reaches the runs")
-
-
-@pytest.mark.clicks
-def test_the_colour_range_stays_while_the_moment_moves(page, address):
-    open_page(page, address, "routing?rt_run=own-l2r")
-    look = "[...document.querySelectorAll('.js-plotly-plot .heatmaplayer')].map(n => n.closest('.js-plotly-plot').data[0])"
-    ranges = f"JSON.stringify({look}.map(d => [d.zmin, d.zmax, d.zmid]))"
-    page.wait_for_function(f"{look}.length == 3")
-    before = page.evaluate(ranges)
-    page.get_by_role("slider", name="After task").press("ArrowLeft")
-    page.get_by_text("After learning task 2 of 3").wait_for()
-    settled(page)
-    assert page.evaluate(ranges) == before and "[0,1,null]" in before
-
-
 def test_a_click_on_a_cell_moves_the_focus(page, address):
     open_page(page, address, "routing")
-    click(page, "rt_map", 0.3, 2.3)  # off the middle of task cooking, expert animals
+    click_cell(page, page.locator(".st-key-rt_map .js-plotly-plot"), 0.3, 2.3)  # off the middle of task cooking, expert animals
     page.get_by_text(re.compile("Expert animals on task cooking")).wait_for()
     assert "rt_task=cooking" in page.url and "rt_expert=animals" in page.url
     assert page.problems == []
-
-
-def click(page, key: str, x: float, y: float) -> None:
-    """Click on a point of the chart with this key."""
-    chart = page.locator(f".st-key-{key} .js-plotly-plot")
-    chart.wait_for()
-    place = spot(page, chart, x, y)
-    page.mouse.move(*place, steps=4)
-    page.wait_for_timeout(400)  # a click is on the cell that plotly last saw the mouse over, and it looks at times only
-    page.mouse.click(*place)
-    settled(page)
 
 
 def looking_at(page, *parts: str) -> None:
@@ -240,19 +145,19 @@ def test_clicks_lead_down_to_one_decision(page, browser, address):
     """Level by level by clicks; an empty click changes nothing; the button goes back; the link has it all."""
     open_page(page, address, "routing?rt_run=own-l2r&rt_view=Layers+and+heads")
     looking_at(page, "task animals", "expert animals", "layer 3 · value", "head 1")
-    click(page, "rt_map", 1, 2)
+    click_cell(page, page.locator(".st-key-rt_map .js-plotly-plot"), 1, 2)
     looking_at(page, "task cooking", "expert <b>weather</b>", "layer 0 · query", "head 4")
-    click(page, "rt_layers_weight", 2.2, 4.8)
+    click_cell(page, page.locator(".st-key-rt_layers_weight .js-plotly-plot"), 2.2, 4.8)
     deep = ("task cooking", "expert <b>weather</b>", "layer 2 · value", "head 3")
     looking_at(page, *deep)
-    click(page, "rt_layers_weight", 1.5, -0.9)  # above the cells
-    click(page, "rt_map", 2.95, -0.85)
+    click_cell(page, page.locator(".st-key-rt_layers_weight .js-plotly-plot"), 1.5, -0.9)  # above the cells
+    click_cell(page, page.locator(".st-key-rt_map .js-plotly-plot"), 2.95, -0.85)
     looking_at(page, *deep)
     other = visitor(browser)
     other.goto(page.url)
     looking_at(other, *deep)
     other.context.close()
-    click(page, "rt_profile", 2, 1)
+    click_cell(page, page.locator(".st-key-rt_profile .js-plotly-plot"), 2, 1)
     looking_at(page, "task cooking", "expert cooking", "layer 0 · value", "head 3")
     page.get_by_role("button", name="Clear focus").click()
     looking_at(page, "task cooking", "expert cooking", "layer 3 · value", "head 1")
@@ -289,46 +194,6 @@ def test_every_chart_gives_its_code_and_numbers(page, address):
     assert list(table.index) == TASKS and list(table.columns) == TASKS
     assert table.sum(axis=1).to_numpy() == pytest.approx(1)
     assert page.problems == []
-
-
-@pytest.mark.clicks
-def test_playground_changes_the_routing_of_a_typed_text(page, browser, address):
-    """Typed text, live answer, one expert forced, reset; another visitor sees nothing of it."""
-    open_page(page, address, "playground?pg_run=trained&pg_example=city+2")
-    page.get_by_text(re.compile("recorded")).first.wait_for()
-    box = page.get_by_role("textbox", name="Text")
-    box.fill("red <b>wave</b> harbour")
-    box.press("Control+Enter")
-    page.locator(".st-key-pg_classes .js-plotly-plot").wait_for()
-    page.get_by_role("radio", name="changed routing").click()
-    page.locator(".st-key-pg_route label", has_text="one expert").click()
-    page.get_by_text(re.compile("With changed routing the answer")).wait_for()
-    bars = page.locator(".st-key-pg_classes .js-plotly-plot")
-    settled(page)
-    first, second = bars.evaluate("div => div.data.map(trace => [...trace.text])")
-    assert first != second
-    page.get_by_role("button", name="Reset", exact=True).click()
-    settled(page)
-    again, reset = bars.evaluate("div => div.data.map(trace => [...trace.text])")
-    assert again == reset == first
-    assert "pg_beside=changed" in page.url and "wave" not in page.url
-    other = visitor(browser)
-    other.goto(page.url)
-    other.get_by_role("textbox", name="Text").wait_for()
-    settled(other)
-    assert "harbour" not in other.get_by_role("textbox", name="Text").input_value()
-    other.context.close()
-    assert page.locator("[data-testid=stMain] b").count() == 0 and page.problems == []
-
-
-@pytest.mark.clicks
-def test_a_text_that_is_too_long_is_refused(page, address):
-    open_page(page, address, "playground?pg_run=own-l2r")
-    box = page.get_by_role("textbox", name="Text")
-    box.fill("word " * 2_000)
-    box.press("Control+Enter")
-    page.get_by_text(re.compile("10,000 characters.*4,000")).wait_for()
-    assert page.problems == [] and page.locator("[data-testid=stException]").count() == 0
 
 
 @pytest.mark.clicks
@@ -382,21 +247,6 @@ def test_a_job_goes_on_without_the_page_and_its_curve_stays_in_place(page, addre
     steps = re.compile(r"step (\d+)")
     assert int(steps.search(bar.inner_text())[1]) > int(steps.search(first)[1]) and run.status == "running"
     assert [one for one in page.problems if "net::ERR_ABORTED" not in one] == []
-
-
-@pytest.mark.clicks
-def test_a_killed_trainer_is_lost_within_ten_seconds_and_a_half_written_line_is_no_harm(page, address, trainer):
-    run, process = trainer
-    open_page(page, address, "jobs?job=live")
-    page.get_by_role("button", name="Stop now").wait_for()
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    with open(run.dir / "events.jsonl", "a") as events:
-        events.write('{"kind": "Step", "task": 1, "ph')
-    page.get_by_text("ended without a result").wait_for(timeout=10_000)
-    page.get_by_role("button", name="Resume", exact=True).wait_for()
-    assert page.locator("[data-testid=stException]").count() == 0
-    assert page.problems == []
 
 
 @pytest.mark.clicks
@@ -503,33 +353,6 @@ def test_every_view_fits_in_both_themes(browser, address, width, scheme):
     page.context.close()
 
 
-@pytest.mark.clicks
-def test_the_sidebar_names_the_running_job_as_long_as_it_runs(page, address, trainer):
-    open_page(page, address, "about")
-    link = page.get_by_role("link", name="Watch this job")
-    link.wait_for()
-    os.kill(trainer[1].pid, signal.SIGKILL)
-    trainer[1].wait()
-    link.wait_for(state="detached", timeout=10_000)
-    assert page.problems == []
-
-
-@pytest.mark.clicks
-def test_delete_asks_and_removes_that_run_only(page, base, address):
-    write_run(base / "runs", "gone", "sequential", FORGETS, TASKS, routed=False)
-    open_page(page, address, "jobs?job=gone")
-    page.get_by_role("button", name="Delete").click()
-    page.get_by_role("button", name="Keep", exact=True).click()
-    page.get_by_role("dialog").wait_for(state="detached")
-    assert (base / "runs" / "gone").exists()
-    page.get_by_role("button", name="Delete").click()
-    page.get_by_role("dialog").get_by_role("button", name="Move into the trash").click()
-    page.get_by_role("dialog").wait_for(state="detached")
-    settled(page)
-    assert sorted(path.name for path in (base / "runs").glob("[a-z]*")) == ["own-l2r", "own-seq", "trained"]
-    assert page.problems == []
-
-
 def test_a_lesson_opens_at_its_card_and_is_gone_through_by_keyboard(page, address):
     open_page(page, address, "learn?lesson=forgetting&card=3")
     page.get_by_role("heading", name="The curve of every task").wait_for()
@@ -560,26 +383,6 @@ def test_the_form_is_in_the_link(page, browser, address):
 
 
 @pytest.mark.clicks
-def test_a_typed_size_of_the_pool_and_what_another_stream_brings(page, address):
-    open_page(page, address, "train?recipe=l2p")
-    page.get_by_text("All other options").click()
-    pool = page.get_by_role("combobox", name="Allocation")
-    pool.fill("20")
-    pool.press("Enter")
-    page.get_by_text("lab run l2p -o experts.allocation=20", exact=True).wait_for()
-    stream = page.get_by_role("combobox", name="Stream")
-    stream.scroll_into_view_if_needed()  # the list of a select box closes when the page scrolls
-    page.wait_for_timeout(500)
-    stream.fill("strings")  # of a long list only what is in sight is drawn
-    page.get_by_role("option", name="strings", exact=True).click()
-    page.get_by_text("lab run l2p -o stream.name=strings -o experts.allocation=20", exact=True).wait_for()
-    assert page.get_by_role("spinbutton", name="Learning rate").first.input_value() == "0.01"
-    page.reload()
-    page.get_by_text("lab run l2p -o stream.name=strings -o experts.allocation=20", exact=True).wait_for()
-    assert page.problems == []
-
-
-@pytest.mark.clicks
 @pytest.mark.parametrize(
     ("content", "said"),
     [("recipe: [", "not valid YAML"), ("recepi: l2r", "does not say which recipe"), ("a: b\n" * 300_000, "or smaller")],
@@ -606,35 +409,3 @@ def test_numbers_of_the_page_are_those_of_the_command(page, base, address):
         for measure in ("average_accuracy", "forgetting", "backward_transfer", "learning_accuracy"):
             (shown,) = table.loc[(table["recipe"] == result["recipe"]) & (table["measure"] == measure), "value"]
             assert shown == pytest.approx(result[measure], abs=1e-12)
-
-
-@pytest.mark.clicks
-def test_notes_survive_a_reload(page, base, address):
-    open_page(page, address, "library?lib_run=own-seq")
-    note = page.get_by_role("textbox", name="Note")
-    note.fill("Forgets <b>all</b> of it.")
-    page.get_by_role("button", name="Save").click()
-    for _ in range(50):
-        page.wait_for_timeout(200)
-        if Run(base / "runs" / "own-seq").notes.get("text"):
-            break
-    assert page.problems == []
-    page.reload()
-    page.get_by_role("heading", name="Library", exact=True, level=1).wait_for()
-    settled(page)
-    assert Run(base / "runs" / "own-seq").notes["text"] == "Forgets <b>all</b> of it."
-    playwright.expect(note).to_have_value("Forgets <b>all</b> of it.", timeout=PATIENCE)
-    assert page.locator("[data-testid=stMain] b").count() == 0
-
-
-@pytest.mark.clicks
-def test_an_archive_that_leads_out_of_its_folder_is_refused(page, base, address, tmp_path):
-    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
-        archive.writestr("../../evil/adapter_config.json", "{}")
-    open_page(page, address, "library")
-    page.get_by_text("Import an expert").click()
-    page.locator("[data-testid=stForm] input[type=file]").set_input_files(tmp_path / "evil.zip")
-    page.get_by_role("textbox", name="Name", exact=True).fill("evil")
-    page.locator("[data-testid=stForm]").get_by_role("button", name="Import").click()
-    page.get_by_text("leads out of it").wait_for()
-    assert not list(base.rglob("*evil*")) and page.problems == []

@@ -289,6 +289,10 @@ def test_the_first_view_of_compare_says_who_keeps_and_who_forgets_and_shows_one_
     assert f"**l2r** keeps most: average accuracy {average:.2f}. **sequential** forgets most: {lost:.2f}" in texts(app)
     bars = lab.figures.scores_of_methods(made).data
     assert [*bars[0].x] == pytest.approx([average, made[1].result()["average_accuracy"]]) and bars[1].x[1] == pytest.approx(lost)
+    worst = np.nanmax(made[1].matrix[:-1, :-1].astype(float), axis=0) - made[1].matrix[-1, :-1].astype(float)
+    assert f"The task forgotten most is **{TASKS[worst.argmax()]}**, by sequential: {worst.max():.2f} lost" in texts(app)
+    gap = made[0].result()["routing"]["oracle_gap"]
+    assert gap is not None and f"average accuracy changes by: l2r {gap:+.2f}" in texts(app)
     lines = {line.name: line.y for line in lab.figures.average_curves(made, measure="forgetting").data if line.name}
     assert lines["sequential"][-1] == pytest.approx(lost) and len(lines) == 2
     assert not app.dataframe, "costs and all other measures stand behind a switch"
@@ -316,6 +320,23 @@ def test_compare_queues_the_seeds_that_are_missing(runs, monkeypatch):
     monkeypatch.setenv("LAB_READ_ONLY", "1")
     app = open_page("compare")
     assert app.button(key="cmp_seeds").disabled and "Seeds cannot be added here: this lab is read-only" in texts(app)
+
+
+def test_compare_says_whether_more_memory_helps_and_queues_what_would_tell(runs, monkeypatch):
+    queued = []
+    monkeypatch.setattr("lab.jobs.jobs.enqueue", lambda config: queued.append((config["recipe"], config["memory"]["per_task"])))
+    for name, stored in (("a", 40), ("b", 20)):
+        run = write_run(runs, name, "replay", KEEPS if stored == 40 else FORGETS, routed=False)
+        atomic_io.write_yaml(run.dir / "config.yaml", run.config | {"memory": {"per_task": stored}})
+    few, many = (lab.Run.open(name).result()["average_accuracy"] for name in "ba")
+    app = open_page("compare", runs=["a"], cmp_view="Trade-offs")
+    assert "this cannot be told yet" in texts(app)
+    app.button(key="cmp_memory").click().run()
+    assert queued == [("replay", 10), ("replay", 80)] and "2 runs wait in the queue" in texts(app)
+    app.multiselect(key="runs").set_value(["a", "b"]).run()
+    assert f"average accuracy {few:.2f} with 20, {many:.2f} with 40 stored examples per task" in texts(app)
+    write_run(runs, "s", "sequential", routed=False)
+    assert "No method here stores examples" in texts(open_page("compare", runs=["s"], cmp_view="Trade-offs"))
 
 
 def test_the_first_view_of_compare_with_what_is_equal_short_or_damaged(runs):

@@ -9,6 +9,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
+from streamlit.web.server.server_util import get_cookie_secret
+from streamlit.web.server.starlette.starlette_app_utils import create_signed_value
+from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
 from support.pages import open_page, texts
 from support.run_folders import write_run
 from typer.testing import CliRunner
@@ -97,6 +100,33 @@ def test_without_the_key_nothing_is_answered():
         answers.cookies.set(keys.cookie, wrong.encode("unicode_escape").decode())
         assert status(answers) == 401 and not socket_opens(answers)
         assert status(answers, gate.HEALTH) == 200
+
+
+def test_a_login_that_lets_anybody_in_or_nobody_is_refused(monkeypatch):
+    secrets = {"auth": {"cookie_secret": "x" * gate.SHORTEST}}
+    monkeypatch.setattr(gate, "login_configured", lambda: True)
+    monkeypatch.setattr(gate, "secrets_singleton", secrets)
+    monkeypatch.setattr(gate, "find_spec", lambda name: None if name == "authlib" else 1)
+    with pytest.raises(LabError, match=r"pip install 'streamlit\[auth\]'"):
+        gate.refuse_unguarded("0.0.0.0", True, None)
+    gate.refuse_unguarded("0.0.0.0", True, TOKEN)
+    monkeypatch.setattr(gate, "find_spec", lambda name: 1)
+    gate.refuse_unguarded("0.0.0.0", True, None)
+    secrets["auth"]["cookie_secret"] = "short"
+    with pytest.raises(LabError, match=r"cookie_secret .* has 5 characters: use a secret of at least 16"):
+        gate.refuse_unguarded("0.0.0.0", True, None)
+
+
+def test_who_has_not_logged_in_uploads_nothing(monkeypatch):
+    """A login takes place on the page, so the gate lets all others through to it."""
+    path = f"{gate.UPLOADS}session/file"
+    signed = create_signed_value(get_cookie_secret(), USER_COOKIE_NAME, "{}").decode()
+    answers = {"": 401, "forged|é": 401, signed[:-1]: 401, signed: 200}
+    for reached, value, expected in [(False, "", 200), *((True, value, expected) for value, expected in answers.items())]:
+        monkeypatch.setattr(gate, "is_open", lambda reached=reached: reached)
+        cookie = f"{USER_COOKIE_NAME}={value}".encode("latin-1")
+        assert client().get(path, headers=[(b"cookie", cookie)]).status_code == expected, (reached, value)
+        assert status(client()) == 200
 
 
 @pytest.mark.parametrize("role", ["owner", "visitor"])

@@ -264,3 +264,14 @@ def test_the_loss_is_smoothed_within_each_task_as_by_hand():
     second, third = (0.5 * 1 + 3) / 1.5, (0.25 * 1 + 0.5 * 3 + 2) / 1.75
     np.testing.assert_allclose(views.smoothed(table, 0.5), [1, second, third, 8])
     np.testing.assert_allclose(views.smoothed(table, 0.0), table["loss"])
+
+
+def test_a_choice_of_rows_counts_for_the_table_that_is_drawn_alone(monkeypatch):
+    """After Repeat the table has a row more, and the browser tells of the choice in the one before again."""
+    chosen = {"before": {"selection": {"rows": [0]}}, "now": {"selection": {"rows": [1]}}}
+    state = {job_table.DRAWN: "now"} | chosen
+    monkeypatch.setattr(job_table.st, "session_state", state)
+    job_table.choose("now", ["repeated", "own"])
+    assert state[job_table.CHOSEN] == ["own"]
+    job_table.choose("before", ["other"])
+    assert state[job_table.CHOSEN] == ["own"]

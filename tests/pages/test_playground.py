@@ -13,7 +13,7 @@ from support.pages import chart, element, open_page, texts
 from support.run_folders import write_run
 
 import lab
-from lab import figures
+from lab import figures, views
 from lab.data.stream import SPLITS
 from lab.pages import code_snippets
 from lab.run_folder.prediction import kept
@@ -55,6 +55,18 @@ def test_playground_answers_as_the_model_does(model):
     np.testing.assert_allclose(chart(app, "pg_layers_0"), answer.by_layer(1), atol=1e-6)
     code = f"lab.load({code_snippets.open_expression(lab.Run.open('routed'))}, 1).answer('red wave harbour')"
     assert any(code in one.value for one in app.code)
+
+
+def test_playground_says_why_a_text_went_to_its_expert(model):
+    """By the recorded texts with the nearest queries; that of a recorded text is the one of the record."""
+    recorded = kept(lab.Run.open("routed"), 1, 0)[0]
+    answer, other = model.answer("red wave harbour"), model.answer(recorded.text)
+    np.testing.assert_allclose(other.query, recorded.query, atol=2e-2)
+    near = views.nearest_examples(lab.Run.open("routed"), 1, answer.query, 6)
+    app = typed(pg_more="why this expert")
+    assert app.dataframe[0].value["text"].tolist() == near["text"].tolist()
+    same = int((near["expert"] == answer.by_expert().idxmax()).sum())
+    assert f"{same} of the 6 recorded texts that look most like it to the router went mostly to the same expert" in texts(app)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from streamlit.proto.WidgetStates_pb2 import WidgetState
 from websockets.sync.client import ClientConnection, connect
 
 KEY = re.compile(r"^\$\$ID-[0-9a-f]+-")
+DRAWN = (ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_WITH_COMPILE_ERROR)  # else it begins anew, or only a part was
 PATIENCE = 60.0  # seconds for a page on a busy machine
 
 
@@ -29,6 +30,7 @@ class Visit:
         self.keys: dict[str, str] = {}  # the names by which pages know their widgets
         self.texts: list[str] = []  # every text of every element, as sent
         self.errors: list[str] = []  # tracebacks
+        self.login = ""  # where the page sends who wants to log in
 
     def open(self, page: str, query: str = "", states: tuple[WidgetState, ...] = ()) -> "Visit":
         """Draw a page, with these values of widgets; waits until the server is done with it."""
@@ -48,6 +50,8 @@ class Visit:
     def _take(self, message: ForwardMsg) -> bool:
         """Whether this message ends a drawing of the page."""
         kind = message.WhichOneof("type")
+        if kind == "auth_redirect":
+            self.login = message.auth_redirect.url
         if kind == "new_session":
             self.session = message.new_session.initialize.session_id
         if kind == "delta" and message.delta.WhichOneof("type") == "new_element":
@@ -61,7 +65,7 @@ class Visit:
                 self.keys[drawn.id] = KEY.sub("", drawn.id)
         elif kind == "delta":
             self.texts += [str(message.delta)]
-        return kind == "script_finished"
+        return kind == "script_finished" and message.script_finished in DRAWN
 
 
 @contextmanager
@@ -69,12 +73,13 @@ def visit(address: str, cookie: str = "", origin: str | None = None, host: str |
     """A session with the dashboard at an address."""
     place = urlsplit(address)
     headers = {"Cookie": cookie} if cookie else {}
+    site = re.search(r"_streamlit_xsrf=([^;]+)", cookie)  # its token: without it the server takes no notice of a login
     with (
         socket.create_connection((place.hostname, place.port)) as connection,
         connect(
             f"ws://{host or place.netloc}/_stcore/stream",
             sock=connection,
-            subprotocols=["streamlit"],
+            subprotocols=["streamlit", *([site[1]] if site else [])],
             origin=origin or address,
             additional_headers=headers,
             max_size=None,

@@ -1,7 +1,9 @@
 """The first view of Compare: what every method forgot and kept, as curves and bars; one method at a time on a click."""
 
 from collections.abc import Collection
+from typing import Any
 
+import numpy as np
 import streamlit as st
 
 from lab import figures, views
@@ -10,7 +12,7 @@ from lab.core.dotted import pick
 from lab.core.errors import LabError
 from lab.core.intervals import interval
 from lab.jobs import jobs
-from lab.pages import chart_card, code_snippets, layout, url_state
+from lab.pages import chart_card, code_snippets, layout, navigation, url_state
 from lab.pages.compared.columns import band_note
 from lab.pages.compared.numbers import numbers
 from lab.run_folder.run import UNREADABLE, Run
@@ -26,6 +28,7 @@ def draw(runs: list[Run], groups: list[Group]) -> None:
     """The sentence, curves beside bars, and what it cost."""
     only = st.session_state.get(ONLY) or ""
     st.markdown(f"#### {conclusion(groups)}")
+    st.markdown(" ".join(filter(None, [most_forgotten(groups), perfect_routing(groups)])))
     left, right = st.columns([3, 2], gap="large")
     with left, layout.section():
         over_the_stream(runs, groups, only)
@@ -73,6 +76,34 @@ def conclusion(groups: list[Group]) -> str:
     return f"{text} {_named(groups, _highest(lost))} {forgets} most: {max(lost.values()):.2f} per old task."
 
 
+def most_forgotten(groups: list[Group]) -> str:
+    """Which task was forgotten most by which method, in words; nothing where no task lost anything."""
+    losses: dict[tuple[str, str], list[float]] = {}
+    for group in groups:
+        for run in group.runs:
+            if views.complete(run) and len(run.matrix) > 1:
+                lost = np.nanmax(run.matrix[:-1, :-1].astype(float), axis=0) - run.matrix[-1, :-1].astype(float)
+                for task, loss in zip(run.tasks[:-1], lost, strict=True):
+                    losses.setdefault((group.label, task), []).append(loss)
+    means = {key: float(np.mean(own)) for key, own in losses.items()}
+    if not means or max(means.values()) < 0.005:
+        return ""
+    label, task = max(means, key=means.__getitem__)
+    return f"The task forgotten most is **{layout.plain(task)}**, by {layout.plain(label)}: {means[label, task]:.2f} lost."
+
+
+def perfect_routing(groups: list[Group]) -> str:
+    """What an oracle that picks the expert of the true task would add to each method that is routed, in words."""
+    gaps = _known({group.label: mean(group, "routing.oracle_gap") for group in groups if not _told(group)})
+    added = ", ".join(f"{layout.plain(label)} {gap:+z.2f}" for label, gap in gaps.items())
+    return f"With an oracle's routing, to the true task's expert, average accuracy changes by: {added}." if added else ""
+
+
+def _told(group: Group) -> bool:
+    """Whether a method is given the true task."""
+    return any((run.result()["uses"] or {}).get("task_id") for run in group.runs)
+
+
 def _known(values: dict[str, float | None]) -> dict[str, float]:
     return {label: value for label, value in values.items() if value is not None}
 
@@ -87,8 +118,7 @@ def _named(groups: list[Group], labels: Collection[str]) -> str:
     names = []
     for group in groups:
         if group.label in labels:
-            told = any((run.result()["uses"] or {}).get("task_id") for run in group.runs)
-            names.append(f"**{layout.plain(group.label)}**" + (" (it is given the task)" if told else ""))
+            names.append(f"**{layout.plain(group.label)}**" + (" (it is given the task)" if _told(group) else ""))
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
@@ -186,14 +216,25 @@ def repeat(groups: list[Group]) -> None:
         st.caption(layout.plain(f"Seeds cannot be added here: {reason}."))
     if not pressed:
         return
-    wanted = replicates.missing([group.runs[0] for group in groups], views.readable(index.runs()), SEEDS)
+    queue(
+        [group.runs[0].config | {"seed": seed} for group in groups for seed in SEEDS],
+        [run for group in groups for run in group.runs],
+        "These seeds are there or wait in the queue already: press “Add other seeds and orders”.",
+    )
+
+
+def queue(configs: list[dict[str, Any]], shown: list[Run], nothing: str) -> None:
+    """Queue the runs of these configurations that are not there yet, nor among those shown; where all are, say `nothing`."""
+    wanted = replicates.missing(configs, [*views.readable(index.runs()), *shown])
     try:
         for config in wanted:
             jobs.enqueue(config)
     except (LabError, OSError) as error:
         st.error(layout.plain(str(error)))
         return
-    if wanted:
-        st.success(f"{len(wanted)} runs wait in the queue; Jobs shows them. When they are finished, add other seeds here.")
-    else:
-        st.info("These seeds are there or wait in the queue already: press “Add other seeds and orders”.")
+    if not wanted:
+        st.info(nothing)
+        return
+    runs = "1 run waits" if len(wanted) == 1 else f"{len(wanted)} runs wait"
+    st.success(f"{runs} in the queue. When they are finished, choose them above.")
+    navigation.link("jobs", "Watch them on Jobs", ":material/monitoring:")

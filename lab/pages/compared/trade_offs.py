@@ -1,12 +1,16 @@
 """What methods gain and what they cost: stability and plasticity, score and cost, the order of tasks, the learning rate."""
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
 from lab import figures, views
 from lab.comparison import replicates, tables
 from lab.figures import methods
+from lab.jobs import jobs
 from lab.pages import chart_card, layout
+from lab.pages.compared import answer
 from lab.pages.compared.columns import INTERVAL
 from lab.run_folder.run import Run
 from lab.views import Group
@@ -59,6 +63,47 @@ def trade_offs(runs: list[Run]) -> None:
             "in one. Hollow: uses the task identity, and can dominate only methods that do so too.",
         )
         st.caption(f"By the means, {layout.plain(verdict)}. Whether a difference is more than chance stands under Numbers.")
+
+
+def memory(groups: list[Group]) -> None:
+    """Whether more stored examples help, from the groups that differ in them; and a button that makes such runs."""
+    st.subheader("Does more memory help?", anchor=False)
+    stored = [group for group in groups if size(group.runs[0].config)]
+    by_recipe: dict[str, dict[int, float]] = {}
+    for group in stored:
+        accuracy = answer.mean(group, views.headline().path)
+        if accuracy is not None:
+            by_recipe.setdefault(group.recipe, {})[size(group.runs[0].config)] = accuracy
+    several = {recipe: sizes for recipe, sizes in by_recipe.items() if len(sizes) > 1}
+    for recipe, sizes in several.items():
+        values = ", ".join(f"{accuracy:.2f} with {number}" for number, accuracy in sorted(sizes.items()))
+        st.markdown(f"**{layout.plain(recipe)}**: average accuracy {values} stored examples per task.")
+    if not stored:
+        st.info("No method here stores examples: choose a run of replay or l2r as well.")
+        return
+    if not several:
+        st.markdown("The chosen runs of each method store equally many examples, so this cannot be told yet.")
+    if reason := jobs.why_read_only():
+        st.caption(layout.plain(f"Such runs cannot be made here: {reason}."))
+        return
+    configs = [group.runs[0].config for group in {group.recipe: group for group in stored}.values()]
+    smaller, larger = "a quarter", "twice"
+    about = f"Queues each method here that stores examples, with {smaller} and with {larger} as many of each task."
+    label = f"Repeat with {smaller} and {larger} the memory"
+    if st.button(label, icon=":material/repeat:", type="tertiary", key="cmp_memory", help=about):
+        wanted = [
+            config | {"memory": config["memory"] | {"per_task": number}}
+            for config in configs
+            for number in (max(1, size(config) // 4), 2 * size(config))
+        ]
+        shown = [run for group in groups for run in group.runs]
+        answer.queue(wanted, shown, "These runs are there or wait in the queue already: choose them above.")
+
+
+def size(config: dict[str, Any]) -> int:
+    """How many examples of each task a run stores; 0 where it stores none, or its memory is measured otherwise."""
+    memory = config.get("memory") or {}
+    return 0 if memory.get("per_class") or memory.get("total") else int(memory.get("per_task") or 0)
 
 
 def order(runs: list[Run]) -> None:

@@ -4,10 +4,11 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from lab import figures, views
-from lab.pages import chart_card, layout, url_state
+from lab.pages import chart_card, layout, nearest, url_state
 from lab.run_folder.prediction import Answer
+from lab.run_folder.run import Run
 
-STEPS, DIFFERENCE, TOKENS = "one decision", "difference", "token by token"
+STEPS, DIFFERENCE, TOKENS, WHY = "one decision", "difference", "token by token", "why this expert"
 ALL_LAYERS = "all layers"
 MANY = 16  # experts beyond which maps take the whole width, and legends name those alone that are seen
 
@@ -105,9 +106,9 @@ def how_decided(answers: dict[str, Answer]) -> list[str]:
     return [f"{layout.plain(', '.join(names))}: {about}" for about, names in sentences.items() if names]
 
 
-def more(answers: dict[str, Answer], code: str) -> None:
-    """One of the closer looks at the routing."""
-    options = [STEPS]
+def more(answers: dict[str, Answer], code: str, run: Run, after: int) -> None:
+    """One of the closer looks at the routing; the first answer is that of this run at this moment."""
+    options = [STEPS, WHY]
     if len(answers) > 1:
         options.insert(0, DIFFERENCE)
     if any(answer.token_weights is not None or answer.decides_per_token for answer in answers.values()):
@@ -119,6 +120,8 @@ def more(answers: dict[str, Answer], code: str) -> None:
         by_said_token({name: answer for name, answer in answers.items() if answer.decides_per_token}, code)
     elif look == DIFFERENCE:
         difference(answers, code)
+    elif look == WHY:
+        nearest.table(run, after, next(iter(answers.values())), "pg_near")
     else:
         decision(answers, code)
 

@@ -1,22 +1,15 @@
 """One decision of the router, step by step, and the texts that look like the one it was made for."""
 
-from typing import Any
-
 import pandas as pd
 import streamlit as st
 
 from lab import figures, views
-from lab.pages import chart_card, code_snippets, layout
+from lab.pages import chart_card, code_snippets, layout, nearest
 from lab.pages.routing_views.focus import LARGEST, MANY, WIDTH, Focus, select
 from lab.run_folder.prediction import Answer, kept
 from lab.run_folder.run import Run
 
 STEPS, WHY = "step-by-step", "why-this-expert"  # places on the page, for links to them
-NEAREST = 6  # texts that are listed
-ABOUT_LIKENESS = (
-    "Cosine of the two queries, the vectors that the router compares, after the mean of all recorded queries is taken away: 1 "
-    "the same direction, 0 unrelated."
-)
 
 
 def draw(run: Run, after: int, at: Focus) -> None:
@@ -44,7 +37,8 @@ def draw(run: Run, after: int, at: Focus) -> None:
     layout.contents({"Step by step": STEPS, "Why this expert": WHY})
     pictures(run, after, at, answers.index(answer), answer, where)
     with layout.section():
-        why(run, after, at, answers.index(answer), answer)
+        st.subheader("Why this expert: the recorded texts that look most like it to the router", anchor=WHY)
+        nearest.table(run, after, answer, "rt_near")
 
 
 def choose_row(order: list[int]) -> None:
@@ -139,39 +133,3 @@ def pictures(run: Run, after: int, at: Focus, number: int, answer: Answer, where
             python=python % (f"answer_by_layer(answer, {head}, most={most:g})", f"by_layer({head})"),
             read="Each row sums to 1 where the router normalises. The favourite expert may differ between layers.",
         )
-
-
-def why(run: Run, after: int, at: Focus, number: int, answer: Answer) -> None:
-    """The recorded examples whose queries are nearest to that of the example, or why there are none."""
-    st.subheader("Why this expert: the recorded texts that look most like it to the router", anchor=WHY)
-    routing = run.routing(after)
-    queries = routing.queries(at.task)
-    if queries is None:
-        router = layout.plain(run.config["router"]["name"])
-        st.info(
-            f"No queries are recorded for this run, so likeness cannot be told. Its router, {router}, does not read one vector "
-            "per text (it decides per token or per task, or not at all), or the run was made by an earlier version."
-        )
-        return
-    near: Any = views.nearest_examples(run, after, queries[number], NEAREST + 1)
-    itself = (near["task"] == routing.tasks[at.task]) & (near["number"] == number)
-    near = near[~itself].head(NEAREST)
-    favourite = str(answer.by_expert().idxmax())
-    same, own = int((near["expert"] == favourite).sum()), int((near["task"] == routing.tasks[at.task]).sum())
-    st.markdown(
-        f"{same} of the {len(near)} nearest texts went mostly to the same expert, **{layout.plain(favourite)}**; "
-        f"{own} are of the same task."
-    )
-    st.dataframe(
-        near[["likeness", "text", "task", "expert"]],
-        column_config={
-            "likeness": st.column_config.NumberColumn("likeness", format="%.2f", width="small", help=ABOUT_LIKENESS),
-            "text": st.column_config.TextColumn("text", width="large"),
-            "expert": st.column_config.TextColumn("mostly to expert"),
-        },
-        hide_index=True,
-        key="rt_near",
-        alt="Recorded texts whose queries are nearest to that of the chosen one",
-    )
-    if run.config["router"].get("query") == "layer":
-        st.caption("Every layer of this router has a query of its own; likeness is told by that of the last layer.")

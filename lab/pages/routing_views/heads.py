@@ -3,8 +3,9 @@
 import streamlit as st
 
 from lab import figures, views
-from lab.pages import chart_card, layout
+from lab.pages import chart_card, layout, navigation
 from lab.pages.routing_views.focus import Focus, MapSettings, select, where_set
+from lab.pages.train_form.presets import SMALL
 from lab.run_folder.run import Run
 
 MEASURES = {"Weight": "weight", "Entropy": "entropy", "Change": "change"}
@@ -31,7 +32,9 @@ def panels(run: Run, after: int, at: Focus, how: MapSettings) -> None:
             f"**{differ.mean():.2f}** on all tasks (0: every head chooses alike, 1: as different as can be)."
         )
     else:
-        st.markdown("This run has **one routing head**: heads cannot differ. An option gives more: `router.heads`.")
+        st.markdown("This run has **one routing head**: heads cannot differ. The option `router.heads` gives more.")
+        query = {"recipe": "l2r-mh", "o": [f"{name}={value}" for name, value in SMALL.items()]}
+        navigation.link("train", "Train a small run with four routing heads", ":material/model_training:", query)
     kinds = ([HEADS, BY_HEAD] if several else []) + [TASKS]
     if several and not routing.owned:
         kinds = [BY_HEAD, HEADS, TASKS]  # of shared experts, as in mhr and poly, what tasks have in common comes first
