@@ -21,6 +21,7 @@ KINDS = {"LORA": ("lora_A", "lora_B"), "IA3": ("ia3_l",)}  # parameters of a lay
 ENDINGS = {"LORA": ".weight", "IA3": ""}  # behind the name of a parameter
 HEADS = ("classifier", "score", "qa_outputs", "classification_head", "pre_classifier")  # they stand behind the backbone
 HEAD_TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")  # peft saves a head with these, and asks for it when it loads
+Task = Literal["SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "FEATURE_EXTRACTION"]
 REASONS = {  # parts of names of tensors that plain adapters do not have
     "lora_embedding_": "a LoRA of an embedding is not read",
     "lora_magnitude_vector": "magnitudes of DoRA are not read",
@@ -71,6 +72,7 @@ def _heads(value: list[str] | None) -> list[str] | None:
     return value
 
 
+Alpha = Annotated[float, Field(ge=-(2.0**127), le=2.0**127)]  # in float32 it is a number; so neither NaN nor infinite
 Names = Annotated[str | list[str] | None, AfterValidator(lambda value: _regular(value) if isinstance(value, str) else value)]
 
 
@@ -80,7 +82,7 @@ class Fields(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     peft_type: str
-    task_type: str | None = None
+    task_type: Task | None = None
     auto_mapping: dict[str, Any] | None = None
     peft_version: Any = None
     base_model_name_or_path: str | None = None
@@ -96,10 +98,10 @@ class Lora(Fields):
     """Fields of LoraConfig."""
 
     r: int = Field(8, ge=1)
-    lora_alpha: float = Field(8, allow_inf_nan=False)
+    lora_alpha: Alpha = 8
     use_rslora: bool = False
     rank_pattern: Annotated[dict[str, Annotated[int, Field(ge=1)]] | None, AfterValidator(_regular)] = {}
-    alpha_pattern: Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]] | None, AfterValidator(_regular)] = {}
+    alpha_pattern: Annotated[dict[str, Alpha] | None, AfterValidator(_regular)] = {}
     layers_to_transform: list[int] | int | None = None
     layers_pattern: Annotated[list[str] | str | None, AfterValidator(_regular)] = None
     init_lora_weights: Annotated[Any, AfterValidator(_plain_start)] = True

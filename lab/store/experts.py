@@ -40,18 +40,20 @@ def lock(store: Path) -> filelock.FileLock:
 
 
 def note_use(store: Path, run: Path, address: str) -> None:
-    """Note in a run's folder that it needs an expert."""
+    """Note in a run's folder that it needs an expert, on a line of its own also behind one that was cut off."""
     store.mkdir(parents=True, exist_ok=True)
-    with lock(store), open(run / USES, "a+", encoding="ascii") as noted:
+    with lock(store), open(run / USES, "ab+") as noted:
         noted.seek(0)
-        if address not in noted.read().split():
-            noted.write(f"{address}\n")
+        lines = noted.read().split(b"\n")
+        if address.encode() not in lines:
+            noted.write(b"\n" * bool(lines[-1]) + address.encode() + b"\n")
 
 
 def uses(run: Run) -> set[str] | None:
-    """The addresses that a run has noted; None if it notes none."""
+    """The addresses that a run has noted; None if it notes none, or the list is damaged."""
     try:
-        return set(ADDRESS.findall(run.bytes_of(USES).decode("ascii")))
+        lines = run.bytes_of(USES).decode("ascii").splitlines()
+        return {*lines} if all(map(ADDRESS.fullmatch, lines)) else None
     except (FileNotFoundError, *UNREADABLE):
         return set() if _is_replay(run) else None
 

@@ -5,12 +5,12 @@ import io
 import json
 import warnings
 import zipfile
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors.torch import load_file, save_file
 from support import tiny
@@ -236,6 +236,18 @@ def test_every_field_of_peft_is_known_with_its_default(kind, theirs):
     read = {"r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform", "feedforward_modules", "exclude_modules"}
     for name in read & fields.keys():
         assert ours[name].default == fields[name].default
+
+
+@pytest.mark.parametrize("field", [{"lora_alpha": 1e308}, {"alpha_pattern": {"query": -1e308}}, {"lora_alpha": float("nan")}])
+def test_a_scale_that_is_no_number_in_float32(field):
+    with pytest.raises(LabError, match=f"{next(iter(field))} = .*: input should be (less|greater) than"):
+        peft_format.fields_of({"peft_type": "LORA", **field})
+
+
+def test_the_tasks_are_those_of_peft():
+    assert {*get_args(peft_format.Task)} == {task.value for task in TaskType}
+    with pytest.raises(LabError, match=r"task_type = 'SEQ': input should be .*SEQ_CLS"):
+        peft_format.fields_of({"peft_type": "LORA", "task_type": "SEQ"})
 
 
 MATCHES = [

@@ -5,21 +5,26 @@ Each test tries a few inputs; with -m fuzz 10,000.
 
 import io
 import json
+import math
 import shutil
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import peft
 import pytest
 import yaml
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 from support import saved_experts, toy
 from support.fuzzing import as_json, changed, damaged, fuzzed, used_or_refused
 from support.run_folders import write_run
 from typer.testing import CliRunner
 
 from lab import views
-from lab.adapters import library, peft_folder
+from lab.adapters import library, peft_folder, peft_format
 from lab.cli.main import app
 from lab.comparison import grid_spec
 from lab.config.resolve import RECIPES, configure, parse_override
@@ -188,32 +193,56 @@ def test_stream_files(form, data, tables, place):
     used_or_refused(lambda: loading.load_tasks(str(folder)))
 
 
+WRITTEN = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["query", "value"]).to_dict()  # every field
+WRITTEN = json.loads(json.dumps(WRITTEN, default=list))  # as peft writes them
+WITHOUT_EFFECT = [name for name, field in peft_format.Lora.model_fields.items() if field.annotation is Any and not field.metadata]
+
+
 @fuzzed(st.data(), fixtures=["place"])
 def test_adapters(data, place):
-    """Read where they lie, described, and brought in as an archive."""
+    """Read where they lie, described, and brought in as an archive: as peft computes them or not at all."""
     folder = place / "adapter"
     shutil.rmtree(folder, ignore_errors=True)
-    saved_experts.save(folder, target_modules=["query", "value"], bias="none", task_type=None)
+    saved_experts.save(folder, **WRITTEN)
     config, weights = (folder / name for name in (peft_folder.CONFIG, peft_folder.WEIGHTS))
     if data.draw(st.booleans()):
         settings = json.loads(config.read_bytes())
         config.write_bytes(data.draw(st.one_of(damaged([config.read_bytes()]), changed([settings]).map(as_json))))
     else:
         weights.write_bytes(data.draw(damaged([weights.read_bytes()])))
-    used_or_refused(lambda: peft_folder.read(folder))
-    library.describe(library.SavedExpert(folder))
+    saved = used_or_refused(lambda: peft_folder.read(folder))
+    described = library.describe(library.SavedExpert(folder))
+    if saved is not None:
+        assert described["kind"] == "lora"
+        assert_as_peft_computes(saved)
+    files = {f"a/{file.name}": file.read_bytes() for file in (config, weights)}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for file in (config, weights):
-            archive.writestr(f"a/{file.name}", file.read_bytes())
-    content = data.draw(st.one_of(st.just(buffer.getvalue()), damaged([buffer.getvalue()])))
+        for name, content in files.items():
+            archive.writestr(name, content)
+    whole = buffer.getvalue()
+    content = data.draw(st.one_of(st.just(whole), damaged([whole])))
     shutil.rmtree(place / "library", ignore_errors=True)
-    used_or_refused(lambda: library.import_expert(content, "mine", place / "library"))
-    assert {*place.glob("library/**/*")} <= {
-        *place.glob("library/.library/**"),
-        *place.glob("library/*"),
-        *place.glob("library/**/*"),
-    }
+    imported = used_or_refused(lambda: library.import_expert(content, "mine", place / "library"))
+    there = {file.relative_to(place / "library"): file.read_bytes() for file in place.glob("library/**/*") if file.is_file()}
+    assert there == ({Path(".library/mine", Path(name).name): file for name, file in files.items()} if imported else {})
+    assert (imported is None) == (saved is None) or (imported is None and content != whole)
+
+
+def assert_as_peft_computes(saved: peft_folder.SavedAdapter) -> None:
+    """Peft takes the configuration, and scale and factors of every layer are those that these two files say."""
+    settings = json.loads((saved.folder / peft_folder.CONFIG).read_bytes())
+    theirs = peft.PeftConfig.from_peft_type(**{name: value for name, value in settings.items() if name not in WITHOUT_EFFECT})
+    assert isinstance(theirs, peft.LoraConfig) and type(settings.get("r", 8)) is int
+    factors = load_file(saved.folder / peft_folder.WEIGHTS)
+    layers = {name.removesuffix(".lora_A.weight") for name in factors if name.endswith(".lora_A.weight")}
+    assert len(factors) == 2 * len(layers)
+    scale = theirs.lora_alpha / (math.sqrt(theirs.r) if theirs.use_rslora else theirs.r)
+    assert peft_folder.scale(saved.config) == pytest.approx(scale) and np.isfinite(np.float32(scale))
+    for layer in layers:
+        a, b = (factors[f"{layer}.lora_{part}.weight"] for part in "AB")
+        own = saved.layers()[layer.removeprefix("base_model.model.")]
+        assert len(a) == theirs.r and np.array_equal(own["lora_A"], a) and np.array_equal(own["lora_B"], b)
 
 
 @fuzzed(YAML_OF["recipe"], fixtures=["place"])

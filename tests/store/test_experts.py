@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from support import faults
 from support.run_folders import write_run
 from typer.testing import CliRunner
 
@@ -62,6 +63,17 @@ def test_runs_that_do_not_say_what_they_need(store, tmp_path):
     assert experts.collect(tmp_path).files == {} and left(store) == {A, B, C}
     (run.dir / "run.json").write_text("{")
     assert experts.collect(tmp_path).files == {} and left(store) == {A, B, C}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "poisoned"])
+def test_a_run_whose_list_is_damaged_goes_on_and_loses_no_expert(damage, store, tmp_path):
+    run = run_that_needs(tmp_path, "a", A)
+    update_info(run, status="interrupted", ended=None)
+    faults.DAMAGE[damage](run.dir / experts.USES)
+    experts.note_use(store.folder, run.dir, B)
+    experts.note_use(store.folder, run.dir, B)
+    assert (run.dir / experts.USES).read_bytes().split(b"\n")[-2:] == [B.encode(), b""]
+    assert experts.collect(tmp_path).silent == ["a"] and left(store) == {A, B, C}
 
 
 def test_a_run_that_begins_meanwhile(store, tmp_path):

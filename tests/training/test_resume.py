@@ -491,9 +491,15 @@ FILES = (  # of a run that is half done, with what is said about damage to each;
     *((f"checkpoint/{{1}}/{name}", "") for name in STATE),
     ("checkpoint/events.jsonl", ""),
     *((name, f"{name} was missing or damaged") for name in (*FINAL, "config.yaml", "run.json", "events.jsonl")),
-    ("matrix.json", ""),
-    ("copies", ""),
+    *((name, "") for name in ("matrix.json", "stored.txt", "copies")),
 )
+
+
+def test_every_file_of_a_run_is_damaged_by_the_tests_below(halfway):
+    named = {name.format(*(state.name for state in states(halfway))) for name, _ in FILES}
+    there = {path.relative_to(halfway.dir).as_posix() for path in halfway.dir.rglob("*") if path.is_file()}
+    copies = {name for name in there if name.startswith("checkpoint/copies/")}
+    assert copies and there - copies == named - {"copies"} | {".lock"}  # the lock is empty
 
 
 @pytest.mark.parametrize("number", range(len(FILES)))

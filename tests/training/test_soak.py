@@ -14,31 +14,49 @@ import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from support import toy
 
-from lab.config.resolve import recipe_names
+from lab.config.resolve import recipe_names, validated
 from lab.core.errors import LabError, RunFailed
 from lab.run_folder.run import Run
 from lab.run_folder.writer import create_run
 from lab.store import trash
 from lab.store.turns import safe_status
-from lab.training import recorder, runner
+from lab.training import ready_adapters, recorder, runner
 
 KILLS = int(os.environ.get("LAB_SOAK_KILLS", "50"))
 HOURS = float(os.environ.get("LAB_SOAK_HOURS", "2"))
 MIXED = ("l2r", "l2r-merge", "replay", "ewc", "derpp", "olora", "sapt", "phatgoose", "poly", "mhr")  # of different state
+READY = "ready"  # no recipe: trained experts are routed
 SAME = ("config.yaml", "matrix.json", "router.safetensors", "experts/**/*", "predictions/*", "routing/*", "state/**/*")
 fork = multiprocessing.get_context("fork")  # torch is loaded once
+
+
+def configuration(recipe: str, folder: Path) -> dict[str, Any]:
+    """Of a recipe on the toy stream, or of routing experts that were trained in a folder."""
+    tasks = toy.tasks(train=32)
+    if recipe != READY:
+        return toy.session(recipe, "checkpoint.every=2", of=tasks).config.to_dict()
+    experts = toy.recorded(toy.session("oracle", of=tasks), folder, "trained").dir / "experts"
+    options = ["memory.per_task=24", "router_training.steps=20", "checkpoint.every=2"]
+    stream = str(toy.folder(folder / "toy", tasks))
+    return ready_adapters.configuration({task.name: experts / task.name for task in tasks}, stream, overrides=options).to_dict()
 
 
 def work(recipe: str, folder: Path) -> None:
     """Train the run, or go on with it."""
     recorder.LOG_EVERY = 0.0
-    run, session = Run(folder), toy.session(recipe, "checkpoint.every=2", of=toy.tasks(train=32))
-    list(recorder.record(run, session, runner.recover(run)))
+    run = Run(folder)
+    notes = runner.recover(run)
+    if recipe == READY:
+        session = runner.session(validated(run.config), runs=False)
+    else:
+        session = toy.session(recipe, "checkpoint.every=2", of=toy.tasks(train=32))
+    list(recorder.record(run, session, notes))
 
 
 def process(recipe: str, folder: Path) -> multiprocessing.Process:
@@ -51,17 +69,31 @@ def content(run: Run) -> dict[str, bytes]:
     return {str(path.relative_to(run.dir)): path.read_bytes() for glob in SAME for path in run.dir.glob(glob) if path.is_file()}
 
 
+def fault(run: Run, whole: Run) -> str:
+    """What is not as in the run that was left alone; empty if nothing is."""
+    if content(run) != content(whole):
+        return "other bytes"
+    ended = Counter(event["kind"] for event in run.events() if event["kind"] in ("RunStarted", "RunEnded"))
+    if ended != {"RunStarted": 1, "RunEnded": 1}:
+        return f"events {dict(ended)}"
+    steps = [(e["task"], e["phase"], e["step"]) for e in run.events("Step")]
+    if len({*steps}) != len(steps):
+        return "a step twice"
+    notes = " ".join(note["what"] for note in run.info.get("recovered", []))
+    return notes if "damaged" in notes else ""
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("recipe", recipe_names())
+@pytest.mark.parametrize("recipe", [*recipe_names(), READY])
 def test_killed_at_random_moments(recipe, tmp_path):
-    draw, config = random.Random(recipe), toy.session(recipe, "checkpoint.every=2", of=toy.tasks(train=32)).config.to_dict()
+    draw, config = random.Random(recipe), configuration(recipe, tmp_path)
     whole = create_run(config, tmp_path / "whole", "r")
     began = time.monotonic()
     child = process(recipe, whole.dir)
     child.join()
     duration = time.monotonic() - began
-    assert child.exitcode == 0 and whole.status == "finished"
+    assert child.exitcode == 0 and whole.status == "finished" and "matrix.json" in content(whole)
     kills = number = 0
     while kills < KILLS:
         run = create_run(config, tmp_path / str(number), "r")
@@ -75,9 +107,7 @@ def test_killed_at_random_moments(recipe, tmp_path):
             elif child.exitcode:
                 raise AssertionError(f"{recipe}: {run.info.get('error')} in {run.dir}")
             child.join()
-        assert content(run) == content(whole)
-        said = " ".join(note["what"] for note in run.info.get("recovered", []))
-        assert "damaged" not in said, said  # a kill is no damage
+        assert not (why := fault(run, whole)), f"{why} in {run.dir}"
         steps = [(e["task"], e["phase"], e["step"]) for e in run.events("Step")]
         assert steps == [(e["task"], e["phase"], e["step"]) for e in whole.events("Step")]
         assert not [*run.dir.rglob("*.tmp")] and len([*(run.dir / "checkpoint").glob("[0-9]*")]) <= 2
@@ -128,20 +158,6 @@ def size(folder: Path) -> int:
     with suppress(OSError):  # it is at work
         return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
     return 0
-
-
-def fault(run: Run, whole: Run) -> str:
-    """What is not as in the run that was left alone; empty if nothing is."""
-    if content(run) != content(whole):
-        return "other bytes"
-    ended = Counter(event["kind"] for event in run.events() if event["kind"] in ("RunStarted", "RunEnded"))
-    if ended != {"RunStarted": 1, "RunEnded": 1}:
-        return f"events {dict(ended)}"
-    steps = [(e["task"], e["phase"], e["step"]) for e in run.events("Step")]
-    if len({*steps}) != len(steps):
-        return "a step twice"
-    notes = " ".join(note["what"] for note in run.info.get("recovered", []))
-    return notes if "damaged" in notes else ""
 
 
 @pytest.mark.soak
