@@ -391,6 +391,7 @@ def same_as_in_one_go(path: Path, root: Path, reference: Path) -> None:
     assert (again.stdout, again.stderr) == (last.stdout, "")
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_killed_in_the_middle_and_started_again(stream, tmp_path):
     """kill -9 of the grid alone: its cell ends by itself and can be gone on with."""
@@ -623,6 +624,7 @@ def test_a_damaged_manifest(stream, tmp_path):
         Grid(path, tmp_path)
 
 
+@pytest.mark.slow
 def test_transfer_recipes_in_a_grid(tmp_path):
     """Chosen and compared by what they have: scores of held-out tasks for each number of shots, and gradient alignment."""
     stream = toy.folder(tmp_path / "toy", toy.tasks("sea", "city", "farm", train=32))

@@ -307,6 +307,7 @@ def test_it_opens_with_the_network_off(chromium, three, tmp_path, scheme, width,
     context.close()
 
 
+@pytest.mark.clicks
 @pytest.mark.browser
 @browser
 def test_the_reader_chooses_the_cost(chromium, runs, tmp_path):

@@ -105,6 +105,7 @@ def test_every_view_of_compare_is_in_sight_where_it_is_narrow(page, address):
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= 375 for box in boxes.values()), boxes
 
 
+@pytest.mark.clicks
 def test_the_first_page_plays_to_the_last_task_and_is_moved_by_hand(page, address):
     open_page(page, address, "")
     numbers = page.locator("[class*=st-key-card_] h2")
@@ -128,6 +129,7 @@ def test_a_page_that_is_not_there_leads_to_the_first_one(page, address):
     page.get_by_role("heading", name=PAGES[""], exact=True, level=1).wait_for()
 
 
+@pytest.mark.clicks
 def test_a_click_on_a_cell_moves_the_focus(page, address):
     open_page(page, address, "routing")
     click_cell(page, page.locator(".st-key-rt_map .js-plotly-plot"), 0.3, 2.3)  # off the middle of task cooking, expert animals
@@ -141,6 +143,7 @@ def looking_at(page, *parts: str) -> None:
     page.get_by_text("Focus: " + " › ".join(parts)).wait_for()
 
 
+@pytest.mark.clicks
 def test_clicks_lead_down_to_one_decision(page, browser, address):
     """Level by level by clicks; an empty click changes nothing; the button goes back; the link has it all."""
     open_page(page, address, "routing?rt_run=own-l2r&rt_view=Layers+and+heads")
@@ -229,6 +232,7 @@ def trainer(base):
     shutil.rmtree(run.dir, ignore_errors=True)
 
 
+@pytest.mark.clicks
 def test_a_job_goes_on_without_the_page_and_its_curve_stays_in_place(page, address, trainer):
     run, _ = trainer
     open_page(page, address, "jobs?job=live")
