@@ -55,7 +55,7 @@ def test_jobs_compare_and_routing_with_2000_runs(start):
 
 def chosen(page, label: str, option: str) -> None:
     """Choose the run of this name in a picker."""
-    box = page.get_by_role("combobox", name=label)
+    box = page.get_by_role("combobox", name=label, exact=True)
     box.click()
     box.fill(option)
     page.get_by_role("option", name=option).first.click()
