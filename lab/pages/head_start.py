@@ -13,7 +13,7 @@ LOAD = component(
     html="<div></div>",
     js="""
     export default function ({ data }) {
-        const load = () => data.forEach((name) => import(new URL(`/static/js/${name}`, location.origin).href).catch(() => {}));
+        const load = () => data.forEach((name) => import(new URL(`./static/js/${name}`, location).href).catch(() => {}));
         const later = setTimeout(() => (window.requestIdleCallback ?? setTimeout)(load), 1000);
         return () => clearTimeout(later);
     }
@@ -22,5 +22,5 @@ LOAD = component(
 
 
 def load() -> None:
-    """Do so, once the shown page has stood for a second."""
+    """Let the browser load them, once the shown page has stood for a second."""
     LOAD(key="head start", data=[file.name for pattern in SCRIPTS for file in sorted(FOLDER.glob(pattern))])

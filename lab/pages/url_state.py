@@ -56,8 +56,8 @@ def restore(key: str, options: list[str], default: Any, label: Callable[[str], s
     valid: list[Any] = [option_of[name] for name in chosen if name in option_of]
     missing = [name for name in chosen if name not in option_of]
     if not valid and (opened or missing or not many):
-        chosen_first: Any = default() if callable(default) else default
-        valid = chosen_first if many else [chosen_first]
+        first: Any = default() if callable(default) else default
+        valid = first if many else [first]
     st.session_state[key] = valid if many else valid[0]
     if linked != valid:
         st.query_params[key] = valid

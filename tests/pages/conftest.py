@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from support import browser as browsers
 from support import toy
-from support.browser import CHROMIUM, FLAGS, TASKS, dashboard, playwright
+from support.browser import CHROMIUM, FLAGS, TASKS, dashboard, open_page, playwright
 from support.pages import task
 from support.run_folders import FORGETS, KEEPS, write_run
 from support.run_folders import TASKS as PLAIN_TASKS
@@ -90,3 +90,11 @@ def page(context):
         if opened.url.startswith("http"):
             opened.evaluate("localStorage.clear(), sessionStorage.clear()")
         opened.close()
+
+
+@pytest.fixture
+def start(page, address):
+    """The page, at Start; in the end nothing may have gone wrong in the browser."""
+    open_page(page, address, "")
+    yield page
+    assert page.problems == []

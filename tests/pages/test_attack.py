@@ -20,7 +20,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import pytest
 import yaml
 from streamlit.proto.WidgetStates_pb2 import WidgetState
-from support.browser import CHROMIUM, PAGES, dashboard, playwright, settled
+from support.browser import CHROMIUM, PAGES, VIEWS, dashboard, playwright, settled
 from support.run_folders import write_run
 from support.visits import visit
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -251,7 +251,12 @@ def test_odd_requests(reader):
 # -- by hand ---------------------------------------------------------------------------------------------------------------
 
 
-QUERIES = {"jobs": ("job=a", "job=b&tab=trash"), "library": ("lib_run=a", "lib_run=b")}  # beside the page as it opens
+QUERIES = {  # beside the page as it opens
+    "jobs": ("job=a", "job=b&tab=trash"),
+    "library": ("lib_run=a", "lib_run=b"),
+    "compare": tuple(urlencode({"runs": ["a", "b"], "cmp_view": view}, doseq=True) for view in VIEWS[1:]),
+    "routing": tuple(urlencode({"rt_run": "a", "rt_view": view}) for view in ("Layers and heads", "What if", "All tasks")),
+}
 
 
 def use(widgets: dict, keys: dict[str, str], run: str) -> tuple[list[str], list[WidgetState]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.browser import CHROMIUM, PAGES, TASKS, click_cell, dashboard, open_page, playwright, settled, visitor
+from support.browser import CHROMIUM, PAGES, TASKS, VIEWS, click_cell, dashboard, open_page, playwright, settled, visitor
 from support.run_folders import FORGETS, write_run
 
 from lab.pages import server
@@ -24,18 +24,6 @@ pytestmark = [
     pytest.mark.flaky(reruns=2),  # clicks fall between two drawings of a page now and then; what is broken fails three times
 ]
 
-COMPARED = [
-    "Summary",
-    "Numbers",
-    "Each task",
-    "Matrices",
-    "Trade-offs",
-    "What hurt what",
-    "Why forgotten",
-    "Order",
-    "Learning rates",
-    "Settings",
-]
 PICTURES = ["Flow", "Query map", "Over tasks"]
 
 
@@ -101,7 +89,7 @@ def test_a_link_restores_the_view_of_compare_and_matrices_share_one_scale(page, 
 def test_every_view_of_compare_is_in_sight_where_it_is_narrow(page, address):
     page.set_viewport_size({"width": 375, "height": 900})
     open_page(page, address, "compare?runs=own-l2r&runs=own-seq")
-    boxes = {name: page.get_by_role("radio", name=name, exact=True).bounding_box() for name in COMPARED}
+    boxes = {name: page.get_by_role("radio", name=name, exact=True).bounding_box() for name in VIEWS}
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= 375 for box in boxes.values()), boxes
 
 
@@ -341,7 +329,7 @@ def test_two_visitors_at_once_do_not_mix(browser, address):
 @pytest.mark.parametrize("width", [375, 768, 1440])
 def test_every_view_fits_in_both_themes(browser, address, width, scheme):
     """The views behind the segmented controls too: no sideways scroll, no error, ink that can be read on its ground."""
-    views = [f"compare?runs=own-l2r&runs=own-seq&cmp_view={name}" for name in COMPARED]
+    views = [f"compare?runs=own-l2r&runs=own-seq&cmp_view={name}" for name in VIEWS]
     views += [f"routing?rt_run=own-l2r&rt_view=All tasks&rt_picture={name}" for name in PICTURES]
     views += [f"routing?rt_run=own-l2r&rt_view={name}" for name in ("Layers and heads", "What if")]
     page = visitor(browser, viewport={"width": width, "height": 900}, color_scheme=scheme)

@@ -13,10 +13,10 @@ from support.browser import (
     CHROMIUM,
     PAGES,
     PATIENCE,
+    VIEWS,
     choose,
     click_cell,
     dashboard,
-    open_page,
     playwright,
     press,
     settled,
@@ -41,17 +41,6 @@ MESSY = "\ufeffTopic;Comment ;Verdict\r\n" + "".join(
     for k in range(40)
 )
 METHODS = ["sequential", "ewc", "l2r"]
-VIEWS = [
-    "Summary",
-    "Numbers",
-    "Each task",
-    "Matrices",
-    "Trade-offs",
-    "What hurt what",
-    "Why forgotten",
-    "Order",
-    "Learning rates",
-]
 
 
 @pytest.fixture(scope="module", params=[0, 40], ids=["fresh", "40 runs"])
@@ -64,12 +53,9 @@ def served(request, tmp_path_factory):
         yield address, runs
 
 
-@pytest.fixture
-def start(page, served):
-    """The page, at Start; in the end nothing may have gone wrong in the browser."""
-    open_page(page, served[0], "")
-    yield page
-    assert page.problems == []
+@pytest.fixture(scope="module")
+def address(served):
+    return served[0]
 
 
 def button(page, name: str):

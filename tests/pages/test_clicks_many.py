@@ -5,7 +5,7 @@ import time
 
 import pytest
 from support import many_runs
-from support.browser import CHROMIUM, dashboard, open_page, playwright, settled, turn_to, write
+from support.browser import CHROMIUM, dashboard, playwright, settled, turn_to, write
 from support.run_folders import write_pool, write_run
 
 pytestmark = [
@@ -28,14 +28,6 @@ def address(tmp_path_factory):
     write_run(runs, "long-too", "ewc", MATRIX, TASKS, routed=False)
     with dashboard(LAB_RUNS=str(runs)) as served:
         yield served
-
-
-@pytest.fixture
-def start(page, address):
-    """The page, at Start; in the end nothing may have gone wrong in the browser."""
-    open_page(page, address, "")
-    yield page
-    assert page.problems == []
 
 
 def timed(what: str, action, *arguments) -> None:

@@ -32,14 +32,6 @@ def address(runs, tmp_path_factory):
         yield served
 
 
-@pytest.fixture
-def start(page, address):
-    """The page, at Start; in the end nothing may have gone wrong in the browser."""
-    open_page(page, address, "")
-    yield page
-    assert page.problems == []
-
-
 @pytest.fixture(autouse=True)
 def emptied(runs, address):
     """Nothing of a test is left to the next one."""

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from scipy import stats
+from support.browser import VIEWS
 from support.decomposition import WENT
 from support.pages import chart, heatmap, open_page, texts
 from support.run_folders import FORGETS, KEEPS, TASKS, configuration, write_run, write_transfer
@@ -107,20 +108,6 @@ def test_compare_takes_differences_over_pairs_of_seeds(runs):
     ranges = [chart["data"][0] for chart in (json.loads(c.proto.spec) for c in app.get("plotly_chart"))]
     assert {(one["zmin"], one["zmax"]) for one in ranges[:3]} == {(0, 1)}
     assert len(ranges) == 5 and len({(one["zmin"], one["zmax"]) for one in ranges[3:]}) == 1
-
-
-VIEWS = [
-    "Summary",
-    "Numbers",
-    "Each task",
-    "Matrices",
-    "Trade-offs",
-    "What hurt what",
-    "Why forgotten",
-    "Order",
-    "Learning rates",
-    "Settings",
-]
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -335,6 +322,9 @@ def test_compare_says_whether_more_memory_helps_and_queues_what_would_tell(runs,
     assert queued == [("replay", 10), ("replay", 80)] and "2 runs wait in the queue" in texts(app)
     app.multiselect(key="runs").set_value(["a", "b"]).run()
     assert f"average accuracy {few:.2f} with 20, {many:.2f} with 40 stored examples per task" in texts(app)
+    other = lab.Run.open("b")
+    atomic_io.write_yaml(other.dir / "config.yaml", other.config | {"train": {"lr": 0.5}})
+    assert "this cannot be told yet" in texts(open_page("compare", runs=["a", "b"], cmp_view="Trade-offs"))
     write_run(runs, "s", "sequential", routed=False)
     assert "No method here stores examples" in texts(open_page("compare", runs=["s"], cmp_view="Trade-offs"))
 

@@ -45,6 +45,18 @@ WebSocket.prototype.send = function (data) {
 
 
 TASKS = ["animals", "<b>weather</b>", "cooking"]
+VIEWS = [
+    "Summary",
+    "Numbers",
+    "Each task",
+    "Matrices",
+    "Trade-offs",
+    "What hurt what",
+    "Why forgotten",
+    "Order",
+    "Learning rates",
+    "Settings",
+]  # of Compare
 PAGES = {
     "": "What does a model forget?",
     "train": "Train",

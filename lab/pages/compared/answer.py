@@ -12,6 +12,7 @@ from lab.core.dotted import pick
 from lab.core.errors import LabError
 from lab.core.intervals import interval
 from lab.jobs import jobs
+from lab.metrics.forgetting import Forgetting
 from lab.pages import chart_card, code_snippets, layout, navigation, url_state
 from lab.pages.compared.columns import band_note
 from lab.pages.compared.numbers import numbers
@@ -82,9 +83,9 @@ def most_forgotten(groups: list[Group]) -> str:
     for group in groups:
         for run in group.runs:
             if views.complete(run) and len(run.matrix) > 1:
-                lost = np.nanmax(run.matrix[:-1, :-1].astype(float), axis=0) - run.matrix[-1, :-1].astype(float)
-                for task, loss in zip(run.tasks[:-1], lost, strict=True):
-                    losses.setdefault((group.label, task), []).append(loss)
+                parts = Forgetting().parts(run.protocol.measured(run))
+                for task, (best, last) in zip(run.tasks[:-1], parts, strict=True):
+                    losses.setdefault((group.label, task), []).append(best - last)
     means = {key: float(np.mean(own)) for key, own in losses.items()}
     if not means or max(means.values()) < 0.005:
         return ""

@@ -66,31 +66,30 @@ def trade_offs(runs: list[Run]) -> None:
 
 
 def memory(groups: list[Group]) -> None:
-    """Whether more stored examples help, from the groups that differ in them; and a button that makes such runs."""
+    """Whether more stored examples help, from groups that differ in nothing else; and a button that makes such runs."""
     st.subheader("Does more memory help?", anchor=False)
     stored = [group for group in groups if size(group.runs[0].config)]
-    by_recipe: dict[str, dict[int, float]] = {}
-    for group in stored:
-        accuracy = answer.mean(group, views.headline().path)
-        if accuracy is not None:
-            by_recipe.setdefault(group.recipe, {})[size(group.runs[0].config)] = accuracy
-    several = {recipe: sizes for recipe, sizes in by_recipe.items() if len(sizes) > 1}
-    for recipe, sizes in several.items():
-        values = ", ".join(f"{accuracy:.2f} with {number}" for number, accuracy in sorted(sizes.items()))
-        st.markdown(f"**{layout.plain(recipe)}**: average accuracy {values} stored examples per task.")
     if not stored:
         st.info("No method here stores examples: choose a run of replay or l2r as well.")
         return
-    if not several:
-        st.markdown("The chosen runs of each method store equally many examples, so this cannot be told yet.")
+    score, told = views.headline(), False
+    for family in views.groups([run for group in stored for run in group.runs], ("seed", "stream.tasks", "memory.per_task")):
+        scores = {size(group.runs[0].config): answer.mean(group, score.path) for group in views.groups(family.runs)}
+        known = {number: value for number, value in scores.items() if value is not None}
+        if len(known) > 1:
+            told = True
+            values = ", ".join(f"{value:.2f} with {number}" for number, value in sorted(known.items()))
+            st.markdown(f"**{layout.plain(family.label)}**: {score.title.lower()} {values} stored examples per task.")
+    if not told:
+        st.markdown("No two of the chosen runs differ in their stored examples alone, so this cannot be told yet.")
     if reason := jobs.why_read_only():
         st.caption(layout.plain(f"Such runs cannot be made here: {reason}."))
         return
     configs = [group.runs[0].config for group in {group.recipe: group for group in stored}.values()]
-    smaller, larger = "a quarter", "twice"
-    about = f"Queues each method here that stores examples, with {smaller} and with {larger} as many of each task."
-    label = f"Repeat with {smaller} and {larger} the memory"
-    if st.button(label, icon=":material/repeat:", type="tertiary", key="cmp_memory", help=about):
+    about = "Queues each method here that stores examples, with a quarter and with twice as many of each task."
+    if st.button(
+        "Repeat with a quarter and twice the memory", icon=":material/repeat:", type="tertiary", key="cmp_memory", help=about
+    ):
         wanted = [
             config | {"memory": config["memory"] | {"per_task": number}}
             for config in configs
