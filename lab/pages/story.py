@@ -52,8 +52,9 @@ def draw(sequential: Run, routed: Run) -> None:
 def advance(learned: int) -> None:
     """The next moment, where the story plays and the time has come; at the last task it stops."""
     if time.monotonic() < st.session_state.get(DUE, 0.0):
-        if st.session_state.get(MOMENT) == st.session_state.get(BEFORE):  # asked for before the browser had the newest moment
-            st.session_state[MOMENT] += 1
+        before = st.session_state.get(BEFORE)
+        if before is not None and st.session_state.get(MOMENT) == before:  # asked for before the browser had the newest moment
+            st.session_state[MOMENT] = before + 1
         return
     if not st.session_state.get(PLAYING):
         return
